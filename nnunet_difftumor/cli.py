@@ -1,0 +1,108 @@
+"""The command `difftumor`: one subcommand a task, each in a module of `nnunet_difftumor.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from nnunet_difftumor import __version__
+from nnunet_difftumor.collision import require_own_packages
+from nnunet_difftumor.errors import DiffTumorError
+
+COMMANDS: dict[str, str] = {
+    "phantom": "make a CT phantom data set to try everything on",
+    "train-autoencoder": "stage 1: learn latents of CT, no labels needed",
+    "train-diffusion": "stage 2: learn tumours from annotated cases",
+    "synthesize": "put tumours into a CT of your own and look at them",
+    "evaluate-generator": "compare generated with real tumours on cases that it never saw",
+    "splits": "write splits_final.json for tumour and healthy cases",
+    "ext-trainer": "print the folder for nnUNet_extTrainer",
+    "demo": "run all stages on a small data set and write a report",
+}
+"""Name and one-line help of every subcommand."""
+
+_DESCRIPTION = """Synthetic tumours that make nnU-Net better at real ones.
+
+  1. difftumor train-autoencoder --data RAW_DATASET --output ae --preset tiny
+  2. difftumor train-diffusion --data RAW_DATASET --autoencoder ae --output dm --preset tiny
+  3. export nnUNet_extTrainer=$(difftumor ext-trainer)
+     nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerDiffTumor
+
+Research use only; not a medical device."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the command's name; those of the process by default.
+
+    Returns:
+        Exit status: 0 if it worked, 1 for a named error, 2 for wrong arguments, 130 if interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _build_parser(words)
+    options = parser.parse_args(words)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        require_own_packages()
+        return int(options.run(options))
+    except (DiffTumorError, ImportError, FileNotFoundError, FileExistsError, PermissionError, ValueError) as error:
+        if options.traceback:
+            raise
+        print(f"difftumor {options.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ndifftumor {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def run_command(name: str) -> int:
+    """Run one subcommand with the arguments of the process; used by the scripts of a checkout.
+
+    Args:
+        name: Name of the subcommand.
+
+    Returns:
+        Exit status.
+    """
+    return main([name, *sys.argv[1:]])
+
+
+def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Parser with every subcommand; only the one that is called is imported."""
+    parser = argparse.ArgumentParser(
+        prog="difftumor", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"difftumor {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name == called:
+            _add_called(subparsers, name, summary)
+        else:
+            subparsers.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+def _add_called(subparsers: argparse._SubParsersAction, name: str, summary: str) -> None:
+    module = _load(name)
+    subparser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=module.DESCRIPTION,
+        epilog=f"example:\n  {module.EXAMPLE.strip()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(subparser)
+    subparser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    subparser.set_defaults(run=module.run)
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"nnunet_difftumor.commands.{name.replace('-', '_')}")

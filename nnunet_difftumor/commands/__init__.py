@@ -1,0 +1,1 @@
+"""Subcommands of `difftumor`, one module each."""

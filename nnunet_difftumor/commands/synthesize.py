@@ -1,0 +1,96 @@
+"""`difftumor synthesize`: put tumours into one CT."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.scan_synthesis import ScanRequest
+
+HELP = "put tumours into a CT of your own and look at them"
+DESCRIPTION = """Put synthetic tumours into one CT, inside an organ.
+
+Writes into --output:
+  ct.nii.gz     the CT with the tumours; every voxel outside them keeps its stored value
+  label.nii.gz  the organ mask with the tumours as one more label
+  tumors.json   a record per tumour: size, shape, seed, contrast; enough to replay it (--replay)
+  montage.png   before, after and label in three planes"""
+EXAMPLE = (
+    "difftumor synthesize --ct ct.nii.gz --organ-mask liver.nii.gz --generator dm/generator "
+    "--count 3 --radius-mm 6 12 --output out"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument("--ct", type=Path, required=True, metavar="FILE", help="CT in HU (NIfTI, NRRD or MHA)")
+    parser.add_argument("--organ-mask", type=Path, required=True, metavar="FILE", help="mask on the CT's grid")
+    parser.add_argument("--organ-label", type=int, metavar="N", help="value of the organ if the mask holds several")
+    parser.add_argument("--tumor-mask", type=Path, metavar="FILE", help="use this mask as the tumour, as it is")
+    parser.add_argument("--generator", type=Path, required=True, metavar="DIR", help="generator folder")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the results")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of tumours (default 3)")
+    parser.add_argument(
+        "--radius-mm",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="range of radii in mm (default: the size classes of the paper)",
+    )
+    parser.add_argument(
+        "--contrast-hu",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="range of contrasts in HU (default: those of the training tumours)",
+    )
+    parser.add_argument("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="make the tumours of this tumors.json again")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in --output")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        options: Parsed arguments.
+
+    Returns:
+        0 if at least one tumour was placed, 1 if none could be.
+    """
+    from nnunet_difftumor.scan_synthesis import ScanRequest, synthesize_scan
+
+    request = ScanRequest(
+        ct_path=options.ct,
+        organ_mask_path=options.organ_mask,
+        organ_label=options.organ_label,
+        tumor_mask_path=options.tumor_mask,
+        generator_folder=options.generator,
+        count=options.count,
+        radius_mm=tuple(options.radius_mm) if options.radius_mm else None,
+        contrast_hu=tuple(options.contrast_hu) if options.contrast_hu else None,
+        steps=options.steps,
+        seed=options.seed,
+        replay_path=options.replay,
+    )
+    result = synthesize_scan(request, options.output, overwrite=options.overwrite)
+    return _report(request, options.output, len(result.tumors), dict(result.rejected))
+
+
+def _report(request: ScanRequest, output: Path, placed: int, rejected: dict[str, int]) -> int:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
+    print(f"{placed} tumours placed{f'; given up: {reasons}' if reasons else ''}.")
+    if placed == 0:
+        print("Nothing was written. Try smaller radii (--radius-mm), another seed, or a stronger --contrast-hu.")
+        return 1
+    print(
+        f"Look at {output / 'montage.png'}; the CT is {output / 'ct.nii.gz'} (synthetic: keep it apart from patients)."
+    )
+    return 0

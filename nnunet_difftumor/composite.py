@@ -1,0 +1,103 @@
+"""Blending of a generated tumour into its host, and the test that it can be seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_difftumor.errors import DiffTumorError
+
+FloatArray = NDArray[np.float32]
+
+_ROBUST_SIGMA = 1.4826
+_RESIDUAL_LIMIT_SD = 3.0
+MINIMUM_CONTRAST_HU = 5.0
+
+
+def robust_sd(values: NDArray[np.floating]) -> float:
+    """Standard deviation estimated from the median absolute deviation (1.4826 MAD).
+
+    Args:
+        values: Values of any shape, at least one.
+
+    Returns:
+        The estimate, in the unit of the values.
+    """
+    return float(_ROBUST_SIGMA * np.median(np.abs(values - np.median(values))))
+
+
+def composite(
+    image_hu: FloatArray,
+    tumor_hu: FloatArray,
+    reconstruction_hu: FloatArray,
+    weight: FloatArray,
+    residual_sd_hu: float,
+    window_hu: tuple[float, float],
+) -> FloatArray:
+    """Blend decoded tumour tissue and the host's own noise into the host.
+
+    (1 - w) x + w (y + clip(x - r, -3 sd, 3 sd)), where y is the decoded tumour and r the reconstruction
+    of the host, both smooth. The clipped residual carries the host's noise, but neither its edges nor
+    its organ. Voxels of weight 0 keep their value to the bit.
+
+    Args:
+        image_hu: Host x in HU. Shape (D, H, W).
+        tumor_hu: Decoded tumour y in HU. Shape (D, H, W).
+        reconstruction_hu: Reconstruction r of the host in HU. Shape (D, H, W).
+        weight: Blending weight w in [0, 1]. Shape (D, H, W).
+        residual_sd_hu: Robust standard deviation of the host's residual in HU.
+        window_hu: Window of the autoencoder; the residual is measured inside it.
+
+    Returns:
+        Blended image in HU. Shape (D, H, W).
+
+    Raises:
+        DiffTumorError: If the shapes differ.
+    """
+    if not image_hu.shape == tumor_hu.shape == reconstruction_hu.shape == weight.shape:
+        raise DiffTumorError(
+            f"image {image_hu.shape}, tumour {tumor_hu.shape}, reconstruction {reconstruction_hu.shape} and weight "
+            f"{weight.shape} must share one shape. Crop all four with the same bounding box."
+        )
+    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu)
+    residual = np.clip(np.clip(image_hu, *window_hu) - reconstruction_hu, -limit, limit)
+    blended = (1.0 - weight) * image_hu + weight * (tumor_hu + residual)
+    return np.where(weight > 0, blended, image_hu).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """How a tumour stands out from its surroundings.
+
+    Attributes:
+        contrast_hu: Mean inside the label minus mean of the rim, in HU.
+        required_hu: Contrast below which the tumour counts as invisible, in HU.
+    """
+
+    contrast_hu: float
+    required_hu: float
+
+    @property
+    def is_visible(self) -> bool:
+        """True if the contrast, of either sign, reaches what is required."""
+        return abs(self.contrast_hu) >= self.required_hu
+
+
+def measure_visibility(inside_hu: NDArray[np.floating], rim_hu: NDArray[np.floating]) -> Visibility:
+    """Compare a tumour with its rim: visible means at least 5 HU and two standard errors.
+
+    Args:
+        inside_hu: Voxels of the label in HU. Shape (N,).
+        rim_hu: Voxels of the rim, unchanged host tissue, in HU. Shape (M,).
+
+    Returns:
+        Contrast and what was required of it; without a rim, the tumour counts as invisible.
+    """
+    if inside_hu.size == 0 or rim_hu.size == 0:
+        return Visibility(0.0, math.inf)
+    variance = float(np.var(inside_hu)) / inside_hu.size + float(np.var(rim_hu)) / rim_hu.size
+    required_hu = max(MINIMUM_CONTRAST_HU, 2.0 * math.sqrt(variance))
+    return Visibility(float(inside_hu.mean()) - float(rim_hu.mean()), required_hu)

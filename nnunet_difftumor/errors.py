@@ -1,0 +1,43 @@
+"""Errors that a caller may want to catch; each message says what was expected, what arrived and the fix."""
+
+from __future__ import annotations
+
+
+class DiffTumorError(ValueError):
+    """Base of every error that this package raises about its input."""
+
+
+class EmptyOrganError(DiffTumorError):
+    """The organ mask has no voxel."""
+
+
+class GeometryMismatchError(DiffTumorError):
+    """An image and a mask do not lie on the same grid."""
+
+
+class NotHounsfieldError(DiffTumorError):
+    """The values of an image are not Hounsfield units."""
+
+
+class CorruptImageError(DiffTumorError):
+    """An image file cannot be read, or holds NaN or infinite values."""
+
+
+class MissingLabelError(DiffTumorError):
+    """A label that was asked for is not in the data."""
+
+
+class DatasetError(DiffTumorError):
+    """A data set folder is incomplete or inconsistent."""
+
+
+class ConfigurationError(DiffTumorError):
+    """A configuration key or value is wrong."""
+
+
+class LeakError(DiffTumorError):
+    """A generator was trained on data that would be used to validate with it."""
+
+
+class OutputExistsError(DiffTumorError):
+    """An output exists already and would be overwritten."""

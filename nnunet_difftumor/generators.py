@@ -1,0 +1,146 @@
+"""What produces tumour tissue in a region of interest: the interface, and the diffusion model behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_difftumor.roi import RoiRule
+
+if TYPE_CHECKING:
+    from diffusion.generator_folder import LoadedGenerator
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GeneratedRegions:
+    """Smooth tissue for a batch of regions, without the host's noise.
+
+    Attributes:
+        tumor_hu: Region with the tumour, in HU. Shape (N, S, S, S).
+        reconstruction_hu: The same model's reconstruction of the host, in HU. Shape (N, S, S, S).
+    """
+
+    tumor_hu: FloatArray
+    reconstruction_hu: FloatArray
+
+
+class TissueGenerator(Protocol):
+    """Makes tumour tissue for regions of interest; the same seed and region give the same tissue."""
+
+    @property
+    def roi_rule(self) -> RoiRule:
+        """Regions that the generator can work on."""
+        ...
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """Lowest and highest value that the generator represents, in HU."""
+        ...
+
+    @property
+    def contrasts_hu(self) -> tuple[float, ...] | None:
+        """Contrasts of the tumours that the generator learned from in HU, if known."""
+        ...
+
+    def generate(
+        self,
+        host_hu: FloatArray,
+        tumor_masks: NDArray[np.bool_],
+        contrasts_hu: Sequence[float | None],
+        seeds: list[int],
+    ) -> GeneratedRegions:
+        """Generate tissue for regions of one side.
+
+        Args:
+            host_hu: Regions of the host in HU. Shape (N, S, S, S).
+            tumor_masks: True inside the tumour. Shape (N, S, S, S).
+            contrasts_hu: Requested contrast of each region in HU, or None to leave it open.
+            seeds: One seed a region.
+
+        Returns:
+            Tissue of shape (N, S, S, S).
+        """
+        ...
+
+
+class DiffusionTissue:
+    """Tumour tissue from a trained generator folder, on the CPU unless told otherwise."""
+
+    def __init__(self, loaded: LoadedGenerator, *, steps: int = 4) -> None:
+        """Wrap a loaded generator.
+
+        Args:
+            loaded: Pipeline with its description.
+            steps: Denoising steps T.
+        """
+        self._loaded = loaded
+        self._steps = steps
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> DiffusionTissue:
+        """Load a generator folder.
+
+        Args:
+            folder: Folder that `difftumor train-diffusion` wrote (its `generator` subfolder).
+            steps: Denoising steps T.
+            device: Torch device.
+
+        Returns:
+            The generator.
+        """
+        from diffusion.generator_folder import load_generator
+
+        return cls(load_generator(folder, device=device), steps=steps)
+
+    @property
+    def roi_rule(self) -> RoiRule:
+        """Regions that the generator was trained on."""
+        info = self._loaded.info
+        return RoiRule(
+            sides=tuple(info.roi_sides),
+            margin_voxels=info.margin_voxels,
+            spacing_range_mm=(info.spacing_range_mm[0], info.spacing_range_mm[1]),
+        )
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """Window of the autoencoder in HU."""
+        window = self._loaded.pipeline.autoencoder.window
+        return (window.low_hu, window.high_hu)
+
+    @property
+    def contrasts_hu(self) -> tuple[float, ...] | None:
+        """Contrasts of the training tumours in HU."""
+        contrasts = tuple(tumor.contrast_hu for tumor in self._loaded.info.training_tumors)
+        return contrasts or None
+
+    def generate(
+        self,
+        host_hu: FloatArray,
+        tumor_masks: NDArray[np.bool_],
+        contrasts_hu: Sequence[float | None],
+        seeds: list[int],
+    ) -> GeneratedRegions:
+        """Generate tissue for regions of one side (see `TissueGenerator.generate`)."""
+        import torch
+
+        device = next(self._loaded.pipeline.denoiser.parameters()).device
+        requested = [float("nan") if contrast is None else contrast for contrast in contrasts_hu]
+        with torch.inference_mode():
+            output = self._loaded.pipeline(
+                torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32)).to(device),
+                torch.from_numpy(tumor_masks[:, None].astype(np.float32)).to(device),
+                contrast_hu=torch.tensor(requested, dtype=torch.float32, device=device),
+                generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+                num_inference_steps=self._steps,
+            )
+        return GeneratedRegions(
+            output.tumor_hu[:, 0].float().cpu().numpy(), output.reconstruction_hu[:, 0].float().cpu().numpy()
+        )

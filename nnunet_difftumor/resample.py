@@ -1,0 +1,189 @@
+"""Separable resampling between CT grids whose axes are parallel.
+
+A grid is given by its spacing and by the position of its first voxel centre, both in mm along (D, H, W).
+Every function works axis by axis with a small matrix, so that a region of interest costs three products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+AIR_HU = -1000.0
+FloatArray = NDArray[np.float32]
+Vector = Sequence[float] | NDArray[np.floating[Any]]
+
+
+def interpolation_matrix(
+    source_size: int,
+    source_spacing_mm: float,
+    target_size: int,
+    target_spacing_mm: float,
+    target_start_mm: float,
+) -> FloatArray:
+    """Weights that take samples of one axis to another grid, anti-aliased where the target is coarser.
+
+    The kernel is a triangle whose half-width is the larger of the two spacings: linear interpolation
+    when the target is finer, a low-pass filter of the target's width when it is coarser.
+
+    Args:
+        source_size: Number of source samples; sample i lies at i * source_spacing_mm.
+        source_spacing_mm: Source spacing in mm.
+        target_size: Number of target samples.
+        target_spacing_mm: Target spacing in mm.
+        target_start_mm: Position of target sample 0 in the source's frame, in mm.
+
+    Returns:
+        Weights of shape (target_size, source_size). A row sums to 1 where its kernel lies inside the
+        source and to less where it reaches beyond an end; the missing share belongs to the fill value.
+    """
+    half_width_mm = max(source_spacing_mm, target_spacing_mm)
+    targets_mm = target_start_mm + np.arange(target_size) * target_spacing_mm  # (T,)
+    reach = math.ceil(half_width_mm / source_spacing_mm) + 1
+    nearest = np.round(targets_mm / source_spacing_mm).astype(np.int64)
+    indices = nearest[:, None] + np.arange(-reach, reach + 1)[None, :]  # (T, K)
+    distance_mm = np.abs(indices * source_spacing_mm - targets_mm[:, None])
+    weights = np.clip(1.0 - distance_mm / half_width_mm, 0.0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return _scatter_rows(indices, weights, source_size)
+
+
+def averaging_matrix(
+    source_size: int,
+    source_spacing_mm: float,
+    target_size: int,
+    target_spacing_mm: float,
+    target_start_mm: float,
+) -> FloatArray:
+    """Weights that average the linear interpolant of one axis over the extent of every target voxel.
+
+    This is what a thick slice does to a thin structure; positions beyond the ends take the end value.
+
+    Args:
+        source_size: Number of source samples; sample i lies at i * source_spacing_mm.
+        source_spacing_mm: Source spacing in mm.
+        target_size: Number of target samples.
+        target_spacing_mm: Target spacing, and extent of a target voxel, in mm.
+        target_start_mm: Position of target sample 0 in the source's frame, in mm.
+
+    Returns:
+        Weights of shape (target_size, source_size); every row sums to 1.
+    """
+    parts = max(1, math.ceil(2.0 * target_spacing_mm / source_spacing_mm))
+    offsets_mm = ((np.arange(parts) + 0.5) / parts - 0.5) * target_spacing_mm
+    targets_mm = target_start_mm + np.arange(target_size) * target_spacing_mm
+    positions = (targets_mm[:, None] + offsets_mm[None, :]) / source_spacing_mm  # (T, P)
+    positions = np.clip(positions, 0.0, source_size - 1.0)
+    lower = np.minimum(np.floor(positions).astype(np.int64), max(source_size - 2, 0))
+    fraction = positions - lower
+    indices = np.concatenate([lower, lower + 1], axis=1)
+    weights = np.concatenate([1.0 - fraction, fraction], axis=1) / parts
+    return _scatter_rows(indices, weights, source_size)
+
+
+def resample(
+    volume: NDArray[np.generic],
+    source_spacing_mm: Vector,
+    target_shape: Sequence[int] | NDArray[np.integer[Any]],
+    target_spacing_mm: Vector,
+    target_start_mm: Vector,
+    *,
+    fill_value: float = AIR_HU,
+) -> FloatArray:
+    """Sample a volume on a parallel grid; what lies outside the volume is `fill_value`.
+
+    Args:
+        volume: Values. Shape (D, H, W).
+        source_spacing_mm: Spacing of the volume in mm, in array order.
+        target_shape: Shape of the result.
+        target_spacing_mm: Spacing of the result in mm, in array order.
+        target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's, in mm.
+        fill_value: Value outside the volume.
+
+    Returns:
+        Shape `target_shape`, float32.
+    """
+    matrices = []
+    window = []
+    for axis in range(3):
+        matrix = interpolation_matrix(
+            volume.shape[axis],
+            source_spacing_mm[axis],
+            target_shape[axis],
+            target_spacing_mm[axis],
+            target_start_mm[axis],
+        )
+        start, stop = _nonzero_columns(matrix)
+        matrices.append(matrix[:, start:stop])
+        window.append(slice(start, stop))
+    shifted = volume[tuple(window)].astype(np.float32) - np.float32(fill_value)
+    return apply_matrices(shifted, matrices) + np.float32(fill_value)
+
+
+def average_onto(
+    volume: FloatArray,
+    source_spacing_mm: Vector,
+    target_shape: Sequence[int] | NDArray[np.integer[Any]],
+    target_spacing_mm: Vector,
+    target_start_mm: Vector,
+) -> FloatArray:
+    """Average a volume over the voxels of a parallel grid (see `averaging_matrix`).
+
+    Args:
+        volume: Values. Shape (D, H, W).
+        source_spacing_mm: Spacing of the volume in mm, in array order.
+        target_shape: Shape of the result.
+        target_spacing_mm: Spacing of the result in mm, in array order.
+        target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's, in mm.
+
+    Returns:
+        Shape `target_shape`, float32.
+    """
+    matrices = [
+        averaging_matrix(
+            volume.shape[axis],
+            source_spacing_mm[axis],
+            target_shape[axis],
+            target_spacing_mm[axis],
+            target_start_mm[axis],
+        )
+        for axis in range(3)
+    ]
+    return apply_matrices(volume, matrices)
+
+
+def apply_matrices(volume: FloatArray, matrices: Sequence[FloatArray]) -> FloatArray:
+    """Multiply each axis of a volume by its matrix.
+
+    Args:
+        volume: Values. Shape (D, H, W).
+        matrices: One matrix an axis, of shape (new size, size).
+
+    Returns:
+        Shape (new D, new H, new W), float32.
+    """
+    depth, height, width = volume.shape
+    product = volume.reshape(depth * height, width) @ matrices[2].T
+    product = product.reshape(depth, height, -1)
+    product = np.matmul(matrices[1], product)  # (D, new H, new W)
+    flat = matrices[0] @ product.reshape(depth, -1)
+    return np.ascontiguousarray(flat.reshape(matrices[0].shape[0], *product.shape[1:]), dtype=np.float32)
+
+
+def _scatter_rows(indices: NDArray[np.int64], weights: NDArray[np.float64], size: int) -> FloatArray:
+    matrix = np.zeros((indices.shape[0], size), dtype=np.float64)
+    rows = np.broadcast_to(np.arange(indices.shape[0])[:, None], indices.shape)
+    inside = (indices >= 0) & (indices < size)
+    np.add.at(matrix, (rows[inside], indices[inside]), weights[inside])
+    return matrix.astype(np.float32)
+
+
+def _nonzero_columns(matrix: FloatArray) -> tuple[int, int]:
+    columns = np.flatnonzero(matrix.any(axis=0))
+    if len(columns) == 0:
+        return 0, 1
+    return int(columns[0]), int(columns[-1]) + 1

@@ -1,0 +1,117 @@
+"""The region of interest in which one tumour is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_difftumor.drawing import MaskSurface, rim_width_mm
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.resample import AIR_HU, resample
+from nnunet_difftumor.shape import TumorSurface
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiRule:
+    """Which grid a generator sees for a tumour.
+
+    Attributes:
+        sides: Sides in voxels that the generator was trained on.
+        margin_voxels: Voxels between the tumour's largest half-extent and the edge.
+        spacing_range_mm: Finest and coarsest isotropic spacing that the generator was trained on, in mm.
+    """
+
+    sides: tuple[int, ...]
+    margin_voxels: int
+    spacing_range_mm: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not self.sides or max(self.sides) // 2 <= self.margin_voxels:
+            raise DiffTumorError(
+                f"A region of interest of {max(self.sides, default=0)} voxels leaves no room for a tumour with a "
+                f"margin of {self.margin_voxels} voxels; use a generator trained on larger sides."
+            )
+
+
+@dataclass(frozen=True)
+class RegionOfInterest:
+    """An isotropic cube around a tumour.
+
+    Attributes:
+        side: Side in voxels.
+        spacing_mm: Spacing in mm.
+        start_mm: Position of voxel (0, 0, 0) in the frame of the host's grid, in mm. (D, H, W).
+    """
+
+    side: int
+    spacing_mm: float
+    start_mm: tuple[float, float, float]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape in voxels."""
+        return (self.side, self.side, self.side)
+
+    def sample(self, image_hu: NDArray[np.floating], spacing_mm: Sequence[float]) -> NDArray[np.float32]:
+        """Sample a host image on the region; outside the host is air.
+
+        Args:
+            image_hu: Host image in HU. Shape (D, H, W).
+            spacing_mm: Spacing of the host in mm, array order.
+
+        Returns:
+            Image in HU. Shape (side, side, side).
+        """
+        return resample(image_hu, spacing_mm, self.shape, (self.spacing_mm,) * 3, self.start_mm, fill_value=AIR_HU)
+
+    def draw_mask(self, surface: TumorSurface | MaskSurface) -> NDArray[np.bool_]:
+        """Draw a tumour on the region; at least the centre voxel is set.
+
+        Args:
+            surface: The tumour's surface.
+
+        Returns:
+            True inside the tumour. Shape (side, side, side).
+        """
+        distance_mm = surface.signed_distance_on_grid(self.shape, (self.spacing_mm,) * 3, self.start_mm)
+        mask = distance_mm <= 0.0
+        mask.flat[int(np.argmin(distance_mm))] = True
+        return mask
+
+
+def choose_roi(
+    surface: TumorSurface | MaskSurface, host_spacing_mm: Sequence[float], rule: RoiRule
+) -> RegionOfInterest:
+    """Choose the smallest region that holds a tumour, at the finest spacing that is worth its cost.
+
+    The spacing is the finest of the generator's range, but not finer than the host's own finest axis
+    unless the tumour would then be under three voxels in radius; it gets coarser where the largest side
+    could not hold the tumour otherwise, so that the cost of any tumour is bounded.
+
+    Args:
+        surface: The tumour's surface.
+        host_spacing_mm: Spacing of the host in mm, array order.
+        rule: What the generator was trained on.
+
+    Returns:
+        The region, centred on the tumour.
+    """
+    radius_mm = surface.spec.radius_mm
+    extent_mm = float(surface.half_extent_mm.max())
+    finest_mm = rule.spacing_range_mm[0]
+    spacing_mm = max(finest_mm, min(min(host_spacing_mm), radius_mm / 3.0))
+    largest = max(rule.sides)
+    spacing_mm = max(spacing_mm, extent_mm / (largest / 2 - rule.margin_voxels))
+    needed = 2.0 * (extent_mm / spacing_mm + rule.margin_voxels)
+    side = min((side for side in rule.sides if side >= needed - 1e-6), default=largest)
+    half_mm = 0.5 * (side - 1) * spacing_mm
+    depth, height, width = (centre - half_mm for centre in surface.spec.centre_mm)
+    return RegionOfInterest(side, spacing_mm, (depth, height, width))
+
+
+def support_radius_mm(surface: TumorSurface | MaskSurface) -> float:
+    """Largest distance from the centre at which a tumour changes the image, in mm."""
+    return float(surface.half_extent_mm.max()) + rim_width_mm(surface.spec.radius_mm)

@@ -1,0 +1,234 @@
+"""Synthesis on one CT file: read, draw, generate, and write the results whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_difftumor import __version__
+from nnunet_difftumor.cases import CTVolume, read_ct, read_mask, write_ct_like, write_labels_like
+from nnunet_difftumor.drawing import MaskSurface
+from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.host import Host
+from nnunet_difftumor.montage import MontageRow, crop_around, draw_montage, flips_to_display, save_figure
+from nnunet_difftumor.placement import TumorPlan, draw_tumors
+from nnunet_difftumor.shape import TumorSpec
+from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
+from nnunet_difftumor.synthesis import SynthesisResult, TumorSynthesizer
+
+RECORDS_FORMAT = 1
+_RESULT_FILES = ("ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanRequest:
+    """What to synthesize on which CT.
+
+    Attributes:
+        ct_path: CT in HU.
+        organ_mask_path: Mask on the CT's grid.
+        organ_label: Value of the organ in the mask; None if it holds one value only.
+        tumor_mask_path: Mask to use as the tumour as it is, or None to draw tumours.
+        generator_folder: Generator folder.
+        count: Number of tumours to draw.
+        radius_mm: Range of radii in mm; None for the size classes of the paper.
+        contrast_hu: Range of contrasts in HU; None for those of the training tumours.
+        steps: Denoising steps T.
+        seed: Seed of places, shapes and tissue.
+        replay_path: A tumors.json whose tumours are made again, or None.
+    """
+
+    ct_path: Path
+    organ_mask_path: Path
+    generator_folder: Path
+    organ_label: int | None = None
+    tumor_mask_path: Path | None = None
+    count: int = 3
+    radius_mm: tuple[float, float] | None = None
+    contrast_hu: tuple[float, float] | None = None
+    steps: int = 4
+    seed: int = 0
+    replay_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.steps < 1:
+            raise DiffTumorError(f"--count and --steps must be at least 1, got {self.count} and {self.steps}.")
+        if self.contrast_hu is not None and self.contrast_hu[0] > self.contrast_hu[1]:
+            raise DiffTumorError(f"--contrast-hu needs LO <= HI, got {self.contrast_hu[0]} and {self.contrast_hu[1]}.")
+
+
+def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:
+    """Put tumours into a CT file and write CT, label map, records and montage.
+
+    Args:
+        request: What to synthesize.
+        output: Folder for the results; nothing is written if no tumour could be placed.
+        overwrite: Replace results that are there already.
+
+    Returns:
+        The tumours and what was given up.
+
+    Raises:
+        DiffTumorError: For every kind of bad input, with the file and the fix.
+    """
+    _check_output(output, overwrite)
+    ct = read_ct(request.ct_path)
+    organ_map = read_mask(request.organ_mask_path, ct)
+    organ_label = _find_organ_label(organ_map, request)
+    host = _make_host(ct, organ_map, organ_label)
+    synthesizer = TumorSynthesizer.from_folder(request.generator_folder, steps=request.steps)
+    tumors, given_up = _tumors_to_make(request, ct, host, synthesizer)
+    result = synthesizer.synthesize(host, tumors)
+    rejected = dict(result.rejected)
+    for reason, count in given_up.items():
+        rejected[reason] = rejected.get(reason, 0) + count
+    result = SynthesisResult(result.tumors, rejected)
+    if result.tumors:
+        _write_results(request, output, ct, organ_map, organ_label, result)
+    return result
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    existing = [name for name in _RESULT_FILES if (output / name).exists()]
+    if existing and not overwrite:
+        raise OutputExistsError(
+            f"{output} holds {', '.join(existing)} already. Choose another --output, or add --overwrite."
+        )
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(f"--output {output} is a file; name a folder.")
+
+
+def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest) -> int:
+    values = [int(value) for value in np.unique(organ_map) if value != 0]
+    if not values:
+        raise EmptyOrganError(f"{request.organ_mask_path} has no voxel above 0; give a mask that contains the organ.")
+    if request.organ_label is None:
+        if len(values) > 1:
+            raise MissingLabelError(
+                f"{request.organ_mask_path} holds the labels {values}; name the organ's with --organ-label N."
+            )
+        return values[0]
+    if request.organ_label not in values:
+        raise MissingLabelError(
+            f"--organ-label {request.organ_label} is not in {request.organ_mask_path}, which holds {values}."
+        )
+    return request.organ_label
+
+
+def _make_host(ct: CTVolume, organ_map: NDArray[np.integer[Any]], organ_label: int) -> Host:
+    organ = organ_map == organ_label
+    return Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones(organ.shape, dtype=bool))
+
+
+def _tumors_to_make(
+    request: ScanRequest, ct: CTVolume, host: Host, synthesizer: TumorSynthesizer
+) -> tuple[list[TumorSpec | MaskSurface], dict[str, int]]:
+    rng = np.random.default_rng(request.seed)
+    contrasts = synthesizer.tissue.contrasts_hu
+    if request.contrast_hu is not None:
+        contrasts = tuple(float(value) for value in np.linspace(*request.contrast_hu, 101))
+    if request.replay_path is not None:
+        return list(read_records(request.replay_path)), {}
+    if request.tumor_mask_path is not None:
+        mask = read_mask(request.tumor_mask_path, ct) > 0
+        if not mask.any():
+            raise MissingLabelError(f"{request.tumor_mask_path} has no voxel above 0; draw the tumour in it.")
+        contrast = None if contrasts is None else float(contrasts[int(rng.integers(len(contrasts)))])
+        return [MaskSurface(mask, ct.spacing_mm, int(rng.integers(2**62)), contrast)], {}
+    sizes = PAPER_SIZE_CLASSES
+    if request.radius_mm is not None:
+        sizes = (SizeClass(name="user", radius_mm=request.radius_mm, probability=1.0),)
+    specs: list[TumorSpec | MaskSurface] = []
+    plan = TumorPlan(size_classes=sizes, contrasts_hu=contrasts)
+    drawn, given_up = draw_tumors(host, plan, rng, count=request.count)
+    specs.extend(drawn)
+    return specs, dict(given_up)
+
+
+def read_records(path: Path) -> tuple[TumorSpec, ...]:
+    """Read the tumours of a tumors.json.
+
+    Args:
+        path: File that `difftumor synthesize` wrote.
+
+    Returns:
+        The drawn tumours.
+
+    Raises:
+        DiffTumorError: If the file is not such a file, or a tumour was drawn by hand and cannot be replayed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        records = [tumor["spec"] for tumor in content["tumors"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DiffTumorError(
+            f"{path} is no tumors.json that `difftumor synthesize` wrote ({type(error).__name__}: {error})."
+        ) from error
+    specs = tuple(TumorSpec.from_json(record) for record in records)
+    if any(spec.size_class == "mask" for spec in specs):
+        raise DiffTumorError(f"{path} holds a tumour drawn as a mask; replay it with --tumor-mask and its --seed.")
+    return specs
+
+
+def _write_results(
+    request: ScanRequest,
+    output: Path,
+    ct: CTVolume,
+    organ_map: NDArray[np.integer[Any]],
+    organ_label: int,
+    result: SynthesisResult,
+) -> None:
+    """Write all files to a temporary folder beside the output, then move them in."""
+    shape = ct.image_hu.shape
+    changed_hu, label = result.apply_to(ct.image_hu), result.label_mask(shape)
+    tumor_label = int(organ_map.max()) + 1
+    temporary = output.with_name(f".partial-{os.getpid()}-{output.name}")
+    temporary.mkdir(parents=True)
+    try:
+        write_ct_like(request.ct_path, temporary / "ct.nii.gz", changed_hu, result.support_mask(shape))
+        write_labels_like(ct, temporary / "label.nii.gz", np.where(label, tumor_label, organ_map))
+        records = _records(request, organ_label, tumor_label, result)
+        (temporary / "tumors.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+        rows = _montage_rows(ct, changed_hu, result)
+        save_figure(draw_montage(rows, f"Synthetic tumours in {request.ct_path.name}"), temporary / "montage.png")
+        output.mkdir(parents=True, exist_ok=True)
+        for name in _RESULT_FILES:
+            os.replace(temporary / name, output / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _records(request: ScanRequest, organ_label: int, tumor_label: int, result: SynthesisResult) -> dict[str, Any]:
+    return {
+        "format": RECORDS_FORMAT,
+        "synthetic": True,
+        "version": __version__,
+        "ct": request.ct_path.name,
+        "organ_label": organ_label,
+        "tumor_label": tumor_label,
+        "steps": request.steps,
+        "seed": request.seed,
+        "rejected": dict(result.rejected),
+        "tumors": [tumor.record.to_json() for tumor in result.tumors],
+    }
+
+
+def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: SynthesisResult) -> list[MontageRow]:
+    flips = flips_to_display(ct.geometry.affine)
+    rows = []
+    for tumor in result.tumors:
+        label = np.zeros(ct.image_hu.shape, dtype=bool)
+        label[tumor.box] = tumor.label
+        box = crop_around(label, ct.spacing_mm)
+        spec = tumor.record.spec
+        before, after = (np.flip(image_hu[box], flips) for image_hu in (ct.image_hu, changed_hu))
+        title = f"radius {spec.radius_mm:.1f} mm\n{tumor.record.contrast_hu:+.0f} HU"
+        rows.append(MontageRow(before, after, np.flip(label[box], flips), ct.spacing_mm, title))
+    return rows

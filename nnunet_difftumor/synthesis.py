@@ -1,0 +1,333 @@
+"""Synthesis of tumours on a CT: draw, generate in a region of interest, blend, and keep what can be seen."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d
+
+from nnunet_difftumor.composite import composite, measure_visibility, robust_sd
+from nnunet_difftumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
+from nnunet_difftumor.generators import DiffusionTissue, TissueGenerator
+from nnunet_difftumor.host import Host
+from nnunet_difftumor.resample import average_onto
+from nnunet_difftumor.roi import RegionOfInterest, choose_roi
+from nnunet_difftumor.shape import TumorSpec, TumorSurface
+
+Box = tuple[slice, slice, slice]
+FloatArray = NDArray[np.float32]
+
+_RIM_MM = 4.0
+_ENOUGH_VOXELS = 20
+
+
+@dataclass(frozen=True)
+class TumorRecord:
+    """What happened to one drawn tumour; with the host, it replays the tumour.
+
+    Attributes:
+        spec: What was drawn.
+        attempt: Number of the attempt that was kept, from 0.
+        roi_side: Side of the region of interest in voxels.
+        roi_spacing_mm: Spacing of the region of interest in mm.
+        drawn_mm3: Volume on the host's grid before clipping to the organ, in mm3.
+        label_mm3: Volume that was labelled, in mm3.
+        contrast_hu: Mean of the label minus mean of the rim after blending, in HU.
+    """
+
+    spec: TumorSpec
+    attempt: int
+    roi_side: int
+    roi_spacing_mm: float
+    drawn_mm3: float
+    label_mm3: float
+    contrast_hu: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        return {
+            "spec": self.spec.to_json(),
+            "attempt": self.attempt,
+            "roi_side": self.roi_side,
+            "roi_spacing_mm": self.roi_spacing_mm,
+            "drawn_mm3": self.drawn_mm3,
+            "label_mm3": self.label_mm3,
+            "contrast_hu": self.contrast_hu,
+        }
+
+
+@dataclass(frozen=True)
+class SynthesizedTumor:
+    """One tumour, as a change of the host inside a box.
+
+    Attributes:
+        box: Where the arrays lie in the host.
+        image_hu: Host with the tumour, in HU; equal to the host outside the support. Shape of the box.
+        support: True where the image may differ from the host. Shape of the box.
+        label: True where the voxel is tumour, a subset of the support. Shape of the box.
+        record: What was drawn and measured.
+    """
+
+    box: Box
+    image_hu: FloatArray
+    support: NDArray[np.bool_]
+    label: NDArray[np.bool_]
+    record: TumorRecord
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """Tumours for one host.
+
+    Attributes:
+        tumors: Those that can be seen; their supports do not overlap.
+        rejected: How many drawn tumours were dropped, by reason.
+    """
+
+    tumors: tuple[SynthesizedTumor, ...]
+    rejected: Mapping[str, int]
+
+    def apply_to(self, image_hu: FloatArray) -> FloatArray:
+        """Return a copy of the host's image with the tumours in it. Shape (D, H, W), HU."""
+        changed = image_hu.copy()
+        for tumor in self.tumors:
+            changed[tumor.box][tumor.support] = tumor.image_hu[tumor.support]
+        return changed
+
+    def label_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the union of the tumours' labels. Shape `shape`."""
+        return self._union(shape, [tumor.label for tumor in self.tumors])
+
+    def support_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the union of the tumours' supports. Shape `shape`."""
+        return self._union(shape, [tumor.support for tumor in self.tumors])
+
+    def _union(self, shape: Sequence[int], parts: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        mask = np.zeros(tuple(shape), dtype=bool)
+        for tumor, part in zip(self.tumors, parts, strict=True):
+            mask[tumor.box] |= part
+        return mask
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A tumour that has a place: its region of interest and its clipped drawing on the host."""
+
+    spec: TumorSpec
+    roi: RegionOfInterest
+    roi_mask: NDArray[np.bool_]
+    box: Box
+    label: NDArray[np.bool_]
+    weight: FloatArray
+    drawn_voxels: int
+
+
+class TumorSynthesizer:
+    """Puts drawn tumours into hosts with a tissue generator.
+
+    Attributes:
+        tissue: Where the tumour tissue comes from.
+        max_attempts: How often a tumour that cannot be seen is generated before it is dropped.
+        minimum_inside_share: Least share of a drawn label that must survive clipping to the host.
+    """
+
+    def __init__(self, tissue: TissueGenerator, *, max_attempts: int = 3, minimum_inside_share: float = 0.5) -> None:
+        """Create a synthesizer.
+
+        Args:
+            tissue: Where the tumour tissue comes from.
+            max_attempts: Attempts per tumour, at least 1.
+            minimum_inside_share: Least share of a drawn label that must survive clipping to the host.
+        """
+        self.tissue = tissue
+        self.max_attempts = max_attempts
+        self.minimum_inside_share = minimum_inside_share
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> TumorSynthesizer:
+        """Load a generator folder.
+
+        Args:
+            folder: Generator folder.
+            steps: Denoising steps T.
+            device: Torch device.
+
+        Returns:
+            The synthesizer.
+        """
+        return cls(DiffusionTissue.from_folder(folder, steps=steps, device=device))
+
+    def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
+        """Generate tumours on a host; the host is not changed.
+
+        A tumour whose contrast cannot be seen is generated again with the same size and requested
+        contrast, and dropped after `max_attempts`.
+
+        Args:
+            host: The scan.
+            tumors: Drawn tumours, or surfaces of masks to use as they are.
+
+        Returns:
+            The visible tumours, and the others counted by reason: "outside_organ", "overlap", "invisible".
+        """
+        rejected: Counter[str] = Counter()
+        occupied = np.zeros(host.image_hu.shape, dtype=bool)
+        pending: list[_Prepared] = []
+        for tumor in tumors:
+            prepared = self._prepare(host, tumor, occupied)
+            if isinstance(prepared, str):
+                rejected[prepared] += 1
+                continue
+            occupied[prepared.box] |= prepared.weight > 0
+            pending.append(prepared)
+        finished: list[SynthesizedTumor] = []
+        for attempt in range(self.max_attempts):
+            invisible = []
+            for prepared, tumor_hu, reconstruction_hu in self._generate(host, pending, attempt):
+                tumor = _blend(host, prepared, tumor_hu, reconstruction_hu, occupied, attempt, self.tissue.window_hu)
+                if tumor is None:
+                    invisible.append(prepared)
+                else:
+                    finished.append(tumor)
+            pending = invisible
+        if pending:
+            rejected["invisible"] += len(pending)
+        return SynthesisResult(tuple(finished), dict(rejected))
+
+    def _prepare(self, host: Host, tumor: TumorSpec | MaskSurface, occupied: NDArray[np.bool_]) -> _Prepared | str:
+        """Draw a tumour on the host and clip it, or say why it has no place."""
+        surface = tumor if isinstance(tumor, MaskSurface) else TumorSurface(tumor)
+        drawn = surface.draw() if isinstance(surface, MaskSurface) else draw_on_grid(surface, host.spacing_mm)
+        cropped = _crop_to_host(drawn, host.image_hu.shape)
+        if cropped is None:
+            return "outside_organ"
+        box, label, weight = cropped
+        allowed = host.replaceable_mask[box] & host.valid_mask[box]
+        label = label & allowed
+        weight = np.where(allowed, weight, np.float32(0.0))
+        if label.sum() < max(1.0, self.minimum_inside_share * drawn.label.sum()):
+            return "outside_organ"
+        if (occupied[box] & (weight > 0)).any():
+            return "overlap"
+        roi = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule)
+        return _Prepared(surface.spec, roi, roi.draw_mask(surface), box, label, weight, int(drawn.label.sum()))
+
+    def _generate(
+        self, host: Host, pending: Sequence[_Prepared], attempt: int
+    ) -> Iterable[tuple[_Prepared, FloatArray, FloatArray]]:
+        """Generate the regions of interest, batched by side; yields in the order of the batches."""
+        groups: dict[int, list[_Prepared]] = defaultdict(list)
+        for prepared in pending:
+            groups[prepared.roi.side].append(prepared)
+        for group in groups.values():
+            regions = self.tissue.generate(
+                np.stack([_sample_host(host, prepared.roi) for prepared in group]),
+                np.stack([prepared.roi_mask for prepared in group]),
+                [prepared.spec.contrast_hu for prepared in group],
+                [_attempt_seed(prepared.spec.seed, attempt) for prepared in group],
+            )
+            for index, prepared in enumerate(group):
+                yield prepared, regions.tumor_hu[index], regions.reconstruction_hu[index]
+
+
+def _attempt_seed(seed: int, attempt: int) -> int:
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _sample_host(host: Host, roi: RegionOfInterest) -> FloatArray:
+    """Host on a region of interest; padding becomes air before it is encoded."""
+    if host.valid_mask.all():
+        return roi.sample(host.image_hu, host.spacing_mm)
+    return roi.sample(np.where(host.valid_mask, host.image_hu, np.float32(-1000.0)), host.spacing_mm)
+
+
+def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray[np.bool_], FloatArray] | None:
+    starts = [max(0, start) for start in drawn.start]
+    stops = [
+        min(size, start + extent) for size, start, extent in zip(shape, drawn.start, drawn.label.shape, strict=True)
+    ]
+    if any(stop <= start for start, stop in zip(starts, stops, strict=True)):
+        return None
+    inner = [slice(a - s, b - s) for a, b, s in zip(starts, stops, drawn.start, strict=True)]
+    box = (slice(starts[0], stops[0]), slice(starts[1], stops[1]), slice(starts[2], stops[2]))
+    part = (inner[0], inner[1], inner[2])
+    return box, drawn.label[part], drawn.weight[part]
+
+
+def _blend(
+    host: Host,
+    prepared: _Prepared,
+    tumor_hu: FloatArray,
+    reconstruction_hu: FloatArray,
+    occupied: NDArray[np.bool_],
+    attempt: int,
+    window_hu: tuple[float, float],
+) -> SynthesizedTumor | None:
+    """Blend a generated region into the host's box, or None if the result cannot be seen."""
+    wide, inner = _enlarge(prepared.box, host)
+    reconstruction = _onto_box(reconstruction_hu, prepared.roi, wide, host)
+    residual = np.clip(host.image_hu[wide], *window_hu) - reconstruction
+    rim = _rim(host, prepared, wide, inner, occupied)
+    tissue = host.organ_mask[wide] & host.valid_mask[wide]
+    sd_hu = robust_sd(residual[tissue]) if int(tissue.sum()) >= _ENOUGH_VOXELS else robust_sd(residual)
+    image_hu = composite(
+        host.image_hu[prepared.box],
+        _onto_box(tumor_hu, prepared.roi, prepared.box, host),
+        reconstruction[inner],
+        prepared.weight,
+        sd_hu,
+        window_hu,
+    )
+    visibility = measure_visibility(image_hu[prepared.label], host.image_hu[wide][rim])
+    if not visibility.is_visible:
+        return None
+    voxel_mm3 = float(np.prod(host.spacing_mm))
+    record = TumorRecord(
+        spec=prepared.spec,
+        attempt=attempt,
+        roi_side=prepared.roi.side,
+        roi_spacing_mm=prepared.roi.spacing_mm,
+        drawn_mm3=prepared.drawn_voxels * voxel_mm3,
+        label_mm3=int(prepared.label.sum()) * voxel_mm3,
+        contrast_hu=visibility.contrast_hu,
+    )
+    return SynthesizedTumor(prepared.box, image_hu, prepared.weight > 0, prepared.label, record)
+
+
+def _onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:
+    """Average a region of interest over the host's voxels of a box."""
+    starts = np.array([part.start for part in box])
+    shape = tuple(part.stop - part.start for part in box)
+    offset_mm = starts * np.asarray(host.spacing_mm) - np.asarray(roi.start_mm)
+    return average_onto(region, (roi.spacing_mm,) * 3, shape, host.spacing_mm, offset_mm)
+
+
+def _rim_voxels(host: Host) -> list[int]:
+    return [max(1, round(_RIM_MM / spacing)) for spacing in host.spacing_mm]
+
+
+def _enlarge(box: Box, host: Host) -> tuple[Box, Box]:
+    """A box with room for the rim, and the old box inside it."""
+    wide, inner = [], []
+    for part, size, reach in zip(box, host.image_hu.shape, _rim_voxels(host), strict=True):
+        start, stop = max(0, part.start - reach), min(size, part.stop + reach)
+        wide.append(slice(start, stop))
+        inner.append(slice(part.start - start, part.stop - start))
+    return (wide[0], wide[1], wide[2]), (inner[0], inner[1], inner[2])
+
+
+def _rim(host: Host, prepared: _Prepared, wide: Box, inner: Box, occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Unchanged voxels around a tumour: organ if there is enough of it, else any real CT."""
+    near = np.zeros(tuple(part.stop - part.start for part in wide), dtype=bool)
+    near[inner] = prepared.weight > 0
+    for axis, reach in enumerate(_rim_voxels(host)):
+        near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
+    free = near & ~occupied[wide] & host.valid_mask[wide]
+    organ = free & host.organ_mask[wide]
+    return organ if int(organ.sum()) >= _ENOUGH_VOXELS else free

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnunet_difftumor.composite import composite, measure_visibility
+from nnunet_difftumor.drawing import MaskSurface
+from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, GeometryMismatchError
+from nnunet_difftumor.generators import GeneratedRegions
+from nnunet_difftumor.host import Host
+from nnunet_difftumor.placement import TumorPlan, draw_tumors
+from nnunet_difftumor.roi import RoiRule, choose_roi
+from nnunet_difftumor.shape import TumorSpec, TumorSurface
+from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass, fit_size_classes
+from nnunet_difftumor.synthesis import TumorSynthesizer
+
+RULE = RoiRule(sides=(32, 48, 64), margin_voxels=12, spacing_range_mm=(1.5, 6.0))
+SMALL = (SizeClass(name="small", radius_mm=(6.0, 10.0), probability=1.0, max_count=3),)
+
+
+class FlatTissue:
+    """Organ plus the requested contrast inside the mask, smoothed host outside: stands in for a network."""
+
+    roi_rule = RULE
+    window_hu = (-175.0, 250.0)
+    contrasts_hu = (-30.0,)
+
+    def generate(self, host_hu, tumor_masks, contrasts_hu, seeds):
+        reconstruction = np.clip(host_hu, *self.window_hu)
+        level = np.median(reconstruction, axis=(1, 2, 3))
+        contrast = np.array([0.0 if value is None else value for value in contrasts_hu])
+        noise = np.stack([np.random.default_rng(seed).normal(0, 1, host_hu.shape[1:]) for seed in seeds])
+        inside = (level + contrast)[:, None, None, None] + noise
+        tumor = np.where(tumor_masks, inside, reconstruction)
+        return GeneratedRegions(tumor.astype(np.float32), reconstruction.astype(np.float32))
+
+
+def make_host(spacing_mm=(2.0, 1.5, 1.5), shape=(48, 64, 64)) -> Host:
+    rng = np.random.default_rng(0)
+    image = rng.normal(60.0, 12.0, shape).astype(np.float32)
+    organ = np.zeros(shape, dtype=bool)
+    organ[6:-6, 8:-8, 8:-8] = True
+    image[~organ] = -100.0
+    return Host(image, spacing_mm, organ, organ, np.ones(shape, dtype=bool))
+
+
+@pytest.mark.parametrize("spacing_mm", [(2.0, 1.5, 1.5), (3.0, 0.8, 0.8), (1.0, 1.0, 1.0)])
+def test_voxels_outside_the_support_keep_every_bit(spacing_mm):
+    host = make_host(spacing_mm)
+    specs, _ = draw_tumors(host, TumorPlan(size_classes=SMALL, contrasts_hu=(-40.0,)), np.random.default_rng(1))
+    result = TumorSynthesizer(FlatTissue()).synthesize(host, specs)
+    assert result.tumors
+    changed, support = result.apply_to(host.image_hu), result.support_mask(host.image_hu.shape)
+    assert np.array_equal(changed[~support], host.image_hu[~support])
+    assert not np.array_equal(changed[support], host.image_hu[support])
+    assert not (result.label_mask(host.image_hu.shape) & ~host.replaceable_mask).any()
+
+
+def test_same_record_gives_the_same_tumour_alone_or_in_company():
+    host = make_host()
+    plan = TumorPlan(size_classes=SMALL, contrasts_hu=(-40.0,))
+    specs, _ = draw_tumors(host, plan, np.random.default_rng(3), count=2)
+    together = TumorSynthesizer(FlatTissue()).synthesize(host, specs)
+    assert len(together.tumors) == 2
+    for tumor in together.tumors:
+        spec = TumorSpec.from_json(tumor.record.spec.to_json())
+        (alone,) = TumorSynthesizer(FlatTissue()).synthesize(host, [spec]).tumors
+        assert alone.box == tumor.box
+        assert np.array_equal(alone.label, tumor.label)
+        np.testing.assert_allclose(alone.image_hu, tumor.image_hu, atol=1e-3)
+
+
+def test_an_invisible_tumour_is_dropped_and_counted():
+    host = make_host()
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=8.0, contrast_hu=0.0)
+    result = TumorSynthesizer(FlatTissue(), max_attempts=2).synthesize(host, [spec])
+    assert result.tumors == ()
+    assert result.rejected == {"invisible": 1}
+
+
+def test_the_measured_contrast_is_the_requested_one():
+    host = make_host()
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=9.0, contrast_hu=-40.0)
+    (tumor,) = TumorSynthesizer(FlatTissue()).synthesize(host, [spec]).tumors
+    assert tumor.record.contrast_hu == pytest.approx(-40.0, abs=5.0)
+
+
+def test_a_tumour_outside_the_organ_or_on_another_is_refused_by_reason():
+    host = make_host()
+    inside = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=8.0, contrast_hu=-40.0)
+    result = TumorSynthesizer(FlatTissue()).synthesize(
+        host,
+        [inside, inside.moved_to((50.0, 48.0, 48.0)), inside.moved_to((0.0, 0.0, 0.0)), inside.moved_to((9e3,) * 3)],
+    )
+    assert len(result.tumors) == 1
+    assert result.rejected == {"overlap": 1, "outside_organ": 2}
+
+
+def test_padding_never_becomes_tumour():
+    host = make_host()
+    valid = np.ones_like(host.valid_mask)
+    valid[:, :, 34:] = False
+    host = replace(host, valid_mask=valid)
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=9.0, contrast_hu=-40.0)
+    (tumor,) = TumorSynthesizer(FlatTissue()).synthesize(host, [spec]).tumors
+    assert not (tumor.support & ~valid[tumor.box]).any()
+
+
+def test_a_users_mask_is_labelled_as_drawn():
+    host = make_host()
+    mask = np.zeros(host.image_hu.shape, dtype=bool)
+    mask[20:25, 25:35, 25:33] = True
+    surface = MaskSurface(mask, host.spacing_mm, seed=1, contrast_hu=-40.0)
+    result = TumorSynthesizer(FlatTissue()).synthesize(host, [surface])
+    assert np.array_equal(result.label_mask(mask.shape), mask)
+
+
+def test_placement_covers_the_organ_evenly_and_stays_inside():
+    host = make_host()
+    plan = TumorPlan(size_classes=(SizeClass(name="tiny", radius_mm=(3.0, 4.0), probability=1.0),))
+    rng = np.random.default_rng(4)
+    centres = np.array([draw_tumors(host, plan, rng, count=1)[0][0].centre_mm for _ in range(300)])
+    voxels = np.round(centres / host.spacing_mm).astype(int)
+    assert host.organ_mask[tuple(voxels.T)].all()
+    halves = (voxels > np.asarray(host.image_hu.shape) / 2).mean(axis=0)
+    assert ((halves > 0.4) & (halves < 0.6)).all()
+
+
+def test_placement_ends_on_an_organ_that_is_too_thin():
+    host = make_host()
+    organ = np.zeros_like(host.organ_mask)
+    organ[20, 30, 10:50] = True
+    host = replace(host, organ_mask=organ, replaceable_mask=organ)
+    specs, given_up = draw_tumors(host, TumorPlan(size_classes=SMALL), np.random.default_rng(5), count=1)
+    assert specs == []
+    assert given_up == {"no_room": 1}
+
+
+def test_an_empty_organ_is_a_named_error():
+    host = make_host()
+    host = replace(host, organ_mask=np.zeros_like(host.organ_mask))
+    with pytest.raises(EmptyOrganError, match="organ mask"):
+        draw_tumors(host, TumorPlan(size_classes=SMALL), np.random.default_rng(6))
+
+
+def test_masks_of_another_shape_are_refused():
+    host = make_host()
+    with pytest.raises(GeometryMismatchError, match="organ_mask"):
+        replace(host, organ_mask=host.organ_mask[:-1])
+
+
+@pytest.mark.parametrize("radius_mm", [3.0, 5.0, 8.0, 15.0, 40.0, 64.0])
+def test_the_region_holds_the_tumour_with_its_margin(radius_mm: float):
+    surface = TumorSurface(TumorSpec(centre_mm=(0, 0, 0), radius_mm=radius_mm, axis_ratios=(1.0, 0.8, 0.6)))
+    roi = choose_roi(surface, (3.0, 0.8, 0.8), RULE)
+    margin_voxels = roi.side / 2 - surface.half_extent_mm.max() / roi.spacing_mm
+    assert margin_voxels >= RULE.margin_voxels - 1e-6
+    assert roi.side <= 64
+    mask = roi.draw_mask(surface)
+    assert mask.sum() * roi.spacing_mm**3 == pytest.approx(surface.volume_mm3, rel=0.35 if radius_mm < 6 else 0.1)
+
+
+def test_size_classes_are_cut_to_what_fits():
+    fitted = fit_size_classes(PAPER_SIZE_CLASSES, 15.0)
+    assert [size.name for size in fitted] == ["tiny", "small", "medium"]
+    assert fitted[-1].radius_mm == (12.0, 15.0)
+    assert fit_size_classes(PAPER_SIZE_CLASSES, 2.0)[0].radius_mm == (2.0, 2.0)
+
+
+def test_composite_by_hand():
+    one = np.ones((1, 1, 1), dtype=np.float32)
+    result = composite(60 * one, 20 * one, 50 * one, 0.5 * one, 2.0, (-175.0, 250.0))
+    assert result.item() == pytest.approx(0.5 * 60 + 0.5 * (20 + 6))  # residual 10 is clipped to 3 * 2
+    with pytest.raises(DiffTumorError, match="share one shape"):
+        composite(one, one, one, one[0], 1.0, (-175.0, 250.0))
+
+
+def test_visibility_needs_five_hu_and_two_standard_errors():
+    assert measure_visibility(np.full(50, 40.0), np.full(50, 46.0)).is_visible
+    assert not measure_visibility(np.full(50, 40.0), np.full(50, 44.0)).is_visible
+    noisy = np.array([0.0, 100.0] * 2)
+    assert not measure_visibility(noisy, noisy + 30.0).is_visible
+    assert not measure_visibility(noisy, np.array([])).is_visible
