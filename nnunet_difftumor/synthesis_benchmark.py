@@ -1,0 +1,223 @@
+"""Cost of one synthetic tumour in CPU-seconds; untrained weights cost what trained ones do."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_difftumor.generators import DiffusionTissue
+from nnunet_difftumor.host import Host
+from nnunet_difftumor.shape import TumorSpec
+from nnunet_difftumor.synthesis import TumorSynthesizer
+
+HOST_SPACING_MM = (1.5, 1.5, 1.5)
+FULL_PATCH_SIDE = 96
+REFERENCE_RADIUS_MM = 8.0
+
+
+@dataclass(frozen=True)
+class SynthesisCost:
+    """Cost of one setting.
+
+    Attributes:
+        preset: Preset of autoencoder and denoiser.
+        radius_mm: Radius of every tumour in mm.
+        batch: Tumours that are made together.
+        threads: Threads of torch.
+        cpu_seconds_per_tumor: Median CPU-seconds of a tumour: drawing, network, blending and all.
+        lowest: Smallest of the repetitions.
+        highest: Largest of the repetitions.
+        repetitions: Number of measured repetitions, after one warm-up.
+    """
+
+    preset: str
+    radius_mm: float
+    batch: int
+    threads: int
+    cpu_seconds_per_tumor: float
+    lowest: float
+    highest: float
+    repetitions: int
+
+
+def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | None = None) -> DiffusionTissue:
+    """Make an untrained generator of a preset's size.
+
+    Args:
+        preset: Name of the preset in both stages.
+        steps: Denoising steps T.
+        sides: Sides of the regions of interest; those of the preset by default.
+
+    Returns:
+        The generator.
+    """
+    import torch
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    from autoencoder.intensity import ABDOMEN_WINDOW
+    from autoencoder.presets import AUTOENCODER_PRESETS
+    from diffusion.generator_folder import LoadedGenerator
+    from diffusion.generator_info import GeneratorInfo
+    from diffusion.pipeline import TumorDiffusionPipeline
+    from diffusion.presets import DIFFUSION_PRESETS
+    from diffusion.provenance import Provenance
+
+    rng = torch.Generator().manual_seed(0)
+    autoencoder = AUTOENCODER_PRESETS[preset].build_model(ABDOMEN_WINDOW, rng)
+    denoiser = DIFFUSION_PRESETS[preset].build_model(autoencoder.config["latent_channels"], rng)
+    pipeline = TumorDiffusionPipeline(autoencoder.eval(), denoiser.eval(), FlowMatchEulerDiscreteScheduler())
+    info = GeneratorInfo(roi_sides=sides or DIFFUSION_PRESETS[preset].crop_sides, preset=preset)
+    return DiffusionTissue(LoadedGenerator(pipeline, info, Provenance(diffusion=(), autoencoder=())), steps=steps)
+
+
+def measure_cost(
+    preset: str,
+    radius_mm: float,
+    batch: int,
+    *,
+    threads: int = 1,
+    repetitions: int = 5,
+    sides: tuple[int, ...] | None = None,
+) -> SynthesisCost:
+    """Measure the whole synthesis of tumours of one size.
+
+    Args:
+        preset: Name of the preset.
+        radius_mm: Radius in mm.
+        batch: Tumours that are made together.
+        threads: Threads of torch.
+        repetitions: Measured repetitions, after one warm-up.
+        sides: Sides of the regions of interest; those of the preset by default.
+
+    Returns:
+        The cost.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    synthesizer = TumorSynthesizer(untrained_tissue(preset, sides=sides), max_attempts=1)
+    host, specs = _host_with_room(radius_mm, batch)
+    seconds = []
+    for repetition in range(repetitions + 1):
+        started = time.process_time()
+        result = synthesizer.synthesize(host, specs)
+        if repetition > 0:
+            seconds.append((time.process_time() - started) / batch)
+        unplaced = {reason: count for reason, count in result.rejected.items() if reason != "invisible"}
+        if unplaced:
+            raise RuntimeError(f"The benchmark's tumours did not all find room: {unplaced}.")
+    return SynthesisCost(
+        preset, radius_mm, batch, threads, statistics.median(seconds), min(seconds), max(seconds), repetitions
+    )
+
+
+def peak_memory_mb(preset: str, radii_mm: Sequence[float]) -> float:
+    """Peak resident memory of a new process that makes tumours in regions of interest and nothing else.
+
+    Args:
+        preset: Name of the preset.
+        radii_mm: Radii of the tumours, made one after another.
+
+    Returns:
+        Peak resident set size in MB, Python and torch included.
+    """
+    program = (
+        "import sys\n"
+        "from nnunet_difftumor.synthesis_benchmark import print_peak_memory\n"
+        "print_peak_memory(sys.argv[1], [float(radius) for radius in sys.argv[2:]])\n"
+    )
+    words = [sys.executable, "-c", program, preset, *map(str, radii_mm)]
+    printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(printed.splitlines()[-1])["peak_rss_mb"])
+
+
+def print_peak_memory(preset: str, radii_mm: Sequence[float]) -> None:
+    """Make one tumour of each radius and print this process's peak memory as JSON.
+
+    Args:
+        preset: Name of the preset.
+        radii_mm: Radii in mm.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    synthesizer = TumorSynthesizer(untrained_tissue(preset), max_attempts=1)
+    for radius_mm in radii_mm:
+        synthesizer.synthesize(*_host_with_room(radius_mm, 1))
+    print(json.dumps({"peak_rss_mb": _peak_rss_kb() / 1024.0}))
+
+
+def _peak_rss_kb() -> int:
+    """Peak resident memory since this program started, in KiB.
+
+    `getrusage` counts the memory of the process that started this one; the kernel's own mark does not.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def full_benchmark(presets: Sequence[str], radii_mm: Sequence[float], repetitions: int) -> dict[str, Any]:
+    """Measure every preset, size and batch, the full patch and the memory.
+
+    Args:
+        presets: Names of the presets.
+        radii_mm: Radii in mm.
+        repetitions: Repetitions of every measurement.
+
+    Returns:
+        Plain values for a JSON file: `rows`, `full_patch_cpu_seconds` by preset, `peak_rss_mb`.
+    """
+    rows = []
+    full_patch = {}
+    for preset in presets:
+        for radius_mm in radii_mm:
+            for batch in (1, 4):
+                rows.append(vars(measure_cost(preset, radius_mm, batch, repetitions=repetitions)))
+        whole = measure_cost(preset, REFERENCE_RADIUS_MM, 1, repetitions=repetitions, sides=(FULL_PATCH_SIDE,))
+        full_patch[preset] = whole.cpu_seconds_per_tumor
+    return {
+        "rows": rows,
+        "full_patch_cpu_seconds": full_patch,
+        "full_patch_side_voxels": FULL_PATCH_SIDE,
+        "peak_rss_mb": peak_memory_mb(presets[-1], radii_mm),
+        "peak_rss_preset": presets[-1],
+        "host_spacing_mm": list(HOST_SPACING_MM),
+    }
+
+
+def _host_with_room(radius_mm: float, count: int) -> tuple[Host, list[TumorSpec]]:
+    """Soft tissue with noise, long enough for tumours side by side."""
+    pitch_mm = 2.0 * 1.6 * radius_mm + 20.0
+    shape = tuple(
+        int(np.ceil(extent_mm / spacing))
+        for extent_mm, spacing in zip((pitch_mm * count, pitch_mm, pitch_mm), HOST_SPACING_MM, strict=True)
+    )
+    rng = np.random.default_rng(0)
+    image = rng.normal(60.0, 12.0, shape).astype(np.float32)
+    everywhere = np.ones(shape, dtype=bool)
+    specs = [
+        TumorSpec(
+            centre_mm=(pitch_mm * (index + 0.5), 0.5 * pitch_mm, 0.5 * pitch_mm),
+            radius_mm=radius_mm,
+            axis_ratios=(1.0, 0.85, 0.7),
+            roughness=0.1,
+            seed=index,
+            contrast_hu=-40.0,
+        )
+        for index in range(count)
+    ]
+    return Host(image, HOST_SPACING_MM, everywhere, everywhere, everywhere), specs
