@@ -29,7 +29,8 @@ class TumorPlan:
         contrasts_hu: Contrasts to draw from in HU; None leaves them to the generator.
         minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
         tries: Centres that are tried for a tumour before a smaller one is drawn.
-        shrinks: Times that a smaller radius is drawn before the tumour is given up.
+        shrinks: Times that a smaller radius is drawn, down to the smallest of all classes, before the tumour
+            is given up.
     """
 
     size_classes: tuple[SizeClass, ...] = PAPER_SIZE_CLASSES
@@ -105,6 +106,7 @@ def _place_one(
     preferred: Sequence[int] | None,
     rng: np.random.Generator,
 ) -> TumorSpec | None:
+    smallest_mm = min(size.radius_mm[0] for size in plan.size_classes)
     spec = draw_tumor_spec(size_class, (0.0, 0.0, 0.0), plan.contrasts_hu, rng)
     for _ in range(plan.shrinks + 1):
         surface = TumorSurface(spec)
@@ -116,7 +118,9 @@ def _place_one(
         fits &= _is_apart(surface, centres_mm, placed)
         if fits.any():
             return spec.moved_to(centres_mm[int(np.argmax(fits))])
-        spec = replace(spec, radius_mm=float(rng.uniform(0.5, 0.8)) * spec.radius_mm)
+        if spec.radius_mm <= smallest_mm:
+            return None
+        spec = replace(spec, radius_mm=max(smallest_mm, float(rng.uniform(0.5, 0.8)) * spec.radius_mm))
     return None
 
 

@@ -1,0 +1,39 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def nano_generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete generator folder of the smallest size with untrained weights: for plumbing, not for looks."""
+    import torch
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    from autoencoder.intensity import ABDOMEN_WINDOW
+    from autoencoder.presets import AUTOENCODER_PRESETS
+    from diffusion.generator_folder import save_generator
+    from diffusion.generator_info import GeneratorInfo, TrainingTumor
+    from diffusion.pipeline import TumorDiffusionPipeline
+    from diffusion.presets import DIFFUSION_PRESETS
+    from diffusion.provenance import Provenance
+
+    torch.set_num_threads(1)
+    rng = torch.Generator().manual_seed(0)
+    autoencoder = AUTOENCODER_PRESETS["nano"].build_model(ABDOMEN_WINDOW, rng).eval()
+    denoiser = DIFFUSION_PRESETS["nano"].build_model(autoencoder.config["latent_channels"], rng).eval()
+    pipeline = TumorDiffusionPipeline(autoencoder, denoiser, FlowMatchEulerDiscreteScheduler(shift=1.0))
+    tumors = tuple(TrainingTumor(radius_mm=8.0, contrast_hu=hu, heterogeneity_hu=8.0) for hu in (-40.0, -30.0))
+    info = GeneratorInfo(
+        roi_sides=(16, 32),
+        margin_voxels=6,
+        training_tumors=tumors,
+        preset="nano",
+        data_note="untrained weights for tests",
+    )
+    folder = tmp_path_factory.mktemp("generator") / "generator"
+    save_generator(folder, pipeline, info, Provenance(diffusion=(), autoencoder=()))
+    return folder

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from nnunet_difftumor.cli import main
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.scan_synthesis import ScanRequest, read_records, synthesize_scan
+
+SLOPE, INTERCEPT = 0.5, -1024.0
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> tuple[Path, Path]:
+    """A CT stored as int16 with slope and intercept, sheared voxel order, and an organ mask with another label."""
+    rng = np.random.default_rng(0)
+    shape = (60, 56, 30)  # (X, Y, Z)
+    hu = rng.normal(60.0, 10.0, shape)
+    organ = np.zeros(shape, dtype=np.uint8)
+    organ[8:-8, 8:-8, 4:-4] = 1
+    organ[8:14, 8:14, 4:-4] = 3
+    hu[organ == 0] = -100.0
+    affine = np.diag([-1.5, 1.5, 3.0, 1.0])
+    stored = np.round((hu - INTERCEPT) / SLOPE).astype(np.int16)
+    image = nibabel.Nifti1Image(stored, affine)
+    image.header.set_slope_inter(SLOPE, INTERCEPT)
+    image.header["descrip"] = b"kept"
+    ct_path, mask_path = tmp_path / "scan.nii.gz", tmp_path / "organ.nii.gz"
+    nibabel.save(image, ct_path)
+    nibabel.save(nibabel.Nifti1Image(organ, affine), mask_path)
+    return ct_path, mask_path
+
+
+def arguments(scan: tuple[Path, Path], generator: Path, output: Path, *more: str) -> list[str]:
+    ct, mask = map(str, scan)
+    fixed = ["synthesize", "--ct", ct, "--organ-mask", mask, "--organ-label", "1", "--generator", str(generator)]
+    return [*fixed, "--output", str(output), "--radius-mm", "6", "8", "--seed", "3", *more]
+
+
+def test_the_command_writes_everything_and_changes_nothing_outside(scan, nano_generator_folder, tmp_path):
+    output = tmp_path / "out"
+    assert main(arguments(scan, nano_generator_folder, output, "--count", "2")) == 0
+    assert {path.name for path in output.iterdir()} == {"ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png"}
+    before, after = nibabel.load(scan[0]), nibabel.load(output / "ct.nii.gz")
+    assert after.header.binaryblock == before.header.binaryblock
+    old, new = before.dataobj.get_unscaled(), after.dataobj.get_unscaled()
+    label = np.asarray(nibabel.load(output / "label.nii.gz").dataobj)
+    mask = np.asarray(nibabel.load(scan[1]).dataobj)
+    tumor = label == 4
+    assert tumor.any()
+    assert np.array_equal(label[~tumor], mask[~tumor])
+    assert (mask[tumor] == 1).all(), "tumours replace the organ only"
+    changed = old != new
+    assert changed[tumor].mean() > 0.9
+    assert (mask[changed] == 1).all()
+    records = json.loads((output / "tumors.json").read_text())
+    assert records["synthetic"] is True
+    assert 1 <= len(records["tumors"]) <= 2
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial")]
+
+
+def test_a_replayed_record_gives_the_same_bytes(scan, nano_generator_folder, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(arguments(scan, nano_generator_folder, first)) == 0
+    replay = ("--replay", str(first / "tumors.json"))
+    assert main(arguments(scan, nano_generator_folder, second, *replay)) == 0
+    for name in ("ct.nii.gz", "label.nii.gz"):
+        assert np.array_equal(
+            nibabel.load(first / name).dataobj.get_unscaled(), nibabel.load(second / name).dataobj.get_unscaled()
+        )
+    assert read_records(first / "tumors.json") == read_records(second / "tumors.json")
+
+
+def test_a_tumour_mask_is_used_as_it_is(scan, nano_generator_folder, tmp_path):
+    organ = nibabel.load(scan[1])
+    drawn = np.zeros(organ.shape, dtype=np.uint8)
+    drawn[25:33, 25:33, 12:16] = 1
+    nibabel.save(nibabel.Nifti1Image(drawn, organ.affine), tmp_path / "tumor.nii.gz")
+    output = tmp_path / "out"
+    more = ("--tumor-mask", str(tmp_path / "tumor.nii.gz"), "--contrast-hu", "-60", "-50")
+    assert main(arguments(scan, nano_generator_folder, output, *more)) == 0
+    label = np.asarray(nibabel.load(output / "label.nii.gz").dataobj)
+    assert np.array_equal(label == 4, drawn == 1)
+
+
+def test_results_are_not_overwritten_unless_asked(scan, nano_generator_folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert main(arguments(scan, nano_generator_folder, output)) == 0
+    before = (output / "ct.nii.gz").read_bytes()
+    assert main(arguments(scan, nano_generator_folder, output, "--seed", "9")) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert (output / "ct.nii.gz").read_bytes() == before
+    assert main(arguments(scan, nano_generator_folder, output, "--seed", "9", "--overwrite")) == 0
+    assert (output / "ct.nii.gz").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("empty mask", "no voxel above 0"),
+        ("other geometry", "same grid"),
+        ("missing label", "--organ-label 7 is not in"),
+        ("several labels", "name the organ's with --organ-label"),
+        ("nan", "NaN"),
+        ("grey values", "HU"),
+        ("truncated", "truncated"),
+        ("foreign generator", "generator"),
+        ("incomplete generator", "autoencoder"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(spoil, message, scan, nano_generator_folder, tmp_path, capsys):
+    ct_path, mask_path = scan
+    generator, organ_label = nano_generator_folder, ["--organ-label", "1"]
+    image, mask = nibabel.load(ct_path), nibabel.load(mask_path)
+    values = image.get_fdata()
+    if spoil == "empty mask":
+        nibabel.save(nibabel.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), mask_path)
+    elif spoil == "other geometry":
+        nibabel.save(nibabel.Nifti1Image(np.asarray(mask.dataobj)[:-4], mask.affine), mask_path)
+    elif spoil == "missing label":
+        organ_label = ["--organ-label", "7"]
+    elif spoil == "several labels":
+        organ_label = []
+    elif spoil == "nan":
+        values[3, 3, 3] = np.nan
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), image.affine), ct_path)
+    elif spoil == "grey values":
+        grey = np.clip((values + 160) / 400 * 255, 0, 255).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(grey, image.affine), ct_path)
+    elif spoil == "truncated":
+        ct_path.write_bytes(ct_path.read_bytes()[:4000])
+    elif spoil == "foreign generator":
+        generator = tmp_path / "foreign"
+        generator.mkdir()
+        (generator / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    elif spoil == "incomplete generator":
+        generator = tmp_path / "incomplete"
+        generator.mkdir()
+        for name in ("model_index.json", "generator.json", "provenance.json"):
+            (generator / name).write_bytes((nano_generator_folder / name).read_bytes())
+    output = tmp_path / "out"
+    words = ["synthesize", "--ct", str(ct_path), "--organ-mask", str(mask_path), *organ_label]
+    assert main([*words, "--generator", str(generator), "--output", str(output), "--radius-mm", "6", "8"]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial")]
+
+
+def test_an_impossible_request_is_named(scan, nano_generator_folder):
+    with pytest.raises(DiffTumorError, match="--count"):
+        ScanRequest(ct_path=scan[0], organ_mask_path=scan[1], generator_folder=nano_generator_folder, count=0)
+
+
+def test_nothing_is_written_when_no_tumour_finds_room(scan, nano_generator_folder, tmp_path):
+    mask = nibabel.load(scan[1])
+    thin = np.zeros(mask.shape, dtype=np.uint8)
+    thin[30, 30, 5:25] = 1
+    nibabel.save(nibabel.Nifti1Image(thin, mask.affine), scan[1])
+    request = ScanRequest(
+        ct_path=scan[0], organ_mask_path=scan[1], generator_folder=nano_generator_folder, radius_mm=(8.0, 9.0)
+    )
+    result = synthesize_scan(request, tmp_path / "out")
+    assert result.tumors == ()
+    assert result.rejected == {"no_room": 3}
+    assert not (tmp_path / "out").exists()
