@@ -1,0 +1,94 @@
+"""How well the autoencoder reconstructs crops it has not seen, in HU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, interpolate
+
+from autoencoder.model import AutoencoderKL3D
+
+_SAMPLES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class ReconstructionErrors:
+    """Mean absolute errors inside the HU window, beside two yardsticks that need no training.
+
+    Attributes:
+        mae_hu: Error of the autoencoder, in HU.
+        mae_pool2_hu: Error of 2x average pooling and trilinear upsampling, which keeps as many
+            numbers as the latents of 8 channels do, in HU.
+        mae_pool4_hu: Error of 4x average pooling and trilinear upsampling, in HU.
+        voxels: Voxels that the means are taken over.
+    """
+
+    mae_hu: float
+    mae_pool2_hu: float
+    mae_pool4_hu: float
+    voxels: int
+
+
+@torch.no_grad()
+def reconstruction_errors(
+    model: AutoencoderKL3D, crops_hu: Sequence[Tensor], masks: Sequence[Tensor] | None = None
+) -> ReconstructionErrors:
+    """Compare reconstructions with the crops, all limited to the model's HU window.
+
+    Args:
+        model: Autoencoder; put it into evaluation mode first.
+        crops_hu: Crops in HU, of shapes (B, 1, D, H, W) that may differ between the items.
+        masks: True where voxels count, one mask per crop and of its shape; None counts all.
+
+    Returns:
+        Errors over all voxels that count.
+
+    Raises:
+        ValueError: If masks and crops do not pair up, or no voxel counts.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    voxels = 0
+    for crop_hu, mask in _chunks(crops_hu, masks):
+        target_hu = model.window.clip(crop_hu.to(model.device))
+        mask = mask.to(target_hu.device)
+        estimates_hu = (model.window.clip(model.reconstruct(target_hu)), *_pooled(target_hu))
+        errors = [(estimate - target_hu)[mask].abs().sum(dtype=torch.float64) for estimate in estimates_hu]
+        sums += torch.stack(errors).cpu()
+        voxels += int(mask.sum())
+    if voxels == 0:
+        raise ValueError("No voxel to measure the reconstruction error on. Give at least one non-empty mask.")
+    model_hu, pool2_hu, pool4_hu = (sums / voxels).tolist()
+    return ReconstructionErrors(model_hu, pool2_hu, pool4_hu, voxels)
+
+
+def body_masks(model: AutoencoderKL3D, crops_hu: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Mark what is denser than the window's lower end: tissue, not air or lung.
+
+    Args:
+        model: Autoencoder whose window counts.
+        crops_hu: Crops in HU.
+
+    Returns:
+        One boolean mask per crop, of its shape.
+    """
+    return tuple(crop_hu > model.window.low_hu for crop_hu in crops_hu)
+
+
+def _pooled(image_hu: Tensor) -> Iterator[Tensor]:
+    for factor in (2, 4):
+        pooled = avg_pool3d(image_hu, factor)
+        yield interpolate(pooled, size=image_hu.shape[2:], mode="trilinear", align_corners=False)
+
+
+def _chunks(crops_hu: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Iterator[tuple[Tensor, Tensor]]:
+    if masks is None:
+        masks = [torch.ones_like(crop_hu, dtype=torch.bool) for crop_hu in crops_hu]
+    shapes = [tuple(crop_hu.shape) for crop_hu in crops_hu]
+    mask_shapes = [tuple(mask.shape) for mask in masks]
+    if shapes != mask_shapes:
+        raise ValueError(f"Each crop needs a mask of its shape; crops are {shapes}, masks {mask_shapes}.")
+    for crop_hu, mask in zip(crops_hu, masks, strict=True):
+        yield from zip(crop_hu.split(_SAMPLES_AT_ONCE), mask.bool().split(_SAMPLES_AT_ONCE), strict=True)

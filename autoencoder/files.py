@@ -1,0 +1,55 @@
+"""Writing that is either complete or not there: a temporary name first, then a rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file under a temporary name and rename it.
+
+    Args:
+        path: File to write; an older version is replaced at once.
+        content: What `json.dumps` accepts; NaN and infinity are refused.
+    """
+    temporary = path.with_name(f".unfinished_{path.name}")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Fill a temporary folder that takes the name `folder` when the block ends without an error.
+
+    Args:
+        folder: Final folder; an older version stays until the new one is complete.
+
+    Yields:
+        The empty temporary folder beside it. Files in it become readable as the umask allows
+        (some writers create them for their owner only).
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".unfinished_{folder.name}")
+    replaced = folder.with_name(f".replaced_{folder.name}")
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    yield temporary
+    _apply_umask(temporary)
+    if folder.exists():
+        os.replace(folder, replaced)
+    os.replace(temporary, folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _apply_umask(folder: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -1,0 +1,238 @@
+"""Isotropic 3D KL autoencoder for CT whose output does not depend on the crop it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from autoencoder.intensity import IntensityWindow
+from autoencoder.layers import ChannelRMSNorm, PixelShuffle3D, ResidualBlock
+
+_LOG_VARIANCE_LIMITS = (-20.0, 10.0)
+_SMALL_CONVOLUTION_ELEMENTS = 20_480  # N*C*D*H up to which torch sends a batch of 1 to its slow path
+
+
+class AutoencoderOutput(NamedTuple):
+    """What one training pass returns.
+
+    Attributes:
+        reconstruction: Decoded sample in unit range. Shape (B, 1, D, H, W).
+        mean: Posterior mean of the latents. Shape (B, C, D/4, H/4, W/4).
+        log_variance: Posterior log variance of the latents. Shape (B, C, D/4, H/4, W/4).
+    """
+
+    reconstruction: Tensor
+    mean: Tensor
+    log_variance: Tensor
+
+
+class AutoencoderKL3D(ModelMixin, ConfigMixin):
+    """CT crop to latents of a quarter of its side, and back.
+
+    Every operation is local (convolutions and a norm over the channels of one voxel), so the result
+    at a voxel is the same in a small crop and in the whole scan, except close to the crop's edge.
+    No feature map has full resolution: a 4x4x4 convolution of stride 2 comes first and a 3D pixel
+    shuffle last.
+
+    Args:
+        channels: Feature channels at half and at quarter resolution.
+        blocks: Residual blocks per resolution (one less at half resolution in the encoder).
+        latent_channels: Channels of the latents.
+        low_hu: Lower end of the HU window.
+        high_hu: Upper end of the HU window.
+        latents_mean: Mean of each latent channel, subtracted by `encode`. None before it is measured.
+        latents_std: Standard deviation of each latent channel. None before it is measured.
+
+    Raises:
+        ValueError: If the two statistics do not have one value per latent channel.
+    """
+
+    downsampling = 4
+
+    @register_to_config
+    def __init__(
+        self,
+        channels: Sequence[int] = (24, 48),
+        blocks: int = 2,
+        latent_channels: int = 8,
+        low_hu: float = -175.0,
+        high_hu: float = 250.0,
+        latents_mean: Sequence[float] | None = None,
+        latents_std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        half, quarter = channels
+        self.latent_channels = latent_channels
+        self.window = IntensityWindow(low_hu, high_hu)
+        self._check_statistics(latents_mean, latents_std)
+        self.encoder = nn.Sequential(
+            nn.Conv3d(1, half, kernel_size=4, stride=2, padding=1),
+            *(ResidualBlock(half) for _ in range(blocks - 1)),
+            nn.Conv3d(half, quarter, kernel_size=4, stride=2, padding=1),
+            *(ResidualBlock(quarter) for _ in range(blocks)),
+            ChannelRMSNorm(quarter),
+            nn.SiLU(),
+            nn.Conv3d(quarter, 2 * latent_channels, kernel_size=1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv3d(latent_channels, quarter, kernel_size=3, padding=1),
+            *(ResidualBlock(quarter) for _ in range(blocks)),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv3d(quarter, half, kernel_size=3, padding=1),
+            *(ResidualBlock(half) for _ in range(blocks)),
+            ChannelRMSNorm(half),
+            nn.SiLU(),
+            nn.Conv3d(half, 8, kernel_size=3, padding=1),
+            PixelShuffle3D(),
+        )
+
+    def forward(self, unit: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
+        """Encode and decode one sample of the posterior; the pass that training differentiates.
+
+        Args:
+            unit: Image in [-1, 1]. Shape (B, 1, D, H, W), each side a multiple of 4.
+            generator: Source of the posterior sample; None decodes the posterior mean.
+
+        Returns:
+            Reconstruction in unit range and the two moments.
+        """
+        mean, log_variance = self.encode_moments(unit)
+        latents = mean
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=torch.float32)
+            latents = mean + (0.5 * log_variance).exp() * noise.to(mean.dtype)
+        return AutoencoderOutput(self.decode_moments(latents), mean, log_variance)
+
+    def encode_moments(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the log variance of the latents, before standardisation.
+
+        Args:
+            unit: Image in [-1, 1]. Shape (B, 1, D, H, W), each side a multiple of 4.
+
+        Returns:
+            Mean and log variance, each of shape (B, C, D/4, H/4, W/4).
+
+        Raises:
+            ValueError: If the shape is not (B, 1, D, H, W) or a side is no multiple of 4.
+        """
+        if unit.ndim != 5 or unit.shape[1] != 1 or any(side % 4 or side == 0 for side in unit.shape[2:]):
+            raise ValueError(
+                f"The autoencoder takes crops of shape (B, 1, D, H, W) with sides that are multiples of 4, "
+                f"got {tuple(unit.shape)}. Crop or pad (with air) to such a size first."
+            )
+        mean, log_variance = self.encoder(unit).chunk(2, dim=1)
+        return mean, log_variance.clamp(*_LOG_VARIANCE_LIMITS)
+
+    def decode_moments(self, latents: Tensor) -> Tensor:
+        """Decode latents that are not standardised (the scale of `encode_moments`).
+
+        Args:
+            latents: Latents. Shape (B, C, D/4, H/4, W/4).
+
+        Returns:
+            Image in unit range. Shape (B, 1, D, H, W).
+
+        Raises:
+            ValueError: If the shape is not (B, C, d, h, w) with this model's number of channels.
+        """
+        self._check_latents(latents)
+        return self.decoder(latents)
+
+    def encode(self, image_hu: Tensor) -> Tensor:
+        """Encode a CT crop to standardised latents (posterior mean; nothing is drawn).
+
+        Args:
+            image_hu: CT in HU; values outside the window saturate. Shape (B, 1, D, H, W).
+
+        Returns:
+            Latents with about zero mean and unit standard deviation per channel.
+            Shape (B, C, D/4, H/4, W/4).
+        """
+        unit = self.window.to_unit(image_hu)
+        count = unit.shape[0]
+        if unit.ndim == 5 and self._needs_pair(unit, downsampling=self.downsampling):
+            unit = unit.expand(2, -1, -1, -1, -1)
+        mean = self.encode_moments(unit)[0][:count]
+        shift, scale = self._statistics(mean)
+        return (mean - shift) / scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode standardised latents to a CT crop.
+
+        Args:
+            latents: Standardised latents. Shape (B, C, D/4, H/4, W/4).
+
+        Returns:
+            CT in HU; may leave the window by a little. Shape (B, 1, D, H, W).
+        """
+        self._check_latents(latents)
+        shift, scale = self._statistics(latents)
+        raw = latents * scale + shift
+        count = raw.shape[0]
+        if self._needs_pair(raw, downsampling=1):
+            raw = raw.expand(2, -1, -1, -1, -1)
+        return self.window.to_hu(self.decode_moments(raw)[:count])
+
+    def reconstruct(self, image_hu: Tensor) -> Tensor:
+        """Encode and decode a CT crop.
+
+        Args:
+            image_hu: CT in HU; values outside the window saturate. Shape (B, 1, D, H, W).
+
+        Returns:
+            CT in HU. Shape (B, 1, D, H, W).
+        """
+        return self.decode(self.encode(image_hu))
+
+    def set_latent_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Store the measured mean and standard deviation of each latent channel in the config.
+
+        Args:
+            mean: Mean per channel, of the latents of `encode_moments`.
+            std: Standard deviation per channel, positive.
+
+        Raises:
+            ValueError: If there is not one value per channel or a deviation is not positive.
+        """
+        self._check_statistics(mean, std)
+        self.register_to_config(latents_mean=[float(x) for x in mean], latents_std=[float(x) for x in std])
+
+    def _check_latents(self, latents: Tensor) -> None:
+        if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
+            raise ValueError(
+                f"Latents must have shape (B, {self.latent_channels}, D/4, H/4, W/4), got "
+                f"{tuple(latents.shape)}. Use latents that this autoencoder encoded."
+            )
+
+    def _check_statistics(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+        if mean is None and std is None:
+            return
+        lengths = [len(values) for values in (mean, std) if values is not None]
+        if lengths != [self.latent_channels] * 2 or not all(value > 0 for value in std or ()):
+            raise ValueError(
+                f"latents_mean and latents_std must both hold {self.latent_channels} numbers, the second "
+                f"all positive, got {mean} and {std}. Leave both out to work with raw latents."
+            )
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shift and scale of shape (1, C, 1, 1, 1) on the device and in the type of `like`."""
+        mean = self.config["latents_mean"] or [0.0] * self.latent_channels
+        std = self.config["latents_std"] or [1.0] * self.latent_channels
+        pair = torch.tensor([list(mean), list(std)], dtype=like.dtype, device=like.device)
+        shift, scale = pair.reshape(2, 1, -1, 1, 1, 1)
+        return shift, scale
+
+    def _needs_pair(self, batch: Tensor, downsampling: int) -> bool:
+        """Whether a second sample makes the convolutions on this crop cheaper.
+
+        On a CPU torch sends the convolutions of a small single crop to a path that is slower
+        than the usual one is for two crops.
+        """
+        depth, height = batch.shape[2] // downsampling, batch.shape[3] // downsampling
+        elements = self.config["channels"][1] * depth * height
+        return batch.shape[0] == 1 and batch.device.type == "cpu" and elements <= _SMALL_CONVOLUTION_ELEMENTS

@@ -1,0 +1,178 @@
+"""Sizes, loss weights and training defaults of the autoencoder, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from autoencoder.fit_settings import FitSettings
+
+if TYPE_CHECKING:  # the table itself is light enough for a command line's help
+    import torch
+
+    from autoencoder.intensity import IntensityWindow
+    from autoencoder.model import AutoencoderKL3D
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weight of each term of the autoencoder's loss; a term of weight 0 is not computed.
+
+    Attributes:
+        l1: Mean absolute error in unit range.
+        multi_scale: Mean absolute error after 2x, 4x and 8x average pooling, each.
+        gradient: Mean absolute error of the forward differences along the three axes.
+        fft: Mean absolute error of the orthonormal Fourier coefficients.
+        kl: Kullback-Leibler divergence to the standard normal, summed over the latent channels.
+    """
+
+    l1: float = 1.0
+    multi_scale: float = 0.0
+    gradient: float = 0.0
+    fft: float = 0.0
+    kl: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.l1 <= 0 or min(self.multi_scale, self.gradient, self.fft, self.kl) < 0:
+            raise ValueError(f"Loss weights need l1 > 0 and no negative value, got {self}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderPreset:
+    """Architecture, loss and training defaults that belong together.
+
+    Attributes:
+        name: Key of the preset in AUTOENCODER_PRESETS.
+        channels: Feature channels at half and at quarter resolution.
+        blocks: Residual blocks per resolution.
+        latent_channels: Channels of the latents.
+        crop_sides: Sides of the cubic training crops, in voxels.
+        crop_probabilities: How often each side is drawn; same length, sums to 1.
+        voxels_per_batch: Voxels of one batch, the same for every side.
+        steps: Training steps.
+        learning_rate: Peak learning rate (cosine decay after warm-up).
+        warmup_steps: Steps of the linear warm-up.
+        ema_decay: Decay of the averaged weights; None keeps the last weights.
+        losses: Loss weights.
+    """
+
+    name: str
+    channels: tuple[int, int]
+    blocks: int
+    latent_channels: int = 8
+    crop_sides: tuple[int, ...]
+    crop_probabilities: tuple[float, ...]
+    voxels_per_batch: int
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 50
+    ema_decay: float | None
+    losses: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        same_length = len(self.crop_sides) == len(self.crop_probabilities)
+        if not self.crop_sides or not same_length or abs(sum(self.crop_probabilities) - 1) > 1e-6:
+            raise ValueError(
+                f"Preset {self.name!r} needs one probability per crop side, summing to 1, got sides "
+                f"{self.crop_sides} and probabilities {self.crop_probabilities}."
+            )
+        if any(side % 4 or side <= 0 for side in self.crop_sides):
+            raise ValueError(f"Crop sides must be positive multiples of 4, got {self.crop_sides}.")
+
+    def batch_size(self, crop_side: int) -> int:
+        """Crops of this side (in voxels) that make one batch, at least one."""
+        return max(1, self.voxels_per_batch // crop_side**3)
+
+    def build_model(self, window: IntensityWindow, generator: torch.Generator) -> AutoencoderKL3D:
+        """Make an untrained model of this size.
+
+        Args:
+            window: HU window of the model's inputs and outputs.
+            generator: Source of the initial weights.
+
+        Returns:
+            The model, on the CPU.
+        """
+        import torch
+
+        from autoencoder.initial_weights import draw_initial_weights_
+        from autoencoder.model import AutoencoderKL3D
+
+        with torch.random.fork_rng(devices=[]):  # torch's layers draw a start of their own first
+            model = AutoencoderKL3D(
+                channels=self.channels,
+                blocks=self.blocks,
+                latent_channels=self.latent_channels,
+                low_hu=window.low_hu,
+                high_hu=window.high_hu,
+            )
+        draw_initial_weights_(model, generator)
+        return model
+
+    def fit_settings(
+        self,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        mixed_precision: str = "no",
+        checkpoint_every: int = 200,
+        workers: int = 0,
+    ) -> FitSettings:
+        """Combine the preset's training defaults with what a run chooses."""
+        return FitSettings(
+            steps=self.steps if steps is None else steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            mixed_precision=mixed_precision,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            workers=workers,
+        )
+
+
+def _table(*presets: AutoencoderPreset) -> Mapping[str, AutoencoderPreset]:
+    return MappingProxyType({preset.name: preset for preset in presets})
+
+
+AUTOENCODER_PRESETS: Mapping[str, AutoencoderPreset] = _table(
+    AutoencoderPreset(  # unit tests and a first look: learns shapes, not texture
+        name="nano",
+        channels=(8, 16),
+        blocks=1,
+        crop_sides=(16, 32),
+        crop_probabilities=(0.5, 0.5),
+        voxels_per_batch=2 * 32**3,
+        steps=20,
+        learning_rate=2e-3,
+        ema_decay=None,
+    ),
+    AutoencoderPreset(  # trains in minutes on two CPU cores
+        name="tiny",
+        channels=(24, 48),
+        blocks=2,
+        crop_sides=(32, 48),
+        crop_probabilities=(0.5, 0.5),
+        voxels_per_batch=4 * 48**3,
+        steps=1500,
+        learning_rate=2e-3,
+        ema_decay=0.998,
+        losses=LossWeights(gradient=0.5, fft=0.1, kl=1e-5),
+    ),
+    AutoencoderPreset(  # one GPU or more
+        name="base",
+        channels=(48, 96),
+        blocks=2,
+        crop_sides=(32, 48, 64, 96),
+        crop_probabilities=(0.3, 0.3, 0.3, 0.1),
+        voxels_per_batch=16 * 48**3,
+        steps=100_000,
+        learning_rate=3e-4,
+        warmup_steps=1000,
+        ema_decay=0.9995,
+        losses=LossWeights(multi_scale=0.25, gradient=0.5, fft=0.1, kl=1e-6),
+    ),
+)
+"""The presets by name: nano (tests), tiny (CPU), base (GPU)."""

@@ -1,0 +1,205 @@
+"""Stage one: train the autoencoder on CT crops and leave a folder that the second stage loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from autoencoder.evaluation import body_masks, reconstruction_errors
+from autoencoder.files import replaced_folder, write_json
+from autoencoder.fit import Fit, LossFunction
+from autoencoder.fit_settings import FitStep
+from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
+from autoencoder.losses import autoencoder_losses
+from autoencoder.model import AutoencoderKL3D
+from autoencoder.presets import AutoencoderPreset, LossWeights
+from autoencoder.records import TrainingRecord
+
+_STATISTICS_BATCHES = 16
+_PICTURES = 4
+_DIFFERENCE_RANGE_HU = 100.0
+_SMALLEST_STD = 1e-4
+
+
+def train_autoencoder(
+    batches: Dataset[dict[str, Tensor]],
+    heldout: Sequence[Tensor],
+    preset: AutoencoderPreset,
+    output_folder: Path,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    window: IntensityWindow = ABDOMEN_WINDOW,
+    heldout_masks: Mapping[str, Sequence[Tensor]] | None = None,
+    mixed_precision: str = "no",
+    workers: int = 0,
+    checkpoint_every: int = 200,
+    evaluate_every: int = 250,
+    identity: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> AutoencoderKL3D:
+    """Train, measure the latents and the held-out error, and save the autoencoder.
+
+    The output folder receives `autoencoder/` (config and safetensors), `heldout.json`,
+    `history.csv`, `heldout_history.csv`, `tensorboard/`, `fit.json` and `checkpoints/`.
+
+    Args:
+        batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU}, always
+            the same for the same i.
+        heldout: Crops in HU that no training batch shows, of shapes (B, 1, D, H, W).
+        preset: Architecture, loss weights and training defaults.
+        output_folder: Empty or new folder, unless `resume` is True.
+        steps: Training steps; None takes the preset's.
+        seed: Seed of initial weights and noise.
+        resume: Go on from the newest checkpoint in `output_folder`.
+        window: HU window of the model.
+        heldout_masks: Masks by name ("tumor"), one per held-out crop, to measure the error inside.
+        mixed_precision: "no", "bf16" or "fp16".
+        workers: Data-loading processes; 0 loads in the training process.
+        checkpoint_every: Steps between checkpoints.
+        evaluate_every: Steps between measurements and pictures on the held-out crops.
+        identity: JSON content that must be the same at a resume, such as the data's fingerprint.
+        show_progress: Show a progress bar.
+
+    Returns:
+        The autoencoder with averaged weights and latent statistics, in evaluation mode.
+
+    Raises:
+        OutputFolderExistsError: If the folder is not empty and `resume` is False.
+        ResumeError: If the folder holds a run with other settings.
+        ValueError: If there is no held-out crop, or the masks do not match the crops.
+    """
+    output_folder = Path(output_folder)
+    model = preset.build_model(window, torch.Generator().manual_seed(seed))
+    masks = _heldout_masks(model, heldout, heldout_masks)
+    settings = preset.fit_settings(
+        steps=steps,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        checkpoint_every=checkpoint_every,
+        workers=workers,
+    )
+    identity = {"preset": asdict(preset), "window": asdict(window), **(identity or {})}
+    loss = _loss_function(window, preset.losses)
+    fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
+    _run(fit, heldout, masks, evaluate_every, show_progress)
+    _measure_latents(model, batches, min(_STATISTICS_BATCHES, settings.steps))
+    if fit.is_main_process:
+        write_json(output_folder / "heldout.json", _heldout_errors(model, heldout, masks))
+        with replaced_folder(output_folder / "autoencoder") as folder:
+            model.save_pretrained(folder)
+    return model
+
+
+def picture_of(image_hu: Tensor, reconstruction_hu: Tensor, window: IntensityWindow) -> NDArray[np.float32]:
+    """Set input, reconstruction and their difference side by side: the middle slice along D.
+
+    Args:
+        image_hu: One crop in HU. Shape (1, D, H, W).
+        reconstruction_hu: Its reconstruction in HU, same shape.
+        window: HU window shown from black to white; differences show +-100 HU around grey.
+
+    Returns:
+        Picture in [0, 1]. Shape (H, 3 W).
+    """
+    middle = image_hu.shape[1] // 2
+    image_hu, reconstruction_hu = (window.clip(x[0, middle]) for x in (image_hu, reconstruction_hu))
+    difference = 0.5 + (reconstruction_hu - image_hu) / (2.0 * _DIFFERENCE_RANGE_HU)
+    tiles = [(window.to_unit(x) + 1.0) / 2.0 for x in (image_hu, reconstruction_hu)]
+    return torch.cat([*tiles, difference.clip(0.0, 1.0)], dim=1).float().cpu().numpy()
+
+
+def _loss_function(window: IntensityWindow, weights: LossWeights) -> LossFunction:
+    def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        unit = window.to_unit(batch["image_hu"])
+        # Without the KL term nothing holds the posterior's width, so its mean is decoded.
+        output = model(unit, generator if weights.kl > 0 else None)
+        return autoencoder_losses(output, unit, weights)
+
+    return loss
+
+
+def _run(
+    fit: Fit[AutoencoderKL3D],
+    heldout: Sequence[Tensor],
+    masks: Mapping[str, Sequence[Tensor]],
+    evaluate_every: int,
+    show_progress: bool,
+) -> None:
+    if not fit.is_main_process:
+        for _ in fit:
+            pass
+        return
+    total = fit.settings.steps
+    progress = tqdm(total=total, initial=fit.steps_done, desc="autoencoder", disable=not show_progress)
+    with fit.saved_on_interrupt(), progress, TrainingRecord(fit.output_folder, fit.steps_done) as record:
+        for step in fit:
+            record.add_step(step)
+            progress.update()
+            progress.set_postfix(loss=f"{step.losses['total']:.4f}", refresh=False)
+            if step.index % evaluate_every == 0 or step.index == total:
+                _evaluate(fit, step, heldout, masks, record)
+
+
+def _evaluate(
+    fit: Fit[AutoencoderKL3D],
+    step: FitStep,
+    heldout: Sequence[Tensor],
+    masks: Mapping[str, Sequence[Tensor]],
+    record: TrainingRecord,
+) -> None:
+    with fit.averaged_model() as model:
+        errors = _heldout_errors(model, heldout, masks)
+        for number, crops_hu in enumerate(heldout[:_PICTURES]):
+            crop_hu = crops_hu[:1].to(model.device)
+            with torch.no_grad():
+                picture = picture_of(crop_hu[0], model.reconstruct(crop_hu)[0], model.window)
+            record.add_picture(step.index, f"input_reconstruction_difference/{number}", picture)
+    record.add_heldout(step.index, {f"mae_hu_{name}": values["mae_hu"] for name, values in errors.items()})
+
+
+def _heldout_errors(
+    model: AutoencoderKL3D, heldout: Sequence[Tensor], masks: Mapping[str, Sequence[Tensor]]
+) -> dict[str, dict[str, float]]:
+    errors = {"all": asdict(reconstruction_errors(model, heldout))}
+    for name, subset in masks.items():
+        errors[name] = asdict(reconstruction_errors(model, heldout, subset))
+    return errors
+
+
+def _heldout_masks(
+    model: AutoencoderKL3D, heldout: Sequence[Tensor], given: Mapping[str, Sequence[Tensor]] | None
+) -> dict[str, Sequence[Tensor]]:
+    """Add the body to the given masks, check them, and leave out those without any voxel."""
+    if not heldout:
+        raise ValueError("heldout is empty; keep at least one crop out of training to measure the error on.")
+    masks = {"body": body_masks(model, heldout), **(given or {})}
+    for name, subset in masks.items():
+        if [mask.shape for mask in subset] != [crop_hu.shape for crop_hu in heldout]:
+            raise ValueError(f"heldout_masks[{name!r}] must hold one mask per held-out crop, of its shape.")
+    return {name: subset for name, subset in masks.items() if any(bool(mask.any()) for mask in subset)}
+
+
+@torch.no_grad()
+def _measure_latents(model: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int) -> None:
+    """Store the mean and the standard deviation of each latent channel over the first batches."""
+    moments = torch.zeros(2, model.latent_channels, dtype=torch.float64)
+    positions = 0
+    for index in range(count):
+        unit = model.window.to_unit(batches[index]["image_hu"].to(model.device))
+        latents = model.encode_moments(unit)[0].transpose(0, 1).flatten(1).double()
+        moments += torch.stack([latents.sum(dim=1), latents.square().sum(dim=1)]).cpu()
+        positions += latents.shape[1]
+    mean, mean_square = moments / positions
+    std = (mean_square - mean.square()).clamp_min(0.0).sqrt().clamp_min(_SMALLEST_STD)
+    model.set_latent_statistics(mean.tolist(), std.tolist())
