@@ -1,0 +1,204 @@
+"""A generator as a folder: weights, configurations, provenance and model card, checked before use.
+
+Layout: model_index.json, autoencoder/, denoiser/, scheduler/, generator.json, provenance.json, README.md.
+Reading the records alone (`read_generator_info`, `read_provenance`) imports neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoencoder.files import replaced_folder
+from diffusion.folder_check import WEIGHTS_FILE, GeneratorFolderError, check_component_classes, require_files
+from diffusion.generator_info import GeneratorInfo, TrainingTumor
+from diffusion.model_card import write_model_card
+from diffusion.provenance import Provenance, load_provenance, save_provenance
+from diffusion.records import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffusion.pipeline import TumorDiffusionPipeline
+
+__all__ = [
+    "GeneratorFolderError",
+    "GeneratorInfo",
+    "LoadedGenerator",
+    "TrainingTumor",
+    "check_generator_folder",
+    "load_generator",
+    "read_generator_info",
+    "read_provenance",
+    "save_generator",
+]
+
+INFO_FILE = "generator.json"
+PROVENANCE_FILE = "provenance.json"
+CARD_FILE = "README.md"
+_FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator ready for use.
+
+    Attributes:
+        pipeline: Networks and scheduler, in evaluation mode.
+        info: What it was made for.
+        provenance: The cases that trained it.
+    """
+
+    pipeline: TumorDiffusionPipeline
+    info: GeneratorInfo
+    provenance: Provenance
+
+
+def save_generator(
+    folder: Path,
+    pipeline: TumorDiffusionPipeline,
+    info: GeneratorInfo,
+    provenance: Provenance,
+    *,
+    replace: bool = False,
+) -> None:
+    """Write a generator folder, complete or not at all.
+
+    Args:
+        folder: Folder to write.
+        pipeline: Networks and scheduler.
+        info: What the generator was made for.
+        provenance: The cases that trained it.
+        replace: Put it in the place of an existing generator folder.
+
+    Raises:
+        GeneratorFolderError: If the folder exists and `replace` is False, or `info` states another
+            window than the autoencoder's.
+    """
+    if folder.exists() and not replace:
+        raise GeneratorFolderError(f"{folder} exists already. Choose another folder, or move it away.")
+    _check_window(folder, pipeline, info)
+    with replaced_folder(folder) as unfinished:
+        pipeline.save_pretrained(str(unfinished), safe_serialization=True)
+        (unfinished / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+        (unfinished / CARD_FILE).write_text(write_model_card(info, provenance), encoding="utf-8")
+        save_provenance(unfinished / PROVENANCE_FILE, provenance)
+
+
+def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:
+    """Check a generator folder without loading its networks.
+
+    Args:
+        folder: Generator folder.
+
+    Returns:
+        What it was made for, and the cases that trained it.
+
+    Raises:
+        GeneratorFolderError: If the folder is incomplete, foreign or could run code when loaded.
+        ProvenanceError: If the record of the training cases is malformed.
+    """
+    require_files(folder, (INFO_FILE, PROVENANCE_FILE))
+    check_component_classes(folder)
+    return read_generator_info(folder), read_provenance(folder)
+
+
+def read_generator_info(folder: Path) -> GeneratorInfo:
+    """Read what a generator was made for.
+
+    Args:
+        folder: Generator folder.
+
+    Returns:
+        The record.
+
+    Raises:
+        GeneratorFolderError: If the record is missing or malformed.
+    """
+    path = folder / INFO_FILE
+    return GeneratorInfo.from_json(read_json(path, GeneratorFolderError, _FIX), source=str(path))
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """Read which cases trained a generator.
+
+    Args:
+        folder: Generator folder.
+
+    Returns:
+        The record.
+
+    Raises:
+        ProvenanceError: If the record is missing or malformed.
+    """
+    return load_provenance(folder / PROVENANCE_FILE)
+
+
+def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> LoadedGenerator:
+    """Load a generator folder; nothing is downloaded or unpickled.
+
+    Args:
+        folder: Generator folder.
+        device: Where the networks shall be.
+
+    Returns:
+        The generator.
+
+    Raises:
+        GeneratorFolderError: If the folder is incomplete, foreign, damaged or could run code when loaded.
+        ProvenanceError: If the record of the training cases is malformed.
+    """
+    folder = Path(folder)
+    info, provenance = check_generator_folder(folder)
+    from diffusion.pipeline import TumorDiffusionPipeline
+
+    for component in ("autoencoder", "denoiser"):
+        _check_weights(folder / component)
+    try:
+        pipeline = TumorDiffusionPipeline.from_pretrained(folder)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise GeneratorFolderError(f"{folder} cannot be loaded ({error}). {_FIX}") from error
+    _check_window(folder, pipeline, info)
+    for model in (pipeline.autoencoder, pipeline.denoiser):
+        model.eval().requires_grad_(False)
+    return LoadedGenerator(pipeline.to(device), info, provenance)
+
+
+def _check_weights(component: Path) -> None:
+    """Compare the tensors of a weights file with those that its config asks for.
+
+    diffusers leaves a tensor that the file lacks at its random start, with a warning only.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    from autoencoder.model import AutoencoderKL3D
+    from diffusion.unet import DenoisingUNet3D
+
+    path = component / WEIGHTS_FILE
+    model_class: Any = {"autoencoder": AutoencoderKL3D, "denoiser": DenoisingUNet3D}[component.name]
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            found = {name: list(file.get_slice(name).get_shape()) for name in names}
+        config = model_class.load_config(str(component), local_files_only=True)
+        with torch.device("meta"):  # shapes only
+            model = model_class.from_config(config)
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise GeneratorFolderError(f"{path} and its config cannot be read ({error}). {_FIX}") from error
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise GeneratorFolderError(
+            f"{path} does not fit {component / 'config.json'}: {len(wrong)} tensors differ, first {wrong[0]!r}. {_FIX}"
+        )
+
+
+def _check_window(folder: Path, pipeline: TumorDiffusionPipeline, info: GeneratorInfo) -> None:
+    window = pipeline.autoencoder.window
+    if (window.low_hu, window.high_hu) != (info.low_hu, info.high_hu):
+        raise GeneratorFolderError(
+            f"The generator of {folder} states the HU window {info.low_hu:g} to {info.high_hu:g}, its autoencoder has "
+            f"{window.low_hu:g} to {window.high_hu:g}. {_FIX}"
+        )

@@ -1,0 +1,168 @@
+"""Crops and masks in, tumours out: the diffusers pipeline around autoencoder, denoiser and scheduler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+
+from autoencoder.model import AutoencoderKL3D
+from diffusion.conditioning import fill_tumor_region, limit_contrast, unshuffle_mask
+from diffusion.flow import draw_noise, flow_sigmas
+from diffusion.folder_check import check_component_classes
+from diffusion.unet import DenoisingUNet3D
+
+DEFAULT_STEPS = 4
+
+
+class TumorPipelineOutput(NamedTuple):
+    """Two decoded crops.
+
+    Attributes:
+        tumor_hu: Crop with a synthetic tumour, in HU. Shape (B, 1, D, H, W).
+        reconstruction_hu: The input after the autoencoder, in HU; `image_hu - reconstruction_hu` is what
+            the autoencoder cannot represent, such as the scan's noise. Shape (B, 1, D, H, W).
+    """
+
+    tumor_hu: Tensor
+    reconstruction_hu: Tensor
+
+
+class TumorDiffusionPipeline(DiffusionPipeline):
+    """Synthesise a tumour inside the mask of each crop.
+
+    Args:
+        autoencoder: First stage, trained.
+        denoiser: Second stage, trained on the latents of that autoencoder.
+        scheduler: Euler steps of a rectified flow.
+    """
+
+    autoencoder: AutoencoderKL3D
+    denoiser: DenoisingUNet3D
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL3D,
+        denoiser: DenoisingUNet3D,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+    ) -> None:
+        super().__init__()
+        self.register_modules(autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> TumorDiffusionPipeline:
+        """Load a pipeline from a local folder that names our own classes and holds no pickle.
+
+        diffusers imports whatever module `model_index.json` names, so the file is checked first.
+
+        Args:
+            pretrained_model_name_or_path: Local generator folder.
+            kwargs: Passed on to diffusers.
+
+        Returns:
+            The pipeline, in evaluation mode.
+
+        Raises:
+            GeneratorFolderError: If the folder is incomplete, names other classes or holds pickle files.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        check_component_classes(folder)
+        fixed = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+        was_enabled = diffusers_logging.is_progress_bar_enabled()
+        diffusers_logging.disable_progress_bar()
+        try:
+            # diffusers draws random weights before it loads the stored ones: torch's global stream
+            # belongs to the caller
+            with torch.random.fork_rng(devices=[]):
+                return super().from_pretrained(str(folder), **{**kwargs, **fixed})
+        finally:
+            if was_enabled:
+                diffusers_logging.enable_progress_bar()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image_hu: Tensor,
+        tumor_mask: Tensor,
+        *,
+        contrast_hu: Tensor | None = None,
+        generators: Sequence[torch.Generator],
+        num_inference_steps: int = DEFAULT_STEPS,
+        texture_hu: Tensor | None = None,
+    ) -> TumorPipelineOutput:
+        """Synthesise one tumour per crop; crops do not influence each other.
+
+        Args:
+            image_hu: CT in HU, padding as air. Shape (B, 1, D, H, W), sides multiples of 4 and of a
+                size that the generator was trained on.
+            tumor_mask: Binary mask with a tumour in every crop. Shape (B, 1, D, H, W).
+            contrast_hu: Wanted contrast against the rim, limited to +-80 HU; NaN leaves it to the
+                network, None does so for all crops. Shape (B,).
+            generators: Source of noise of each crop.
+            num_inference_steps: Calls of the denoiser.
+            texture_hu: Added to the fill that the network sees, such as smooth noise of zero mean.
+                Shape (B, 1, D, H, W).
+
+        Returns:
+            Crop with tumour, and the decoded input, both in HU and whole: compositing is the caller's.
+
+        Raises:
+            ValueError: If shapes, number of generators, mask or image values do not fit.
+        """
+        _check_inputs(image_hu, tumor_mask, generators)
+        device, dtype = self.denoiser.device, self.denoiser.dtype
+        image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
+        if contrast_hu is None:
+            contrast_hu = torch.full((image_hu.shape[0],), torch.nan)
+        contrast_hu = limit_contrast(contrast_hu.to(device, dtype))
+        if texture_hu is not None:
+            texture_hu = texture_hu.to(device, dtype)
+
+        filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
+        condition, original = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
+        noise = torch.cat([draw_noise(original[:1], generator) for generator in generators])
+        sample = self._denoise(noise, condition, unshuffle_mask(tumor_mask).to(dtype), contrast_hu, num_inference_steps)
+        tumor_hu, reconstruction_hu = self.autoencoder.decode(torch.cat([sample, original])).chunk(2)
+        return TumorPipelineOutput(tumor_hu, reconstruction_hu)
+
+    def _denoise(
+        self, noise: Tensor, condition: Tensor, mask_unshuffled: Tensor, contrast_hu: Tensor, num_steps: int
+    ) -> Tensor:
+        """Integrate the flow from noise to latents. Shape (B, C, D/4, H/4, W/4)."""
+        count = noise.shape[0]
+        if count == 1 and noise.device.type == "cpu":
+            # torch's convolution of one small crop is slower on a CPU than of two
+            noise, condition, mask_unshuffled = (x.repeat(2, 1, 1, 1, 1) for x in (noise, condition, mask_unshuffled))
+            contrast_hu = contrast_hu.repeat(2)
+        scheduler: Any = self.scheduler  # its annotations do not cover plain tensors
+        scheduler.set_timesteps(sigmas=flow_sigmas(num_steps), device=noise.device)
+        latents = noise
+        for noise_level, timestep in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
+            noise_levels = noise_level.expand(latents.shape[0])
+            velocity = self.denoiser(latents, condition, mask_unshuffled, contrast_hu, noise_levels)
+            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        return latents[:count]
+
+
+def _check_inputs(image_hu: Tensor, tumor_mask: Tensor, generators: Sequence[torch.Generator]) -> None:
+    if len(generators) != image_hu.shape[0]:
+        raise ValueError(
+            f"generators must hold one torch.Generator per crop, got {len(generators)} for {image_hu.shape[0]} "
+            f"crops. Seed one for each, so that a crop's tumour does not depend on its neighbours."
+        )
+    if not bool(image_hu.isfinite().all()):
+        raise ValueError("image_hu holds NaN or infinite values. Replace what is missing by air (-1000 HU).")
+    if tumor_mask.shape == image_hu.shape and not bool(tumor_mask.flatten(1).any(dim=1).all()):
+        raise ValueError(
+            "tumor_mask is empty in at least one crop, so there is nothing to synthesise. Leave that crop out."
+        )

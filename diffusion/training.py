@@ -1,0 +1,228 @@
+"""Stage two: train the denoiser on tumour crops and leave a complete generator folder."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from autoencoder.files import write_json
+from autoencoder.fit import Fit, LossFunction
+from autoencoder.model import AutoencoderKL3D
+from autoencoder.records import TrainingRecord
+from diffusion.conditioning import fill_tumor_region, latent_mask_share, measure_contrast, unshuffle_mask
+from diffusion.evaluation import HeldoutBatch, in_mask_statistics, picture_of, synthesize_heldout
+from diffusion.flow import draw_noise, draw_noise_levels, flow_loss, interpolate, velocity_target
+from diffusion.generator_folder import GeneratorInfo, save_generator
+from diffusion.pipeline import TumorDiffusionPipeline
+from diffusion.presets import DiffusionPreset
+from diffusion.provenance import Provenance
+from diffusion.unet import DenoisingUNet3D
+
+GENERATOR_FOLDER = "generator"
+_PICTURES = 4
+
+
+def train_diffusion(
+    batches: Dataset[dict[str, Tensor]],
+    autoencoder: AutoencoderKL3D,
+    preset: DiffusionPreset,
+    output_folder: Path,
+    *,
+    heldout: Sequence[HeldoutBatch],
+    info: GeneratorInfo,
+    provenance: Provenance,
+    steps: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    mixed_precision: str = "no",
+    workers: int = 0,
+    checkpoint_every: int = 200,
+    evaluate_every: int = 250,
+    identity: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> Path:
+    """Train the second stage and save both stages as a generator.
+
+    The output folder receives `generator/`, `heldout.json` (see `in_mask_statistics`), `history.csv`,
+    `heldout_history.csv`, `tensorboard/`, `fit.json` and `checkpoints/`.
+
+    Args:
+        batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU, "tumor_mask":
+            binary, same shape}, always the same for the same i.
+        autoencoder: First stage with measured latent statistics; not changed.
+        preset: Architecture and training defaults.
+        output_folder: Empty or new folder, unless `resume` is True.
+        heldout: Batches that no training batch shows, for measurements and pictures; may be empty.
+        info: What the generator is made for; its preset is replaced by the name of `preset`.
+        provenance: The cases that train the two stages.
+        steps: Training steps; None takes the preset's.
+        seed: Seed of initial weights and noise.
+        resume: Go on from the newest checkpoint in `output_folder`.
+        mixed_precision: "no", "bf16" or "fp16".
+        workers: Data-loading processes; 0 loads in the training process.
+        checkpoint_every: Steps between checkpoints.
+        evaluate_every: Steps between measurements and pictures on the held-out crops.
+        identity: JSON content that must be the same at a resume, besides preset, autoencoder and cases.
+        show_progress: Show a progress bar.
+
+    Returns:
+        The generator folder, `output_folder / "generator"`.
+
+    Raises:
+        OutputFolderExistsError: If the folder is not empty and `resume` is False.
+        ResumeError: If the folder holds a run with other settings, cases or autoencoder.
+        ValueError: If the autoencoder has no latent statistics, or `info` does not fit it or the preset.
+    """
+    _check_fit_together(autoencoder, preset, info)
+    output_folder = Path(output_folder)
+    frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
+    model = preset.build_model(autoencoder.latent_channels, torch.Generator().manual_seed(seed))
+    settings = preset.fit_settings(
+        steps=steps,
+        seed=seed,
+        mixed_precision=mixed_precision,
+        checkpoint_every=checkpoint_every,
+        workers=workers,
+    )
+    identity = {
+        "preset": asdict(preset),
+        "autoencoder": _hash_weights(autoencoder),
+        "provenance": hashlib.sha256(provenance.to_json().encode()).hexdigest(),
+        **(identity or {}),
+    }
+    loss = diffusion_loss_function(frozen, preset.condition_dropout)
+    fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
+    pipeline = make_pipeline(frozen, model).to(fit.device)
+    _run(fit, pipeline, heldout, evaluate_every, show_progress)
+    folder = output_folder / GENERATOR_FOLDER
+    if fit.is_main_process:
+        if heldout:
+            write_json(output_folder / "heldout.json", _heldout_statistics(pipeline, heldout, seed))
+        save_generator(folder, pipeline, replace(info, preset=preset.name), provenance, replace=True)
+    return folder
+
+
+def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:
+    """Combine the two stages with the scheduler of a rectified flow.
+
+    Args:
+        autoencoder: First stage.
+        denoiser: Second stage.
+
+    Returns:
+        The pipeline.
+    """
+    return TumorDiffusionPipeline(autoencoder, denoiser, FlowMatchEulerDiscreteScheduler(shift=1.0))
+
+
+def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: float) -> LossFunction:
+    """Make the loss of the second stage: flow error everywhere plus flow error inside the tumours.
+
+    Args:
+        autoencoder: First stage, frozen.
+        condition_dropout: Share of the samples whose contrast is not given, in fill and condition.
+
+    Returns:
+        Function of model, batch {"image_hu", "tumor_mask"} and generator; terms "total", "everywhere"
+        and "inside".
+    """
+
+    def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        image_hu, tumor_mask = batch["image_hu"], batch["tumor_mask"]
+        contrast_hu = measure_contrast(image_hu, tumor_mask)
+        chance = torch.rand(len(image_hu), generator=generator, device=generator.device)
+        contrast_hu = contrast_hu.masked_fill((chance < condition_dropout).to(image_hu.device), torch.nan)
+        filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu)
+        with torch.no_grad():
+            condition, x_0 = autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
+        noise_levels = draw_noise_levels(len(x_0), x_0.device, generator)
+        noise = draw_noise(x_0, generator)
+        x_t = interpolate(x_0, noise, noise_levels)
+        velocity = model(x_t, condition, unshuffle_mask(tumor_mask), contrast_hu, noise_levels)
+        losses = flow_loss(velocity, velocity_target(x_0, noise), latent_mask_share(tumor_mask))
+        return {"total": losses.everywhere + losses.inside, **losses._asdict()}
+
+    return loss
+
+
+def _run(
+    fit: Fit[DenoisingUNet3D],
+    pipeline: TumorDiffusionPipeline,
+    heldout: Sequence[HeldoutBatch],
+    evaluate_every: int,
+    show_progress: bool,
+) -> None:
+    if not fit.is_main_process:
+        for _ in fit:
+            pass
+        return
+    total = fit.settings.steps
+    progress = tqdm(total=total, initial=fit.steps_done, desc="diffusion", disable=not show_progress)
+    with fit.saved_on_interrupt(), progress, TrainingRecord(fit.output_folder, fit.steps_done) as record:
+        for step in fit:
+            record.add_step(step)
+            progress.update()
+            progress.set_postfix(loss=f"{step.losses['total']:.4f}", refresh=False)
+            if heldout and (step.index % evaluate_every == 0 or step.index == total):
+                _evaluate(fit, step.index, pipeline, heldout, record)
+
+
+def _evaluate(
+    fit: Fit[DenoisingUNet3D],
+    index: int,
+    pipeline: TumorDiffusionPipeline,
+    heldout: Sequence[HeldoutBatch],
+    record: TrainingRecord,
+) -> None:
+    window = pipeline.autoencoder.window
+    with fit.averaged_model():  # the pipeline holds the same module
+        samples = synthesize_heldout(pipeline, heldout, seed=fit.settings.seed)
+    for number, sample in enumerate(samples[:_PICTURES]):
+        record.add_picture(index, f"host_filled_sample_real/{number}", picture_of(sample, window))
+    statistics = in_mask_statistics(samples, window)
+    record.add_heldout(
+        index, {f"{kind}_{name}": value for kind, row in statistics.items() for name, value in asdict(row).items()}
+    )
+
+
+def _heldout_statistics(
+    pipeline: TumorDiffusionPipeline, heldout: Sequence[HeldoutBatch], seed: int
+) -> dict[str, dict[str, float]]:
+    samples = synthesize_heldout(pipeline, heldout, seed=seed)
+    statistics = in_mask_statistics(samples, pipeline.autoencoder.window)
+    return {kind: asdict(row) for kind, row in statistics.items()}
+
+
+def _check_fit_together(autoencoder: AutoencoderKL3D, preset: DiffusionPreset, info: GeneratorInfo) -> None:
+    """Refuse before the training what would make the generator useless after it."""
+    if autoencoder.config["latents_mean"] is None or autoencoder.config["latents_std"] is None:
+        raise ValueError(
+            "The autoencoder has no latent statistics, so its latents are not standardised. Use the one that "
+            "`difftumor train-autoencoder` wrote at the end of its run (OUTPUT/autoencoder)."
+        )
+    if info.window != autoencoder.window:
+        raise ValueError(f"info states the window {info.window}, the autoencoder has {autoencoder.window}. Use that.")
+    untrained = sorted(set(info.roi_sides) - set(preset.crop_sides))
+    if untrained:
+        raise ValueError(
+            f"info.roi_sides {info.roi_sides} holds {untrained}, which the preset {preset.name!r} does not train on. "
+            f"Use sides of {preset.crop_sides}."
+        )
+
+
+def _hash_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import nn
+
+from diffusion.conditioning import fill_tumor_region
+from diffusion.flow import draw_noise
+from diffusion.pipeline import TumorDiffusionPipeline
+from diffusion.unet import DenoisingUNet3D
+
+TOLERANCE_HU = 0.05
+
+
+def test_result_of_a_crop_does_not_depend_on_its_batch(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(3)
+    contrast_hu = torch.tensor([-20.0, torch.nan, 30.0])
+    together = pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(3))
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = pipeline(image_hu[one], mask[one], contrast_hu=contrast_hu[one], generators=[generators(3)[i]])
+        assert (alone.tumor_hu - together.tumor_hu[one]).abs().max() < TOLERANCE_HU
+        assert (alone.reconstruction_hu - together.reconstruction_hu[one]).abs().max() < TOLERANCE_HU
+
+
+def test_same_generators_same_bits(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    first = pipeline(image_hu, mask, generators=generators(2))
+    second = pipeline(image_hu, mask, generators=generators(2))
+    assert torch.equal(first.tumor_hu, second.tumor_hu)
+
+
+def test_each_crop_has_its_own_noise(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(1)
+    image_hu, mask = image_hu.expand(2, -1, -1, -1, -1), mask.expand(2, -1, -1, -1, -1)
+    output = pipeline(image_hu, mask, generators=generators(2))
+    assert (output.tumor_hu[0] - output.tumor_hu[1]).abs().max() > 1.0
+    torch.testing.assert_close(output.reconstruction_hu[0], output.reconstruction_hu[1])
+
+
+def test_nothing_is_drawn_from_the_global_stream(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(1)
+    before = torch.get_rng_state()
+    pipeline(image_hu, mask, generators=generators(1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_reconstruction_is_the_autoencoders(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    output = pipeline(image_hu, mask, generators=generators(2))
+    expected = pipeline.autoencoder.reconstruct(image_hu)
+    assert (output.reconstruction_hu - expected).abs().max() < TOLERANCE_HU
+
+
+def test_what_lies_under_the_mask_does_not_reach_the_tumour(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    contrast_hu = torch.tensor([-20.0, 20.0])
+    hidden_hu = torch.where(mask, torch.full_like(image_hu, 200.0), image_hu)
+    first = pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(2))
+    second = pipeline(hidden_hu, mask, contrast_hu=contrast_hu, generators=generators(2))
+    assert (first.tumor_hu - second.tumor_hu).abs().max() < TOLERANCE_HU
+
+
+class TrueVelocity(nn.Module):
+    """Knows the answer: the latents of the filled image are the data at the end of every path."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_levels: list[float] = []
+
+    def forward(self, latents_noisy, condition_latents, mask_unshuffled, contrast_hu, timestep):
+        self.noise_levels.append(timestep[0].item())
+        return (latents_noisy - condition_latents) / timestep.view(-1, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("count", "num_steps"), [(1, 1), (2, 1), (2, 4)])
+def test_perfect_velocity_gives_the_data(autoencoder, make_crops, generators, monkeypatch, count, num_steps):
+    pipeline = TumorDiffusionPipeline(
+        autoencoder, DenoisingUNet3D(channels=(16, 32)), FlowMatchEulerDiscreteScheduler(shift=1.0)
+    )
+    denoiser = TrueVelocity()
+    monkeypatch.setattr(pipeline, "denoiser", denoiser)
+    image_hu, mask = make_crops(count)
+    contrast_hu = torch.full((count,), 25.0)
+    output = pipeline(
+        image_hu, mask, contrast_hu=contrast_hu, generators=generators(count), num_inference_steps=num_steps
+    )
+    expected = autoencoder.reconstruct(fill_tumor_region(image_hu, mask, contrast_hu))
+    assert (output.tumor_hu - expected).abs().max() < TOLERANCE_HU
+    assert denoiser.noise_levels == [1 - step / num_steps for step in range(num_steps)]
+
+
+def test_noise_comes_from_the_crops_generator_alone(autoencoder, make_crops, generators, monkeypatch):
+    pipeline = TumorDiffusionPipeline(
+        autoencoder, DenoisingUNet3D(channels=(16, 32)), FlowMatchEulerDiscreteScheduler(shift=1.0)
+    )  # predicts zero velocity, so the sample is the noise
+    image_hu, mask = make_crops(2)
+    output = pipeline(image_hu, mask, generators=generators(2))
+    noise = torch.cat([draw_noise(torch.empty(1, 8, 4, 4, 4), generator) for generator in generators(2)])
+    assert (output.tumor_hu - autoencoder.decode(noise)).abs().max() < TOLERANCE_HU
+
+
+def test_texture_in_the_fill_reaches_the_sample(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    texture_hu = 30.0 * torch.randn(image_hu.shape, generator=torch.Generator().manual_seed(9))
+    plain = pipeline(image_hu, mask, generators=generators(2))
+    textured = pipeline(image_hu, mask, generators=generators(2), texture_hu=texture_hu)
+    assert (plain.tumor_hu - textured.tumor_hu).abs().max() > 0.5
+
+
+def test_sides_of_any_multiple_of_four(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(1, 24)
+    image_hu, mask = image_hu[..., 4:16, 2:22, :], mask[..., 4:16, 2:22, :]
+    output = pipeline(image_hu, mask, generators=generators(1))
+    assert output.tumor_hu.shape == output.reconstruction_hu.shape == (1, 1, 12, 20, 24)
+
+
+def test_bad_inputs_are_named(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    with pytest.raises(ValueError, match=r"one torch\.Generator per crop, got 1 for 2"):
+        pipeline(image_hu, mask, generators=generators(1))
+    with pytest.raises(ValueError, match="NaN"):
+        pipeline(torch.full_like(image_hu, torch.nan), mask, generators=generators(2))
+    with pytest.raises(ValueError, match="tumor_mask is empty"):
+        pipeline(image_hu, torch.stack([mask[0], torch.zeros_like(mask[1])]), generators=generators(2))
+    with pytest.raises(ValueError, match="must share one shape"):
+        pipeline(image_hu, mask[..., :8], generators=generators(2))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        pipeline(image_hu[..., :14], mask[..., :14], generators=generators(2))
+    with pytest.raises(ValueError, match="at least 1"):
+        pipeline(image_hu, mask, generators=generators(2), num_inference_steps=0)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion.presets import DIFFUSION_PRESETS
+from diffusion.unet import DenoisingUNet3D
+
+
+def inputs(count: int = 2, side: int = 4, *, contrast: float = 20.0, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "latents_noisy": torch.randn(count, 8, side, side, side, generator=generator),
+        "condition_latents": torch.randn(count, 8, side, side, side, generator=generator),
+        "mask_unshuffled": (torch.rand(count, 64, side, side, side, generator=generator) > 0.8).float(),
+        "contrast_hu": torch.full((count,), contrast),
+        "timestep": torch.linspace(0.2, 0.9, count),
+    }
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("nano", 0.5), ("tiny", 1.8), ("base", 16.0)])
+def test_presets_have_the_specified_size(preset, millions):
+    model = DIFFUSION_PRESETS[preset].build_model(8, torch.Generator().manual_seed(0))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters == pytest.approx(millions * 1e6, rel=0.1)
+
+
+def test_same_seed_same_initial_weights():
+    preset = DIFFUSION_PRESETS["nano"]
+    first, second, other = (preset.build_model(8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    pairs = list(zip(first.parameters(), second.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(first.entry.weight, other.entry.weight)
+
+
+def test_untrained_network_predicts_zero_velocity():
+    model = DIFFUSION_PRESETS["nano"].build_model(8, torch.Generator().manual_seed(0))
+    assert not model(**inputs()).any()
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (5, 7, 4), (3, 3, 3), (12, 8, 9)])
+def test_any_latent_size_keeps_its_shape(denoiser, shape):
+    given = inputs(1)
+    for name in ("latents_noisy", "condition_latents", "mask_unshuffled"):
+        given[name] = torch.zeros(1, given[name].shape[1], *shape)
+    assert denoiser(**given).shape == (1, 8, *shape)
+
+
+@pytest.mark.parametrize("name", ["latents_noisy", "condition_latents", "mask_unshuffled", "contrast_hu", "timestep"])
+def test_every_input_matters(denoiser, name):
+    given = inputs()
+    changed = {**given, name: given[name] * 0.5}
+    assert (denoiser(**given) - denoiser(**changed)).abs().max() > 1e-4
+
+
+def test_missing_contrast_is_not_a_contrast_of_zero(denoiser):
+    absent, zero = denoiser(**inputs(contrast=float("nan"))), denoiser(**inputs(contrast=0.0))
+    assert absent.isfinite().all()
+    assert (absent - zero).abs().max() > 1e-4
+
+
+def test_contrast_is_limited(denoiser):
+    assert torch.equal(denoiser(**inputs(contrast=80.0)), denoiser(**inputs(contrast=500.0)))
+
+
+def test_samples_of_a_batch_do_not_mix(denoiser):
+    given = inputs(3)
+    together = denoiser(**given)
+    for i in range(3):
+        alone = denoiser(**{name: value[i : i + 1] for name, value in given.items()})
+        torch.testing.assert_close(alone, together[i : i + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_attention_is_left_out_of_large_crops(denoiser):
+    local = DenoisingUNet3D(channels=(16, 32), attention_max_tokens=8)
+    local.load_state_dict(denoiser.state_dict())
+    small, large = inputs(1, 4), inputs(1, 6)
+    torch.testing.assert_close(local(**small), denoiser(**small))
+    assert (local(**large) - denoiser(**large)).abs().max() > 1e-5
+
+
+def test_every_parameter_gets_a_gradient(denoiser):
+    model = DenoisingUNet3D(channels=(16, 32))
+    model.load_state_dict(denoiser.state_dict())
+    model(**inputs()).square().mean().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_bfloat16_runs_and_stays_close(denoiser):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = denoiser(**inputs())
+    full = denoiser(**inputs())
+    assert (half.float() - full).abs().max() < 0.1 * full.abs().max()
+
+
+def test_memory_format_for_gpus_is_accepted(denoiser):
+    model = DenoisingUNet3D(channels=(16, 32)).to(memory_format=torch.channels_last_3d)
+    model.load_state_dict(denoiser.state_dict())
+    torch.testing.assert_close(model(**inputs()), denoiser(**inputs()), atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_condition_and_odd_width_are_named():
+    with pytest.raises(ValueError, match="scalar_conditions"):
+        DenoisingUNet3D(channels=(16, 32), scalar_conditions=("contrast_hu", "organ"))
+    with pytest.raises(ValueError, match="multiples of norm_groups=8"):
+        DenoisingUNet3D(channels=(12, 32))
