@@ -1,0 +1,56 @@
+"""`difftumor phantom`: a CT phantom as an nnU-Net raw data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "make a CT phantom data set to try everything on"
+DESCRIPTION = """Make a CT phantom of the upper abdomen: an nnU-Net raw data set (imagesTr, labelsTr, dataset.json)
+with the labels background 0, liver 1 and tumor 2.
+
+It is drawn by formulas, not taken from patients. Good for trying commands, tests and teaching;
+no number measured on it says anything about patients."""
+EXAMPLE = "difftumor phantom --output nnUNet_raw/Dataset901_Phantom --cases 12 --healthy 6"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="RAW_DATASET", help="new folder, e.g. Dataset901_Phantom"
+    )
+    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases with 1 to 3 tumours (default 12)")
+    parser.add_argument("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
+    parser.add_argument(
+        "--size",
+        choices=("small", "full"),
+        default="small",
+        help="small: about 45 x 90 x 120 voxels, 2 s a case; full: a clinical grid, half a minute a case",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the data set.
+
+    Args:
+        args: Parsed arguments.
+
+    Returns:
+        Exit status.
+    """
+    from nnunet_difftumor.phantom.dataset import write_phantom_dataset
+
+    written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, size=args.size)
+    total = args.cases + args.healthy
+    for number, case in enumerate(written, start=1):
+        shape = " x ".join(map(str, case.shape))
+        spacing = " x ".join(f"{value:g}" for value in case.spacing_mm)
+        tumors = {0: "healthy", 1: "1 tumour"}.get(case.tumor_count, f"{case.tumor_count} tumours")
+        print(f"[{number}/{total}] {case.identifier}: {shape} voxels of {spacing} mm, {tumors}", flush=True)
+    print(f"Wrote {args.output}")
+    return 0

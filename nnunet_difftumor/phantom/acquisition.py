@@ -1,0 +1,175 @@
+"""The scanner of the phantom: slice thickness, sharpness, noise and storage as int16."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from nnunet_difftumor.phantom.anatomy import Anatomy
+from nnunet_difftumor.phantom.geometry import Points
+from nnunet_difftumor.phantom.lesions import Lesion
+from nnunet_difftumor.phantom.painting import paint_anatomy
+
+LIVER_LABEL = 1
+TUMOR_LABEL = 2
+
+_SUB_SLICE_MM = 1.4
+_LOWEST_STORED_HU = -1024.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSize:
+    """How finely a phantom patient is scanned.
+
+    Attributes:
+        in_plane_mm: Smallest and largest in-plane spacing.
+        slice_mm: Smallest and largest slice thickness; the slices touch.
+        margin_mm: Air beside the body.
+    """
+
+    in_plane_mm: tuple[float, float]
+    slice_mm: tuple[float, float]
+    margin_mm: float
+
+
+SCAN_SIZES: dict[str, ScanSize] = {
+    "small": ScanSize(in_plane_mm=(2.1, 2.6), slice_mm=(2.5, 5.0), margin_mm=4.0),
+    "full": ScanSize(in_plane_mm=(0.68, 0.85), slice_mm=(1.5, 5.0), margin_mm=30.0),
+}
+_SCAN_HEIGHT_MM = (135.0, 160.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """Grid and image quality of one scan.
+
+    Attributes:
+        shape: Number of slices, rows and columns.
+        spacing_mm: Voxel size (D, H, W) in mm.
+        start_mm: Position of voxel (0, 0, 0) in the patient's frame (D, H, W), in mm.
+        noise_hu: Standard deviation of the noise in HU.
+        noise_grain: Width of the noise's grain in voxels.
+        sharpness: Standard deviation of the in-plane blur in voxels.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    start_mm: tuple[float, float, float]
+    noise_hu: float
+    noise_grain: float
+    sharpness: float
+
+    @property
+    def z_range_mm(self) -> tuple[float, float]:
+        """Lowest and highest plane in the patient's frame, in mm."""
+        return self.start_mm[0], self.start_mm[0] + (self.shape[0] - 1) * self.spacing_mm[0]
+
+
+@dataclass(frozen=True)
+class ScannedPatient:
+    """Image and annotation of one phantom patient.
+
+    Attributes:
+        image_hu: Stored values in HU. Shape (D, H, W), int16.
+        label: 0 background, 1 liver, 2 tumour. Shape (D, H, W), uint8.
+        spacing_mm: Voxel size (D, H, W) in mm.
+    """
+
+    image_hu: NDArray[np.int16]
+    label: NDArray[np.uint8]
+    spacing_mm: tuple[float, float, float]
+
+
+def draw_scan(anatomy: Anatomy, size: ScanSize, rng: np.random.Generator) -> Scan:
+    """Draw a scan that covers the patient's width and the height of the liver.
+
+    Args:
+        anatomy: The patient.
+        size: How finely to scan.
+        rng: Random generator.
+
+    Returns:
+        Grid and image quality.
+    """
+    in_plane_mm = round(float(rng.uniform(*size.in_plane_mm)), 3)
+    slice_mm = round(float(rng.uniform(*size.slice_mm)), 1)
+    half_width_mm, half_depth_mm = (axis * anatomy.scale + size.margin_mm for axis in anatomy.body.semi_axes_mm)
+    height_mm = float(rng.uniform(*_SCAN_HEIGHT_MM))
+    counts = (
+        math.ceil(height_mm / slice_mm),
+        math.ceil(2.0 * half_depth_mm / in_plane_mm),
+        math.ceil(2.0 * half_width_mm / in_plane_mm),
+    )
+    spacing_mm = (slice_mm, in_plane_mm, in_plane_mm)
+    middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
+    start = [middle_mm[i] - 0.5 * (counts[i] - 1) * spacing_mm[i] for i in range(3)]
+    return Scan(
+        shape=counts,
+        spacing_mm=spacing_mm,
+        start_mm=(start[0], start[1], start[2]),
+        noise_hu=float(rng.uniform(8.0, 18.0)),
+        noise_grain=float(rng.uniform(0.55, 0.9)),
+        sharpness=float(rng.uniform(0.35, 0.6)),
+    )
+
+
+def scan_patient(anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, rng: np.random.Generator) -> ScannedPatient:
+    """Scan a patient: average over the slice thickness, blur, add noise, store.
+
+    Args:
+        anatomy: The patient.
+        lesions: The patient's tumours.
+        scan: Grid and image quality.
+        rng: Random generator of the noise.
+
+    Returns:
+        Image and label.
+    """
+    image_hu = np.empty(scan.shape, dtype=np.float32)
+    label = np.zeros(scan.shape, dtype=np.uint8)
+    for index in range(scan.shape[0]):
+        image_hu[index], label[index] = _scan_slice(anatomy, lesions, scan, index)
+    image_hu = gaussian_filter(image_hu, (0.0, scan.sharpness, scan.sharpness))
+    image_hu += _noise(scan, rng)
+    stored = np.clip(np.rint(image_hu), _LOWEST_STORED_HU, 3071.0).astype(np.int16)
+    return ScannedPatient(stored, label, scan.spacing_mm)
+
+
+def _scan_slice(
+    anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, index: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Mean of several thin planes through one slice, and the label that holds at least half of a voxel."""
+    parts = max(1, math.ceil(scan.spacing_mm[0] / _SUB_SLICE_MM))
+    edge_mm = scan.spacing_mm[1]
+    y_mm = (scan.start_mm[1] + np.arange(scan.shape[1]) * scan.spacing_mm[1]).astype(np.float32)
+    x_mm = (scan.start_mm[2] + np.arange(scan.shape[2]) * scan.spacing_mm[2]).astype(np.float32)
+    columns, rows = np.meshgrid(x_mm, y_mm, indexing="xy")
+    total_hu = np.zeros(scan.shape[1:], dtype=np.float32)
+    liver_share, tumor_share = np.zeros_like(total_hu), np.zeros_like(total_hu)
+    for part in range(parts):
+        z_mm = scan.start_mm[0] + (index + (part + 0.5) / parts - 0.5) * scan.spacing_mm[0]
+        points = Points(columns, rows, np.full_like(columns, z_mm))
+        hu, liver_mm = paint_anatomy(anatomy, points, edge_mm)
+        liver_share += np.clip(0.5 - liver_mm / edge_mm, 0.0, 1.0) / parts
+        for lesion in lesions:
+            tumor_share += lesion.paint_(hu, points, liver_mm, anatomy.tissue.liver, edge_mm) / parts
+        total_hu += hu / parts
+    label = np.where(liver_share >= 0.5, LIVER_LABEL, 0).astype(np.uint8)
+    label[(tumor_share >= 0.5) & (label == LIVER_LABEL)] = TUMOR_LABEL
+    return total_hu, label
+
+
+def _noise(scan: Scan, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Grainy noise without its lowest frequencies, as filtered back projection gives; strongest inside the body."""
+    white = rng.standard_normal(scan.shape).astype(np.float32)
+    fine = gaussian_filter(white, (0.25, scan.noise_grain, scan.noise_grain), mode="wrap")
+    coarse = gaussian_filter(white, (0.25, 3.0 * scan.noise_grain, 3.0 * scan.noise_grain), mode="wrap")
+    noise = fine - 0.7 * coarse
+    y = np.linspace(-1.0, 1.0, scan.shape[1], dtype=np.float32)[:, None]
+    x = np.linspace(-1.0, 1.0, scan.shape[2], dtype=np.float32)[None, :]
+    strength = 1.1 - 0.35 * (x * x + y * y)
+    return noise * (strength * np.float32(scan.noise_hu) / noise.std())

@@ -1,0 +1,148 @@
+"""Writing phantom patients as an nnU-Net raw data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
+from nnunet_difftumor.phantom.acquisition import (
+    LIVER_LABEL,
+    SCAN_SIZES,
+    TUMOR_LABEL,
+    ScannedPatient,
+    draw_scan,
+    scan_patient,
+)
+from nnunet_difftumor.phantom.drawing import draw_anatomy
+from nnunet_difftumor.phantom.lesions import draw_lesions
+
+_FILE_ENDING = ".nii.gz"
+_MOST_TUMORS = 3
+
+
+@dataclass(frozen=True)
+class WrittenCase:
+    """One case of a phantom data set.
+
+    Attributes:
+        identifier: nnU-Net's case identifier.
+        tumor_count: Number of tumours drawn; 0 for a healthy case.
+        shape: Shape (D, H, W).
+        spacing_mm: Voxel size (D, H, W) in mm.
+    """
+
+    identifier: str
+    tumor_count: int
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, float, float]
+
+
+def make_patient(seed: int, index: int, *, is_healthy: bool, size: str = "small") -> tuple[ScannedPatient, int]:
+    """Make one phantom patient; the same arguments give the same voxels.
+
+    Args:
+        seed: Seed of the data set.
+        index: Number of the patient.
+        is_healthy: True for a patient without a tumour.
+        size: A key of `SCAN_SIZES`.
+
+    Returns:
+        The scanned patient and the number of tumours.
+
+    Raises:
+        ConfigurationError: If the size is unknown or a number is negative.
+    """
+    if size not in SCAN_SIZES:
+        raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{size}'.")
+    if seed < 0 or index < 0:
+        raise ConfigurationError(f"seed and index must be 0 or more, got {seed} and {index}.")
+    rng = np.random.default_rng([seed, int(is_healthy), index])
+    anatomy = draw_anatomy(rng)
+    scan = draw_scan(anatomy, SCAN_SIZES[size], rng)
+    count = 0 if is_healthy else int(rng.integers(1, _MOST_TUMORS + 1))
+    lesions = draw_lesions(anatomy, count, scan.z_range_mm, rng) if count else ()
+    return scan_patient(anatomy, lesions, scan, rng), len(lesions)
+
+
+def write_phantom_dataset(
+    output_folder: Path, *, cases: int, healthy: int, seed: int = 0, size: str = "small"
+) -> Generator[WrittenCase, None, None]:
+    """Write a data set case by case; it appears under its name when the last case is written.
+
+    Args:
+        output_folder: Folder to make, for nnU-Net named as in `DatasetXXX_Name`.
+        cases: Number of patients with tumours.
+        healthy: Number of patients without.
+        seed: Seed of everything.
+        size: A key of `SCAN_SIZES`.
+
+    Yields:
+        Each case after it was written.
+
+    Raises:
+        ConfigurationError: If a number is negative, or there would be no case.
+        OutputExistsError: If the folder exists and is not empty.
+    """
+    if cases < 0 or healthy < 0 or cases + healthy == 0:
+        raise ConfigurationError(
+            f"a data set needs cases >= 0, healthy >= 0 and at least one of them, got cases={cases} and "
+            f"healthy={healthy}."
+        )
+    if output_folder.exists() and any(output_folder.iterdir()):
+        raise OutputExistsError(f"'{output_folder}' exists and is not empty. Name a new folder or remove this one.")
+    unfinished = output_folder.with_name(f".{output_folder.name}.{os.getpid()}.unfinished")
+    try:
+        for name in ("imagesTr", "labelsTr"):
+            (unfinished / name).mkdir(parents=True)
+        for index in range(cases + healthy):
+            is_healthy = index >= cases
+            yield _write_case(unfinished, seed, index - cases if is_healthy else index, is_healthy, size)
+        _write_dataset_json(unfinished, cases, healthy, seed)
+        if output_folder.exists():
+            output_folder.rmdir()
+        os.replace(unfinished, output_folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_case(folder: Path, seed: int, index: int, is_healthy: bool, size: str) -> WrittenCase:
+    identifier = f"phantom_{'healthy' if is_healthy else 'tumor'}_{index:03d}"
+    patient, tumor_count = make_patient(seed, index, is_healthy=is_healthy, size=size)
+    _write_nifti(folder / "imagesTr" / f"{identifier}_0000{_FILE_ENDING}", patient.image_hu, patient.spacing_mm)
+    _write_nifti(folder / "labelsTr" / f"{identifier}{_FILE_ENDING}", patient.label, patient.spacing_mm)
+    return WrittenCase(identifier, tumor_count, patient.image_hu.shape, patient.spacing_mm)
+
+
+def _write_nifti(path: Path, values: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> None:
+    """Write an array whose axes are (head, back, left); the middle of the volume lies at 0 mm in plane."""
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing([float(value) for value in reversed(spacing_mm)])
+    depth, height, width = values.shape
+    origin_mm = (-0.5 * (width - 1) * spacing_mm[2], -0.5 * (height - 1) * spacing_mm[1], -depth * spacing_mm[0] - 80.0)
+    image.SetOrigin(origin_mm)
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int) -> None:
+    content = {
+        "name": "CT phantom of the upper abdomen",
+        "description": (
+            f"Computer-made phantom, not patient data: {cases} patients with 1 to {_MOST_TUMORS} liver tumours and "
+            f"{healthy} without, seed {seed}. Made by nnunet-difftumor."
+        ),
+        "licence": "CC0-1.0",
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "liver": LIVER_LABEL, "tumor": TUMOR_LABEL},
+        "numTraining": cases + healthy,
+        "file_ending": _FILE_ENDING,
+    }
+    (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

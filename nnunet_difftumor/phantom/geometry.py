@@ -1,0 +1,167 @@
+"""Signed distances in mm of the simple bodies that the phantom's anatomy is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = NDArray[np.floating[Any]]
+Triple = tuple[float, float, float]
+
+FAR_MM = np.float32(1e3)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Positions of the voxels of one transverse plane, in mm.
+
+    Attributes:
+        x_mm: Towards the patient's left. Shape (H, W).
+        y_mm: Towards the patient's back. Shape (H, W).
+        z_mm: Towards the patient's head. Shape (H, W).
+    """
+
+    x_mm: Plane
+    y_mm: Plane
+    z_mm: Plane
+
+
+@dataclass(frozen=True)
+class SmoothField:
+    """A random function of position with mean 0 and standard deviation 1: a sum of plane waves.
+
+    Attributes:
+        waves: Wave vectors in radians per mm, as (x, y, z). Shape (K, 3).
+        phases: Phases in radians. Shape (K,).
+    """
+
+    waves: NDArray[np.float32]
+    phases: NDArray[np.float32]
+
+    @classmethod
+    def draw(cls, wavelength_mm: tuple[float, float], rng: np.random.Generator, count: int = 6) -> SmoothField:
+        """Draw a field.
+
+        Args:
+            wavelength_mm: Shortest and longest wavelength in mm.
+            rng: Random generator.
+            count: Number of plane waves.
+
+        Returns:
+            The field.
+        """
+        directions = rng.normal(size=(count, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        waves = directions * (2.0 * math.pi / rng.uniform(*wavelength_mm, size=(count, 1)))
+        phases = rng.uniform(0.0, 2.0 * math.pi, size=count)
+        return cls(waves.astype(np.float32), phases.astype(np.float32))
+
+    def __call__(self, points: Points) -> Plane:
+        """Value at the points. Shape (H, W)."""
+        total = np.zeros_like(points.x_mm)
+        for (along_x, along_y, along_z), phase in zip(self.waves, self.phases, strict=True):
+            total += np.cos(along_x * points.x_mm + along_y * points.y_mm + along_z * points.z_mm + phase)
+        return total * np.float32(math.sqrt(2.0 / len(self.phases)))
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """An ellipsoid that may be turned about the long axis of the body.
+
+    Attributes:
+        centre_mm: Centre as (x, y, z).
+        semi_axes_mm: Half lengths as (x, y, z) before turning.
+        turn_degrees: Rotation about z; positive turns x towards y.
+    """
+
+    centre_mm: Triple
+    semi_axes_mm: Triple
+    turn_degrees: float = 0.0
+
+    def distance(self, points: Points) -> Plane:
+        """Distance to the surface in mm, exact to first order near it; negative inside. Shape (H, W)."""
+        angle = math.radians(self.turn_degrees)
+        cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+        x = points.x_mm - np.float32(self.centre_mm[0])
+        y = points.y_mm - np.float32(self.centre_mm[1])
+        z = points.z_mm - np.float32(self.centre_mm[2])
+        a, b, c = (np.float32(axis) for axis in self.semi_axes_mm)
+        u, v, w = (cos * x + sin * y) / a, (cos * y - sin * x) / b, z / c
+        norm = np.sqrt(u * u + v * v + w * w)
+        slope = np.sqrt((u / a) ** 2 + (v / b) ** 2 + (w / c) ** 2)
+        return norm * (norm - 1.0) / np.maximum(slope, np.float32(1e-4))
+
+
+@dataclass(frozen=True)
+class Tube:
+    """A tapering tube along a polyline.
+
+    Attributes:
+        nodes_mm: Corners of the polyline as (x, y, z).
+        radii_mm: Radius at each corner.
+    """
+
+    nodes_mm: tuple[Triple, ...]
+    radii_mm: tuple[float, ...]
+
+    def distance(self, points: Points) -> Plane:
+        """Distance to the surface in mm, `FAR_MM` away from it; negative inside. Shape (H, W)."""
+        result = np.full(points.x_mm.shape, FAR_MM)
+        for index in range(len(self.nodes_mm) - 1):
+            self._lower_by_segment_(result, points, index)
+        return result
+
+    def _lower_by_segment_(self, result: Plane, points: Points, index: int) -> None:
+        start, stop = np.asarray(self.nodes_mm[index]), np.asarray(self.nodes_mm[index + 1])
+        radius_mm = max(self.radii_mm[index : index + 2])
+        window = _window(points, np.minimum(start, stop) - radius_mm - 6.0, np.maximum(start, stop) + radius_mm + 6.0)
+        if window is None:
+            return
+        axis = stop - start
+        offset = [
+            points.x_mm[window] - np.float32(start[0]),
+            points.y_mm[window] - np.float32(start[1]),
+            points.z_mm[window] - np.float32(start[2]),
+        ]
+        share = sum(np.float32(axis[i] / (axis @ axis)) * offset[i] for i in range(3))
+        share = np.clip(share, 0.0, 1.0)
+        squared = sum((offset[i] - share * np.float32(axis[i])) ** 2 for i in range(3))
+        radius = np.float32(self.radii_mm[index]) + share * np.float32(self.radii_mm[index + 1] - self.radii_mm[index])
+        np.minimum(result[window], np.sqrt(squared) - radius, out=result[window])
+
+
+def _window(points: Points, low_mm: NDArray[np.float64], high_mm: NDArray[np.float64]) -> tuple[slice, slice] | None:
+    """Rows and columns of a plane that may lie inside a box; None if the plane misses it.
+
+    The coordinates may be warped by a few mm, so the search looks at the whole plane.
+    """
+    inside = (points.z_mm >= low_mm[2]) & (points.z_mm <= high_mm[2])
+    if not inside.any():
+        return None
+    inside &= (points.x_mm >= low_mm[0]) & (points.x_mm <= high_mm[0])
+    inside &= (points.y_mm >= low_mm[1]) & (points.y_mm <= high_mm[1])
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def smooth_minimum(first: Plane, second: Plane, blend_mm: float) -> Plane:
+    """Minimum of two distances, rounded over `blend_mm`: the union of two bodies without a crease."""
+    return (first + second - np.sqrt((first - second) ** 2 + np.float32(blend_mm**2))) * np.float32(0.5)
+
+
+def smooth_maximum(first: Plane, second: Plane, blend_mm: float) -> Plane:
+    """Maximum of two distances, rounded over `blend_mm`: the intersection of two bodies without an edge."""
+    return -smooth_minimum(-first, -second, blend_mm)
+
+
+def jittered(values: Sequence[float] | NDArray[np.floating[Any]], spread: float, rng: np.random.Generator) -> Triple:
+    """Three numbers, each moved by a normal deviate of the given spread."""
+    x, y, z = (float(value + rng.normal(0.0, spread)) for value in values)
+    return (x, y, z)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.ndimage import label as connected_components
+
+from nnunet_difftumor.cli import main
+from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
+from nnunet_difftumor.phantom.acquisition import LIVER_LABEL, TUMOR_LABEL, ScannedPatient
+from nnunet_difftumor.phantom.dataset import make_patient, write_phantom_dataset
+
+
+@pytest.fixture(scope="module")
+def patient() -> ScannedPatient:
+    return make_patient(0, 4, is_healthy=False)[0]
+
+
+@pytest.fixture(scope="module")
+def healthy() -> ScannedPatient:
+    return make_patient(0, 0, is_healthy=True)[0]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw") / "Dataset901_Phantom"
+    assert main(["phantom", "--output", str(folder), "--cases", "2", "--healthy", "1"]) == 0
+    return folder
+
+
+def test_same_seed_and_number_give_the_same_voxels(patient: ScannedPatient) -> None:
+    again = make_patient(0, 4, is_healthy=False)[0]
+    np.testing.assert_array_equal(again.image_hu, patient.image_hu)
+    np.testing.assert_array_equal(again.label, patient.label)
+
+
+def test_patients_differ_in_grid_and_anatomy(patient: ScannedPatient, healthy: ScannedPatient) -> None:
+    assert patient.spacing_mm != healthy.spacing_mm
+    assert patient.image_hu.shape != healthy.image_hu.shape
+
+
+def test_spacing_is_anisotropic_in_the_stated_range(patient: ScannedPatient, healthy: ScannedPatient) -> None:
+    for scan in (patient, healthy):
+        slice_mm, row_mm, column_mm = scan.spacing_mm
+        assert 2.5 <= slice_mm <= 5.0
+        assert row_mm == column_mm
+        assert 2.1 <= row_mm <= 2.6
+
+
+def test_tissues_have_the_values_of_a_portal_venous_ct(healthy: ScannedPatient) -> None:
+    image = healthy.image_hu
+    liver = image[healthy.label == LIVER_LABEL]
+    assert 92 <= np.median(liver) <= 130
+    assert 8 <= 1.4826 * np.median(np.abs(liver - np.median(liver))) <= 25  # noise and veins
+    assert np.median(image[:, 0, 0]) < -950  # air beside the body
+    share = {
+        "fat": np.mean((image > -140) & (image < -60)),
+        "muscle": np.mean((image > 30) & (image < 80)),
+        "bone": np.mean(image > 230),
+        "lung": np.mean((image > -930) & (image < -700)),
+    }
+    assert share["fat"] > 0.1
+    assert share["muscle"] > 0.05
+    assert 0.005 < share["bone"] < 0.1
+    assert share["lung"] > 0.01
+
+
+def test_liver_is_one_organ_of_a_plausible_volume(healthy: ScannedPatient) -> None:
+    parts, count = connected_components(healthy.label == LIVER_LABEL)
+    sizes = np.bincount(parts.ravel())[1:]
+    volume_ml = sizes.max() * np.prod(healthy.spacing_mm) / 1000.0
+    assert count >= 1
+    assert sizes.max() / sizes.sum() > 0.98
+    assert 700 < volume_ml < 2200
+
+
+def test_liver_lies_on_the_patients_right_in_the_written_file(dataset: Path) -> None:
+    label = nib.load(dataset / "labelsTr" / "phantom_tumor_000.nii.gz")
+    image = nib.load(dataset / "imagesTr" / "phantom_tumor_000_0000.nii.gz")
+    organ = np.argwhere(np.asarray(label.dataobj) > 0).mean(axis=0)
+    middle = (np.array(label.shape) - 1) / 2.0
+    world_offset = (label.affine[:3, :3] @ (organ - middle))[0]  # +x is the patient's right in NIfTI
+    assert world_offset > 20
+    np.testing.assert_allclose(image.affine, label.affine)
+    assert np.asarray(image.dataobj).dtype == np.int16
+
+
+def test_tumors_are_darker_than_the_liver_around_them(patient: ScannedPatient) -> None:
+    tumor = patient.image_hu[patient.label == TUMOR_LABEL].mean()
+    liver = np.median(patient.image_hu[patient.label == LIVER_LABEL])
+    assert -75 < tumor - liver < -10
+
+
+def test_tumor_volume_lies_between_the_drawn_sizes() -> None:
+    for index in range(3):
+        scan, count = make_patient(1, index, is_healthy=False)
+        volume_mm3 = (scan.label == TUMOR_LABEL).sum() * np.prod(scan.spacing_mm)
+        assert 4.0 / 3.0 * np.pi * 5.0**3 < volume_mm3 < count * 4.0 / 3.0 * np.pi * 20.5**3
+
+
+def test_healthy_patient_has_a_liver_and_no_tumor(healthy: ScannedPatient) -> None:
+    assert set(np.unique(healthy.label)) == {0, LIVER_LABEL}
+
+
+def test_noise_is_correlated_between_neighbours(healthy: ScannedPatient) -> None:
+    air = healthy.image_hu.astype(np.float64)[:, :4, :16]
+    assert air.std() < 60
+    liver = healthy.label == LIVER_LABEL
+    inside = liver[:, :, 1:] & liver[:, :, :-1]
+    values = np.clip(healthy.image_hu.astype(np.float64) - np.median(healthy.image_hu[liver]), -40, 40)
+    pairs = values[:, :, 1:][inside], values[:, :, :-1][inside]
+    assert 0.3 < np.corrcoef(*pairs)[0, 1] < 0.95
+
+
+def test_a_small_case_takes_a_few_seconds() -> None:
+    start = time.process_time()
+    make_patient(2, 0, is_healthy=False)
+    assert time.process_time() - start < 8.0
+
+
+def test_dataset_json_describes_what_is_there(dataset: Path) -> None:
+    content = json.loads((dataset / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "liver": 1, "tumor": 2}
+    assert content["channel_names"] == {"0": "CT"}
+    assert content["numTraining"] == len(list((dataset / "imagesTr").iterdir())) == 3
+    assert "phantom" in content["description"].lower()
+
+
+def test_nnunet_accepts_the_data_set(dataset: Path) -> None:
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    verify_dataset_integrity(str(dataset), num_processes=1)
+
+
+def test_existing_data_set_is_never_overwritten(dataset: Path) -> None:
+    before = sorted(path.stat().st_mtime_ns for path in dataset.rglob("*"))
+    with pytest.raises(OutputExistsError, match="not empty"):
+        next(write_phantom_dataset(dataset, cases=1, healthy=0))
+    assert sorted(path.stat().st_mtime_ns for path in dataset.rglob("*")) == before
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
+    written = write_phantom_dataset(tmp_path / "Dataset902_Phantom", cases=0, healthy=2)
+    next(written)
+    written.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("cases", "healthy", "size", "message"),
+    [(0, 0, "small", "at least one"), (-1, 2, "small", "cases=-1"), (1, 0, "huge", "'full', 'small'")],
+)
+def test_wrong_requests_are_refused(tmp_path: Path, cases: int, healthy: int, size: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        list(write_phantom_dataset(tmp_path / "out", cases=cases, healthy=healthy, size=size))
+    assert list(tmp_path.iterdir()) == []
