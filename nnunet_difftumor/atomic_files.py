@@ -1,0 +1,54 @@
+"""Output files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.errors import OutputExistsError
+
+
+@contextmanager
+def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary name beside `path`, and rename it to `path` when the block ends without an error.
+
+    The temporary name keeps the file's ending, so that libraries that choose a format by ending work.
+
+    Args:
+        path: Where the file is to appear. Its folder is made if it is missing.
+        overwrite: Replace a file that exists.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        OutputExistsError: If `path` exists and `overwrite` is False.
+    """
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists already; choose another name or remove the file first.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, *, overwrite: bool = False) -> None:
+    """Write a JSON file that appears complete or not at all.
+
+    Args:
+        path: Where the file is to appear.
+        content: What `json.dumps` accepts.
+        overwrite: Replace a file that exists.
+
+    Raises:
+        OutputExistsError: If `path` exists and `overwrite` is False.
+    """
+    with written_whole(path, overwrite=overwrite) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,145 @@
+"""`difftumor train-autoencoder`: stage one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoencoder.presets import AutoencoderPreset
+    from nnunet_difftumor.case_selection import DataFolder, SelectedCases
+    from nnunet_difftumor.training_data import AutoencoderCrops
+
+HELP = "stage 1: learn latents of CT, no labels needed"
+DESCRIPTION = """Train the autoencoder whose latents the tumours are made in. Any CT helps; no label is needed.
+
+--data takes nnU-Net raw data sets and plain folders of CTs in HU. Writes into --output:
+  autoencoder/       the model, for train-diffusion
+  heldout.json       reconstruction error in HU on held-out cases, beside 2x and 4x average pooling
+  provenance.json    hashes of the cases that trained it, for the leak guard; cases.json: their names
+  history.csv, heldout_history.csv, tensorboard/, checkpoints/
+
+Interrupt it at any time; the same command with --resume goes on."""
+EXAMPLE = "difftumor train-autoencoder --data nnUNet_raw/Dataset901_Phantom --output ae --preset tiny"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    from autoencoder.presets import AUTOENCODER_PRESETS
+    from nnunet_difftumor.training_runs import add_training_arguments
+
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Net raw data sets or folders of CTs"
+    )
+    add_training_arguments(parser, tuple(AUTOENCODER_PRESETS))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        options: Parsed arguments.
+
+    Returns:
+        0.
+
+    Raises:
+        DiffTumorError: If an input cannot be used or the output folder is taken.
+    """
+    from nnunet_difftumor.training_runs import resume_hint
+
+    with resume_hint():
+        _train(options)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    from autoencoder.presets import AUTOENCODER_PRESETS
+    from autoencoder.training import train_autoencoder
+    from diffusion.provenance import Provenance
+    from nnunet_difftumor import training_runs as runs
+    from nnunet_difftumor.training_data import heldout_image_crops
+
+    runs.check_output_folder(options.output, resume=options.resume)
+    preset = AUTOENCODER_PRESETS[options.preset]
+    selected = _select(options)
+    heldout = heldout_image_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides)))
+    train_autoencoder(
+        _batches(options, preset, selected),
+        [batch["image_hu"] for batch in heldout],
+        preset,
+        options.output,
+        steps=options.steps,
+        seed=options.seed,
+        resume=options.resume,
+        heldout_masks={"tumor": [batch["tumor_mask"] for batch in heldout]},
+        mixed_precision=options.precision,
+        workers=options.workers,
+        identity={"data": runs.training_identity(selected.training)},
+    )
+    provenance = Provenance(
+        diffusion=(),
+        autoencoder=runs.fingerprints(selected.training),
+        fold=selected.fold,
+        splits_hash=selected.splits_hash,
+    )
+    if runs.is_main_process():
+        runs.save_run_records(options.output, selected, provenance)
+        print(_report(options.output, has_heldout=bool(selected.heldout)))
+
+
+def _select(options: argparse.Namespace) -> SelectedCases:
+    from nnunet_difftumor import training_runs as runs
+    from nnunet_difftumor.case_selection import open_data_folder, read_hold_out
+
+    hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
+    folders = [open_data_folder(folder) for folder in options.data]
+    values = [_tumor_values(data) for data in folders]
+    return runs.prepare_cases(folders, values, runs.cache_folder(options), hold_out, workers=options.workers)
+
+
+def _tumor_values(data: DataFolder) -> tuple[int, ...]:
+    """Values of the tumour label if the names tell; an autoencoder can do without."""
+    from nnunet_difftumor.cases import find_tumor_label
+    from nnunet_difftumor.errors import MissingLabelError
+
+    try:
+        return find_tumor_label(data.dataset.labels) if data.dataset else ()
+    except MissingLabelError:
+        return ()
+
+
+def _batches(options: argparse.Namespace, preset: AutoencoderPreset, selected: SelectedCases) -> AutoencoderCrops:
+    from nnunet_difftumor.crop_cache import CropCache
+    from nnunet_difftumor.training_data import AutoencoderCrops
+
+    return AutoencoderCrops(
+        CropCache(selected.training),
+        preset.crop_sides,
+        preset.voxels_per_batch,
+        options.seed,
+        side_probabilities=preset.crop_probabilities,
+    )
+
+
+def _report(output: Path, *, has_heldout: bool) -> str:
+    errors = json.loads((output / "heldout.json").read_text(encoding="utf-8"))
+    lines = [
+        f"\nReconstruction error on {'held-out' if has_heldout else 'training'} cases, mean absolute, in HU:",
+        f"{'':8s}{'autoencoder':>12s}{'2x pooling':>12s}{'4x pooling':>12s}",
+    ]
+    for name, row in errors.items():
+        lines.append(f"{name:8s}{row['mae_hu']:12.1f}{row['mae_pool2_hu']:12.1f}{row['mae_pool4_hu']:12.1f}")
+    if errors["all"]["mae_hu"] > errors["all"]["mae_pool4_hu"]:
+        lines.append("It does not beat 4x pooling yet: train longer (--steps) before you go on.")
+    lines.append(f"Pictures: tensorboard --logdir {output / 'tensorboard'}")
+    lines.append(
+        f"Next: difftumor train-diffusion --data RAW_DATASET --autoencoder {output} --output DIR --preset tiny"
+    )
+    return "\n".join(lines)

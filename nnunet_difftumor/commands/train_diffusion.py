@@ -1,0 +1,187 @@
+"""`difftumor train-diffusion`: stage two."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoencoder.model import AutoencoderKL3D
+    from diffusion.generator_info import GeneratorInfo
+    from diffusion.presets import DiffusionPreset
+    from nnunet_difftumor.case_selection import SelectedCases
+    from nnunet_difftumor.training_data import TumorCrops
+
+HELP = "stage 2: learn tumours from annotated cases"
+DESCRIPTION = """Train the diffusion model that draws tumours, from CTs with annotated tumours.
+
+--data takes nnU-Net raw data sets whose labels name a tumour. Train one generator for each fold
+(--splits and --fold): a generator that knows the validation cases is refused by the trainer.
+Writes into --output:
+  generator/         both stages, for nnUNetTrainerDiffTumor and difftumor synthesize
+  heldout.json       HU inside held-out tumours, real and generated, beside the same fill without diffusion
+  provenance.json    hashes of the cases that trained both stages, for the leak guard; cases.json: names
+  history.csv, heldout_history.csv, tensorboard/, checkpoints/
+
+Interrupt it at any time; the same command with --resume goes on."""
+EXAMPLE = (
+    "difftumor train-diffusion --data nnUNet_raw/Dataset901_Phantom --autoencoder ae --output dm/fold_0 "
+    "--preset tiny --splits splits_final.json --fold 0"
+)
+
+_MARGIN_VOXELS = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    from diffusion.presets import DIFFUSION_PRESETS
+    from nnunet_difftumor.training_runs import add_training_arguments
+
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, metavar="RAW_DATASET", help="nnU-Net raw data sets with tumours"
+    )
+    parser.add_argument(
+        "--autoencoder", type=Path, required=True, metavar="DIR", help="--output of train-autoencoder, or a generator"
+    )
+    parser.add_argument(
+        "--tumor-label", metavar="NAME", help="name of the tumour label in dataset.json (default: found by its name)"
+    )
+    parser.add_argument("--early-only", action="store_true", help="learn from tumours of at most 10 mm radius only")
+    parser.add_argument("--data-note", default="", metavar="TEXT", help="what the data are, for the model card")
+    add_training_arguments(parser, tuple(DIFFUSION_PRESETS))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        options: Parsed arguments.
+
+    Returns:
+        0.
+
+    Raises:
+        DiffTumorError: If an input cannot be used or the output folder is taken.
+    """
+    from nnunet_difftumor.training_runs import resume_hint
+
+    with resume_hint():
+        _train(options)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    from autoencoder.model import AutoencoderKL3D
+    from diffusion.provenance import Provenance
+    from diffusion.training import train_diffusion
+    from nnunet_difftumor import training_runs as runs
+    from nnunet_difftumor.training_data import heldout_tumor_crops
+
+    runs.check_output_folder(options.output, resume=options.resume)
+    preset = _preset(options)
+    model_folder, autoencoder_cases = runs.find_autoencoder(options.autoencoder)
+    autoencoder = AutoencoderKL3D.from_pretrained(model_folder, low_cpu_mem_usage=False)
+    selected = _select(options)
+    provenance = Provenance(
+        diffusion=runs.fingerprints(selected.training),
+        autoencoder=autoencoder_cases,
+        fold=selected.fold,
+        splits_hash=selected.splits_hash,
+    )
+    generator = train_diffusion(
+        _batches(options, selected),
+        autoencoder,
+        preset,
+        options.output,
+        heldout=heldout_tumor_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides))),
+        info=_info(options, autoencoder, selected),
+        provenance=provenance,
+        steps=options.steps,
+        seed=options.seed,
+        resume=options.resume,
+        mixed_precision=options.precision,
+        workers=options.workers,
+        identity={"data": runs.training_identity(selected.training, early_only=options.early_only)},
+    )
+    if runs.is_main_process():
+        runs.save_run_records(options.output, selected, provenance)
+        print(_report(options, generator, has_heldout=bool(selected.heldout)))
+
+
+def _preset(options: argparse.Namespace) -> DiffusionPreset:
+    from diffusion.presets import DIFFUSION_PRESETS
+
+    return DIFFUSION_PRESETS[options.preset]
+
+
+def _select(options: argparse.Namespace) -> SelectedCases:
+    from nnunet_difftumor import training_runs as runs
+    from nnunet_difftumor.case_selection import DataFolder, read_hold_out
+    from nnunet_difftumor.cases import find_tumor_label, load_raw_dataset
+
+    hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
+    datasets = [load_raw_dataset(folder) for folder in options.data]
+    return runs.prepare_cases(
+        [DataFolder(dataset.folder, dataset.cases, dataset) for dataset in datasets],
+        [find_tumor_label(dataset.labels, options.tumor_label) for dataset in datasets],
+        runs.cache_folder(options),
+        hold_out,
+        workers=options.workers,
+        tumors_only=True,
+    )
+
+
+def _batches(options: argparse.Namespace, selected: SelectedCases) -> TumorCrops:
+    from nnunet_difftumor.crop_cache import CropCache
+    from nnunet_difftumor.training_data import TumorCrops
+
+    preset = _preset(options)
+    return TumorCrops(
+        CropCache(selected.training),
+        preset.crop_sides,
+        preset.voxels_per_batch,
+        options.seed,
+        side_probabilities=preset.crop_probabilities,
+        early_only=options.early_only,
+    )
+
+
+def _info(options: argparse.Namespace, autoencoder: AutoencoderKL3D, selected: SelectedCases) -> GeneratorInfo:
+    from diffusion.generator_info import GeneratorInfo
+    from nnunet_difftumor.crop_cache import CropCache
+    from nnunet_difftumor.training_data import SPACING_RANGE_MM
+    from nnunet_difftumor.tumor_statistics import measure_training_tumors
+
+    window = autoencoder.window
+    tumors = measure_training_tumors(CropCache(selected.training), early_only=options.early_only, window=window)
+    return GeneratorInfo(
+        roi_sides=tuple(sorted(_preset(options).crop_sides)),
+        spacing_range_mm=SPACING_RANGE_MM,
+        margin_voxels=_MARGIN_VOXELS,
+        low_hu=window.low_hu,
+        high_hu=window.high_hu,
+        training_tumors=tumors,
+        preset=options.preset,
+        data_note=options.data_note,
+    )
+
+
+def _report(options: argparse.Namespace, generator: Path, *, has_heldout: bool) -> str:
+    statistics = json.loads((options.output / "heldout.json").read_text(encoding="utf-8"))
+    lines = [
+        f"\nHU inside the real tumours' masks, {'held-out' if has_heldout else 'training'} cases, no compositing:",
+        f"{'':16s}{'mean':>8s}{'sd in a tumour':>16s}{'Wasserstein to real':>21s}",
+    ]
+    for kind, row in statistics.items():
+        name = {"fill_only": "no diffusion", "reconstruction": "autoencoder"}.get(kind, kind)
+        lines.append(f"{name:16s}{row['mean_hu']:8.1f}{row['crop_sd_hu']:16.1f}{row['wasserstein_hu']:21.1f}")
+    lines.append(f"Generator: {generator}")
+    lines.append(f"Pictures: tensorboard --logdir {options.output / 'tensorboard'}")
+    lines.append(f"Look at it: difftumor synthesize --ct FILE --organ-mask FILE --generator {generator} --output DIR")
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""Fingerprints of cases: the one definition that training, provenance and the leak guard share.
+
+A CT is hashed as `read_ct` decodes it: float32 HU on the file's own grid, (D, H, W). A tumour mask is
+hashed as `read_labels` decodes it, on the label file's own grid, so that a label map can be recognised
+where its CT is not at hand (nnU-Net's gt_segmentations). Compression, stored type, slope and file format
+do not change a hash; resampling, cropping and flipping do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffusion.provenance import CaseFingerprint, hash_array, hash_identifier, hash_tumor_mask
+from nnunet_difftumor.cases import Case, read_ct, read_labels
+
+
+def fingerprint_case(case: Case, tumor_values: Sequence[int] = ()) -> CaseFingerprint:
+    """Hash a case's identifier, CT and tumour mask.
+
+    Args:
+        case: The case; both files are decoded.
+        tumor_values: Label values that mean tumour; with none, no mask is hashed.
+
+    Returns:
+        The fingerprint; without mask hash if there is no tumour or no label file.
+
+    Raises:
+        DiffTumorError: The named error of a file that cannot be used.
+    """
+    has_mask = bool(tumor_values) and case.label_path is not None
+    return CaseFingerprint(
+        identifier_hash=hash_identifier(case.identifier),
+        image_hash=hash_ct_file(case.image_path),
+        tumor_mask_hash=hash_tumor_file(case.label_path, tumor_values) if has_mask and case.label_path else None,
+    )
+
+
+def hash_ct_file(path: Path) -> str:
+    """Hash a CT file's decoded values.
+
+    Args:
+        path: The CT.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        DiffTumorError: The named error of a file that cannot be used.
+    """
+    return hash_array(read_ct(path).image_hu)
+
+
+def hash_tumor_file(path: Path, tumor_values: Sequence[int]) -> str | None:
+    """Hash the tumour mask of a label file, on its own grid.
+
+    Args:
+        path: The label map.
+        tumor_values: Label values that mean tumour.
+
+    Returns:
+        64 hexadecimal digits, or None if there is no tumour.
+
+    Raises:
+        DiffTumorError: The named error of a file that cannot be used.
+    """
+    return hash_tumor_mask(np.isin(read_labels(path)[0], tumor_values))

@@ -1,0 +1,73 @@
+"""Where the voxels of an array lie in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+_LARGEST_CORNER_SHIFT_VOXELS = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class GridGeometry:
+    """Where the voxels of an array lie in the patient.
+
+    Attributes:
+        shape: Shape of the array, (D, H, W).
+        affine: Takes a voxel index (d, h, w, 1) to a position in mm, right-anterior-superior axes. Shape (4, 4).
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels in mm, (D, H, W)."""
+        depth, height, width = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return depth, height, width
+
+    @property
+    def origin_mm(self) -> tuple[float, float, float]:
+        """Position of voxel (0, 0, 0) in mm, (right, anterior, superior)."""
+        right, anterior, superior = self.affine[:3, 3].tolist()
+        return right, anterior, superior
+
+    def describe(self) -> str:
+        """Return one line with shape, spacing, origin and axis directions."""
+        spacing = ", ".join(f"{value:.4g}" for value in self.spacing_mm)
+        origin = ", ".join(f"{value:.2f}" for value in self.origin_mm)
+        axes = "".join(str(code) for code in nibabel.aff2axcodes(self.affine))
+        return f"shape {self.shape}, spacing ({spacing}) mm, origin ({origin}) mm, axes {axes}"
+
+
+def turn_onto_grid(array: NDArray[Any], geometry: GridGeometry, target: GridGeometry) -> NDArray[Any] | None:
+    """Undo axis flips and permutations between two descriptions of the same physical grid.
+
+    Args:
+        array: Values on `geometry`. Shape (D, H, W).
+        geometry: Grid of the array.
+        target: Grid wanted.
+
+    Returns:
+        The values on `target`, or None if the two physical grids differ by more than 0.1 voxel at a corner.
+    """
+    to_source = np.linalg.solve(geometry.affine, target.affine)  # target index -> source index
+    turn = np.rint(to_source[:3, :3])
+    if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
+        return None
+    source_axes = np.abs(turn).argmax(axis=0)  # source axis of each target axis
+    signs = turn[source_axes, [0, 1, 2]]
+    if tuple(array.shape[axis] for axis in source_axes) != target.shape:
+        return None
+    shift = np.zeros(3)
+    shift[source_axes] = np.where(signs < 0, np.array(target.shape) - 1, 0)
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in target.shape], indexing="ij")).reshape(3, -1)
+    actual = to_source[:3, :3] @ corners + to_source[:3, 3:]
+    if np.abs(actual - (turn @ corners + shift[:, None])).max() > _LARGEST_CORNER_SHIFT_VOXELS:
+        return None
+    turned = array.transpose(source_axes)
+    return np.ascontiguousarray(np.flip(turned, axis=tuple(np.flatnonzero(signs < 0).tolist())))

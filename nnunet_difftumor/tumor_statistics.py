@@ -1,0 +1,82 @@
+"""Contrast and heterogeneity of the tumours that a generator learns from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
+from diffusion.conditioning import CONTRAST_LIMIT_HU, FILL_DILATION_VOXELS, RIM_OUTER_VOXELS, dilate
+from diffusion.generator_info import TrainingTumor
+from nnunet_difftumor.crop_cache import CachedCase, CropCache, TumorComponent
+from nnunet_difftumor.crops import centred_tumor_crop, sample_tumor_crop
+from nnunet_difftumor.training_data import SPACING_RANGE_MM, usable_tumors
+
+_SIDE = 48
+_SOFT_TISSUE_ABOVE_HU = -30.0
+_SMALLEST_SOFT_SHARE = 0.1
+_SMOOTHING_VOXELS = 2.0
+_MOST_TUMORS = 1000
+
+
+def measure_training_tumors(
+    cache: CropCache, *, early_only: bool = False, window: IntensityWindow = ABDOMEN_WINDOW
+) -> tuple[TrainingTumor, ...]:
+    """Measure the tumours that train, on the grid on which the generator would make them.
+
+    The contrast is against soft tissue (above -30 HU) of the rim: synthetic tumours are placed in an organ,
+    and one measured against fat would be 100 HU off there. Tumours with hardly any are left out.
+
+    Args:
+        cache: The training cases.
+        early_only: Only tumours with a radius of at most 10 mm.
+        window: HU window of the generator; values outside are limited to it.
+
+    Returns:
+        One record for each tumour that could be measured, of at most 1000 spread evenly over the cases.
+
+    Raises:
+        MissingLabelError: If there is no tumour.
+    """
+    pairs = [(case, tumor) for case, tumors in usable_tumors(cache, early_only=early_only) for tumor in tumors]
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_TUMORS)).round().astype(int))
+    measured = [_measure(case, tumor, window) for case, tumor in (pairs[index] for index in chosen)]
+    return tuple(record for record in measured if record is not None)
+
+
+def smooth_inside(image_hu: NDArray[np.float32], mask: NDArray[np.bool_], sigma_voxels: float) -> NDArray[np.float32]:
+    """Smooth an image inside a mask with nothing from outside it.
+
+    Args:
+        image_hu: Image in HU. Shape (D, H, W).
+        mask: True where the image counts. Same shape.
+        sigma_voxels: Standard deviation of the Gaussian, in voxels.
+
+    Returns:
+        Smoothed values of the mask's voxels. Shape (voxels in the mask,).
+    """
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma_voxels)
+    value = ndimage.gaussian_filter(np.where(mask, image_hu, 0.0).astype(np.float32), sigma_voxels)
+    return (value[mask] / weight[mask]).astype(np.float32)
+
+
+def _measure(case: CachedCase, tumor: TumorComponent, window: IntensityWindow) -> TrainingTumor | None:
+    crop, mask = sample_tumor_crop(centred_tumor_crop(case, tumor, _SIDE, SPACING_RANGE_MM[0]), tumor)
+    image_hu = np.clip(crop.image_hu(), window.low_hu, window.high_hu)
+    rim_hu = image_hu[_rim(mask)]
+    soft_hu = rim_hu[rim_hu > _SOFT_TISSUE_ABOVE_HU]
+    if soft_hu.size < _SMALLEST_SOFT_SHARE * max(rim_hu.size, 1):
+        return None
+    return TrainingTumor(
+        radius_mm=tumor.radius_mm,
+        contrast_hu=float(np.clip(image_hu[mask].mean() - np.median(soft_hu), -CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU)),
+        heterogeneity_hu=float(smooth_inside(image_hu, mask, _SMOOTHING_VOXELS).std()),
+    )
+
+
+def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    batched = torch.from_numpy(mask)[None, None]
+    rim = dilate(batched, RIM_OUTER_VOXELS) & ~dilate(batched, FILL_DILATION_VOXELS)
+    return rim[0, 0].numpy()

@@ -1,0 +1,10 @@
+"""Train stage one, the autoencoder; the same as `difftumor train-autoencoder` (see --help)."""
+
+from __future__ import annotations
+
+import sys
+
+from nnunet_difftumor.cli import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("train-autoencoder"))

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from nnunet_difftumor.augment import add_faint_blobs, draw_narrow_window, draw_orientation, shift_soft_tissue
+from nnunet_difftumor.cache_building import build_crop_cache
+from nnunet_difftumor.cases import Case
+from nnunet_difftumor.crop_cache import CropCache
+from nnunet_difftumor.crops import Crop, centred_tumor_crop, draw_tumor_crop, sample_tumor_crop
+from nnunet_difftumor.errors import DatasetError, MissingLabelError
+from nnunet_difftumor.pasted_lesions import draw_pasted_lesion
+from nnunet_difftumor.training_data import (
+    AutoencoderCrops,
+    TumorCrops,
+    heldout_image_crops,
+    heldout_tumor_crops,
+    usable_tumors,
+)
+from nnunet_difftumor.tumor_statistics import measure_training_tumors, smooth_inside
+
+SPACING_MM = (3.0, 1.0, 1.0)
+SHAPE = (40, 110, 110)  # (D, H, W)
+MUSCLE_HU, TUMOR_HU, FAT_HU = 60, 20, -100
+
+
+def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
+    axes = [np.arange(size) * spacing - centre for size, spacing, centre in zip(SHAPE, SPACING_MM, centre_mm, strict=True)]
+    d, h, w = np.ix_(*axes)
+    return d**2 + h**2 + w**2 <= radius_mm**2
+
+
+def save_case(folder: Path, name: str, image: np.ndarray, labels: np.ndarray) -> Case:
+    affine = np.diag([*SPACING_MM[::-1], 1.0])
+    for suffix, array in (("_0000", image.astype(np.int16)), ("", labels.astype(np.uint8))):
+        nibabel.save(nibabel.Nifti1Image(array.T, affine), folder / f"{name}{suffix}.nii.gz")
+    return Case(name, folder / f"{name}_0000.nii.gz", folder / f"{name}.nii.gz")
+
+
+def make_patient(folder: Path, name: str, radii_mm: tuple[float, ...], seed: int = 0) -> Case:
+    """A cylinder of muscle in fat in air, with balls as tumours."""
+    rng = np.random.default_rng(seed)
+    h, w = np.ix_(np.arange(SHAPE[1]) - 55, np.arange(SHAPE[2]) - 55)
+    slices = np.where(h**2 + w**2 < 45**2, MUSCLE_HU, np.where(h**2 + w**2 < 52**2, FAT_HU, -1000))
+    image = np.repeat(slices[None], SHAPE[0], axis=0).astype(float)
+    labels = np.zeros(SHAPE, np.uint8)
+    for number, radius_mm in enumerate(radii_mm):
+        tumor = ball((60.0, 40.0 + 25 * number, 55.0), radius_mm)
+        image[tumor], labels[tumor] = TUMOR_HU, 2
+    image[image > -200] += rng.normal(0, 3, size=(image > -200).sum())
+    return save_case(folder, name, np.rint(image), labels)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> CropCache:
+    folder = tmp_path_factory.mktemp("data")
+    cases = [make_patient(folder, "a", (18.0,)), make_patient(folder, "b", (7.0, 4.0), 1), make_patient(folder, "c", ())]
+    return build_crop_cache(cases, folder / "cache", tumor_values=(2,), show_progress=False)
+
+
+class TestCrop:
+    def test_a_linear_image_is_sampled_exactly_at_every_spacing(self, tmp_path: Path) -> None:
+        d, h, w = np.indices(SHAPE)
+        image = 10 * d + 3 * h - 4 * w  # in HU per voxel: 10/3, 3 and -4 HU a mm
+        case = save_case(tmp_path, "ramp", image, np.zeros(SHAPE))
+        cached = build_crop_cache([case], tmp_path / "cache", show_progress=False).cases[0]
+        offsets = np.indices((8, 8, 8)) - 3.5
+        for spacing_mm in (1.5, 2.7, 5.0):
+            crop = Crop(cached, 8, spacing_mm, (60.0, 55.0, 50.0))
+            d_mm, h_mm, w_mm = (centre + offset * spacing_mm for centre, offset in zip((60, 55, 50), offsets, strict=True))
+            assert np.abs(crop.image_hu() - (10 / 3 * d_mm + 3 * h_mm - 4 * w_mm)).max() < 0.01
+
+    def test_outside_the_volume_is_air(self, cache: CropCache) -> None:
+        crop = Crop(cache.cases[0], 16, 2.0, (-100.0, 55.0, 55.0))
+        assert (crop.image_hu() == -1000).all()
+        assert not crop.tumor_mask().any()
+
+    def test_a_crop_across_the_border_has_both(self, cache: CropCache) -> None:
+        image_hu = Crop(cache.cases[0], 16, 2.0, (0.0, 55.0, 55.0)).image_hu()
+        assert (image_hu[:6] == -1000).all()
+        assert (image_hu[9:] > 0).all()
+
+    @pytest.mark.parametrize("spacing_mm", [1.5, 2.0, 3.0])
+    def test_the_mask_keeps_its_volume(self, cache: CropCache, spacing_mm: float) -> None:
+        case = cache.cases[0]
+        mask = Crop(case, 48, spacing_mm, (60.0, 40.0, 55.0)).tumor_mask()
+        assert mask.sum() * spacing_mm**3 == pytest.approx(case.tumors[0].volume_mm3, rel=0.08)
+
+    @pytest.mark.parametrize("side", [16, 32, 48, 64])
+    def test_a_tumour_crop_holds_the_whole_tumour_with_surroundings(self, cache: CropCache, side: int) -> None:
+        rng = np.random.default_rng(side)
+        for case in cache.with_tumors().cases:
+            for tumor in case.tumors:
+                for _ in range(8):
+                    crop = draw_tumor_crop(case, tumor, side, (1.5, 6.0), rng)
+                    crop, mask = sample_tumor_crop(crop, tumor)
+                    found = np.argwhere(mask)
+                    margin = min(5, side // 8)
+                    assert len(found) > 0
+                    assert found.min() >= margin
+                    assert found.max() < side - margin
+
+    def test_a_mask_that_vanishes_is_drawn_again_at_a_finer_spacing(self, cache: CropCache) -> None:
+        case = cache.cases[1]
+        tumor = case.tumors[1]  # 4 mm radius
+        centre_mm = tuple(tumor.centre_mm(case.spacing_mm) + 8.0)  # between the samples
+        coarse = Crop(case, 16, 16.0, centre_mm)
+        assert not coarse.tumor_mask().any()
+        finer, mask = sample_tumor_crop(coarse, tumor)
+        assert finer.spacing_mm < 16.0
+        assert mask.any()
+
+    def test_centred_crops_are_coarser_for_tumours_that_do_not_fit(self, cache: CropCache) -> None:
+        large, small = cache.cases[0], cache.cases[1]
+        assert centred_tumor_crop(small, small.tumors[0], 48, 1.5).spacing_mm == 1.5
+        assert centred_tumor_crop(large, large.tumors[0], 32, 1.5).spacing_mm == pytest.approx(19.5 / 4, rel=0.1)
+
+
+class TestBatches:
+    def test_a_batch_depends_on_seed_and_index_only(self, cache: CropCache) -> None:
+        for make in (AutoencoderCrops, TumorCrops):
+            first, again, other = make(cache, (16, 32), 65536, 3), make(cache, (16, 32), 65536, 3), make(cache, (16, 32), 65536, 4)
+            _ = again[0]
+            for key, value in first[5].items():
+                assert torch.equal(value, again[5][key])
+                assert value.shape != first[6][key].shape or not torch.equal(value, first[6][key])
+                assert value.shape != other[5][key].shape or not torch.equal(value, other[5][key])
+
+    def test_a_batch_has_one_side_and_never_one_crop(self, cache: CropCache) -> None:
+        shapes = {tuple(AutoencoderCrops(cache, (16, 32), 2 * 32**3, 0)[i]["image_hu"].shape) for i in range(8)}
+        assert shapes == {(16, 1, 16, 16, 16), (2, 1, 32, 32, 32)}
+        assert len(AutoencoderCrops(cache, (32,), 100, 0)[0]["image_hu"]) == 2
+
+    def test_sides_follow_their_probabilities(self, cache: CropCache) -> None:
+        crops = AutoencoderCrops(cache, (16, 32), 8192, 0, side_probabilities=(0.0, 1.0))
+        assert {crops[i]["image_hu"].shape[-1] for i in range(5)} == {32}
+
+    def test_the_global_random_streams_are_left_alone(self, cache: CropCache) -> None:
+        before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+        _ = TumorCrops(cache, (16,), 8192, 0)[0], AutoencoderCrops(cache, (16,), 8192, 0)[0]
+        assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+        assert torch.equal(torch_before, torch.get_rng_state())
+
+    def test_masks_are_binary_and_never_empty(self, cache: CropCache) -> None:
+        crops = TumorCrops(cache, (16, 32), 2 * 32**3, 0)
+        for index in range(12):
+            batch = crops[index]
+            mask = batch["tumor_mask"]
+            assert mask.dtype == batch["image_hu"].dtype == torch.float32
+            assert mask.shape == batch["image_hu"].shape
+            assert set(mask.unique().tolist()) <= {0.0, 1.0}
+            assert (mask.flatten(1).sum(dim=1) > 0).all()
+            assert torch.isfinite(batch["image_hu"]).all()
+
+    def test_mask_and_image_are_turned_alike(self, cache: CropCache) -> None:
+        crops = TumorCrops(CropCache(cache.cases[:1]), (48,), 2 * 48**3, 0, pasted_share=0.0)
+        for index in range(4):
+            batch = crops[index]
+            for image_hu, mask in zip(batch["image_hu"], batch["tumor_mask"], strict=True):
+                inside = image_hu[mask > 0]
+                assert inside.std() < 12  # one tissue: noise and a little of the rim
+                muscle = image_hu[(mask == 0) & (image_hu > inside.mean() + 20)]
+                assert muscle.mean() - inside.mean() == pytest.approx(MUSCLE_HU - TUMOR_HU, abs=10)
+
+    def test_early_only_takes_small_tumours(self, cache: CropCache) -> None:
+        tumors = [t.radius_mm for _, found in usable_tumors(cache, early_only=True) for t in found]
+        assert len(tumors) == 2
+        assert max(tumors) < 10
+        with pytest.raises(MissingLabelError, match="no early tumour"):
+            TumorCrops(CropCache(cache.cases[:1]), (16,), 8192, 0, early_only=True)
+
+    def test_no_tumour_and_no_case_are_refused(self, cache: CropCache) -> None:
+        with pytest.raises(MissingLabelError, match="--tumor-label"):
+            TumorCrops(CropCache(cache.cases[2:]), (16,), 8192, 0)
+        with pytest.raises(DatasetError, match="No case"):
+            AutoencoderCrops(CropCache(()), (16,), 8192, 0)
+
+    def test_heldout_crops_are_fixed(self, cache: CropCache) -> None:
+        for cut in (heldout_image_crops, heldout_tumor_crops):
+            for first, again in zip(cut(cache, 32), cut(cache, 32), strict=True):
+                assert all(torch.equal(first[key], again[key]) for key in first)
+        assert len(heldout_image_crops(cache, 32)) == 3
+        tumors = heldout_tumor_crops(cache, 32)
+        assert [len(batch["image_hu"]) for batch in tumors] == [1, 2]
+        assert tumors[0]["tumor_mask"][0, 0, 16, 16, 16] == 1  # centred
+
+
+class TestAugmentation:
+    def test_soft_tissue_shift_leaves_fat_and_air(self) -> None:
+        image_hu = np.array([-1000.0, -100.0, -40.0, -20.0, 0.0, 60.0], np.float32)
+        assert shift_soft_tissue(image_hu, 50.0) == pytest.approx([-1000, -100, -40, 5, 50, 110])
+
+    def test_orientations_are_the_48_of_a_cube(self) -> None:
+        rng = np.random.default_rng(0)
+        cube = np.arange(27).reshape(3, 3, 3)
+        seen = {draw_orientation(rng).apply(cube).tobytes() for _ in range(800)}
+        assert len(seen) == 48
+
+    def test_blobs_are_faint_and_local(self) -> None:
+        rng = np.random.default_rng(0)
+        for _ in range(10):
+            change = np.abs(add_faint_blobs(np.zeros((48, 48, 48), np.float32), rng))
+            assert 0 < change.max() <= 4 * 60
+            assert (change > 0).mean() < 0.2
+
+    def test_narrow_windows_keep_soft_tissue(self) -> None:
+        rng = np.random.default_rng(0)
+        windows = np.array([draw_narrow_window(rng) for _ in range(100)])
+        assert windows[:, 0].min() >= -200
+        assert windows[:, 0].max() <= 0
+        assert windows[:, 1].min() >= 100
+        assert windows[:, 1].max() <= 300
+
+
+class TestPastedLesions:
+    def test_a_large_tumour_becomes_a_small_lesion_in_muscle(self, cache: CropCache) -> None:
+        rng = np.random.default_rng(0)
+        drawn = [draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], cache.cases[2], 32, rng) for _ in range(12)]
+        made = [pair for pair in drawn if pair is not None]
+        assert len(made) >= 8
+        for image_hu, mask in made:
+            radius_voxels = (3 * mask.sum() / (4 * np.pi)) ** (1 / 3)
+            assert 2.0 <= radius_voxels <= 6.5
+            assert abs(image_hu[mask].mean() - MUSCLE_HU) < 75
+            assert np.isfinite(image_hu).all()
+
+    def test_nothing_is_pasted_where_no_soft_tissue_is(self, tmp_path: Path, cache: CropCache) -> None:
+        case = save_case(tmp_path, "fat", np.full(SHAPE, FAT_HU), np.zeros(SHAPE))
+        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+        rng = np.random.default_rng(0)
+        assert draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, rng) is None
+
+
+class TestStatistics:
+    def test_contrast_and_radius_are_measured(self, cache: CropCache) -> None:
+        tumors = measure_training_tumors(CropCache(cache.cases[:2]))
+        assert len(tumors) == 3
+        for tumor in tumors:
+            assert tumor.contrast_hu == pytest.approx(TUMOR_HU - MUSCLE_HU, abs=8)
+            assert tumor.heterogeneity_hu < 8
+        assert tumors[0].radius_mm == pytest.approx(18.0, abs=0.5)
+
+    def test_smoothing_inside_ignores_the_outside(self) -> None:
+        image_hu = np.full((12, 12, 12), -1000.0, np.float32)
+        mask = np.zeros((12, 12, 12), bool)
+        mask[4:8, 4:8, 4:8] = True
+        image_hu[mask] = 30.0
+        assert smooth_inside(image_hu, mask, 2.0) == pytest.approx(30.0, abs=1e-3)
