@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import time
@@ -22,7 +21,6 @@ from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExist
 
 PROVENANCE_FILE = "provenance.json"
 CASES_FILE = "cases.json"
-CACHE_FOLDER = "crop_cache"
 _POLL_SECONDS = 5.0
 
 
@@ -128,18 +126,19 @@ def fingerprints(cases: Sequence[CachedCase]) -> tuple[CaseFingerprint, ...]:
     )
 
 
-def training_identity(cases: Sequence[CachedCase], **options: bool) -> dict[str, object]:
+def training_identity(selected: SelectedCases, **options: bool) -> dict[str, object]:
     """Describe what the batches are made of, so that a run is resumed with the same only.
 
     Args:
-        cases: The training cases in their order, on which the batches depend.
+        selected: The cases, in the order on which the batches depend, and their split.
         options: Everything else that the batches depend on.
 
     Returns:
         JSON content.
     """
-    records = [asdict(case.fingerprint) for case in cases]
-    return {"cases": hashlib.sha256(json.dumps(records).encode()).hexdigest(), **options}
+    records = [asdict(case.fingerprint) for case in selected.training]
+    cases_hash = hashlib.sha256(json.dumps(records).encode()).hexdigest()
+    return {"training_cases": cases_hash, "fold": selected.fold, "splits": selected.splits_hash, **options}
 
 
 def save_run_records(output: Path, selected: SelectedCases, provenance: Provenance) -> None:
@@ -184,36 +183,3 @@ def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:
             "found. Copy the whole --output folder of `difftumor train-autoencoder`, or train it again."
         )
     return model, load_provenance(record).autoencoder
-
-
-def add_training_arguments(parser: argparse.ArgumentParser, presets: Sequence[str]) -> None:
-    """Add the arguments that both training commands take.
-
-    Args:
-        parser: Parser of the subcommand.
-        presets: Names of the presets.
-    """
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the run")
-    parser.add_argument("--preset", choices=presets, required=True, help="nano: tests; tiny: CPU; base: GPU")
-    held = parser.add_argument_group("held-out cases", "never trained on; without these a tenth is held out")
-    held.add_argument("--splits", type=Path, metavar="FILE", help="nnU-Net's splits_final.json (see difftumor splits)")
-    held.add_argument("--fold", type=int, metavar="K", help="train on this fold's training cases only")
-    held.add_argument("--exclude-cases", type=Path, metavar="FILE", help="case identifiers, one a line")
-    parser.add_argument("--steps", type=int, metavar="N", help="training steps (default: the preset's)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of weights, crops and noise (default 0)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="data-loading processes (default 0: none)")
-    parser.add_argument(
-        "--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default no)"
-    )
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        metavar="DIR",
-        help=f"decoded CTs, for all runs (default: {CACHE_FOLDER} beside --output)",
-    )
-
-
-def cache_folder(options: argparse.Namespace) -> Path:
-    """Return the cache folder of a run: --cache, or `crop_cache` beside --output."""
-    return options.cache if options.cache is not None else options.output.resolve().parent / CACHE_FOLDER

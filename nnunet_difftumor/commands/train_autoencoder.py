@@ -31,13 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Parser of the subcommand.
     """
-    from autoencoder.presets import AUTOENCODER_PRESETS
-    from nnunet_difftumor.training_runs import add_training_arguments
+    from nnunet_difftumor.commands.training_arguments import add_training_arguments
 
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Net raw data sets or folders of CTs"
     )
-    add_training_arguments(parser, tuple(AUTOENCODER_PRESETS))
+    add_training_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -81,7 +80,7 @@ def _train(options: argparse.Namespace) -> None:
         heldout_masks={"tumor": [batch["tumor_mask"] for batch in heldout]},
         mixed_precision=options.precision,
         workers=options.workers,
-        identity={"data": runs.training_identity(selected.training)},
+        identity={"data": runs.training_identity(selected)},
     )
     provenance = Provenance(
         diffusion=(),
@@ -97,11 +96,12 @@ def _train(options: argparse.Namespace) -> None:
 def _select(options: argparse.Namespace) -> SelectedCases:
     from nnunet_difftumor import training_runs as runs
     from nnunet_difftumor.case_selection import open_data_folder, read_hold_out
+    from nnunet_difftumor.commands.training_arguments import cache_folder
 
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
     folders = [open_data_folder(folder) for folder in options.data]
     values = [_tumor_values(data) for data in folders]
-    return runs.prepare_cases(folders, values, runs.cache_folder(options), hold_out, workers=options.workers)
+    return runs.prepare_cases(folders, values, cache_folder(options), hold_out, workers=options.workers)
 
 
 def _tumor_values(data: DataFolder) -> tuple[int, ...]:

@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Parser of the subcommand.
     """
-    from diffusion.presets import DIFFUSION_PRESETS
-    from nnunet_difftumor.training_runs import add_training_arguments
+    from nnunet_difftumor.commands.training_arguments import add_training_arguments
 
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, metavar="RAW_DATASET", help="nnU-Net raw data sets with tumours"
@@ -54,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--early-only", action="store_true", help="learn from tumours of at most 10 mm radius only")
     parser.add_argument("--data-note", default="", metavar="TEXT", help="what the data are, for the model card")
-    add_training_arguments(parser, tuple(DIFFUSION_PRESETS))
+    add_training_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -107,7 +106,7 @@ def _train(options: argparse.Namespace) -> None:
         resume=options.resume,
         mixed_precision=options.precision,
         workers=options.workers,
-        identity={"data": runs.training_identity(selected.training, early_only=options.early_only)},
+        identity={"data": runs.training_identity(selected, early_only=options.early_only)},
     )
     if runs.is_main_process():
         runs.save_run_records(options.output, selected, provenance)
@@ -124,13 +123,14 @@ def _select(options: argparse.Namespace) -> SelectedCases:
     from nnunet_difftumor import training_runs as runs
     from nnunet_difftumor.case_selection import DataFolder, read_hold_out
     from nnunet_difftumor.cases import find_tumor_label, load_raw_dataset
+    from nnunet_difftumor.commands.training_arguments import cache_folder
 
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
     datasets = [load_raw_dataset(folder) for folder in options.data]
     return runs.prepare_cases(
         [DataFolder(dataset.folder, dataset.cases, dataset) for dataset in datasets],
         [find_tumor_label(dataset.labels, options.tumor_label) for dataset in datasets],
-        runs.cache_folder(options),
+        cache_folder(options),
         hold_out,
         workers=options.workers,
         tumors_only=True,

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
 from nnunet_difftumor.cache_building import build_crop_cache, find_tumors, is_cached
 from nnunet_difftumor.cases import Case
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
@@ -34,7 +35,7 @@ def make_case(folder: Path, name: str = "a", seed: int = 0, ending: str = ".nii.
     return Case(name, *paths)
 
 
-@pytest.fixture()
+@pytest.fixture
 def case(tmp_path: Path) -> Case:
     return make_case(tmp_path / "data")
 

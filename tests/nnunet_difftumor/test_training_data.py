@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+
 from nnunet_difftumor.augment import add_faint_blobs, draw_narrow_window, draw_orientation, shift_soft_tissue
 from nnunet_difftumor.cache_building import build_crop_cache
 from nnunet_difftumor.cases import Case
@@ -28,7 +29,9 @@ MUSCLE_HU, TUMOR_HU, FAT_HU = 60, 20, -100
 
 
 def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
-    axes = [np.arange(size) * spacing - centre for size, spacing, centre in zip(SHAPE, SPACING_MM, centre_mm, strict=True)]
+    axes = [
+        np.arange(size) * spacing - centre for size, spacing, centre in zip(SHAPE, SPACING_MM, centre_mm, strict=True)
+    ]
     d, h, w = np.ix_(*axes)
     return d**2 + h**2 + w**2 <= radius_mm**2
 
@@ -57,12 +60,24 @@ def make_patient(folder: Path, name: str, radii_mm: tuple[float, ...], seed: int
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> CropCache:
     folder = tmp_path_factory.mktemp("data")
-    cases = [make_patient(folder, "a", (18.0,)), make_patient(folder, "b", (7.0, 4.0), 1), make_patient(folder, "c", ())]
+    cases = [
+        make_patient(folder, "a", (18.0,)),
+        make_patient(folder, "b", (7.0, 4.0), 1),
+        make_patient(folder, "c", ()),
+    ]
+    return build_crop_cache(cases, folder / "cache", tumor_values=(2,), show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> CropCache:
+    """Cases with one tumour each."""
+    folder = tmp_path_factory.mktemp("single")
+    cases = [make_patient(folder, f"r{radius_mm:g}", (radius_mm,)) for radius_mm in (3.0, 8.0, 25.0)]
     return build_crop_cache(cases, folder / "cache", tumor_values=(2,), show_progress=False)
 
 
 class TestCrop:
-    def test_a_linear_image_is_sampled_exactly_at_every_spacing(self, tmp_path: Path) -> None:
+    def test_a_linear_image_is_sampled_within_a_twentieth_of_a_voxel(self, tmp_path: Path) -> None:
         d, h, w = np.indices(SHAPE)
         image = 10 * d + 3 * h - 4 * w  # in HU per voxel: 10/3, 3 and -4 HU a mm
         case = save_case(tmp_path, "ramp", image, np.zeros(SHAPE))
@@ -70,8 +85,11 @@ class TestCrop:
         offsets = np.indices((8, 8, 8)) - 3.5
         for spacing_mm in (1.5, 2.7, 5.0):
             crop = Crop(cached, 8, spacing_mm, (60.0, 55.0, 50.0))
-            d_mm, h_mm, w_mm = (centre + offset * spacing_mm for centre, offset in zip((60, 55, 50), offsets, strict=True))
-            assert np.abs(crop.image_hu() - (10 / 3 * d_mm + 3 * h_mm - 4 * w_mm)).max() < 0.01
+            d_mm, h_mm, w_mm = (
+                centre + offset * spacing_mm for centre, offset in zip((60, 55, 50), offsets, strict=True)
+            )
+            error_hu = np.abs(crop.image_hu() - (10 / 3 * d_mm + 3 * h_mm - 4 * w_mm))
+            assert error_hu.max() < 0.05 * spacing_mm * 4  # the steepest slope is 4 HU a mm
 
     def test_outside_the_volume_is_air(self, cache: CropCache) -> None:
         crop = Crop(cache.cases[0], 16, 2.0, (-100.0, 55.0, 55.0))
@@ -90,18 +108,19 @@ class TestCrop:
         assert mask.sum() * spacing_mm**3 == pytest.approx(case.tumors[0].volume_mm3, rel=0.08)
 
     @pytest.mark.parametrize("side", [16, 32, 48, 64])
-    def test_a_tumour_crop_holds_the_whole_tumour_with_surroundings(self, cache: CropCache, side: int) -> None:
+    def test_a_tumour_crop_holds_the_whole_tumour_with_surroundings(self, single: CropCache, side: int) -> None:
         rng = np.random.default_rng(side)
-        for case in cache.with_tumors().cases:
-            for tumor in case.tumors:
-                for _ in range(8):
-                    crop = draw_tumor_crop(case, tumor, side, (1.5, 6.0), rng)
-                    crop, mask = sample_tumor_crop(crop, tumor)
-                    found = np.argwhere(mask)
-                    margin = min(5, side // 8)
-                    assert len(found) > 0
-                    assert found.min() >= margin
-                    assert found.max() < side - margin
+        for case in single.cases:
+            for _ in range(12):
+                crop = draw_tumor_crop(case, case.tumors[0], side, (1.5, 6.0), rng)
+                crop, mask = sample_tumor_crop(crop, case.tumors[0])
+                found = np.argwhere(mask)
+                margin = min(5, side // 8)
+                assert len(found) > 0
+                assert found.min() >= margin
+                assert found.max() < side - margin
+                if case.tumors[0].radius_mm > 5:
+                    assert mask.sum() * crop.spacing_mm**3 == pytest.approx(case.tumors[0].volume_mm3, rel=0.25)
 
     def test_a_mask_that_vanishes_is_drawn_again_at_a_finer_spacing(self, cache: CropCache) -> None:
         case = cache.cases[1]
@@ -122,7 +141,11 @@ class TestCrop:
 class TestBatches:
     def test_a_batch_depends_on_seed_and_index_only(self, cache: CropCache) -> None:
         for make in (AutoencoderCrops, TumorCrops):
-            first, again, other = make(cache, (16, 32), 65536, 3), make(cache, (16, 32), 65536, 3), make(cache, (16, 32), 65536, 4)
+            first, again, other = (
+                make(cache, (16, 32), 65536, 3),
+                make(cache, (16, 32), 65536, 3),
+                make(cache, (16, 32), 65536, 4),
+            )
             _ = again[0]
             for key, value in first[5].items():
                 assert torch.equal(value, again[5][key])
@@ -218,7 +241,9 @@ class TestAugmentation:
 class TestPastedLesions:
     def test_a_large_tumour_becomes_a_small_lesion_in_muscle(self, cache: CropCache) -> None:
         rng = np.random.default_rng(0)
-        drawn = [draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], cache.cases[2], 32, rng) for _ in range(12)]
+        drawn = [
+            draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], cache.cases[2], 32, rng) for _ in range(12)
+        ]
         made = [pair for pair in drawn if pair is not None]
         assert len(made) >= 8
         for image_hu, mask in made:

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusion.provenance import hash_identifier, load_provenance
+from nnunet_difftumor.cli import main
+from nnunet_difftumor.training_data import AutoencoderCrops, TumorCrops
+
+CASES = ("case_1", "case_2", "case_3", "case_4", "healthy_1")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An nnU-Net raw data set: a block of tissue, in four cases with a ball of another density."""
+    folder = tmp_path_factory.mktemp("raw") / "Dataset999_Blocks"
+    d, h, w = np.indices((32, 32, 32)) - 16
+    for number, name in enumerate(CASES):
+        rng = np.random.default_rng(number)
+        image = np.full((32, 32, 32), -1000.0)
+        image[3:29, 3:29, 3:29] = 60 + rng.normal(0, 10, size=(26, 26, 26))
+        labels = (image > -500).astype(np.uint8)
+        if name.startswith("case"):
+            tumor = d**2 + h**2 + w**2 < (3 + number) ** 2
+            image[tumor] -= 40
+            labels[tumor] = 2
+        for part, array in (("imagesTr", image.astype(np.int16)), ("labelsTr", labels)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            suffix = "_0000" if part == "imagesTr" else ""
+            nibabel.save(nibabel.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), folder / part / f"{name}{suffix}.nii.gz")
+    options = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "organ": 1, "tumor": 2},
+        "numTraining": len(CASES),
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(options))
+    splits = [{"train": ["case_1", "case_2", "case_3", "healthy_1"], "val": ["case_4"]}]
+    (folder.parent / "splits_final.json").write_text(json.dumps(splits))
+    torch.set_num_threads(1)
+    return folder
+
+
+def split_arguments(dataset: Path) -> list[str]:
+    return ["--splits", str(dataset.parent / "splits_final.json"), "--fold", "0"]
+
+
+def train_autoencoder(dataset: Path, output: Path, *extra: str, steps: int = 2) -> int:
+    words = ["--data", str(dataset), "--output", str(output), "--preset", "nano", "--steps", str(steps)]
+    return main(["train-autoencoder", *words, "--cache", str(dataset.parent / "cache"), *extra])
+
+
+def train_diffusion(dataset: Path, autoencoder: Path, output: Path, *extra: str, steps: int = 2) -> int:
+    words = ["--data", str(dataset), "--autoencoder", str(autoencoder), "--output", str(output)]
+    words += ["--preset", "nano", "--steps", str(steps), "--cache", str(dataset.parent / "cache")]
+    return main(["train-diffusion", *words, *extra])
+
+
+@pytest.fixture(scope="module")
+def autoencoder(dataset: Path) -> Path:
+    output = dataset.parent / "ae"
+    assert train_autoencoder(dataset, output, *split_arguments(dataset)) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def diffusion(dataset: Path, autoencoder: Path) -> Path:
+    output = dataset.parent / "dm"
+    assert train_diffusion(dataset, autoencoder, output, *split_arguments(dataset), "--data-note", "blocks") == 0
+    return output
+
+
+def hashes(*names: str) -> list[str]:
+    return sorted(hash_identifier(name) for name in names)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = folder.glob("*.safetensors")
+    return load_file(path)
+
+
+def test_both_stages_leave_a_generator_that_loads(diffusion: Path) -> None:
+    from diffusion.generator_folder import load_generator
+
+    loaded = load_generator(diffusion / "generator")
+    assert loaded.info.preset == "nano"
+    assert loaded.info.data_note == "blocks"
+    assert loaded.info.roi_sides == (16, 32)
+    assert len(loaded.info.training_tumors) == 3
+    assert np.mean([tumor.contrast_hu for tumor in loaded.info.training_tumors]) == pytest.approx(-40, abs=8)
+
+
+def test_provenance_names_exactly_the_cases_that_trained(autoencoder: Path, diffusion: Path) -> None:
+    first = load_provenance(autoencoder / "provenance.json")
+    second = load_provenance(diffusion / "generator" / "provenance.json")
+    with_healthy = hashes("case_1", "case_2", "case_3", "healthy_1")
+    assert [case.identifier_hash for case in first.autoencoder] == with_healthy
+    assert first.diffusion == ()
+    assert second.autoencoder == first.autoencoder
+    assert [case.identifier_hash for case in second.diffusion] == hashes("case_1", "case_2", "case_3")
+    assert all(case.tumor_mask_hash for case in second.diffusion)
+    assert (second.fold, second.splits_hash) == (0, first.splits_hash)
+    assert load_provenance(diffusion / "provenance.json") == second
+
+
+def test_the_leak_guard_knows_the_cases_from_their_files(dataset: Path, diffusion: Path) -> None:
+    from nnunet_difftumor.cases import find_cases
+    from nnunet_difftumor.fingerprints import fingerprint_case
+
+    by_name = {case.identifier: fingerprint_case(case, (2,)) for case in find_cases(dataset)}
+    trained = set(load_provenance(diffusion / "provenance.json").diffusion)
+    assert trained == {by_name[name] for name in ("case_1", "case_2", "case_3")}
+
+
+def test_held_out_cases_are_listed_and_measured(diffusion: Path, autoencoder: Path) -> None:
+    assert json.loads((diffusion / "cases.json").read_text())["heldout"] == ["case_4"]
+    assert set(json.loads((autoencoder / "heldout.json").read_text())) == {"all", "body", "tumor"}
+    assert "synthetic" in json.loads((diffusion / "heldout.json").read_text())
+
+
+def test_excluded_cases_do_not_train(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "exclude.txt").write_text("case_2\nhealthy_1\n")
+    assert train_autoencoder(dataset, tmp_path / "ae", "--exclude-cases", str(tmp_path / "exclude.txt"), steps=1) == 0
+    trained = load_provenance(tmp_path / "ae" / "provenance.json").autoencoder
+    assert [case.identifier_hash for case in trained] == hashes("case_1", "case_3", "case_4")
+
+
+def test_a_plain_folder_of_cts_trains_the_autoencoder(dataset: Path, tmp_path: Path) -> None:
+    assert train_autoencoder(dataset / "imagesTr", tmp_path / "ae", steps=1) == 0
+    listed = json.loads((tmp_path / "ae" / "cases.json").read_text())
+    assert len(listed["training"]) == 4
+    assert len(listed["heldout"]) == 1
+    assert sorted(listed["training"] + listed["heldout"]) == sorted(CASES)
+
+
+def test_interrupted_and_resumed_gives_the_same_weights(
+    dataset: Path, autoencoder: Path, diffusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for crops, train, undisturbed, model in (
+        (
+            AutoencoderCrops,
+            lambda *extra: train_autoencoder(dataset, tmp_path / "ae", *extra),
+            autoencoder,
+            "autoencoder",
+        ),
+        (
+            TumorCrops,
+            lambda *extra: train_diffusion(dataset, autoencoder, tmp_path / "dm", *extra),
+            diffusion / "generator",
+            "denoiser",
+        ),
+    ):
+        original = crops.__getitem__
+
+        def interrupted(self: object, index: int, original: object = original) -> object:
+            if index == 1:
+                raise KeyboardInterrupt
+            return original(self, index)  # pyright: ignore
+
+        with monkeypatch.context() as patched:
+            patched.setattr(crops, "__getitem__", interrupted)
+            assert train(*split_arguments(dataset)) == 130
+        assert train(*split_arguments(dataset)) == 1  # not without --resume
+        assert train(*split_arguments(dataset), "--resume") == 0
+        resumed = tmp_path / ("ae" if model == "autoencoder" else "dm/generator")
+        expected, found = weights(undisturbed / model), weights(resumed / model)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+class TestRefusals:
+    def test_a_filled_output_folder_is_left_alone(
+        self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "ae").mkdir()
+        (tmp_path / "ae" / "thesis.txt").write_text("precious")
+        assert train_autoencoder(dataset, tmp_path / "ae") == 1
+        assert "--resume" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "ae").iterdir()] == ["thesis.txt"]
+
+    def test_resuming_with_other_cases_is_refused(
+        self, dataset: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = (autoencoder / "provenance.json").read_bytes()
+        assert train_autoencoder(dataset, autoencoder, "--resume") == 1
+        assert "other settings" in capsys.readouterr().err
+        assert (autoencoder / "provenance.json").read_bytes() == before
+
+    def test_an_autoencoder_of_unknown_origin_is_refused(
+        self, dataset: Path, autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import shutil
+
+        shutil.copytree(autoencoder / "autoencoder", tmp_path / "found" / "autoencoder")
+        assert train_diffusion(dataset, tmp_path / "found", tmp_path / "dm") == 1
+        assert "provenance.json is missing" in capsys.readouterr().err
+        assert train_diffusion(dataset, tmp_path / "nothing", tmp_path / "dm") == 1
+        assert "holds no autoencoder" in capsys.readouterr().err
+        assert not (tmp_path / "dm").exists()
+
+    @pytest.mark.parametrize(
+        ("extra", "says"),
+        [
+            (["--tumor-label", "cyst"], "no label 'cyst'"),
+            (["--early-only", "--exclude-cases", "EXCLUDE"], "none is left to train"),
+        ],
+    )
+    def test_missing_tumours_are_refused(
+        self,
+        dataset: Path,
+        autoencoder: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        extra: list[str],
+        says: str,
+    ) -> None:
+        (tmp_path / "exclude.txt").write_text("\n".join(CASES))
+        words = [word.replace("EXCLUDE", str(tmp_path / "exclude.txt")) for word in extra]
+        assert train_diffusion(dataset, autoencoder, tmp_path / "dm", *words) == 1
+        assert says in capsys.readouterr().err
+        assert not (tmp_path / "dm").exists()
+
+    def test_a_label_without_a_voxel_is_refused(
+        self, dataset: Path, autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import shutil
+
+        copy = tmp_path / "Dataset998"
+        shutil.copytree(dataset, copy)
+        options = json.loads((copy / "dataset.json").read_text())
+        options["labels"]["tumor"] = 7
+        (copy / "dataset.json").write_text(json.dumps(options))
+        assert train_diffusion(copy, autoencoder, tmp_path / "dm") == 1
+        assert "None of the cases in --data has a tumour" in capsys.readouterr().err
+
+    def test_a_picture_is_no_ct(self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = tmp_path / "pictures"
+        folder.mkdir()
+        grey = np.arange(8**3, dtype=np.uint8).reshape(8, 8, 8)
+        nibabel.save(nibabel.Nifti1Image(grey, np.eye(4)), folder / "a.nii.gz")
+        assert train_autoencoder(folder, tmp_path / "ae", "--cache", str(tmp_path / "cache")) == 1
+        assert "NotHounsfieldError" in capsys.readouterr().err
+        assert not (tmp_path / "ae").exists()
+
+
+def test_the_offered_presets_exist_in_both_stages() -> None:
+    from autoencoder.presets import AUTOENCODER_PRESETS
+    from diffusion.presets import DIFFUSION_PRESETS
+    from nnunet_difftumor.commands.training_arguments import PRESETS
+
+    assert set(PRESETS) == set(AUTOENCODER_PRESETS) == set(DIFFUSION_PRESETS)
+
+
+@pytest.mark.parametrize("script", ["train_autoencoder", "train_diffusion"])
+def test_scripts_of_a_checkout_are_the_same_commands(script: str) -> None:
+    path = Path(__file__).parents[2] / "scripts" / f"{script}.py"
+    shown = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0
+    assert "--exclude-cases" in shown.stdout
