@@ -46,7 +46,7 @@ def _start(folder: Path, stall_at: int, resume: bool) -> subprocess.Popen[bytes]
 
 
 def _kill_when_stalled(process: subprocess.Popen[bytes], folder: Path) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if (folder / "stalled").exists():
             break
         assert process.poll() is None, "the run ended before it could be killed"
