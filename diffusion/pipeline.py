@@ -81,10 +81,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         was_enabled = diffusers_logging.is_progress_bar_enabled()
         diffusers_logging.disable_progress_bar()
         try:
-            # diffusers draws random weights before it loads the stored ones: torch's global stream
-            # belongs to the caller
-            with torch.random.fork_rng(devices=[]):
-                return super().from_pretrained(str(folder), **{**kwargs, **fixed})
+            return super().from_pretrained(str(folder), **{**kwargs, **fixed})
         finally:
             if was_enabled:
                 diffusers_logging.enable_progress_bar()
