@@ -1,0 +1,262 @@
+"""nnU-Net's data loader with synthetic tumours in healthy cases."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from numpy.typing import NDArray
+
+from nnunet_difftumor.injection import InjectedCrop, InjectionRequest, TumorInjector
+from nnunet_difftumor.injection_log import SamplePicture, take_picture
+from nnunet_difftumor.patch_geometry import PatchGeometry
+
+REPORT_KEY = "difftumor"
+_PICTURES_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class SampleDraw:
+    """What was drawn for one sample before its crop was cut.
+
+    Attributes:
+        is_healthy: The case is one of the healthy cases.
+        request: Where tumours shall be injected; None injects none.
+        refusal: Why none can be injected although it was drawn; None if there is no such reason.
+    """
+
+    is_healthy: bool
+    request: InjectionRequest | None = None
+    refusal: str | None = None
+
+
+class InjectionState:
+    """What `get_bbox`, the first transform and the loader share within one worker.
+
+    Attributes:
+        case: Identifier of the case that was loaded last.
+        draws: Draws of samples whose transforms are still to run.
+        outcomes: Draws and injected crops of the batch in the making.
+        pictures: Pictures that were not handed over yet.
+    """
+
+    def __init__(self, seed_words: Sequence[int]) -> None:
+        """Create the state; the random generator is made at its first use, in the worker.
+
+        Args:
+            seed_words: Seed, rank and whatever else tells this training's streams apart.
+        """
+        self.case = ""
+        self.draws: deque[SampleDraw] = deque()
+        self.outcomes: list[tuple[SampleDraw, InjectedCrop | None]] = []
+        self.pictures: list[SamplePicture] = []
+        self.pictures_left = _PICTURES_PER_WORKER
+        self._seed_words = [int(word) for word in seed_words]
+        self._thread_id = 0
+        self._rng: np.random.Generator | None = None
+
+    def set_worker(self, thread_id: int) -> None:
+        """Start the random stream of a worker."""
+        self._thread_id = thread_id
+        self._rng = None
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """Random generator of this worker, apart from nnU-Net's."""
+        if self._rng is None:
+            self._rng = np.random.default_rng(np.random.SeedSequence([*self._seed_words, self._thread_id]))
+        return self._rng
+
+
+class InjectTumors(BasicTransform):
+    """First transform of a training sample: carries out what was drawn when its crop was chosen."""
+
+    def __init__(self, injector: TumorInjector, state: InjectionState) -> None:
+        """Create the transform.
+
+        Args:
+            injector: Puts tumours into crops.
+            state: State shared with the loader.
+        """
+        super().__init__()
+        self._injector = injector
+        self._state = state
+
+    def apply(self, data_dict: dict, **params: Any) -> dict:
+        """Inject tumours into the sample if that was drawn; otherwise return it untouched."""
+        draw = self._state.draws.popleft()
+        crop = None
+        if draw.request is not None:
+            image, labels = data_dict["image"][0].numpy(), data_dict["segmentation"][0].numpy()
+            crop = self._injector.inject(image, labels, draw.request, self._state.rng)
+            if crop.placed:
+                self._take_picture(image, crop, draw.request.centre[0])
+                data_dict["image"] = torch.from_numpy(crop.image[None])
+                data_dict["segmentation"] = torch.from_numpy(crop.labels[None])
+        self._state.outcomes.append((draw, crop))
+        return data_dict
+
+    def _take_picture(self, image: NDArray[np.float32], crop: InjectedCrop, section: int) -> None:
+        if self._state.pictures_left > 0:
+            self._state.pictures_left -= 1
+            is_tumor = crop.labels == self._injector.rules.tumor_label
+            window = self._injector.rules.intensities
+            self._state.pictures.append(take_picture(window, image, crop.image, is_tumor, section))
+
+
+class _CaseTracker:
+    """A data set that remembers which case was loaded last."""
+
+    def __init__(self, dataset: nnUNetBaseDataset, state: InjectionState) -> None:
+        self._dataset = dataset
+        self._state = state
+        self.identifiers = dataset.identifiers
+
+    def load_case(self, identifier: str) -> Any:
+        self._state.case = identifier
+        return self._dataset.load_case(identifier)
+
+
+class DiffTumorDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader; some samples of healthy cases get synthetic tumours before all other transforms.
+
+    nnU-Net's own random stream is never advanced by the injection, so that with probability 0 every batch
+    equals stock nnU-Net's to the bit. Batches carry what happened under the key "difftumor".
+    """
+
+    def __init__(
+        self,
+        data: nnUNetBaseDataset,
+        batch_size: int,
+        patch_size: Sequence[int] | NDArray[np.integer],
+        final_patch_size: Sequence[int] | NDArray[np.integer],
+        label_manager: LabelManager,
+        *,
+        injector: TumorInjector,
+        healthy_cases: Collection[str],
+        injection_probability: float,
+        in_plane_only: bool,
+        seed_words: Sequence[int],
+        transforms: BasicTransform,
+        **options: Any,
+    ) -> None:
+        """Create a loader.
+
+        Args:
+            data: Preprocessed cases.
+            batch_size: Samples in a batch.
+            patch_size: Size of the raw crop in voxels. (D, H, W).
+            final_patch_size: Size of the network's patch in voxels. (D, H, W).
+            label_manager: nnU-Net's label manager.
+            injector: Puts tumours into crops.
+            healthy_cases: Identifiers of the cases that may get tumours.
+            injection_probability: Share of the drawn healthy samples that get tumours.
+            in_plane_only: The transforms rotate and scale within planes only.
+            seed_words: Seed and rank; the worker's number is added to them.
+            transforms: nnU-Net's transforms of a training sample.
+            options: Further options of nnU-Net's loader.
+        """
+        state = InjectionState(seed_words)
+        stack = ComposeTransforms([InjectTumors(injector, state), transforms])
+        super().__init__(
+            _CaseTracker(data, state),  # type: ignore[arg-type]
+            batch_size,
+            patch_size,  # type: ignore[arg-type]
+            final_patch_size,  # type: ignore[arg-type]
+            label_manager,
+            transforms=stack,
+            **options,
+        )
+        self._state = state
+        self._tumor_label = injector.rules.tumor_label
+        self._organ_label = injector.rules.organ_label
+        self._healthy_cases = frozenset(healthy_cases)
+        self._injection_probability = injection_probability
+        self._geometry = PatchGeometry(_triple(patch_size), _triple(final_patch_size), in_plane_only)
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Start this worker's own random stream; called by nnU-Net inside the worker."""
+        super().set_thread_id(thread_id)
+        self._state.set_worker(thread_id)
+
+    def get_bbox(
+        self,
+        data_shape: Any,
+        force_fg: bool,
+        class_locations: Any,
+        overwrite_class: Any = None,
+        verbose: bool = False,
+    ) -> tuple[list[int], list[int]]:
+        """Choose the crop: nnU-Net's, or one around the place of a tumour to inject."""
+        lower, upper = super().get_bbox(data_shape, force_fg, class_locations, overwrite_class, verbose)
+        draw = self._draw(data_shape, class_locations)
+        self._state.draws.append(draw)
+        if draw.request is not None:
+            lower = list(draw.request.crop_start)
+            upper = [start + int(size) for start, size in zip(lower, self.patch_size, strict=True)]
+        return lower, upper
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        """Make a batch as nnU-Net does, with a report of the injection under "difftumor"."""
+        self._state.outcomes = []
+        batch = super().generate_train_batch()
+        batch[REPORT_KEY] = self._report(batch["target"])
+        return batch
+
+    def _draw(self, data_shape: Sequence[int], class_locations: Mapping[Any, Any]) -> SampleDraw:
+        if self._state.case not in self._healthy_cases:
+            return SampleDraw(is_healthy=False)
+        rng = self._state.rng
+        if rng.random() >= self._injection_probability:
+            return SampleDraw(is_healthy=True)
+        voxels = class_locations.get(self._organ_label, ())
+        if len(voxels) == 0:
+            return SampleDraw(is_healthy=True, refusal="organ_lost_in_resampling")
+        voxel = np.asarray(voxels[int(rng.integers(len(voxels)))][1:])
+        start = self._geometry.draw_crop_start(voxel, *self._stock_range(data_shape), rng)
+        depth, height, width = (int(value) for value in voxel - np.asarray(start))
+        request = InjectionRequest(self._state.case, start, (depth, height, width), self._geometry.region)
+        return SampleDraw(is_healthy=True, request=request)
+
+    def _stock_range(self, data_shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Smallest and largest crop start that nnU-Net draws from for a case of this shape."""
+        shape, size = np.asarray(data_shape), np.asarray(self.patch_size)
+        padding = np.maximum(self.need_to_pad, size - shape)
+        return -padding // 2, shape + padding // 2 + padding % 2 - size
+
+    def _report(self, target: torch.Tensor | list[torch.Tensor]) -> dict[str, Any]:
+        """Count what happened to the samples of a batch, tumours as seen in the final target."""
+        finest = target[0] if isinstance(target, list) else target
+        counts: Counter[str] = Counter()
+        records = []
+        for index, (draw, crop) in enumerate(self._state.outcomes):
+            counts["healthy_samples"] += draw.is_healthy
+            if draw.request is None and draw.refusal is None:
+                continue
+            counts["attempted"] += 1
+            if crop is not None:
+                counts["tumors_placed"] += crop.placed
+                counts.update({f"tumors_rejected_{reason}": count for reason, count in crop.rejected.items()})
+            if crop is None or not crop.placed:
+                counts[f"rejected_{crop.main_reason if crop is not None else draw.refusal}"] += 1
+            elif bool((finest[index] == self._tumor_label).any()):
+                counts["injected"] += 1
+                records.append(crop.record)
+            else:
+                counts["rejected_lost_in_augmentation"] += 1
+        pictures, self._state.pictures = self._state.pictures, []
+        return {"counts": dict(counts), "records": records, "pictures": pictures}
+
+
+def _triple(sizes: Sequence[int] | NDArray[np.integer]) -> tuple[int, int, int]:
+    depth, height, width = (int(size) for size in sizes)
+    return depth, height, width

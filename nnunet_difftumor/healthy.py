@@ -1,0 +1,250 @@
+"""Which cases are healthy: organ present and tumour absent on the raw grid, by their annotated labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_difftumor.atomic_files import write_json
+from nnunet_difftumor.ct_files import read_labels
+from nnunet_difftumor.errors import ConfigurationError, DatasetError
+
+CASE_FACTS_FILE_NAME = "difftumor_cases.json"
+_READERS = 4
+
+logger = logging.getLogger(__name__)
+
+LabelVoxels = Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class CaseGroups:
+    """Cases of a data set by what their labels say; sorted.
+
+    Attributes:
+        tumor: Cases with annotated tumour.
+        healthy: Cases with the organ and without tumour: tumours may be placed in them.
+        other: The rest: without the organ, or without tumour but not listed or confirmed as healthy.
+    """
+
+    tumor: tuple[str, ...]
+    healthy: tuple[str, ...]
+    other: tuple[str, ...]
+
+
+class FactCache:
+    """What was once computed about files, kept in a JSON file; a changed file is computed again.
+
+    A file is known by folder name, file name, size and time of change.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Open a cache.
+
+        Args:
+            path: The JSON file; None keeps nothing. A file that cannot be read is started anew.
+        """
+        self._path = path
+        self._entries: dict[str, dict[str, Any]] = _read_entries(path) if path is not None else {}
+        self._is_changed = False
+
+    def get(self, file: Path, fact: str) -> Any | None:
+        """Return a fact about a file, or None if it is unknown or the file has changed."""
+        entry = self._entries.get(_key(file))
+        if entry is None or entry["stamp"] != _stamp(file):
+            return None
+        return entry["facts"].get(fact)
+
+    def put(self, file: Path, fact: str, value: Any) -> None:
+        """Keep a fact (a JSON value) about a file."""
+        stamp = _stamp(file)
+        entry = self._entries.get(_key(file))
+        if entry is None or entry["stamp"] != stamp:
+            entry = self._entries[_key(file)] = {"stamp": stamp, "facts": {}}
+        entry["facts"][fact] = value
+        self._is_changed = True
+
+    def get_or_compute(self, file: Path, fact: str, compute: Callable[[], Any]) -> Any:
+        """Return a fact about a file, computing and keeping it if it is unknown."""
+        value = self.get(file, fact)
+        if value is None:
+            value = compute()
+            self.put(file, fact, value)
+        return value
+
+    def save(self) -> None:
+        """Write the cache if it has changed; a folder that cannot be written to is only logged."""
+        if self._path is None or not self._is_changed:
+            return
+        try:
+            write_json(self._path, {"format": 1, "files": self._entries}, overwrite=True)
+        except OSError as error:
+            logger.warning("The case facts cannot be kept in %s (%s); they are computed each time.", self._path, error)
+        self._is_changed = False
+
+
+def count_label_voxels(
+    label_files: Mapping[str, Path], cache: FactCache, *, show_progress: bool = False
+) -> dict[str, dict[int, int]]:
+    """Count the voxels of each label in each case, on the raw grid.
+
+    Args:
+        label_files: Label file of each case identifier.
+        cache: Counts known from earlier; new counts are kept in it.
+        show_progress: Show a progress bar while files are read.
+
+    Returns:
+        Number of voxels by label value, by case identifier.
+
+    Raises:
+        DatasetError: If a label file is missing.
+        CorruptImageError: If a label file cannot be read.
+    """
+    missing = sorted(identifier for identifier, path in label_files.items() if not path.is_file())
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} cases have no label file: {_some(missing)} (looked for {label_files[missing[0]]}). "
+            "nnU-Net keeps a copy of every training label in gt_segmentations; run nnUNetv2_plan_and_preprocess again."
+        )
+    unknown = [path for path in label_files.values() if cache.get(path, "label_voxels") is None]
+    is_shown = show_progress and bool(unknown)
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
+        counts = readers.map(_count_voxels, unknown)
+        bar = tqdm(counts, total=len(unknown), desc="Looking for healthy cases", disable=not is_shown)
+        for path, voxels in zip(unknown, bar, strict=True):
+            cache.put(path, "label_voxels", {str(label): count for label, count in voxels.items()})
+    cache.save()
+    return {
+        identifier: {int(label): int(count) for label, count in (cache.get(path, "label_voxels") or {}).items()}
+        for identifier, path in label_files.items()
+    }
+
+
+def group_cases(
+    label_voxels: Mapping[str, LabelVoxels],
+    organ_label: int,
+    tumor_label: int,
+    *,
+    healthy_cases: Collection[str] | None = None,
+    confirmed_healthy: bool = False,
+) -> CaseGroups:
+    """Sort cases into tumour, healthy and other by their labels.
+
+    Args:
+        label_voxels: Number of voxels by label value, by case identifier.
+        organ_label: Label that must be present in a healthy case.
+        tumor_label: Label that must be absent from a healthy case.
+        healthy_cases: The only cases that count as healthy; None takes all that look healthy.
+        confirmed_healthy: No annotated tumour anywhere does mean healthy.
+
+    Returns:
+        The groups.
+
+    Raises:
+        ConfigurationError: If a listed case is unknown or not healthy, or if nothing in the data set says
+            that cases without annotated tumour are healthy.
+    """
+    tumor = tuple(sorted(case for case, voxels in label_voxels.items() if voxels.get(tumor_label, 0) > 0))
+    free = {
+        case
+        for case, voxels in label_voxels.items()
+        if voxels.get(tumor_label, 0) == 0 and voxels.get(organ_label, 0) > 0
+    }
+    if healthy_cases is not None:
+        _check_list(healthy_cases, label_voxels, free, organ_label, tumor_label)
+        free &= set(healthy_cases)
+    elif free and not tumor and not confirmed_healthy:
+        raise ConfigurationError(
+            f"No case of this data set has a voxel of the tumour label {tumor_label}, so its absence may only mean "
+            "that tumours were not annotated, and a tumour that is not annotated is not health. If the "
+            f'{len(free)} cases are known to be free of tumour, set "confirmed_healthy": true (or list them in '
+            '"healthy_cases").'
+        )
+    other = set(label_voxels) - free - set(tumor)
+    return CaseGroups(tumor, tuple(sorted(free)), tuple(sorted(other)))
+
+
+def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> tuple[str, ...]:
+    """Choose the healthy cases that train in no fold and no arm.
+
+    The order depends on each identifier alone, so that adding a case moves few others.
+
+    Args:
+        healthy: Identifiers of the healthy cases.
+        share: Share to hold out; at least one case is left to train.
+        seed: Seed of the order.
+
+    Returns:
+        Identifiers, sorted.
+    """
+    count = min(round(share * len(healthy)), max(0, len(healthy) - 1))
+    order = sorted(healthy, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+    return tuple(sorted(order[:count]))
+
+
+def _check_list(
+    listed: Collection[str],
+    label_voxels: Mapping[str, LabelVoxels],
+    free: Collection[str],
+    organ_label: int,
+    tumor_label: int,
+) -> None:
+    unknown = sorted(set(listed) - set(label_voxels))
+    if unknown:
+        raise ConfigurationError(
+            f"healthy_cases names {len(unknown)} cases that are not in the data set: {_some(unknown)}. "
+            "Write case identifiers as in labelsTr, without the file ending."
+        )
+    wrong = sorted(set(listed) - set(free))
+    if wrong:
+        raise ConfigurationError(
+            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumor_label} or none of "
+            f"the organ label {organ_label}: {_some(wrong)}. Take them off the list."
+        )
+
+
+def _some(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+
+
+def _count_voxels(path: Path) -> dict[int, int]:
+    labels, _ = read_labels(path)
+    totals: dict[int, int] = {}
+    for section in labels:  # slice by slice: counting a whole CT at once would need eight bytes a voxel
+        lowest = int(section.min())
+        counts = np.bincount((section.ravel() - lowest).astype(np.int64))
+        for index in np.flatnonzero(counts):
+            label = int(index) + lowest
+            totals[label] = totals.get(label, 0) + int(counts[index])
+    return totals
+
+
+def _key(file: Path) -> str:
+    return f"{file.parent.name}/{file.name}"
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = content["files"] if content["format"] == 1 else {}
+        return {key: {"stamp": list(entry["stamp"]), "facts": dict(entry["facts"])} for key, entry in entries.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read (%s); the cases are looked at again.", path, error)
+        return {}

@@ -1,0 +1,241 @@
+"""Refusal of a generator that was trained on the cases that validate with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion.provenance import (
+    CaseFingerprint,
+    Provenance,
+    ProvenanceError,
+    hash_identifier,
+    load_provenance,
+)
+from nnunet_difftumor.errors import LeakError
+from nnunet_difftumor.fingerprints import hash_ct_file, hash_tumor_file
+from nnunet_difftumor.healthy import FactCache
+
+PROVENANCE_FILE_NAME = "provenance.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseContent:
+    """What is known of a case when it is compared with a generator's training cases.
+
+    Attributes:
+        identifier: Case identifier.
+        image_hash: Hash of the decoded CT; None where the raw CT is not at hand.
+        tumor_mask_hash: Hash of the decoded tumour mask; None for a case without tumour.
+    """
+
+    identifier: str
+    image_hash: str | None = None
+    tumor_mask_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class StageOverlap:
+    """Cases that one stage of a generator shares with a validation list.
+
+    Attributes:
+        same: Same content under the same identifier.
+        renamed: Same content under another identifier.
+        other_content: Same identifier, other content.
+        not_comparable: Same identifier, but nothing at hand to compare the content.
+    """
+
+    same: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
+    other_content: tuple[str, ...] = ()
+    not_comparable: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Cases whose content trained the stage."""
+        return self.same + self.renamed
+
+    @property
+    def only_named(self) -> tuple[str, ...]:
+        """Cases whose identifier, but not proven content, trained the stage."""
+        return self.other_content + self.not_comparable
+
+
+@dataclass(frozen=True)
+class GeneratorOverlap:
+    """Cases that a generator shares with a validation list.
+
+    Attributes:
+        diffusion: Overlap with the cases that trained the diffusion model.
+        autoencoder: Overlap with the cases that trained the autoencoder.
+    """
+
+    diffusion: StageOverlap
+    autoencoder: StageOverlap
+
+
+def read_provenance(generator_folder: Path) -> Provenance:
+    """Read which cases trained a generator.
+
+    Args:
+        generator_folder: The generator folder.
+
+    Returns:
+        The record.
+
+    Raises:
+        LeakError: If the record is missing, malformed or names no case of the diffusion model.
+    """
+    try:
+        provenance = load_provenance(generator_folder / PROVENANCE_FILE_NAME)
+    except ProvenanceError as error:
+        raise LeakError(
+            f"It cannot be told which cases trained this generator, so it may know the validation cases. {error}"
+        ) from error
+    if not provenance.diffusion:
+        raise LeakError(
+            f"{generator_folder / PROVENANCE_FILE_NAME} names no case that trained the diffusion model, so the "
+            "generator may know the validation cases. Train it again with `difftumor train-diffusion`."
+        )
+    return provenance
+
+
+def describe_case(
+    identifier: str, label_file: Path, image_file: Path | None, tumor_label: int, cache: FactCache
+) -> CaseContent:
+    """Fingerprint a case as the generator's training fingerprints its own.
+
+    Args:
+        identifier: Case identifier.
+        label_file: Label file, on the raw grid.
+        image_file: The raw CT, if it is at hand.
+        tumor_label: Value of the tumour label.
+        cache: Hashes known from earlier; new ones are kept in it.
+
+    Returns:
+        The fingerprint.
+    """
+    mask_hash = cache.get_or_compute(
+        label_file,
+        f"tumor_mask_hash_{tumor_label}",
+        lambda: hash_tumor_file(label_file, [tumor_label]) or "",  # "" is kept: known to have no tumour
+    )
+    image_hash = None
+    if image_file is not None and image_file.is_file():
+        image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_ct_file(image_file))
+    return CaseContent(identifier=identifier, image_hash=image_hash, tumor_mask_hash=mask_hash or None)
+
+
+def find_overlap(cases: Iterable[CaseContent], provenance: Provenance) -> GeneratorOverlap:
+    """Compare cases with the ones that trained a generator.
+
+    Args:
+        cases: Validation cases.
+        provenance: Record of the generator.
+
+    Returns:
+        What both share, by stage.
+    """
+    cases = tuple(cases)
+    return GeneratorOverlap(_stage_overlap(cases, provenance.diffusion), _stage_overlap(cases, provenance.autoencoder))
+
+
+def refuse_overlap(
+    overlap: GeneratorOverlap, *, acknowledge_identifier_matches: bool, acknowledge_autoencoder_overlap: bool
+) -> tuple[str, ...]:
+    """Raise for an overlap that spoils validation; tell about the ones that were acknowledged.
+
+    Args:
+        overlap: What the generator and the validation list share.
+        acknowledge_identifier_matches: Accept identifiers that match with other content.
+        acknowledge_autoencoder_overlap: Accept validation cases among the autoencoder's training cases.
+
+    Returns:
+        Lines for the log; empty for a clean fold.
+
+    Raises:
+        LeakError: If an overlap is not acknowledged, or cannot be.
+    """
+    diffusion, autoencoder = overlap.diffusion, overlap.autoencoder
+    if diffusion.shared:
+        raise LeakError(
+            f"The generator's diffusion model was trained on {_count(diffusion.shared)} of this fold"
+            f"{_as_copy(diffusion)}. "
+            "Its tumours would leak the validation tumours into training. Train a generator for this fold "
+            "(difftumor train-diffusion --splits splits_final.json --fold K) and set "
+            '"generator": "PATH/fold_{fold}".'
+        )
+    if autoencoder.shared and not acknowledge_autoencoder_overlap:
+        raise LeakError(
+            f"The generator's autoencoder was trained on {_count(autoencoder.shared)} of this fold"
+            f"{_as_copy(autoencoder)}. Train it without them (difftumor train-autoencoder --splits "
+            'splits_final.json --fold K), or set "acknowledge_autoencoder_overlap": true and say so with every result.'
+        )
+    named = tuple(dict.fromkeys(diffusion.only_named + autoencoder.only_named))
+    if named and not acknowledge_identifier_matches:
+        raise LeakError(
+            f"The generator was trained on cases with the identifiers of {_count(named)} of this fold, "
+            f"{_why_only_named(overlap)} If these are different patients, set "
+            '"acknowledge_identifier_matches": true, which is recorded in the output folder.'
+        )
+    return describe_overlap(overlap)
+
+
+def describe_overlap(overlap: GeneratorOverlap, noun: str = "validation case") -> tuple[str, ...]:
+    """Return one line per kind of overlap, for the log.
+
+    Args:
+        overlap: What the generator shares with some cases.
+        noun: What one of these cases is called.
+
+    Returns:
+        Lines without a full stop; empty without an overlap.
+    """
+    lines = []
+    for stage, found in (("diffusion model", overlap.diffusion), ("autoencoder", overlap.autoencoder)):
+        if found.shared:
+            lines.append(f"the {stage} was trained on {_count(found.shared, noun)}")
+        if found.only_named:
+            named = _count(found.only_named, noun)
+            lines.append(f"the {stage} was trained on other cases with the identifiers of {named}")
+    return tuple(lines)
+
+
+def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFingerprint]) -> StageOverlap:
+    by_name: dict[str, list[CaseFingerprint]] = {}
+    for fingerprint in trained_on:
+        by_name.setdefault(fingerprint.identifier_hash, []).append(fingerprint)
+    images = {fingerprint.image_hash for fingerprint in trained_on}
+    masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
+    found: dict[str, list[str]] = {"same": [], "renamed": [], "other_content": [], "not_comparable": []}
+    for case in cases:
+        namesakes = by_name.get(hash_identifier(case.identifier), [])
+        if case.image_hash in images or case.tumor_mask_hash in masks:
+            found["same" if namesakes else "renamed"].append(case.identifier)
+        elif namesakes:
+            kind = "other_content" if all(_differs(case, other) for other in namesakes) else "not_comparable"
+            found[kind].append(case.identifier)
+    return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()})
+
+
+def _differs(case: CaseContent, other: CaseFingerprint) -> bool:
+    """True if the content is proven to differ."""
+    if case.image_hash is not None:
+        return case.image_hash != other.image_hash
+    return case.tumor_mask_hash is not None and other.tumor_mask_hash is not None
+
+
+def _count(cases: Sequence[str], noun: str = "validation case") -> str:
+    names = ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+    return f"{len(cases)} {noun}{'s' if len(cases) > 1 else ''} ({names})"
+
+
+def _as_copy(overlap: StageOverlap) -> str:
+    return f"; {', '.join(overlap.renamed[:5])} under another identifier" if overlap.renamed else ""
+
+
+def _why_only_named(overlap: GeneratorOverlap) -> str:
+    if overlap.diffusion.not_comparable or overlap.autoencoder.not_comparable:
+        return "and their content cannot be compared without the raw CT: set nnUNet_raw so that it is found."
+    return "but with other content."

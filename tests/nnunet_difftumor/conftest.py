@@ -1,0 +1,234 @@
+"""A small preprocessed nnU-Net data set, made in seconds without nnU-Net's planning."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+DATASET_NAME = "Dataset905_Test"
+LABELS = {"background": 0, "liver": 1, "tumor": 2}
+
+
+@dataclass(frozen=True)
+class NnunetProject:
+    """nnU-Net's three folders with one data set that is ready to train.
+
+    Attributes:
+        root: Folder of raw, preprocessed and results.
+        generator: Generator folder that the settings name.
+    """
+
+    root: Path
+    generator: Path
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "preprocessed" / DATASET_NAME
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw" / DATASET_NAME
+
+    def output(self, fold: int | str = 0) -> Path:
+        name = "nnUNetTrainerDiffTumor__nnUNetPlans__3d_fullres"
+        return self.root / "results" / DATASET_NAME / name / f"fold_{fold}"
+
+    def environment(self) -> dict[str, str]:
+        """Environment for nnU-Net's commands: one thread, no background worker."""
+        from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
+
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
+        return {
+            **inherited,
+            "nnUNet_raw": str(self.root / "raw"),
+            "nnUNet_preprocessed": str(self.root / "preprocessed"),
+            "nnUNet_results": str(self.root / "results"),
+            "nnUNet_extTrainer": str(ext_trainer_folder()),
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "0",
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",  # nnU-Net uses every core on a CPU; spinning threads starve each other
+            "GOMP_SPINCOUNT": "0",
+        }
+
+    def configure(self, **settings: Any) -> None:
+        """Write difftumor.json beside the plans."""
+        values = {
+            "generator": str(self.generator),
+            "size_classes": [{"name": "small", "radius_mm": [5, 8], "probability": 1, "max_count": 2}],
+            "injection_probability": 1.0,
+            "num_epochs": 1,
+            "num_iterations_per_epoch": 5,
+            "num_val_iterations_per_epoch": 1,
+        }
+        (self.preprocessed / "difftumor.json").write_text(json.dumps({**values, **settings}))
+
+    def shrink_plans(self) -> None:
+        """Replace patch and network that nnU-Net planned by small ones."""
+        self.edit_plans(**SMALL_CONFIGURATION)
+
+    def edit_plans(self, **changes: Any) -> None:
+        """Change entries of the configuration 3d_fullres."""
+        path = self.preprocessed / "nnUNetPlans.json"
+        plans = json.loads(path.read_text())
+        plans["configurations"]["3d_fullres"].update(changes)
+        path.write_text(json.dumps(plans))
+
+
+def draw_case(seed: int, *, has_tumor: bool) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """A body with a liver of 110 HU and perhaps a tumour of 60 HU, 40 x 40 x 40 voxels. Returns HU and labels."""
+    rng = np.random.default_rng(seed)
+    offset = np.indices((40, 40, 40)).reshape(3, -1).T - 19.5
+    labels = (np.linalg.norm(offset / (14, 15, 16), axis=1) < 1).astype(np.int16)
+    if has_tumor:
+        labels[np.linalg.norm(offset - rng.uniform(-5, 5, size=3), axis=1) < 4] = 2
+    mean_hu = np.array([-90.0, 110.0, 60.0])[labels]
+    mean_hu[np.linalg.norm(offset / 19, axis=1) > 1] = -1000.0
+    image_hu = mean_hu + rng.normal(0, 12, size=len(labels))
+    return image_hu.reshape(40, 40, 40).round().astype(np.int16), labels.reshape(40, 40, 40)
+
+
+@pytest.fixture(scope="session")
+def generator_with_provenance(nano_generator_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The untrained generator, said to be trained on a case that no test validates on."""
+    from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
+
+    folder = tmp_path_factory.mktemp("with_provenance") / "generator"
+    shutil.copytree(nano_generator_folder, folder)
+    elsewhere = CaseFingerprint(identifier_hash=hash_identifier("elsewhere"), image_hash="0" * 64)
+    save_provenance(folder / "provenance.json", Provenance(diffusion=(elsewhere,), autoencoder=(elsewhere,)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_nnunet_project(
+    generator_with_provenance: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., NnunetProject]:
+    """Make a project of its own: `make_nnunet_project(tumor_cases=3, healthy_cases=8)`."""
+
+    templates: dict[tuple[int, int, bool], Path] = {}
+
+    def make(*, tumor_cases: int = 3, healthy_cases: int = 8, is_preprocessed: bool = True) -> NnunetProject:
+        key = (tumor_cases, healthy_cases, is_preprocessed)
+        if key not in templates:
+            template = NnunetProject(tmp_path_factory.mktemp("nnunet_template"), generator_with_provenance)
+            names = [f"tumor_{number}" for number in range(tumor_cases)]
+            names += [f"healthy_{number}" for number in range(healthy_cases)]
+            _write_raw(template, names)
+            if is_preprocessed:
+                _preprocess(template, names)
+                template.configure()
+            templates[key] = template.root
+        project = NnunetProject(tmp_path_factory.mktemp("nnunet"), generator_with_provenance)
+        shutil.copytree(templates[key], project.root, dirs_exist_ok=True)
+        return project
+
+    return make
+
+
+def _write_raw(project: NnunetProject, names: list[str]) -> None:
+    for folder in ("imagesTr", "labelsTr"):
+        (project.raw / folder).mkdir(parents=True)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    for seed, name in enumerate(names):
+        image_hu, labels = draw_case(seed, has_tumor=name.startswith("tumor"))
+        nibabel.save(nibabel.Nifti1Image(image_hu.T, affine), project.raw / "imagesTr" / f"{name}_0000.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels.T, affine), project.raw / "labelsTr" / f"{name}.nii.gz")
+    content = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": len(names), "file_ending": ".nii.gz"}
+    (project.raw / "dataset.json").write_text(json.dumps(content))
+
+
+def _preprocess(project: NnunetProject, names: list[str]) -> None:
+    """Write plans by hand and let nnU-Net preprocess each case in this process."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    data_folder = project.preprocessed / "nnUNetPlans_3d_fullres"
+    data_folder.mkdir(parents=True)
+    shutil.copytree(project.raw / "labelsTr", project.preprocessed / "gt_segmentations")
+    shutil.copy(project.raw / "dataset.json", project.preprocessed)
+    (project.preprocessed / "dataset_fingerprint.json").write_text("{}")
+    (project.preprocessed / "nnUNetPlans.json").write_text(json.dumps(_plans()))
+    manager = PlansManager(_plans())
+    configuration = manager.get_configuration("3d_fullres")
+    dataset_json = json.loads((project.raw / "dataset.json").read_text())
+    for name in names:
+        DefaultPreprocessor(verbose=False).run_case_save(
+            str(data_folder / name),
+            [str(project.raw / "imagesTr" / f"{name}_0000.nii.gz")],
+            str(project.raw / "labelsTr" / f"{name}.nii.gz"),
+            manager,
+            configuration,
+            dataset_json,
+        )
+
+
+SMALL_NETWORK: dict[str, Any] = {
+    "n_stages": 3,
+    "features_per_stage": [4, 8, 8],
+    "conv_op": "torch.nn.modules.conv.Conv3d",
+    "kernel_sizes": [[3, 3, 3]] * 3,
+    "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+    "n_conv_per_stage": [1, 1, 1],
+    "n_conv_per_stage_decoder": [1, 1],
+    "conv_bias": True,
+    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "dropout_op": None,
+    "dropout_op_kwargs": None,
+    "nonlin": "torch.nn.LeakyReLU",
+    "nonlin_kwargs": {"inplace": True},
+}
+SMALL_CONFIGURATION: dict[str, Any] = {
+    "batch_size": 2,
+    "patch_size": [40, 40, 40],
+    "architecture": {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": SMALL_NETWORK,
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    },
+}
+
+
+def _plans() -> dict[str, Any]:
+    resample = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    resampling: dict[str, Any] = {}
+    for kind, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        resampling[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"
+        resampling[f"resampling_fn_{kind}_kwargs"] = {**resample, "is_seg": kind == "seg", "order": order}
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "median_image_size_in_voxels": [40.0, 40.0, 40.0],
+        "spacing": [2.0, 2.0, 2.0],
+        "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
+        **SMALL_CONFIGURATION,
+        **resampling,
+    }
+    intensities = {"mean": 107.0, "std": 18.0, "median": 108.0, "min": 20.0, "max": 170.0}
+    intensities |= {"percentile_00_5": 36.0, "percentile_99_5": 142.0}
+    return {
+        "dataset_name": DATASET_NAME,
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [2.0, 2.0, 2.0],
+        "original_median_shape_after_transp": [40, 40, 40],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {"3d_fullres": configuration},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": intensities},
+    }

@@ -1,0 +1,203 @@
+import json
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from nnunet_difftumor.config import (
+    ConfigSource,
+    DiffTumorConfig,
+    changed_settings,
+    config_from_json,
+    find_sources,
+    resolve_config,
+)
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES
+
+LIVER = {"background": 0, "liver": 1, "tumor": 2}
+
+
+def source(name="test", **values):
+    return ConfigSource(name, values, Path("/data"))
+
+
+def resolve(labels=LIVER, **values):
+    return resolve_config(labels, [source(**values)]).config
+
+
+@pytest.mark.parametrize(
+    ("labels", "organ", "tumor"),
+    [
+        ({"background": 0, "liver": 1, "tumor": 2}, 1, 2),
+        ({"background": 0, "liver": 1, "cancer": 2}, 1, 2),
+        ({"background": 0, "pancreas": 1, "cancer": 2}, 1, 2),
+        ({"background": 0, "kidney": 1, "tumor": 2, "cyst": 3}, 1, 2),
+        ({"background": 0, "soft_tissue": 1, "tumor": 2}, 1, 2),
+        ({"background": 0, "Kidney": 2, "Tumour": 1}, 2, 1),
+        ({"background": 0, "liver": 1, "spleen": 2, "liver_tumor": 3}, 1, 3),
+        ({"background": 0, "lung": 1, "nodules": 2}, 1, 2),
+        ({"background": 0, "gland": 1, "lesion": 2, "ignore": 3}, 1, 2),
+        ({"background": 0, "hepatic vessel": 1, "liver": 3, "tumour": 2}, 3, 2),
+    ],
+)
+def test_label_roles_are_inferred_from_names(labels, organ, tumor):
+    config = resolve_config(labels, []).config
+    assert (config.organ_label, config.tumor_label) == (organ, tumor)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "liver": 1, "kidney": 2, "liver_tumor": 3, "kidney_tumor": 4},
+        {"background": 0, "liver": 1, "spleen": 2, "tumor": 3},
+        {"background": 0, "vessel": 1, "tumor": 2},
+        {"background": 0, "liver": 1},
+    ],
+)
+def test_ambiguous_labels_are_listed(labels):
+    with pytest.raises(ConfigurationError, match="cannot be inferred") as error:
+        resolve_config(labels, [])
+    assert all(f"'{name}'" in str(error.value) for name in labels if name != "background")
+
+
+def test_label_roles_can_be_given_by_name_or_value():
+    labels = {"background": 0, "liver": 1, "kidney": 2, "liver_tumor": 3, "kidney_tumor": 4}
+    config = resolve(labels, organ_label="kidney", tumor_label=4)
+    assert (config.organ_label, config.tumor_label) == (2, 4)
+    assert resolve(labels, organ_label="liver").tumor_label == 3
+    assert resolve(labels, tumor_label="kidney_tumor").organ_label == 2
+
+
+@pytest.mark.parametrize("wrong", ["spleen", 7, 0, "background"])
+def test_a_label_that_is_not_in_the_data_set_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match=r"tumor_label.*'liver': 1"):
+        resolve(tumor_label=wrong)
+
+
+def test_organ_and_tumor_must_differ():
+    with pytest.raises(ConfigurationError, match="two labels"):
+        resolve(organ_label="tumor", tumor_label="tumor")
+
+
+def test_only_kidney_tumors_grow_out_of_their_organ_by_default():
+    assert not resolve().exophytic
+    kidney = {"background": 0, "kidney": 1, "tumor": 2}
+    assert resolve(kidney).exophytic
+    assert not resolve(kidney, exophytic=False).exophytic
+
+
+def test_defaults_are_the_papers():
+    config = resolve()
+    assert config.injection_probability == 0.5
+    assert config.steps == 4
+    assert config.size_classes == PAPER_SIZE_CLASSES
+    early = [size for size in config.size_classes if size.radius_mm[1] <= 10]
+    assert sum(size.probability for size in early) == pytest.approx(0.8)
+    assert [size.radius_mm for size in config.size_classes] == [(3, 5), (6, 10), (12, 20), (24, 64)]
+    assert [size.max_count for size in config.size_classes] == [3, 3, 1, 1]
+
+
+def test_earlier_sources_win_key_by_key_and_origins_are_told():
+    resolved = resolve_config(
+        LIVER, [source("environment", seed=3), source("difftumor.json", seed=1, steps=2, generator="g")]
+    )
+    assert (resolved.config.seed, resolved.config.steps) == (3, 2)
+    assert resolved.origins["seed"] == "environment"
+    assert resolved.origins["generator"] == "difftumor.json"
+    assert resolved.origins["healthy_holdout"] == "default"
+    assert set(resolved.origins) == {field.name for field in fields(DiffTumorConfig)}
+
+
+def test_sources_are_found_in_order(tmp_path):
+    (tmp_path / "difftumor.json").write_text('{"steps": 2}')
+    (tmp_path / "elsewhere.json").write_text('{"steps": 3}')
+    found = find_sources(str(tmp_path / "elsewhere.json"), tmp_path, {"labels": LIVER, "difftumor": {"steps": 5}})
+    assert [item.values["steps"] for item in found] == [3, 2, 5]
+    assert [item.values["steps"] for item in find_sources(None, tmp_path, {})] == [2]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", None])
+def test_an_unusable_settings_file_is_named(tmp_path, content):
+    path = tmp_path / "settings.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"settings\.json"):
+        find_sources(str(path), None, {})
+
+
+def test_an_unknown_key_is_an_error_with_the_closest_one():
+    with pytest.raises(ConfigurationError, match="Did you mean 'injection_probability'"):
+        resolve(injection_probabilty=0.3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("injection_probability", 1.5),
+        ("injection_probability", "half"),
+        ("injection_probability", True),
+        ("healthy_holdout", 1.0),
+        ("steps", 0),
+        ("steps", 2.5),
+        ("seed", -1),
+        ("num_epochs", 0),
+        ("contrast_hu", [10]),
+        ("contrast_hu", [20, -20]),
+        ("contrast_hu", ["low", "high"]),
+        ("size_classes", []),
+        ("size_classes", [{"name": "tiny"}]),
+        ("size_classes", [{"name": "tiny", "radius_mm": [5, 3], "probability": 1}]),
+        ("size_classes", [{"name": "tiny", "radius_mm": [3, 5], "probability": 1, "colour": 1}]),
+        ("healthy_cases", "case_1"),
+        ("confirmed_healthy", "yes"),
+        ("generator", 3),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(key, value):
+    with pytest.raises(ConfigurationError, match=key.removesuffix("es").replace("_", ".")):
+        resolve(**{key: value})
+
+
+def test_size_classes_are_read_from_json():
+    config = resolve(size_classes=[{"name": "mid", "radius_mm": [8, 9], "probability": 2, "max_count": 2}])
+    assert (config.size_classes[0].radius_mm, config.size_classes[0].max_count) == ((8.0, 9.0), 2)
+
+
+def test_settings_survive_json():
+    config = resolve(generator="g", healthy_cases=["a", "b"], contrast_hu=[-40, -10], num_epochs=3)
+    assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_settings_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        resolve().seed = 1  # type: ignore[misc]
+
+
+def test_generator_folder_is_found_by_fold_beside_the_file_that_names_it(tmp_path):
+    for fold in (0, 1):
+        (tmp_path / f"fold_{fold}").mkdir()
+    (tmp_path / "fold_1" / "generator").mkdir()
+    (tmp_path / "fold_1" / "generator" / "model_index.json").touch()
+    resolved = resolve_config(LIVER, [ConfigSource("s", {"generator": "fold_{fold}"}, tmp_path)])
+    assert resolved.generator_folder(0) == tmp_path / "fold_0"
+    assert resolved.generator_folder(1) == tmp_path / "fold_1" / "generator"  # a whole output folder
+    with pytest.raises(ConfigurationError, match=r"fold_2 .*does not exist"):
+        resolved.generator_folder(2)
+
+
+def test_a_missing_generator_tells_how_to_set_it():
+    with pytest.raises(ConfigurationError, match=r"nnUNet_difftumor.*train-diffusion"):
+        resolve_config(LIVER, []).generator_folder(0)
+
+
+def test_changed_settings_are_listed_and_the_place_of_the_generator_is_not_one():
+    stored = resolve(generator="a", seed=1, num_epochs=10).to_json()
+    same = resolve(generator="b", seed=1, num_epochs=10).to_json()
+    other = resolve(generator="b", seed=2, num_epochs=20).to_json()
+    assert changed_settings(stored, same, is_continued=False) == ()
+    assert changed_settings(stored, other, is_continued=False) == (
+        "num_epochs: 10 was used, now 20",
+        "seed: 1 was used, now 2",
+    )
+    assert changed_settings(stored, other, is_continued=True) == ("seed: 1 was used, now 2",)

@@ -1,0 +1,430 @@
+import hashlib
+import inspect
+import itertools
+import pickle
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunet_difftumor.data_loader import DiffTumorDataLoader, InjectionState
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.generators import GeneratedRegions
+from nnunet_difftumor.injection import GeneratorFolderSource, InjectionRequest, InjectionRules, TumorInjector
+from nnunet_difftumor.intensities import CTIntensities
+from nnunet_difftumor.patch_geometry import PatchGeometry
+from nnunet_difftumor.roi import RoiRule
+from nnunet_difftumor.shape import TumorSpec
+from nnunet_difftumor.sizes import SizeClass
+from nnunet_difftumor.synthesis import TumorSynthesizer
+
+GET_DATALOADERS_HASHES = {
+    "2.8.0": "5f59e2b907cfa2d1eb1e77ab2a5b8893161e7af8567fc5669c62a4810334899e",
+    "2.8.1": "5f59e2b907cfa2d1eb1e77ab2a5b8893161e7af8567fc5669c62a4810334899e",
+}
+"""SHA-256 of the source of nnUNetTrainer.get_dataloaders, of which trainer.py holds an explicit copy."""
+
+CT = CTIntensities(mean_hu=90.0, std_hu=25.0, low_hu=-20.0, high_hu=190.0)
+SMALL = (SizeClass(name="small", radius_mm=(4.0, 7.0), probability=1.0, max_count=2),)
+ISOTROPIC = {"shape": (44, 52, 50), "patch": (32, 32, 32), "spacing": (2.0, 2.0, 2.0)}
+ANISOTROPIC = {"shape": (16, 60, 64), "patch": (8, 40, 40), "spacing": (5.0, 1.5, 1.5)}
+GRIDS = pytest.mark.parametrize("grid", [ISOTROPIC, ANISOTROPIC], ids=["isotropic", "dummy2d"])
+
+
+class ContrastTissue:
+    """A stand-in for the diffusion model: the host, darker by a constant inside the mask."""
+
+    roi_rule = RoiRule(sides=(32, 48), margin_voxels=8, spacing_range_mm=(1.5, 6.0))
+    window_hu = (-175.0, 250.0)
+    contrasts_hu = (-50.0,)
+
+    def generate(self, host_hu, tumor_masks, contrasts_hu, seeds):
+        host_hu = np.clip(host_hu, *self.window_hu)
+        return GeneratedRegions((host_hu + np.array(contrasts_hu, np.float32).reshape(-1, 1, 1, 1)), host_hu)
+
+
+def make_synthesizer():
+    return TumorSynthesizer(ContrastTissue())
+
+
+def make_rules(grid, **changes):
+    values = {
+        "organ_label": 1,
+        "tumor_label": 2,
+        "exophytic": False,
+        "spacing_mm": grid["spacing"],
+        "intensities": CT,
+        "size_classes": SMALL,
+    }
+    return InjectionRules(**{**values, **changes})
+
+
+def make_case(grid, rng, has_tumor):
+    """A body with an organ (label 1), sometimes with a tumour (label 2). Returns HU and labels."""
+    shape = np.array(grid["shape"])
+    position = (np.indices(shape).reshape(3, -1).T - shape / 2 + 0.5) * grid["spacing"]
+    extent = shape * grid["spacing"]
+    organ = (np.sum((position / (0.36 * extent)) ** 2, axis=1) < 1).reshape(shape)
+    labels = organ.astype(np.int8)
+    image_hu = np.where(organ, 110, -80) + rng.normal(0, 12, shape)
+    if has_tumor:
+        tumor = (np.linalg.norm(position, axis=1) < 8).reshape(shape)
+        labels[tumor] = 2
+        image_hu[tumor] -= 45
+    return image_hu.astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Preprocessed data sets as nnU-Net stores them, by shape of the case: 3 healthy cases and 1 with a tumour."""
+    folders = {}
+    for grid in (ISOTROPIC, ANISOTROPIC):
+        rng = np.random.default_rng(0)
+        folder = tmp_path_factory.mktemp("preprocessed")
+        for name in ("healthy_1", "healthy_2", "healthy_3", "tumor_1"):
+            image_hu, labels = make_case(grid, rng, name.startswith("tumor"))
+            locations = DefaultPreprocessor._sample_foreground_locations(labels[None], [1, 2])
+            size = (1, *grid["shape"])
+            nnUNetDatasetBlosc2.save_case(
+                CT.normalise(image_hu)[None],
+                labels[None].astype(np.int16),
+                {"class_locations": locations},
+                str(folder / name),
+                chunks=size,
+                blocks=size,
+            )
+        folders[grid["shape"]] = folder
+    return folders
+
+
+def make_transforms(grid):
+    patch = grid["patch"]
+    in_plane_only = grid is ANISOTROPIC
+    angle = np.pi if in_plane_only else np.pi / 6
+    crop = get_patch_size(patch, (-angle, angle), (-angle, angle), (-angle, angle), (0.85, 1.25))
+    if in_plane_only:
+        crop[0] = patch[0]
+    transforms = nnUNetTrainer.get_training_transforms(
+        patch, (-angle, angle), [[1, 1, 1], [0.5, 0.5, 0.5]], (0, 1, 2), in_plane_only, use_mask_for_norm=[False]
+    )
+    return crop, in_plane_only, transforms
+
+
+def make_loader(datasets, grid, probability, *, is_stock=False, seed=0, rules=None, batch_size=2):
+    crop, in_plane_only, transforms = make_transforms(grid)
+    labels = LabelManager({"background": 0, "liver": 1, "tumor": 2}, None)
+    data = nnUNetDatasetBlosc2(str(datasets[grid["shape"]]))
+    if is_stock:
+        return nnUNetDataLoader(data, batch_size, crop, grid["patch"], labels, 0.33, transforms=transforms)
+    return DiffTumorDataLoader(
+        data,
+        batch_size,
+        crop,
+        grid["patch"],
+        labels,
+        injector=TumorInjector(make_synthesizer, rules or make_rules(grid)),
+        healthy_cases=["healthy_1", "healthy_2", "healthy_3"],
+        injection_probability=probability,
+        in_plane_only=in_plane_only,
+        seed_words=(seed, 0, 0),
+        transforms=transforms,
+        oversample_foreground_percent=0.33,
+    )
+
+
+def take(loader, count, seed=7):
+    np.random.seed(seed)  # noqa: NPY002 (nnU-Net draws from the global stream)
+    torch.manual_seed(seed)
+    return [next(loader) for _ in range(count)]
+
+
+def global_streams():
+    return np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+
+
+def total_counts(batches):
+    counts = Counter()
+    for batch in batches:
+        counts.update(batch["difftumor"]["counts"])
+    return counts
+
+
+@GRIDS
+def test_probability_zero_equals_stock_nnunet_to_the_bit(datasets, grid):
+    ours = take(make_loader(datasets, grid, 0.0), 10)
+    stock = take(make_loader(datasets, grid, 0.0, is_stock=True), 10)
+    for batch, expected in zip(ours, stock, strict=True):
+        assert list(batch["keys"]) == list(expected["keys"])
+        assert torch.equal(batch["data"], expected["data"])
+        assert all(torch.equal(a, b) for a, b in zip(batch["target"], expected["target"], strict=True))
+
+
+@GRIDS
+def test_injection_never_advances_nnunets_random_stream(datasets, grid):
+    take(make_loader(datasets, grid, 1.0), 5)
+    after_ours = global_streams()
+    take(make_loader(datasets, grid, 1.0, is_stock=True), 5)
+    after_stock = global_streams()
+    assert np.array_equal(after_ours[0], after_stock[0])
+    assert torch.equal(after_ours[1], after_stock[1])
+
+
+@GRIDS
+def test_probability_one_reaches_the_final_target(datasets, grid):
+    batches = take(make_loader(datasets, grid, 1.0), 36)
+    counts = total_counts(batches)
+    rejected = sum(count for key, count in counts.items() if key.startswith("rejected_"))
+    assert counts["healthy_samples"] == sum(key.startswith("healthy") for batch in batches for key in batch["keys"])
+    assert counts["healthy_samples"] >= 45
+    assert counts["attempted"] == counts["healthy_samples"] == counts["injected"] + rejected
+    assert counts["injected"] >= 0.98 * counts["healthy_samples"]
+    seen = sum(
+        bool((batch["target"][0][index] == 2).any())
+        for batch in batches
+        for index, key in enumerate(batch["keys"])
+        if key.startswith("healthy")
+    )
+    assert seen == counts["injected"]
+
+
+def test_probability_is_the_share_of_healthy_samples(datasets):
+    loader = make_loader(datasets, ISOTROPIC, 0.3)
+    organ = {1: np.array([[0, 20, 25, 25]]), 2: []}
+    loader._state.case = "healthy_1"
+    for _ in range(1000):
+        loader.get_bbox(ISOTROPIC["shape"], True, organ)
+    assert 0.25 < np.mean([draw.request is not None for draw in loader._state.draws]) < 0.35
+
+
+def test_real_tumor_cases_are_left_alone(datasets):
+    for batch, expected in zip(
+        take(make_loader(datasets, ISOTROPIC, 1.0), 10),
+        take(make_loader(datasets, ISOTROPIC, 1.0, is_stock=True), 10),
+        strict=True,
+    ):
+        for index, key in enumerate(batch["keys"]):
+            if key == "tumor_1":
+                assert torch.equal(batch["data"][index], expected["data"][index])
+                assert torch.equal(batch["target"][0][index], expected["target"][0][index])
+
+
+def make_crop(grid, rng, padding=0):
+    image_hu, labels = make_case(grid, rng, has_tumor=False)
+    labels = labels.astype(np.int16)
+    labels[:, :6, :] = np.where(labels[:, :6, :] == 1, 3, labels[:, :6, :])  # another structure cuts the organ
+    image = np.pad(CT.normalise(image_hu), padding)
+    return image, np.pad(labels, padding, constant_values=-1)
+
+
+def inject_once(grid, image, labels, seed=0, rules=None):
+    injector = TumorInjector(make_synthesizer, rules or make_rules(grid))
+    centre = tuple(int(value) for value in np.argwhere(labels == 1).mean(axis=0).round())
+    region = tuple(slice(0, size) for size in image.shape)
+    request = InjectionRequest("case", (0, 0, 0), centre, region)
+    return injector, injector.inject(image, labels, request, np.random.default_rng(seed))
+
+
+@GRIDS
+@pytest.mark.parametrize("exophytic", [False, True])
+def test_only_the_support_changes_and_labels_replace_only_what_they_may(grid, exophytic):
+    image, labels = make_crop(grid, np.random.default_rng(1), padding=3)
+    untouched_image, untouched_labels = image.copy(), labels.copy()
+    injector, crop = inject_once(grid, image, labels, rules=make_rules(grid, exophytic=exophytic))
+    assert crop.placed >= 1
+    assert np.array_equal(image, untouched_image)
+    assert np.array_equal(labels, untouched_labels)
+    specs = [tumor["spec"] for tumor in crop.record["tumors"]]
+    assert len(specs) == crop.placed
+    result = make_synthesizer().synthesize(
+        injector.make_host(image, labels), [TumorSpec.from_json(spec) for spec in specs]
+    )
+    support = result.support_mask(image.shape)
+    assert np.array_equal(crop.image[~support], image[~support])
+    assert not np.array_equal(crop.image[support], image[support])
+    is_new = crop.labels != labels
+    assert is_new.any()
+    assert set(np.unique(crop.labels[is_new])) == {2}
+    assert set(np.unique(labels[is_new])) <= ({0, 1} if exophytic else {1})
+    assert not (support & (labels == -1)).any()
+
+
+def test_injected_values_stay_inside_the_clip_window():
+    rules = make_rules(ISOTROPIC, contrasts_hu=(-200.0,))
+    image, labels = make_crop(ISOTROPIC, np.random.default_rng(2))
+    _, crop = inject_once(ISOTROPIC, image, labels, rules=rules)
+    lowest = CT.normalise(np.array([CT.low_hu]))[0]
+    assert crop.placed >= 1
+    assert crop.image.min() >= lowest
+    assert np.isclose(crop.image[crop.labels == 2].min(), lowest)
+
+
+@GRIDS
+def test_a_record_replays_the_same_crop(datasets, grid):
+    loader = make_loader(datasets, grid, 1.0)
+    loader.transforms = loader.transforms.transforms[0]  # injection only: the batch is the raw crop
+    records = [record for batch in take(loader, 4) for record in batch["difftumor"]["records"]]
+    rules = make_rules(grid)
+    assert records
+    for record in records[:3]:
+        data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[grid["shape"]])).load_case(record["case"])
+        image, labels = cut_crop(data[0], record, 0.0), cut_crop(seg[0], record, -1)
+        again = [TumorInjector(make_synthesizer, rules).replay(image, labels, record) for _ in range(2)]
+        assert (again[0][1] == 2).any()
+        assert np.array_equal(again[0][0], again[1][0])
+        volume = sum(tumor["label_mm3"] for tumor in record["tumors"])
+        assert np.isclose((again[0][1] == 2).sum() * np.prod(grid["spacing"]), volume)
+
+
+def cut_crop(array, record, fill):
+    wide = np.pad(np.asarray(array), 200, constant_values=fill)
+    start = np.array(record["crop_start"]) + 200
+    return wide[tuple(slice(int(a), int(a) + size) for a, size in zip(start, record["crop_size"], strict=True))]
+
+
+def test_replay_gives_the_very_batch(datasets):
+    loader = make_loader(datasets, ISOTROPIC, 1.0, batch_size=1)
+    loader.transforms = loader.transforms.transforms[0]
+    batch = next(b for b in take(loader, 20) if b["difftumor"]["records"])
+    record = batch["difftumor"]["records"][0]
+    data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"]])).load_case(record["case"])
+    image, labels = TumorInjector(make_synthesizer, make_rules(ISOTROPIC)).replay(
+        cut_crop(data[0], record, 0.0), cut_crop(seg[0], record, -1), record
+    )
+    assert np.array_equal(batch["data"][0, 0].numpy(), image)
+    assert np.array_equal(batch["target"][0, 0].numpy(), labels)
+
+
+def test_an_organ_that_cannot_hold_a_tumor_is_counted_and_not_labelled():
+    image, labels = make_crop(ISOTROPIC, np.random.default_rng(3))
+    thin = np.where(labels == 1, 0, labels)
+    thin[20, 24, 24] = 1
+    _, crop = inject_once(ISOTROPIC, image, thin)
+    assert crop.placed == 0
+    assert crop.record is None
+    assert sum(crop.rejected.values()) >= 1
+    assert np.array_equal(crop.labels, thin)
+
+
+def test_organ_lost_in_resampling_is_a_named_rejection(datasets):
+    loader = make_loader(datasets, ISOTROPIC, 1.0, batch_size=1)
+    load_case = nnUNetDatasetBlosc2.load_case
+
+    def without_organ(self, identifier):
+        data, seg, previous, _ = load_case(self, identifier)
+        return data, np.zeros_like(seg[:]), previous, {"class_locations": {1: [], 2: []}}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nnUNetDatasetBlosc2, "load_case", without_organ)
+        counts = total_counts(take(loader, 4))
+    assert counts["attempted"] == counts["rejected_organ_lost_in_resampling"] > 0
+
+
+def test_each_worker_and_seed_has_its_own_stream():
+    def first_draws(seed, rank, epoch, thread):
+        state = InjectionState((seed, rank, epoch))
+        state.set_worker(thread)
+        return tuple(state.rng.integers(1 << 60, size=4))
+
+    keys = list(itertools.product(range(2), range(2), range(2), range(3)))
+    streams = [first_draws(*key) for key in keys]
+    assert len(set(streams)) == len(keys)
+    assert first_draws(*keys[5]) == streams[5]
+
+
+def test_same_seed_gives_same_batches(datasets):
+    first, second = (take(make_loader(datasets, ISOTROPIC, 1.0), 3) for _ in range(2))
+    other = take(make_loader(datasets, ISOTROPIC, 1.0, seed=1), 3)
+    assert all(torch.equal(a["data"], b["data"]) for a, b in zip(first, second, strict=True))
+    assert any(not torch.equal(a["data"], b["data"]) for a, b in zip(first, other, strict=True))
+
+
+def test_background_workers_report_and_differ(datasets):
+    workers = NonDetMultiThreadedAugmenter(make_loader(datasets, ISOTROPIC, 1.0), None, 2, 4, None, False, 0.002)
+    try:
+        batches = [next(workers) for _ in range(12)]
+    finally:
+        workers._finish()
+    assert total_counts(batches)["injected"] > 0
+    seeds = [record["drawn"][0]["seed"] for batch in batches for record in batch["difftumor"]["records"]]
+    assert len(set(seeds)) == len(seeds)
+    assert sum(len(batch["difftumor"]["pictures"]) for batch in batches) > 0
+
+
+def test_injector_pickles_without_its_generator():
+    injector = TumorInjector(make_synthesizer, make_rules(ISOTROPIC))
+    _ = injector.synthesizer
+    injector._source = GeneratorFolderSource(Path("generator"), 4)
+    copy = pickle.loads(pickle.dumps(injector))
+    assert copy._synthesizer is None
+    assert copy._source == injector._source
+    assert copy.rules == injector.rules
+
+
+@pytest.mark.parametrize("in_plane_only", [False, True])
+def test_crop_shows_the_voxel_where_every_augmentation_keeps_it(in_plane_only):
+    geometry = PatchGeometry((40, 70, 72), (24, 48, 50), in_plane_only)
+    rng = np.random.default_rng(0)
+    lowest, highest = np.array([-8, -11, -11]), np.array([30, 60, 70])
+    for _ in range(500):
+        voxel = rng.integers(0, (62, 119, 131))
+        start = np.array(geometry.draw_crop_start(voxel, lowest, highest, rng))
+        offset = voxel - start - np.array(geometry.crop_size) // 2
+        assert is_always_seen(offset, geometry)
+
+
+def is_always_seen(offset, geometry):
+    """Brute force over nnU-Net's rotations and scales: the voxel stays inside the final patch."""
+    half = np.array(geometry.final_size) / 2
+    if geometry.in_plane_only:
+        angles = np.linspace(-np.pi, np.pi, 73)
+        turned = np.stack(
+            [
+                np.cos(angles) * offset[1] + np.sin(angles) * offset[2],
+                -np.sin(angles) * offset[1] + np.cos(angles) * offset[2],
+            ]
+        )
+        return abs(offset[0]) <= half[0] and (np.abs(turned).max(axis=1) / 0.7 <= half[1:]).all()
+    return np.linalg.norm(offset) / 0.7 <= half.min()
+
+
+def test_crop_stays_in_nnunets_range_for_voxels_in_the_middle():
+    geometry = PatchGeometry((40, 40, 40), (32, 32, 32), False)
+    rng = np.random.default_rng(0)
+    starts = [geometry.draw_crop_start((50, 50, 50), (-4,) * 3, (64,) * 3, rng) for _ in range(200)]
+    assert len(set(starts)) > 50  # the tumour is not always at the centre
+    assert np.min(starts) >= -4
+    assert np.max(starts) <= 64
+
+
+def test_normalisation_equals_nnunets_and_inverts_inside_the_window():
+    rng = np.random.default_rng(0)
+    image_hu = rng.uniform(-300, 400, size=(6, 7, 8)).astype(np.float32)
+    properties = {"mean": 90.3, "std": 24.7, "percentile_00_5": -21.0, "percentile_99_5": 187.0}
+    constants = CTIntensities.from_plans({"foreground_intensity_properties_per_channel": {"0": properties}})
+    theirs = CTNormalization(use_mask_for_norm=False, intensityproperties=properties).run(image_hu.copy())
+    assert np.array_equal(constants.normalise(image_hu), theirs)
+    assert np.allclose(constants.to_hu(theirs), np.clip(image_hu, -21.0, 187.0), atol=1e-3)
+
+
+def test_plans_without_intensities_are_refused():
+    with pytest.raises(ConfigurationError, match="percentile_00_5"):
+        CTIntensities.from_plans({"foreground_intensity_properties_per_channel": {"0": {"mean": 1, "std": 1}}})
+
+
+def test_our_copy_of_get_dataloaders_is_of_this_nnunet():
+    source = inspect.getsource(nnUNetTrainer.get_dataloaders)
+    found = hashlib.sha256(source.encode()).hexdigest()
+    assert found == GET_DATALOADERS_HASHES.get(version("nnunetv2")), (
+        f"nnU-Net {version('nnunetv2')} changed get_dataloaders ({found}): compare it with trainer.py and add the hash."
+    )

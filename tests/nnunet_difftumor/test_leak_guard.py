@@ -1,0 +1,188 @@
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
+from nnunet_difftumor.cases import Case
+from nnunet_difftumor.config import DiffTumorConfig
+from nnunet_difftumor.errors import LeakError
+from nnunet_difftumor.fingerprints import fingerprint_case
+from nnunet_difftumor.healthy import CaseGroups, FactCache
+from nnunet_difftumor.leak_guard import (
+    CaseContent,
+    describe_case,
+    describe_overlap,
+    find_overlap,
+    read_provenance,
+    refuse_overlap,
+)
+from nnunet_difftumor.splits import Split
+from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, check_leaks
+
+NAMES = ("train_1", "train_2", "val_1", "val_2", "holdout_1")
+OTHER = CaseFingerprint(identifier_hash=hash_identifier("elsewhere"), image_hash="a" * 64, tumor_mask_hash="b" * 64)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set with CT and labels of every case, as nnU-Net keeps them."""
+    images, gt = tmp_path / "imagesTr", tmp_path / "pre" / "gt_segmentations"
+    for folder in (images, gt):
+        folder.mkdir(parents=True)
+    for number, name in enumerate(NAMES):
+        rng = np.random.default_rng(number)
+        labels = np.zeros((5, 6, 7), dtype=np.int16)
+        labels[1:4, 1:5] = 1
+        if name != "holdout_1":
+            labels[2, 2 : 3 + number % 2, 1 + number] = 2
+        image_hu = rng.integers(-200, 300, size=labels.shape).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(image_hu, np.eye(4)), images / f"{name}_0000.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), gt / f"{name}.nii.gz")
+    return PreprocessedCases(
+        folder=tmp_path / "pre",
+        identifiers=NAMES,
+        label_ending=".nii.gz",
+        images={name: images / f"{name}_0000.nii.gz" for name in NAMES},
+    )
+
+
+CASES = FoldCases(
+    CaseGroups(("train_1", "train_2", "val_1", "val_2"), ("holdout_1",), ()),
+    ("holdout_1",),
+    Split(("train_1", "train_2"), ("val_1", "val_2")),
+    (),
+)
+
+
+def fingerprint(data, name, as_name=None):
+    return fingerprint_case(Case(as_name or name, data.images[name], data.label_file(name)), [2])
+
+
+def check(data, diffusion, autoencoder=(), fold=0, keep_images=True, **settings):
+    folder = data.folder / "generator"
+    folder.mkdir(exist_ok=True)
+    save_provenance(folder / "provenance.json", Provenance(diffusion=tuple(diffusion), autoencoder=tuple(autoencoder)))
+    if not keep_images:
+        data = PreprocessedCases(folder=data.folder, identifiers=NAMES, label_ending=".nii.gz", images={})
+    config = DiffTumorConfig(generator=None, organ_label=1, tumor_label=2, **settings)
+    return check_leaks(folder, data, CASES, config, fold)
+
+
+def test_clean_fold_passes_without_a_word(data):
+    trained_on = [fingerprint(data, "train_1"), fingerprint(data, "train_2"), OTHER]
+    findings = check(data, trained_on, trained_on)
+    assert findings.acknowledged == findings.notes == ()
+
+
+@pytest.mark.parametrize("keep_images", [True, False], ids=["with raw CT", "labels only"])
+def test_a_validation_case_in_the_diffusion_training_is_refused(data, keep_images):
+    with pytest.raises(LeakError, match=r"diffusion model .*val_2.*fold_\{fold\}"):
+        check(data, [fingerprint(data, "train_1"), fingerprint(data, "val_2")], keep_images=keep_images)
+
+
+@pytest.mark.parametrize("keep_images", [True, False], ids=["with raw CT", "labels only"])
+def test_a_renamed_copy_is_refused(data, keep_images):
+    with pytest.raises(LeakError, match="under another identifier"):
+        check(data, [fingerprint(data, "val_1", as_name="patient_77")], keep_images=keep_images)
+
+
+def test_diffusion_overlap_cannot_be_acknowledged(data):
+    with pytest.raises(LeakError, match="diffusion model"):
+        check(
+            data,
+            [fingerprint(data, "val_1")],
+            acknowledge_identifier_matches=True,
+            acknowledge_autoencoder_overlap=True,
+        )
+
+
+def test_same_identifier_with_other_content_needs_an_acknowledgement(data):
+    namesake = fingerprint(data, "train_1", as_name="val_1")
+    with pytest.raises(LeakError, match="acknowledge_identifier_matches"):
+        check(data, [namesake])
+    findings = check(data, [namesake], acknowledge_identifier_matches=True)
+    assert "val_1" in findings.acknowledged[0]
+
+
+def test_a_name_whose_content_cannot_be_compared_tells_what_is_missing(data):
+    unmasked = CaseFingerprint(identifier_hash=hash_identifier("val_1"), image_hash="c" * 64)
+    with pytest.raises(LeakError, match="nnUNet_raw"):
+        check(data, [unmasked], keep_images=False)
+
+
+def test_autoencoder_overlap_needs_an_acknowledgement(data):
+    seen = [fingerprint(data, "val_1")]
+    with pytest.raises(LeakError, match="acknowledge_autoencoder_overlap"):
+        check(data, [OTHER], seen)
+    findings = check(data, [OTHER], seen, acknowledge_autoencoder_overlap=True)
+    assert "autoencoder" in findings.acknowledged[0]
+
+
+def test_an_autoencoder_that_saw_the_ct_without_labels_is_found(data):
+    unlabelled = fingerprint_case(Case("scan", data.images["val_2"]))
+    with pytest.raises(LeakError, match="autoencoder"):
+        check(data, [OTHER], [unlabelled])
+
+
+def test_fold_all_refuses_nothing_and_tells_the_overlap(data):
+    findings = check(data, [fingerprint(data, "val_1")], fold="all")
+    assert findings.acknowledged == ()
+    assert "no claim about validation" in findings.notes[0]
+    assert "val_1" in findings.notes[0]
+
+
+def test_holdout_in_the_generators_training_is_told(data):
+    findings = check(data, [OTHER, fingerprint(data, "holdout_1")])
+    assert "specificity" in findings.notes[0]
+
+
+def test_a_generator_without_provenance_is_refused(tmp_path):
+    with pytest.raises(LeakError, match="train-diffusion"):
+        read_provenance(tmp_path)
+    save_provenance(tmp_path / "provenance.json", Provenance(diffusion=(), autoencoder=(OTHER,)))
+    with pytest.raises(LeakError, match="names no case"):
+        read_provenance(tmp_path)
+    (tmp_path / "provenance.json").write_text("{}")
+    with pytest.raises(LeakError):
+        read_provenance(tmp_path)
+
+
+def test_empty_tumor_masks_are_not_taken_for_copies(data):
+    healthy = fingerprint(data, "holdout_1", as_name="other_healthy")
+    content = describe_case("val_9", data.label_file("holdout_1"), None, 2, FactCache(None))
+    assert content.tumor_mask_hash is None
+    assert describe_overlap(find_overlap([content], Provenance(diffusion=(healthy,), autoencoder=()))) == ()
+
+
+def test_hashes_are_kept_and_follow_the_file(data, tmp_path):
+    def describe():
+        cache = FactCache(tmp_path / "facts.json")
+        content = describe_case("val_1", data.label_file("val_1"), data.images["val_1"], 2, cache)
+        cache.save()
+        return content
+
+    before = describe()
+    assert describe() == before
+    shutil.copy(data.label_file("val_2"), data.label_file("val_1"))
+    shutil.copy(data.images["val_2"], data.images["val_1"])
+    changed = describe()
+    assert changed.tumor_mask_hash != before.tumor_mask_hash
+    assert changed.image_hash != before.image_hash
+
+
+def test_recompressed_and_retyped_copies_are_recognised(data, tmp_path):
+    values = np.asarray(nibabel.load(data.images["val_1"]).dataobj)
+    copy = tmp_path / "copy.nii"
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), copy)
+    with pytest.raises(LeakError, match="under another identifier"):
+        check(data, [fingerprint_case(Case("copy", copy))])
+
+
+def test_refusal_names_every_case_once():
+    named = CaseFingerprint(identifier_hash=hash_identifier("val_1"), image_hash="c" * 64, tumor_mask_hash="d" * 64)
+    content = CaseContent(identifier="val_1", image_hash="e" * 64, tumor_mask_hash="f" * 64)
+    overlap = find_overlap([content], Provenance(diffusion=(named,), autoencoder=(named,)))
+    with pytest.raises(LeakError, match=r"1 validation case \(val_1\)"):
+        refuse_overlap(overlap, acknowledge_identifier_matches=False, acknowledge_autoencoder_overlap=False)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunet_difftumor.cli import main
+from nnunet_difftumor.demo.layout import DemoFolder
+from nnunet_difftumor.demo.plans import write_small_plans
+from nnunet_difftumor.demo.report import read_training_logs, write_report
+from nnunet_difftumor.demo.runner import Stage, StageError, StageRunner, read_stage_records
+from nnunet_difftumor.demo.scores import CaseScore, dice, read_scores, score_predictions, write_scores
+from nnunet_difftumor.demo.settings import demo_settings
+from nnunet_difftumor.errors import OutputExistsError
+from nnunet_difftumor.phantom.dataset import write_phantom_dataset
+
+SETTINGS = demo_settings("phantom", is_quick=True)
+TRAINING_LOG = """
+2026-01-01 10:00:00.000000: Epoch 0
+2026-01-01 10:00:09.000000: train_loss 0.5012
+2026-01-01 10:00:09.000000: val_loss 0.4
+2026-01-01 10:00:09.000000: Pseudo dice [np.float32(0.8123), np.float32(0.1)]
+2026-01-01 10:00:20.000000: train_loss -0.1
+2026-01-01 10:00:20.000000: val_loss -0.05
+2026-01-01 10:00:20.000000: Pseudo dice [0.9, nan]
+"""
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.pictures = 0
+        self.open_tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.pictures += tag == "img"
+        if tag not in ("img", "meta", "br"):
+            self.open_tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open_tags.pop() == tag
+
+
+@pytest.fixture
+def empty_demo(tmp_path: Path) -> DemoFolder:
+    folder = DemoFolder(tmp_path / "demo", SETTINGS.dataset_folder_name)
+    folder.open(SETTINGS, is_quick=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFolder:
+    """What the stages leave behind, with made-up numbers and a real phantom."""
+    folder = DemoFolder(tmp_path_factory.mktemp("demo"), SETTINGS.dataset_folder_name)
+    folder.open(SETTINGS, is_quick=True)
+    folder.raw.parent.mkdir()
+    list(write_phantom_dataset(folder.raw, cases=2, healthy=1))
+    for path in (folder.preprocessed, folder.training, folder.autoencoder, folder.diffusion, folder.evaluation):
+        path.mkdir(parents=True)
+    folder.synthetic.mkdir()
+    folder.predictions.mkdir()
+    splits = [{"train": ["phantom_tumor_000"], "val": ["phantom_tumor_001"]}]
+    (folder.preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    (folder.preprocessed / "healthy_holdout.json").write_text('{"holdout": ["phantom_healthy_000"]}')
+    for run in (folder.autoencoder, folder.diffusion):
+        rows = [f"{step},{2.0 / step},{1.0 / step},0.001,0.5" for step in range(1, 60)]
+        (run / "history.csv").write_text("\n".join(["step,total,l1,learning_rate,gradient_norm", *rows]) + "\n")
+    (folder.autoencoder / "heldout_history.csv").write_text("step,mae_hu_all,mae_hu_body\n30,14,15\n60,8.5,9\n")
+    columns = "step,real_mean_hu,synthetic_mean_hu,real_wasserstein_hu,synthetic_wasserstein_hu"
+    (folder.diffusion / "heldout_history.csv").write_text(f"{columns}\n60,70,75,0,6\n")
+    errors = {"mae_hu": 8.5, "mae_pool2_hu": 10.0, "mae_pool4_hu": 20.0, "voxels": 1234}
+    (folder.autoencoder / "heldout.json").write_text(json.dumps({"all": errors, "body": errors}))
+    row = {"mean_hu": 70.0, "within_case_sd_hu": 12.0, "wasserstein_hu": 3.25}
+    (folder.evaluation / "inplace.json").write_text(json.dumps({"rows": {"real": row, "<synthetic>": row}}))
+    synthetic = {"tumors": [{}, {}], "rejected": {"too faint": 1}, "steps": 4, "ct": "phantom_healthy_000_0000.nii.gz"}
+    (folder.synthetic / "tumors.json").write_text(json.dumps(synthetic))
+    (folder.training / "injection_counts.csv").write_text(
+        "epoch,healthy_samples,attempted,injected,rejected_too_faint\n0,10,6,6,0\n1,12,4,3,1\n"
+    )
+    (folder.training / "training_log_2026.txt").write_text(TRAINING_LOG)
+    for identifier in ("phantom_tumor_001", "phantom_healthy_000"):
+        label = nib.Nifti1Image.from_filename(folder.raw / "labelsTr" / f"{identifier}.nii.gz")
+        nib.save(label, folder.predictions / f"{identifier}.nii.gz")
+    write_scores(folder.scores, score_predictions(folder.predictions, folder.raw / "labelsTr", 2))
+    folder.stages.mkdir()
+    record = {"name": "data", "title": "Make <it>", "command": "difftumor phantom --output 'a b'", "seconds": 61.0}
+    (folder.stages / "01-data.json").write_text(json.dumps(record))
+    write_report(folder, SETTINGS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(finished_demo: DemoFolder) -> str:
+    return finished_demo.report.read_text(encoding="utf-8")
+
+
+def test_report_needs_nothing_beside_it(html: str) -> None:
+    page = Page(html)
+    assert page.pictures >= 6
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert page.open_tags == []
+    assert "<script" not in html
+    assert not re.search(r"url\(|@import", html)
+
+
+def test_report_says_phantom_in_its_title_and_heading(html: str) -> None:
+    assert "<title>CT phantom" in html
+    assert "no patients" in html
+
+
+def test_report_of_real_data_says_that_it_is_not_the_papers(tmp_path: Path) -> None:
+    settings = demo_settings("real")
+    folder = DemoFolder(tmp_path / "real", settings.dataset_folder_name)
+    folder.open(settings, is_quick=False)
+    html = write_report(folder, settings).read_text(encoding="utf-8")
+    assert re.search(r"<title>Real CT, not the paper&#39;s data", html)
+    assert "10.7937/K9/TCIA.2015.7GO2GSKS" in html
+
+
+def test_report_shows_the_numbers_of_every_stage(html: str) -> None:
+    assert "8.5 HU" in html
+    assert "3.2 HU" in html or "3.3 HU" in html
+    assert "90.0 %" in html  # 9 of 10 attempts
+    assert "rejected: too faint" in html
+    assert "1 too faint" in html
+    assert "phantom_tumor_001" in html
+    assert "1.000" in html
+    assert "difftumor phantom --output" in html
+
+
+def test_text_from_files_is_escaped(html: str) -> None:
+    assert "<synthetic>" not in html
+    assert "&lt;synthetic&gt;" in html
+
+
+def test_report_of_an_unfinished_demo_says_what_is_missing(empty_demo: DemoFolder) -> None:
+    html = write_report(empty_demo, SETTINGS).read_text(encoding="utf-8")
+    assert html.count("The stage that makes it has not run") >= 8
+    assert Page(html).open_tags == []
+
+
+def test_dice_of_two_shifted_bars() -> None:
+    first, second = np.zeros((1, 1, 8), bool), np.zeros((1, 1, 8), bool)
+    first[..., 0:4] = True
+    second[..., 2:6] = True
+    assert dice(first, second) == pytest.approx(0.5)
+    assert dice(first, first) == 1.0
+    assert dice(np.zeros_like(first), np.zeros_like(first)) is None
+
+
+def test_healthy_case_has_no_tumor_dice_but_a_false_alarm_volume(tmp_path: Path) -> None:
+    truth, prediction = np.ones((4, 4, 4), np.uint8), np.ones((4, 4, 4), np.uint8)
+    prediction[0] = 2
+    affine = np.diag([2.0, 5.0, 10.0, 1.0])
+    for name, values in (("truth", truth), ("prediction", prediction)):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name / "case.nii.gz")
+    (score,) = score_predictions(tmp_path / "prediction", tmp_path / "truth", 2)
+    assert score.tumor_dice is None
+    assert score.organ_dice == 1.0
+    assert score.true_ml == 0.0
+    assert score.predicted_ml == pytest.approx(1.6)  # 16 voxels of 0.1 ml
+
+
+def test_scores_survive_writing_and_reading(tmp_path: Path) -> None:
+    scores = (CaseScore("a", 0.5, 0.9, 1.25, 2.0), CaseScore("b", None, None, 0.0, 0.0))
+    write_scores(tmp_path / "scores.json", scores)
+    assert read_scores(tmp_path / "scores.json") == scores
+
+
+def test_training_log_gives_one_value_per_epoch(tmp_path: Path) -> None:
+    (tmp_path / "training_log_2026.txt").write_text(TRAINING_LOG)
+    values = read_training_logs(tmp_path)
+    assert values["training loss"] == [0.5012, -0.1]
+    assert values["validation loss"] == [0.4, -0.05]
+    assert values["Dice, label 1"] == [0.8123, 0.9]
+    assert values["Dice, label 2"][0] == 0.1
+    assert np.isnan(values["Dice, label 2"][1])
+
+
+def _stage(name: str, code: str) -> Stage:
+    return Stage(name, f"run {name}", words=lambda: [sys.executable, "-c", code])
+
+
+def test_finished_stages_are_skipped_and_failed_ones_run_again(tmp_path: Path) -> None:
+    runner = StageRunner(tmp_path / "stages", tmp_path / "logs", {"COUNT": str(tmp_path / "count")})
+    count = "import os; open(os.environ['COUNT'], 'a').write('x')"
+    stages = [_stage("good", count), _stage("bad", "import sys; print('the cause'); sys.exit(3)")]
+    for _ in range(2):
+        with pytest.raises(StageError, match=r"status 3[\s\S]*the cause"):
+            runner.run(stages)
+    assert (tmp_path / "count").read_text() == "x"
+    assert [record.name for record in read_stage_records(tmp_path / "stages")] == ["good"]
+
+
+def test_command_is_recorded_as_it_can_be_typed(tmp_path: Path) -> None:
+    runner = StageRunner(tmp_path / "stages", tmp_path / "logs", {})
+    words = [sys.executable, "-c", "print('a b')"]
+    runner.run([Stage("say", "say it", words=lambda: words, environment={"OMP_NUM_THREADS": "1"})])
+    (record,) = read_stage_records(tmp_path / "stages")
+    assert record.command == f"OMP_NUM_THREADS=1 {sys.executable} -c 'print('\"'\"'a b'\"'\"')'"
+    assert (tmp_path / "logs" / "01-say.log").read_text() == "a b\n"
+
+
+def test_fresh_removes_what_the_demo_made_and_nothing_else(finished_demo: DemoFolder, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished_demo.root, tmp_path / "demo")
+    folder = DemoFolder(tmp_path / "demo", SETTINGS.dataset_folder_name)
+    mine = [folder.root / "notes.txt", folder.root / "nnUNet_raw" / "Dataset001_Mine" / "dataset.json"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    folder.remove()
+    assert sorted(path for path in folder.root.rglob("*") if path.is_file()) == sorted(mine)
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for words in (["--fresh"], []):
+        assert main(["demo", "--output", str(tmp_path), "--quick", *words]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_demo_of_another_kind_is_refused(empty_demo: DemoFolder) -> None:
+    with pytest.raises(OutputExistsError, match="--fresh"):
+        empty_demo.open(demo_settings("real"), is_quick=False)
+
+
+def test_small_plans_keep_everything_but_patch_and_network(tmp_path: Path) -> None:
+    configuration = {
+        "patch_size": [128, 128, 128],
+        "batch_size": 2,
+        "spacing": [4.0, 3.0, 3.0],
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "architecture": {"arch_kwargs": {"n_stages": 6, "conv_bias": True}},
+    }
+    plans = {"plans_name": "nnUNetPlans", "configurations": {"3d_fullres": configuration, "2d": {}}}
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
+    path = write_small_plans(tmp_path, "nnUNetPlansSmall", "3d_fullres", SETTINGS)
+    small = json.loads(path.read_text())
+    assert small["plans_name"] == "nnUNetPlansSmall"
+    assert list(small["configurations"]) == ["3d_fullres"]
+    written = small["configurations"]["3d_fullres"]
+    assert written["spacing"] == configuration["spacing"]
+    assert written["patch_size"] == list(SETTINGS.patch_size)
+    network = written["architecture"]["arch_kwargs"]
+    assert network["conv_bias"] is True
+    assert len(network["strides"]) == len(network["features_per_stage"]) == network["n_stages"]
+    assert json.loads((tmp_path / "nnUNetPlans.json").read_text()) == plans
+
+
+@pytest.mark.parametrize("data", ["phantom", "real"])
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_patch_can_be_halved_as_often_as_the_network_does(data: str, is_quick: bool) -> None:
+    settings = demo_settings(data, is_quick=is_quick)
+    assert len(settings.strides) == len(settings.features)
+    reduction = np.prod(settings.strides, axis=0)
+    assert all(size % step == 0 for size, step in zip(settings.patch_size, reduction, strict=True))
