@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d, interpolate
 
 
 class ResidualBlock(nn.Module):
@@ -24,7 +27,7 @@ class ResidualBlock(nn.Module):
             nn.Conv3d(channels, channels, kernel_size=3, padding=1),
             ChannelRMSNorm(channels),
             nn.SiLU(),
-            _zero(nn.Conv3d(channels, channels, kernel_size=3, padding=1)),
+            zero_start(nn.Conv3d(channels, channels, kernel_size=3, padding=1)),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -54,6 +57,47 @@ class ChannelRMSNorm(nn.Module):
         return features * inverse_rms * self.weight.view(1, -1, 1, 1, 1).to(features.dtype)
 
 
+class PooledShortcut(nn.Module):
+    """Linear way from image to latents and back that needs no training: 2x average pooling.
+
+    The pooled image has 8 values in every 4x4x4 block. An orthonormal Haar transform turns them into
+    their mean and 7 differences, one per latent channel, so that each channel has a scale of its own.
+    A network that only adds to this starts at the error of 2x pooling instead of that of a constant
+    (after the non-parametric shortcuts of Chen et al., "Deep Compression Autoencoder", 2024).
+
+    Args:
+        latent_channels: Channels of the latents; beyond 8 they start empty, below 8 the finest
+            differences are left out.
+    """
+
+    def __init__(self, latent_channels: int) -> None:
+        super().__init__()
+        pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2.0)
+        haar = torch.kron(torch.kron(pair, pair), pair)  # (8, 8), orthonormal, coarse first
+        by_order = sorted(range(8), key=lambda row: (row.bit_count(), row))
+        basis = torch.zeros(latent_channels, 8)
+        kept = min(latent_channels, 8)
+        basis[:kept] = haar[by_order[:kept]]
+        self.register_buffer("basis", basis, persistent=False)
+        self._shuffle = PixelShuffle3D()
+
+    def encode(self, unit: Tensor) -> Tensor:
+        """Turn an image (B, 1, D, H, W) into latents (B, C, D/4, H/4, W/4)."""
+        pooled = avg_pool3d(unit, 2)
+        batch, _, depth, height, width = pooled.shape
+        split = pooled.reshape(batch, depth // 2, 2, height // 2, 2, width // 2, 2)
+        blocks = split.permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, 8, depth // 2, height // 2, width // 2)
+        return torch.einsum("cp,bpdhw->bcdhw", self._basis_like(unit), blocks)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Turn latents (B, C, d, h, w) into an image (B, 1, 4d, 4h, 4w)."""
+        blocks = torch.einsum("cp,bcdhw->bpdhw", self._basis_like(latents), latents)
+        return interpolate(self._shuffle(blocks), scale_factor=2, mode="trilinear", align_corners=False)
+
+    def _basis_like(self, like: Tensor) -> Tensor:
+        return self.get_buffer("basis").to(device=like.device, dtype=like.dtype)
+
+
 class PixelShuffle3D(nn.Module):
     """Move 8 channels of one voxel to the 2x2x2 voxels of the next resolution."""
 
@@ -65,7 +109,8 @@ class PixelShuffle3D(nn.Module):
         return interleaved.reshape(batch, 1, 2 * depth, 2 * height, 2 * width)
 
 
-def _zero(layer: nn.Conv3d) -> nn.Conv3d:
+def zero_start(layer: nn.Conv3d) -> nn.Conv3d:
+    """Set a layer's parameters to zero, so that it starts without effect."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -11,8 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from autoencoder.intensity import IntensityWindow
-from autoencoder.layers import ChannelRMSNorm, PixelShuffle3D, ResidualBlock
+from autoencoder.layers import ChannelRMSNorm, PixelShuffle3D, PooledShortcut, ResidualBlock, zero_start
 
+_INITIAL_LOG_VARIANCE = -8.0  # standard deviation 0.02, about 4 HU in the abdominal window
 _LOG_VARIANCE_LIMITS = (-20.0, 10.0)
 _SMALL_CROP_ELEMENTS = 10_240  # C*D*H at quarter resolution; measured on presets and crops of 32 to 96
 
@@ -37,7 +38,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
     Every operation is local (convolutions and a norm over the channels of one voxel), so the result
     at a voxel is the same in a small crop and in the whole scan, except close to the crop's edge.
     No feature map has full resolution: a 4x4x4 convolution of stride 2 comes first and a 3D pixel
-    shuffle last.
+    shuffle last. Both halves add to a linear shortcut, so an untrained model is 2x average pooling.
 
     Args:
         channels: Feature channels at half and at quarter resolution.
@@ -77,7 +78,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
             *(ResidualBlock(quarter) for _ in range(blocks)),
             ChannelRMSNorm(quarter),
             nn.SiLU(),
-            nn.Conv3d(quarter, 2 * latent_channels, kernel_size=1),
+            zero_start(nn.Conv3d(quarter, 2 * latent_channels, kernel_size=1)),
         )
         self.decoder = nn.Sequential(
             nn.Conv3d(latent_channels, quarter, kernel_size=3, padding=1),
@@ -87,9 +88,10 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
             *(ResidualBlock(half) for _ in range(blocks)),
             ChannelRMSNorm(half),
             nn.SiLU(),
-            nn.Conv3d(half, 8, kernel_size=3, padding=1),
+            zero_start(nn.Conv3d(half, 8, kernel_size=3, padding=1)),
             PixelShuffle3D(),
         )
+        self.shortcut = PooledShortcut(latent_channels)
 
     def forward(self, unit: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
         """Encode and decode one sample of the posterior; the pass that training differentiates.
@@ -126,7 +128,8 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
                 f"got {tuple(unit.shape)}. Crop or pad (with air) to such a size first."
             )
         mean, log_variance = self.encoder(unit).chunk(2, dim=1)
-        return mean, log_variance.clamp(*_LOG_VARIANCE_LIMITS)
+        log_variance = log_variance + _INITIAL_LOG_VARIANCE
+        return mean + self.shortcut.encode(unit), log_variance.clamp(*_LOG_VARIANCE_LIMITS)
 
     def decode_moments(self, latents: Tensor) -> Tensor:
         """Decode latents that are not standardised (the scale of `encode_moments`).
@@ -141,7 +144,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
             ValueError: If the shape is not (B, C, d, h, w) with this model's number of channels.
         """
         self._check_latents(latents)
-        return self.decoder(latents)
+        return self.decoder(latents) + self.shortcut.decode(latents)
 
     def encode(self, image_hu: Tensor) -> Tensor:
         """Encode a CT crop to standardised latents (posterior mean; nothing is drawn).

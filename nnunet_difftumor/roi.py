@@ -55,17 +55,33 @@ class RegionOfInterest:
         """Shape in voxels."""
         return (self.side, self.side, self.side)
 
-    def sample(self, image_hu: NDArray[np.floating], spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-        """Sample a host image on the region; outside the host is air.
+    def sample(
+        self,
+        image_hu: NDArray[np.floating],
+        spacing_mm: Sequence[float],
+        valid_mask: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float32]:
+        """Sample a host image on the region; outside the host, and in padding, is air.
 
         Args:
             image_hu: Host image in HU. Shape (D, H, W).
             spacing_mm: Spacing of the host in mm, array order.
+            valid_mask: True in real CT, False in padding. Shape (D, H, W).
 
         Returns:
             Image in HU. Shape (side, side, side).
         """
-        return resample(image_hu, spacing_mm, self.shape, (self.spacing_mm,) * 3, self.start_mm, fill_value=AIR_HU)
+        spacing, start_mm = np.asarray(spacing_mm), np.asarray(self.start_mm)
+        reach_mm = np.maximum(spacing, self.spacing_mm)  # half-width of the resampling kernel
+        end_mm = start_mm + (self.side - 1) * self.spacing_mm
+        first = np.clip(np.floor((start_mm - reach_mm) / spacing).astype(int), 0, np.array(image_hu.shape) - 1)
+        last = np.clip(np.ceil((end_mm + reach_mm) / spacing).astype(int) + 1, first + 1, image_hu.shape)
+        near = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
+        part = image_hu[near]
+        if valid_mask is not None:
+            part = np.where(valid_mask[near], part, np.float32(AIR_HU))
+        isotropic_mm = (self.spacing_mm,) * 3
+        return resample(part, spacing, self.shape, isotropic_mm, start_mm - first * spacing, fill_value=AIR_HU)
 
     def draw_mask(self, surface: TumorSurface | MaskSurface) -> NDArray[np.bool_]:
         """Draw a tumour on the region; at least the centre voxel is set.

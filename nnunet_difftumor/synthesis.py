@@ -227,7 +227,7 @@ class TumorSynthesizer:
             groups[prepared.roi.side].append(prepared)
         for group in groups.values():
             regions = self.tissue.generate(
-                np.stack([_sample_host(host, prepared.roi) for prepared in group]),
+                np.stack([prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]),
                 np.stack([prepared.roi_mask for prepared in group]),
                 [prepared.spec.contrast_hu for prepared in group],
                 [_attempt_seed(prepared.spec.seed, attempt) for prepared in group],
@@ -238,13 +238,6 @@ class TumorSynthesizer:
 
 def _attempt_seed(seed: int, attempt: int) -> int:
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _sample_host(host: Host, roi: RegionOfInterest) -> FloatArray:
-    """Host on a region of interest; padding becomes air before it is encoded."""
-    if host.valid_mask.all():
-        return roi.sample(host.image_hu, host.spacing_mm)
-    return roi.sample(np.where(host.valid_mask, host.image_hu, np.float32(-1000.0)), host.spacing_mm)
 
 
 def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray[np.bool_], FloatArray] | None:
