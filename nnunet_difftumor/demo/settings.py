@@ -1,0 +1,145 @@
+"""Budgets of the demo: data, steps and the small nnU-Net network, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the demo runs, and for how long.
+
+    Attributes:
+        data: "phantom" or "real".
+        dataset_id: nnU-Net's number of the data set.
+        dataset_name: nnU-Net's name of the data set, without the number.
+        tumor_cases: Phantom cases with tumours.
+        healthy_cases: Phantom cases without.
+        healthy_holdout: Share of the healthy cases that trains nothing.
+        folds: Folds of the cross-validation; fold 0 is run.
+        preset: Preset of the autoencoder and of the diffusion model.
+        autoencoder_steps: Training steps of stage 1.
+        diffusion_steps: Training steps of stage 2.
+        target_spacing_mm: Spacing that nnU-Net resamples to (D, H, W), in mm.
+        patch_size: nnU-Net's patch (D, H, W), in voxels.
+        features: Feature channels of the network's stages.
+        strides: Strides of the network's stages.
+        epochs: nnU-Net epochs.
+        iterations: Training iterations per epoch.
+        val_iterations: Validation iterations per epoch.
+        size_classes: Radii of the injected tumours, as in difftumor.json.
+        synthesized_radius_mm: Range of radii of the tumours in the montage.
+        synthesized_count: Number of tumours in the montage.
+    """
+
+    data: str
+    dataset_id: int
+    dataset_name: str
+    tumor_cases: int
+    healthy_cases: int
+    healthy_holdout: float
+    folds: int
+    preset: str
+    autoencoder_steps: int
+    diffusion_steps: int
+    target_spacing_mm: Triple
+    patch_size: tuple[int, int, int]
+    features: tuple[int, ...]
+    strides: tuple[tuple[int, int, int], ...]
+    epochs: int
+    iterations: int
+    val_iterations: int
+    size_classes: tuple[Mapping[str, object], ...]
+    synthesized_radius_mm: tuple[float, float]
+    synthesized_count: int
+
+    @property
+    def dataset_folder_name(self) -> str:
+        """Name of the data set's folder."""
+        return f"Dataset{self.dataset_id:03d}_{self.dataset_name}"
+
+
+def _size(name: str, low_mm: float, high_mm: float, probability: float, max_count: int = 1) -> Mapping[str, object]:
+    values = {"name": name, "radius_mm": [low_mm, high_mm], "probability": probability, "max_count": max_count}
+    return MappingProxyType(values)
+
+
+_PHANTOM = DemoSettings(
+    data="phantom",
+    dataset_id=901,
+    dataset_name="Phantom",
+    tumor_cases=12,
+    healthy_cases=6,
+    healthy_holdout=0.2,
+    folds=4,
+    preset="tiny",
+    autoencoder_steps=200,
+    diffusion_steps=400,
+    target_spacing_mm=(4.0, 3.0, 3.0),
+    patch_size=(32, 64, 64),
+    features=(16, 32, 64, 96),
+    strides=((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
+    epochs=8,
+    iterations=20,
+    val_iterations=3,
+    size_classes=(_size("tiny", 4, 6, 0.2, 3), _size("small", 6, 11, 0.5, 2), _size("medium", 11, 20, 0.3)),
+    synthesized_radius_mm=(5.0, 16.0),
+    synthesized_count=6,
+)
+
+_REAL = DemoSettings(
+    data="real",
+    dataset_id=902,
+    dataset_name="SoftTissue",
+    tumor_cases=0,
+    healthy_cases=0,
+    healthy_holdout=0.0,
+    folds=1,
+    preset="tiny",
+    autoencoder_steps=500,
+    diffusion_steps=1000,
+    target_spacing_mm=(3.27, 2.5, 2.5),
+    patch_size=(48, 64, 64),
+    features=(16, 32, 64, 128),
+    strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+    epochs=16,
+    iterations=25,
+    val_iterations=4,
+    size_classes=(_size("small", 6, 10, 0.3, 2), _size("medium", 12, 20, 0.4), _size("large", 20, 36, 0.3)),
+    synthesized_radius_mm=(6.0, 18.0),
+    synthesized_count=6,
+)
+
+
+def demo_settings(data: str, *, is_quick: bool = False) -> DemoSettings:
+    """Look up the settings of a demo.
+
+    Args:
+        data: "phantom" or "real".
+        is_quick: Run as little as possible: shows that the commands work together, teaches nothing.
+
+    Returns:
+        The settings.
+    """
+    settings = {"phantom": _PHANTOM, "real": _REAL}[data]
+    if not is_quick:
+        return settings
+    return replace(
+        settings,
+        tumor_cases=min(settings.tumor_cases, 4),
+        healthy_cases=min(settings.healthy_cases, 3),
+        folds=min(settings.folds, 2),
+        preset="nano",
+        autoencoder_steps=20,
+        diffusion_steps=20,
+        patch_size=(32, 48, 48),
+        features=(8, 16, 32, 32),
+        epochs=2,
+        iterations=3,
+        val_iterations=1,
+        synthesized_count=2,
+    )
