@@ -149,7 +149,9 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         noise = draw_noise(x_0, generator)
         x_t = interpolate(x_0, noise, noise_levels)
         velocity = model(x_t, condition, unshuffle_mask(tumor_mask), contrast_hu, noise_levels)
-        losses = flow_loss(velocity, velocity_target(x_0, noise), latent_mask_share(tumor_mask))
+        level = noise_levels.view(-1, 1, 1, 1, 1)  # an error in the velocity times s is one in x_0: no level dominates
+        target = velocity_target(x_0, noise)
+        losses = flow_loss(level * velocity, level * target, latent_mask_share(tumor_mask))
         return {"total": losses.everywhere + losses.inside, **losses._asdict()}
 
     return loss

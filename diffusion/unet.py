@@ -17,6 +17,8 @@ CONTRAST_SCALE_HU = 30.0
 SCALAR_CONDITIONS = ("contrast_hu",)
 """Scalar conditions that this release knows; each takes a channel for its value and one for its presence."""
 
+_SMALLEST_NOISE_LEVEL = 0.1  # that of the last of ten steps; below it the division would only amplify errors
+
 
 class DenoisingUNet3D(ModelMixin, ConfigMixin):
     """Small 3D U-Net over latents, for any crop whose sides are multiples of 4 voxels.
@@ -87,6 +89,10 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     ) -> Tensor:
         """Predict the velocity n - x_0.
 
+        The layers predict how x_0 differs from the condition; with x_t = (1 - s) x_0 + s n the velocity
+        is (x_t - x_0) / s. Outside the mask the difference is zero and inside it is small, and an
+        untrained network returns the filled image itself.
+
         Args:
             latents_noisy: Point x_t of the path. Shape (B, C, D/4, H/4, W/4).
             condition_latents: Latents of the image with the tumour region filled. Same shape.
@@ -112,7 +118,9 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         features = self.middle_out(features, embedded_time)
         for stage in self.up_stages:
             features = stage(features, skips, embedded_time)
-        return self.exit(functional.silu(self.exit_norm(features)))
+        difference = self.exit(functional.silu(self.exit_norm(features)))
+        noise_level = timestep.to(dtype).clamp(min=_SMALLEST_NOISE_LEVEL).view(-1, 1, 1, 1, 1)
+        return (latents_noisy - condition_latents - difference) / noise_level
 
 
 class StageShape(NamedTuple):

@@ -33,9 +33,13 @@ def test_same_seed_same_initial_weights():
     assert not torch.equal(first.entry.weight, other.entry.weight)
 
 
-def test_untrained_network_predicts_zero_velocity():
+def test_untrained_network_points_at_the_condition():
+    """x_t - s v is the network's estimate of x_0; before training that is the filled image itself."""
     model = DIFFUSION_PRESETS["nano"].build_model(8, torch.Generator().manual_seed(0))
-    assert not model(**inputs()).any()
+    given = inputs()
+    level = given["timestep"].view(-1, 1, 1, 1, 1)
+    estimate = given["latents_noisy"] - level * model(**given)
+    torch.testing.assert_close(estimate, given["condition_latents"])
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (5, 7, 4), (3, 3, 3), (12, 8, 9)])
