@@ -14,7 +14,9 @@ CONTRAST_LIMIT_HU = 80.0
 
 FILL_DILATION_VOXELS = 1
 RIM_OUTER_VOXELS = 4
-SOFT_TISSUE_LOW_HU = -150.0
+SOFT_TISSUE_LOW_HU = -30.0
+FAT_LOW_HU = -150.0
+_SMALLEST_RIM_SHARE = 0.1
 LATENT_STRIDE = 4
 
 
@@ -69,7 +71,8 @@ def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
 def rim_median_hu(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     """Median of the tissue around a tumour: the shell 2 to 4 voxels outside its mask.
 
-    Soft tissue (above -150 HU) counts; a shell without any counts whole. Where the mask leaves no
+    Soft tissue (above -30 HU) counts if it is a tenth of the shell, else tissue and fat (above -150 HU), else
+    the whole shell: a tumour beside fat contrasts with its organ, not with the fat. Where the mask leaves no
     shell in the crop, all voxels outside it count.
 
     Args:
@@ -158,9 +161,11 @@ def _rim_median_hu(image_hu: Tensor, mask: Tensor) -> Tensor:
     shell = dilate(mask, RIM_OUTER_VOXELS) & ~dilate(mask, FILL_DILATION_VOXELS)
     has_shell = shell.flatten(1).any(dim=1).view(-1, 1, 1, 1, 1)
     shell = torch.where(has_shell, shell, ~mask)
-    soft = shell & (image_hu > SOFT_TISSUE_LOW_HU)
-    has_soft = soft.flatten(1).any(dim=1).view(-1, 1, 1, 1, 1)
-    rim = torch.where(has_soft, soft, shell)
+    rim = shell
+    for lowest_hu in (FAT_LOW_HU, SOFT_TISSUE_LOW_HU):  # the last one with enough voxels counts
+        tissue = shell & (image_hu > lowest_hu)
+        share = tissue.flatten(1).sum(dim=1) / shell.flatten(1).sum(dim=1).clamp(min=1)
+        rim = torch.where((share >= _SMALLEST_RIM_SHARE).view(-1, 1, 1, 1, 1), tissue, rim)
     if image_hu.device.type == "cpu":  # three times faster; a GPU would have to wait for each sample
         return torch.stack([_median(image[chosen]) for image, chosen in zip(image_hu, rim, strict=True)])
     not_a_number = torch.full_like(image_hu, torch.nan)

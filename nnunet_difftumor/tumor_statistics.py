@@ -8,14 +8,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
-from diffusion.conditioning import CONTRAST_LIMIT_HU, FILL_DILATION_VOXELS, RIM_OUTER_VOXELS, dilate
+from diffusion.conditioning import (
+    CONTRAST_LIMIT_HU,
+    FILL_DILATION_VOXELS,
+    RIM_OUTER_VOXELS,
+    SOFT_TISSUE_LOW_HU,
+    dilate,
+)
 from diffusion.generator_info import TrainingTumor
 from nnunet_difftumor.crop_cache import CachedCase, CropCache, TumorComponent
 from nnunet_difftumor.crops import centred_tumor_crop, sample_tumor_crop
 from nnunet_difftumor.training_data import SPACING_RANGE_MM, usable_tumors
 
 _SIDE = 48
-_SOFT_TISSUE_ABOVE_HU = -30.0
 _SMALLEST_SOFT_SHARE = 0.1
 _SMOOTHING_VOXELS = 2.0
 _MOST_TUMORS = 1000
@@ -66,7 +71,7 @@ def _measure(case: CachedCase, tumor: TumorComponent, window: IntensityWindow) -
     crop, mask = sample_tumor_crop(centred_tumor_crop(case, tumor, _SIDE, SPACING_RANGE_MM[0]), tumor)
     image_hu = np.clip(crop.image_hu(), window.low_hu, window.high_hu)
     rim_hu = image_hu[_rim(mask)]
-    soft_hu = rim_hu[rim_hu > _SOFT_TISSUE_ABOVE_HU]
+    soft_hu = rim_hu[rim_hu > SOFT_TISSUE_LOW_HU]
     if soft_hu.size < _SMALLEST_SOFT_SHARE * max(rim_hu.size, 1):
         return None
     return TrainingTumor(

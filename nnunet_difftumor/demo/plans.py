@@ -26,6 +26,7 @@ def write_small_plans(folder: Path, plans_name: str, configuration: str, setting
     small = plans["configurations"][configuration]
     small["patch_size"] = list(settings.patch_size)
     small["batch_size"] = 2
+    small["batch_dice"] = True  # with two samples a batch, most samples have no tumour to take a Dice of
     small["data_identifier"] = f"{plans_name}_{configuration}"
     small["architecture"]["arch_kwargs"] |= _architecture(settings)
     plans["plans_name"] = plans_name
