@@ -94,10 +94,23 @@ def test_perfect_velocity_gives_the_data(autoencoder, make_crops, generators, mo
     assert denoiser.noise_levels == [1 - step / num_steps for step in range(num_steps)]
 
 
-def test_noise_comes_from_the_crops_generator_alone(autoencoder, make_crops, generators, monkeypatch):
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_an_untrained_denoiser_gives_the_filled_image(autoencoder, make_crops, generators, steps):
     pipeline = TumorDiffusionPipeline(
         autoencoder, DenoisingUNet3D(channels=(16, 32)), FlowMatchEulerDiscreteScheduler(shift=1.0)
-    )  # predicts zero velocity, so the sample is the noise
+    )
+    image_hu, mask = make_crops(2)
+    contrast_hu = torch.tensor([-30.0, 20.0])
+    output = pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(2), num_inference_steps=steps)
+    filled = autoencoder.reconstruct(fill_tumor_region(image_hu, mask, contrast_hu))
+    assert (output.tumor_hu - filled).abs().max() < TOLERANCE_HU
+
+
+def test_noise_comes_from_the_crops_generator_alone(autoencoder, make_crops, generators, monkeypatch):
+    denoiser = DenoisingUNet3D(channels=(16, 32))
+    monkeypatch.setattr(denoiser, "forward", lambda latents_noisy, *_: torch.zeros_like(latents_noisy))
+    pipeline = TumorDiffusionPipeline(autoencoder, denoiser, FlowMatchEulerDiscreteScheduler(shift=1.0))
+    # without velocity the sample is the noise
     image_hu, mask = make_crops(2)
     output = pipeline(image_hu, mask, generators=generators(2))
     noise = torch.cat([draw_noise(torch.empty(1, 8, 4, 4, 4), generator) for generator in generators(2)])
