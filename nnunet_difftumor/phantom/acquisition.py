@@ -111,7 +111,7 @@ def draw_scan(anatomy: Anatomy, size: ScanSize, rng: np.random.Generator) -> Sca
         shape=counts,
         spacing_mm=spacing_mm,
         start_mm=(start[0], start[1], start[2]),
-        noise_hu=float(rng.uniform(8.0, 18.0)),
+        noise_hu=float(rng.uniform(8.0, 13.0)),
         noise_grain=float(rng.uniform(0.55, 0.9)),
         sharpness=float(rng.uniform(0.35, 0.6)),
     )

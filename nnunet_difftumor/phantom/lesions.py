@@ -13,11 +13,13 @@ from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
 from nnunet_difftumor.sizes import SizeClass, draw_size_class
 
 PHANTOM_SIZE_CLASSES: tuple[SizeClass, ...] = (
-    SizeClass(name="tiny", radius_mm=(4.0, 6.0), probability=0.3),
-    SizeClass(name="small", radius_mm=(6.0, 11.0), probability=0.45),
-    SizeClass(name="medium", radius_mm=(11.0, 20.0), probability=0.25),
+    SizeClass(name="medium", radius_mm=(11.0, 20.0), probability=0.4),
+    SizeClass(name="small", radius_mm=(6.0, 11.0), probability=0.35),
+    SizeClass(name="tiny", radius_mm=(4.0, 6.0), probability=0.25),
 )
-CONTRAST_RANGE_HU = (-60.0, -20.0)
+"""Sizes of the tumours; the first tumour of a patient is always of the first class."""
+
+CONTRAST_RANGE_HU = (-60.0, -30.0)
 
 _SEARCH_STEP_MM = 4.0
 _PLACEMENT_TRIES = 200
@@ -95,7 +97,7 @@ def draw_lesions(
 
     Args:
         anatomy: The patient.
-        count: Number of tumours asked for. The first is never tiny and always fits; a later one may be left out.
+        count: Number of tumours asked for. The first always fits; a later one may be left out.
         z_range_mm: Lowest and highest plane of the scan in mm.
         rng: Random generator.
 
@@ -105,7 +107,7 @@ def draw_lesions(
     places_mm, depth_mm = _liver_places(anatomy, z_range_mm)
     lesions: list[Lesion] = []
     for index in range(count):
-        size = draw_size_class(PHANTOM_SIZE_CLASSES if index else PHANTOM_SIZE_CLASSES[1:], rng)
+        size = draw_size_class(PHANTOM_SIZE_CLASSES if index else PHANTOM_SIZE_CLASSES[:1], rng)
         contrasts_hu = [float(rng.uniform(*CONTRAST_RANGE_HU))]
         drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), contrasts_hu, rng)
         centre_mm = _place(drawn.radius_mm, places_mm, depth_mm, lesions, rng)

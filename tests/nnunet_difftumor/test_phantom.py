@@ -99,7 +99,7 @@ def test_tumor_volume_lies_between_the_drawn_sizes() -> None:
     for index in range(3):
         scan, count = make_patient(1, index, is_healthy=False)
         volume_mm3 = (scan.label == TUMOR_LABEL).sum() * np.prod(scan.spacing_mm)
-        assert 4.0 / 3.0 * np.pi * 5.0**3 < volume_mm3 < count * 4.0 / 3.0 * np.pi * 20.5**3
+        assert 4.0 / 3.0 * np.pi * 10.0**3 < volume_mm3 < count * 4.0 / 3.0 * np.pi * 20.5**3
 
 
 def test_healthy_patient_has_a_liver_and_no_tumor(healthy: ScannedPatient) -> None:
