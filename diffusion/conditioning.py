@@ -12,6 +12,12 @@ from torch.nn import functional
 CONTRAST_LIMIT_HU = 80.0
 """Contrasts beyond this are limited to it, in the fill and in the condition."""
 
+HETEROGENEITY_LIMIT_HU = 40.0
+"""Heterogeneities beyond this are limited to it in the condition."""
+
+SMOOTHING_VOXELS = 2.0
+"""Standard deviation of the Gaussian that takes the noise away before heterogeneity is measured, in voxels."""
+
 FILL_DILATION_VOXELS = 1
 RIM_OUTER_VOXELS = 4
 SOFT_TISSUE_LOW_HU = -30.0
@@ -68,6 +74,33 @@ def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     return inside_hu / voxels.to(image_hu.dtype) - _rim_median_hu(image_hu, mask)
 
 
+def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
+    """Measure the standard deviation inside the mask after smoothing away the noise.
+
+    The Gaussian of two voxels is normalised by the mask, so nothing from outside it enters.
+
+    Args:
+        image_hu: CT in HU. Shape (B, 1, D, H, W).
+        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W).
+
+    Returns:
+        Heterogeneity in HU, NaN where the mask is empty. Shape (B,).
+
+    Raises:
+        ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
+    """
+    mask = _as_binary(image_hu, tumor_mask)
+    weight = mask.to(image_hu.dtype)
+    voxels = weight.flatten(1).sum(dim=1)
+    centre_hu = ((image_hu * weight).flatten(1).sum(dim=1) / voxels).nan_to_num(nan=0.0).view(-1, 1, 1, 1, 1)
+    smooth = _gaussian(torch.cat([(image_hu - centre_hu) * weight, weight]), SMOOTHING_VOXELS)
+    value, share = smooth.chunk(2)
+    smooth_hu = torch.where(mask, value / share.clamp(min=1e-6), torch.zeros_like(value))
+    mean_hu = smooth_hu.flatten(1).sum(dim=1) / voxels
+    deviation = torch.where(mask, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), torch.zeros_like(value))
+    return (deviation.square().flatten(1).sum(dim=1) / voxels).sqrt()
+
+
 def rim_median_hu(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     """Median of the tissue around a tumour: the shell 2 to 4 voxels outside its mask.
 
@@ -98,6 +131,18 @@ def limit_contrast(contrast_hu: Tensor) -> Tensor:
         Contrast in HU, same shape.
     """
     return contrast_hu.clamp(-CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU)
+
+
+def limit_heterogeneity(heterogeneity_hu: Tensor) -> Tensor:
+    """Limit heterogeneities to 0 to 40 HU; NaN stays NaN.
+
+    Args:
+        heterogeneity_hu: Standard deviation in HU. Any shape.
+
+    Returns:
+        Standard deviation in HU, same shape.
+    """
+    return heterogeneity_hu.clamp(0.0, HETEROGENEITY_LIMIT_HU)
 
 
 def unshuffle_mask(tumor_mask: Tensor) -> Tensor:
@@ -155,6 +200,16 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
             grown.narrow(axis, 0, kept).logical_or_(mask.narrow(axis, shift, kept))
         mask = grown
     return mask
+
+
+def _gaussian(volumes: Tensor, sigma_voxels: float) -> Tensor:
+    """Smooth along the three axes with one small matrix each; nothing comes from beyond the edge."""
+    for axis in (2, 3, 4):
+        position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
+        matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())
+        matrix = matrix / matrix[len(position) // 2].sum()
+        volumes = torch.matmul(volumes.transpose(axis, 4), matrix).transpose(axis, 4)
+    return volumes
 
 
 def _rim_median_hu(image_hu: Tensor, mask: Tensor) -> Tensor:

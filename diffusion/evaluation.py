@@ -12,7 +12,13 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from autoencoder.intensity import IntensityWindow
-from diffusion.conditioning import FILL_DILATION_VOXELS, dilate, fill_tumor_region, measure_contrast
+from diffusion.conditioning import (
+    FILL_DILATION_VOXELS,
+    dilate,
+    fill_tumor_region,
+    measure_contrast,
+    measure_heterogeneity,
+)
 from diffusion.pipeline import TumorDiffusionPipeline
 
 HeldoutBatch = Mapping[str, Tensor]
@@ -63,7 +69,7 @@ class HeldoutSample:
 def synthesize_heldout(
     pipeline: TumorDiffusionPipeline, heldout: Sequence[HeldoutBatch], *, seed: int = 0
 ) -> list[HeldoutSample]:
-    """Draw a tumour with the real one's mask and contrast into every held-out crop.
+    """Draw a tumour with the real one's mask, contrast and heterogeneity into every held-out crop.
 
     Args:
         pipeline: The generator.
@@ -77,10 +83,14 @@ def synthesize_heldout(
     for batch in heldout:
         device = pipeline.denoiser.device
         real_hu, mask = batch["image_hu"].to(device), batch["tumor_mask"].to(device) > 0.5
-        contrast_hu = measure_contrast(real_hu, mask)
+        inside_window_hu = pipeline.autoencoder.window.clip(real_hu)
+        contrast_hu = measure_contrast(inside_window_hu, mask)
+        heterogeneity_hu = measure_heterogeneity(inside_window_hu, mask)
         numbers = range(len(samples), len(samples) + len(real_hu))
         generators = [_generator(seed, number) for number in numbers]
-        output = pipeline(real_hu, mask, contrast_hu=contrast_hu, generators=generators)
+        output = pipeline(
+            real_hu, mask, contrast_hu=contrast_hu, heterogeneity_hu=heterogeneity_hu, generators=generators
+        )
         filled_hu = fill_tumor_region(real_hu, mask, contrast_hu)
         fill_only_hu = pipeline.autoencoder.reconstruct(filled_hu)
         columns = (real_hu, mask, filled_hu, output.tumor_hu, fill_only_hu, output.reconstruction_hu)

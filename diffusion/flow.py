@@ -1,27 +1,33 @@
-"""Rectified flow: straight paths from data to noise, and the velocity along them.
+"""Sampling of a rectified flow in few steps, its noise levels in training, and its loss.
 
-x_t = (1 - s) x_0 + s n with noise level s in [0, 1]; the network learns the velocity n - x_0.
-
-Source:
-    Liu et al., "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
-    ICLR 2023. Logit-normal noise levels: Esser et al., "Scaling Rectified Flow Transformers for
-    High-Resolution Image Synthesis", ICML 2024.
+On the path x_t = (1 - s) x_0 + s n the angle is theta = atan2(s, 1 - s): 0 at the data, pi/2 at pure noise.
+Divided by its length sqrt((1 - s)^2 + s^2), the path is y = cos(theta) x_0 + sin(theta) n, and the flow along it
+dy/dtheta = cos(theta) n - sin(theta) x_0. For data that are as wide as the noise this slope is zero on average,
+so Euler steps in the angle keep the data's variance; four Euler steps in s keep 72 % of the standard deviation of
+standard normal data, and 28 % where the data are ten times narrower than the noise.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+ANGLE = "angle"
+STRAIGHT = "straight"
+SAMPLERS = (ANGLE, STRAIGHT)
+"""Euler steps in the angle (default), or in the noise level."""
+
 
 class FlowLoss(NamedTuple):
-    """Error of the velocity.
+    """Error of the prediction.
 
     Attributes:
-        everywhere: Mean squared error over all latent voxels. Shape ().
-        inside: Mean squared error inside the tumour of each sample, averaged over the samples that
+        everywhere: Mean error over all latent voxels. Shape ().
+        inside: Mean error inside the tumour of each sample, averaged over the samples that
             have one, so that a small tumour weighs as much as a large one. Shape ().
     """
 
@@ -48,8 +54,13 @@ def flow_sigmas(num_steps: int) -> list[float]:
     return [(num_steps - step) / num_steps for step in range(num_steps)]
 
 
-def draw_noise_levels(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    """Draw logit-normal noise levels: the middle of the path is trained more than its ends.
+def level_of_angle(angles: Tensor) -> Tensor:
+    """Noise level s = sin / (sin + cos) of an angle in [0, pi/2]. Any shape."""
+    return angles.sin() / (angles.sin() + angles.cos())
+
+
+def draw_angle_levels(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Draw noise levels whose angle is uniform between data and noise.
 
     Args:
         count: Number of samples.
@@ -57,9 +68,10 @@ def draw_noise_levels(count: int, device: torch.device, generator: torch.Generat
         generator: Source of randomness, on any device.
 
     Returns:
-        Values in (0, 1). Shape (count,).
+        Values in [0, 1). Shape (count,).
     """
-    return torch.randn(count, generator=generator, device=generator.device).sigmoid().to(device)
+    share = torch.rand(count, generator=generator, device=generator.device)
+    return level_of_angle(0.5 * math.pi * share).to(device)
 
 
 def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -76,48 +88,65 @@ def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return noise.to(device=like.device, dtype=like.dtype)
 
 
-def interpolate(x_0: Tensor, noise: Tensor, noise_levels: Tensor) -> Tensor:
-    """Point of the path at each sample's noise level: (1 - s) x_0 + s n.
+def follow_angle(scheduler: Any, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int) -> Tensor:
+    """Integrate a rectified flow with Euler steps in the angle, around the mean of what is to be sampled.
+
+    At pure noise the network's estimate of x_0 is that mean m. The steps follow y - cos(theta) m, so that the
+    mean is exact too. A single step returns m itself.
 
     Args:
-        x_0: Latents. Shape (B, C, D, H, W).
+        scheduler: `FlowMatchEulerDiscreteScheduler`; its sigma is the angle's share of pi/2 here.
+        predict: Velocity n - x_0 at x_t and the noise levels (B,).
         noise: Standard normal noise. Shape (B, C, D, H, W).
-        noise_levels: Noise level s in [0, 1]. Shape (B,).
+        num_steps: Calls of `predict`.
 
     Returns:
-        Noisy latents. Shape (B, C, D, H, W).
+        Sample. Shape (B, C, D, H, W).
     """
-    level = noise_levels.view(-1, *[1] * (x_0.ndim - 1)).to(x_0.dtype)
-    return (1.0 - level) * x_0 + level * noise
+    if num_steps == 1:
+        return follow_straight(scheduler, predict, noise, num_steps)
+    scheduler.set_timesteps(sigmas=flow_sigmas(num_steps), device=noise.device)
+    angles = [0.5 * math.pi * share for share in scheduler.sigmas.tolist()]
+    y, mean = noise, torch.zeros_like(noise)
+    for step, timestep in enumerate(scheduler.timesteps):
+        cos, sin, next_cos = math.cos(angles[step]), math.sin(angles[step]), math.cos(angles[step + 1])
+        x_t, level = y / (sin + cos), sin / (sin + cos)
+        velocity = predict(x_t, torch.full(noise.shape[:1], level, dtype=noise.dtype, device=noise.device))
+        x_0, n = x_t - level * velocity, x_t + (1.0 - level) * velocity
+        mean = x_0 if step == 0 else mean
+        slope = cos * n - sin * (x_0 - mean) + (next_cos - cos) / (angles[step + 1] - angles[step]) * mean
+        y = scheduler.step(0.5 * math.pi * slope, timestep, y, return_dict=False)[0]
+    return y
 
 
-def velocity_target(x_0: Tensor, noise: Tensor) -> Tensor:
-    """Velocity along the path, the same at every noise level: n - x_0.
+def follow_straight(
+    scheduler: Any, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int
+) -> Tensor:
+    """Integrate a rectified flow with Euler steps in the noise level (see `follow_angle` for the arguments)."""
+    scheduler.set_timesteps(sigmas=flow_sigmas(num_steps), device=noise.device)
+    x_t = noise
+    for level, timestep in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
+        velocity = predict(x_t, level.to(noise.dtype).expand(noise.shape[0]))
+        x_t = scheduler.step(velocity, timestep, x_t, return_dict=False)[0]
+    return x_t
+
+
+def flow_loss(prediction: Tensor, target: Tensor, mask_share: Tensor, *, absolute: bool = False) -> FlowLoss:
+    """Error of a prediction, everywhere and inside the tumours.
 
     Args:
-        x_0: Latents. Shape (B, C, D, H, W).
-        noise: Standard normal noise. Shape (B, C, D, H, W).
-
-    Returns:
-        Velocity. Shape (B, C, D, H, W).
-    """
-    return noise - x_0
-
-
-def flow_loss(velocity: Tensor, target: Tensor, mask_share: Tensor) -> FlowLoss:
-    """Squared error of the velocity, everywhere and inside the tumours.
-
-    Args:
-        velocity: Predicted velocity. Shape (B, C, D, H, W).
-        target: True velocity. Shape (B, C, D, H, W).
+        prediction: What the network predicts. Shape (B, C, D, H, W).
+        target: What it should have predicted. Shape (B, C, D, H, W).
         mask_share: Share of each latent voxel inside the tumour. Shape (B, 1, D, H, W).
+        absolute: Take the absolute error instead of the squared one.
 
     Returns:
         The two means; `inside` is 0 where no sample has a tumour.
     """
-    squared_error = (velocity.float() - target.float()).square().mean(dim=1, keepdim=True)  # (B, 1, D, H, W)
+    difference = prediction.float() - target.float()
+    error = (difference.abs() if absolute else difference.square()).mean(dim=1, keepdim=True)  # (B, 1, D, H, W)
     weight = mask_share.float()
     mass = weight.flatten(1).sum(dim=1)  # (B,)
     has_tumor = mass > 0
-    inside = (weight * squared_error).flatten(1).sum(dim=1) / torch.where(has_tumor, mass, 1.0)
-    return FlowLoss(squared_error.mean(), inside.sum() / has_tumor.sum().clamp(min=1))
+    inside = (weight * error).flatten(1).sum(dim=1) / torch.where(has_tumor, mass, 1.0)
+    return FlowLoss(error.mean(), inside.sum() / has_tumor.sum().clamp(min=1))

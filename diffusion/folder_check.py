@@ -10,8 +10,11 @@ from diffusion.records import read_json
 COMPONENT_CLASSES = {
     "autoencoder": ("autoencoder.model", "AutoencoderKL3D"),
     "denoiser": ("diffusion.unet", "DenoisingUNet3D"),
-    "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
 }
+SCHEDULER_CLASSES = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "DDPMScheduler")
+"""Schedulers of diffusers that the objectives use."""
+
+_COMPONENTS = (*COMPONENT_CLASSES, "scheduler")
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX_FILE = "model_index.json"
 _PIPELINE_CLASS = "TumorDiffusionPipeline"
@@ -58,7 +61,7 @@ def check_component_classes(folder: Path) -> None:
         )
     _check_model_index(folder / MODEL_INDEX_FILE)
     for component, name in _CONFIG_FILES.items():
-        _check_class_name(folder / name, COMPONENT_CLASSES[component][1])
+        _check_class_name(folder / name, tuple(found for _, found in _allowed_classes(component)))
 
 
 def require_files(folder: Path, names: tuple[str, ...]) -> None:
@@ -89,19 +92,27 @@ def _check_model_index(path: Path) -> None:
             f"generator of nnunet-difftumor."
         )
     components = {name: value for name, value in index.items() if name not in _HARMLESS_ENTRIES}
-    for name in sorted(components.keys() | COMPONENT_CLASSES.keys()):
-        expected = list(COMPONENT_CLASSES[name]) if name in COMPONENT_CLASSES else "nothing"
-        if components.get(name) != expected:
+    for name in sorted(components.keys() | set(_COMPONENTS)):
+        allowed = [list(pair) for pair in _allowed_classes(name)]
+        if components.get(name) not in allowed:
             raise GeneratorFolderError(
-                f"{path} names {components.get(name)!r} as {name!r}, expected {expected}. Loading it would run "
-                f"foreign code, so it is refused. {_FIX}"
+                f"{path} names {components.get(name)!r} as {name!r}, expected {allowed or 'nothing'}. Loading it "
+                f"would run foreign code, so it is refused. {_FIX}"
             )
 
 
-def _check_class_name(path: Path, expected: str) -> None:
+def _allowed_classes(component: str) -> tuple[tuple[str, str], ...]:
+    """Module and name of each class that may stand for a component; none for an unknown component."""
+    if component == "scheduler":
+        return tuple(("diffusers", name) for name in SCHEDULER_CLASSES)
+    return (COMPONENT_CLASSES[component],) if component in COMPONENT_CLASSES else ()
+
+
+def _check_class_name(path: Path, allowed: tuple[str, ...]) -> None:
     found = _read_object(path).get("_class_name")
-    if found != expected:
-        raise GeneratorFolderError(f"{path} configures the class {found!r}, expected {expected!r}. {_FIX}")
+    if found not in allowed:
+        expected = " or ".join(map(repr, allowed))
+        raise GeneratorFolderError(f"{path} configures the class {found!r}, expected {expected}. {_FIX}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

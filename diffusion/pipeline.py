@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from autoencoder.model import AutoencoderKL3D
-from diffusion.conditioning import fill_tumor_region, limit_contrast, unshuffle_mask
-from diffusion.flow import draw_noise, flow_sigmas
+from diffusion.conditioning import fill_tumor_region, limit_contrast, limit_heterogeneity, unshuffle_mask
+from diffusion.flow import ANGLE, SAMPLERS, draw_noise
 from diffusion.folder_check import check_component_classes
+from diffusion.objectives import Predict
 from diffusion.unet import DenoisingUNet3D
 
 DEFAULT_STEPS = 4
@@ -41,18 +41,18 @@ class TumorDiffusionPipeline(DiffusionPipeline):
     Args:
         autoencoder: First stage, trained.
         denoiser: Second stage, trained on the latents of that autoencoder.
-        scheduler: Euler steps of a rectified flow.
+        scheduler: What the denoiser's objective samples with.
     """
 
     autoencoder: AutoencoderKL3D
     denoiser: DenoisingUNet3D
-    scheduler: FlowMatchEulerDiscreteScheduler
+    scheduler: Any
 
     def __init__(
         self,
         autoencoder: AutoencoderKL3D,
         denoiser: DenoisingUNet3D,
-        scheduler: FlowMatchEulerDiscreteScheduler,
+        scheduler: Any,
     ) -> None:
         super().__init__()
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler)
@@ -93,9 +93,11 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         tumor_mask: Tensor,
         *,
         contrast_hu: Tensor | None = None,
+        heterogeneity_hu: Tensor | None = None,
         generators: Sequence[torch.Generator],
         num_inference_steps: int = DEFAULT_STEPS,
         texture_hu: Tensor | None = None,
+        sampler: str = ANGLE,
     ) -> TumorPipelineOutput:
         """Synthesise one tumour per crop; crops do not influence each other.
 
@@ -105,10 +107,13 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             tumor_mask: Binary mask with a tumour in every crop. Shape (B, 1, D, H, W).
             contrast_hu: Wanted contrast against the rim, limited to +-80 HU; NaN leaves it to the
                 network, None does so for all crops. Shape (B,).
+            heterogeneity_hu: Wanted standard deviation inside without noise, limited to 40 HU; NaN or None leave
+                it to the network. Shape (B,).
             generators: Source of noise of each crop.
             num_inference_steps: Calls of the denoiser.
             texture_hu: Added to the fill that the network sees, such as smooth noise of zero mean.
                 Shape (B, 1, D, H, W).
+            sampler: "angle" or "straight": how a rectified flow is followed (see `diffusion.flow`).
 
         Returns:
             Crop with tumour, and the decoded input, both in HU and whole: compositing is the caller's.
@@ -117,38 +122,68 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             ValueError: If shapes, number of generators, mask or image values do not fit.
         """
         _check_inputs(image_hu, tumor_mask, generators)
+        if num_inference_steps < 1 or sampler not in SAMPLERS:
+            raise ValueError(
+                f"num_inference_steps must be at least 1 and sampler one of {', '.join(SAMPLERS)}, got "
+                f"{num_inference_steps} and {sampler!r}. Four steps in the angle are the default."
+            )
         device, dtype = self.denoiser.device, self.denoiser.dtype
         image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
-        if contrast_hu is None:
-            contrast_hu = torch.full((image_hu.shape[0],), torch.nan)
-        contrast_hu = limit_contrast(contrast_hu.to(device, dtype))
+        not_given = torch.full((image_hu.shape[0],), torch.nan)
+        contrast_hu = limit_contrast((not_given if contrast_hu is None else contrast_hu).to(device, dtype))
+        heterogeneity_hu = not_given if heterogeneity_hu is None else heterogeneity_hu
+        heterogeneity_hu = limit_heterogeneity(heterogeneity_hu.to(device, dtype))
         if texture_hu is not None:
             texture_hu = texture_hu.to(device, dtype)
 
         filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
         condition, original = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
         noise = torch.cat([draw_noise(original[:1], generator) for generator in generators])
-        sample = self._denoise(noise, condition, unshuffle_mask(tumor_mask).to(dtype), contrast_hu, num_inference_steps)
+        mask_unshuffled = unshuffle_mask(tumor_mask).to(dtype)
+        told = _DenoiserInputs(condition, mask_unshuffled, contrast_hu, heterogeneity_hu)
+        sample = self.denoiser.objective.sample(
+            self.scheduler, told.bind(self.denoiser), noise, num_inference_steps, generators, sampler
+        )
+        sample = self.denoiser.from_frame(sample, condition)
         tumor_hu, reconstruction_hu = self.autoencoder.decode(torch.cat([sample, original])).chunk(2)
         return TumorPipelineOutput(tumor_hu, reconstruction_hu)
 
-    def _denoise(
-        self, noise: Tensor, condition: Tensor, mask_unshuffled: Tensor, contrast_hu: Tensor, num_steps: int
-    ) -> Tensor:
-        """Integrate the flow from noise to latents. Shape (B, C, D/4, H/4, W/4)."""
-        count = noise.shape[0]
-        if count == 1 and noise.device.type == "cpu":
-            # torch's convolution of one small crop is slower on a CPU than of two
-            noise, condition, mask_unshuffled = (x.repeat(2, 1, 1, 1, 1) for x in (noise, condition, mask_unshuffled))
-            contrast_hu = contrast_hu.repeat(2)
-        scheduler: Any = self.scheduler  # its annotations do not cover plain tensors
-        scheduler.set_timesteps(sigmas=flow_sigmas(num_steps), device=noise.device)
-        latents = noise
-        for noise_level, timestep in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
-            noise_levels = noise_level.expand(latents.shape[0])
-            velocity = self.denoiser(latents, condition, mask_unshuffled, contrast_hu, noise_levels)
-            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        return latents[:count]
+
+def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:
+    """Combine the two stages with the scheduler of the denoiser's objective.
+
+    Args:
+        autoencoder: First stage.
+        denoiser: Second stage.
+
+    Returns:
+        The pipeline.
+    """
+    return TumorDiffusionPipeline(autoencoder, denoiser, denoiser.objective.make_scheduler())
+
+
+class _DenoiserInputs(NamedTuple):
+    """What the denoiser is told besides the noisy latents and their level; batch first."""
+
+    condition_latents: Tensor
+    mask_unshuffled: Tensor
+    contrast_hu: Tensor
+    heterogeneity_hu: Tensor
+
+    def bind(self, denoiser: DenoisingUNet3D) -> Predict:
+        """Return the network's call for x_t and levels.
+
+        On a CPU torch's convolution of one small crop is slower than of two, so a single one is doubled.
+        """
+        is_single = len(self.contrast_hu) == 1 and self.contrast_hu.device.type == "cpu"
+        copies = 2 if is_single else 1
+        condition, mask, *scalars = (value.repeat(copies, *[1] * (value.ndim - 1)) for value in self)
+
+        def predict(x_t: Tensor, levels: Tensor) -> Tensor:
+            x_t_copies = x_t.repeat(copies, 1, 1, 1, 1)
+            return denoiser(x_t_copies, condition, mask, *scalars, levels.repeat(copies))[: len(x_t)]
+
+        return predict
 
 
 def _check_inputs(image_hu: Tensor, tumor_mask: Tensor, generators: Sequence[torch.Generator]) -> None:

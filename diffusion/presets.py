@@ -26,7 +26,10 @@ class DiffusionPreset:
         crop_sides: Sides of the cubic training crops, in voxels; a generator synthesises at these only.
         crop_probabilities: How often each side is drawn; same length, sums to 1.
         voxels_per_batch: Voxels of one batch, about the same for every side.
-        condition_dropout: Share of the samples that are trained without a contrast.
+        condition_dropout: Share of the samples that are trained without a contrast, and likewise without a
+            heterogeneity.
+        objective: What the denoiser predicts: "flow", "v" or "epsilon" (see `diffusion.objectives`).
+        draws_differences: The path runs in standardised differences from the filled image, not in latents.
         steps: Training steps.
         learning_rate: Peak learning rate (cosine decay after warm-up).
         warmup_steps: Steps of the linear warm-up.
@@ -40,6 +43,8 @@ class DiffusionPreset:
     crop_probabilities: tuple[float, ...]
     voxels_per_batch: int
     condition_dropout: float = 0.1
+    objective: str = "flow"
+    draws_differences: bool = True
     steps: int
     learning_rate: float
     warmup_steps: int = 50
@@ -77,7 +82,9 @@ class DiffusionPreset:
         from autoencoder.initial_weights import draw_initial_weights_
         from diffusion.unet import DenoisingUNet3D
 
-        model = DenoisingUNet3D(channels=self.channels, blocks=self.blocks, latent_channels=latent_channels)
+        model = DenoisingUNet3D(
+            channels=self.channels, blocks=self.blocks, latent_channels=latent_channels, objective=self.objective
+        )
         draw_initial_weights_(model, generator)
         return model
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -19,17 +18,26 @@ from autoencoder.files import write_json
 from autoencoder.fit import Fit, LossFunction
 from autoencoder.model import AutoencoderKL3D
 from autoencoder.records import TrainingRecord
-from diffusion.conditioning import fill_tumor_region, latent_mask_share, measure_contrast, unshuffle_mask
+from diffusion.conditioning import (
+    fill_tumor_region,
+    latent_mask_share,
+    measure_contrast,
+    measure_heterogeneity,
+    unshuffle_mask,
+)
 from diffusion.evaluation import HeldoutBatch, in_mask_statistics, picture_of, synthesize_heldout
-from diffusion.flow import draw_noise, draw_noise_levels, flow_loss, interpolate, velocity_target
+from diffusion.flow import draw_noise, flow_loss
 from diffusion.generator_folder import GeneratorInfo, save_generator
-from diffusion.pipeline import TumorDiffusionPipeline
+from diffusion.objectives import as_factor
+from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.presets import DiffusionPreset
 from diffusion.provenance import Provenance
 from diffusion.unet import DenoisingUNet3D
 
 GENERATOR_FOLDER = "generator"
 _PICTURES = 4
+_MEASURED_BATCHES = 16
+_SMALLEST_DIFFERENCE = 1e-3
 
 
 def train_diffusion(
@@ -87,6 +95,8 @@ def train_diffusion(
     output_folder = Path(output_folder)
     frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
     model = preset.build_model(autoencoder.latent_channels, torch.Generator().manual_seed(seed))
+    if preset.draws_differences:
+        model.set_difference_std(measure_difference_std(frozen, batches, _MEASURED_BATCHES))
     settings = preset.fit_settings(
         steps=steps,
         seed=seed,
@@ -112,25 +122,13 @@ def train_diffusion(
     return folder
 
 
-def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:
-    """Combine the two stages with the scheduler of a rectified flow.
-
-    Args:
-        autoencoder: First stage.
-        denoiser: Second stage.
-
-    Returns:
-        The pipeline.
-    """
-    return TumorDiffusionPipeline(autoencoder, denoiser, FlowMatchEulerDiscreteScheduler(shift=1.0))
-
-
 def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: float) -> LossFunction:
-    """Make the loss of the second stage: flow error everywhere plus flow error inside the tumours.
+    """Make the loss of the second stage: error everywhere plus error inside the tumours.
 
     Args:
         autoencoder: First stage, frozen.
-        condition_dropout: Share of the samples whose contrast is not given, in fill and condition.
+        condition_dropout: Share of the samples whose contrast is not given, in fill and condition; as many are
+            trained without a heterogeneity.
 
     Returns:
         Function of model, batch {"image_hu", "tumor_mask"} and generator; terms "total", "everywhere"
@@ -138,23 +136,74 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
     """
 
     def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        image_hu, tumor_mask = batch["image_hu"], batch["tumor_mask"]
-        contrast_hu = measure_contrast(image_hu, tumor_mask)
-        chance = torch.rand(len(image_hu), generator=generator, device=generator.device)
-        contrast_hu = contrast_hu.masked_fill((chance < condition_dropout).to(image_hu.device), torch.nan)
-        filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu)
-        with torch.no_grad():
-            condition, x_0 = autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
-        noise_levels = draw_noise_levels(len(x_0), x_0.device, generator)
+        tumor_mask = batch["tumor_mask"]
+        image_hu = autoencoder.window.clip(batch["image_hu"])
+        contrast_hu = _drop(measure_contrast(image_hu, tumor_mask), condition_dropout, generator)
+        heterogeneity_hu = _drop(measure_heterogeneity(image_hu, tumor_mask), condition_dropout, generator)
+        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu)
+        denoiser = _unwrap(model)
+        objective = denoiser.objective
+        x_0 = denoiser.to_frame(latents, condition)
+        levels = objective.draw_levels(len(x_0), x_0.device, generator)
         noise = draw_noise(x_0, generator)
-        x_t = interpolate(x_0, noise, noise_levels)
-        velocity = model(x_t, condition, unshuffle_mask(tumor_mask), contrast_hu, noise_levels)
-        level = noise_levels.view(-1, 1, 1, 1, 1)  # an error in the velocity times s is one in x_0: no level dominates
-        target = velocity_target(x_0, noise)
-        losses = flow_loss(level * velocity, level * target, latent_mask_share(tumor_mask))
+        x_t = objective.noisy(x_0, noise, levels)
+        prediction = model(x_t, condition, unshuffle_mask(tumor_mask), contrast_hu, heterogeneity_hu, levels)
+        weight = as_factor(objective.weight(levels), x_0)
+        target = objective.target(x_0, noise, levels)
+        losses = flow_loss(
+            weight * prediction, weight * target, latent_mask_share(tumor_mask), absolute=objective.absolute_error
+        )
         return {"total": losses.everywhere + losses.inside, **losses._asdict()}
 
     return loss
+
+
+@torch.no_grad()
+def measure_difference_std(
+    autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int
+) -> tuple[float, ...]:
+    """Measure how far latents inside tumours lie from those of the filled image.
+
+    Args:
+        autoencoder: First stage.
+        batches: The training batches.
+        count: How many of them to measure.
+
+    Returns:
+        Root mean square of each latent channel's difference, weighted by the share of tumour.
+    """
+    squares = torch.zeros(autoencoder.latent_channels, dtype=torch.float64)
+    mass = 0.0
+    for index in range(count):
+        batch = {name: value.to(autoencoder.device) for name, value in batches[index].items()}
+        image_hu, tumor_mask = autoencoder.window.clip(batch["image_hu"]), batch["tumor_mask"]
+        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, measure_contrast(image_hu, tumor_mask))
+        share = latent_mask_share(tumor_mask)
+        share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)  # each tumour counts once
+        squares += ((latents - condition).square() * share).sum(dim=(0, 2, 3, 4)).double().cpu()
+        mass += float(share.sum())
+    return tuple((squares / max(mass, 1e-6)).sqrt().clamp(min=_SMALLEST_DIFFERENCE).tolist())
+
+
+@torch.no_grad()
+def _encode_pair(
+    autoencoder: AutoencoderKL3D, image_hu: Tensor, tumor_mask: Tensor, contrast_hu: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Latents of the image with the tumour region filled, and of the image itself."""
+    filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu)
+    condition, latents = autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
+    return condition, latents
+
+
+def _drop(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace a share of the values by NaN: not given."""
+    chance = torch.rand(len(values), generator=generator, device=generator.device)
+    return values.masked_fill((chance < share).to(values.device), torch.nan)
+
+
+def _unwrap(model: nn.Module) -> DenoisingUNet3D:
+    """The denoiser inside what accelerate made of it for several processes."""
+    return getattr(model, "module", model)
 
 
 def _run(

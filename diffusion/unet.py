@@ -11,13 +11,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion.conditioning import LATENT_STRIDE, limit_contrast
+from diffusion.conditioning import LATENT_STRIDE, limit_contrast, limit_heterogeneity
+from diffusion.objectives import OBJECTIVES
 
 CONTRAST_SCALE_HU = 30.0
-SCALAR_CONDITIONS = ("contrast_hu",)
+HETEROGENEITY_SCALE_HU = 10.0
+SCALAR_CONDITIONS = ("contrast_hu", "heterogeneity_hu")
 """Scalar conditions that this release knows; each takes a channel for its value and one for its presence."""
-
-_SMALLEST_NOISE_LEVEL = 0.1  # that of the last of ten steps; below it the division would only amplify errors
 
 
 class DenoisingUNet3D(ModelMixin, ConfigMixin):
@@ -32,11 +32,16 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         latent_channels: Channels of the autoencoder's latents.
         mask_embedding_channels: Channels to which the 64 channels of the unshuffled mask are reduced.
         scalar_conditions: Names of the scalar conditions, of `SCALAR_CONDITIONS`.
+        objective: What is predicted: "flow", "v" or "epsilon" (see `diffusion.objectives`).
+        difference_std: Standard deviation of each latent channel's difference from the filled image inside
+            tumours. With it the path runs in these differences, so that the noise is as wide as what is to be
+            drawn; None lets it run in plain latents, as in the paper.
         attention_max_tokens: Largest number of coarsest latent voxels that attention is used for.
         norm_groups: Groups of the group norm.
 
     Raises:
-        ValueError: If a channel number is no multiple of `norm_groups` or a condition is unknown.
+        ValueError: If a channel number is no multiple of `norm_groups`, a condition or the objective is unknown,
+            or there is not one positive deviation per latent channel.
     """
 
     @register_to_config
@@ -47,11 +52,15 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         latent_channels: int = 8,
         mask_embedding_channels: int = 8,
         scalar_conditions: Sequence[str] = SCALAR_CONDITIONS,
+        objective: str = "flow",
+        difference_std: Sequence[float] | None = None,
         attention_max_tokens: int = 512,
         norm_groups: int = 8,
     ) -> None:
         super().__init__()
-        _check_config(channels, scalar_conditions, norm_groups)
+        _check_config(channels, scalar_conditions, norm_groups, objective)
+        _check_difference_std(difference_std, latent_channels)
+        self.objective = OBJECTIVES[objective]
         self.time_channels = 4 * channels[0]
         self.attention_max_tokens = attention_max_tokens
         self.time_embedding = nn.Sequential(
@@ -85,28 +94,30 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         condition_latents: Tensor,
         mask_unshuffled: Tensor,
         contrast_hu: Tensor,
+        heterogeneity_hu: Tensor,
         timestep: Tensor,
     ) -> Tensor:
-        """Predict the velocity n - x_0.
+        """Predict what the objective asks for, in the frame of `to_frame`.
 
-        The layers predict how x_0 differs from the condition; with x_t = (1 - s) x_0 + s n the velocity
-        is (x_t - x_0) / s. Outside the mask the difference is zero and inside it is small, and an
-        untrained network returns the filled image itself.
+        For flow and v the layers estimate how x_0 differs from the condition, and the prediction follows
+        from it. Outside the mask the difference is zero and inside it is small, and an untrained network
+        returns the filled image itself. For epsilon the layers predict the noise, as in the paper.
 
         Args:
-            latents_noisy: Point x_t of the path. Shape (B, C, D/4, H/4, W/4).
+            latents_noisy: Point x_t of the path, in the frame. Shape (B, C, D/4, H/4, W/4).
             condition_latents: Latents of the image with the tumour region filled. Same shape.
             mask_unshuffled: `unshuffle_mask` of the tumour mask. Shape (B, 64, D/4, H/4, W/4).
             contrast_hu: Contrast of the tumour against its rim; NaN where it is not given. Shape (B,).
+            heterogeneity_hu: Standard deviation inside without noise; NaN where it is not given. Shape (B,).
             timestep: Noise level in [0, 1], 1 is pure noise. Shape (B,).
 
         Returns:
-            Velocity. Shape (B, C, D/4, H/4, W/4).
+            Velocity, v or noise. Shape (B, C, D/4, H/4, W/4).
         """
         dtype = latents_noisy.dtype
         embedded_time = self.time_embedding(_sinusoids(timestep, self.config["channels"][0]).to(dtype))
         embedded_mask = self.mask_embedding(mask_unshuffled.to(dtype))
-        scalars = _scalar_channels(contrast_hu, latents_noisy)
+        scalars = _scalar_channels(contrast_hu, heterogeneity_hu, latents_noisy)
         features = self.entry(torch.cat([latents_noisy, condition_latents, embedded_mask, scalars], dim=1))
         skips = [features]
         for stage in self.down_stages:
@@ -118,9 +129,43 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         features = self.middle_out(features, embedded_time)
         for stage in self.up_stages:
             features = stage(features, skips, embedded_time)
-        difference = self.exit(functional.silu(self.exit_norm(features)))
-        noise_level = timestep.to(dtype).clamp(min=_SMALLEST_NOISE_LEVEL).view(-1, 1, 1, 1, 1)
-        return (latents_noisy - condition_latents - difference) / noise_level
+        output = self.exit(functional.silu(self.exit_norm(features)))
+        if not self.objective.predicts_clean:
+            return output
+        clean = output if self.draws_differences else condition_latents + output
+        return self.objective.from_clean(latents_noisy, clean, timestep)
+
+    @property
+    def draws_differences(self) -> bool:
+        """Whether the path runs in differences from the condition."""
+        return self.config["difference_std"] is not None
+
+    def to_frame(self, latents: Tensor, condition_latents: Tensor) -> Tensor:
+        """Turn latents into what the path runs in: standardised differences, or the latents themselves."""
+        if not self.draws_differences:
+            return latents
+        return (latents - condition_latents) / self._difference_std(latents)
+
+    def from_frame(self, sample: Tensor, condition_latents: Tensor) -> Tensor:
+        """Turn a sample of the path into latents: the inverse of `to_frame`."""
+        if not self.draws_differences:
+            return sample
+        return condition_latents + sample * self._difference_std(sample)
+
+    def set_difference_std(self, difference_std: Sequence[float]) -> None:
+        """Store measured deviations in the config; from then on the path runs in differences.
+
+        Args:
+            difference_std: Standard deviation of each latent channel's difference, positive.
+
+        Raises:
+            ValueError: If there is not one positive number per latent channel.
+        """
+        _check_difference_std(difference_std, self.config["latent_channels"])
+        self.register_to_config(difference_std=[float(value) for value in difference_std])
+
+    def _difference_std(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.config["difference_std"], dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
 
 
 class StageShape(NamedTuple):
@@ -248,12 +293,15 @@ class SelfAttention3D(nn.Module):
         return features + self.projection(attended).transpose(1, 2).reshape(features.shape)
 
 
-def _scalar_channels(contrast_hu: Tensor, latents: Tensor) -> Tensor:
-    """Return the contrast (0 where it is not given) and its flag as constant channels (B, 2, D, H, W)."""
-    is_given = ~contrast_hu.isnan()
-    value = limit_contrast(contrast_hu.nan_to_num(nan=0.0)) / CONTRAST_SCALE_HU
-    pair = torch.stack([value, is_given.to(value.dtype)], dim=1).to(device=latents.device, dtype=latents.dtype)
-    return pair[:, :, None, None, None].expand(-1, -1, *latents.shape[2:])
+def _scalar_channels(contrast_hu: Tensor, heterogeneity_hu: Tensor, latents: Tensor) -> Tensor:
+    """Return both values (0 where they are not given) and their flags as constant channels (B, 4, D, H, W)."""
+    contrast = limit_contrast(contrast_hu) / CONTRAST_SCALE_HU
+    heterogeneity = limit_heterogeneity(heterogeneity_hu) / HETEROGENEITY_SCALE_HU
+    values = torch.stack([contrast, heterogeneity], dim=1)
+    both = torch.cat([values.nan_to_num(nan=0.0), (~values.isnan()).to(values.dtype)], dim=1)
+    return both.to(device=latents.device, dtype=latents.dtype)[:, :, None, None, None].expand(
+        -1, -1, *latents.shape[2:]
+    )
 
 
 def _sinusoids(timestep: Tensor, channels: int) -> Tensor:
@@ -272,7 +320,19 @@ def _zero_initialised(layer: nn.Conv3d | nn.Linear) -> nn.Conv3d | nn.Linear:
     return layer
 
 
-def _check_config(channels: Sequence[int], scalar_conditions: Sequence[str], norm_groups: int) -> None:
+def _check_difference_std(difference_std: Sequence[float] | None, latent_channels: int) -> None:
+    if difference_std is None:
+        return
+    if len(difference_std) != latent_channels or not all(value > 0 for value in difference_std):
+        raise ValueError(
+            f"difference_std must hold {latent_channels} positive numbers, one per latent channel, got "
+            f"{difference_std}. Leave it out to let the path run in plain latents."
+        )
+
+
+def _check_config(channels: Sequence[int], scalar_conditions: Sequence[str], norm_groups: int, objective: str) -> None:
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
     if not channels or any(width < 1 or width % norm_groups for width in channels):
         raise ValueError(
             f"channels must be multiples of norm_groups={norm_groups}, got {tuple(channels)}. "

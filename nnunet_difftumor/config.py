@@ -9,6 +9,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.appearance import AppearanceRule
+from nnunet_difftumor.appearance_priors import (
+    TARGETS,
+    TRAINING,
+    check_target,
+    default_target,
+    find_target,
+    make_appearance_rule,
+)
+from nnunet_difftumor.builtin import DEFAULT_GENERATOR, is_builtin, resolve_generator
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.label_roles import is_exophytic_organ, resolve_label_roles
 from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
@@ -24,7 +34,7 @@ class DiffTumorConfig:
     """Settings of nnUNetTrainerDiffTumor.
 
     Attributes:
-        generator: Generator folder; `{fold}` in it stands for the fold. None: not set.
+        generator: Generator folder, in which `{fold}` stands for the fold, or `builtin:NAME`. None: not set.
         organ_label: Value of the label that tumours are placed in.
         tumor_label: Value of the label that tumours get.
         injection_probability: Share of the drawn healthy samples that get tumours (the paper: 0.5).
@@ -32,8 +42,12 @@ class DiffTumorConfig:
         exophytic: Tumours may bulge out of the organ into background voxels. Inferred by default: true for
             kidneys, false for other organs, whose tumours are clipped to the organ as in the paper.
         steps: Sampling steps of the generator (the paper: 4).
-        contrast_hu: Smallest and largest contrast between tumour and rim to draw, in HU. None draws from
-            the contrasts of the tumours that the generator was trained on.
+        target: What looks are drawn from: an organ with published contrasts ("liver", "pancreas"), the tumours
+            that the generator was trained on ("training"), or those of them that are darker than their rim
+            ("hypodense"). Inferred by default, see `appearance_priors.default_target`.
+        contrast_hu: Smallest and largest contrast between tumour and rim to draw, in HU. None: as `target` says.
+        heterogeneity_hu: Smallest and largest standard deviation inside a tumour to draw, without noise, in HU.
+            None: that of the tumours that the generator was trained on.
         seed: Seed of the tumours. Splits and holdout do not depend on it.
         healthy_holdout: Share of the healthy cases that trains in no fold, so that specificity can be measured.
         healthy_cases: Identifiers of the healthy cases; None finds them by their labels.
@@ -55,7 +69,9 @@ class DiffTumorConfig:
     size_classes: tuple[SizeClass, ...] = PAPER_SIZE_CLASSES
     exophytic: bool = False
     steps: int = 4
+    target: str = TRAINING
     contrast_hu: tuple[float, float] | None = None
+    heterogeneity_hu: tuple[float, float] | None = None
     seed: int = 0
     healthy_holdout: float = 0.2
     healthy_cases: tuple[str, ...] | None = None
@@ -76,8 +92,17 @@ class DiffTumorConfig:
         _require(any(size.probability > 0 for size in self.size_classes), "size_classes", "not all off", self)
         for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
             _require(getattr(self, key) is None or getattr(self, key) >= 1, key, "1 or more, or null", self)
-        if self.contrast_hu is not None:
-            _require(self.contrast_hu[0] <= self.contrast_hu[1], "contrast_hu", "[smallest, largest]", self)
+        check_target(self.target)
+        for key in ("contrast_hu", "heterogeneity_hu"):
+            limits = getattr(self, key)
+            _require(limits is None or limits[0] <= limits[1], key, "[smallest, largest]", self)
+        lowest_hu = self.heterogeneity_hu[0] if self.heterogeneity_hu else 0.0
+        _require(lowest_hu >= 0, "heterogeneity_hu", "0 or more", self)
+
+    @property
+    def appearances(self) -> AppearanceRule:
+        """What contrast and heterogeneity are drawn from, still without the generator's training tumours."""
+        return make_appearance_rule(self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -118,7 +143,7 @@ class ResolvedConfig:
             fold: nnU-Net's fold: a number or "all".
 
         Returns:
-            Path with `{fold}` filled in.
+            Path with `{fold}` filled in; of a builtin generator, the same for every fold.
 
         Raises:
             ConfigurationError: If no generator is set, or the folder does not exist.
@@ -127,16 +152,16 @@ class ResolvedConfig:
             raise ConfigurationError(
                 'No generator is set. Write {"generator": "/path/to/generator"} into difftumor.json beside the '
                 f"plans, or into a file named by the environment variable {ENVIRONMENT_VARIABLE}. "
-                "`difftumor train-diffusion` makes a generator folder; {fold} in the path stands for the fold."
+                "`difftumor train-diffusion` makes a generator folder; {fold} in the path stands for the fold, and "
+                f'"{DEFAULT_GENERATOR}" for the one that comes with this package.'
             )
-        folder = Path(self.config.generator.replace("{fold}", str(fold)))
+        folder = resolve_generator(self.config.generator.replace("{fold}", str(fold)))
         if not folder.is_dir():
             raise ConfigurationError(
                 f"The generator folder {folder} (set in {self.origins.get('generator', '?')}) does not exist. "
                 "Train it with `difftumor train-diffusion`, or correct the path."
             )
-        inner = folder / "generator"  # what train-diffusion leaves in its output folder
-        return inner if (inner / "model_index.json").is_file() else folder
+        return folder
 
 
 def find_sources(
@@ -194,7 +219,11 @@ def resolve_config(labels: Mapping[str, Any], sources: Sequence[ConfigSource]) -
         origins.setdefault(key, "label names in dataset.json")
     organ, tumor = resolve_label_roles(labels, values.get("organ_label"), values.get("tumor_label"))
     values.update(organ_label=organ, tumor_label=tumor)
-    values.setdefault("generator", None)
+    if values.get("generator") is None:  # null in a file: not set there
+        values["generator"] = DEFAULT_GENERATOR
+        origins["generator"] = "default"
+    if values.get("target") is None:
+        values["target"], origins["target"] = _infer_target(labels, organ, values["generator"])
     if "exophytic" not in values:
         values["exophytic"] = is_exophytic_organ(labels, organ)
         origins["exophytic"] = "label names in dataset.json"
@@ -241,6 +270,13 @@ def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
     return DiffTumorConfig(**{key: _convert(key, value, source) for key, value in values.items()})
 
 
+def _infer_target(labels: Mapping[str, Any], organ_label: int, generator: str) -> tuple[str, str]:
+    """Target for an organ label, and where it came from."""
+    name = next((name for name, value in labels.items() if value == organ_label), "")
+    target = default_target(generator, name)
+    return target, "label names in dataset.json" if target == find_target(name) else "default"
+
+
 def _require(holds: bool, key: str, expected: str, config: DiffTumorConfig) -> None:
     if not holds:
         raise ConfigurationError(f"{key} must be {expected}, got {getattr(config, key)!r}.")
@@ -260,14 +296,16 @@ def _read_object(path: Path) -> Mapping[str, Any]:
 
 _NUMBER = (int, float)
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
-    "generator": ((str, type(None)), "a path"),
+    "generator": ((str, type(None)), "a path or builtin:NAME"),
     "organ_label": ((str, int), "a label name or value"),
     "tumor_label": ((str, int), "a label name or value"),
     "injection_probability": (_NUMBER, "a number"),
     "size_classes": ((list, tuple), "a list of size classes"),
     "exophytic": ((bool,), "true or false"),
     "steps": ((int,), "a whole number"),
+    "target": ((str, type(None)), f"one of {', '.join(TARGETS)}, or null"),
     "contrast_hu": ((list, tuple, type(None)), "two numbers in HU, or null"),
+    "heterogeneity_hu": ((list, tuple, type(None)), "two numbers in HU, or null"),
     "seed": ((int,), "a whole number"),
     "healthy_holdout": (_NUMBER, "a number"),
     "healthy_cases": ((list, tuple, type(None)), "a list of case identifiers, or null"),
@@ -299,10 +337,10 @@ def _to_field(key: str, value: Any, source: ConfigSource) -> Any:
     if value is None:
         return None
     if key == "generator":
-        return str(source.folder / Path(value).expanduser())
+        return value if is_builtin(value) else str(source.folder / Path(value).expanduser())
     if key == "healthy_cases":
         return tuple(str(identifier) for identifier in value)
-    if key == "contrast_hu":
+    if key in ("contrast_hu", "heterogeneity_hu"):
         return _numbers(key, value, source)
     if key == "size_classes":
         return tuple(_size_class(entry, source) for entry in value)

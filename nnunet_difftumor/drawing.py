@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.resample import Vector, average_onto, resample
 from nnunet_difftumor.shape import TumorSpec, TumorSurface
@@ -115,18 +116,19 @@ def _largest(share: NDArray[np.float32], distance_mm: NDArray[np.float32], count
 class MaskSurface:
     """Surface of a tumour that a person drew as a mask; the mask is used as it is."""
 
-    def __init__(self, mask: NDArray[np.bool_], spacing_mm: Vector, seed: int, contrast_hu: float | None):
+    def __init__(self, mask: NDArray[np.bool_], spacing_mm: Vector, seed: int, appearance: Appearance | None = None):
         """Measure a mask.
 
         Args:
             mask: True inside the tumour. Shape (D, H, W).
             spacing_mm: Spacing in mm, array order.
             seed: Seed of the generator's noise.
-            contrast_hu: Requested contrast in HU, or None.
+            appearance: How the tumour shall look; None leaves it to the generator.
 
         Raises:
             DiffTumorError: If the mask is empty.
         """
+        appearance = appearance or Appearance()
         voxels = np.argwhere(mask)
         if len(voxels) == 0:
             raise DiffTumorError("The tumour mask has no voxel. Draw at least one voxel in the organ.")
@@ -139,7 +141,8 @@ class MaskSurface:
             centre_mm=(float(depth), float(height), float(width)),
             radius_mm=(3.0 * volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0),
             seed=seed,
-            contrast_hu=contrast_hu,
+            contrast_hu=appearance.contrast_hu,
+            heterogeneity_hu=appearance.heterogeneity_hu,
             size_class="mask",
         )
         margin = np.ceil(2.0 * rim_width_mm(self.spec.radius_mm) / spacing).astype(int) + 2

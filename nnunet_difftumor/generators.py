@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.roi import RoiRule
 
 if TYPE_CHECKING:
@@ -45,15 +46,15 @@ class TissueGenerator(Protocol):
         ...
 
     @property
-    def contrasts_hu(self) -> tuple[float, ...] | None:
-        """Contrasts of the tumours that the generator learned from in HU, if known."""
+    def appearances(self) -> tuple[Appearance, ...]:
+        """Looks of the tumours that the generator learned from, as far as they are known."""
         ...
 
     def generate(
         self,
         host_hu: FloatArray,
         tumor_masks: NDArray[np.bool_],
-        contrasts_hu: Sequence[float | None],
+        appearances: Sequence[Appearance],
         seeds: list[int],
     ) -> GeneratedRegions:
         """Generate tissue for regions of one side.
@@ -61,7 +62,7 @@ class TissueGenerator(Protocol):
         Args:
             host_hu: Regions of the host in HU. Shape (N, S, S, S).
             tumor_masks: True inside the tumour. Shape (N, S, S, S).
-            contrasts_hu: Requested contrast of each region in HU, or None to leave it open.
+            appearances: Requested look of each region's tumour.
             seeds: One seed a region.
 
         Returns:
@@ -116,31 +117,39 @@ class DiffusionTissue:
         return (window.low_hu, window.high_hu)
 
     @property
-    def contrasts_hu(self) -> tuple[float, ...] | None:
-        """Contrasts of the training tumours in HU."""
-        contrasts = tuple(tumor.contrast_hu for tumor in self._loaded.info.training_tumors)
-        return contrasts or None
+    def appearances(self) -> tuple[Appearance, ...]:
+        """Contrast and heterogeneity of each training tumour."""
+        return tuple(
+            Appearance(contrast_hu=tumor.contrast_hu, heterogeneity_hu=tumor.heterogeneity_hu)
+            for tumor in self._loaded.info.training_tumors
+        )
 
     def generate(
         self,
         host_hu: FloatArray,
         tumor_masks: NDArray[np.bool_],
-        contrasts_hu: Sequence[float | None],
+        appearances: Sequence[Appearance],
         seeds: list[int],
     ) -> GeneratedRegions:
         """Generate tissue for regions of one side (see `TissueGenerator.generate`)."""
         import torch
 
         device = next(self._loaded.pipeline.denoiser.parameters()).device
-        requested = [float("nan") if contrast is None else contrast for contrast in contrasts_hu]
+        contrasts_hu = [_or_nan(appearance.contrast_hu) for appearance in appearances]
+        heterogeneities_hu = [_or_nan(appearance.heterogeneity_hu) for appearance in appearances]
         with torch.inference_mode():
             output = self._loaded.pipeline(
                 torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32)).to(device),
                 torch.from_numpy(tumor_masks[:, None].astype(np.float32)).to(device),
-                contrast_hu=torch.tensor(requested, dtype=torch.float32, device=device),
+                contrast_hu=torch.tensor(contrasts_hu, dtype=torch.float32, device=device),
+                heterogeneity_hu=torch.tensor(heterogeneities_hu, dtype=torch.float32, device=device),
                 generators=[torch.Generator().manual_seed(seed) for seed in seeds],
                 num_inference_steps=self._steps,
             )
         return GeneratedRegions(
             output.tumor_hu[:, 0].float().cpu().numpy(), output.reconstruction_hu[:, 0].float().cpu().numpy()
         )
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.appearance import AppearanceRule
 from nnunet_difftumor.config import DiffTumorConfig
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.host import Host
@@ -24,7 +25,6 @@ BACKGROUND = 0
 PADDING_LABEL = -1
 _ROUNDS = 3
 _LARGEST_SHARE_OF_PATCH = 0.4  # largest radius over the patch's shortest side: the longest semi-axis still fits
-_CONTRAST_LEVELS = 201
 
 
 class SynthesizerSource(Protocol):
@@ -63,7 +63,8 @@ class InjectionRules:
         spacing_mm: Spacing of the preprocessed data in mm, array order.
         intensities: nnU-Net's normalisation.
         size_classes: Classes of radii in mm, limited to what the patch can show.
-        contrasts_hu: Contrasts to draw from in HU; None takes the generator's training tumours.
+        appearances: What contrast and heterogeneity are drawn from; without examples, those of the generator's
+            training tumours are taken.
     """
 
     organ_label: int
@@ -72,7 +73,7 @@ class InjectionRules:
     spacing_mm: tuple[float, float, float]
     intensities: CTIntensities
     size_classes: tuple[SizeClass, ...]
-    contrasts_hu: tuple[float, ...] | None = None
+    appearances: AppearanceRule = field(default_factory=AppearanceRule)
 
 
 def make_rules(
@@ -94,7 +95,6 @@ def make_rules(
     """
     depth, height, width = (float(value) for value in spacing_mm)
     extent_mm = float(np.multiply(patch_size, spacing_mm).min())
-    contrasts = None if config.contrast_hu is None else np.linspace(*config.contrast_hu, _CONTRAST_LEVELS).tolist()
     return InjectionRules(
         organ_label=config.organ_label,
         tumor_label=config.tumor_label,
@@ -102,7 +102,7 @@ def make_rules(
         spacing_mm=(depth, height, width),
         intensities=CTIntensities.from_plans(plans),
         size_classes=fit_size_classes(config.size_classes, _LARGEST_SHARE_OF_PATCH * extent_mm),
-        contrasts_hu=None if contrasts is None else tuple(contrasts),
+        appearances=AppearanceRule(contrast_hu=config.contrast_hu, heterogeneity_hu=config.heterogeneity_hu),
     )
 
 
@@ -275,8 +275,10 @@ class TumorInjector:
         return image, labels
 
     def _plan(self) -> TumorPlan:
-        contrasts = self.rules.contrasts_hu or self.synthesizer.tissue.contrasts_hu
-        return TumorPlan(size_classes=self.rules.size_classes, contrasts_hu=contrasts)
+        appearances = self.rules.appearances
+        if not appearances.examples:
+            appearances = replace(appearances, examples=self.synthesizer.tissue.appearances)
+        return TumorPlan(size_classes=self.rules.size_classes, appearances=appearances)
 
 
 def _record(

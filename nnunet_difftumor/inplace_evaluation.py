@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_cdt, label
 from scipy.stats import wasserstein_distance
 
+from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.cases import Case, read_ct, read_mask
 from nnunet_difftumor.composite import robust_sd
 from nnunet_difftumor.drawing import MaskSurface
@@ -59,7 +60,7 @@ class InPlaceCase:
         synthetic_hu: The scan with the tumour replaced, one per draw. Shape (K, D, H, W).
         smooth_hu: The same without a residual. Shape (K, D, H, W).
         fill_hu: The same with the fill alone, encoded and decoded, in place of the diffusion. Shape (K, D, H, W).
-        requested_contrasts_hu: Contrast of each draw in HU.
+        requested: Look that was asked for in each draw.
     """
 
     identifier: str
@@ -69,7 +70,7 @@ class InPlaceCase:
     synthetic_hu: FloatArray
     smooth_hu: FloatArray
     fill_hu: FloatArray
-    requested_contrasts_hu: tuple[float, ...]
+    requested: tuple[Appearance, ...]
 
 
 class FillTissue:
@@ -84,14 +85,15 @@ class FillTissue:
         self._autoencoder = autoencoder
 
     def generate(
-        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], contrasts_hu: Sequence[float | None]
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance]
     ) -> FloatArray:
         """Decode the fill of every region (see `TissueGenerator.generate`). Shape (N, S, S, S), HU."""
         import torch
 
         from diffusion.conditioning import fill_tumor_region
 
-        requested = torch.tensor([float("nan") if value is None else value for value in contrasts_hu])
+        contrasts = [look.contrast_hu for look in appearances]
+        requested = torch.tensor([float("nan") if value is None else value for value in contrasts])
         with torch.inference_mode():
             filled = fill_tumor_region(
                 torch.from_numpy(np.ascontiguousarray(host_hu[:, None])),
@@ -126,9 +128,9 @@ def evaluate_case(
         MissingLabelError: If the case has no tumour of at least 3 mm radius.
     """
     real_hu, organ, mask = _read_isotropic(case, organ_label, tumor_label)
-    surface = MaskSurface(mask, (EVALUATION_SPACING_MM,) * 3, seed=0, contrast_hu=None)
+    surface = MaskSurface(mask, (EVALUATION_SPACING_MM,) * 3, seed=0)
     roi = choose_roi(surface, (EVALUATION_SPACING_MM,) * 3, tissue.roi_rule)
-    requested = _stratified(tissue.contrasts_hu, DRAWS_PER_CASE, rng)
+    requested = _stratified(tissue.appearances, DRAWS_PER_CASE, rng)
     host_roi = np.repeat(roi.sample(real_hu, (EVALUATION_SPACING_MM,) * 3)[None], DRAWS_PER_CASE, axis=0)
     masks = np.repeat(roi.draw_mask(surface)[None], DRAWS_PER_CASE, axis=0)
     seeds = [int(seed) for seed in rng.integers(2**62, size=DRAWS_PER_CASE)]
@@ -151,7 +153,7 @@ def evaluate_case(
         synthetic.astype(np.float32),
         smooth.astype(np.float32),
         fills.astype(np.float32),
-        tuple(float("nan") if value is None else value for value in requested),
+        tuple(requested),
     )
 
 
@@ -238,12 +240,13 @@ def _read_isotropic(case: Case, organ_label: int, tumor_label: int) -> tuple[Flo
     return on_grid(ct.image_hu, -1000.0), organ, largest
 
 
-def _stratified(contrasts_hu: Sequence[float] | None, count: int, rng: np.random.Generator) -> list[float | None]:
-    """Contrasts at evenly spread quantiles of the training tumours, in random order."""
-    if not contrasts_hu:
-        return [None] * count
-    quantiles = np.quantile(contrasts_hu, (np.arange(count) + 0.5) / count)
-    return [float(value) for value in rng.permutation(quantiles)]
+def _stratified(examples: Sequence[Appearance], count: int, rng: np.random.Generator) -> list[Appearance]:
+    """Looks of training tumours at evenly spread ranks of the contrast, in random order."""
+    if not examples:
+        return [Appearance()] * count
+    ordered = sorted(examples, key=lambda look: look.contrast_hu or 0.0)
+    ranks = ((np.arange(count) + 0.5) / count * len(ordered)).astype(int)
+    return [ordered[int(rank)] for rank in rng.permutation(ranks)]
 
 
 def _borrowed_residual(

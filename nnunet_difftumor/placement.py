@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.appearance import AppearanceRule
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.roi import support_radius_mm
@@ -18,7 +19,6 @@ from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_clas
 Box = tuple[slice, slice, slice]
 
 _INTERIOR_POINTS = 256
-_SMALLEST_REQUEST_HU = 8.0  # below, most tumours would be dropped as invisible (5 HU and two standard errors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class TumorPlan:
 
     Attributes:
         size_classes: Classes of radii in mm.
-        contrasts_hu: Contrasts to draw from in HU; None leaves them to the generator. Those below 8 HU are left
-            out where there are others: a tumour that cannot be seen is never labelled.
+        appearances: What contrast and heterogeneity are drawn from.
         minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
         tries: Centres that are tried for a tumour before a smaller one is drawn.
         shrinks: Times that a smaller radius is drawn, down to the smallest of all classes, before the tumour
@@ -36,7 +35,7 @@ class TumorPlan:
     """
 
     size_classes: tuple[SizeClass, ...] = PAPER_SIZE_CLASSES
-    contrasts_hu: tuple[float, ...] | None = None
+    appearances: AppearanceRule = field(default_factory=AppearanceRule)
     minimum_inside_share: float = 0.7
     tries: int = 20
     shrinks: int = 4
@@ -109,7 +108,7 @@ def _place_one(
     rng: np.random.Generator,
 ) -> TumorSpec | None:
     smallest_mm = min(size.radius_mm[0] for size in plan.size_classes)
-    spec = draw_tumor_spec(size_class, (0.0, 0.0, 0.0), _visible(plan.contrasts_hu), rng)
+    spec = draw_tumor_spec(size_class, (0.0, 0.0, 0.0), plan.appearances.draw(rng), rng)
     for _ in range(plan.shrinks + 1):
         surface = TumorSurface(spec)
         centres = candidates[rng.integers(len(candidates), size=plan.tries)]  # (tries, 3)
@@ -124,13 +123,6 @@ def _place_one(
             return None
         spec = replace(spec, radius_mm=max(smallest_mm, float(rng.uniform(0.5, 0.8)) * spec.radius_mm))
     return None
-
-
-def _visible(contrasts_hu: Sequence[float] | None) -> Sequence[float] | None:
-    """Contrasts that can be expected to be seen; all of them if none can."""
-    if contrasts_hu is None:
-        return None
-    return [contrast for contrast in contrasts_hu if abs(contrast) >= _SMALLEST_REQUEST_HU] or contrasts_hu
 
 
 def _inside_share(host: Host, surface: TumorSurface, centres_mm: NDArray[np.float64]) -> NDArray[np.float64]:

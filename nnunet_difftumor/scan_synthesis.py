@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor import __version__
+from nnunet_difftumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.appearance_priors import TRAINING, make_appearance_rule
 from nnunet_difftumor.cases import CTVolume, read_ct, read_mask, write_ct_like, write_labels_like
 from nnunet_difftumor.drawing import MaskSurface
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
@@ -39,7 +41,10 @@ class ScanRequest:
         generator_folder: Generator folder.
         count: Number of tumours to draw.
         radius_mm: Range of radii in mm; None for the size classes of the paper.
-        contrast_hu: Range of contrasts in HU; None for those of the training tumours.
+        target: What looks are drawn from, one of `appearance_priors.TARGETS`.
+        contrast_hu: Range of contrasts in HU; None: as `target` says.
+        heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
+            the training tumours.
         steps: Denoising steps T.
         seed: Seed of places, shapes and tissue.
         replay_path: A tumors.json whose tumours are made again, or None.
@@ -52,7 +57,9 @@ class ScanRequest:
     tumor_mask_path: Path | None = None
     count: int = 3
     radius_mm: tuple[float, float] | None = None
+    target: str = TRAINING
     contrast_hu: tuple[float, float] | None = None
+    heterogeneity_hu: tuple[float, float] | None = None
     steps: int = 4
     seed: int = 0
     replay_path: Path | None = None
@@ -60,8 +67,13 @@ class ScanRequest:
     def __post_init__(self) -> None:
         if self.count < 1 or self.steps < 1:
             raise DiffTumorError(f"--count and --steps must be at least 1, got {self.count} and {self.steps}.")
-        if self.contrast_hu is not None and self.contrast_hu[0] > self.contrast_hu[1]:
-            raise DiffTumorError(f"--contrast-hu needs LO <= HI, got {self.contrast_hu[0]} and {self.contrast_hu[1]}.")
+        self.appearances(())
+
+    def appearances(self, examples: tuple[Appearance, ...]) -> AppearanceRule:
+        """What contrast and heterogeneity are drawn from, given the generator's training tumours."""
+        return make_appearance_rule(
+            self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu, examples=examples
+        )
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:
@@ -131,22 +143,20 @@ def _tumors_to_make(
     request: ScanRequest, ct: CTVolume, host: Host, synthesizer: TumorSynthesizer
 ) -> tuple[list[TumorSpec | MaskSurface], dict[str, int]]:
     rng = np.random.default_rng(request.seed)
-    contrasts = synthesizer.tissue.contrasts_hu
-    if request.contrast_hu is not None:
-        contrasts = tuple(float(value) for value in np.linspace(*request.contrast_hu, 101))
+    appearances = request.appearances(synthesizer.tissue.appearances)
     if request.replay_path is not None:
         return list(read_records(request.replay_path)), {}
     if request.tumor_mask_path is not None:
         mask = read_mask(request.tumor_mask_path, ct) > 0
         if not mask.any():
             raise MissingLabelError(f"{request.tumor_mask_path} has no voxel above 0; draw the tumour in it.")
-        contrast = None if contrasts is None else float(contrasts[int(rng.integers(len(contrasts)))])
-        return [MaskSurface(mask, ct.spacing_mm, int(rng.integers(2**62)), contrast)], {}
+        appearance = appearances.draw(rng)
+        return [MaskSurface(mask, ct.spacing_mm, int(rng.integers(2**62)), appearance)], {}
     sizes = PAPER_SIZE_CLASSES
     if request.radius_mm is not None:
         sizes = (SizeClass(name="user", radius_mm=request.radius_mm, probability=1.0),)
     specs: list[TumorSpec | MaskSurface] = []
-    plan = TumorPlan(size_classes=sizes, contrasts_hu=contrasts)
+    plan = TumorPlan(size_classes=sizes, appearances=appearances)
     drawn, given_up = draw_tumors(host, plan, rng, count=request.count)
     specs.extend(drawn)
     return specs, dict(given_up)
@@ -214,6 +224,7 @@ def _records(request: ScanRequest, organ_label: int, tumor_label: int, result: S
         "organ_label": organ_label,
         "tumor_label": tumor_label,
         "steps": request.steps,
+        "target": request.target,
         "seed": request.seed,
         "rejected": dict(result.rejected),
         "tumors": [tumor.record.to_json() for tumor in result.tumors],

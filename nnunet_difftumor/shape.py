@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.resample import Vector
 from nnunet_difftumor.sizes import SizeClass
@@ -33,6 +34,8 @@ class TumorSpec:
         roughness: Standard deviation of the logarithm of the radius over the surface.
         seed: Seed of the surface and of the generator's noise.
         contrast_hu: Requested mean difference between tumour and rim in HU; None leaves it to the generator.
+        heterogeneity_hu: Requested standard deviation inside after smoothing away the noise, in HU; None
+            leaves it to the generator.
         size_class: Name of the size class that the radius was drawn from.
     """
 
@@ -43,6 +46,7 @@ class TumorSpec:
     roughness: float = 0.0
     seed: int = 0
     contrast_hu: float | None = None
+    heterogeneity_hu: float | None = None
     size_class: str = "user"
 
     def __post_init__(self) -> None:
@@ -50,6 +54,11 @@ class TumorSpec:
             raise DiffTumorError(
                 f"TumorSpec needs radius_mm > 0 and axis_ratios > 0, got {self.radius_mm} and {self.axis_ratios}."
             )
+
+    @property
+    def appearance(self) -> Appearance:
+        """What is asked of the generator."""
+        return Appearance(contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
 
     def moved_to(self, centre_mm: Vector) -> TumorSpec:
         """Return the same tumour at another centre (mm, array order)."""
@@ -66,6 +75,7 @@ class TumorSpec:
             "roughness": self.roughness,
             "seed": self.seed,
             "contrast_hu": self.contrast_hu,
+            "heterogeneity_hu": self.heterogeneity_hu,
             "size_class": self.size_class,
         }
 
@@ -95,10 +105,10 @@ class TumorSpec:
 def draw_tumor_spec(
     size_class: SizeClass,
     centre_mm: Vector,
-    contrasts_hu: Sequence[float] | None,
+    appearance: Appearance,
     rng: np.random.Generator,
 ) -> TumorSpec:
-    """Draw size, shape and contrast of one tumour.
+    """Draw size and shape of one tumour.
 
     Axis ratios and roughness follow the shapes of 72 real kidney tumours: elongation about 0.85,
     flatness about 0.5 to 0.8, sphericity 0.95 below 2 cm, 0.90 to 5 cm and 0.83 above.
@@ -106,7 +116,7 @@ def draw_tumor_spec(
     Args:
         size_class: Range of radii in mm.
         centre_mm: Centre in mm, array order.
-        contrasts_hu: Contrasts to draw from in HU, or None to leave the contrast to the generator.
+        appearance: How it shall look.
         rng: Random generator.
 
     Returns:
@@ -117,7 +127,6 @@ def draw_tumor_spec(
     flatness = float(np.clip(rng.normal(0.72, 0.10), 0.5, 0.95)) * elongation
     quaternion = rng.normal(size=4)
     quaternion /= np.linalg.norm(quaternion)
-    contrast_hu = None if contrasts_hu is None else float(contrasts_hu[int(rng.integers(len(contrasts_hu)))])
     depth, height, width = (float(value) for value in centre_mm)
     return TumorSpec(
         centre_mm=(depth, height, width),
@@ -126,7 +135,8 @@ def draw_tumor_spec(
         rotation=tuple(float(value) for value in quaternion),  # type: ignore[arg-type]
         roughness=_roughness(radius_mm) * float(rng.uniform(0.7, 1.3)),
         seed=int(rng.integers(2**62)),
-        contrast_hu=contrast_hu,
+        contrast_hu=appearance.contrast_hu,
+        heterogeneity_hu=appearance.heterogeneity_hu,
         size_class=size_class.name,
     )
 

@@ -229,7 +229,7 @@ class TumorSynthesizer:
             regions = self.tissue.generate(
                 np.stack([prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]),
                 np.stack([prepared.roi_mask for prepared in group]),
-                [prepared.spec.contrast_hu for prepared in group],
+                [prepared.spec.appearance for prepared in group],
                 [_attempt_seed(prepared.spec.seed, attempt) for prepared in group],
             )
             for index, prepared in enumerate(group):

@@ -62,20 +62,19 @@ def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | No
         The generator.
     """
     import torch
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
     from autoencoder.intensity import ABDOMEN_WINDOW
     from autoencoder.presets import AUTOENCODER_PRESETS
     from diffusion.generator_folder import LoadedGenerator
     from diffusion.generator_info import GeneratorInfo
-    from diffusion.pipeline import TumorDiffusionPipeline
+    from diffusion.pipeline import make_pipeline
     from diffusion.presets import DIFFUSION_PRESETS
     from diffusion.provenance import Provenance
 
     rng = torch.Generator().manual_seed(0)
     autoencoder = AUTOENCODER_PRESETS[preset].build_model(ABDOMEN_WINDOW, rng)
     denoiser = DIFFUSION_PRESETS[preset].build_model(autoencoder.config["latent_channels"], rng)
-    pipeline = TumorDiffusionPipeline(autoencoder.eval(), denoiser.eval(), FlowMatchEulerDiscreteScheduler())
+    pipeline = make_pipeline(autoencoder.eval(), denoiser.eval())
     info = GeneratorInfo(roi_sides=sides or DIFFUSION_PRESETS[preset].crop_sides, preset=preset)
     return DiffusionTissue(LoadedGenerator(pipeline, info, Provenance(diffusion=(), autoencoder=())), steps=steps)
 

@@ -11,13 +11,12 @@ import pytest
 def nano_generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete generator folder of the smallest size with untrained weights: for plumbing, not for looks."""
     import torch
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
     from autoencoder.intensity import ABDOMEN_WINDOW
     from autoencoder.presets import AUTOENCODER_PRESETS
     from diffusion.generator_folder import save_generator
     from diffusion.generator_info import GeneratorInfo, TrainingTumor
-    from diffusion.pipeline import TumorDiffusionPipeline
+    from diffusion.pipeline import make_pipeline
     from diffusion.presets import DIFFUSION_PRESETS
     from diffusion.provenance import Provenance
 
@@ -25,7 +24,7 @@ def nano_generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = torch.Generator().manual_seed(0)
     autoencoder = AUTOENCODER_PRESETS["nano"].build_model(ABDOMEN_WINDOW, rng).eval()
     denoiser = DIFFUSION_PRESETS["nano"].build_model(autoencoder.config["latent_channels"], rng).eval()
-    pipeline = TumorDiffusionPipeline(autoencoder, denoiser, FlowMatchEulerDiscreteScheduler(shift=1.0))
+    pipeline = make_pipeline(autoencoder, denoiser)
     tumors = tuple(TrainingTumor(radius_mm=8.0, contrast_hu=hu, heterogeneity_hu=8.0) for hu in (-40.0, -30.0))
     info = GeneratorInfo(
         roi_sides=(16, 32),

@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunet_difftumor.appearance_priors import TARGETS, default_target
+from nnunet_difftumor.builtin import DEFAULT_GENERATOR, resolve_generator
+
 if TYPE_CHECKING:
     from nnunet_difftumor.scan_synthesis import ScanRequest
 
@@ -18,8 +21,8 @@ Writes into --output:
   tumors.json   a record per tumour: size, shape, seed, contrast; enough to replay it (--replay)
   montage.png   before, after and label in three planes"""
 EXAMPLE = (
-    "difftumor synthesize --ct ct.nii.gz --organ-mask liver.nii.gz --generator dm/generator "
-    "--count 3 --radius-mm 6 12 --output out"
+    "difftumor synthesize --ct ct.nii.gz --organ-mask liver.nii.gz --target liver --count 3 --radius-mm 6 12 "
+    "--output out"
 )
 
 
@@ -33,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--organ-mask", type=Path, required=True, metavar="FILE", help="mask on the CT's grid")
     parser.add_argument("--organ-label", type=int, metavar="N", help="value of the organ if the mask holds several")
     parser.add_argument("--tumor-mask", type=Path, metavar="FILE", help="use this mask as the tumour, as it is")
-    parser.add_argument("--generator", type=Path, required=True, metavar="DIR", help="generator folder")
+    parser.add_argument(
+        "--generator",
+        default=DEFAULT_GENERATOR,
+        metavar="DIR",
+        help=f"generator folder, or the name of one that comes with this package (default {DEFAULT_GENERATOR})",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the results")
     parser.add_argument("--count", type=int, default=3, metavar="N", help="number of tumours (default 3)")
     parser.add_argument(
@@ -44,11 +52,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="range of radii in mm (default: the size classes of the paper)",
     )
     parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        help="where contrasts come from: liver or pancreas (published values), training (the generator's training "
+        "tumours; default for a generator of your own), hypodense (those of them that are darker than their "
+        "surroundings; default for builtin:...)",
+    )
+    parser.add_argument(
         "--contrast-hu",
         type=float,
         nargs=2,
         metavar=("LO", "HI"),
-        help="range of contrasts in HU (default: those of the training tumours)",
+        help="range of contrasts in HU, tumour minus surroundings, in place of --target",
+    )
+    parser.add_argument(
+        "--heterogeneity-hu",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="range of standard deviations inside a tumour, without noise, in HU (default: those of the "
+        "training tumours)",
     )
     parser.add_argument("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
@@ -72,10 +95,12 @@ def run(options: argparse.Namespace) -> int:
         organ_mask_path=options.organ_mask,
         organ_label=options.organ_label,
         tumor_mask_path=options.tumor_mask,
-        generator_folder=options.generator,
+        generator_folder=resolve_generator(options.generator),
         count=options.count,
         radius_mm=tuple(options.radius_mm) if options.radius_mm else None,
+        target=options.target or default_target(options.generator),
         contrast_hu=tuple(options.contrast_hu) if options.contrast_hu else None,
+        heterogeneity_hu=tuple(options.heterogeneity_hu) if options.heterogeneity_hu else None,
         steps=options.steps,
         seed=options.seed,
         replay_path=options.replay,

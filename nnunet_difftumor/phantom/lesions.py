@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField
 from nnunet_difftumor.phantom.painting import liver_distance
@@ -108,8 +109,8 @@ def draw_lesions(
     lesions: list[Lesion] = []
     for index in range(count):
         size = draw_size_class(PHANTOM_SIZE_CLASSES if index else PHANTOM_SIZE_CLASSES[:1], rng)
-        contrasts_hu = [float(rng.uniform(*CONTRAST_RANGE_HU))]
-        drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), contrasts_hu, rng)
+        appearance = Appearance(contrast_hu=float(rng.uniform(*CONTRAST_RANGE_HU)))
+        drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), appearance, rng)
         centre_mm = _place(drawn.radius_mm, places_mm, depth_mm, lesions, rng)
         if centre_mm is None:
             continue

@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from autoencoder.initial_weights import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
-from diffusion.pipeline import TumorDiffusionPipeline
+from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.unet import DenoisingUNet3D
 
 
@@ -48,7 +47,7 @@ def denoiser() -> DenoisingUNet3D:
 
 @pytest.fixture(scope="session")
 def pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:
-    return TumorDiffusionPipeline(autoencoder, denoiser, FlowMatchEulerDiscreteScheduler(shift=1.0))
+    return make_pipeline(autoencoder, denoiser)
 
 
 @pytest.fixture(scope="session")

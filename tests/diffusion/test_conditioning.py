@@ -9,6 +9,7 @@ from diffusion.conditioning import (
     fill_tumor_region,
     latent_mask_share,
     measure_contrast,
+    measure_heterogeneity,
     rim_median_hu,
     unshuffle_mask,
 )
@@ -182,3 +183,22 @@ def test_shapes_that_do_not_fit_are_named(one_voxel):
         unshuffle_mask(mask[..., :10])
     with pytest.raises(ValueError, match=r"\(B, 1, D, H, W\)"):
         measure_contrast(image_hu[0, 0], mask[0, 0])
+
+
+def test_heterogeneity_by_hand():
+    """Two flat halves, far apart: 10 HU to each side of the mean; the smoothing only blurs the border."""
+    mask = torch.zeros(1, 1, 64, 16, 16, dtype=torch.bool)
+    mask[..., 4:12, 4:12] = True
+    image_hu = torch.full(mask.shape, 30.0)
+    image_hu[:, :, 32:] = 50.0
+    assert measure_heterogeneity(image_hu, mask).item() == pytest.approx(10.0, abs=0.5)
+    outside_hu = torch.where(mask, image_hu, torch.full_like(image_hu, -1000.0))
+    assert measure_heterogeneity(outside_hu, mask).item() == pytest.approx(measure_heterogeneity(image_hu, mask).item())
+
+
+def test_heterogeneity_leaves_noise_out():
+    mask = torch.zeros(1, 1, 32, 32, 32, dtype=torch.bool)
+    mask[..., 8:24, 8:24, 8:24] = True
+    noise_hu = 20.0 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
+    assert measure_heterogeneity(noise_hu, mask).item() < 3.0
+    assert measure_heterogeneity(noise_hu, torch.zeros_like(mask)).isnan().item()

@@ -159,7 +159,7 @@ def test_incomplete_folder_names_the_missing_file(folder, name):
         ({"_class_name": "StableDiffusionPipeline"}, "StableDiffusionPipeline"),
         ({"_class_name": ["evil", "TumorDiffusionPipeline"]}, "evil"),
         ({"denoiser": ["evil.module", "DenoisingUNet3D"]}, "evil.module"),
-        ({"scheduler": ["diffusers", "DDPMScheduler"]}, "DDPMScheduler"),
+        ({"scheduler": ["diffusers", "KarrasVeScheduler"]}, "KarrasVeScheduler"),
         ({"autoencoder": None}, "None as 'autoencoder'"),
         ({"safety_checker": ["evil", "Checker"]}, "safety_checker"),
         ({"_module": "evil"}, "_module"),

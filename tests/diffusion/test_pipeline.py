@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 from diffusion.conditioning import fill_tumor_region
 from diffusion.flow import draw_noise
-from diffusion.pipeline import TumorDiffusionPipeline
+from diffusion.objectives import OBJECTIVES
+from diffusion.pipeline import make_pipeline
 from diffusion.unet import DenoisingUNet3D
 
 TOLERANCE_HU = 0.05
@@ -72,22 +72,30 @@ class TrueVelocity(nn.Module):
         super().__init__()
         self.noise_levels: list[float] = []
 
-    def forward(self, latents_noisy, condition_latents, mask_unshuffled, contrast_hu, timestep):
+    objective = OBJECTIVES["flow"]
+
+    def from_frame(self, sample, condition_latents):
+        return sample
+
+    def forward(self, latents_noisy, condition_latents, mask_unshuffled, contrast_hu, heterogeneity_hu, timestep):
         self.noise_levels.append(timestep[0].item())
         return (latents_noisy - condition_latents) / timestep.view(-1, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(("count", "num_steps"), [(1, 1), (2, 1), (2, 4)])
 def test_perfect_velocity_gives_the_data(autoencoder, make_crops, generators, monkeypatch, count, num_steps):
-    pipeline = TumorDiffusionPipeline(
-        autoencoder, DenoisingUNet3D(channels=(16, 32)), FlowMatchEulerDiscreteScheduler(shift=1.0)
-    )
+    pipeline = make_pipeline(autoencoder, DenoisingUNet3D(channels=(16, 32)))
     denoiser = TrueVelocity()
     monkeypatch.setattr(pipeline, "denoiser", denoiser)
     image_hu, mask = make_crops(count)
     contrast_hu = torch.full((count,), 25.0)
     output = pipeline(
-        image_hu, mask, contrast_hu=contrast_hu, generators=generators(count), num_inference_steps=num_steps
+        image_hu,
+        mask,
+        contrast_hu=contrast_hu,
+        generators=generators(count),
+        num_inference_steps=num_steps,
+        sampler="straight",
     )
     expected = autoencoder.reconstruct(fill_tumor_region(image_hu, mask, contrast_hu))
     assert (output.tumor_hu - expected).abs().max() < TOLERANCE_HU
@@ -96,23 +104,25 @@ def test_perfect_velocity_gives_the_data(autoencoder, make_crops, generators, mo
 
 @pytest.mark.parametrize("steps", [1, 4, 10])
 def test_an_untrained_denoiser_gives_the_filled_image(autoencoder, make_crops, generators, steps):
-    pipeline = TumorDiffusionPipeline(
-        autoencoder, DenoisingUNet3D(channels=(16, 32)), FlowMatchEulerDiscreteScheduler(shift=1.0)
-    )
+    pipeline = make_pipeline(autoencoder, DenoisingUNet3D(channels=(16, 32)))
+    pipeline.denoiser.set_difference_std([0.01] * 8)
     image_hu, mask = make_crops(2)
     contrast_hu = torch.tensor([-30.0, 20.0])
-    output = pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(2), num_inference_steps=steps)
+    options = {"contrast_hu": contrast_hu, "generators": generators(2), "num_inference_steps": steps}
     filled = autoencoder.reconstruct(fill_tumor_region(image_hu, mask, contrast_hu))
-    assert (output.tumor_hu - filled).abs().max() < TOLERANCE_HU
+    straight = pipeline(image_hu, mask, **options, sampler="straight")
+    assert (straight.tumor_hu - filled).abs().max() < TOLERANCE_HU
+    angle = pipeline(image_hu, mask, **{**options, "generators": generators(2)})
+    assert (angle.tumor_hu - filled).abs().max() < 1.0  # a hundredth of the noise, in latents of 0.01
 
 
 def test_noise_comes_from_the_crops_generator_alone(autoencoder, make_crops, generators, monkeypatch):
     denoiser = DenoisingUNet3D(channels=(16, 32))
     monkeypatch.setattr(denoiser, "forward", lambda latents_noisy, *_: torch.zeros_like(latents_noisy))
-    pipeline = TumorDiffusionPipeline(autoencoder, denoiser, FlowMatchEulerDiscreteScheduler(shift=1.0))
+    pipeline = make_pipeline(autoencoder, denoiser)
     # without velocity the sample is the noise
     image_hu, mask = make_crops(2)
-    output = pipeline(image_hu, mask, generators=generators(2))
+    output = pipeline(image_hu, mask, generators=generators(2), sampler="straight")
     noise = torch.cat([draw_noise(torch.empty(1, 8, 4, 4, 4), generator) for generator in generators(2)])
     assert (output.tumor_hu - autoencoder.decode(noise)).abs().max() < TOLERANCE_HU
 

@@ -21,9 +21,10 @@ from autoencoder.initial_weights import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
 from diffusion.conditioning import fill_tumor_region
 from diffusion.generator_folder import GeneratorInfo, check_generator_folder, load_generator
+from diffusion.objectives import OBJECTIVES
 from diffusion.presets import DIFFUSION_PRESETS
 from diffusion.provenance import CaseFingerprint, Provenance
-from diffusion.training import diffusion_loss_function, train_diffusion
+from diffusion.training import diffusion_loss_function, measure_difference_std, train_diffusion
 
 SIDE = 16
 STEPS = 9
@@ -41,10 +42,12 @@ class NoisyBalls(Dataset):
 
     def __init__(self, killed_at: int | None = None) -> None:
         self.killed_at = killed_at
+        self.was_measured = False
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if index == self.killed_at:
+        if index == self.killed_at and self.was_measured:
             os.kill(os.getpid(), signal.SIGKILL)
+        self.was_measured = self.was_measured or index == self.killed_at
         generator = torch.Generator().manual_seed(index)
         axis = torch.arange(SIDE) - (SIDE - 1) / 2
         mask = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 <= 9.0).expand(4, 1, -1, -1, -1)
@@ -66,7 +69,7 @@ def train(output_folder: Path, *, killed_at: int | None = None, resume: bool = F
     return train_diffusion(
         NoisyBalls(killed_at),
         arguments.pop("autoencoder", None) or make_autoencoder(),
-        PRESET,
+        arguments.pop("preset", PRESET),
         output_folder,
         heldout=[NoisyBalls()[1000]],
         resume=resume,
@@ -167,8 +170,14 @@ def test_autoencoder_of_the_caller_stays_as_it_was(tmp_path):
 class Spy(nn.Module):
     """Remembers what the loss function showed it; predicts zero velocity."""
 
-    def forward(self, x_t, condition, mask_unshuffled, contrast_hu, noise_levels):
+    objective = OBJECTIVES["flow"]
+
+    def to_frame(self, latents, condition):
+        return latents - condition
+
+    def forward(self, x_t, condition, mask_unshuffled, contrast_hu, heterogeneity_hu, noise_levels):
         self.seen = {"x_t": x_t, "condition": condition, "contrast_hu": contrast_hu, "noise_levels": noise_levels}
+        self.seen["heterogeneity_hu"] = heterogeneity_hu
         return torch.zeros_like(x_t, requires_grad=True)
 
 
@@ -192,12 +201,41 @@ def test_dropped_contrast_is_dropped_from_the_fill_too(autoencoder):
     torch.testing.assert_close(spy.seen["condition"], autoencoder.encode(neutral_hu), atol=1e-4, rtol=1e-4)
 
 
-def test_a_tenth_of_the_contrasts_is_dropped(autoencoder):
+def test_a_tenth_of_contrasts_and_heterogeneities_is_dropped(autoencoder):
     crops = {name: value[:1, :, 4:12, 4:12, 4:12] for name, value in NoisyBalls()[0].items()}
     batch = {name: value.expand(500, -1, -1, -1, -1) for name, value in crops.items()}
     spy = Spy()
     diffusion_loss_function(autoencoder, condition_dropout=0.1)(spy, batch, torch.Generator().manual_seed(0))
-    assert 0.06 < spy.seen["contrast_hu"].isnan().float().mean() < 0.14
+    absent = [spy.seen[name].isnan() for name in ("contrast_hu", "heterogeneity_hu")]
+    assert all(0.06 < name.float().mean() < 0.14 for name in absent)
+    assert 0 < (absent[0] & absent[1]).float().mean() < 0.04  # each on its own
+
+
+def test_differences_are_measured_inside_the_tumours(autoencoder):
+    """A constant in place of the tumours: the difference is the fill's distance from it and nothing else."""
+
+    class Flat(NoisyBalls):
+        def __getitem__(self, index):
+            batch = super().__getitem__(index)
+            return {**batch, "image_hu": torch.full_like(batch["image_hu"], 50.0)}
+
+    flat = measure_difference_std(autoencoder, Flat(), 2)
+    noisy = measure_difference_std(autoencoder, NoisyBalls(), 2)
+    assert max(flat) == pytest.approx(1e-3)  # the floor
+    assert min(noisy) > 5e-3
+
+
+@pytest.mark.parametrize("objective", ["flow", "v", "epsilon"])
+def test_every_objective_trains_and_samples(tmp_path, objective, make_crops, generators):
+    preset = replace(PRESET, objective=objective, draws_differences=objective != "epsilon")
+    train(tmp_path / "run", preset=preset, steps=2)
+    loaded = load_generator(tmp_path / "run" / "generator")
+    assert loaded.pipeline.denoiser.objective is OBJECTIVES[objective]
+    assert loaded.pipeline.denoiser.draws_differences is (objective != "epsilon")
+    image_hu, mask = make_crops(2)
+    first, second = (loaded.pipeline(image_hu, mask, generators=generators(2)).tumor_hu for _ in range(2))
+    assert first.isfinite().all()
+    assert torch.equal(first, second)
 
 
 def test_training_lowers_the_loss(tmp_path):

@@ -14,6 +14,7 @@ def inputs(count: int = 2, side: int = 4, *, contrast: float = 20.0, seed: int =
         "condition_latents": torch.randn(count, 8, side, side, side, generator=generator),
         "mask_unshuffled": (torch.rand(count, 64, side, side, side, generator=generator) > 0.8).float(),
         "contrast_hu": torch.full((count,), contrast),
+        "heterogeneity_hu": torch.full((count,), 9.0),
         "timestep": torch.linspace(0.2, 0.9, count),
     }
 
@@ -42,6 +43,38 @@ def test_untrained_network_points_at_the_condition():
     torch.testing.assert_close(estimate, given["condition_latents"])
 
 
+def test_untrained_network_in_differences_points_at_no_difference():
+    model = DIFFUSION_PRESETS["nano"].build_model(8, torch.Generator().manual_seed(0))
+    model.set_difference_std([0.1] * 8)
+    given = inputs()
+    level = given["timestep"].view(-1, 1, 1, 1, 1)
+    estimate = given["latents_noisy"] - level * model(**given)
+    torch.testing.assert_close(estimate, torch.zeros_like(estimate), atol=1e-5, rtol=0.0)
+
+
+def test_frame_of_differences_goes_there_and_back():
+    model = DenoisingUNet3D(channels=(16, 32), difference_std=[0.1 * (channel + 1) for channel in range(8)])
+    latents, condition = inputs()["latents_noisy"], inputs()["condition_latents"]
+    framed = model.to_frame(latents, condition)
+    torch.testing.assert_close(framed[:, 1], (latents - condition)[:, 1] / 0.2)
+    torch.testing.assert_close(model.from_frame(framed, condition), latents)
+
+
+def test_plain_frame_changes_nothing():
+    model = DenoisingUNet3D(channels=(16, 32))
+    latents, condition = inputs()["latents_noisy"], inputs()["condition_latents"]
+    assert model.to_frame(latents, condition) is latents
+    assert model.from_frame(latents, condition) is latents
+
+
+@pytest.mark.parametrize("wrong", [[0.1] * 7, [0.1] * 7 + [0.0]])
+def test_wrong_deviations_are_named(wrong):
+    with pytest.raises(ValueError, match="difference_std must hold 8 positive"):
+        DenoisingUNet3D(channels=(16, 32), difference_std=wrong)
+    with pytest.raises(ValueError, match="difference_std must hold 8 positive"):
+        DenoisingUNet3D(channels=(16, 32)).set_difference_std(wrong)
+
+
 @pytest.mark.parametrize("shape", [(4, 4, 4), (5, 7, 4), (3, 3, 3), (12, 8, 9)])
 def test_any_latent_size_keeps_its_shape(denoiser, shape):
     given = inputs(1)
@@ -50,7 +83,7 @@ def test_any_latent_size_keeps_its_shape(denoiser, shape):
     assert denoiser(**given).shape == (1, 8, *shape)
 
 
-@pytest.mark.parametrize("name", ["latents_noisy", "condition_latents", "mask_unshuffled", "contrast_hu", "timestep"])
+@pytest.mark.parametrize("name", sorted(inputs()))
 def test_every_input_matters(denoiser, name):
     given = inputs()
     changed = {**given, name: given[name] * 0.5}

@@ -18,6 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.data_loader import DiffTumorDataLoader, InjectionState
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.generators import GeneratedRegions
@@ -47,11 +48,13 @@ class ContrastTissue:
 
     roi_rule = RoiRule(sides=(32, 48), margin_voxels=8, spacing_range_mm=(1.5, 6.0))
     window_hu = (-175.0, 250.0)
-    contrasts_hu = (-50.0,)
+    appearances = (Appearance(contrast_hu=-50.0),)
 
-    def generate(self, host_hu, tumor_masks, contrasts_hu, seeds):
+    def generate(self, host_hu, tumor_masks, appearances, seeds):
         host_hu = np.clip(host_hu, *self.window_hu)
-        return GeneratedRegions((host_hu + np.array(contrasts_hu, np.float32).reshape(-1, 1, 1, 1)), host_hu)
+        return GeneratedRegions(
+            (host_hu + np.array([look.contrast_hu for look in appearances], np.float32).reshape(-1, 1, 1, 1)), host_hu
+        )
 
 
 def make_synthesizer():
@@ -260,7 +263,7 @@ def test_only_the_support_changes_and_labels_replace_only_what_they_may(grid, ex
 
 
 def test_injected_values_stay_inside_the_clip_window():
-    rules = make_rules(ISOTROPIC, contrasts_hu=(-200.0,))
+    rules = make_rules(ISOTROPIC, appearances=AppearanceRule(contrast_hu=(-200.0, -200.0)))
     image, labels = make_crop(ISOTROPIC, np.random.default_rng(2))
     _, crop = inject_once(ISOTROPIC, image, labels, rules=rules)
     lowest = CT.normalise(np.array([CT.low_hu]))[0]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.drawing import MaskSurface, draw_on_grid
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
@@ -24,7 +25,9 @@ def drawn_ratio(spec: TumorSpec, spacing_mm: tuple[float, float, float]) -> floa
 def test_drawn_volume_is_within_ten_percent_of_the_requested(radius_mm: float, spacing_mm):
     rng = np.random.default_rng(1)
     size = SizeClass(name="test", radius_mm=(radius_mm, radius_mm), probability=1.0)
-    ratios = [drawn_ratio(draw_tumor_spec(size, rng.uniform(-9, 9, 3), None, rng), spacing_mm) for _ in range(10)]
+    ratios = [
+        drawn_ratio(draw_tumor_spec(size, rng.uniform(-9, 9, 3), Appearance(), rng), spacing_mm) for _ in range(10)
+    ]
     assert max(abs(ratio - 1.0) for ratio in ratios) <= 0.10
 
 
@@ -32,7 +35,7 @@ def test_drawn_volume_is_within_ten_percent_of_the_requested(radius_mm: float, s
 def test_mean_volume_of_tiny_tumours_over_200_positions_is_right(spacing_mm):
     rng = np.random.default_rng(2)
     ratios = [
-        drawn_ratio(draw_tumor_spec(PAPER_SIZE_CLASSES[0], rng.uniform(-9, 9, 3), None, rng), spacing_mm)
+        drawn_ratio(draw_tumor_spec(PAPER_SIZE_CLASSES[0], rng.uniform(-9, 9, 3), Appearance(), rng), spacing_mm)
         for _ in range(200)
     ]
     assert abs(np.mean(ratios) - 1.0) <= 0.10
@@ -43,7 +46,7 @@ def test_the_implicit_surface_itself_encloses_the_requested_volume(radius_mm: fl
     """The zero level set is counted on a fine grid, independent of the drawing's own volume rule."""
     rng = np.random.default_rng(3)
     size = SizeClass(name="test", radius_mm=(radius_mm, radius_mm), probability=1.0)
-    surface = TumorSurface(draw_tumor_spec(size, (0.0, 0.0, 0.0), None, rng))
+    surface = TumorSurface(draw_tumor_spec(size, (0.0, 0.0, 0.0), Appearance(), rng))
     step = radius_mm / 25.0
     side = int(4.4 * radius_mm / step)
     grid = surface.signed_distance_on_grid((side,) * 3, (step,) * 3, (-2.2 * radius_mm,) * 3)
@@ -58,7 +61,7 @@ def test_distance_to_a_sphere_is_exact():
 
 def test_distance_has_unit_slope_at_the_surface():
     rng = np.random.default_rng(4)
-    surface = TumorSurface(draw_tumor_spec(PAPER_SIZE_CLASSES[2], (0, 0, 0), None, rng))
+    surface = TumorSurface(draw_tumor_spec(PAPER_SIZE_CLASSES[2], (0, 0, 0), Appearance(), rng))
     grid = surface.signed_distance_on_grid((90,) * 3, (0.7,) * 3, (-31.0,) * 3)
     slope = np.linalg.norm(np.stack(np.gradient(grid, 0.7)), axis=0)
     near = np.abs(grid) < 0.7
@@ -67,7 +70,12 @@ def test_distance_has_unit_slope_at_the_surface():
 
 
 def test_same_spec_gives_the_same_drawing_and_survives_json():
-    spec = draw_tumor_spec(PAPER_SIZE_CLASSES[1], (3.0, 4.0, 5.0), [-30.0, -20.0], np.random.default_rng(5))
+    spec = draw_tumor_spec(
+        PAPER_SIZE_CLASSES[1],
+        (3.0, 4.0, 5.0),
+        Appearance(contrast_hu=-30.0, heterogeneity_hu=6.0),
+        np.random.default_rng(5),
+    )
     again = TumorSpec.from_json(json.loads(json.dumps(spec.to_json())))
     assert again == spec
     first, second = draw_on_grid(TumorSurface(spec), (2, 1, 1)), draw_on_grid(TumorSurface(again), (2, 1, 1))
@@ -83,7 +91,7 @@ def test_record_with_an_unknown_key_is_refused_by_name():
 
 
 def test_label_lies_inside_the_support_and_the_weight_has_compact_support():
-    surface = TumorSurface(draw_tumor_spec(PAPER_SIZE_CLASSES[1], (0, 0, 0), None, np.random.default_rng(6)))
+    surface = TumorSurface(draw_tumor_spec(PAPER_SIZE_CLASSES[1], (0, 0, 0), Appearance(), np.random.default_rng(6)))
     drawn = draw_on_grid(surface, (1.5, 1.0, 1.0))
     assert (drawn.weight[drawn.label] > 0).all()
     assert drawn.weight[drawn.label].mean() > 0.9
@@ -93,7 +101,7 @@ def test_label_lies_inside_the_support_and_the_weight_has_compact_support():
 
 
 def test_interior_points_lie_inside_and_spread_over_the_volume():
-    surface = TumorSurface(draw_tumor_spec(PAPER_SIZE_CLASSES[2], (0, 0, 0), None, np.random.default_rng(7)))
+    surface = TumorSurface(draw_tumor_spec(PAPER_SIZE_CLASSES[2], (0, 0, 0), Appearance(), np.random.default_rng(7)))
     points = surface.interior_offsets_mm(500)
     assert (surface.signed_distance(points) <= 1e-6).all()
     assert np.linalg.norm(points.mean(axis=0)) < 0.15 * surface.spec.radius_mm
@@ -107,7 +115,7 @@ def test_sphericity_lies_in_the_range_of_real_tumours(radius_mm: float, low: flo
     size = SizeClass(name="test", radius_mm=(radius_mm, radius_mm), probability=1.0)
     values = []
     for _ in range(8):
-        surface = TumorSurface(draw_tumor_spec(size, (0, 0, 0), None, rng))
+        surface = TumorSurface(draw_tumor_spec(size, (0, 0, 0), Appearance(), rng))
         step = radius_mm / 12.0
         grid = surface.signed_distance_on_grid((60,) * 3, (step,) * 3, (-30 * step,) * 3)
         vertices, faces, *_ = measure.marching_cubes(grid, 0.0, spacing=(step,) * 3)
@@ -119,7 +127,7 @@ def test_sphericity_lies_in_the_range_of_real_tumours(radius_mm: float, low: flo
 def test_a_users_mask_is_used_as_it_is():
     mask = np.zeros((12, 30, 30), dtype=bool)
     mask[5:8, 10:18, 9:21] = True
-    drawn = MaskSurface(mask, (3.0, 1.0, 1.0), seed=0, contrast_hu=-20.0).draw()
+    drawn = MaskSurface(mask, (3.0, 1.0, 1.0), seed=0).draw()
     restored = np.zeros_like(mask)
     inside = np.argwhere(drawn.label) + np.asarray(drawn.start)
     restored[tuple(inside.T)] = True
@@ -128,4 +136,4 @@ def test_a_users_mask_is_used_as_it_is():
 
 def test_an_empty_mask_is_refused():
     with pytest.raises(DiffTumorError, match="no voxel"):
-        MaskSurface(np.zeros((4, 4, 4), dtype=bool), (1, 1, 1), seed=0, contrast_hu=None)
+        MaskSurface(np.zeros((4, 4, 4), dtype=bool), (1, 1, 1), seed=0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.composite import composite, measure_visibility
 from nnunet_difftumor.drawing import MaskSurface
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, GeometryMismatchError
@@ -25,12 +26,12 @@ class FlatTissue:
 
     roi_rule = RULE
     window_hu = (-175.0, 250.0)
-    contrasts_hu = (-30.0,)
+    appearances = (Appearance(contrast_hu=-30.0),)
 
-    def generate(self, host_hu, tumor_masks, contrasts_hu, seeds):
+    def generate(self, host_hu, tumor_masks, appearances, seeds):
         reconstruction = np.clip(host_hu, *self.window_hu)
         level = np.median(reconstruction, axis=(1, 2, 3))
-        contrast = np.array([0.0 if value is None else value for value in contrasts_hu])
+        contrast = np.array([look.contrast_hu or 0.0 for look in appearances])
         noise = np.stack([np.random.default_rng(seed).normal(0, 1, host_hu.shape[1:]) for seed in seeds])
         inside = (level + contrast)[:, None, None, None] + noise
         tumor = np.where(tumor_masks, inside, reconstruction)
@@ -49,7 +50,11 @@ def make_host(spacing_mm=(2.0, 1.5, 1.5), shape=(48, 64, 64)) -> Host:
 @pytest.mark.parametrize("spacing_mm", [(2.0, 1.5, 1.5), (3.0, 0.8, 0.8), (1.0, 1.0, 1.0)])
 def test_voxels_outside_the_support_keep_every_bit(spacing_mm):
     host = make_host(spacing_mm)
-    specs, _ = draw_tumors(host, TumorPlan(size_classes=SMALL, contrasts_hu=(-40.0,)), np.random.default_rng(1))
+    specs, _ = draw_tumors(
+        host,
+        TumorPlan(size_classes=SMALL, appearances=AppearanceRule(examples=(Appearance(contrast_hu=-40.0),))),
+        np.random.default_rng(1),
+    )
     result = TumorSynthesizer(FlatTissue()).synthesize(host, specs)
     assert result.tumors
     changed, support = result.apply_to(host.image_hu), result.support_mask(host.image_hu.shape)
@@ -60,7 +65,7 @@ def test_voxels_outside_the_support_keep_every_bit(spacing_mm):
 
 def test_same_record_gives_the_same_tumour_alone_or_in_company():
     host = make_host()
-    plan = TumorPlan(size_classes=SMALL, contrasts_hu=(-40.0,))
+    plan = TumorPlan(size_classes=SMALL, appearances=AppearanceRule(examples=(Appearance(contrast_hu=-40.0),)))
     specs, _ = draw_tumors(host, plan, np.random.default_rng(3), count=2)
     together = TumorSynthesizer(FlatTissue()).synthesize(host, specs)
     assert len(together.tumors) == 2
@@ -112,7 +117,7 @@ def test_a_users_mask_is_labelled_as_drawn():
     host = make_host()
     mask = np.zeros(host.image_hu.shape, dtype=bool)
     mask[20:25, 25:35, 25:33] = True
-    surface = MaskSurface(mask, host.spacing_mm, seed=1, contrast_hu=-40.0)
+    surface = MaskSurface(mask, host.spacing_mm, seed=1, appearance=Appearance(contrast_hu=-40.0))
     result = TumorSynthesizer(FlatTissue()).synthesize(host, [surface])
     assert np.array_equal(result.label_mask(mask.shape), mask)
 

@@ -1,0 +1,304 @@
+"""What the denoiser predicts, and how samples are drawn with it: rectified flow, v-prediction or the paper's epsilon.
+
+Every path is x_t = alpha x_0 + sigma n with n standard normal; the noise level t in [0, 1] is what the network is
+told. `x_0` lives in the denoiser's frame: differences from the filled image in units of their own standard
+deviation, or plain latents (see `diffusion.unet`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from diffusion.flow import ANGLE, draw_angle_levels, follow_angle, follow_straight
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""Network call: x_t and the noise levels (B,) in, the objective's prediction out."""
+
+EPSILON_TIMESTEPS = 4
+V_TIMESTEPS = 1000
+_SMALLEST_SIGMA = 0.02
+_LARGEST_BETA = 0.9999
+_LATENT_LIMIT = 4.0
+
+
+class Objective(ABC):
+    """One way to train and to sample.
+
+    Attributes:
+        name: Key in OBJECTIVES.
+        predicts_clean: The network's layers estimate x_0; the prediction follows from it.
+        absolute_error: The loss is the absolute error instead of the squared one.
+    """
+
+    name: str
+    predicts_clean = True
+    absolute_error = False
+
+    @abstractmethod
+    def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        """Draw noise levels for training. Shape (count,)."""
+
+    @abstractmethod
+    def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma of the noise levels (B,), each of shape (B,)."""
+
+    @abstractmethod
+    def target(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """What the network shall predict. Shape (B, C, D, H, W)."""
+
+    @abstractmethod
+    def make_scheduler(self) -> Any:
+        """Scheduler of diffusers that a generator folder stores."""
+
+    @abstractmethod
+    def sample(
+        self,
+        scheduler: Any,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        generators: Sequence[torch.Generator],
+        sampler: str = ANGLE,
+    ) -> Tensor:
+        """Turn noise into a sample.
+
+        Args:
+            scheduler: Result of `make_scheduler`.
+            predict: The network.
+            noise: Standard normal noise. Shape (B, C, D, H, W).
+            num_steps: Calls of the network.
+            generators: Source of further noise, one a sample.
+            sampler: "angle" or "straight" (rectified flow only; see `diffusion.flow`).
+
+        Returns:
+            Sample. Shape (B, C, D, H, W).
+        """
+
+    def noisy(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """Point of the path at each sample's noise level. Shape (B, C, D, H, W)."""
+        alpha, sigma = (as_factor(value, x_0) for value in self.path(levels))
+        return alpha * x_0 + sigma * noise
+
+    def from_clean(self, x_t: Tensor, clean: Tensor, levels: Tensor) -> Tensor:
+        """The prediction that an estimate of x_0 amounts to: the noise that is left, and then `target`."""
+        alpha, sigma = (as_factor(value, x_t) for value in self.path(levels))
+        return self.target(clean, (x_t - alpha * clean) / sigma.clamp(min=_SMALLEST_SIGMA), levels)
+
+    def weight(self, levels: Tensor) -> Tensor:
+        """Factor of the error that makes errors in x_0 count alike at every noise level. Shape (B,)."""
+        return torch.ones_like(levels)
+
+
+class RectifiedFlow(Objective):
+    """Straight paths x_t = (1 - s) x_0 + s n; the network predicts the velocity n - x_0.
+
+    Source:
+        Liu et al., "Flow Straight and Fast", ICLR 2023.
+    """
+
+    name = "flow"
+
+    def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        """Draw levels that are uniform in the angle, as the sampler's steps are."""
+        return draw_angle_levels(count, device, generator)
+
+    def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 - s and s."""
+        return 1.0 - levels, levels
+
+    def target(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """Velocity n - x_0, the same at every level."""
+        return noise - x_0
+
+    def weight(self, levels: Tensor) -> Tensor:
+        """An error in the velocity times s is one in x_0."""
+        return levels
+
+    def make_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        """Euler steps without a shift of the noise levels."""
+        return FlowMatchEulerDiscreteScheduler(shift=1.0)
+
+    def sample(
+        self,
+        scheduler: Any,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        generators: Sequence[torch.Generator],
+        sampler: str = ANGLE,
+    ) -> Tensor:
+        """Euler steps in the angle, or in s (see `diffusion.flow`)."""
+        follow = follow_angle if sampler == ANGLE else follow_straight
+        return follow(scheduler, predict, noise, num_steps)
+
+
+class VPrediction(Objective):
+    """Variance-preserving paths; the network predicts v = alpha n - sigma x_0, from pure noise on.
+
+    Source:
+        Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022.
+        Zero terminal SNR and trailing timesteps: Lin et al., "Common Diffusion Noise Schedules and Sample
+        Steps are Flawed", WACV 2024.
+    """
+
+    name = "v"
+
+    def __init__(self) -> None:
+        self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod
+
+    def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        """Draw one of the 1000 timesteps; level (t + 1) / 1000."""
+        return _draw_timesteps(count, V_TIMESTEPS, device, generator)
+
+    def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t)."""
+        return _vp_path(self._alpha_bar, levels)
+
+    def target(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """Return alpha n - sigma x_0."""
+        alpha, sigma = (as_factor(value, x_0) for value in self.path(levels))
+        return alpha * noise - sigma * x_0
+
+    def weight(self, levels: Tensor) -> Tensor:
+        """x_0 = alpha x_t - sigma v: an error in v times sigma is one in x_0."""
+        return self.path(levels)[1]
+
+    def make_scheduler(self) -> DDIMScheduler:
+        """DDIM with a cosine schedule rescaled to zero terminal SNR, and trailing timesteps."""
+        return DDIMScheduler(
+            num_train_timesteps=V_TIMESTEPS,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
+
+    def sample(
+        self,
+        scheduler: Any,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        generators: Sequence[torch.Generator],
+        sampler: str = ANGLE,
+    ) -> Tensor:
+        """Deterministic DDIM steps."""
+        return _vp_sample(scheduler, predict, noise, num_steps, V_TIMESTEPS)
+
+
+class PaperEpsilon(Objective):
+    """The objective of DiffTumor at T = 4: noise prediction, absolute error, ancestral steps, clipped x_0.
+
+    Kept as a baseline: at the first of its four steps alpha_bar is 1.4e-5, so an error of the predicted noise
+    becomes one of x_0 that is 263 times larger.
+
+    Source:
+        Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020; cosine schedule: Nichol and
+        Dhariwal, ICML 2021; four steps: Chen et al., "Towards Generalizable Tumor Synthesis", CVPR 2024.
+    """
+
+    name = "epsilon"
+    predicts_clean = False
+    absolute_error = True
+
+    def __init__(self) -> None:
+        self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod
+
+    def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        """Draw one of the four timesteps; level (t + 1) / 4."""
+        return _draw_timesteps(count, EPSILON_TIMESTEPS, device, generator)
+
+    def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t)."""
+        return _vp_path(self._alpha_bar, levels)
+
+    def target(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """Return the noise."""
+        return noise
+
+    def make_scheduler(self) -> DDPMScheduler:
+        """Ancestral steps on the four timesteps that were trained."""
+        return DDPMScheduler(
+            num_train_timesteps=EPSILON_TIMESTEPS,
+            trained_betas=cosine_betas(EPSILON_TIMESTEPS),
+            prediction_type="epsilon",
+            clip_sample=True,
+            clip_sample_range=_LATENT_LIMIT,
+        )
+
+    def sample(
+        self,
+        scheduler: Any,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        generators: Sequence[torch.Generator],
+        sampler: str = ANGLE,
+    ) -> Tensor:
+        """Ancestral steps; each sample draws its noise from its own generator."""
+        if num_steps != EPSILON_TIMESTEPS:
+            raise ValueError(
+                f"A generator with the epsilon objective was trained with {EPSILON_TIMESTEPS} steps and samples with "
+                f"as many, got {num_steps}. Use {EPSILON_TIMESTEPS}, or train with the objective flow or v."
+            )
+        return _vp_sample(scheduler, predict, noise, num_steps, EPSILON_TIMESTEPS, generator=list(generators))
+
+
+def cosine_betas(count: int) -> list[float]:
+    """Betas of the cosine schedule, at most 0.9999.
+
+    Args:
+        count: Number of timesteps.
+
+    Returns:
+        beta_t = 1 - f(t + 1) / f(t) with f(t) = cos^2(pi / 2 (t / T + 0.008) / 1.008).
+    """
+
+    def signal(step: int) -> float:
+        return math.cos(0.5 * math.pi * (step / count + 0.008) / 1.008) ** 2
+
+    return [min(1.0 - signal(step + 1) / signal(step), _LARGEST_BETA) for step in range(count)]
+
+
+def as_factor(values: Tensor, like: Tensor) -> Tensor:
+    """Shape values (B,) so that they multiply a tensor of shape (B, C, D, H, W)."""
+    return values.to(device=like.device, dtype=like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {objective.name: objective for objective in (RectifiedFlow(), VPrediction(), PaperEpsilon())}
+)
+"""The objectives by name: flow (default), v, epsilon."""
+
+
+def _draw_timesteps(count: int, timesteps: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    drawn = torch.randint(timesteps, (count,), generator=generator, device=generator.device)
+    return ((drawn + 1) / timesteps).to(device)
+
+
+def _vp_path(alpha_bar: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    index = (levels.float() * len(alpha_bar)).round().long().clamp(1, len(alpha_bar)) - 1
+    signal = alpha_bar.to(levels.device)[index].to(levels.dtype)
+    return signal.sqrt(), (1.0 - signal).sqrt()
+
+
+def _vp_sample(
+    scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, timesteps: int, **options: Any
+) -> Tensor:
+    scheduler.set_timesteps(num_steps, device=noise.device)
+    sample = noise
+    for timestep in scheduler.timesteps:
+        levels = ((timestep + 1) / timesteps).to(noise.dtype).expand(noise.shape[0])
+        sample = scheduler.step(predict(sample, levels), timestep, sample, return_dict=False, **options)[0]
+    return sample
