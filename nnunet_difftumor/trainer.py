@@ -6,6 +6,7 @@ Nothing here is needed to predict: settings and generator are looked at when a t
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 
+from nnunet_difftumor.builtin import is_builtin
 from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, DiffTumorConfig, ResolvedConfig, find_sources, resolve_config
 from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader
@@ -210,8 +212,11 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
             _require_healthy(cases)
             folder = resolved.generator_folder(self.fold)
             findings = check_leaks(folder, self._preprocessed_cases(), cases, resolved.config, self.fold)
+            if is_builtin(str(resolved.config.generator)):
+                findings = replace(findings, notes=(*findings.notes, _describe_builtin(resolved)))
             self._source = GeneratorFolderSource(folder, resolved.config.steps)
-            self._source()  # loaded once here, so that an unusable generator is told now and not in a worker
+            synthesizer = self._source()  # loaded here, so that an unusable generator is told now, not in a worker
+            replace(resolved.config.appearances, examples=synthesizer.tissue.appearances)  # so are unusable looks
             generator_hash = hash_generator(folder)
         is_continued = self.current_epoch > 0
         conflicts = find_output_conflicts(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
@@ -257,6 +262,7 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
         config = self._resolved.config
         patch_size = self.configuration_manager.patch_size
         rules = make_rules(config, self.plans_manager.plans, self.configuration_manager.spacing, patch_size)
+        rules = replace(rules, appearances=config.appearances)
         return DiffTumorDataLoader(
             dataset,
             self.batch_size,
@@ -279,6 +285,15 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
             self.print_to_log_file(f"  {key}: {value}  [{resolved.origins[key]}]", add_timestamp=False)
         for note in notes:
             self.print_to_log_file(note)
+
+
+def _describe_builtin(resolved: ResolvedConfig) -> str:
+    config, origins = resolved.config, resolved.origins
+    return (
+        f"Synthetic tumours come from {config.generator} [{origins['generator']}], which was trained on tumours of "
+        f"other organs; their contrasts are drawn from '{config.target}' [{origins['target']}] unless contrast_hu is "
+        'set. To use a generator of your own, set "generator": "DIR" in difftumor.json beside the plans.'
+    )
 
 
 def _require_healthy(cases: FoldCases) -> None:
