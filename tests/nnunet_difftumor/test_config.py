@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_difftumor import builtin
 from nnunet_difftumor.config import (
     ConfigSource,
     DiffTumorConfig,
+    ResolvedConfig,
     changed_settings,
     config_from_json,
     find_sources,
@@ -145,6 +147,12 @@ def test_an_unknown_key_is_an_error_with_the_closest_one():
         ("contrast_hu", [10]),
         ("contrast_hu", [20, -20]),
         ("contrast_hu", ["low", "high"]),
+        ("heterogeneity_hu", [10]),
+        ("heterogeneity_hu", [12, 4]),
+        ("heterogeneity_hu", [-1, 4]),
+        ("heterogeneity_hu", 8),
+        ("target", "spleen"),
+        ("target", 3),
         ("size_classes", []),
         ("size_classes", [{"name": "tiny"}]),
         ("size_classes", [{"name": "tiny", "radius_mm": [5, 3], "probability": 1}]),
@@ -165,7 +173,9 @@ def test_size_classes_are_read_from_json():
 
 
 def test_settings_survive_json():
-    config = resolve(generator="g", healthy_cases=["a", "b"], contrast_hu=[-40, -10], num_epochs=3)
+    config = resolve(
+        generator="g", healthy_cases=["a", "b"], contrast_hu=[-40, -10], heterogeneity_hu=[4, 9], num_epochs=3
+    )
     assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
@@ -186,9 +196,53 @@ def test_generator_folder_is_found_by_fold_beside_the_file_that_names_it(tmp_pat
         resolved.generator_folder(2)
 
 
-def test_a_missing_generator_tells_how_to_set_it():
-    with pytest.raises(ConfigurationError, match=r"nnUNet_difftumor.*train-diffusion"):
-        resolve_config(LIVER, []).generator_folder(0)
+def test_without_a_setting_the_builtin_generator_is_used_and_said_to_be_the_default():
+    for sources in ([], [source(generator=None)], [source(generator=None), source("weaker", seed=1)]):
+        resolved = resolve_config(LIVER, sources)
+        assert resolved.config.generator == "builtin:soft-tissue-tiny"
+        assert resolved.origins["generator"] == "default"
+
+
+def test_a_builtin_generator_is_no_path_and_the_same_for_every_fold(tmp_path, monkeypatch):
+    monkeypatch.setattr(builtin, "BUILTIN_ROOT", tmp_path)
+    folder = tmp_path / "soft-tissue-tiny"
+    resolved = resolve_config(LIVER, [source(generator="builtin:soft-tissue-tiny")])
+    assert resolved.config.generator == "builtin:soft-tissue-tiny"
+    assert config_from_json(resolved.config.to_json()) == resolved.config
+    with pytest.raises(builtin.BuiltinNotInstalledError, match=r"train-diffusion"):
+        resolved.generator_folder(0)
+    folder.mkdir()
+    (folder / "model_index.json").touch()
+    assert resolved.generator_folder(0) == resolved.generator_folder("all") == folder
+
+
+def test_an_unset_generator_tells_how_to_set_it():
+    resolved = ResolvedConfig(DiffTumorConfig(generator=None, organ_label=1, tumor_label=2), {})
+    with pytest.raises(ConfigurationError, match=r"nnUNet_difftumor.*train-diffusion.*builtin:"):
+        resolved.generator_folder(0)
+
+
+@pytest.mark.parametrize(
+    ("organ", "settings", "target", "origin"),
+    [
+        ("liver", {}, "liver", "label names in dataset.json"),
+        ("Pancreas", {}, "pancreas", "label names in dataset.json"),
+        ("kidney", {}, "hypodense", "default"),
+        ("liver", {"target": None}, "liver", "label names in dataset.json"),
+        ("liver", {"generator": "mine"}, "training", "default"),
+        ("liver", {"target": "training"}, "training", "test"),
+        ("kidney", {"target": "liver"}, "liver", "test"),
+    ],
+)
+def test_looks_come_from_the_organ_only_for_a_builtin_generator_or_when_asked(organ, settings, target, origin):
+    resolved = resolve_config({"background": 0, organ: 1, "tumor": 2}, [source(**settings)])
+    assert (resolved.config.target, resolved.origins["target"]) == (target, origin)
+
+
+def test_a_range_of_the_users_reaches_the_rule_that_looks_are_drawn_by():
+    rule = resolve(contrast_hu=[-30, -20], heterogeneity_hu=[4, 6]).appearances
+    assert (rule.contrast_hu, rule.heterogeneity_hu) == ((-30.0, -20.0), (4.0, 6.0))
+    assert resolve().appearances.contrast_prior_hu is not None
 
 
 def test_changed_settings_are_listed_and_the_place_of_the_generator_is_not_one():

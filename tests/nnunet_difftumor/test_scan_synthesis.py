@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
+from nnunet_difftumor import builtin
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.scan_synthesis import ScanRequest, read_records, synthesize_scan
@@ -85,6 +87,59 @@ def test_a_tumour_mask_is_used_as_it_is(scan, nano_generator_folder, tmp_path):
     assert main(arguments(scan, nano_generator_folder, output, *more)) == 0
     label = np.asarray(nibabel.load(output / "label.nii.gz").dataobj)
     assert np.array_equal(label == 4, drawn == 1)
+
+
+def requested_contrasts_hu(output: Path) -> list[float]:
+    return [tumor["spec"]["contrast_hu"] for tumor in json.loads((output / "tumors.json").read_text())["tumors"]]
+
+
+def test_a_target_gives_published_contrasts_and_a_range_is_stronger(scan, nano_generator_folder, tmp_path):
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "target", "--target", "liver")) == 0
+    assert all(-68 <= contrast <= -8 for contrast in requested_contrasts_hu(tmp_path / "target"))
+    assert not set(requested_contrasts_hu(tmp_path / "target")) & {-40.0, -30.0}  # those of the training tumours
+    more = ("--target", "liver", "--contrast-hu", "-75", "-70")
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "range", *more)) == 0
+    assert all(-75 <= contrast <= -70 for contrast in requested_contrasts_hu(tmp_path / "range"))
+
+
+def test_own_generators_give_the_contrasts_that_they_were_trained_on(scan, nano_generator_folder, tmp_path):
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out")) == 0
+    assert set(requested_contrasts_hu(tmp_path / "out")) <= {-40.0, -30.0}
+    assert json.loads((tmp_path / "out" / "tumors.json").read_text())["target"] == "training"
+
+
+def test_heterogeneity_is_drawn_from_the_range(scan, nano_generator_folder, tmp_path):
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out", "--heterogeneity-hu", "3", "4")) == 0
+    tumors = json.loads((tmp_path / "out" / "tumors.json").read_text())["tumors"]
+    assert all(3 <= tumor["spec"]["heterogeneity_hu"] <= 4 for tumor in tumors)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--heterogeneity-hu", "9", "4"), "heterogeneity_hu needs LO <= HI, got 9 and 4"),
+        (("--heterogeneity-hu", "-2", "4"), "heterogeneity_hu must be 0 or more, got -2"),
+        (("--contrast-hu", "5", "-5"), "contrast_hu needs LO <= HI"),
+        (("--generator", "builtin:lung-huge"), "Known: builtin:soft-tissue-tiny"),
+    ],
+)
+def test_an_unsuitable_wish_is_named(words, message, scan, nano_generator_folder, tmp_path, capsys):
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out", *words)) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_generator_the_builtin_one_makes_darker_tumours(scan, nano_generator_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "builtin" / "soft-tissue-tiny"
+    shutil.copytree(nano_generator_folder, folder)
+    info = json.loads((folder / "generator.json").read_text())
+    info["training_tumors"][0]["contrast_hu"] = 59.0
+    (folder / "generator.json").write_text(json.dumps(info))
+    monkeypatch.setattr(builtin, "BUILTIN_ROOT", tmp_path / "builtin")
+    words = arguments(scan, Path("unused"), tmp_path / "out", "--count", "4")
+    del words[words.index("--generator") : words.index("--generator") + 2]
+    assert main(words) == 0
+    assert set(requested_contrasts_hu(tmp_path / "out")) == {-30.0}
 
 
 def test_results_are_not_overwritten_unless_asked(scan, nano_generator_folder, tmp_path, capsys):

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import truncnorm
+
+from nnunet_difftumor.appearance import Appearance, AppearanceRule, TruncatedNormal
+from nnunet_difftumor.appearance_priors import (
+    TARGET_PRIORS,
+    TARGETS,
+    default_target,
+    find_target,
+    make_appearance_rule,
+)
+from nnunet_difftumor.builtin import DEFAULT_GENERATOR
+from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
+
+EXAMPLES = (
+    Appearance(contrast_hu=-30.0, heterogeneity_hu=12.0),
+    Appearance(contrast_hu=-10.0, heterogeneity_hu=4.0),
+    Appearance(contrast_hu=2.0, heterogeneity_hu=9.0),
+    Appearance(contrast_hu=59.0, heterogeneity_hu=20.0),
+)
+
+
+def draw(rule: AppearanceRule, count: int = 400, seed: int = 0) -> list[Appearance]:
+    rng = np.random.default_rng(seed)
+    return [rule.draw(rng) for _ in range(count)]
+
+
+def contrasts_hu(looks: list[Appearance]) -> list[float]:
+    return [look.contrast_hu for look in looks if look.contrast_hu is not None]
+
+
+@pytest.mark.parametrize("organ", TARGET_PRIORS)
+def test_every_prior_says_where_its_numbers_were_read_and_how_they_follow(organ):
+    prior = TARGET_PRIORS[organ]
+    assert prior.derivation
+    assert prior.citations
+    for citation in prior.citations:
+        assert citation.address.startswith("https://")
+        assert any(character.isdigit() for character in citation.source), "a year or a number of the record"
+        assert citation.numbers
+    assert any(any(character.isdigit() for character in citation.numbers) for citation in prior.citations)
+
+
+@pytest.mark.parametrize("organ", TARGET_PRIORS)
+def test_every_prior_is_darker_than_its_organ_visible_and_within_what_a_generator_is_conditioned_on(organ):
+    from diffusion.conditioning import CONTRAST_LIMIT_HU
+
+    contrast = TARGET_PRIORS[organ].contrast_hu
+    assert -CONTRAST_LIMIT_HU <= contrast.low < contrast.mean < contrast.high <= -AppearanceRule().smallest_contrast_hu
+
+
+@pytest.mark.parametrize("organ", TARGET_PRIORS)
+def test_draws_keep_the_limits_and_have_the_moments_of_a_truncated_normal(organ):
+    prior = TARGET_PRIORS[organ].contrast_hu
+    rng = np.random.default_rng(1)
+    values = np.array([prior.draw(rng) for _ in range(4000)])
+    assert values.min() >= prior.low
+    assert values.max() <= prior.high
+    ends = ((prior.low - prior.mean) / prior.sd, (prior.high - prior.mean) / prior.sd)
+    expected = truncnorm(*ends, loc=prior.mean, scale=prior.sd)
+    assert values.mean() == pytest.approx(expected.mean(), abs=4 * expected.std() / np.sqrt(len(values)))
+    assert values.std() == pytest.approx(expected.std(), rel=0.05)
+
+
+def test_the_same_random_numbers_give_the_same_looks():
+    rule = make_appearance_rule("liver", examples=EXAMPLES)
+    assert draw(rule, 20) == draw(rule, 20)
+    assert draw(rule, 20) != draw(rule, 20, seed=1)
+
+
+def test_a_range_is_stronger_than_the_prior_and_the_prior_than_the_training_tumours():
+    ranged = draw(make_appearance_rule("liver", contrast_hu=(20.0, 25.0), examples=EXAMPLES))
+    assert all(20 <= contrast <= 25 for contrast in contrasts_hu(ranged))
+    published = draw(make_appearance_rule("liver", examples=EXAMPLES))
+    assert not set(contrasts_hu(published)) & {-30.0, -10.0, 2.0, 59.0}
+    assert max(contrasts_hu(published)) < 0
+    assert set(contrasts_hu(draw(make_appearance_rule("training", examples=EXAMPLES)))) == {-30.0, -10.0, 59.0}
+
+
+def test_with_a_published_contrast_heterogeneity_is_that_of_the_training_tumours_unless_a_range_is_given():
+    assert {look.heterogeneity_hu for look in draw(make_appearance_rule("liver", examples=EXAMPLES))} == {
+        12.0,
+        4.0,
+        9.0,
+        20.0,
+    }
+    ranged = draw(make_appearance_rule("liver", heterogeneity_hu=(5.0, 6.0), examples=EXAMPLES))
+    assert all(look.heterogeneity_hu is not None and 5 <= look.heterogeneity_hu <= 6 for look in ranged)
+    assert {look.heterogeneity_hu for look in draw(make_appearance_rule("liver"))} == {None}
+
+
+def test_hypodense_leaves_brighter_training_tumours_out_and_keeps_looks_together():
+    assert set(draw(make_appearance_rule("hypodense", examples=EXAMPLES))) == set(EXAMPLES[:2])
+
+
+def test_hypodense_never_falls_back_to_brighter_tumours():
+    faint = (Appearance(contrast_hu=-3.0), Appearance(contrast_hu=59.0))
+    assert set(contrasts_hu(draw(make_appearance_rule("hypodense", examples=faint)))) == {-3.0}
+    with pytest.raises(DiffTumorError, match="none of the generator's 2 training tumours"):
+        make_appearance_rule("hypodense", examples=EXAMPLES[2:])
+    make_appearance_rule("hypodense", contrast_hu=(-30.0, -20.0), examples=EXAMPLES[2:])
+
+
+@pytest.mark.parametrize(
+    ("label", "target"),
+    [
+        ("liver", "liver"),
+        ("Liver_parenchyma", "liver"),
+        ("pancreas", "pancreas"),
+        ("kidney", None),
+        ("colon", None),
+        ("liver and pancreas", None),
+        ("sliver", None),
+    ],
+)
+def test_organs_are_found_by_whole_words(label, target):
+    assert find_target(label) == target
+
+
+def test_defaults_trust_a_generator_of_the_users_and_correct_a_builtin_one():
+    assert default_target("my/generator", "liver") == "training"
+    assert default_target(DEFAULT_GENERATOR, "liver") == "liver"
+    assert default_target(DEFAULT_GENERATOR, "kidney") == "hypodense"
+    assert default_target(DEFAULT_GENERATOR) == "hypodense"
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones_and_another_way():
+    with pytest.raises(ConfigurationError, match=r"liver, pancreas, hypodense, training.*contrast-hu"):
+        make_appearance_rule("kidney")
+    for target in TARGETS:
+        make_appearance_rule(target)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": 0.0, "sd": 0.0, "low": -1.0, "high": 1.0},
+        {"mean": 5.0, "sd": 1.0, "low": -1.0, "high": 1.0},
+        {"mean": 0.0, "sd": 1.0, "low": 0.0, "high": 0.0},
+    ],
+)
+def test_a_distribution_without_room_is_refused(wrong):
+    with pytest.raises(DiffTumorError, match="low <= mean <= high"):
+        TruncatedNormal(**wrong)
