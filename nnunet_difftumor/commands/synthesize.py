@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
         replay_path=options.replay,
     )
     result = synthesize_scan(request, options.output, overwrite=options.overwrite)
+    print(f"Generator {options.generator}, target {request.target}.")
     return _report(request, options.output, len(result.tumors), dict(result.rejected))
 
 
