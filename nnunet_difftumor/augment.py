@@ -1,4 +1,4 @@
-"""Random changes of cubic CT crops: what a generator must not depend on, drawn from a given generator."""
+"""Random changes of cubic CT crops: what a generator must not depend on, drawn from a given random generator."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnunet_difftumor.resample import AIR_HU
 
 FloatArray = NDArray[np.float32]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
@@ -18,6 +21,9 @@ _RAMP_HU = (-40.0, 0.0)
 _BLOB_RADIUS_VOXELS = (2.0, 8.0)
 _BLOB_CONTRAST_HU = 60.0
 _MOST_BLOBS = 4
+_TUMOR_SHIFT_HU = (-45.0, 35.0)
+_LOOSEST_SHARE = (0.3, 0.7)
+_LARGEST_CUT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -102,4 +108,61 @@ def add_faint_blobs(image_hu: FloatArray, rng: np.random.Generator) -> FloatArra
         distance = np.sqrt(d[:, None, None] + h[None, :, None] + w[None, None, :])  # 1 on the surface
         edge_voxels = (1.0 - distance) * np.float32(radii.min())
         result += np.float32(contrast_hu) * np.clip(edge_voxels + 0.5, 0.0, 1.0).astype(np.float32)
+    return result
+
+
+def shift_tumor(image_hu: FloatArray, tumor_share: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Make a tumour darker or brighter as a whole, so that large masks too are seen with many contrasts.
+
+    Args:
+        image_hu: Crop in HU. Shape (S, S, S).
+        tumor_share: Share of each voxel that is tumour. Same shape.
+        rng: Random generator.
+
+    Returns:
+        Crop in HU, same shape; the tumour is shifted by -45 to +35 HU.
+    """
+    return image_hu + np.float32(rng.uniform(*_TUMOR_SHIFT_HU)) * tumor_share
+
+
+def jitter_mask(tumor_share: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Draw an outline as another reader might: a little larger or smaller, in different places differently.
+
+    Args:
+        tumor_share: Share of each voxel that is tumour. Shape (S, S, S).
+        mask: The outline at a share of one half. Same shape.
+        rng: Random generator.
+
+    Returns:
+        Mask; the given one where the new outline would lose more than half of its voxels.
+    """
+    field = ndimage.gaussian_filter(rng.normal(size=tumor_share.shape).astype(np.float32), 3.0)
+    field /= max(float(np.abs(field).max()), 1e-6)
+    low, high = _LOOSEST_SHARE
+    blurred = ndimage.gaussian_filter(tumor_share, 0.7)
+    jittered = blurred >= 0.5 * (low + high) + 0.5 * (high - low) * field
+    return jittered if jittered.sum() > 0.5 * mask.sum() else mask
+
+
+def cut_at_border(image_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> FloatArray:
+    """Replace a slab beside the tumour by air, as where a scan ends.
+
+    Args:
+        image_hu: Crop in HU. Shape (S, S, S).
+        mask: Tumour mask, not empty. Same shape.
+        rng: Random generator.
+
+    Returns:
+        Crop in HU, same shape; no voxel of the mask is cut.
+    """
+    axis = int(rng.integers(3))
+    occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+    side = image_hu.shape[axis]
+    result = image_hu.copy()
+    room = int(min(occupied[0], _LARGEST_CUT_SHARE * side))
+    if rng.random() < 0.5:
+        room = int(min(side - 1 - occupied[-1], _LARGEST_CUT_SHARE * side))
+        np.moveaxis(result, axis, 0)[side - int(rng.integers(room + 1)) :] = AIR_HU
+    else:
+        np.moveaxis(result, axis, 0)[: int(rng.integers(room + 1))] = AIR_HU
     return result

@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_difftumor.composite import robust_sd
 from nnunet_difftumor.crop_cache import CachedCase, TumorComponent
 from nnunet_difftumor.crops import Crop
 
 FloatArray = NDArray[np.float32]
 
-_RADIUS_VOXELS = (2.5, 8.0)
+_RADIUS_VOXELS = (2.5, 14.0)
 _COARSEST_LESION_MM = 13.0
 _HOST_SPACING_MM = (1.5, 3.2)
 _SOFT_TISSUE_HU = (-30.0, 200.0)
@@ -19,6 +20,9 @@ _SOFT_TISSUE_SHARE = 0.93
 _LESION_RANGE_HU = (-70.0, 90.0)
 _DRAWN_CONTRAST_SHARE = 0.6
 _DRAWN_CONTRAST_HU = (-60.0, 45.0)
+_TEXTURE_SCALE = (0.6, 1.6)
+_NOISE_SIGMA_VOXELS = 1.0
+_NOISE_LIMIT_SD = 3.0
 _SMALLEST_MASK_VOXELS = 8
 _TRIES = 6
 _CENTRE_TRIES = 20
@@ -27,10 +31,10 @@ _CENTRE_TRIES = 20
 def draw_pasted_lesion(
     case: CachedCase, tumor: TumorComponent, host: CachedCase, side: int, rng: np.random.Generator
 ) -> tuple[FloatArray, NDArray[np.bool_]] | None:
-    """Sample a tumour so coarsely that it has 2.5 to 8 voxels in radius, and blend it into soft tissue.
+    """Sample a tumour so coarsely that it has 2.5 to 14 voxels in radius, and blend it into soft tissue.
 
-    The lesion keeps its heterogeneity; its contrast against the host is its own in 40 % of the draws
-    and -60 to +45 HU in the others.
+    The lesion keeps the pattern of its heterogeneity, 0.6 to 1.6 times as strong; its contrast against the
+    host is its own in 40 % of the draws and -60 to +45 HU in the others. The noise is the host's.
 
     Args:
         case: Case of the tumour.
@@ -43,7 +47,7 @@ def draw_pasted_lesion(
         Image in HU and tumour mask of shape (side, side, side), or None if after some tries no place with
         93 % tumour-free soft tissue was found, or the tumour is too large to be made that small.
     """
-    radius_voxels = min(rng.uniform(*_RADIUS_VOXELS), side / 6)
+    radius_voxels = min(float(np.exp(rng.uniform(*np.log(_RADIUS_VOXELS)))), side / 3.4)
     lesion_spacing_mm = tumor.radius_mm / radius_voxels
     half_extent_voxels = float(tumor.half_extent_mm(case.spacing_mm).max()) / lesion_spacing_mm
     if lesion_spacing_mm > _COARSEST_LESION_MM or half_extent_voxels > side / 2 - 4:
@@ -61,7 +65,8 @@ def draw_pasted_lesion(
             return None
         host_hu = place.image_hu()
         if _tumor_free_soft_tissue(place, host_hu)[mask].mean() >= _SOFT_TISSUE_SHARE:
-            return _blend(host_hu, lesion_hu, share, mask, _contrast_hu(lesion_hu, mask, rng)), mask
+            texture_hu = float(rng.uniform(*_TEXTURE_SCALE)) * _texture_hu(lesion_hu, mask)
+            return _blend(host_hu, texture_hu, share, mask, _contrast_hu(lesion_hu, mask, rng)), mask
     return None
 
 
@@ -92,17 +97,30 @@ def _contrast_hu(lesion_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.
     return float(lesion_hu[mask].mean() - np.median(lesion_hu[rim])) if rim.any() else 0.0
 
 
-def _blend(
-    host_hu: FloatArray, lesion_hu: FloatArray, share: FloatArray, mask: NDArray[np.bool_], contrast_hu: float
-) -> FloatArray:
+def _texture_hu(lesion_hu: FloatArray, mask: NDArray[np.bool_]) -> FloatArray:
+    """Variation inside a lesion without its noise and with zero mean."""
     low, high = _LESION_RANGE_HU
-    median_hu = np.median(lesion_hu[mask])
-    texture_hu = np.clip(lesion_hu - median_hu, low, high)
-    texture_hu -= texture_hu[mask].mean()
+    texture_hu = np.clip(lesion_hu - np.median(lesion_hu[mask]), low, high)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), _NOISE_SIGMA_VOXELS)
+    texture_hu = ndimage.gaussian_filter(texture_hu * mask, _NOISE_SIGMA_VOXELS) / np.maximum(weight, 0.05)
+    return (texture_hu - texture_hu[mask].mean()).astype(np.float32)
+
+
+def _noise_hu(host_hu: FloatArray, mask: NDArray[np.bool_]) -> FloatArray:
+    """The host's noise, its edges limited."""
+    noise_hu = host_hu - ndimage.gaussian_filter(host_hu, _NOISE_SIGMA_VOXELS)
+    limit = np.float32(_NOISE_LIMIT_SD * robust_sd(noise_hu[mask]))
+    return np.clip(noise_hu, -limit, limit)
+
+
+def _blend(
+    host_hu: FloatArray, texture_hu: FloatArray, share: FloatArray, mask: NDArray[np.bool_], contrast_hu: float
+) -> FloatArray:
     surroundings = host_hu[_rim(mask)]
     soft = surroundings[surroundings > _SOFT_TISSUE_HU[0]]
     level_hu = float(np.median(soft if soft.size else surroundings)) + contrast_hu
-    return (host_hu + share * (level_hu + texture_hu - host_hu)).astype(np.float32)
+    lesion_hu = level_hu + texture_hu + _noise_hu(host_hu, mask)
+    return (host_hu + share * (lesion_hu - host_hu)).astype(np.float32)
 
 
 def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from torch.utils.data import Dataset
 
 from nnunet_difftumor.augment import (
     add_faint_blobs,
+    cut_at_border,
     draw_narrow_window,
     draw_orientation,
     draw_shift_hu,
+    jitter_mask,
     shift_soft_tissue,
+    shift_tumor,
 )
 from nnunet_difftumor.crop_cache import CachedCase, CropCache, TumorComponent
 from nnunet_difftumor.crops import Crop, centred_tumor_crop, draw_crop, draw_tumor_crop, sample_tumor_crop
@@ -26,13 +30,54 @@ SPACING_RANGE_MM = (1.5, 6.0)
 EARLY_RADIUS_MM = 10.0
 """Early tumours are at most 2 cm across (diameter of the sphere of equal volume)."""
 
+SIZE_BIN_EDGES_MM = (5.0, 10.0, 25.0)
+"""Radii that divide tumours into bins of size: diameters of 10, 20 and 50 mm."""
+
 _BLOB_SHARE = 0.3
 _NARROW_WINDOW_SHARE = 0.25
-_SHIFT_SHARE = 0.5
 _SMALLEST_BATCH = 2
 
 FloatArray = NDArray[np.float32]
 Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TumorSampling:
+    """How the crops that train the diffusion model are varied; shares of the crops, each from 0 to 1.
+
+    Attributes:
+        spacing_range_mm: Finest and coarsest spacing in mm, drawn log-uniformly.
+        pasted_share: A real tumour made small and put into tumour-free soft tissue of another place.
+        tumor_shift_share: Of the others: the tumour's contrast is shifted.
+        soft_tissue_shift_share: Soft tissue as a whole is shifted by -30 to +100 HU.
+        narrow_window_share: The HU window is narrower than the autoencoder's.
+        jitter_share: Of the crops without pasted tumour: the outline is drawn a little differently.
+        border_share: The crop ends at the border of a scan.
+    """
+
+    spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM
+    pasted_share: float = 0.5
+    tumor_shift_share: float = 0.5
+    soft_tissue_shift_share: float = 0.5
+    narrow_window_share: float = _NARROW_WINDOW_SHARE
+    jitter_share: float = 0.3
+    border_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name.endswith("_share") and not 0 <= getattr(self, field.name) <= 1:
+                raise ValueError(f"TumorSampling needs {field.name} from 0 to 1, got {getattr(self, field.name)}.")
+
+
+NO_VARIATION = TumorSampling(
+    pasted_share=0.0,
+    tumor_shift_share=0.0,
+    soft_tissue_shift_share=0.0,
+    narrow_window_share=0.0,
+    jitter_share=0.0,
+    border_share=0.0,
+)
+"""Real tumours as they are, at every spacing and orientation."""
 
 
 class AutoencoderCrops(Dataset[Batch]):
@@ -89,19 +134,18 @@ class TumorCrops(Dataset[Batch]):
     """Batches {"image_hu": (B, 1, S, S, S), "tumor_mask": (B, 1, S, S, S) of 0 and 1} for the diffusion model.
 
     Every crop holds one whole tumour and its surroundings; all tumour voxels in the crop belong to the
-    mask, which is never empty. Cases are drawn uniformly, then one of their tumours. Some crops hold a
-    real tumour made small and put into tumour-free soft tissue of another place, so that small masks are
-    no rarity. Soft tissue is shifted by -30 to +100 HU in half of the crops.
+    mask, which is never empty. A bin of size is drawn first, then a case with such a tumour, then the tumour.
+    `TumorSampling` says how they are varied: small pasted tumours, so that small masks are no rarity; shifts of
+    tumour and soft tissue, so that contrast is learned and not the HU of one organ; and more.
 
     Args:
         cache: Cases to train on; those without tumour serve as hosts of pasted tumours only.
         sides: Sides of the cubes, in voxels.
         batch_voxels: Voxels of one batch.
         seed: Seed of the batches; another stream of batches for each seed.
-        spacing_range_mm: Finest and coarsest spacing in mm.
+        sampling: How the crops are varied.
         side_probabilities: How often each side is drawn; equally often by default.
         early_only: Use only tumours with a radius of at most 10 mm.
-        pasted_share: Share of crops with a pasted tumour.
 
     Raises:
         MissingLabelError: If no tumour is left.
@@ -113,18 +157,16 @@ class TumorCrops(Dataset[Batch]):
         sides: Sequence[int],
         batch_voxels: int,
         seed: int,
-        spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM,
         *,
+        sampling: TumorSampling | None = None,
         side_probabilities: Sequence[float] | None = None,
         early_only: bool = False,
-        pasted_share: float = 0.3,
     ) -> None:
-        self._tumors = usable_tumors(cache, early_only=early_only)
+        self._bins = divide_by_size(usable_tumors(cache, early_only=early_only))
         self._hosts = cache.cases
         self._batch = _BatchShape(sides, batch_voxels, side_probabilities)
         self._seed = seed
-        self._spacing_range_mm = spacing_range_mm
-        self._pasted_share = pasted_share
+        self._sampling = sampling or TumorSampling()
 
     def __getitem__(self, index: int) -> Batch:
         """Return batch `index`, the same whenever it is asked for."""
@@ -136,22 +178,58 @@ class TumorCrops(Dataset[Batch]):
         image_hu, mask = self._draw_tumor(side, rng)
         orientation = draw_orientation(rng)
         image_hu, mask = orientation.apply(image_hu), orientation.apply(mask)
-        image_hu = _maybe_narrow(image_hu, rng)
-        if rng.random() < _SHIFT_SHARE:  # after the window, which follows an organ's HU in nnU-Net
+        if rng.random() < self._sampling.border_share:
+            image_hu = cut_at_border(image_hu, mask, rng)
+        image_hu = _maybe_narrow(image_hu, rng, self._sampling.narrow_window_share)
+        if (
+            rng.random() < self._sampling.soft_tissue_shift_share
+        ):  # after the window, which follows an organ's HU in nnU-Net
             image_hu = shift_soft_tissue(image_hu, draw_shift_hu(rng))
         return image_hu, mask
 
     def _draw_tumor(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
-        case, tumors = self._tumors[int(rng.integers(len(self._tumors)))]
+        cases = self._bins[int(rng.integers(len(self._bins)))]
+        case, tumors = cases[int(rng.integers(len(cases)))]
         tumor = tumors[int(rng.integers(len(tumors)))]
-        if rng.random() < self._pasted_share:
+        if rng.random() < self._sampling.pasted_share:
             host = self._hosts[int(rng.integers(len(self._hosts)))]
             pasted = draw_pasted_lesion(case, tumor, host, side, rng)
             if pasted is not None:
                 return pasted
-        crop = draw_tumor_crop(case, tumor, side, self._spacing_range_mm, rng)
+        return self._draw_in_place(case, tumor, side, rng)
+
+    def _draw_in_place(
+        self, case: CachedCase, tumor: TumorComponent, side: int, rng: np.random.Generator
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
+        crop = draw_tumor_crop(case, tumor, side, self._sampling.spacing_range_mm, rng)
         crop, mask = sample_tumor_crop(crop, tumor)
-        return crop.image_hu(), mask
+        image_hu, share = crop.image_hu(), crop.tumor_share()
+        if rng.random() < self._sampling.tumor_shift_share:
+            image_hu = shift_tumor(image_hu, share, rng)
+        if rng.random() < self._sampling.jitter_share:
+            mask = jitter_mask(share, mask, rng)
+        return image_hu, mask
+
+
+CaseTumors = tuple[CachedCase, tuple[TumorComponent, ...]]
+
+
+def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...], ...]:
+    """Divide tumours into bins of size (`SIZE_BIN_EDGES_MM`).
+
+    Args:
+        usable: Cases with their tumours.
+
+    Returns:
+        One list of cases with their tumours of that size for every bin that is not empty, small ones first.
+    """
+    bins: dict[int, list[CaseTumors]] = {}
+    for case, tumors in usable:
+        numbers = np.digitize([tumor.radius_mm for tumor in tumors], SIZE_BIN_EDGES_MM)
+        for number in np.unique(numbers):
+            chosen = tuple(tumor for tumor, own in zip(tumors, numbers, strict=True) if own == number)
+            bins.setdefault(int(number), []).append((case, chosen))
+    return tuple(tuple(bins[number]) for number in sorted(bins))
 
 
 def usable_tumors(
@@ -251,8 +329,8 @@ class _BatchShape:
         return side, max(_SMALLEST_BATCH, self._voxels // side**3)
 
 
-def _maybe_narrow(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
-    if rng.random() >= _NARROW_WINDOW_SHARE:
+def _maybe_narrow(image_hu: FloatArray, rng: np.random.Generator, share: float = _NARROW_WINDOW_SHARE) -> FloatArray:
+    if rng.random() >= share:
         return image_hu
     return np.clip(image_hu, *draw_narrow_window(rng)).astype(np.float32)
 

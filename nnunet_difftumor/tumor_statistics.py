@@ -14,6 +14,7 @@ from diffusion.conditioning import (
     RIM_OUTER_VOXELS,
     SOFT_TISSUE_LOW_HU,
     dilate,
+    measure_heterogeneity,
 )
 from diffusion.generator_info import TrainingTumor
 from nnunet_difftumor.crop_cache import CachedCase, CropCache, TumorComponent
@@ -22,7 +23,6 @@ from nnunet_difftumor.training_data import SPACING_RANGE_MM, usable_tumors
 
 _SIDE = 48
 _SMALLEST_SOFT_SHARE = 0.1
-_SMOOTHING_VOXELS = 2.0
 _MOST_TUMORS = 1000
 
 
@@ -69,6 +69,7 @@ def smooth_inside(image_hu: NDArray[np.float32], mask: NDArray[np.bool_], sigma_
 
 def _measure(case: CachedCase, tumor: TumorComponent, window: IntensityWindow) -> TrainingTumor | None:
     crop, mask = sample_tumor_crop(centred_tumor_crop(case, tumor, _SIDE, SPACING_RANGE_MM[0]), tumor)
+    batched = torch.from_numpy(mask)[None, None]
     image_hu = np.clip(crop.image_hu(), window.low_hu, window.high_hu)
     rim_hu = image_hu[_rim(mask)]
     soft_hu = rim_hu[rim_hu > SOFT_TISSUE_LOW_HU]
@@ -77,7 +78,7 @@ def _measure(case: CachedCase, tumor: TumorComponent, window: IntensityWindow) -
     return TrainingTumor(
         radius_mm=tumor.radius_mm,
         contrast_hu=float(np.clip(image_hu[mask].mean() - np.median(soft_hu), -CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU)),
-        heterogeneity_hu=float(smooth_inside(image_hu, mask, _SMOOTHING_VOXELS).std()),
+        heterogeneity_hu=float(measure_heterogeneity(torch.from_numpy(image_hu)[None, None], batched)[0]),
     )
 
 

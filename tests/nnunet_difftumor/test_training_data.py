@@ -6,8 +6,17 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from nnunet_difftumor.augment import add_faint_blobs, draw_narrow_window, draw_orientation, shift_soft_tissue
+from nnunet_difftumor.augment import (
+    add_faint_blobs,
+    cut_at_border,
+    draw_narrow_window,
+    draw_orientation,
+    jitter_mask,
+    shift_soft_tissue,
+    shift_tumor,
+)
 from nnunet_difftumor.cache_building import build_crop_cache
 from nnunet_difftumor.cases import Case
 from nnunet_difftumor.crop_cache import CropCache
@@ -15,8 +24,11 @@ from nnunet_difftumor.crops import Crop, centred_tumor_crop, draw_tumor_crop, sa
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.pasted_lesions import draw_pasted_lesion
 from nnunet_difftumor.training_data import (
+    NO_VARIATION,
     AutoencoderCrops,
     TumorCrops,
+    TumorSampling,
+    divide_by_size,
     heldout_image_crops,
     heldout_tumor_crops,
     usable_tumors,
@@ -179,7 +191,7 @@ class TestBatches:
             assert torch.isfinite(batch["image_hu"]).all()
 
     def test_mask_and_image_are_turned_alike(self, cache: CropCache) -> None:
-        crops = TumorCrops(CropCache(cache.cases[:1]), (48,), 2 * 48**3, 0, pasted_share=0.0)
+        crops = TumorCrops(CropCache(cache.cases[:1]), (48,), 2 * 48**3, 0, sampling=NO_VARIATION)
         for index in range(4):
             batch = crops[index]
             for image_hu, mask in zip(batch["image_hu"], batch["tumor_mask"], strict=True):
@@ -237,8 +249,76 @@ class TestAugmentation:
         assert windows[:, 1].min() >= 100
         assert windows[:, 1].max() <= 300
 
+    def test_a_shifted_tumour_moves_as_a_whole(self) -> None:
+        share = ball_share(radius_voxels=6.0)
+        shifted = shift_tumor(np.full(share.shape, 50.0, np.float32), share, np.random.default_rng(3))
+        step_hu = shifted[16, 16, 16] - 50.0
+        assert -45 <= step_hu <= 35
+        assert np.array_equal(shifted[share == 0], np.full((share == 0).sum(), 50.0))
+        assert shifted == pytest.approx(50.0 + step_hu * share, abs=1e-3)
+
+    def test_a_jittered_outline_is_near_the_given_one(self) -> None:
+        share = ball_share(radius_voxels=6.0)
+        mask = share >= 0.5
+        rng = np.random.default_rng(0)
+        changed = [jitter_mask(share, mask, rng) for _ in range(5)]
+        inner, outer = ball_share(radius_voxels=4.5) >= 0.5, ball_share(radius_voxels=7.5) >= 0.5
+        assert all((one[inner]).all() and not one[~outer].any() for one in changed)
+        assert any((one != mask).any() for one in changed)
+
+    def test_a_cut_never_takes_the_tumour(self) -> None:
+        image_hu = np.full((32, 32, 32), 50.0, np.float32)
+        mask = ball_share(radius_voxels=6.0) >= 0.5
+        rng = np.random.default_rng(0)
+        cut = [cut_at_border(image_hu, mask, rng) for _ in range(30)]
+        assert all((one[mask] == 50.0).all() for one in cut)
+        assert all(set(np.unique(one)) <= {-1000.0, 50.0} for one in cut)
+        sides = {
+            (axis, end) for one in cut for axis in range(3) for end in (0, -1) if np.take(one, end, axis).max() < 0
+        }
+        assert len(sides) >= 4
+
+
+def ball_share(radius_voxels: float, side: int = 32) -> np.ndarray:
+    """Share of each voxel inside a ball around voxel 16, to a tenth or so."""
+    axis = np.arange(side) - 16.0
+    distance = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    return np.clip(radius_voxels - distance + 0.5, 0.0, 1.0).astype(np.float32)
+
+
+class TestSampling:
+    def test_bins_of_size_are_divided_at_diameters_of_10_20_and_50_mm(self, cache: CropCache) -> None:
+        bins = divide_by_size(usable_tumors(cache))
+        found = [sorted(tumor.radius_mm for _, tumors in cases for tumor in tumors) for cases in bins]
+        assert sum(map(len, found)) == 3
+        for radii in found:
+            assert len({int(np.digitize(radius, (5.0, 10.0, 25.0))) for radius in radii}) == 1
+        assert [min(radii) for radii in found] == sorted(min(radii) for radii in found)
+
+    def test_wrong_shares_are_named(self) -> None:
+        with pytest.raises(ValueError, match="border_share"):
+            TumorSampling(border_share=1.5)
+
 
 class TestPastedLesions:
+    def test_the_noise_is_the_hosts(self, tmp_path: Path, cache: CropCache) -> None:
+        rng = np.random.default_rng(0)
+        noisy = MUSCLE_HU + ndimage.gaussian_filter(rng.normal(0.0, 60.0, SHAPE), 0.7)
+        case = save_case(tmp_path, "noisy", noisy, np.zeros(SHAPE))
+        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+        ratios = []
+        for _ in range(12):
+            pasted = draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, rng)
+            if pasted is not None and pasted[1].sum() > 300:
+                image_hu, mask = pasted
+                fine_hu = image_hu - ndimage.gaussian_filter(image_hu, 1.0)
+                inner = ndimage.binary_erosion(mask, iterations=2)
+                around = ndimage.binary_dilation(mask, iterations=5) & ~ndimage.binary_dilation(mask, iterations=2)
+                around &= ndimage.binary_erosion(image_hu > -400, iterations=4)  # away from the end of the scan
+                ratios.append(fine_hu[inner].std() / fine_hu[around].std())
+        assert len(ratios) >= 3
+        assert 0.6 < np.median(ratios) < 1.2
+
     def test_a_large_tumour_becomes_a_small_lesion_in_muscle(self, cache: CropCache) -> None:
         rng = np.random.default_rng(0)
         drawn = [
@@ -248,7 +328,7 @@ class TestPastedLesions:
         assert len(made) >= 8
         for image_hu, mask in made:
             radius_voxels = (3 * mask.sum() / (4 * np.pi)) ** (1 / 3)
-            assert 2.0 <= radius_voxels <= 6.5
+            assert 2.0 <= radius_voxels <= 10.5
             assert abs(image_hu[mask].mean() - MUSCLE_HU) < 75
             assert np.isfinite(image_hu).all()
 
