@@ -2,77 +2,115 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from tqdm import tqdm
-
-from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.cases import Case, RawDataset, load_raw_dataset
-from nnunet_difftumor.errors import DatasetError, LeakError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.errors import DatasetError, LeakError, OutputExistsError
 from nnunet_difftumor.generators import DiffusionTissue
-from nnunet_difftumor.inplace_evaluation import FillTissue, InPlaceCase, evaluate_case, save_picture, summarize
 from nnunet_difftumor.label_roles import resolve_label_roles
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.evaluation.run import OtherOrgan
+    from nnunet_difftumor.evaluation.settings import EvaluationSettings
+
+_PACKAGES = ("nnunet-difftumor", "torch", "diffusers", "numpy", "scipy")
 
 
 def evaluate_generator(
     generator_folder: Path,
     raw_dataset: Path,
     output: Path,
+    settings: EvaluationSettings,
     *,
     splits_path: Path | None = None,
     fold: int | None = None,
-    steps: int = 4,
-    seed: int = 0,
+    other_organs: Sequence[OtherOrgan] = (),
+    use_training_range: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Replace the real tumours of held-out cases and write `inplace.json` and `inplace.png`.
+    """Compare generated with real tumours on held-out cases and write tables, pictures and a page.
 
     Args:
         generator_folder: Generator folder.
         raw_dataset: nnU-Net raw data set with annotated tumours.
         output: Folder for the results.
+        settings: What is made and measured.
         splits_path: A splits_final.json; with `fold`, its validation cases are evaluated.
         fold: Fold of the splits; without it, every case that did not train the generator.
-        steps: Denoising steps T.
-        seed: Seed of the generated tumours.
+        other_organs: Scans of organs that the generator never saw.
+        use_training_range: Also take the tumours of the other cases of the data set into a second range of
+            plausible means.
         overwrite: Replace results that are there already.
 
     Returns:
-        What `inplace.json` holds.
+        What `summary.json` holds.
 
     Raises:
         LeakError: If a case to evaluate trained the generator.
         MissingLabelError: If no case has a tumour.
         OutputExistsError: If the results exist and `overwrite` is False.
     """
-    if (output / "inplace.json").exists() and not overwrite:
-        raise OutputExistsError(f"{output / 'inplace.json'} exists; choose another --output, or add --overwrite.")
     from diffusion.generator_folder import load_generator
+    from nnunet_difftumor.evaluation.run import SUMMARY_FILE, EvaluationInput, evaluate
+    from nnunet_difftumor.evaluation.tissues import reconstruct_with
 
+    if (output / SUMMARY_FILE).exists() and not overwrite:
+        raise OutputExistsError(f"{output / SUMMARY_FILE} exists; choose another --output, or add --overwrite.")
     loaded = load_generator(generator_folder)
     dataset = load_raw_dataset(raw_dataset)
     cases = _held_out_cases(dataset, loaded.provenance, splits_path, fold)
     organ_label, tumor_label = resolve_label_roles(dataset.options["labels"])
-    tissue = DiffusionTissue(loaded, steps=steps)
-    fill = FillTissue(loaded.pipeline.autoencoder)
-    rng = np.random.default_rng(seed)
-    evaluated: list[InPlaceCase] = []
-    skipped: list[str] = []
-    for case in tqdm(cases, desc="evaluating", unit="case"):
-        try:
-            evaluated.append(evaluate_case(case, organ_label, tumor_label, tissue, fill, rng))
-        except MissingLabelError:
-            skipped.append(case.identifier)
-    if not evaluated:
-        raise MissingLabelError(f"None of the {len(cases)} cases to evaluate in {raw_dataset} has a tumour.")
-    summary = {**summarize(evaluated, tissue.window_hu), "without_tumor": skipped, "steps": steps, "seed": seed}
-    heading = f"Real (before) and generated (after) tumours of {dataset.folder.name}, cases the generator never saw"
-    save_picture(evaluated, output / "inplace.png", heading)
-    write_json(output / "inplace.json", summary, overwrite=True)
-    return summary
+    held_out = {case.identifier for case in cases}
+    training = [case for case in dataset.cases if case.identifier not in held_out] if use_training_range else []
+    given = EvaluationInput(
+        generator=DiffusionTissue(loaded, steps=settings.steps),
+        reconstruct=reconstruct_with(loaded.pipeline.autoencoder),
+        autoencoder=loaded.pipeline.autoencoder,
+        cases=cases,
+        organ_label=organ_label,
+        tumor_label=tumor_label,
+        training_cases=training,
+        other_organs=other_organs,
+        description={
+            **_describe(generator_folder, dataset, loaded.info),
+            "cases_that_trained_the_autoencoder": _known_to_autoencoder(cases, loaded.provenance),
+        },
+    )
+    return evaluate(given, settings, output).summary
+
+
+def _describe(generator_folder: Path, dataset: RawDataset, info: Any) -> dict[str, Any]:
+    """What the summary says of generator, data and software."""
+    from diffusion.generator_folder import PROVENANCE_FILE
+    from diffusion.provenance import hash_file
+
+    return {
+        "generator": {
+            "name": str(generator_folder),
+            "preset": info.preset,
+            "provenance_hash": hash_file(generator_folder / PROVENANCE_FILE),
+        },
+        "data_note": info.data_note,
+        "dataset": dataset.folder.name,
+        "dataset_description": str(dataset.options.get("description", "")),
+        "versions": {
+            "Python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def _known_to_autoencoder(cases: Sequence[Case], provenance: Any) -> list[str]:
+    """Evaluated cases whose CT trained the autoencoder, which sees no labels."""
+    from diffusion.provenance import hash_identifier
+
+    trained = {entry.identifier_hash for entry in provenance.autoencoder}
+    return [case.identifier for case in cases if hash_identifier(case.identifier) in trained]
 
 
 def _held_out_cases(

@@ -1,0 +1,90 @@
+"""The short table of tumours in place that the demo's report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nnunet_difftumor.evaluation import making
+from nnunet_difftumor.evaluation.collection import MeasuredTumor
+from nnunet_difftumor.evaluation.settings import EVALUATION_SPACING_MM
+from nnunet_difftumor.evaluation.statistics import HuDistribution, wasserstein_hu
+from nnunet_difftumor.evaluation.tables import distribution_of
+
+_ROWS = {
+    "real": making.REAL,
+    "synthetic": making.GENERATED,
+    "synthetic, no residual": making.NO_RESIDUAL,
+    "copy-paste": making.COPY_PASTE,
+    "fill and residual, no diffusion": making.NO_DIFFUSION,
+    "autoencoder": making.AUTOENCODER,
+}
+
+
+@dataclass(frozen=True)
+class HuStatistics:
+    """HU inside the masks of all evaluated tumours; every case weighs the same.
+
+    Attributes:
+        mean_hu: Pooled mean.
+        within_case_sd_hu: Mean over the cases of the standard deviation inside the mask.
+        wasserstein_hu: Wasserstein distance of the pooled values to the real ones.
+    """
+
+    mean_hu: float
+    within_case_sd_hu: float
+    wasserstein_hu: float
+
+
+def inplace_table(tumors: Sequence[MeasuredTumor], window_hu: tuple[float, float]) -> dict[str, Any]:
+    """Pool tumours in place into a short table.
+
+    Args:
+        tumors: Real tumours, and what replaced them.
+        window_hu: Window of all values in HU.
+
+    Returns:
+        Plain values: `rows` with one `HuStatistics` per kind of tissue, `cases` with per-case means.
+    """
+    groups = {name: [t for t in tumors if t.made.method == method] for name, method in _ROWS.items()}
+    groups = {name: group for name, group in groups.items() if group}
+    real = distribution_of(groups["real"], window_hu)
+    rows = {name: _statistics(group, real, window_hu) for name, group in groups.items()}
+    mean_hu = rows["real"].mean_hu
+    constant = np.where(real.edges_hu >= mean_hu, 1.0, 0.0)
+    distance_hu = wasserstein_hu(constant, real.cumulative.mean(axis=0))
+    rows["constant at the real mean"] = HuStatistics(mean_hu, 0.0, distance_hu)
+    synthetic = groups["synthetic"]
+    return {
+        "spacing_mm": EVALUATION_SPACING_MM,
+        "draws_per_case": max(tumor.made.draw for tumor in synthetic) + 1,
+        "rows": {name: asdict(statistics) for name, statistics in rows.items()},
+        "cases": [_case(tumor, synthetic) for tumor in groups["real"]],
+    }
+
+
+def _case(real: MeasuredTumor, synthetic: Sequence[MeasuredTumor]) -> dict[str, Any]:
+    own = [tumor.measures for tumor in synthetic if tumor.measures.patient == real.measures.patient]
+    return {
+        "identifier": real.measures.patient,
+        "real_mean_hu": real.measures.mean_hu,
+        "real_sd_hu": real.measures.sd_hu,
+        "synthetic_mean_hu": float(np.mean([measures.mean_hu for measures in own])),
+        "synthetic_sd_hu": float(np.mean([measures.sd_hu for measures in own])),
+        "voxels": int(real.made.place.label.sum()),
+    }
+
+
+def _statistics(tumors: Sequence[MeasuredTumor], real: HuDistribution, window_hu: tuple[float, float]) -> HuStatistics:
+    made = distribution_of(tumors, window_hu)
+    patients = sorted({tumor.measures.patient for tumor in tumors})
+
+    def over_patients(name: str) -> float:
+        own = [[getattr(t.measures, name) for t in tumors if t.measures.patient == patient] for patient in patients]
+        return float(np.mean([np.mean(values) for values in own]))
+
+    distance_hu = wasserstein_hu(made.cumulative.mean(axis=0), real.cumulative.mean(axis=0))
+    return HuStatistics(over_patients("mean_hu"), over_patients("sd_hu"), distance_hu)

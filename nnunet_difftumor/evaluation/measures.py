@@ -1,0 +1,162 @@
+"""Measures of one tumour in a scan; pure functions of image, masks and spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+FloatArray = NDArray[np.floating]
+BoolArray = NDArray[np.bool_]
+
+SMOOTHING_SIGMA_MM = 3.0
+RING_MM = (1.5, 6.0)
+"""Host tissue against which contrast is measured: this far outside the label, in mm."""
+PROFILE_EDGES_MM = tuple(float(edge) for edge in range(-8, 9, 2))
+BAND_EDGES_PER_MM = (0.0, 0.05, 0.1, 0.15, 0.2, np.inf)
+_ENOUGH_VOXELS = 20
+
+
+def smooth_within(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
+    """Smooth an image inside a mask with a Gaussian of 3 mm; nothing from outside the mask enters.
+
+    Args:
+        image_hu: Image in HU. Shape (D, H, W).
+        mask: True where the image counts. Same shape.
+        spacing_mm: Spacing in mm, array order.
+
+    Returns:
+        Smoothed values of the mask's voxels in HU, in array order. Shape (voxels in the mask,).
+    """
+    sigma = SMOOTHING_SIGMA_MM / np.asarray(spacing_mm)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma, mode="constant")
+    value = ndimage.gaussian_filter(np.where(mask, image_hu, 0.0).astype(np.float32), sigma, mode="constant")
+    return (value[mask] / weight[mask]).astype(np.float32)
+
+
+def split_texture(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[float]) -> tuple[float, float]:
+    """Standard deviations inside a mask of the smoothed image and of what smoothing takes away.
+
+    Args:
+        image_hu: Image in HU. Shape (D, H, W).
+        mask: True where the image counts. Same shape.
+        spacing_mm: Spacing in mm, array order.
+
+    Returns:
+        Low-pass and high-pass standard deviation in HU; NaN for an empty mask.
+    """
+    if not mask.any():
+        return float("nan"), float("nan")
+    low_hu = smooth_within(image_hu, mask, spacing_mm)
+    return float(low_hu.std()), float((image_hu[mask] - low_hu).std())
+
+
+def signed_distance_mm(label: BoolArray, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
+    """Distance of voxel centres to the surface of a label, negative inside.
+
+    The surface lies half a voxel (of the finest axis) beyond the outermost voxel centres.
+
+    Args:
+        label: True inside, with voxels of both kinds. Shape (D, H, W).
+        spacing_mm: Spacing in mm, array order.
+
+    Returns:
+        Distance in mm. Same shape.
+    """
+    edge_mm = 0.5 * float(min(spacing_mm))
+    inside = np.asarray(ndimage.distance_transform_edt(label, sampling=spacing_mm))
+    outside = np.asarray(ndimage.distance_transform_edt(~label, sampling=spacing_mm))
+    return np.where(label, edge_mm - inside, outside - edge_mm).astype(np.float32)
+
+
+def ring_level_hu(host_hu: FloatArray, organ: BoolArray, distance_mm: FloatArray) -> float:
+    """Mean of the organ's tissue 1.5 to 6 mm outside a label.
+
+    Args:
+        host_hu: Host in HU. Shape (D, H, W).
+        organ: True in the organ, tumours left out. Same shape.
+        distance_mm: Signed distance to the label's surface in mm. Same shape.
+
+    Returns:
+        Mean in HU; NaN with fewer than 20 such voxels.
+    """
+    ring = organ & (distance_mm > RING_MM[0]) & (distance_mm <= RING_MM[1])
+    return float(host_hu[ring].mean()) if int(ring.sum()) >= _ENOUGH_VOXELS else float("nan")
+
+
+def ring_profile(values_hu: FloatArray, counted: BoolArray, distance_mm: FloatArray) -> tuple[float, ...]:
+    """Mean value in shells of 2 mm from 8 mm inside a label's surface to 8 mm outside.
+
+    Args:
+        values_hu: Image, or difference of two images, in HU. Shape (D, H, W).
+        counted: True where a voxel counts. Same shape.
+        distance_mm: Signed distance to the label's surface in mm. Same shape.
+
+    Returns:
+        Eight means in HU, innermost shell first; NaN where a shell has no voxel.
+    """
+    profile = []
+    for low, high in pairwise(PROFILE_EDGES_MM):
+        shell = counted & (distance_mm > low) & (distance_mm <= high)
+        profile.append(float(values_hu[shell].mean()) if shell.any() else float("nan"))
+    return tuple(profile)
+
+
+def centre_level_hu(image_hu: FloatArray, distance_mm: FloatArray) -> float:
+    """Mean of a tumour's core: deeper than 6 mm.
+
+    Args:
+        image_hu: Image in HU. Shape (D, H, W).
+        distance_mm: Signed distance to the label's surface in mm. Same shape.
+
+    Returns:
+        Mean in HU; NaN if fewer than 8 voxels are as deep.
+    """
+    core = distance_mm < -6.0
+    return float(image_hu[core].mean()) if int(core.sum()) >= 8 else float("nan")
+
+
+def band_variances(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+    """Split the variance inside a mask by spatial frequency: the radial power spectrum in five bands.
+
+    The image minus its mean inside the mask is set to zero outside, transformed, and its power summed over
+    0-0.05, 0.05-0.1, 0.1-0.15, 0.15-0.2 and above 0.2 cycles per mm. The mask's own shape blurs the bands,
+    so compare masks of one shape.
+
+    Args:
+        image_hu: Image in HU. Shape (D, H, W).
+        mask: True inside. Same shape.
+        spacing_mm: Spacing in mm, array order.
+
+    Returns:
+        Five variances in HU^2 that add up to the variance inside the mask.
+    """
+    if not mask.any():
+        return (float("nan"),) * (len(BAND_EDGES_PER_MM) - 1)
+    windowed = np.where(mask, image_hu - image_hu[mask].mean(), 0.0)
+    power = np.abs(np.fft.fftn(windowed)) ** 2 / (windowed.size * int(mask.sum()))
+    axes = [np.fft.fftfreq(size, step) for size, step in zip(mask.shape, spacing_mm, strict=True)]
+    radial = np.sqrt(sum(grid**2 for grid in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    band = np.searchsorted(np.asarray(BAND_EDGES_PER_MM[1:]), radial, side="left")
+    sums = np.bincount(band.ravel(), weights=power.ravel(), minlength=len(BAND_EDGES_PER_MM) - 1)
+    return tuple(float(value) for value in sums[: len(BAND_EDGES_PER_MM) - 1])
+
+
+def seed_diversity_hu(images_hu: Sequence[FloatArray], mask: BoolArray, spacing_mm: Sequence[float]) -> float:
+    """How much tumours of one request differ between seeds, noise aside.
+
+    Args:
+        images_hu: The same tumour from several seeds, in HU. Each of shape (D, H, W).
+        mask: True inside the tumour. Same shape.
+        spacing_mm: Spacing in mm, array order.
+
+    Returns:
+        Mean over the pairs of the standard deviation of their smoothed difference inside the mask, in HU;
+        NaN with fewer than two images.
+    """
+    smooth = [smooth_within(image, mask, spacing_mm) for image in images_hu]
+    pairs = [float((first - second).std()) for i, first in enumerate(smooth) for second in smooth[i + 1 :]]
+    return float(np.mean(pairs)) if pairs else float("nan")

@@ -1,0 +1,104 @@
+"""How much of a generator is evaluated, and how finely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+EVALUATION_SPACING_MM = 2.0
+"""Isotropic grid of all scans in the evaluation, in mm."""
+
+DISTANCE_TO_TUMOR_MM = 5.0
+"""Least distance between a transplant's soft rim and a real tumour, in mm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings:
+    """Training of the two-sample classifier.
+
+    Attributes:
+        steps: Optimiser steps for each fold.
+        batch_pairs: Pairs of a real and a synthetic patch in a batch.
+        patch_side: Side of a patch in voxels of the evaluation's grid.
+        positions_per_tumor: Patch positions in each tumour.
+        most_folds: Most folds of patients.
+        width: Channels of the first block.
+        learning_rate: Highest learning rate, warmed up and then lowered along a cosine.
+    """
+
+    steps: int = 200
+    batch_pairs: int = 8
+    patch_side: int = 24
+    positions_per_tumor: int = 24
+    most_folds: int = 4
+    width: int = 12
+    learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What is made and measured.
+
+    Attributes:
+        steps: Denoising steps T.
+        seed: Seed of every random choice.
+        draws_per_case: Generated tumours for each real one, with looks of training tumours; one more is made
+            with the look of the real tumour itself.
+        radii_mm: Radii of transplanted tumours in mm.
+        places_per_radius: Places for each case and radius.
+        headline_radii_mm: Smallest and largest radius of the transplants in the headline figures, in mm.
+        control_radii_mm: Radii in mm at which looks are requested and measured.
+        control_contrasts_hu: Requested contrasts in HU.
+        control_heterogeneities_hu: Requested heterogeneities in HU.
+        control_places: Places for each case and radius at which looks are requested.
+        diversity_seeds: Seeds for each tumour whose diversity is measured.
+        diversity_radii_mm: Radii in mm at which it is measured.
+        native_radii_mm: Radii in mm of the transplants that are made on the scan's own grid too.
+        bootstrap_draws: Draws of the bootstrap over patients.
+        reconstruction_tiles: Most tiles of a case on which the autoencoder is measured.
+        classifier: Training of the two-sample classifier.
+    """
+
+    steps: int = 4
+    seed: int = 0
+    draws_per_case: int = 4
+    radii_mm: tuple[float, ...] = (4.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0)
+    places_per_radius: int = 2
+    headline_radii_mm: tuple[float, float] = (5.0, 15.0)
+    control_radii_mm: tuple[float, ...] = (6.0, 9.0, 12.0, 18.0)  # 4, 6, 8 and 12 voxels of 1.5 mm
+    control_contrasts_hu: tuple[float, ...] = (-40.0, -20.0, 0.0, 20.0)
+    control_heterogeneities_hu: tuple[float, ...] = (4.0, 8.0, 12.0, 16.0)
+    control_places: int = 1
+    diversity_seeds: int = 3
+    diversity_radii_mm: tuple[float, ...] = (6.0, 10.0, 15.0)
+    native_radii_mm: tuple[float, ...] = (4.0, 8.0, 12.0)
+    bootstrap_draws: int = 2000
+    reconstruction_tiles: int = 8
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+
+
+def quick_settings(*, steps: int = 4, seed: int = 0) -> EvaluationSettings:
+    """Settings that run in seconds, to try the command or to test it; the figures are rough.
+
+    Args:
+        steps: Denoising steps T.
+        seed: Seed of every random choice.
+
+    Returns:
+        The settings.
+    """
+    return EvaluationSettings(
+        steps=steps,
+        seed=seed,
+        draws_per_case=4,
+        radii_mm=(4.0, 8.0),
+        places_per_radius=1,
+        control_radii_mm=(6.0,),
+        control_contrasts_hu=(-40.0, 0.0),
+        control_heterogeneities_hu=(4.0, 12.0),
+        diversity_seeds=2,
+        diversity_radii_mm=(8.0,),
+        native_radii_mm=(8.0,),
+        bootstrap_draws=200,
+        reconstruction_tiles=1,
+        classifier=ClassifierSettings(steps=4, batch_pairs=2, patch_side=16, positions_per_tumor=4, most_folds=2),
+    )
