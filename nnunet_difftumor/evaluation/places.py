@@ -26,7 +26,7 @@ BoolArray = NDArray[np.bool_]
 IN_PLACE, TRANSPLANT = "in place", "transplant"
 _MARGIN_MM = 12.0
 _TRIES = 600
-_INTERIOR_POINTS = 256
+_CUBE_POINTS = 512
 _WANTED_SHARE, _LEAST_SHARE = 0.99, 0.9
 
 
@@ -138,7 +138,7 @@ def find_places(
                 surface = TumorSurface(moved)
                 drawn = draw_on_grid(surface, scan.spacing_mm)
                 place = _on_scan(scan, TRANSPLANT, f"{radius_mm:g} mm, {index}", surface, drawn, free, rule)
-            if place is None:
+            if place is None or place.inside_share < _LEAST_SHARE:
                 failed[f"{radius_mm:g} mm"] += 1
             else:
                 places.append(place)
@@ -156,13 +156,21 @@ def _move_into(
     surface = TumorSurface(spec)
     centres = candidates[rng.integers(len(candidates), size=_TRIES)]
     centres_mm = (centres + rng.uniform(-0.5, 0.5, size=centres.shape)) * np.asarray(spacing_mm)
-    points_mm = centres_mm[:, None, :] + surface.interior_offsets_mm(_INTERIOR_POINTS)[None]
+    points_mm = centres_mm[:, None, :] + _interior_offsets_mm(surface)[None]
     voxels = np.round(points_mm / np.asarray(spacing_mm)).astype(np.int64)
     within = np.all((voxels >= 0) & (voxels < free.shape), axis=-1)
     voxels = np.clip(voxels, 0, np.asarray(free.shape) - 1)
     share = (free[voxels[..., 0], voxels[..., 1], voxels[..., 2]] & within).mean(axis=1)
     best = int(np.argmax(share >= _WANTED_SHARE)) if (share >= _WANTED_SHARE).any() else int(np.argmax(share))
     return spec.moved_to(centres_mm[best]) if share[best] >= _LEAST_SHARE else None
+
+
+def _interior_offsets_mm(surface: TumorSurface) -> NDArray[np.float64]:
+    """Points spread evenly over a tumour's volume, relative to its centre, in mm. Shape (N, 3)."""
+    steps = np.array([0.8191725133961645, 0.6710436067037893, 0.5497004779019703])  # powers of one irrational number
+    cube = 2.0 * ((np.arange(1, _CUBE_POINTS + 1)[:, None] * steps) % 1.0) - 1.0
+    points_mm = cube * surface.half_extent_mm
+    return points_mm[surface.signed_distance(points_mm) <= 0.0]
 
 
 def _on_scan(

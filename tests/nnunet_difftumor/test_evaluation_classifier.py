@@ -1,0 +1,74 @@
+"""The classifier must find a difference that is there and none that is not: else its figures say nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_difftumor.evaluation.classifier import PatchClassifier, PatchPairs, score_held_out
+from nnunet_difftumor.evaluation.probes import ProbeResult
+from nnunet_difftumor.evaluation.settings import ClassifierSettings
+
+SETTINGS = ClassifierSettings(steps=30, batch_pairs=4, patch_side=12, positions_per_tumor=12, width=4)
+PATIENTS = 6
+WINDOW_HALF_HU = 212.5
+
+
+def pairs(*, shift_hu: float) -> PatchPairs:
+    """Noise of 15 HU around each patient's own mean; the synthetic side is other noise, shifted inside."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(PATIENTS), SETTINGS.positions_per_tumor)
+    side = SETTINGS.patch_side
+    mask = np.zeros((side, side, side), dtype=np.float32)
+    mask[3:9, 3:9, 3:9] = 1.0
+
+    def patches(inside_hu: float) -> np.ndarray:
+        noise = rng.normal(0.0, 15.0, (len(patients), side, side, side))
+        means = 40.0 + 5.0 * patients[:, None, None, None] - 37.5
+        image = (noise + means + inside_hu * mask) / WINDOW_HALF_HU
+        return np.stack([image, np.broadcast_to(mask, image.shape)], axis=1).astype(np.float32)
+
+    return PatchPairs(patches(0.0), patches(shift_hu), patients, patients.copy())
+
+
+def result_of(found: PatchPairs) -> ProbeResult:
+    torch.set_num_threads(1)
+    real, synthetic = score_held_out(found, SETTINGS, np.random.default_rng(1))
+    names = tuple("abcdef")
+    return ProbeResult(names, np.full(PATIENTS, 30.0), found.patients, found.tumors, real, synthetic)
+
+
+def test_a_shift_of_15_hu_is_found():
+    assert result_of(pairs(shift_hu=15.0)).pooled_auc(50, np.random.default_rng(0)).value > 0.85
+
+
+def test_nothing_is_found_where_nothing_differs():
+    found = result_of(pairs(shift_hu=0.0)).pooled_auc(200, np.random.default_rng(0))
+    assert found.value == pytest.approx(0.5, abs=0.12)
+
+
+def test_the_result_is_the_same_for_the_same_seed():
+    first, second = (result_of(pairs(shift_hu=5.0)) for _ in range(2))
+    assert np.array_equal(first.synthetic_scores, second.synthetic_scores)
+
+
+def test_a_result_survives_its_file():
+    before = ProbeResult(
+        ("a", "b"),
+        np.array([12.0, 60.0]),
+        np.array([0, 0, 1, 1]),
+        np.array([0, 0, 1, 2]),
+        np.array([0.0, 1.0, 5.0, 6.0]),
+        np.array([2.0, 3.0, 5.5, 7.0]),
+    )
+    after = ProbeResult.from_json(before.to_json())
+    assert after.patients == before.patients
+    assert after.within_patient_auc(10, np.random.default_rng(0)).value == pytest.approx((1.0 + 0.75) / 2)
+    assert after.pooled_auc(10, np.random.default_rng(0), (0.0, 20.0)).value == 1.0
+    assert after.confidence() == {0: 2.5, 1: 5.5, 2: 7.0}
+
+
+def test_the_network_has_at_most_100_thousand_weights_by_default():
+    count = sum(weight.numel() for weight in PatchClassifier(ClassifierSettings().width).parameters())
+    assert 30_000 < count < 110_000
