@@ -203,7 +203,8 @@ def _drop(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 def _unwrap(model: nn.Module) -> DenoisingUNet3D:
     """The denoiser inside what accelerate made of it for several processes."""
-    return getattr(model, "module", model)
+    inner: Any = getattr(model, "module", model)
+    return inner
 
 
 def _run(

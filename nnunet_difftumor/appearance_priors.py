@@ -108,10 +108,7 @@ TARGET_PRIORS: Mapping[str, TargetPrior] = MappingProxyType(
             ),
             citations=(
                 Citation(
-                    source=(
-                        "Value of the delayed phase in pancreatic carcinomas that are iso-attenuating in the "
-                        "pancreatic parenchymal phase (57 multidetector CT studies), PubMed 17961951, abstract"
-                    ),
+                    source="PubMed 17961951, abstract (57 multidetector CT studies of pancreatic carcinomas, 2007)",
                     address="https://pubmed.ncbi.nlm.nih.gov/17961951/",
                     numbers=(
                         "|tumour - pancreas| in the portal venous phase: 40.5 +- 23.0 HU (hypo-attenuating, n = 49), "

@@ -102,7 +102,7 @@ def make_rules(
         spacing_mm=(depth, height, width),
         intensities=CTIntensities.from_plans(plans),
         size_classes=fit_size_classes(config.size_classes, _LARGEST_SHARE_OF_PATCH * extent_mm),
-        appearances=AppearanceRule(contrast_hu=config.contrast_hu, heterogeneity_hu=config.heterogeneity_hu),
+        appearances=config.appearances,
     )
 
 

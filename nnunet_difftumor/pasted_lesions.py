@@ -110,7 +110,7 @@ def _noise_hu(host_hu: FloatArray, mask: NDArray[np.bool_]) -> FloatArray:
     """The host's noise, its edges limited."""
     noise_hu = host_hu - ndimage.gaussian_filter(host_hu, _NOISE_SIGMA_VOXELS)
     limit = np.float32(_NOISE_LIMIT_SD * robust_sd(noise_hu[mask]))
-    return np.clip(noise_hu, -limit, limit)
+    return np.clip(noise_hu, -limit, limit).astype(np.float32)
 
 
 def _blend(

@@ -262,7 +262,6 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
         config = self._resolved.config
         patch_size = self.configuration_manager.patch_size
         rules = make_rules(config, self.plans_manager.plans, self.configuration_manager.spacing, patch_size)
-        rules = replace(rules, appearances=config.appearances)
         return DiffTumorDataLoader(
             dataset,
             self.batch_size,

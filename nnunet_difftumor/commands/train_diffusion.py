@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tumor-label", metavar="NAME", help="name of the tumour label in dataset.json (default: found by its name)"
     )
     parser.add_argument("--early-only", action="store_true", help="learn from tumours of at most 10 mm radius only")
+    parser.add_argument(
+        "--objective",
+        choices=("flow", "v", "epsilon"),
+        default="flow",
+        help="what the denoiser predicts: rectified flow (default), v, or the paper's epsilon in plain latents",
+    )
+    parser.add_argument(
+        "--plain-latents", action="store_true", help="let the noise run in latents, not in differences from the fill"
+    )
+    parser.add_argument(
+        "--spacing-mm",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="finest and coarsest spacing of the crops (default 1.5 6); LO = HI switches the variation off",
+    )
     parser.add_argument("--data-note", default="", metavar="TEXT", help="what the data are, for the model card")
     add_training_arguments(parser)
 
@@ -106,7 +123,10 @@ def _train(options: argparse.Namespace) -> None:
         resume=options.resume,
         mixed_precision=options.precision,
         workers=options.workers,
-        identity={"data": runs.training_identity(selected, early_only=options.early_only)},
+        identity={
+            "data": runs.training_identity(selected, early_only=options.early_only),
+            "spacing_range_mm": _spacing_range_mm(options),
+        },
     )
     if runs.is_main_process():
         runs.save_run_records(options.output, selected, provenance)
@@ -116,7 +136,11 @@ def _train(options: argparse.Namespace) -> None:
 def _preset(options: argparse.Namespace) -> DiffusionPreset:
     from diffusion.presets import DIFFUSION_PRESETS
 
-    return DIFFUSION_PRESETS[options.preset]
+    return replace(
+        DIFFUSION_PRESETS[options.preset],
+        objective=options.objective,
+        draws_differences=options.objective != "epsilon" and not options.plain_latents,
+    )
 
 
 def _select(options: argparse.Namespace) -> SelectedCases:
@@ -139,7 +163,7 @@ def _select(options: argparse.Namespace) -> SelectedCases:
 
 def _batches(options: argparse.Namespace, selected: SelectedCases) -> TumorCrops:
     from nnunet_difftumor.crop_cache import CropCache
-    from nnunet_difftumor.training_data import TumorCrops
+    from nnunet_difftumor.training_data import TumorCrops, TumorSampling
 
     preset = _preset(options)
     return TumorCrops(
@@ -148,21 +172,33 @@ def _batches(options: argparse.Namespace, selected: SelectedCases) -> TumorCrops
         preset.voxels_per_batch,
         options.seed,
         side_probabilities=preset.crop_probabilities,
+        sampling=TumorSampling(spacing_range_mm=_spacing_range_mm(options)),
         early_only=options.early_only,
     )
+
+
+def _spacing_range_mm(options: argparse.Namespace) -> tuple[float, float]:
+    from nnunet_difftumor.errors import DiffTumorError
+    from nnunet_difftumor.training_data import SPACING_RANGE_MM
+
+    if options.spacing_mm is None:
+        return SPACING_RANGE_MM
+    low_mm, high_mm = options.spacing_mm
+    if not 0 < low_mm <= high_mm:
+        raise DiffTumorError(f"--spacing-mm needs 0 < LO <= HI, got {low_mm:g} and {high_mm:g}.")
+    return low_mm, high_mm
 
 
 def _info(options: argparse.Namespace, autoencoder: AutoencoderKL3D, selected: SelectedCases) -> GeneratorInfo:
     from diffusion.generator_info import GeneratorInfo
     from nnunet_difftumor.crop_cache import CropCache
-    from nnunet_difftumor.training_data import SPACING_RANGE_MM
     from nnunet_difftumor.tumor_statistics import measure_training_tumors
 
     window = autoencoder.window
     tumors = measure_training_tumors(CropCache(selected.training), early_only=options.early_only, window=window)
     return GeneratorInfo(
         roi_sides=tuple(sorted(_preset(options).crop_sides)),
-        spacing_range_mm=SPACING_RANGE_MM,
+        spacing_range_mm=_spacing_range_mm(options),
         margin_voxels=_MARGIN_VOXELS,
         low_hu=window.low_hu,
         high_hu=window.high_hu,
