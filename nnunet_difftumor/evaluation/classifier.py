@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +15,11 @@ from tqdm import tqdm
 
 from nnunet_difftumor.evaluation.settings import ClassifierSettings
 
+CHANNELS = 3
+DISTANCE_LIMIT_MM = 8.0
+_SHELLS_MM = ((-9.0, -4.0), (-4.0, 0.0), (0.0, 2.5), (2.5, 9.0))
+_SMALLEST_VARIANCE = 1e-6
+_DROPOUT = 0.2
 _GROUPS = 4
 _WEIGHT_DECAY = 1e-2
 _WARM_UP_SHARE = 0.1
@@ -24,7 +30,9 @@ class PatchPairs:
     """Real and synthetic patches of the same positions.
 
     Attributes:
-        real: Image in [-1, 1] and label. Shape (N, 2, S, S, S).
+        real: Three channels: the image in the generator's window and in one of soft tissue, both brought to
+            [-1, 1], and the signed distance to the label's surface, limited to 8 mm, over 8 mm.
+            Shape (N, 3, S, S, S).
         synthetic: The same positions with a synthetic tumour. Same shape.
         patients: Index of each pair's patient. Shape (N,).
         tumors: Index of each pair's synthetic tumour. Shape (N,).
@@ -37,9 +45,10 @@ class PatchPairs:
 
 
 class PatchClassifier(nn.Module):
-    """Four convolution blocks, then the mean and standard deviation of every channel over the patch.
+    """Four convolution blocks, pooled as mean and standard deviation over the patch and over shells of the label.
 
-    The first block works at full resolution, where noise texture lives; each later one halves it.
+    The first block works at full resolution, where noise texture lives; each later one halves it. The shells
+    (core, inner edge, outer edge, surroundings) let it find a rim of one voxel among large differences elsewhere.
     """
 
     def __init__(self, width: int) -> None:
@@ -49,19 +58,40 @@ class PatchClassifier(nn.Module):
             width: Channels of the first block.
         """
         super().__init__()
-        widths = [2, width, 2 * width, 3 * width, 4 * width]
+        widths = [CHANNELS, width, 2 * width, 3 * width, 4 * width]
         blocks = []
         for index, (channels, wider) in enumerate(pairwise(widths)):
-            stride = 1 if index == 0 else 2
-            blocks += [nn.Conv3d(channels, wider, 3, stride, 1), nn.GroupNorm(_GROUPS, wider), nn.SiLU()]
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(8 * width, 1)
+            norm = nn.GroupNorm(_GROUPS, wider) if index else nn.Identity()  # the first keeps the noise's amplitude
+            blocks.append(nn.Sequential(nn.Conv3d(channels, wider, 3, 2 if index else 1, 1), norm, nn.SiLU()))
+        self.blocks = nn.ModuleList(blocks)
+        pooled = 2 * (len(_SHELLS_MM) * (widths[1] + widths[2]) + widths[3] + widths[4])
+        self.head = nn.Sequential(nn.BatchNorm1d(pooled), nn.Dropout(_DROPOUT), nn.Linear(pooled, 1))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Score patches; higher means synthetic. (N, 2, S, S, S) to (N,)."""
-        features = self.blocks(patches).flatten(2)  # (N, C, voxels)
-        pooled = torch.cat([features.mean(dim=2), features.std(dim=2)], dim=1)
-        return self.head(pooled)[:, 0]
+        """Score patches; higher means synthetic. (N, 3, S, S, S) to (N,)."""
+        features, distance_mm, pooled = patches, DISTANCE_LIMIT_MM * patches[:, 2:3], []
+        for index, block in enumerate(self.blocks):
+            features = block(features)
+            if index == 1:
+                distance_mm = nn.functional.avg_pool3d(distance_mm, 2, ceil_mode=True)
+            shells = _shells(distance_mm) if index < 2 else torch.ones_like(features[:, :1])
+            pooled.append(_pool(features, shells))
+        return self.head(torch.cat(pooled, dim=1))[:, 0]
+
+
+def _shells(distance_mm: Tensor) -> Tensor:
+    """Membership of the voxels in the shells. (N, 1, D, H, W) to (N, shells, D, H, W)."""
+    return torch.cat([(distance_mm > low) & (distance_mm <= high) for low, high in _SHELLS_MM], dim=1).float()
+
+
+def _pool(features: Tensor, shells: Tensor) -> Tensor:
+    """Mean and standard deviation of every channel in every shell; 0 in an empty one. Shape (N, 2 C shells)."""
+    flat, member = features.flatten(2), shells.flatten(2).transpose(1, 2)  # (N, C, V), (N, V, K)
+    count = member.sum(dim=1, keepdim=True).clamp(min=1.0)  # (N, 1, K)
+    mean = flat @ member / count
+    square = (flat * flat) @ member / count
+    sd = (square - mean * mean).clamp(min=0.0).add(_SMALLEST_VARIANCE).sqrt()
+    return torch.cat([mean.flatten(1), sd.flatten(1)], dim=1)
 
 
 def score_held_out(
@@ -85,7 +115,9 @@ def score_held_out(
     with tqdm(total=len(folds) * settings.steps, desc=heading, unit="step", leave=False) as bar:
         for fold in folds:
             held_out = np.isin(pairs.patients, fold)
-            network = _train(pairs, np.flatnonzero(~held_out), settings, rng, bar)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(rng.integers(2**31)))  # initial weights and dropout, in a fork of the generator
+                network = _train(pairs, np.flatnonzero(~held_out), settings, rng, bar)
             for side, patches in enumerate((pairs.real, pairs.synthetic)):
                 scores[side, held_out] = score_patches(network, patches[held_out])
     return scores[0], scores[1]
@@ -97,7 +129,7 @@ def score_patches(network: PatchClassifier, patches: NDArray[np.float32]) -> NDA
 
     Args:
         network: A trained network.
-        patches: Image and label. Shape (N, 2, S, S, S).
+        patches: Patches. Shape (N, 3, S, S, S).
 
     Returns:
         Scores, higher means synthetic. Shape (N,).
@@ -119,9 +151,7 @@ def _train(
     rng: np.random.Generator,
     bar: tqdm,
 ) -> PatchClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**31)))  # only for the initial weights, in a fork of the generator
-        network = PatchClassifier(settings.width)
+    network = PatchClassifier(settings.width)
     decay, rate = _WEIGHT_DECAY, settings.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     warm_up = max(1, round(_WARM_UP_SHARE * settings.steps))
@@ -130,10 +160,13 @@ def _train(
         factor = min(1.0, (step + 1) / warm_up) * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
         optimizer.param_groups[0]["lr"] = rate * factor
         chosen = _draw_by_patient(pairs.patients, indices, settings.batch_pairs, rng)
-        patches = np.concatenate([pairs.real[chosen], pairs.synthetic[chosen]])
-        patches = np.stack([_turned(patch, rng) for patch in patches])
-        is_synthetic = torch.arange(len(patches)) >= len(chosen)
-        loss = nn.functional.binary_cross_entropy_with_logits(network(torch.from_numpy(patches)), is_synthetic.float())
+        turns = [_draw_turn(rng) for _ in chosen]  # the same for both patches of a pair
+        sides = [
+            np.stack([turn(patch) for turn, patch in zip(turns, patches[chosen], strict=True)])
+            for patches in (pairs.real, pairs.synthetic)
+        ]
+        scores = network(torch.from_numpy(np.concatenate(sides)))
+        loss = _loss(scores[: len(chosen)], scores[len(chosen) :])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -150,8 +183,20 @@ def _draw_by_patient(
     return np.array([rng.choice(indices[patients[indices] == name]) for name in drawn])
 
 
-def _turned(patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A patch flipped along any axis, and its slices transposed: thick slices stay thick slices."""
+def _loss(real_scores: Tensor, synthetic_scores: Tensor) -> Tensor:
+    """Cross-entropy of single patches, and of the order within pairs, where what both share cancels."""
+    softplus = nn.functional.softplus
+    single = softplus(real_scores).mean() + softplus(-synthetic_scores).mean()
+    return 0.5 * single + softplus(real_scores - synthetic_scores).mean()
+
+
+def _draw_turn(rng: np.random.Generator) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """A flip along any axis and perhaps a transposition of the slices: thick slices stay thick slices."""
     axes = tuple(int(axis) + 1 for axis in np.flatnonzero(rng.random(3) < 0.5))
-    patch = np.flip(patch, axes)
-    return np.ascontiguousarray(patch.swapaxes(2, 3) if rng.random() < 0.5 else patch)
+    is_transposed = rng.random() < 0.5
+
+    def turn(patch: NDArray[np.float32]) -> NDArray[np.float32]:
+        flipped = np.flip(patch, axes)
+        return np.ascontiguousarray(flipped.swapaxes(2, 3) if is_transposed else flipped)
+
+    return turn

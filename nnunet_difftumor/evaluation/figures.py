@@ -111,14 +111,13 @@ def draw_transplants(collection: Collection, heading: str) -> Figure:
     Returns:
         The figure.
     """
+    generated = [tumor for tumor in collection.transplants if tumor.made.method == making.GENERATED]
     chosen: dict[float, MeasuredTumor] = {}
-    patients: list[str] = []
-    for tumor in collection.transplants:
-        radius = tumor.made.place.spec.radius_mm
-        is_new = tumor.measures.patient not in patients
-        if tumor.made.method == making.GENERATED and (radius not in chosen or (is_new and len(patients) < len(chosen))):
-            chosen[radius] = tumor
-            patients.append(tumor.measures.patient)
+    for index, radius in enumerate(sorted({tumor.made.place.spec.radius_mm for tumor in generated})):
+        of_radius = [tumor for tumor in generated if tumor.made.place.spec.radius_mm == radius]
+        patients = sorted({tumor.measures.patient for tumor in of_radius})
+        patient = patients[index % len(patients)]
+        chosen[radius] = next(tumor for tumor in of_radius if tumor.measures.patient == patient)
     return _montage([chosen[radius] for radius in sorted(chosen)], heading)
 
 

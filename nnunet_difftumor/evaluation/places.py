@@ -41,6 +41,7 @@ class Place:
         spec: What is requested.
         box: Part of the scan that the arrays below cover.
         label: True inside the tumour, clipped to what may be replaced. Shape of the box.
+        drawn: The same before clipping. Shape of the box.
         weight: Share of synthetic tissue. Shape of the box.
         distance_mm: Signed distance to the label's surface in mm. Shape of the box.
         roi: Region in which tissue is generated.
@@ -55,6 +56,7 @@ class Place:
     spec: TumorSpec
     box: Box
     label: BoolArray
+    drawn: BoolArray
     weight: FloatArray
     distance_mm: FloatArray
     roi: RegionOfInterest
@@ -191,9 +193,9 @@ def _on_scan(
     if (high <= low).any():
         return None
     box = (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-    label = _moved(drawn.label, start, low, high)
+    unclipped = _moved(drawn.label, start, low, high)
     weight = _moved(drawn.weight, start, low, high)
-    label = label & allowed[box]
+    label = unclipped & allowed[box]
     if not label.any():
         return None
     roi = choose_roi(surface, scan.spacing_mm, rule)
@@ -204,6 +206,7 @@ def _on_scan(
         spec=surface.spec,
         box=box,
         label=label,
+        drawn=unclipped,
         weight=np.where(allowed[box], weight, np.float32(0.0)),
         distance_mm=signed_distance_mm(label, scan.spacing_mm),
         roi=roi,

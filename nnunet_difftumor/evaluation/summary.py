@@ -226,6 +226,7 @@ def _auc_table(result: ProbeResult | None, draws: int, rng: np.random.Generator)
     return {
         "pooled": auc_or_none(result, draws, rng),
         "within_patient": result.within_patient_auc(draws, rng),
+        "paired": result.paired_share(draws, rng),
         "bins": bins,
     }
 

@@ -185,9 +185,12 @@ def _visibility(place: Place, inside_hu: NDArray[np.floating], host_hu: NDArray[
 
 
 def _beyond_rim(place: Place, change_hu: NDArray[np.floating]) -> float:
-    """Largest absolute change farther from the label than the rim and a voxel's diagonal, in HU."""
+    """Largest absolute change farther from the drawn label than the rim and a voxel's diagonal, in HU."""
+    distance_mm = place.distance_mm
+    if not np.array_equal(place.drawn, place.label):
+        distance_mm = measures.signed_distance_mm(place.drawn, place.scan.spacing_mm)
     diagonal_mm = math.sqrt(sum(step**2 for step in place.scan.spacing_mm))
-    beyond = place.distance_mm > rim_width_mm(place.spec.radius_mm) + diagonal_mm
+    beyond = distance_mm > rim_width_mm(place.spec.radius_mm) + diagonal_mm
     return float(np.abs(change_hu[beyond]).max()) if beyond.any() else math.nan
 
 

@@ -20,14 +20,16 @@ def pairs(*, shift_hu: float) -> PatchPairs:
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(PATIENTS), SETTINGS.positions_per_tumor)
     side = SETTINGS.patch_side
-    mask = np.zeros((side, side, side), dtype=np.float32)
-    mask[3:9, 3:9, 3:9] = 1.0
+    offset_mm = 2.0 * np.abs(np.indices((side, side, side)) - (side - 1) / 2).max(axis=0)
+    distance = np.clip((offset_mm - 6.0) / 8.0, -1.0, 1.0)
+    mask = distance < 0
 
     def patches(inside_hu: float) -> np.ndarray:
         noise = rng.normal(0.0, 15.0, (len(patients), side, side, side))
         means = 40.0 + 5.0 * patients[:, None, None, None] - 37.5
-        image = (noise + means + inside_hu * mask) / WINDOW_HALF_HU
-        return np.stack([image, np.broadcast_to(mask, image.shape)], axis=1).astype(np.float32)
+        image_hu = noise + means + inside_hu * mask
+        channels = [image_hu / WINDOW_HALF_HU, image_hu / 80.0, np.broadcast_to(distance, image_hu.shape)]
+        return np.stack(channels, axis=1).astype(np.float32)
 
     return PatchPairs(patches(0.0), patches(shift_hu), patients, patients.copy())
 
@@ -69,6 +71,19 @@ def test_a_result_survives_its_file():
     assert after.confidence() == {0: 2.5, 1: 5.5, 2: 7.0}
 
 
-def test_the_network_has_at_most_100_thousand_weights_by_default():
+def test_the_network_has_50_to_100_thousand_weights_by_default():
     count = sum(weight.numel() for weight in PatchClassifier(ClassifierSettings().width).parameters())
-    assert 30_000 < count < 110_000
+    assert 50_000 < count < 110_000
+
+
+def test_a_rim_of_one_voxel_is_found_although_the_inside_is_hidden():
+    """Darker by 10 HU in the first layer outside the label; the label's inside holds a constant on both sides."""
+    found = pairs(shift_hu=0.0)
+    inside = found.real[:, 2] < 0
+    rim = ~inside & (found.real[:, 2] <= 0.25)
+    for patches in (found.real, found.synthetic):
+        for channel in (0, 1):
+            patches[:, channel][inside] = 0.0
+    found.synthetic[:, 0][rim] -= 10.0 / WINDOW_HALF_HU
+    found.synthetic[:, 1][rim] -= 10.0 / 80.0
+    assert result_of(found).pooled_auc(50, np.random.default_rng(0)).value > 0.75
