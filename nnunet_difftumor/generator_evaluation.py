@@ -68,7 +68,7 @@ def evaluate_generator(
     held_out = {case.identifier for case in cases}
     training = [case for case in dataset.cases if case.identifier not in held_out] if use_training_range else []
     given = EvaluationInput(
-        generator=DiffusionTissue(loaded, steps=settings.steps),
+        generator=DiffusionTissue(loaded, steps=settings.steps, sampler=settings.sampler),
         reconstruct=reconstruct_with(loaded.pipeline.autoencoder),
         autoencoder=loaded.pipeline.autoencoder,
         cases=cases,

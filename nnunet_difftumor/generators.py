@@ -74,15 +74,17 @@ class TissueGenerator(Protocol):
 class DiffusionTissue:
     """Tumour tissue from a trained generator folder, on the CPU unless told otherwise."""
 
-    def __init__(self, loaded: LoadedGenerator, *, steps: int = 4) -> None:
+    def __init__(self, loaded: LoadedGenerator, *, steps: int = 4, sampler: str = "angle") -> None:
         """Wrap a loaded generator.
 
         Args:
             loaded: Pipeline with its description.
             steps: Denoising steps T.
+            sampler: How a rectified flow is followed, "angle" or "straight" (see `diffusion.flow`).
         """
         self._loaded = loaded
         self._steps = steps
+        self._sampler = sampler
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> DiffusionTissue:
@@ -145,6 +147,7 @@ class DiffusionTissue:
                 heterogeneity_hu=torch.tensor(heterogeneities_hu, dtype=torch.float32, device=device),
                 generators=[torch.Generator().manual_seed(seed) for seed in seeds],
                 num_inference_steps=self._steps,
+                sampler=self._sampler,
             )
         return GeneratedRegions(
             output.tumor_hu[:, 0].float().cpu().numpy(), output.reconstruction_hu[:, 0].float().cpu().numpy()

@@ -19,7 +19,7 @@ def data(tmp_path: Path) -> AblationData:
         splits=tmp_path / "splits_final.json",
         fold=0,
         preset="nano",
-        training_steps=2,
+        training_steps=7,
     )
 
 
