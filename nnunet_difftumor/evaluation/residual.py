@@ -42,9 +42,10 @@ class FreeResidual:
     half: int
 
     def quilt(self, shape: Sequence[int], rng: np.random.Generator) -> FloatArray:
-        """Fill a box with noise: blocks from random places, flipped at random, that overlap by half.
+        """Fill a box with noise: blocks from random places that overlap by half.
 
-        The squares of the blocks' windows add up to 1, so that independent noise keeps its variance.
+        They are not flipped: streaks keep their direction. The squares of the blocks' windows add up to 1, so
+        that independent noise keeps its variance.
 
         Args:
             shape: Shape of the box.
@@ -62,8 +63,7 @@ class FreeResidual:
             centre = self.centres[int(rng.integers(len(self.centres)))]
             block = self.residual_hu[tuple(slice(c - half, c + half) for c in centre)]
             block = block - block.mean()  # what is left of edges nearby would shift the tumour's mean
-            axes = tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5))
-            result[tuple(slice(half * c, half * c + side) for c in corner)] += window * np.flip(block, axes)
+            result[tuple(slice(half * c, half * c + side) for c in corner)] += window * block
         return result[tuple(slice(half, half + size) for size in shape)]
 
 
