@@ -144,7 +144,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         sample = self.denoiser.objective.sample(
             self.scheduler, told.bind(self.denoiser), noise, num_inference_steps, generators, sampler
         )
-        sample = self.denoiser.from_frame(sample, condition)
+        sample = self.denoiser.from_frame(sample, condition, heterogeneity_hu)
         tumor_hu, reconstruction_hu = self.autoencoder.decode(torch.cat([sample, original])).chunk(2)
         return TumorPipelineOutput(tumor_hu, reconstruction_hu)
 

@@ -7,9 +7,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -36,8 +38,9 @@ from diffusion.unet import DenoisingUNet3D
 
 GENERATOR_FOLDER = "generator"
 _PICTURES = 4
-_MEASURED_BATCHES = 16
+_MEASURED_BATCHES = 24
 _SMALLEST_DIFFERENCE = 1e-3
+_TYPICAL_HETEROGENEITY_HU = 5.0
 
 
 def train_diffusion(
@@ -96,7 +99,7 @@ def train_diffusion(
     frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
     model = preset.build_model(autoencoder.latent_channels, torch.Generator().manual_seed(seed))
     if preset.draws_differences:
-        model.set_difference_std(measure_difference_std(frozen, batches, _MEASURED_BATCHES))
+        model.set_differences(*measure_differences(frozen, batches, _MEASURED_BATCHES))
     settings = preset.fit_settings(
         steps=steps,
         seed=seed,
@@ -143,7 +146,7 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu)
         denoiser = _unwrap(model)
         objective = denoiser.objective
-        x_0 = denoiser.to_frame(latents, condition)
+        x_0 = denoiser.to_frame(latents, condition, heterogeneity_hu)
         levels = objective.draw_levels(len(x_0), x_0.device, generator)
         noise = draw_noise(x_0, generator)
         x_t = objective.noisy(x_0, noise, levels)
@@ -158,11 +161,23 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
     return loss
 
 
+class Differences(NamedTuple):
+    """How far latents inside tumours lie from those of the filled image, one number a latent channel.
+
+    Attributes:
+        std: Root mean square over the tumours.
+        floor: Part that does not depend on the heterogeneity.
+        per_hu: Increase with the heterogeneity, per HU: sqrt(floor^2 + (per_hu h)^2).
+    """
+
+    std: tuple[float, ...]
+    floor: tuple[float, ...]
+    per_hu: tuple[float, ...]
+
+
 @torch.no_grad()
-def measure_difference_std(
-    autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int
-) -> tuple[float, ...]:
-    """Measure how far latents inside tumours lie from those of the filled image.
+def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int) -> Differences:
+    """Measure the differences of the first batches, every tumour counted alike.
 
     Args:
         autoencoder: First stage.
@@ -170,19 +185,28 @@ def measure_difference_std(
         count: How many of them to measure.
 
     Returns:
-        Root mean square of each latent channel's difference, weighted by the share of tumour.
+        Deviations; the two parts come from a least-squares fit with no negative part.
     """
-    squares = torch.zeros(autoencoder.latent_channels, dtype=torch.float64)
-    mass = 0.0
+    squares, heterogeneities = [], []
     for index in range(count):
         batch = {name: value.to(autoencoder.device) for name, value in batches[index].items()}
         image_hu, tumor_mask = autoencoder.window.clip(batch["image_hu"]), batch["tumor_mask"]
         condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, measure_contrast(image_hu, tumor_mask))
         share = latent_mask_share(tumor_mask)
-        share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)  # each tumour counts once
-        squares += ((latents - condition).square() * share).sum(dim=(0, 2, 3, 4)).double().cpu()
-        mass += float(share.sum())
-    return tuple((squares / max(mass, 1e-6)).sqrt().clamp(min=_SMALLEST_DIFFERENCE).tolist())
+        share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)
+        squares.append(((latents - condition).square() * share).sum(dim=(2, 3, 4)).double().cpu())
+        heterogeneities.append(measure_heterogeneity(image_hu, tumor_mask).double().cpu())
+    square, heterogeneity_hu = torch.cat(squares).numpy(), torch.cat(heterogeneities).nan_to_num(nan=0.0).numpy()
+    weight = 1.0 / (_TYPICAL_HETEROGENEITY_HU**2 + heterogeneity_hu**2)  # errors count relative to the variance
+    terms = np.stack([np.ones_like(heterogeneity_hu), heterogeneity_hu**2], axis=1) * weight[:, None]
+    fitted = np.stack([nnls(terms, channel * weight)[0] for channel in square.T])  # (C, 2)
+    floor, per_hu = np.sqrt(fitted).T
+    std = np.sqrt(square.mean(axis=0))
+    return Differences(
+        tuple(np.maximum(std, _SMALLEST_DIFFERENCE).tolist()),
+        tuple(np.maximum(floor, np.maximum(0.2 * std, _SMALLEST_DIFFERENCE)).tolist()),
+        tuple(per_hu.tolist()),
+    )
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from diffusion.objectives import OBJECTIVES
 CONTRAST_SCALE_HU = 30.0
 HETEROGENEITY_SCALE_HU = 10.0
 SCALAR_CONDITIONS = ("contrast_hu", "heterogeneity_hu")
-"""Scalar conditions that this release knows; each takes a channel for its value and one for its presence."""
+"""Scalar conditions that this release knows; each is embedded with its value and its presence."""
 
 
 class DenoisingUNet3D(ModelMixin, ConfigMixin):
@@ -36,12 +36,15 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         difference_std: Standard deviation of each latent channel's difference from the filled image inside
             tumours. With it the path runs in these differences, so that the noise is as wide as what is to be
             drawn; None lets it run in plain latents, as in the paper.
+        difference_floor: Part of that deviation which does not depend on the heterogeneity, such as noise.
+        difference_per_hu: Increase of the deviation with the heterogeneity, per HU; where a heterogeneity h is
+            given, the deviation is sqrt(floor^2 + (per_hu h)^2).
         attention_max_tokens: Largest number of coarsest latent voxels that attention is used for.
         norm_groups: Groups of the group norm.
 
     Raises:
         ValueError: If a channel number is no multiple of `norm_groups`, a condition or the objective is unknown,
-            or there is not one positive deviation per latent channel.
+            or there is not one number per latent channel in what describes the differences.
     """
 
     @register_to_config
@@ -54,20 +57,27 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         scalar_conditions: Sequence[str] = SCALAR_CONDITIONS,
         objective: str = "flow",
         difference_std: Sequence[float] | None = None,
+        difference_floor: Sequence[float] | None = None,
+        difference_per_hu: Sequence[float] | None = None,
         attention_max_tokens: int = 512,
         norm_groups: int = 8,
     ) -> None:
         super().__init__()
         _check_config(channels, scalar_conditions, norm_groups, objective)
-        _check_difference_std(difference_std, latent_channels)
+        _check_differences(difference_std, difference_floor, difference_per_hu, latent_channels)
         self.objective = OBJECTIVES[objective]
         self.time_channels = 4 * channels[0]
         self.attention_max_tokens = attention_max_tokens
         self.time_embedding = nn.Sequential(
             nn.Linear(channels[0], self.time_channels), nn.SiLU(), nn.Linear(self.time_channels, self.time_channels)
         )
+        self.scalar_embedding = nn.Sequential(
+            nn.Linear(2 * len(scalar_conditions), self.time_channels),
+            nn.SiLU(),
+            _zero_initialised(nn.Linear(self.time_channels, self.time_channels)),
+        )
         self.mask_embedding = nn.Conv3d(LATENT_STRIDE**3, mask_embedding_channels, kernel_size=1)
-        inputs = 2 * latent_channels + mask_embedding_channels + 2 * len(scalar_conditions)
+        inputs = 2 * latent_channels + mask_embedding_channels
         self.entry = nn.Conv3d(inputs, channels[0], kernel_size=3, padding=1)
 
         stage = StageShape(blocks, self.time_channels, norm_groups)
@@ -116,9 +126,9 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         """
         dtype = latents_noisy.dtype
         embedded_time = self.time_embedding(_sinusoids(timestep, self.config["channels"][0]).to(dtype))
+        embedded_time = embedded_time + self.scalar_embedding(_scalars(contrast_hu, heterogeneity_hu, latents_noisy))
         embedded_mask = self.mask_embedding(mask_unshuffled.to(dtype))
-        scalars = _scalar_channels(contrast_hu, heterogeneity_hu, latents_noisy)
-        features = self.entry(torch.cat([latents_noisy, condition_latents, embedded_mask, scalars], dim=1))
+        features = self.entry(torch.cat([latents_noisy, condition_latents, embedded_mask], dim=1))
         skips = [features]
         for stage in self.down_stages:
             features, stage_skips = stage(features, embedded_time)
@@ -140,32 +150,54 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         """Whether the path runs in differences from the condition."""
         return self.config["difference_std"] is not None
 
-    def to_frame(self, latents: Tensor, condition_latents: Tensor) -> Tensor:
-        """Turn latents into what the path runs in: standardised differences, or the latents themselves."""
+    def to_frame(self, latents: Tensor, condition_latents: Tensor, heterogeneity_hu: Tensor) -> Tensor:
+        """Turn latents into what the path runs in: standardised differences, or the latents themselves.
+
+        Args:
+            latents: Latents. Shape (B, C, D/4, H/4, W/4).
+            condition_latents: Latents of the image with the tumour region filled. Same shape.
+            heterogeneity_hu: Standard deviation inside without noise; NaN where it is not given. Shape (B,).
+
+        Returns:
+            Point in the frame. Same shape.
+        """
         if not self.draws_differences:
             return latents
-        return (latents - condition_latents) / self._difference_std(latents)
+        return (latents - condition_latents) / self._difference_scale(heterogeneity_hu, latents)
 
-    def from_frame(self, sample: Tensor, condition_latents: Tensor) -> Tensor:
+    def from_frame(self, sample: Tensor, condition_latents: Tensor, heterogeneity_hu: Tensor) -> Tensor:
         """Turn a sample of the path into latents: the inverse of `to_frame`."""
         if not self.draws_differences:
             return sample
-        return condition_latents + sample * self._difference_std(sample)
+        return condition_latents + sample * self._difference_scale(heterogeneity_hu, sample)
 
-    def set_difference_std(self, difference_std: Sequence[float]) -> None:
+    def set_differences(self, std: Sequence[float], floor: Sequence[float], per_hu: Sequence[float]) -> None:
         """Store measured deviations in the config; from then on the path runs in differences.
 
         Args:
-            difference_std: Standard deviation of each latent channel's difference, positive.
+            std: Standard deviation of each latent channel's difference, positive.
+            floor: Part that does not depend on the heterogeneity, positive.
+            per_hu: Increase with the heterogeneity, per HU, 0 or more.
 
         Raises:
-            ValueError: If there is not one positive number per latent channel.
+            ValueError: If there is not one such number per latent channel.
         """
-        _check_difference_std(difference_std, self.config["latent_channels"])
-        self.register_to_config(difference_std=[float(value) for value in difference_std])
+        _check_differences(std, floor, per_hu, self.config["latent_channels"])
+        self.register_to_config(
+            difference_std=[float(value) for value in std],
+            difference_floor=[float(value) for value in floor],
+            difference_per_hu=[float(value) for value in per_hu],
+        )
 
-    def _difference_std(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.config["difference_std"], dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
+    def _difference_scale(self, heterogeneity_hu: Tensor, like: Tensor) -> Tensor:
+        """Deviation of each sample and channel. Shape (B, C, 1, 1, 1)."""
+        std, floor, per_hu = (
+            torch.tensor(self.config[name], dtype=like.dtype, device=like.device)
+            for name in ("difference_std", "difference_floor", "difference_per_hu")
+        )
+        asked = limit_heterogeneity(heterogeneity_hu).to(device=like.device, dtype=like.dtype).view(-1, 1)  # (B, 1)
+        told = (floor.square() + (per_hu * asked).square()).sqrt()  # (B, C)
+        return torch.where(asked.isnan(), std, told)[:, :, None, None, None]
 
 
 class StageShape(NamedTuple):
@@ -293,15 +325,13 @@ class SelfAttention3D(nn.Module):
         return features + self.projection(attended).transpose(1, 2).reshape(features.shape)
 
 
-def _scalar_channels(contrast_hu: Tensor, heterogeneity_hu: Tensor, latents: Tensor) -> Tensor:
-    """Return both values (0 where they are not given) and their flags as constant channels (B, 4, D, H, W)."""
+def _scalars(contrast_hu: Tensor, heterogeneity_hu: Tensor, like: Tensor) -> Tensor:
+    """Return both values (0 where they are not given) and their flags. Shape (B, 4)."""
     contrast = limit_contrast(contrast_hu) / CONTRAST_SCALE_HU
     heterogeneity = limit_heterogeneity(heterogeneity_hu) / HETEROGENEITY_SCALE_HU
     values = torch.stack([contrast, heterogeneity], dim=1)
     both = torch.cat([values.nan_to_num(nan=0.0), (~values.isnan()).to(values.dtype)], dim=1)
-    return both.to(device=latents.device, dtype=latents.dtype)[:, :, None, None, None].expand(
-        -1, -1, *latents.shape[2:]
-    )
+    return both.to(device=like.device, dtype=like.dtype)
 
 
 def _sinusoids(timestep: Tensor, channels: int) -> Tensor:
@@ -320,14 +350,22 @@ def _zero_initialised(layer: nn.Conv3d | nn.Linear) -> nn.Conv3d | nn.Linear:
     return layer
 
 
-def _check_difference_std(difference_std: Sequence[float] | None, latent_channels: int) -> None:
-    if difference_std is None:
+def _check_differences(
+    std: Sequence[float] | None,
+    floor: Sequence[float] | None,
+    per_hu: Sequence[float] | None,
+    latent_channels: int,
+) -> None:
+    given = {"difference_std": std, "difference_floor": floor, "difference_per_hu": per_hu}
+    if all(values is None for values in given.values()):
         return
-    if len(difference_std) != latent_channels or not all(value > 0 for value in difference_std):
-        raise ValueError(
-            f"difference_std must hold {latent_channels} positive numbers, one per latent channel, got "
-            f"{difference_std}. Leave it out to let the path run in plain latents."
-        )
+    for name, values in given.items():
+        lowest = 0.0 if name == "difference_per_hu" else 1e-9
+        if values is None or len(values) != latent_channels or not all(value >= lowest for value in values):
+            raise ValueError(
+                f"{name} must hold {latent_channels} positive numbers, one per latent channel, got {values}. "
+                f"Give all of {', '.join(given)}, or leave all out to let the path run in plain latents."
+            )
 
 
 def _check_config(channels: Sequence[int], scalar_conditions: Sequence[str], norm_groups: int, objective: str) -> None:

@@ -74,7 +74,7 @@ class TrueVelocity(nn.Module):
 
     objective = OBJECTIVES["flow"]
 
-    def from_frame(self, sample, condition_latents):
+    def from_frame(self, sample, condition_latents, heterogeneity_hu):
         return sample
 
     def forward(self, latents_noisy, condition_latents, mask_unshuffled, contrast_hu, heterogeneity_hu, timestep):
@@ -105,7 +105,7 @@ def test_perfect_velocity_gives_the_data(autoencoder, make_crops, generators, mo
 @pytest.mark.parametrize("steps", [1, 4, 10])
 def test_an_untrained_denoiser_gives_the_filled_image(autoencoder, make_crops, generators, steps):
     pipeline = make_pipeline(autoencoder, DenoisingUNet3D(channels=(16, 32)))
-    pipeline.denoiser.set_difference_std([0.01] * 8)
+    pipeline.denoiser.set_differences([0.01] * 8, [0.01] * 8, [0.0] * 8)
     image_hu, mask = make_crops(2)
     contrast_hu = torch.tensor([-30.0, 20.0])
     options = {"contrast_hu": contrast_hu, "generators": generators(2), "num_inference_steps": steps}

@@ -24,7 +24,7 @@ from diffusion.generator_folder import GeneratorInfo, check_generator_folder, lo
 from diffusion.objectives import OBJECTIVES
 from diffusion.presets import DIFFUSION_PRESETS
 from diffusion.provenance import CaseFingerprint, Provenance
-from diffusion.training import diffusion_loss_function, measure_difference_std, train_diffusion
+from diffusion.training import diffusion_loss_function, measure_differences, train_diffusion
 
 SIDE = 16
 STEPS = 9
@@ -172,7 +172,7 @@ class Spy(nn.Module):
 
     objective = OBJECTIVES["flow"]
 
-    def to_frame(self, latents, condition):
+    def to_frame(self, latents, condition, heterogeneity_hu):
         return latents - condition
 
     def forward(self, x_t, condition, mask_unshuffled, contrast_hu, heterogeneity_hu, noise_levels):
@@ -219,10 +219,24 @@ def test_differences_are_measured_inside_the_tumours(autoencoder):
             batch = super().__getitem__(index)
             return {**batch, "image_hu": torch.full_like(batch["image_hu"], 50.0)}
 
-    flat = measure_difference_std(autoencoder, Flat(), 2)
-    noisy = measure_difference_std(autoencoder, NoisyBalls(), 2)
-    assert max(flat) == pytest.approx(1e-3)  # the floor
-    assert min(noisy) > 5e-3
+    flat = measure_differences(autoencoder, Flat(), 2)
+    noisy = measure_differences(autoencoder, NoisyBalls(), 2)
+    assert max(flat.std) == pytest.approx(1e-3)  # the smallest
+    assert min(noisy.std) > 5e-3
+
+
+def test_differences_grow_with_the_heterogeneity(autoencoder):
+    """Half of each tumour is darker and half brighter, by 0 to 40 HU: the first differences follow."""
+
+    class Halves(NoisyBalls):
+        def __getitem__(self, index):
+            batch = super().__getitem__(index)
+            step_hu = torch.linspace(0.0, 40.0, 4).view(4, 1, 1, 1, 1)
+            side = torch.where(torch.arange(SIDE) < SIDE // 2, -1.0, 1.0).view(1, 1, SIDE, 1, 1)
+            return {**batch, "image_hu": batch["image_hu"] + step_hu * side * batch["tumor_mask"]}
+
+    measured = measure_differences(autoencoder, Halves(), 4)
+    assert measured.per_hu[1] * 14.0 > 2.0 * measured.floor[1] > 0  # channel 1: a first difference
 
 
 @pytest.mark.parametrize("objective", ["flow", "v", "epsilon"])

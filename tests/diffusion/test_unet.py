@@ -43,36 +43,51 @@ def test_untrained_network_points_at_the_condition():
     torch.testing.assert_close(estimate, given["condition_latents"])
 
 
+PARTS = {
+    "std": [0.1 * (channel + 1) for channel in range(8)],
+    "floor": [0.03] * 8,
+    "per_hu": [0.01, *[0.0] * 7],
+}
+
+
 def test_untrained_network_in_differences_points_at_no_difference():
     model = DIFFUSION_PRESETS["nano"].build_model(8, torch.Generator().manual_seed(0))
-    model.set_difference_std([0.1] * 8)
+    model.set_differences(**PARTS)
     given = inputs()
     level = given["timestep"].view(-1, 1, 1, 1, 1)
     estimate = given["latents_noisy"] - level * model(**given)
     torch.testing.assert_close(estimate, torch.zeros_like(estimate), atol=1e-5, rtol=0.0)
 
 
-def test_frame_of_differences_goes_there_and_back():
-    model = DenoisingUNet3D(channels=(16, 32), difference_std=[0.1 * (channel + 1) for channel in range(8)])
+def test_frame_of_differences_is_as_wide_as_what_is_asked_for():
+    model = DenoisingUNet3D(channels=(16, 32))
+    model.set_differences(**PARTS)
     latents, condition = inputs()["latents_noisy"], inputs()["condition_latents"]
-    framed = model.to_frame(latents, condition)
-    torch.testing.assert_close(framed[:, 1], (latents - condition)[:, 1] / 0.2)
-    torch.testing.assert_close(model.from_frame(framed, condition), latents)
+    asked = torch.tensor([4.0, torch.nan])
+    framed = model.to_frame(latents, condition, asked)
+    torch.testing.assert_close(framed[0, 0], (latents - condition)[0, 0] / 0.05)  # 3, 4, 5
+    torch.testing.assert_close(framed[0, 1], (latents - condition)[0, 1] / 0.03)
+    torch.testing.assert_close(framed[1, 1], (latents - condition)[1, 1] / 0.2)
+    torch.testing.assert_close(model.from_frame(framed, condition, asked), latents)
 
 
 def test_plain_frame_changes_nothing():
     model = DenoisingUNet3D(channels=(16, 32))
     latents, condition = inputs()["latents_noisy"], inputs()["condition_latents"]
-    assert model.to_frame(latents, condition) is latents
-    assert model.from_frame(latents, condition) is latents
+    assert model.to_frame(latents, condition, inputs()["heterogeneity_hu"]) is latents
+    assert model.from_frame(latents, condition, inputs()["heterogeneity_hu"]) is latents
 
 
-@pytest.mark.parametrize("wrong", [[0.1] * 7, [0.1] * 7 + [0.0]])
-def test_wrong_deviations_are_named(wrong):
-    with pytest.raises(ValueError, match="difference_std must hold 8 positive"):
-        DenoisingUNet3D(channels=(16, 32), difference_std=wrong)
-    with pytest.raises(ValueError, match="difference_std must hold 8 positive"):
-        DenoisingUNet3D(channels=(16, 32)).set_difference_std(wrong)
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("std", [0.1] * 7), ("floor", [0.1] * 7 + [0.0]), ("per_hu", [-0.1] * 8), ("floor", None)],
+)
+def test_wrong_deviations_are_named(name, wrong):
+    parts = {**PARTS, name: wrong}
+    with pytest.raises(ValueError, match=f"difference_{name} must hold 8 positive"):
+        DenoisingUNet3D(channels=(16, 32), **{f"difference_{part}": values for part, values in parts.items()})
+    with pytest.raises(ValueError, match=f"difference_{name} must hold 8 positive"):
+        DenoisingUNet3D(channels=(16, 32)).set_differences(**parts)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (5, 7, 4), (3, 3, 3), (12, 8, 9)])
