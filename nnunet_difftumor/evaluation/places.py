@@ -94,10 +94,12 @@ def place_of_target(scan: EvaluationScan, rule: RoiRule) -> Place:
         rule: Regions that the generator can work on.
 
     Returns:
-        The place; inside the label the weight is 1, since what lies there is the real tumour and no host.
+        The place; inside the label the weight is 1, since what lies there is the real tumour and no host. The
+        soft rim is kept to the organ, as in any synthesis: it never covers fat or bone beside the tumour.
     """
+    allowed = scan.organ | scan.target
     surface = MaskSurface(scan.target, scan.spacing_mm, seed=0)
-    place = _on_scan(scan, IN_PLACE, "largest tumour", surface, surface.draw(), np.ones_like(scan.target), rule)
+    place = _on_scan(scan, IN_PLACE, "largest tumour", surface, surface.draw(), allowed, rule)
     assert place is not None  # a mask of the scan lies in the scan
     return replace(place, weight=np.where(place.label, np.float32(1.0), place.weight))
 

@@ -137,6 +137,17 @@ def test_transplants_keep_away_from_the_tumour_and_inside_the_organ():
         assert place.drawn_mm3 == pytest.approx(place.requested_mm3, rel=0.02)
 
 
+def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
+    host = scan()
+    organ = host.organ.copy()
+    organ[:, 20:] = False  # the tumour reaches beyond it
+    place = place_of_target(replace(host, organ=organ), ConstantTissue.roi_rule)
+    rim = (place.weight > 0) & ~place.label
+    assert rim.any()
+    assert organ[place.box][rim].all()
+    assert (place.weight[place.label] == 1.0).all()
+
+
 def test_every_method_gets_the_same_places_and_requests(sources):
     made, _ = experiments.transplant(scan(), sources, SETTINGS, np.random.default_rng(0))
     first = [tumor for tumor in made if experiments.is_first_draw(tumor)]
