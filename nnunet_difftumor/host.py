@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import GeometryMismatchError
 
+GROWTH_RANGE_HU = (-300.0, 300.0)
+"""Outside its organ a tumour takes the place of fat and soft tissue only, not of air or bone."""
+
 
 @dataclass(frozen=True)
 class Host:
@@ -40,3 +43,17 @@ class Host:
             raise GeometryMismatchError(
                 f"A host needs one 3D shape for image and masks, got {shapes}. Bring the masks onto the image's grid."
             )
+
+    def may_become_tumor(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+        """Say which voxels of a box a tumour may change: replaceable real CT, and no air or bone beside the organ.
+
+        Args:
+            box: Part of the scan.
+
+        Returns:
+            Shape of the box.
+        """
+        low_hu, high_hu = GROWTH_RANGE_HU
+        image_hu = self.image_hu[box]
+        tissue = (image_hu > low_hu) & (image_hu < high_hu)
+        return self.replaceable_mask[box] & self.valid_mask[box] & (self.organ_mask[box] | tissue)

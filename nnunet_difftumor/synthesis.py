@@ -208,7 +208,7 @@ class TumorSynthesizer:
         if cropped is None:
             return "outside_organ"
         box, label, weight = cropped
-        allowed = host.replaceable_mask[box] & host.valid_mask[box]
+        allowed = host.may_become_tumor(box)
         label = label & allowed
         weight = np.where(allowed, weight, np.float32(0.0))
         if label.sum() < max(1.0, self.minimum_inside_share * drawn.label.sum()):

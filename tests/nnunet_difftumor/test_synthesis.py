@@ -113,6 +113,23 @@ def test_padding_never_becomes_tumour():
     assert not (tumor.support & ~valid[tumor.box]).any()
 
 
+def test_an_exophytic_tumour_leaves_air_and_bone_alone():
+    host = make_host()
+    image, organ = host.image_hu.copy(), host.organ_mask.copy()
+    image[:, :, :5] = -1000.0
+    image[:, :5, :] = 700.0
+    image[20:24, 30:34, 20:24] = 900.0  # calcified organ is the tumour's own
+    exophytic = replace(host, image_hu=image, replaceable_mask=np.ones_like(organ))
+    spec = TumorSpec(centre_mm=(48.0, 16.0, 16.0), radius_mm=9.0, contrast_hu=-40.0)
+    (tumor,) = TumorSynthesizer(FlatTissue()).synthesize(exophytic, [spec]).tumors
+    touched = tumor.support & ~organ[tumor.box]
+    assert touched.any()  # it does leave the organ
+    assert np.abs(image[tumor.box][touched]).max() < 300
+    inside = TumorSpec(centre_mm=(44.0, 48.0, 33.0), radius_mm=9.0, contrast_hu=-40.0)
+    (tumor,) = TumorSynthesizer(FlatTissue()).synthesize(exophytic, [inside]).tumors
+    assert tumor.label[image[tumor.box] == 900.0].all()
+
+
 def test_a_users_mask_is_labelled_as_drawn():
     host = make_host()
     mask = np.zeros(host.image_hu.shape, dtype=bool)
