@@ -14,6 +14,7 @@ FloatArray = NDArray[np.float32]
 
 _ROBUST_SIGMA = 1.4826
 _RESIDUAL_LIMIT_SD = 3.0
+_SMALLEST_WEIGHT = 1e-2
 MINIMUM_CONTRAST_HU = 5.0
 
 
@@ -39,9 +40,10 @@ def composite(
 ) -> FloatArray:
     """Blend decoded tumour tissue and the host's own noise into the host.
 
-    (1 - w) x + w (y + clip(x - r, -3 sd, 3 sd)), where y is the decoded tumour and r the reconstruction
-    of the host, both smooth. The clipped residual carries the host's noise, but neither its edges nor
-    its organ. Voxels of weight 0 keep their value to the bit.
+    (1 - w) x + w (y + clip(x - r, -3 sd / w^2, 3 sd / w^2)), where y is the decoded tumour and r the
+    reconstruction of the host, both smooth. The clipped residual carries the host's noise, but neither its
+    edges nor its organ; towards the edge of the soft rim, where y is the host itself, the limit loosens, so
+    that the host's edges stay sharp there. Voxels of weight 0 keep their value to the bit.
 
     Args:
         image_hu: Host x in HU. Shape (D, H, W).
@@ -62,10 +64,24 @@ def composite(
             f"image {image_hu.shape}, tumour {tumor_hu.shape}, reconstruction {reconstruction_hu.shape} and weight "
             f"{weight.shape} must share one shape. Crop all four with the same bounding box."
         )
-    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu)
-    residual = np.clip(np.clip(image_hu, *window_hu) - reconstruction_hu, -limit, limit)
+    residual = limit_residual(np.clip(image_hu, *window_hu) - reconstruction_hu, weight, residual_sd_hu)
     blended = (1.0 - weight) * image_hu + weight * (tumor_hu + residual)
     return np.where(weight > 0, blended, image_hu).astype(np.float32)
+
+
+def limit_residual(residual_hu: FloatArray, weight: FloatArray, residual_sd_hu: float) -> FloatArray:
+    """Limit a residual to 3 sd / w^2: noise inside a tumour, everything where the host shows through.
+
+    Args:
+        residual_hu: Host minus reconstruction in HU. Shape (D, H, W).
+        weight: Blending weight w in [0, 1]. Same shape.
+        residual_sd_hu: Robust standard deviation of the host's residual in HU.
+
+    Returns:
+        Residual in HU, same shape.
+    """
+    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
+    return np.clip(residual_hu, -limit, limit).astype(np.float32)
 
 
 @dataclass(frozen=True)

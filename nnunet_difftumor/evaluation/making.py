@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.composite import composite, robust_sd
+from nnunet_difftumor.composite import composite, limit_residual, robust_sd
 from nnunet_difftumor.evaluation.places import Place
 from nnunet_difftumor.generators import TissueGenerator
 from nnunet_difftumor.resample import average_onto
@@ -27,7 +27,6 @@ METHODS = (REAL, GENERATED, NO_RESIDUAL, COPY_PASTE, NO_DIFFUSION, AUTOENCODER)
 
 _BATCH = 4
 _ENOUGH_VOXELS = 20
-_RESIDUAL_LIMIT_SD = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +127,8 @@ def blend_in_place(
     host_hu = np.clip(place.host_hu, *window_hu)
     residual_hu = np.zeros_like(host_hu)
     if borrowed_hu is not None:
-        limit_hu = _RESIDUAL_LIMIT_SD * _residual_sd_hu(place, smooth, window_hu)
-        own_hu = np.clip(host_hu - smooth.reconstruction_hu, -limit_hu, limit_hu)
+        sd_hu = _residual_sd_hu(place, smooth, window_hu)
+        own_hu = limit_residual(host_hu - smooth.reconstruction_hu, place.weight, sd_hu)
         residual_hu = np.where(place.label, borrowed_hu, own_hu)
     blended = (1.0 - place.weight) * host_hu + place.weight * (smooth.tumor_hu + residual_hu)
     return np.clip(np.where(place.weight > 0, blended, host_hu), *window_hu).astype(np.float32)

@@ -193,8 +193,11 @@ def test_size_classes_are_cut_to_what_fits():
 
 def test_composite_by_hand():
     one = np.ones((1, 1, 1), dtype=np.float32)
-    result = composite(60 * one, 20 * one, 50 * one, 0.5 * one, 2.0, (-175.0, 250.0))
-    assert result.item() == pytest.approx(0.5 * 60 + 0.5 * (20 + 6))  # residual 10 is clipped to 3 * 2
+    window_hu = (-175.0, 250.0)
+    inside = composite(60 * one, 20 * one, 50 * one, one, 2.0, window_hu)
+    assert inside.item() == pytest.approx(20 + 6)  # the residual of 10 is clipped to 3 * 2
+    rim = composite(60 * one, 20 * one, 50 * one, 0.5 * one, 2.0, window_hu)
+    assert rim.item() == pytest.approx(0.5 * 60 + 0.5 * (20 + 10))  # the limit is 3 * 2 / 0.25
     with pytest.raises(DiffTumorError, match="share one shape"):
         composite(one, one, one, one[0], 1.0, (-175.0, 250.0))
 
