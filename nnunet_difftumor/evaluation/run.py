@@ -131,7 +131,8 @@ def evaluate(given: EvaluationInput, settings: EvaluationSettings, output: Path)
     inplace["without_tumor"] = [scan.identifier for scan in scans if not scan.has_target]
     inplace |= {"steps": settings.steps, "seed": settings.seed}
     result = Evaluation(found, collection, others, probes, inplace, window_hu)
-    write_tumors(output / TUMORS_FILE, collection.rows() + [row for other in others.values() for row in other.rows()])
+    other_rows = [(f"{kind}, {name}", row) for name, other in others.items() for kind, row in other.rows()]
+    write_tumors(output / TUMORS_FILE, [*collection.rows(), *other_rows])
     write_pictures_and_report(result, output)
     write_json(output / INPLACE_FILE, tables.plain(inplace), overwrite=True)
     write_json(output / SUMMARY_FILE, found, overwrite=True)
