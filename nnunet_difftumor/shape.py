@@ -232,7 +232,7 @@ class TumorSurface:
         """
         direction = _fibonacci_sphere(count)
         log_radius, _ = self._log_radius(direction)
-        depth = ((np.arange(count) * 0.6180339887498949) % 1.0) ** (1.0 / 3.0)
+        depth = _bit_reversed(count) ** (1.0 / 3.0)  # unrelated to the sphere's azimuths and heights
         body = (depth * np.exp(log_radius))[:, None] * direction
         return (body * self.semi_axes_mm) @ self._rotation.T
 
@@ -253,6 +253,17 @@ def _rotation_matrix(quaternion: Sequence[float]) -> NDArray[np.float64]:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def _bit_reversed(count: int) -> NDArray[np.float64]:
+    """Van der Corput's sequence in base 2: 1/2, 1/4, 3/4, 1/8, ... Shape (count,)."""
+    number = np.arange(1, count + 1)
+    value, weight = np.zeros(count), 0.5
+    while number.any():
+        value += weight * (number & 1)
+        number >>= 1
+        weight *= 0.5
+    return value
 
 
 def _fibonacci_sphere(count: int) -> NDArray[np.float64]:

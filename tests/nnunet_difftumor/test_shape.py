@@ -137,3 +137,16 @@ def test_a_users_mask_is_used_as_it_is():
 def test_an_empty_mask_is_refused():
     with pytest.raises(DiffTumorError, match="no voxel"):
         MaskSurface(np.zeros((4, 4, 4), dtype=bool), (1, 1, 1), seed=0)
+
+
+def test_interior_points_fill_the_tumour_evenly():
+    """A ball of 10 mm: every octant holds an eighth of the points, every half of it half, the second moment is r^2/5."""
+    points = TumorSurface(TumorSpec(centre_mm=(0.0, 0.0, 0.0), radius_mm=10.0)).interior_offsets_mm(512)
+    octants = ((points > 0) * np.array([4, 2, 1])).sum(axis=1)
+    assert np.abs(np.bincount(octants, minlength=8) / 512 - 1 / 8).max() < 0.02
+    assert np.cov(points.T) == pytest.approx(np.eye(3) * 100.0 / 5.0, abs=1.0)
+    rng = np.random.default_rng(0)
+    for direction in rng.normal(size=(20, 3)):
+        offset_mm = points @ (direction / np.linalg.norm(direction))
+        beyond_half_radius = 5.0 / 32.0  # cap of a ball beyond half of its radius
+        assert abs((offset_mm > 5.0).mean() - beyond_half_radius) < 0.025
