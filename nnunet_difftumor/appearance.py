@@ -112,7 +112,7 @@ class AppearanceRule:
             One of the examples, with what a range or the prior replaces.
         """
         example = Appearance()
-        examples = self._visible_examples() if self._contrast_is_an_examples() else self.examples
+        examples = self.usable_examples
         if examples:
             example = examples[int(rng.integers(len(examples)))]
         contrast, heterogeneity = example.contrast_hu, example.heterogeneity_hu
@@ -132,7 +132,11 @@ class AppearanceRule:
             return self.examples
         return [example for example in self.examples if example.contrast_hu is None or example.contrast_hu < 0]
 
-    def _visible_examples(self) -> Sequence[Appearance]:
+    @property
+    def usable_examples(self) -> Sequence[Appearance]:
+        """Examples that are drawn from: those dark and visible enough, unless their contrast is replaced anyway."""
+        if not self._contrast_is_an_examples():
+            return self.examples
         allowed = self._allowed_examples()
         visible = [
             example

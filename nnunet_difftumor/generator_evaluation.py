@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_difftumor.appearance_priors import default_target, make_appearance_rule
+from nnunet_difftumor.builtin import is_builtin, resolve_generator
 from nnunet_difftumor.cases import Case, RawDataset, load_raw_dataset
 from nnunet_difftumor.errors import DatasetError, LeakError, OutputExistsError
 from nnunet_difftumor.generators import DiffusionTissue
@@ -22,11 +24,12 @@ _PACKAGES = ("nnunet-difftumor", "torch", "diffusers", "numpy", "scipy")
 
 
 def evaluate_generator(
-    generator_folder: Path,
+    generator: str | Path,
     raw_dataset: Path,
     output: Path,
     settings: EvaluationSettings,
     *,
+    target: str | None = None,
     splits_path: Path | None = None,
     fold: int | None = None,
     other_organs: Sequence[OtherOrgan] = (),
@@ -36,10 +39,11 @@ def evaluate_generator(
     """Compare generated with real tumours on held-out cases and write tables, pictures and a page.
 
     Args:
-        generator_folder: Generator folder.
+        generator: Generator folder, or builtin:NAME.
         raw_dataset: nnU-Net raw data set with annotated tumours.
         output: Folder for the results.
         settings: What is made and measured.
+        target: What requested looks are drawn from (see `appearance_priors`); by default, as in use.
         splits_path: A splits_final.json; with `fold`, its validation cases are evaluated.
         fold: Fold of the splits; without it, every case that did not train the generator.
         other_organs: Scans of organs that the generator never saw.
@@ -61,6 +65,8 @@ def evaluate_generator(
 
     if (output / SUMMARY_FILE).exists() and not overwrite:
         raise OutputExistsError(f"{output / SUMMARY_FILE} exists; choose another --output, or add --overwrite.")
+    generator_folder = resolve_generator(generator)
+    target = target or default_target(str(generator))
     loaded = load_generator(generator_folder)
     dataset = load_raw_dataset(raw_dataset)
     cases = _held_out_cases(dataset, loaded.provenance, splits_path, fold)
@@ -72,26 +78,33 @@ def evaluate_generator(
         reconstruct=reconstruct_with(loaded.pipeline.autoencoder),
         autoencoder=loaded.pipeline.autoencoder,
         cases=cases,
+        looks=make_appearance_rule(target),
         organ_label=organ_label,
         tumor_label=tumor_label,
         training_cases=training,
         other_organs=other_organs,
         description={
-            **_describe(generator_folder, dataset, loaded.info),
+            **_describe(_name(generator, generator_folder), generator_folder, dataset, loaded.info),
+            "target": target,
             "cases_that_trained_the_autoencoder": _known_to_autoencoder(cases, loaded.provenance),
         },
     )
     return evaluate(given, settings, output).summary
 
 
-def _describe(generator_folder: Path, dataset: RawDataset, info: Any) -> dict[str, Any]:
+def _name(generator: str | Path, folder: Path) -> str:
+    """Name of a generator without the machine's path."""
+    return str(generator) if is_builtin(generator) else "/".join(folder.resolve().parts[-2:])
+
+
+def _describe(name: str, generator_folder: Path, dataset: RawDataset, info: Any) -> dict[str, Any]:
     """What the summary says of generator, data and software."""
     from diffusion.generator_folder import PROVENANCE_FILE
     from diffusion.provenance import hash_file
 
     return {
         "generator": {
-            "name": str(generator_folder),
+            "name": name,
             "preset": info.preset,
             "provenance_hash": hash_file(generator_folder / PROVENANCE_FILE),
         },

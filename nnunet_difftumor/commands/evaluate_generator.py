@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_difftumor.appearance_priors import TARGETS
+
 if TYPE_CHECKING:
     from nnunet_difftumor.evaluation.run import OtherOrgan
     from nnunet_difftumor.evaluation.settings import EvaluationSettings
@@ -37,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Parser of the subcommand.
     """
-    parser.add_argument("--generator", type=Path, required=True, metavar="DIR", help="generator folder")
+    parser.add_argument("--generator", required=True, metavar="DIR", help="generator folder, or builtin:NAME")
+    parser.add_argument(
+        "--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)"
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
     parser.add_argument("--splits", type=Path, metavar="FILE", help="splits_final.json")
     parser.add_argument("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold")
@@ -79,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         options.data,
         options.output,
         _settings(options),
+        target=options.target,
         splits_path=options.splits,
         fold=options.fold,
         other_organs=_other_organs(options.other_organ),

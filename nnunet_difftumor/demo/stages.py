@@ -131,7 +131,7 @@ class DemoStages:
     def _evaluate_generator(self) -> Sequence[str]:
         words = ["difftumor", "evaluate-generator", "--generator", str(self._generator)]
         words += ["--data", str(self.folder.raw), "--splits", str(self._splits_file), "--fold", str(FOLD)]
-        return [*words, "--output", str(self.folder.evaluation), "--overwrite"]
+        return [*words, "--output", str(self.folder.evaluation), "--quick", "--overwrite"]
 
     def _synthesize(self) -> Sequence[str]:
         dataset = load_raw_dataset(self.folder.raw)

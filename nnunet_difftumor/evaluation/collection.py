@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_difftumor.appearance import AppearanceRule
 from nnunet_difftumor.cases import Case
 from nnunet_difftumor.evaluation import experiments, making
 from nnunet_difftumor.evaluation.experiments import Sources
@@ -125,12 +124,11 @@ def collect_native(
         rng: Random generator.
     """
     window_hu = sources.generator.window_hu
-    looks = AppearanceRule(examples=sources.generator.appearances)
-    without_donors = Sources(sources.generator, sources.reconstruct)
+    without_donors = Sources(sources.generator, sources.reconstruct, looks=sources.looks)
     for case in tqdm(cases, desc="native grid", unit="scan"):
         scan = read_scan(case, *labels, native=True)
         rule = sources.generator.roi_rule
-        places, _ = find_places(scan, settings.native_radii_mm, 1, looks, rule, rng)
+        places, _ = find_places(scan, settings.native_radii_mm, 1, sources.looks, rule, rng)
         for made in experiments.make_at(places, without_donors, rng):
             collection.native.append(MeasuredTumor(made, measure_tumor(made, window_hu, float("nan"))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Sources:
     Attributes:
         generator: The generator that is evaluated.
         reconstruct: Its autoencoder.
+        looks: What requested looks are drawn from; by default the tumours that the generator was trained on.
         donors: Real tumours for copy-paste.
         fill: The same fill without diffusion.
         floor: The autoencoder alone.
@@ -38,10 +39,13 @@ class Sources:
     generator: TissueGenerator
     reconstruct: Reconstruct
     donors: tuple[Donor, ...] = ()
+    looks: AppearanceRule = field(default_factory=AppearanceRule)
     fill: FillTissue = field(init=False)
     floor: AutoencoderTissue = field(init=False)
 
     def __post_init__(self) -> None:
+        if not self.looks.examples:
+            object.__setattr__(self, "looks", replace(self.looks, examples=self.generator.appearances))
         object.__setattr__(self, "fill", FillTissue(self.generator, self.reconstruct))
         object.__setattr__(self, "floor", AutoencoderTissue(self.generator, self.reconstruct))
 
@@ -73,7 +77,7 @@ def replace_target(
     """
     window_hu = sources.generator.window_hu
     target = place_of_target(scan, sources.generator.roi_rule)
-    looks = stratified_looks(sources.generator.appearances, settings.draws_per_case, rng)
+    looks = stratified_looks(sources.looks.usable_examples, settings.draws_per_case, rng)
     looks.append(measured_look(target, window_hu))
     places = [target.asking(look, int(rng.integers(2**62))) for look in looks]
     free = free_residual(scan, target.roi.side, target.roi.spacing_mm, sources.reconstruct, window_hu, rng)
@@ -113,9 +117,8 @@ def transplant(
     Returns:
         The tumours, visible or not, and the places that were not found by radius.
     """
-    generator = sources.generator
-    looks = AppearanceRule(examples=generator.appearances)
-    places, failed = find_places(scan, settings.radii_mm, settings.places_per_radius, looks, generator.roi_rule, rng)
+    radii_mm, count = settings.radii_mm, settings.places_per_radius
+    places, failed = find_places(scan, radii_mm, count, sources.looks, sources.generator.roi_rule, rng)
     made = make_at(places, sources, rng)
     made += _other_seeds(places, sources, settings, rng)
     return made, failed
@@ -163,8 +166,8 @@ def request_looks(
         heterogeneities; what is not requested comes from the training tumours.
     """
     generator = sources.generator
-    looks = AppearanceRule(examples=generator.appearances)
-    places, _ = find_places(scan, settings.control_radii_mm, settings.control_places, looks, generator.roi_rule, rng)
+    radii_mm, count = settings.control_radii_mm, settings.control_places
+    places, _ = find_places(scan, radii_mm, count, sources.looks, generator.roi_rule, rng)
     contrasts = [
         place.asking(Appearance(contrast_hu=hu, heterogeneity_hu=place.spec.heterogeneity_hu), place.spec.seed)
         for place in places

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nnunet_difftumor.appearance import AppearanceRule
 from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.cases import Case
 from nnunet_difftumor.errors import MissingLabelError
@@ -58,6 +59,7 @@ class EvaluationInput:
         cases: Cases that it never saw.
         organ_label: Value of the organ.
         tumor_label: Value of the tumour.
+        looks: What requested looks are drawn from; without examples, the generator's training tumours.
         training_cases: Cases whose tumours widen the range of plausible means; may be empty.
         other_organs: Scans of organs that it never saw.
         description: Plain values that are written into the summary as they are.
@@ -69,6 +71,7 @@ class EvaluationInput:
     cases: Sequence[Case]
     organ_label: int
     tumor_label: int
+    looks: AppearanceRule = field(default_factory=AppearanceRule)
     training_cases: Sequence[Case] = ()
     other_organs: Sequence[OtherOrgan] = ()
     description: Mapping[str, Any] = field(default_factory=dict)
@@ -121,7 +124,7 @@ def evaluate(given: EvaluationInput, settings: EvaluationSettings, output: Path)
         )
     window_hu = given.generator.window_hu
     donors = tuple(make_donor(scan, window_hu) for scan in scans if scan.has_target)
-    sources = Sources(given.generator, given.reconstruct, donors)
+    sources = Sources(given.generator, given.reconstruct, donors, given.looks)
     collection = collect(scans, sources, settings, rng, heading="tumours")
     collect_native(collection, given.cases, labels, sources, settings, rng)
     others = _other_organs(given, sources, settings, rng)
