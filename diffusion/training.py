@@ -40,6 +40,7 @@ GENERATOR_FOLDER = "generator"
 _PICTURES = 4
 _MEASURED_BATCHES = 24
 _SMALLEST_DIFFERENCE = 1e-3
+_INSIDE_SHARE = 0.999
 _TYPICAL_HETEROGENEITY_HU = 5.0
 
 
@@ -177,7 +178,10 @@ class Differences(NamedTuple):
 
 @torch.no_grad()
 def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int) -> Differences:
-    """Measure the differences of the first batches, every tumour counted alike.
+    """Measure the differences of the first batches in latent voxels that lie inside a tumour as a whole.
+
+    At a tumour's border the fill differs from what is there by the surroundings as well, three times as much.
+    A tumour without such a voxel counts with those that hold most of it; every tumour counts alike.
 
     Args:
         autoencoder: First stage.
@@ -193,8 +197,9 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
         image_hu, tumor_mask = autoencoder.window.clip(batch["image_hu"]), batch["tumor_mask"]
         condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, measure_contrast(image_hu, tumor_mask))
         share = latent_mask_share(tumor_mask)
-        share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)
-        squares.append(((latents - condition).square() * share).sum(dim=(2, 3, 4)).double().cpu())
+        inside = share >= share.amax(dim=(1, 2, 3, 4), keepdim=True).clamp(max=_INSIDE_SHARE)
+        square = ((latents - condition).square() * inside).sum(dim=(2, 3, 4)) / inside.sum(dim=(2, 3, 4))
+        squares.append(square.double().cpu())
         heterogeneities.append(measure_heterogeneity(image_hu, tumor_mask).double().cpu())
     square, heterogeneity_hu = torch.cat(squares).numpy(), torch.cat(heterogeneities).nan_to_num(nan=0.0).numpy()
     weight = 1.0 / (_TYPICAL_HETEROGENEITY_HU**2 + heterogeneity_hu**2)  # errors count relative to the variance
