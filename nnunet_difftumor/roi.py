@@ -92,9 +92,16 @@ class RegionOfInterest:
         Returns:
             True inside the tumour. Shape (side, side, side).
         """
-        distance_mm = surface.signed_distance_on_grid(self.shape, (self.spacing_mm,) * 3, self.start_mm)
-        mask = distance_mm <= 0.0
-        mask.flat[int(np.argmin(distance_mm))] = True
+        reach = np.asarray(surface.half_extent_mm) / self.spacing_mm + 1.0
+        centre = (np.asarray(surface.spec.centre_mm) - np.asarray(self.start_mm)) / self.spacing_mm
+        first = np.clip(np.floor(centre - reach).astype(int), 0, self.side - 1)
+        stop = np.clip(np.ceil(centre + reach).astype(int) + 1, first + 1, self.side)
+        start_mm = np.asarray(self.start_mm) + first * self.spacing_mm
+        distance_mm = surface.signed_distance_on_grid((stop - first).tolist(), (self.spacing_mm,) * 3, start_mm)
+        part = distance_mm <= 0.0
+        part.flat[int(np.argmin(distance_mm))] = True
+        mask = np.zeros(self.shape, dtype=bool)
+        mask[tuple(slice(low, high) for low, high in zip(first, stop, strict=True))] = part
         return mask
 
 

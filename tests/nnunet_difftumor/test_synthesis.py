@@ -184,6 +184,15 @@ def test_the_region_holds_the_tumour_with_its_margin(radius_mm: float):
     assert mask.sum() * roi.spacing_mm**3 == pytest.approx(surface.volume_mm3, rel=0.35 if radius_mm < 6 else 0.1)
 
 
+@pytest.mark.parametrize("radius_mm", [4.0, 9.0, 30.0])
+def test_the_regions_mask_is_the_tumour_and_nothing_is_cut(radius_mm: float):
+    ratios = {"axis_ratios": (1.0, 0.7, 0.5), "rotation": (0.8, 0.3, 0.4, 0.33), "roughness": 0.3}
+    surface = TumorSurface(TumorSpec(centre_mm=(31.0, 42.0, 37.0), radius_mm=radius_mm, seed=4, **ratios))
+    roi = choose_roi(surface, (1.5, 1.5, 1.5), RULE)
+    whole = surface.signed_distance_on_grid(roi.shape, (roi.spacing_mm,) * 3, roi.start_mm) <= 0
+    assert np.array_equal(roi.draw_mask(surface), whole)
+
+
 def test_size_classes_are_cut_to_what_fits():
     fitted = fit_size_classes(PAPER_SIZE_CLASSES, 15.0)
     assert [size.name for size in fitted] == ["tiny", "small", "medium"]
