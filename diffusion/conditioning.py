@@ -93,12 +93,29 @@ def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     weight = mask.to(image_hu.dtype)
     voxels = weight.flatten(1).sum(dim=1)
     centre_hu = ((image_hu * weight).flatten(1).sum(dim=1) / voxels).nan_to_num(nan=0.0).view(-1, 1, 1, 1, 1)
-    smooth = _gaussian(torch.cat([(image_hu - centre_hu) * weight, weight]), SMOOTHING_VOXELS)
-    value, share = smooth.chunk(2)
+    value, share = smooth(torch.cat([(image_hu - centre_hu) * weight, weight]), SMOOTHING_VOXELS).chunk(2)
     smooth_hu = torch.where(mask, value / share.clamp(min=1e-6), torch.zeros_like(value))
     mean_hu = smooth_hu.flatten(1).sum(dim=1) / voxels
     deviation = torch.where(mask, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), torch.zeros_like(value))
     return (deviation.square().flatten(1).sum(dim=1) / voxels).sqrt()
+
+
+def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
+    """Smooth with a Gaussian, one small matrix for each axis; nothing comes from beyond the edge.
+
+    Args:
+        volumes: Any values. Shape (B, C, D, H, W).
+        sigma_voxels: Standard deviation in voxels.
+
+    Returns:
+        Smoothed values of the same shape.
+    """
+    for axis in (2, 3, 4):
+        position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
+        matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())
+        matrix = matrix / matrix[len(position) // 2].sum()
+        volumes = torch.matmul(volumes.transpose(axis, 4), matrix).transpose(axis, 4)
+    return volumes
 
 
 def rim_median_hu(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
@@ -200,16 +217,6 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
             grown.narrow(axis, 0, kept).logical_or_(mask.narrow(axis, shift, kept))
         mask = grown
     return mask
-
-
-def _gaussian(volumes: Tensor, sigma_voxels: float) -> Tensor:
-    """Smooth along the three axes with one small matrix each; nothing comes from beyond the edge."""
-    for axis in (2, 3, 4):
-        position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
-        matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())
-        matrix = matrix / matrix[len(position) // 2].sum()
-        volumes = torch.matmul(volumes.transpose(axis, 4), matrix).transpose(axis, 4)
-    return volumes
 
 
 def _rim_median_hu(image_hu: Tensor, mask: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from diffusion.conditioning import fill_tumor_region, limit_contrast, limit_hete
 from diffusion.flow import ANGLE, SAMPLERS, draw_noise
 from diffusion.folder_check import check_component_classes
 from diffusion.objectives import Predict
+from diffusion.texture import draw_texture
 from diffusion.unet import DenoisingUNet3D
 
 DEFAULT_STEPS = 4
@@ -111,8 +112,8 @@ class TumorDiffusionPipeline(DiffusionPipeline):
                 it to the network. Shape (B,).
             generators: Source of noise of each crop.
             num_inference_steps: Calls of the denoiser.
-            texture_hu: Added to the fill that the network sees, such as smooth noise of zero mean.
-                Shape (B, 1, D, H, W).
+            texture_hu: Added to the fill that the network sees; None draws smooth noise as wide as the
+                generator needs for the heterogeneity. Shape (B, 1, D, H, W).
             sampler: "angle" or "straight": how a rectified flow is followed (see `diffusion.flow`).
 
         Returns:
@@ -136,6 +137,9 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         if texture_hu is not None:
             texture_hu = texture_hu.to(device, dtype)
 
+        if texture_hu is None:
+            asked_hu = heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
+            texture_hu = draw_texture(tumor_mask, asked_hu, generators)
         filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
         condition, original = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
         noise = torch.cat([draw_noise(original[:1], generator) for generator in generators])

@@ -34,13 +34,14 @@ from diffusion.objectives import as_factor
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.presets import DiffusionPreset
 from diffusion.provenance import Provenance
+from diffusion.texture import calibrate_texture
 from diffusion.unet import DenoisingUNet3D
 
 GENERATOR_FOLDER = "generator"
 _PICTURES = 4
 _MEASURED_BATCHES = 24
+_CALIBRATION_BATCHES = 6
 _SMALLEST_DIFFERENCE = 1e-3
-_INSIDE_SHARE = 0.999
 _TYPICAL_HETEROGENEITY_HU = 5.0
 
 
@@ -118,6 +119,7 @@ def train_diffusion(
     fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
     pipeline = make_pipeline(frozen, model).to(fit.device)
     _run(fit, pipeline, heldout, evaluate_every, show_progress)
+    model.set_texture_share(calibrate_texture(pipeline, batches, _CALIBRATION_BATCHES, seed))
     folder = output_folder / GENERATOR_FOLDER
     if fit.is_main_process:
         if heldout:
@@ -178,10 +180,7 @@ class Differences(NamedTuple):
 
 @torch.no_grad()
 def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int) -> Differences:
-    """Measure the differences of the first batches in latent voxels that lie inside a tumour as a whole.
-
-    At a tumour's border the fill differs from what is there by the surroundings as well, three times as much.
-    A tumour without such a voxel counts with those that hold most of it; every tumour counts alike.
+    """Measure the differences of the first batches, every tumour counted alike.
 
     Args:
         autoencoder: First stage.
@@ -197,9 +196,8 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
         image_hu, tumor_mask = autoencoder.window.clip(batch["image_hu"]), batch["tumor_mask"]
         condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, measure_contrast(image_hu, tumor_mask))
         share = latent_mask_share(tumor_mask)
-        inside = share >= share.amax(dim=(1, 2, 3, 4), keepdim=True).clamp(max=_INSIDE_SHARE)
-        square = ((latents - condition).square() * inside).sum(dim=(2, 3, 4)) / inside.sum(dim=(2, 3, 4))
-        squares.append(square.double().cpu())
+        share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)
+        squares.append(((latents - condition).square() * share).sum(dim=(2, 3, 4)).double().cpu())
         heterogeneities.append(measure_heterogeneity(image_hu, tumor_mask).double().cpu())
     square, heterogeneity_hu = torch.cat(squares).numpy(), torch.cat(heterogeneities).nan_to_num(nan=0.0).numpy()
     weight = 1.0 / (_TYPICAL_HETEROGENEITY_HU**2 + heterogeneity_hu**2)  # errors count relative to the variance

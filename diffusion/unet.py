@@ -39,6 +39,8 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         difference_floor: Part of that deviation which does not depend on the heterogeneity, such as noise.
         difference_per_hu: Increase of the deviation with the heterogeneity, per HU; where a heterogeneity h is
             given, the deviation is sqrt(floor^2 + (per_hu h)^2).
+        texture_share: Standard deviation of the smooth noise in the fill over the requested heterogeneity; what
+            the network itself falls short of (see `diffusion.texture`). 0 fills flat.
         attention_max_tokens: Largest number of coarsest latent voxels that attention is used for.
         norm_groups: Groups of the group norm.
 
@@ -59,6 +61,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         difference_std: Sequence[float] | None = None,
         difference_floor: Sequence[float] | None = None,
         difference_per_hu: Sequence[float] | None = None,
+        texture_share: float = 0.0,
         attention_max_tokens: int = 512,
         norm_groups: int = 8,
     ) -> None:
@@ -188,6 +191,19 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
             difference_floor=[float(value) for value in floor],
             difference_per_hu=[float(value) for value in per_hu],
         )
+
+    def set_texture_share(self, texture_share: float) -> None:
+        """Store in the config how much smooth noise the fill gets for each HU of heterogeneity.
+
+        Args:
+            texture_share: 0 or more.
+
+        Raises:
+            ValueError: If it is negative.
+        """
+        if not texture_share >= 0:
+            raise ValueError(f"texture_share must be 0 or more, got {texture_share}.")
+        self.register_to_config(texture_share=float(texture_share))
 
     def _difference_scale(self, heterogeneity_hu: Tensor, like: Tensor) -> Tensor:
         """Deviation of each sample and channel. Shape (B, C, 1, 1, 1)."""

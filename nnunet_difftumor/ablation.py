@@ -79,7 +79,7 @@ class AblationData:
 
 
 def run_ablation(
-    data: AblationData, output: Path, *, names: Sequence[str] | None = None, classifier_steps: int = 100
+    data: AblationData, output: Path, *, names: Sequence[str] | None = None, classifier_steps: int = 0
 ) -> pd.DataFrame:
     """Train and measure every row; what is there already is not done again.
 
@@ -87,7 +87,7 @@ def run_ablation(
         data: What the rows have in common.
         output: Folder for the generators, the evaluations and the tables.
         names: Names of the trainings to run; all by default.
-        classifier_steps: Training steps of the two-sample classifier.
+        classifier_steps: Training steps of the two-sample classifier; 0 leaves it out, which saves most of the time.
 
     Returns:
         One row for each training, T and sampler; also written as `ablation.csv` and `ablation.md`.
@@ -158,7 +158,17 @@ def _measure(
     summary = folder / "summary.json"
     if summary.is_file():
         return json.loads(summary.read_text(encoding="utf-8"))
-    settings = EvaluationSettings(steps=steps, sampler=sampler, seed=data.seed, draws_per_case=2, native_radii_mm=())
+    settings = EvaluationSettings(
+        steps=steps,
+        sampler=sampler,
+        seed=data.seed,
+        draws_per_case=2,
+        radii_mm=(6.0, 8.0, 10.0, 12.0, 15.0),
+        places_per_radius=1,
+        native_radii_mm=(),
+        diversity_seeds=2,
+        diversity_radii_mm=(10.0,),
+    )
     settings = replace(settings, classifier=replace(settings.classifier, steps=classifier_steps))
     return evaluate_generator(generator, data.dataset, folder, settings, splits_path=data.splits, fold=data.fold)
 

@@ -20,7 +20,7 @@ _SOFT_TISSUE_SHARE = 0.93
 _LESION_RANGE_HU = (-70.0, 90.0)
 _DRAWN_CONTRAST_SHARE = 0.6
 _DRAWN_CONTRAST_HU = (-60.0, 45.0)
-_TEXTURE_SCALE = (0.6, 2.4)
+_TEXTURE_SCALE = (0.6, 1.6)
 _NOISE_SIGMA_VOXELS = 1.0
 _NOISE_LIMIT_SD = 3.0
 _SMALLEST_MASK_VOXELS = 8
@@ -33,7 +33,7 @@ def draw_pasted_lesion(
 ) -> tuple[FloatArray, NDArray[np.bool_]] | None:
     """Sample a tumour so coarsely that it has 2.5 to 14 voxels in radius, and blend it into soft tissue.
 
-    The lesion keeps the pattern of its heterogeneity, 0.6 to 2.4 times as strong; its contrast against the
+    The lesion keeps the pattern of its heterogeneity, 0.6 to 1.6 times as strong; its contrast against the
     host is its own in 40 % of the draws and -60 to +45 HU in the others. The noise is the host's.
 
     Args:

@@ -23,7 +23,9 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for everything")
     parser.add_argument("--preset", default="tiny", help="preset of the diffusion model (default tiny)")
     parser.add_argument("--steps", type=int, default=600, metavar="N", help="training steps of each (default 600)")
-    parser.add_argument("--classifier-steps", type=int, default=100, metavar="N", help="of the classifier")
+    parser.add_argument(
+        "--classifier-steps", type=int, default=0, metavar="N", help="of the classifier (default: none)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of training and evaluation")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=", ".join(training.name for training in TRAININGS))
     options = parser.parse_args()

@@ -157,6 +157,8 @@ def run_probes(
         The results.
     """
     results: dict[bool, dict[str, ProbeResult | None]] = {False: {}, True: {}}
+    if settings.classifier.steps == 0:
+        return Probes(results[False], results[True])
     jobs = [(only_rim, method) for only_rim in (False, True) for method in (*summary.PROBED, summary.SANITY)]
     for only_rim, method in tqdm(jobs, desc="classifiers", unit="training"):
         is_sanity = method == summary.SANITY

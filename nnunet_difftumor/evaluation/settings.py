@@ -16,7 +16,7 @@ class ClassifierSettings:
     """Training of the two-sample classifier.
 
     Attributes:
-        steps: Optimiser steps for each fold.
+        steps: Optimiser steps for each fold; 0 trains no classifier.
         batch_pairs: Pairs of a real and a synthetic patch in a batch.
         patch_side: Side of a patch in voxels of the evaluation's grid.
         positions_per_tumor: Patch positions in each tumour.

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion.conditioning import measure_heterogeneity
+from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
+from diffusion.texture import LARGEST_SHARE, calibrate_texture, draw_texture
+from diffusion.unet import DenoisingUNet3D
+
+
+def ball(radius: float, side: int = 32) -> torch.Tensor:
+    axis = torch.arange(side) - (side - 1) / 2
+    distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    return (distance <= radius).expand(2, 1, -1, -1, -1).clone()
+
+
+def rngs() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+
+
+def test_texture_has_the_mean_and_deviation_that_were_asked_for():
+    mask = ball(9.0)
+    texture_hu = draw_texture(mask, torch.tensor([12.0, 0.0]), rngs())
+    inside = texture_hu[0][mask[0]]
+    assert inside.mean().abs() < 0.5
+    assert inside.std().item() == pytest.approx(12.0, rel=0.05)
+    assert texture_hu[0].abs().max() <= 2.5 * 12.0 + 1e-3
+    assert not texture_hu[1].any()
+
+
+def test_texture_is_smooth_and_comes_from_its_generator():
+    mask = ball(9.0)
+    asked = torch.tensor([10.0, 10.0])
+    texture_hu = draw_texture(mask, asked, rngs())
+    assert torch.equal(texture_hu, draw_texture(mask, asked, rngs()))
+    assert not torch.equal(texture_hu[0], texture_hu[1])
+    assert measure_heterogeneity(texture_hu, mask).min() > 4.0  # white noise of 10 HU would leave about 1
+
+
+class Balls:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        mask = ball(6.0)
+        noise_hu = 5.0 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(index))
+        return {"image_hu": 50.0 + noise_hu - 20.0 * mask, "tumor_mask": mask.float()}
+
+
+@pytest.fixture
+def untrained(autoencoder) -> TumorDiffusionPipeline:
+    denoiser = DenoisingUNet3D(channels=(16, 32))
+    denoiser.set_differences([1e-3] * 8, [1e-3] * 8, [0.0] * 8)
+    return make_pipeline(autoencoder, denoiser)
+
+
+def test_calibration_makes_up_for_what_is_missing(untrained):
+    """An untrained network passes the fill on; the autoencoder's own loss decides how much noise it takes."""
+    share = calibrate_texture(untrained, Balls(), 2, seed=0)
+    assert 0.0 < share <= LARGEST_SHARE
+
+
+def test_nothing_is_calibrated_on_tumours_without_room(untrained):
+    class Small(Balls):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            return {**super().__getitem__(index), "tumor_mask": ball(2.0).float()}
+
+    assert calibrate_texture(untrained, Small(), 2, seed=0) == 0.0
+
+
+def test_a_generator_uses_its_share_of_texture(untrained, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    asked = torch.tensor([20.0, 20.0])
+    flat = untrained(image_hu, mask, heterogeneity_hu=asked, generators=generators(2))
+    untrained.denoiser.set_texture_share(1.0)
+    textured = untrained(image_hu, mask, heterogeneity_hu=asked, generators=generators(2))
+    assert (textured.tumor_hu - flat.tumor_hu).abs().max() > 0.5
+    not_asked = untrained(image_hu, mask, generators=generators(2))
+    assert (not_asked.tumor_hu - flat.tumor_hu).abs().max() < 0.5
+    with pytest.raises(ValueError, match="texture_share"):
+        untrained.denoiser.set_texture_share(-1.0)
