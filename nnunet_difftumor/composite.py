@@ -101,6 +101,15 @@ class Visibility:
         """True if the contrast, of either sign, reaches what is required."""
         return abs(self.contrast_hu) >= self.required_hu
 
+    def is_as_requested(self, requested_hu: float | None) -> bool:
+        """True if it is visible, and not bright where dark was requested or the other way round.
+
+        Args:
+            requested_hu: Requested contrast in HU, or None; one too faint to be seen has no side.
+        """
+        has_side = requested_hu is not None and abs(requested_hu) >= MINIMUM_CONTRAST_HU
+        return self.is_visible and not (has_side and self.contrast_hu * (requested_hu or 0.0) < 0)
+
 
 def measure_visibility(inside_hu: NDArray[np.floating], rim_hu: NDArray[np.floating]) -> Visibility:
     """Compare a tumour with its rim: visible means at least 5 HU and two standard errors.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.synthesis import SynthesisResult, TumorSynthesizer
 
 RECORDS_FORMAT = 1
+_ROUNDS = 4
 _RESULT_FILES = ("ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png")
 
 
@@ -96,12 +98,8 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     organ_label = _find_organ_label(organ_map, request)
     host = _make_host(ct, organ_map, organ_label)
     synthesizer = TumorSynthesizer.from_folder(request.generator_folder, steps=request.steps)
-    tumors, given_up = _tumors_to_make(request, ct, host, synthesizer)
-    result = synthesizer.synthesize(host, tumors)
-    rejected = dict(result.rejected)
-    for reason, count in given_up.items():
-        rejected[reason] = rejected.get(reason, 0) + count
-    result = SynthesisResult(result.tumors, rejected)
+    given = _given_tumor(request, ct, synthesizer)
+    result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
         _write_results(request, output, ct, organ_map, organ_label, result)
     return result
@@ -139,27 +137,42 @@ def _make_host(ct: CTVolume, organ_map: NDArray[np.integer[Any]], organ_label: i
     return Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones(organ.shape, dtype=bool))
 
 
-def _tumors_to_make(
-    request: ScanRequest, ct: CTVolume, host: Host, synthesizer: TumorSynthesizer
-) -> tuple[list[TumorSpec | MaskSurface], dict[str, int]]:
-    rng = np.random.default_rng(request.seed)
-    appearances = request.appearances(synthesizer.tissue.appearances)
+def _given_tumor(
+    request: ScanRequest, ct: CTVolume, synthesizer: TumorSynthesizer
+) -> list[TumorSpec | MaskSurface] | None:
+    """Tumours that the user gave as records or as a mask; None if they are to be drawn."""
     if request.replay_path is not None:
-        return list(read_records(request.replay_path)), {}
-    if request.tumor_mask_path is not None:
-        mask = read_mask(request.tumor_mask_path, ct) > 0
-        if not mask.any():
-            raise MissingLabelError(f"{request.tumor_mask_path} has no voxel above 0; draw the tumour in it.")
-        appearance = appearances.draw(rng)
-        return [MaskSurface(mask, ct.spacing_mm, int(rng.integers(2**62)), appearance)], {}
+        return list(read_records(request.replay_path))
+    if request.tumor_mask_path is None:
+        return None
+    mask = read_mask(request.tumor_mask_path, ct) > 0
+    if not mask.any():
+        raise MissingLabelError(f"{request.tumor_mask_path} has no voxel above 0; draw the tumour in it.")
+    rng = np.random.default_rng(request.seed)
+    appearance = request.appearances(synthesizer.tissue.appearances).draw(rng)
+    return [MaskSurface(mask, ct.spacing_mm, int(rng.integers(2**62)), appearance)]
+
+
+def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynthesizer) -> SynthesisResult:
+    """Draw tumours, and others for those that were given up, a few times."""
+    rng = np.random.default_rng(request.seed)
     sizes = PAPER_SIZE_CLASSES
     if request.radius_mm is not None:
         sizes = (SizeClass(name="user", radius_mm=request.radius_mm, probability=1.0),)
-    specs: list[TumorSpec | MaskSurface] = []
-    plan = TumorPlan(size_classes=sizes, appearances=appearances)
-    drawn, given_up = draw_tumors(host, plan, rng, count=request.count)
-    specs.extend(drawn)
-    return specs, dict(given_up)
+    plan = TumorPlan(size_classes=sizes, appearances=request.appearances(synthesizer.tissue.appearances))
+    rejected: Counter[str] = Counter()
+    result = SynthesisResult((), {})
+    for _ in range(_ROUNDS):
+        kept = [tumor.record.spec for tumor in result.tumors]
+        drawn, given_up = draw_tumors(host, plan, rng, count=request.count - len(kept))
+        rejected.update(given_up)
+        if not drawn:
+            break
+        result = synthesizer.synthesize(host, [*kept, *drawn])
+        rejected.update(result.rejected)
+        if len(result.tumors) == request.count:
+            break
+    return SynthesisResult(result.tumors, dict(rejected))
 
 
 def read_records(path: Path) -> tuple[TumorSpec, ...]:

@@ -166,8 +166,8 @@ class TumorSynthesizer:
     def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
         """Generate tumours on a host; the host is not changed.
 
-        A tumour whose contrast cannot be seen is generated again with the same size and requested
-        contrast, and dropped after `max_attempts`.
+        A tumour whose contrast cannot be seen, or is bright where dark was requested, is generated again with
+        the same size and requested contrast, and dropped after `max_attempts`.
 
         Args:
             host: The scan.
@@ -278,7 +278,7 @@ def _blend(
         window_hu,
     )
     visibility = measure_visibility(image_hu[prepared.label], host.image_hu[wide][rim])
-    if not visibility.is_visible:
+    if not visibility.is_as_requested(prepared.spec.contrast_hu):
         return None
     voxel_mm3 = float(np.prod(host.spacing_mm))
     record = TumorRecord(

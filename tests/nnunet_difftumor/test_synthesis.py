@@ -217,3 +217,12 @@ def test_visibility_needs_five_hu_and_two_standard_errors():
     noisy = np.array([0.0, 100.0] * 2)
     assert not measure_visibility(noisy, noisy + 30.0).is_visible
     assert not measure_visibility(noisy, np.array([])).is_visible
+
+
+def test_a_tumour_on_the_wrong_side_of_its_rim_is_not_as_requested():
+    bright = measure_visibility(np.full(50, 60.0), np.full(50, 50.0))
+    assert bright.is_as_requested(None)
+    assert bright.is_as_requested(12.0)
+    assert bright.is_as_requested(-3.0)  # too faint a request to have a side
+    assert not bright.is_as_requested(-12.0)
+    assert not measure_visibility(np.full(50, 51.0), np.full(50, 50.0)).is_as_requested(12.0)
