@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -11,6 +12,8 @@ import pytest
 from diffusion.generator_folder import load_generator, save_generator
 from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.evaluation.settings import quick_settings
+from nnunet_difftumor.generator_evaluation import evaluate_generator
 
 NAMES = ("a", "b", "healthy")
 
@@ -136,3 +139,23 @@ def test_wrong_arguments_are_named(dataset, nano_generator_folder, tmp_path, cap
     assert "--transplants must be 1 or more" in capsys.readouterr().err
     assert main([*fixed, "--other-organ", "ct.nii.gz", "label.nii.gz", "liver"]) == 1
     assert "ORGAN_LABEL" in capsys.readouterr().err
+
+
+def test_a_generator_can_be_named_and_its_looks_chosen(dataset, nano_generator_folder, tmp_path, capsys):
+    command = words(dataset, nano_generator_folder, tmp_path / "out")
+    command[command.index("--generator") + 1] = "builtin:liver-huge"
+    assert main(command) == 1
+    assert "builtin:soft-tissue-tiny" in capsys.readouterr().err
+    settings = quick_settings()
+    settings = replace(settings, classifier=replace(settings.classifier, steps=0))
+    summary = evaluate_generator(nano_generator_folder, dataset, tmp_path / "liver", settings, target="liver")
+    assert summary["target"] == "liver"
+    assert summary["two_sample_auc"]["value"] is None  # no classifier was trained
+    with (tmp_path / "liver" / "tumors.csv").open() as file:
+        asked = {
+            float(row["requested_contrast_hu"])
+            for row in csv.DictReader(file)
+            if row["setting"] == "transplant" and row["requested_contrast_hu"]
+        }
+    assert asked
+    assert len(asked) > 4  # drawn from the published distribution, not from the two training tumours
