@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from nnunet_difftumor.atomic_files import write_json
-from nnunet_difftumor.synthesis_benchmark import REFERENCE_RADIUS_MM, full_benchmark
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main() -> int:
     """Run the benchmark."""
+    for name in _ONE_THREAD:  # before numpy is imported: threads that wait for one another cost CPU-seconds too
+        os.environ.setdefault(name, "1")
+    from nnunet_difftumor.atomic_files import write_json
+    from nnunet_difftumor.synthesis_benchmark import REFERENCE_RADIUS_MM, full_benchmark
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where to write the figures")
     parser.add_argument("--presets", nargs="+", default=["tiny", "base"], help="presets, the last one for memory")
