@@ -140,7 +140,7 @@ def test_an_empty_mask_is_refused():
 
 
 def test_interior_points_fill_the_tumour_evenly():
-    """A ball of 10 mm: every octant holds an eighth of the points, every half of it half, the second moment is r^2/5."""
+    """A ball of 10 mm: an eighth of the points in every octant, second moment r^2/5, 5/32 beyond half a radius."""
     points = TumorSurface(TumorSpec(centre_mm=(0.0, 0.0, 0.0), radius_mm=10.0)).interior_offsets_mm(512)
     octants = ((points > 0) * np.array([4, 2, 1])).sum(axis=1)
     assert np.abs(np.bincount(octants, minlength=8) / 512 - 1 / 8).max() < 0.02
