@@ -24,8 +24,6 @@ from diffusion.flow import ANGLE, draw_angle_levels, follow_angle, follow_straig
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Network call: x_t and the noise levels (B,) in, the objective's prediction out."""
 
-EPSILON_TIMESTEPS = 4
-V_TIMESTEPS = 1000
 _SMALLEST_SIGMA = 0.02
 _LARGEST_BETA = 0.9999
 _LATENT_LIMIT = 4.0
@@ -142,8 +140,54 @@ class RectifiedFlow(Objective):
         return follow(scheduler, predict, noise, num_steps)
 
 
-class VPrediction(Objective):
-    """Variance-preserving paths; the network predicts v = alpha n - sigma x_0, from pure noise on.
+class VariancePreserving(Objective):
+    """Paths of constant variance over a fixed number of timesteps, sampled with a scheduler of diffusers.
+
+    Attributes:
+        timesteps: Timesteps that are trained; timestep t has the level (t + 1) / timesteps.
+    """
+
+    timesteps: int
+
+    def __init__(self) -> None:
+        self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod
+
+    def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+        """Draw timesteps uniformly."""
+        drawn = torch.randint(self.timesteps, (count,), generator=generator, device=generator.device)
+        return ((drawn + 1) / self.timesteps).to(device)
+
+    def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t)."""
+        index = (levels.float() * self.timesteps).round().long().clamp(1, self.timesteps) - 1
+        signal = self._alpha_bar.to(levels.device)[index].to(levels.dtype)
+        return signal.sqrt(), (1.0 - signal).sqrt()
+
+    def sample(
+        self,
+        scheduler: Any,
+        predict: Predict,
+        noise: Tensor,
+        num_steps: int,
+        generators: Sequence[torch.Generator],
+        sampler: str = ANGLE,
+    ) -> Tensor:
+        """Steps of the scheduler."""
+        options = self.step_options(num_steps, generators)
+        scheduler.set_timesteps(num_steps, device=noise.device)
+        sample = noise
+        for timestep in scheduler.timesteps:
+            levels = ((timestep + 1) / self.timesteps).to(noise.dtype).expand(noise.shape[0])
+            sample = scheduler.step(predict(sample, levels), timestep, sample, return_dict=False, **options)[0]
+        return sample
+
+    def step_options(self, num_steps: int, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+        """Further arguments of the scheduler's steps; none unless a step is random."""
+        return {}
+
+
+class VPrediction(VariancePreserving):
+    """The network predicts v = alpha n - sigma x_0, from pure noise on; deterministic DDIM steps.
 
     Source:
         Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022.
@@ -152,17 +196,7 @@ class VPrediction(Objective):
     """
 
     name = "v"
-
-    def __init__(self) -> None:
-        self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod
-
-    def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """Draw one of the 1000 timesteps; level (t + 1) / 1000."""
-        return _draw_timesteps(count, V_TIMESTEPS, device, generator)
-
-    def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t)."""
-        return _vp_path(self._alpha_bar, levels)
+    timesteps = 1000
 
     def target(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """Return alpha n - sigma x_0."""
@@ -176,7 +210,7 @@ class VPrediction(Objective):
     def make_scheduler(self) -> DDIMScheduler:
         """DDIM with a cosine schedule rescaled to zero terminal SNR, and trailing timesteps."""
         return DDIMScheduler(
-            num_train_timesteps=V_TIMESTEPS,
+            num_train_timesteps=self.timesteps,
             beta_schedule="squaredcos_cap_v2",
             prediction_type="v_prediction",
             rescale_betas_zero_snr=True,
@@ -184,20 +218,8 @@ class VPrediction(Objective):
             clip_sample=False,
         )
 
-    def sample(
-        self,
-        scheduler: Any,
-        predict: Predict,
-        noise: Tensor,
-        num_steps: int,
-        generators: Sequence[torch.Generator],
-        sampler: str = ANGLE,
-    ) -> Tensor:
-        """Deterministic DDIM steps."""
-        return _vp_sample(scheduler, predict, noise, num_steps, V_TIMESTEPS)
 
-
-class PaperEpsilon(Objective):
+class PaperEpsilon(VariancePreserving):
     """The objective of DiffTumor at T = 4: noise prediction, absolute error, ancestral steps, clipped x_0.
 
     Kept as a baseline: at the first of its four steps alpha_bar is 1.4e-5, so an error of the predicted noise
@@ -209,19 +231,9 @@ class PaperEpsilon(Objective):
     """
 
     name = "epsilon"
+    timesteps = 4
     predicts_clean = False
     absolute_error = True
-
-    def __init__(self) -> None:
-        self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod
-
-    def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """Draw one of the four timesteps; level (t + 1) / 4."""
-        return _draw_timesteps(count, EPSILON_TIMESTEPS, device, generator)
-
-    def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t)."""
-        return _vp_path(self._alpha_bar, levels)
 
     def target(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """Return the noise."""
@@ -230,29 +242,21 @@ class PaperEpsilon(Objective):
     def make_scheduler(self) -> DDPMScheduler:
         """Ancestral steps on the four timesteps that were trained."""
         return DDPMScheduler(
-            num_train_timesteps=EPSILON_TIMESTEPS,
-            trained_betas=cosine_betas(EPSILON_TIMESTEPS),
+            num_train_timesteps=self.timesteps,
+            trained_betas=cosine_betas(self.timesteps),
             prediction_type="epsilon",
             clip_sample=True,
             clip_sample_range=_LATENT_LIMIT,
         )
 
-    def sample(
-        self,
-        scheduler: Any,
-        predict: Predict,
-        noise: Tensor,
-        num_steps: int,
-        generators: Sequence[torch.Generator],
-        sampler: str = ANGLE,
-    ) -> Tensor:
-        """Ancestral steps; each sample draws its noise from its own generator."""
-        if num_steps != EPSILON_TIMESTEPS:
+    def step_options(self, num_steps: int, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+        """Each sample draws its noise from its own generator; the number of steps is fixed."""
+        if num_steps != self.timesteps:
             raise ValueError(
-                f"A generator with the epsilon objective was trained with {EPSILON_TIMESTEPS} steps and samples with "
-                f"as many, got {num_steps}. Use {EPSILON_TIMESTEPS}, or train with the objective flow or v."
+                f"A generator with the epsilon objective was trained with {self.timesteps} steps and samples with "
+                f"as many, got {num_steps}. Use {self.timesteps}, or train with the objective flow or v."
             )
-        return _vp_sample(scheduler, predict, noise, num_steps, EPSILON_TIMESTEPS, generator=list(generators))
+        return {"generator": list(generators)}
 
 
 def cosine_betas(count: int) -> list[float]:
@@ -280,25 +284,3 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {objective.name: objective for objective in (RectifiedFlow(), VPrediction(), PaperEpsilon())}
 )
 """The objectives by name: flow (default), v, epsilon."""
-
-
-def _draw_timesteps(count: int, timesteps: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    drawn = torch.randint(timesteps, (count,), generator=generator, device=generator.device)
-    return ((drawn + 1) / timesteps).to(device)
-
-
-def _vp_path(alpha_bar: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    index = (levels.float() * len(alpha_bar)).round().long().clamp(1, len(alpha_bar)) - 1
-    signal = alpha_bar.to(levels.device)[index].to(levels.dtype)
-    return signal.sqrt(), (1.0 - signal).sqrt()
-
-
-def _vp_sample(
-    scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, timesteps: int, **options: Any
-) -> Tensor:
-    scheduler.set_timesteps(num_steps, device=noise.device)
-    sample = noise
-    for timestep in scheduler.timesteps:
-        levels = ((timestep + 1) / timesteps).to(noise.dtype).expand(noise.shape[0])
-        sample = scheduler.step(predict(sample, levels), timestep, sample, return_dict=False, **options)[0]
-    return sample

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from diffusion.conditioning import (
@@ -49,22 +48,6 @@ def measure_training_tumors(
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_TUMORS)).round().astype(int))
     measured = [_measure(case, tumor, window) for case, tumor in (pairs[index] for index in chosen)]
     return tuple(record for record in measured if record is not None)
-
-
-def smooth_inside(image_hu: NDArray[np.float32], mask: NDArray[np.bool_], sigma_voxels: float) -> NDArray[np.float32]:
-    """Smooth an image inside a mask with nothing from outside it.
-
-    Args:
-        image_hu: Image in HU. Shape (D, H, W).
-        mask: True where the image counts. Same shape.
-        sigma_voxels: Standard deviation of the Gaussian, in voxels.
-
-    Returns:
-        Smoothed values of the mask's voxels. Shape (voxels in the mask,).
-    """
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma_voxels)
-    value = ndimage.gaussian_filter(np.where(mask, image_hu, 0.0).astype(np.float32), sigma_voxels)
-    return (value[mask] / weight[mask]).astype(np.float32)
 
 
 def _measure(case: CachedCase, tumor: TumorComponent, window: IntensityWindow) -> TrainingTumor | None:

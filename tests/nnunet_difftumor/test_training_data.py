@@ -33,7 +33,7 @@ from nnunet_difftumor.training_data import (
     heldout_tumor_crops,
     usable_tumors,
 )
-from nnunet_difftumor.tumor_statistics import measure_training_tumors, smooth_inside
+from nnunet_difftumor.tumor_statistics import measure_training_tumors
 
 SPACING_MM = (3.0, 1.0, 1.0)
 SHAPE = (40, 110, 110)  # (D, H, W)
@@ -347,10 +347,3 @@ class TestStatistics:
             assert tumor.contrast_hu == pytest.approx(TUMOR_HU - MUSCLE_HU, abs=8)
             assert tumor.heterogeneity_hu < 8
         assert tumors[0].radius_mm == pytest.approx(18.0, abs=0.5)
-
-    def test_smoothing_inside_ignores_the_outside(self) -> None:
-        image_hu = np.full((12, 12, 12), -1000.0, np.float32)
-        mask = np.zeros((12, 12, 12), bool)
-        mask[4:8, 4:8, 4:8] = True
-        image_hu[mask] = 30.0
-        assert smooth_inside(image_hu, mask, 2.0) == pytest.approx(30.0, abs=1e-3)
