@@ -75,9 +75,7 @@ def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
 
 
 def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
-    """Measure the standard deviation inside the mask after smoothing away the noise.
-
-    The Gaussian of two voxels is normalised by the mask, so nothing from outside it enters.
+    """Measure the standard deviation inside the mask after smoothing away the noise (see `smooth_texture`).
 
     Args:
         image_hu: CT in HU. Shape (B, 1, D, H, W).
@@ -90,14 +88,26 @@ def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
         ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
     """
     mask = _as_binary(image_hu, tumor_mask)
-    weight = mask.to(image_hu.dtype)
-    voxels = weight.flatten(1).sum(dim=1)
-    centre_hu = ((image_hu * weight).flatten(1).sum(dim=1) / voxels).nan_to_num(nan=0.0).view(-1, 1, 1, 1, 1)
-    value, share = smooth(torch.cat([(image_hu - centre_hu) * weight, weight]), SMOOTHING_VOXELS).chunk(2)
-    smooth_hu = torch.where(mask, value / share.clamp(min=1e-6), torch.zeros_like(value))
-    mean_hu = smooth_hu.flatten(1).sum(dim=1) / voxels
-    deviation = torch.where(mask, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), torch.zeros_like(value))
-    return (deviation.square().flatten(1).sum(dim=1) / voxels).sqrt()
+    inside_hu = torch.where(mask, _smooth_texture(image_hu, mask), torch.zeros_like(image_hu))
+    return (inside_hu.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1)).sqrt()
+
+
+def smooth_texture(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
+    """What is left of a tumour's texture after smoothing away the noise, with zero mean inside the mask.
+
+    The Gaussian of two voxels is normalised by the mask, so nothing from outside it enters.
+
+    Args:
+        image_hu: CT in HU. Shape (B, 1, D, H, W).
+        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W).
+
+    Returns:
+        Texture in HU inside the mask dilated by one voxel, 0 elsewhere. Shape (B, 1, D, H, W).
+
+    Raises:
+        ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
+    """
+    return _smooth_texture(image_hu, _as_binary(image_hu, tumor_mask))
 
 
 def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
@@ -217,6 +227,17 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
             grown.narrow(axis, 0, kept).logical_or_(mask.narrow(axis, shift, kept))
         mask = grown
     return mask
+
+
+def _smooth_texture(image_hu: Tensor, mask: Tensor) -> Tensor:
+    weight = mask.to(image_hu.dtype)
+    voxels = weight.flatten(1).sum(dim=1)
+    centre_hu = ((image_hu * weight).flatten(1).sum(dim=1) / voxels).nan_to_num(nan=0.0).view(-1, 1, 1, 1, 1)
+    value, share = smooth(torch.cat([(image_hu - centre_hu) * weight, weight]), SMOOTHING_VOXELS).chunk(2)
+    smooth_hu = value / share.clamp(min=1e-6)
+    mean_hu = (smooth_hu * weight).flatten(1).sum(dim=1) / voxels
+    filled = dilate(mask, FILL_DILATION_VOXELS)
+    return torch.where(filled, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), torch.zeros_like(value))
 
 
 def _rim_median_hu(image_hu: Tensor, mask: Tensor) -> Tensor:

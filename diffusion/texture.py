@@ -1,8 +1,9 @@
-"""Smooth noise in the fill: the part of a requested heterogeneity that the network itself falls short of.
+"""Smooth noise in the fill: where a generated tumour is a little darker, and where brighter.
 
-Trained on few tumours, a network answers a request for more heterogeneity with about a third of it. Smooth noise
-in the fill passes through autoencoder and network, so its width sets the rest. How much a generator needs is
-measured after its training.
+In training the fill holds the smoothed texture of the real tumour, which the network learns to keep and to refine.
+In use smooth noise stands in for it: in real tumours, too, texture is red, like noise that was smoothed by two voxels
+in small tumours and by up to four in large ones. How wide the noise must be for a requested heterogeneity is measured
+after the training, so that smoothing by autoencoder and network is made up for.
 """
 
 from __future__ import annotations
@@ -23,17 +24,14 @@ if TYPE_CHECKING:
 
 LARGEST_SHARE = 2.0
 
-USED_PART = 0.7
-"""Part of the missing texture that the noise makes up for: all of it is easier to tell from real texture (measured in
-docs/explanation/generator.md)."""
-
 _LARGEST_DEVIATION = 2.5
+_LARGEST_SCALE = 2.0  # times SMOOTHING_VOXELS
 _REQUESTS_HU = (6.0, 12.0, 18.0)
 _SMALLEST_TUMOR_VOXELS = 500  # about five voxels in radius: less has no room for texture
 
 
 def draw_texture(tumor_mask: Tensor, sd_hu: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw noise that is smooth at the scale of heterogeneity, with zero mean and a given deviation in the mask.
+    """Draw smooth noise with zero mean and a given deviation in the mask; each crop has its own scale, 2 to 4 voxels.
 
     Args:
         tumor_mask: Binary mask, not empty. Shape (B, 1, D, H, W).
@@ -49,7 +47,9 @@ def draw_texture(tumor_mask: Tensor, sd_hu: Tensor, generators: Sequence[torch.G
             textures.append(torch.zeros(mask.shape, dtype=sd_hu.dtype, device=sd_hu.device))
             continue
         like = torch.empty((1, *mask.shape), dtype=sd_hu.dtype, device=sd_hu.device)
-        field = smooth(draw_noise(like, generator), SMOOTHING_VOXELS)[0]
+        noise = draw_noise(like, generator)
+        scale = SMOOTHING_VOXELS * _LARGEST_SCALE ** torch.rand((), generator=generator, device=generator.device).item()
+        field = smooth(noise, scale)[0]
         inside = field[mask]
         standard = (field - inside.mean()) / inside.std(correction=0).clamp(min=1e-6)
         textures.append(deviation * standard.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION))
@@ -71,7 +71,7 @@ def calibrate_texture(
         seed: Seed of the tumours.
 
     Returns:
-        Seven tenths of that share, from 0 to 2; 0 where no tumour is large enough.
+        That share, from 0 to 2; 0 where no tumour is large enough.
     """
     missing, gained = 0.0, 0.0
     for index in range(count):
@@ -84,7 +84,7 @@ def calibrate_texture(
             gained += float((textured.square() - flat.square()).sum())
     if gained <= 0:
         return 0.0
-    return min(USED_PART * math.sqrt(max(0.0, missing / gained)), LARGEST_SHARE)
+    return min(math.sqrt(max(0.0, missing / gained)), LARGEST_SHARE)
 
 
 def _achieved_hu(

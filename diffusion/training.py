@@ -25,6 +25,7 @@ from diffusion.conditioning import (
     latent_mask_share,
     measure_contrast,
     measure_heterogeneity,
+    smooth_texture,
     unshuffle_mask,
 )
 from diffusion.evaluation import HeldoutBatch, in_mask_statistics, picture_of, synthesize_heldout
@@ -41,6 +42,7 @@ GENERATOR_FOLDER = "generator"
 _PICTURES = 4
 _MEASURED_BATCHES = 24
 _CALIBRATION_BATCHES = 6
+_MEASURED_LOOKS = (measure_contrast, measure_heterogeneity)
 _SMALLEST_DIFFERENCE = 1e-3
 _TYPICAL_HETEROGENEITY_HU = 5.0
 
@@ -146,7 +148,7 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         image_hu = autoencoder.window.clip(batch["image_hu"])
         contrast_hu = _drop(measure_contrast(image_hu, tumor_mask), condition_dropout, generator)
         heterogeneity_hu = _drop(measure_heterogeneity(image_hu, tumor_mask), condition_dropout, generator)
-        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu)
+        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
         denoiser = _unwrap(model)
         objective = denoiser.objective
         x_0 = denoiser.to_frame(latents, condition, heterogeneity_hu)
@@ -194,14 +196,15 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
     for index in range(count):
         batch = {name: value.to(autoencoder.device) for name, value in batches[index].items()}
         image_hu, tumor_mask = autoencoder.window.clip(batch["image_hu"]), batch["tumor_mask"]
-        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, measure_contrast(image_hu, tumor_mask))
+        contrast_hu, heterogeneity_hu = (measure(image_hu, tumor_mask) for measure in _MEASURED_LOOKS)
+        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
         share = latent_mask_share(tumor_mask)
         share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)
         squares.append(((latents - condition).square() * share).sum(dim=(2, 3, 4)).double().cpu())
-        heterogeneities.append(measure_heterogeneity(image_hu, tumor_mask).double().cpu())
-    square, heterogeneity_hu = torch.cat(squares).numpy(), torch.cat(heterogeneities).nan_to_num(nan=0.0).numpy()
-    weight = 1.0 / (_TYPICAL_HETEROGENEITY_HU**2 + heterogeneity_hu**2)  # errors count relative to the variance
-    terms = np.stack([np.ones_like(heterogeneity_hu), heterogeneity_hu**2], axis=1) * weight[:, None]
+        heterogeneities.append(heterogeneity_hu.double().cpu())
+    square, heterogeneity = torch.cat(squares).numpy(), torch.cat(heterogeneities).nan_to_num(nan=0.0).numpy()
+    weight = 1.0 / (_TYPICAL_HETEROGENEITY_HU**2 + heterogeneity**2)  # errors count relative to the variance
+    terms = np.stack([np.ones_like(heterogeneity), heterogeneity**2], axis=1) * weight[:, None]
     fitted = np.stack([nnls(terms, channel * weight)[0] for channel in square.T])  # (C, 2)
     floor, per_hu = np.sqrt(fitted).T
     std = np.sqrt(square.mean(axis=0))
@@ -214,10 +217,16 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
 
 @torch.no_grad()
 def _encode_pair(
-    autoencoder: AutoencoderKL3D, image_hu: Tensor, tumor_mask: Tensor, contrast_hu: Tensor
+    autoencoder: AutoencoderKL3D, image_hu: Tensor, tumor_mask: Tensor, contrast_hu: Tensor, heterogeneity_hu: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Latents of the image with the tumour region filled, and of the image itself."""
-    filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu)
+    """Latents of the image with the tumour region filled, and of the image itself.
+
+    The fill holds the tumour's own smooth texture, unless its heterogeneity is not given (NaN): the network learns
+    to keep what the fill shows, and adds what smoothing took away.
+    """
+    is_given = heterogeneity_hu.isfinite().view(-1, 1, 1, 1, 1)
+    texture_hu = smooth_texture(image_hu, tumor_mask) * is_given
+    filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
     condition, latents = autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
     return condition, latents
 

@@ -83,10 +83,10 @@ _PHANTOM = DemoSettings(
     patch_size=(24, 48, 48),
     features=(8, 16, 32, 48),
     strides=((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
-    epochs=28,
+    epochs=34,
     iterations=50,
     val_iterations=3,
-    size_classes=(_size("tiny", 4, 6, 0.2, 3), _size("small", 6, 11, 0.5, 2), _size("medium", 11, 20, 0.3)),
+    size_classes=(_size("small", 6, 11, 0.2, 2), _size("medium", 11, 20, 0.4), _size("large", 20, 30, 0.4)),
     synthesized_radius_mm=(5.0, 16.0),
     synthesized_count=6,
 )

@@ -39,6 +39,7 @@ class Collection:
         heterogeneities: Transplants with requested heterogeneities.
         native: Transplants on the scans' own grids.
         balls: Radius in mm, low-pass and high-pass sd in HU of balls in real tumours, by patient.
+        shrunken: The same of real tumours made as small as the transplants.
         diversity: Difference between seeds in HU, by patient.
         failed: Transplants without a place by radius.
     """
@@ -49,6 +50,7 @@ class Collection:
     heterogeneities: list[MeasuredTumor] = field(default_factory=list)
     native: list[MeasuredTumor] = field(default_factory=list)
     balls: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
+    shrunken: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
     diversity: dict[str, list[float]] = field(default_factory=dict)
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -95,6 +97,7 @@ def collect(
         if scan.has_target:
             collection.in_place.extend(measured(experiments.replace_target(scan, sources, settings, rng)))
             collection.balls[scan.identifier] = experiments.balls_in_target(scan, settings, window_hu, rng)
+            collection.shrunken[scan.identifier] = experiments.shrunken_target(scan, settings, window_hu)
         transplants, failed = experiments.transplant(scan, sources, settings, rng)
         collection.failed.update(failed)
         collection.diversity[scan.identifier] = _diversity(transplants)

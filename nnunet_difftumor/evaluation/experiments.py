@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.evaluation import making, measures
@@ -18,6 +19,7 @@ from nnunet_difftumor.evaluation.scans import EvaluationScan
 from nnunet_difftumor.evaluation.settings import EvaluationSettings
 from nnunet_difftumor.evaluation.tissues import AutoencoderTissue, FillTissue, Reconstruct
 from nnunet_difftumor.generators import TissueGenerator
+from nnunet_difftumor.resample import average_onto
 
 _CONTRAST_LIMIT_HU = 80.0
 _BALL_DEPTH_SHARE = 0.9
@@ -218,6 +220,40 @@ def balls_in_target(
             ball = (np.linalg.norm(grid - centre_mm, axis=-1) <= radius_mm) & scan.target
             balls.append((radius_mm, *measures.split_texture(image_hu, ball, scan.spacing_mm)))
     return balls
+
+
+def shrunken_target(
+    scan: EvaluationScan, settings: EvaluationSettings, window_hu: tuple[float, float]
+) -> list[tuple[float, float, float]]:
+    """Texture of a real tumour made as small as each transplant: as many voxels, and so as coarse a view of it.
+
+    Args:
+        scan: A scan with a target.
+        settings: Radii.
+        window_hu: Window to which values are limited, in HU.
+
+    Returns:
+        Radius in mm, low-pass and high-pass standard deviation in HU, for every radius below the tumour's own.
+    """
+    box = tuple(slice(part.start, part.stop) for part in find_objects(scan.target.astype(np.uint8))[0])
+    inside = scan.target[box]
+    image_hu = np.clip(scan.image_hu[box], *window_hu).astype(np.float32)
+    voxel_mm3 = float(np.prod(scan.spacing_mm))
+    own_radius_mm = (3.0 * inside.sum() * voxel_mm3 / (4.0 * np.pi)) ** (1.0 / 3.0)
+    textures = []
+    for radius_mm in settings.radii_mm:
+        factor = own_radius_mm / radius_mm
+        if factor <= 1.0:
+            continue
+        coarse_mm = tuple(step * factor for step in scan.spacing_mm)
+        shape = [max(1, int(np.ceil(size / factor))) for size in inside.shape]
+        share, total_hu = (
+            average_onto(values.astype(np.float32), scan.spacing_mm, shape, coarse_mm, (0.0, 0.0, 0.0))
+            for values in (inside, np.where(inside, image_hu, 0.0))
+        )
+        mean_hu = total_hu / np.maximum(share, np.float32(1e-6))  # of the tumour's part of a voxel alone
+        textures.append((radius_mm, *measures.split_texture(mean_hu, share >= 0.5, scan.spacing_mm)))
+    return textures
 
 
 def stratified_looks(examples: Sequence[Appearance], count: int, rng: np.random.Generator) -> list[Appearance]:

@@ -28,6 +28,7 @@ HEADLINE = (
     ("highpass_ratio", "High-pass sd in the mask over the host's, transplants", "0.8 to 1.25"),
     ("highpass_ratio_no_residual", "The same without the residual", ""),
     ("lowpass_ratio", "Low-pass sd over that of whole real tumours, transplants", "0.7 to 1.3"),
+    ("lowpass_ratio_shrunken", "The same over real tumours made as small", "0.7 to 1.3"),
     ("lowpass_ratio_balls", "The same over balls of the same radius in real tumours", ""),
     ("lowpass_ratio_in_place", "The same in place, over the real tumours in the same masks", ""),
     ("contrast_slope", "Achieved over requested contrast, slope", "0.75 or more"),

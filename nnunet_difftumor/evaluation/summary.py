@@ -193,7 +193,8 @@ def headline(
         "highpass_ratio": _entry(methods, making.GENERATED, "transplant", "highpass_ratio"),
         "highpass_ratio_no_residual": _entry(methods, making.NO_RESIDUAL, "transplant", "highpass_ratio"),
         "lowpass_ratio": _entry(methods, making.GENERATED, "transplant", "lowpass_ratio"),
-        "lowpass_ratio_balls": _ball_ratio(generated, collection, settings, draws, rng),
+        "lowpass_ratio_balls": _texture_ratio(generated, collection.balls, settings, draws, rng),
+        "lowpass_ratio_shrunken": _texture_ratio(generated, collection.shrunken, settings, draws, rng),
         "lowpass_ratio_in_place": _entry(methods, making.GENERATED, "in_place", "lowpass_ratio"),
         "contrast_slope": contrast["slope"],
         "contrast_median_error_hu": contrast["median_error_hu"],
@@ -255,20 +256,20 @@ def _plausible(
     return bootstrap(values, lambda means: share_inside(means, means_hu), draws, rng)
 
 
-def _ball_ratio(
+def _texture_ratio(
     tumors: Sequence[MeasuredTumor],
-    collection: Collection,
+    textures: Mapping[str, Sequence[tuple[float, float, float]]],
     settings: EvaluationSettings,
     draws: int,
     rng: np.random.Generator,
 ) -> Interval:
     low, high = settings.headline_radii_mm
-    balls = {
+    compared = {
         name: np.array([lowpass for radius, lowpass, _ in rows if low <= radius <= high])
-        for name, rows in collection.balls.items()
+        for name, rows in textures.items()
     }
     made = {name: rows[:, 0] for name, rows in tables.by_patient(tumors, "lowpass_sd_hu").items()}
-    return tables.ratio_of_medians(made, balls, draws, rng)
+    return tables.ratio_of_medians(made, compared, draws, rng)
 
 
 def _achieved(made: Sequence[MeasuredTumor], requested: str, quantity: str) -> dict[str, float]:

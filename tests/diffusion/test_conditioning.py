@@ -11,6 +11,7 @@ from diffusion.conditioning import (
     measure_contrast,
     measure_heterogeneity,
     rim_median_hu,
+    smooth_texture,
     unshuffle_mask,
 )
 
@@ -194,6 +195,21 @@ def test_heterogeneity_by_hand():
     assert measure_heterogeneity(image_hu, mask).item() == pytest.approx(10.0, abs=0.5)
     outside_hu = torch.where(mask, image_hu, torch.full_like(image_hu, -1000.0))
     assert measure_heterogeneity(outside_hu, mask).item() == pytest.approx(measure_heterogeneity(image_hu, mask).item())
+
+
+def test_smooth_texture_is_what_heterogeneity_measures():
+    mask = torch.zeros(1, 1, 24, 24, 24, dtype=torch.bool)
+    mask[..., 4:20, 4:20, 4:20] = True
+    noise_hu = 30.0 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
+    image_hu = torch.where(torch.arange(24) < 12, 20.0, 60.0) + noise_hu
+    texture_hu = smooth_texture(image_hu, mask)
+    inside_hu = texture_hu[mask]
+    assert inside_hu.mean().abs() < 1e-3
+    assert inside_hu.std(correction=0).item() == pytest.approx(measure_heterogeneity(image_hu, mask).item(), rel=1e-4)
+    assert texture_hu[..., 3, 12, 6].item() < -10.0 < 10.0 < texture_hu[..., 3, 12, 17].item()  # one voxel outside
+    assert not texture_hu[..., 2, :, :].any()
+    changed_hu = torch.where(mask, image_hu, -1000.0)
+    torch.testing.assert_close(smooth_texture(changed_hu, mask), texture_hu)  # nothing from outside enters
 
 
 def test_heterogeneity_leaves_noise_out():

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from autoencoder.fit import OutputFolderExistsError, ResumeError
 from autoencoder.initial_weights import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
-from diffusion.conditioning import fill_tumor_region
+from diffusion.conditioning import fill_tumor_region, smooth_texture
 from diffusion.generator_folder import GeneratorInfo, check_generator_folder, load_generator
 from diffusion.objectives import OBJECTIVES
 from diffusion.presets import DIFFUSION_PRESETS
@@ -187,16 +187,18 @@ def test_network_is_shown_what_inference_shows_it(autoencoder):
     loss = diffusion_loss_function(autoencoder, condition_dropout=0.0)
     loss(spy, batch, torch.Generator().manual_seed(0))
     contrast_hu = spy.seen["contrast_hu"]
-    filled_hu = fill_tumor_region(batch["image_hu"], batch["tumor_mask"], contrast_hu)
+    texture_hu = smooth_texture(batch["image_hu"], batch["tumor_mask"])
+    filled_hu = fill_tumor_region(batch["image_hu"], batch["tumor_mask"], contrast_hu, texture_hu=texture_hu)
     torch.testing.assert_close(spy.seen["condition"], autoencoder.encode(filled_hu), atol=1e-4, rtol=1e-4)
     assert contrast_hu.isfinite().all()
 
 
-def test_dropped_contrast_is_dropped_from_the_fill_too(autoencoder):
+def test_dropped_looks_are_dropped_from_the_fill_too(autoencoder):
     batch = NoisyBalls()[0]
     spy = Spy()
     diffusion_loss_function(autoencoder, condition_dropout=0.999999)(spy, batch, torch.Generator().manual_seed(0))
     assert spy.seen["contrast_hu"].isnan().all()
+    assert spy.seen["heterogeneity_hu"].isnan().all()
     neutral_hu = fill_tumor_region(batch["image_hu"], batch["tumor_mask"], None)
     torch.testing.assert_close(spy.seen["condition"], autoencoder.encode(neutral_hu), atol=1e-4, rtol=1e-4)
 
@@ -226,7 +228,7 @@ def test_differences_are_measured_inside_the_tumours(autoencoder):
 
 
 def test_differences_grow_with_the_heterogeneity(autoencoder):
-    """Half of each tumour is darker and half brighter, by 0 to 40 HU: the first differences follow."""
+    """Half of each tumour is darker and half brighter, by 0 to 40 HU, and the fill smooths the step between them."""
 
     class Halves(NoisyBalls):
         def __getitem__(self, index):

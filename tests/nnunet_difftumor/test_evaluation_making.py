@@ -11,6 +11,7 @@ from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.evaluation import experiments, making
 from nnunet_difftumor.evaluation.copy_paste import make_donor, paste
 from nnunet_difftumor.evaluation.experiments import Sources
+from nnunet_difftumor.evaluation.measures import split_texture
 from nnunet_difftumor.evaluation.places import find_places, place_of_target
 from nnunet_difftumor.evaluation.residual import FreeResidual, free_residual
 from nnunet_difftumor.evaluation.scans import EvaluationScan
@@ -180,3 +181,21 @@ def test_the_fill_without_diffusion_has_the_requested_contrast_and_no_texture():
     regions = tissue.generate(host, masks, looks, [0, 1])
     assert regions.tumor_hu[:, 16, 16, 16] == pytest.approx([30.0, 60.0], abs=0.1)
     assert np.allclose(regions.reconstruction_hu, 60.0, atol=1e-3)
+
+
+def test_a_shrunken_tumour_keeps_its_shape_and_loses_its_noise():
+    """Halves of 0 and 60 HU: a sphere made half as large still has them, and hardly any noise."""
+    whole = scan()
+    along = np.indices(whole.target.shape)[1] * 2.0
+    whole.image_hu[whole.target] += np.where(along > 32.0, 30.0, -30.0)[whole.target]
+    settings = replace(SETTINGS, radii_mm=(6.0, 40.0))
+    ((radius_mm, low_hu, high_hu),) = experiments.shrunken_target(whole, settings, WINDOW)  # 40 mm: larger than it
+    assert radius_mm == 6.0
+    whole_low_hu, _ = split_texture(whole.image_hu, whole.target, SPACING)
+    assert 10.0 < low_hu < whole_low_hu < 30.0  # 3 mm smooth a small tumour more
+    assert high_hu < whole_low_hu
+
+
+def test_texture_of_a_uniform_tumour_shrinks_to_noise():
+    ((_, low_hu, _), *_) = experiments.shrunken_target(scan(), SETTINGS, WINDOW)
+    assert low_hu < 2.0
