@@ -20,7 +20,7 @@ from nnunet_difftumor.appearance_priors import (
 )
 from nnunet_difftumor.builtin import DEFAULT_GENERATOR, is_builtin, resolve_generator
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.label_roles import is_exophytic_organ, resolve_label_roles
+from nnunet_difftumor.label_roles import is_exophytic_organ, name_of_label, resolve_label_roles
 from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 
 CONFIG_FILE_NAME = "difftumor.json"
@@ -272,7 +272,7 @@ def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
 
 def _infer_target(labels: Mapping[str, Any], organ_label: int, generator: str) -> tuple[str, str]:
     """Target for an organ label, and where it came from."""
-    name = next((name for name, value in labels.items() if value == organ_label), "")
+    name = name_of_label(labels, organ_label)
     target = default_target(generator, name)
     return target, "label names in dataset.json" if target == find_target(name) else "default"
 

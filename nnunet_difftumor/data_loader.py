@@ -16,6 +16,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
+from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection import InjectedCrop, InjectionRequest, TumorInjector
 from nnunet_difftumor.injection_log import SamplePicture, take_picture
 from nnunet_difftumor.patch_geometry import PatchGeometry
@@ -113,6 +114,41 @@ class InjectTumors(BasicTransform):
             self._state.pictures.append(take_picture(window, image, crop.image, is_tumor, section))
 
 
+class TargetReader:
+    """Tells whether a training target shows the tumour, be it a label map or one channel a region."""
+
+    def __init__(self, label_manager: LabelManager, organ_label: int, tumor_label: int) -> None:
+        """Find the tumour in nnU-Net's targets.
+
+        Args:
+            label_manager: nnU-Net's label manager.
+            organ_label: Value of the organ.
+            tumor_label: Value of the tumour.
+
+        Raises:
+            ConfigurationError: If no region tells the tumour from the organ.
+        """
+        self._tumor_label = tumor_label
+        self._channels: list[int] | None = None
+        if label_manager.has_regions:
+            regions = [_values_of(region) for region in label_manager.foreground_regions]
+            self._channels = [
+                index for index, region in enumerate(regions) if tumor_label in region and organ_label not in region
+            ]
+            if not self._channels:
+                raise ConfigurationError(
+                    f"None of the regions {regions} in dataset.json holds the tumour label {tumor_label} without the "
+                    f"organ label {organ_label}, so nothing could be learned about tumours. Add a region, "
+                    f'e.g. "tumor": {tumor_label}, and its entry in regions_class_order.'
+                )
+
+    def shows_tumor(self, target: torch.Tensor) -> bool:
+        """True if a sample's target has a voxel of the tumour. Shape (1, ...), or (regions, ...) for regions."""
+        if self._channels is None:
+            return bool((target == self._tumor_label).any())
+        return bool(target[self._channels].any())
+
+
 class _CaseTracker:
     """A data set that remembers which case was loaded last."""
 
@@ -177,7 +213,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             **options,
         )
         self._state = state
-        self._tumor_label = injector.rules.tumor_label
+        self._target = TargetReader(label_manager, injector.rules.organ_label, injector.rules.tumor_label)
         self._organ_label = injector.rules.organ_label
         self._healthy_cases = frozenset(healthy_cases)
         self._injection_probability = injection_probability
@@ -218,7 +254,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         rng = self._state.rng
         if rng.random() >= self._injection_probability:
             return SampleDraw(is_healthy=True)
-        voxels = class_locations.get(self._organ_label, ())
+        voxels = self._organ_voxels(class_locations)
         if len(voxels) == 0:
             return SampleDraw(is_healthy=True, refusal="organ_lost_in_resampling")
         voxel = np.asarray(voxels[int(rng.integers(len(voxels)))][1:])
@@ -226,6 +262,13 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         depth, height, width = (int(value) for value in voxel - np.asarray(start))
         request = InjectionRequest(self._state.case, start, (depth, height, width), self._geometry.region)
         return SampleDraw(is_healthy=True, request=request)
+
+    def _organ_voxels(self, class_locations: Mapping[Any, Any]) -> Sequence[Any]:
+        """Sampled voxels of the organ's label, or of the smallest region that holds it."""
+        regions = [key for key in class_locations if key != self.annotated_classes_key]
+        holding = [key for key in regions if self._organ_label in _values_of(key)]
+        smallest = min(holding, key=lambda key: len(_values_of(key)), default=None)
+        return () if smallest is None else class_locations[smallest]
 
     def _stock_range(self, data_shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Smallest and largest crop start that nnU-Net draws from for a case of this shape."""
@@ -248,13 +291,17 @@ class DiffTumorDataLoader(nnUNetDataLoader):
                 counts.update({f"tumors_rejected_{reason}": count for reason, count in crop.rejected.items()})
             if crop is None or not crop.placed:
                 counts[f"rejected_{crop.main_reason if crop is not None else draw.refusal}"] += 1
-            elif bool((finest[index] == self._tumor_label).any()):
+            elif self._target.shows_tumor(finest[index]):
                 counts["injected"] += 1
                 records.append(crop.record)
             else:
                 counts["rejected_lost_in_augmentation"] += 1
         pictures, self._state.pictures = self._state.pictures, []
         return {"counts": dict(counts), "records": records, "pictures": pictures}
+
+
+def _values_of(label_or_region: Any) -> tuple[int, ...]:
+    return tuple(label_or_region) if isinstance(label_or_region, (tuple, list)) else (int(label_or_region),)
 
 
 def _triple(sizes: Sequence[int] | NDArray[np.integer]) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.ct_files import read_labels
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.label_roles import LabelRoles
 
 CASE_FACTS_FILE_NAME = "difftumor_cases.json"
 _READERS = 4
@@ -132,18 +133,18 @@ def count_label_voxels(
 
 def group_cases(
     label_voxels: Mapping[str, LabelVoxels],
-    organ_label: int,
-    tumor_label: int,
+    roles: LabelRoles,
     *,
     healthy_cases: Collection[str] | None = None,
     confirmed_healthy: bool = False,
 ) -> CaseGroups:
     """Sort cases into tumour, healthy and other by their labels.
 
+    A case with ignored voxels was not looked at everywhere, so it is healthy only if the user says so.
+
     Args:
         label_voxels: Number of voxels by label value, by case identifier.
-        organ_label: Label that must be present in a healthy case.
-        tumor_label: Label that must be absent from a healthy case.
+        roles: Organ, which must be present in a healthy case, tumour, which must be absent, and the ignore label.
         healthy_cases: The only cases that count as healthy; None takes all that look healthy.
         confirmed_healthy: No annotated tumour anywhere does mean healthy.
 
@@ -154,22 +155,19 @@ def group_cases(
         ConfigurationError: If a listed case is unknown or not healthy, or if nothing in the data set says
             that cases without annotated tumour are healthy.
     """
-    tumor = tuple(sorted(case for case, voxels in label_voxels.items() if voxels.get(tumor_label, 0) > 0))
-    free = {
-        case
-        for case, voxels in label_voxels.items()
-        if voxels.get(tumor_label, 0) == 0 and voxels.get(organ_label, 0) > 0
-    }
+
+    def has(case: str, *values: int) -> bool:
+        return any(label_voxels[case].get(value, 0) > 0 for value in values)
+
+    tumor = tuple(sorted(case for case in label_voxels if has(case, roles.tumor, *roles.tumor_parts)))
+    free = {case for case in label_voxels if case not in tumor and has(case, roles.organ)}
     if healthy_cases is not None:
-        _check_list(healthy_cases, label_voxels, free, organ_label, tumor_label)
+        _check_list(healthy_cases, label_voxels, free, roles)
         free &= set(healthy_cases)
-    elif free and not tumor and not confirmed_healthy:
-        raise ConfigurationError(
-            f"No case of this data set has a voxel of the tumour label {tumor_label}, so its absence may only mean "
-            "that tumours were not annotated, and a tumour that is not annotated is not health. If the "
-            f'{len(free)} cases are known to be free of tumour, set "confirmed_healthy": true (or list them in '
-            '"healthy_cases").'
-        )
+    elif not confirmed_healthy:
+        partly = {case for case in free if roles.ignore is not None and has(case, roles.ignore)}
+        free -= partly
+        _refuse_unconfirmed(free, partly, bool(tumor), roles.tumor)
     other = set(label_voxels) - free - set(tumor)
     return CaseGroups(tumor, tuple(sorted(free)), tuple(sorted(other)))
 
@@ -192,12 +190,28 @@ def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> t
     return tuple(sorted(order[:count]))
 
 
+def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumor: bool, tumor_label: int) -> None:
+    """Raise where the absence of the tumour label may only mean that nobody looked."""
+    if free and not has_tumor:
+        raise ConfigurationError(
+            f"No case of this data set has a voxel of the tumour label {tumor_label}, so its absence may only mean "
+            "that tumours were not annotated, and a tumour that is not annotated is not health. If the "
+            f'{len(free)} cases are known to be free of tumour, set "confirmed_healthy": true (or list them in '
+            '"healthy_cases").'
+        )
+    if partly and not free:
+        raise ConfigurationError(
+            f"All {len(partly)} cases without annotated tumour have voxels of the ignore label "
+            f"({_some(sorted(partly))}), so a tumour may lie where nobody looked. If they are known to be "
+            'free of tumour, set "confirmed_healthy": true (or list them in "healthy_cases").'
+        )
+
+
 def _check_list(
     listed: Collection[str],
     label_voxels: Mapping[str, LabelVoxels],
     free: Collection[str],
-    organ_label: int,
-    tumor_label: int,
+    roles: LabelRoles,
 ) -> None:
     unknown = sorted(set(listed) - set(label_voxels))
     if unknown:
@@ -208,8 +222,8 @@ def _check_list(
     wrong = sorted(set(listed) - set(free))
     if wrong:
         raise ConfigurationError(
-            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumor_label} or none of "
-            f"the organ label {organ_label}: {_some(wrong)}. Take them off the list."
+            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {roles.tumor} or none of "
+            f"the organ label {roles.organ}: {_some(wrong)}. Take them off the list."
         )
 
 

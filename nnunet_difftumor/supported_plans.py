@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_difftumor.errors import ConfigurationError
@@ -13,20 +12,16 @@ from nnunet_difftumor.errors import ConfigurationError
 _SUPPORTED_NORMALISATION = "CTNormalization"
 
 
-def refuse_unsupported_plans(
-    name: str, configuration: ConfigurationManager, label_manager: LabelManager, dataset_json: Mapping[str, Any]
-) -> None:
+def refuse_unsupported_plans(name: str, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> None:
     """Raise for what synthetic tumours cannot be made for.
 
     Args:
         name: Name of the configuration, such as 3d_fullres.
         configuration: The configuration.
-        label_manager: nnU-Net's label manager.
         dataset_json: Content of dataset.json.
 
     Raises:
-        ConfigurationError: For 2D, cascades, regions, an ignore label, several channels, or images that are
-            not normalised as CT.
+        ConfigurationError: For 2D, cascades, several channels, or images that are not normalised as CT.
     """
     channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     schemes = list(configuration.normalization_schemes)
@@ -36,16 +31,6 @@ def refuse_unsupported_plans(
         _refuse(
             f"the cascade configuration '{name}'",
             "The previous stage's predictions do not know the synthetic tumours: train 3d_fullres or 3d_lowres.",
-        )
-    if label_manager.has_regions:
-        _refuse(
-            "region-based labels",
-            'Give each label in dataset.json one value, e.g. {"background": 0, "liver": 1, "tumor": 2}.',
-        )
-    if label_manager.has_ignore_label:
-        _refuse(
-            "an ignore label",
-            "Take 'ignore' out of dataset.json and leave the cases with ignored voxels out of the data set.",
         )
     if len(channels) != 1:
         _refuse(

@@ -101,11 +101,11 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
         rotation, in_plane_only, crop_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
-        labels: dict[str, Any] = {  # regions and ignore label were refused
+        labels: dict[str, Any] = {
             "is_cascaded": self.is_cascaded,
             "foreground_labels": self.label_manager.foreground_labels,
-            "regions": None,
-            "ignore_label": None,
+            "regions": self.label_manager.foreground_regions if self.label_manager.has_regions else None,
+            "ignore_label": self.label_manager.ignore_label,
         }
         tr_transforms = self.get_training_transforms(
             configuration.patch_size,
@@ -201,9 +201,7 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
         if self._resolved is not None:
             return
         require_own_packages()
-        refuse_unsupported_plans(
-            self.configuration_name, self.configuration_manager, self.label_manager, self.dataset_json
-        )
+        refuse_unsupported_plans(self.configuration_name, self.configuration_manager, self.dataset_json)
         resolved = self._resolve_config()
         output_folder = self._output
         cases = self._choose_cases(resolved.config)
@@ -252,6 +250,7 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
             identifiers=tuple(sorted(dataset_class.get_identifiers(data_folder))),
             label_ending=self.dataset_json["file_ending"],
             images=find_raw_images(Path(str(nnUNet_raw)) / name) if nnUNet_raw.is_set() else {},
+            labels=self.dataset_json["labels"],
         )
 
     def _make_training_loader(

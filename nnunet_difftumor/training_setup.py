@@ -18,6 +18,7 @@ from nnunet_difftumor.healthy import (
     count_label_voxels,
     group_cases,
 )
+from nnunet_difftumor.label_roles import LabelRoles
 from nnunet_difftumor.splits import (
     DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
@@ -39,12 +40,14 @@ class PreprocessedCases:
         identifiers: Preprocessed cases.
         label_ending: Ending of the label files in gt_segmentations.
         images: Raw CT of each case, as far as nnUNet_raw is at hand.
+        labels: `labels` of dataset.json.
     """
 
     folder: Path
     identifiers: tuple[str, ...]
     label_ending: str
     images: Mapping[str, Path]
+    labels: Mapping[str, Any]
 
     def label_file(self, identifier: str) -> Path:
         """Return nnU-Net's copy of a case's label file, on the raw grid."""
@@ -118,8 +121,7 @@ def choose_cases(
     label_files = {identifier: cases.label_file(identifier) for identifier in cases.identifiers}
     groups = group_cases(
         count_label_voxels(label_files, cases.open_cache(), show_progress=show_progress),
-        config.organ_label,
-        config.tumor_label,
+        LabelRoles.of_dataset(cases.labels, config.organ_label, config.tumor_label),
         healthy_cases=config.healthy_cases,
         confirmed_healthy=config.confirmed_healthy,
     )

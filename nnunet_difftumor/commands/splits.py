@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nnunet_difftumor.config import DiffTumorConfig
+    from nnunet_difftumor.label_roles import LabelRoles
 
 HELP = "write splits_final.json for tumour and healthy cases"
 DESCRIPTION = """Write splits_final.json into the data set's folder in nnUNet_preprocessed (preprocessed or not yet).
@@ -58,14 +59,13 @@ def run(args: argparse.Namespace) -> int:
     )
     from nnunet_difftumor.splits import cross_validation, write_splits
 
-    folder, labels, config = _open_dataset(args.dataset)
+    folder, label_files, config, roles = _open_dataset(args.dataset)
     share = config.healthy_holdout if args.holdout is None else args.holdout
     if not 0 <= share < 1:
         raise ValueError(f"--holdout must be at least 0 and below 1, got {share}.")
     groups = group_cases(
-        count_label_voxels(labels, FactCache(folder / CASE_FACTS_FILE_NAME), show_progress=True),
-        config.organ_label,
-        config.tumor_label,
+        count_label_voxels(label_files, FactCache(folder / CASE_FACTS_FILE_NAME), show_progress=True),
+        roles,
         healthy_cases=config.healthy_cases,
         confirmed_healthy=config.confirmed_healthy,
     )
@@ -85,14 +85,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig]:
-    """Folder in nnUNet_preprocessed, label file of each case, and settings."""
+def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig, LabelRoles]:
+    """Folder in nnUNet_preprocessed, label file of each case, settings, and what the labels mean."""
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     from nnunet_difftumor.cases import load_raw_dataset
     from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, find_sources, resolve_config
     from nnunet_difftumor.errors import ConfigurationError, DatasetError
+    from nnunet_difftumor.label_roles import LabelRoles
 
     if not nnUNet_raw.is_set() or not nnUNet_preprocessed.is_set():
         raise ConfigurationError(
@@ -107,4 +108,6 @@ def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig]
     folder = Path(str(nnUNet_preprocessed)) / name
     sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, raw.options)
     label_files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
-    return folder, label_files, resolve_config(raw.options["labels"], sources).config
+    config = resolve_config(raw.options["labels"], sources).config
+    roles = LabelRoles.of_dataset(raw.options["labels"], config.organ_label, config.tumor_label)
+    return folder, label_files, config, roles

@@ -16,7 +16,15 @@ import pytest
 from numpy.typing import NDArray
 
 DATASET_NAME = "Dataset905_Test"
-LABELS = {"background": 0, "liver": 1, "tumor": 2}
+_PLAIN = {"background": 0, "liver": 1, "tumor": 2}
+_REGIONS = {"background": 0, "whole_liver": [1, 2], "tumor": 2}
+LABELLINGS: dict[str, dict[str, Any]] = {
+    "plain": {"labels": _PLAIN},
+    "regions": {"labels": _REGIONS, "regions_class_order": [1, 2]},
+    "ignore": {"labels": {**_PLAIN, "ignore": 3}},
+    "regions+ignore": {"labels": {**_REGIONS, "ignore": 3}, "regions_class_order": [1, 2]},
+}
+_IGNORED_ROWS = 14
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,15 @@ class NnunetProject:
         """Replace patch and network that nnU-Net planned by small ones."""
         self.edit_plans(**SMALL_CONFIGURATION)
 
+    def use_dummy_2d(self) -> None:
+        """Plan a patch so flat that nnU-Net augments within its planes only."""
+        self.edit_plans(patch_size=[12, 40, 40], **_configuration_of({**SMALL_NETWORK, "strides": FLAT_STRIDES}))
+
+    def use_residual_encoder(self) -> None:
+        """Plan nnU-Net's residual encoder."""
+        kept = {key: value for key, value in SMALL_NETWORK.items() if key != "n_conv_per_stage"}
+        self.edit_plans(**_configuration_of({**kept, "n_blocks_per_stage": [1, 1, 1]}, "ResidualEncoderUNet"))
+
     def edit_plans(self, **changes: Any) -> None:
         """Change entries of the configuration 3d_fullres."""
         path = self.preprocessed / "nnUNetPlans.json"
@@ -114,17 +131,19 @@ def generator_with_provenance(nano_generator_folder: Path, tmp_path_factory: pyt
 def make_nnunet_project(
     generator_with_provenance: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., NnunetProject]:
-    """Make a project of its own: `make_nnunet_project(tumor_cases=3, healthy_cases=8)`."""
+    """Make a project of its own: `make_nnunet_project(tumor_cases=3, healthy_cases=8, labelling="regions")`."""
 
-    templates: dict[tuple[int, int, bool], Path] = {}
+    templates: dict[tuple[int, int, bool, str], Path] = {}
 
-    def make(*, tumor_cases: int = 3, healthy_cases: int = 8, is_preprocessed: bool = True) -> NnunetProject:
-        key = (tumor_cases, healthy_cases, is_preprocessed)
+    def make(
+        *, tumor_cases: int = 3, healthy_cases: int = 8, is_preprocessed: bool = True, labelling: str = "plain"
+    ) -> NnunetProject:
+        key = (tumor_cases, healthy_cases, is_preprocessed, labelling)
         if key not in templates:
             template = NnunetProject(tmp_path_factory.mktemp("nnunet_template"), generator_with_provenance)
             names = [f"tumor_{number}" for number in range(tumor_cases)]
             names += [f"healthy_{number}" for number in range(healthy_cases)]
-            _write_raw(template, names)
+            _write_raw(template, names, LABELLINGS[labelling])
             if is_preprocessed:
                 _preprocess(template, names)
                 template.configure()
@@ -136,16 +155,18 @@ def make_nnunet_project(
     return make
 
 
-def _write_raw(project: NnunetProject, names: list[str]) -> None:
+def _write_raw(project: NnunetProject, names: list[str], labelling: dict[str, Any]) -> None:
     for folder in ("imagesTr", "labelsTr"):
         (project.raw / folder).mkdir(parents=True)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     for seed, name in enumerate(names):
         image_hu, labels = draw_case(seed, has_tumor=name.startswith("tumor"))
+        if name.startswith("tumor") and "ignore" in labelling["labels"]:
+            labels[:, :_IGNORED_ROWS] = labelling["labels"]["ignore"]
         nibabel.save(nibabel.Nifti1Image(image_hu.T, affine), project.raw / "imagesTr" / f"{name}_0000.nii.gz")
         nibabel.save(nibabel.Nifti1Image(labels.T, affine), project.raw / "labelsTr" / f"{name}.nii.gz")
-    content = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": len(names), "file_ending": ".nii.gz"}
-    (project.raw / "dataset.json").write_text(json.dumps(content))
+    content = {"channel_names": {"0": "CT"}, "numTraining": len(names), "file_ending": ".nii.gz"}
+    (project.raw / "dataset.json").write_text(json.dumps({**content, **labelling}))
 
 
 def _preprocess(project: NnunetProject, names: list[str]) -> None:
@@ -189,14 +210,23 @@ SMALL_NETWORK: dict[str, Any] = {
     "nonlin": "torch.nn.LeakyReLU",
     "nonlin_kwargs": {"inplace": True},
 }
+FLAT_STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+
+
+def _configuration_of(network: dict[str, Any], name: str = "PlainConvUNet") -> dict[str, Any]:
+    return {
+        "architecture": {
+            "network_class_name": f"dynamic_network_architectures.architectures.unet.{name}",
+            "arch_kwargs": network,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        }
+    }
+
+
 SMALL_CONFIGURATION: dict[str, Any] = {
     "batch_size": 2,
     "patch_size": [40, 40, 40],
-    "architecture": {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": SMALL_NETWORK,
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    },
+    **_configuration_of(SMALL_NETWORK),
 }
 
 

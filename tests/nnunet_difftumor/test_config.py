@@ -41,6 +41,10 @@ def resolve(labels=LIVER, **values):
         ({"background": 0, "lung": 1, "nodules": 2}, 1, 2),
         ({"background": 0, "gland": 1, "lesion": 2, "ignore": 3}, 1, 2),
         ({"background": 0, "hepatic vessel": 1, "liver": 3, "tumour": 2}, 3, 2),
+        ({"background": 0, "whole_liver": [1, 2], "tumor": 2}, 1, 2),
+        ({"background": 0, "liver": [1, 2], "tumor": [2], "ignore": 3}, 1, 2),
+        ({"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}, 1, 2),
+        ({"background": 0, "pancreas": [1, 2, 3], "lesion": [2, 3], "necrosis": 3}, 1, 2),
     ],
 )
 def test_label_roles_are_inferred_from_names(labels, organ, tumor):
@@ -69,6 +73,19 @@ def test_label_roles_can_be_given_by_name_or_value():
     assert (config.organ_label, config.tumor_label) == (2, 4)
     assert resolve(labels, organ_label="liver").tumor_label == 3
     assert resolve(labels, tumor_label="kidney_tumor").organ_label == 2
+
+
+def test_a_region_that_does_not_tell_one_value_asks_for_it():
+    labels = {"background": 0, "liver": [1, 2, 3], "tumor": [2, 3]}
+    with pytest.raises(ConfigurationError, match=r"region 'tumor': 2, 3 of its values.*\"tumor_label\": 2"):
+        resolve(labels)
+    config = resolve(labels, tumor_label=3)
+    assert (config.organ_label, config.tumor_label) == (1, 3)
+    labels = {"background": 0, "liver": [1, 2, 4], "tumor": 2}
+    with pytest.raises(ConfigurationError, match=r"region 'liver': 1, 4 of its values"):
+        resolve(labels)
+    assert resolve(labels, organ_label=4).organ_label == 4
+    assert not resolve(labels, organ_label=4).exophytic
 
 
 @pytest.mark.parametrize("wrong", ["spleen", 7, 0, "background"])

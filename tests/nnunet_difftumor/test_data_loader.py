@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
-from nnunet_difftumor.data_loader import DiffTumorDataLoader, InjectionState
+from nnunet_difftumor.data_loader import DiffTumorDataLoader, InjectionState, TargetReader
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.generators import GeneratedRegions
 from nnunet_difftumor.injection import GeneratorFolderSource, InjectionRequest, InjectionRules, TumorInjector
@@ -41,6 +41,15 @@ SMALL = (SizeClass(name="small", radius_mm=(4.0, 7.0), probability=1.0, max_coun
 ISOTROPIC = {"shape": (44, 52, 50), "patch": (32, 32, 32), "spacing": (2.0, 2.0, 2.0)}
 ANISOTROPIC = {"shape": (16, 60, 64), "patch": (8, 40, 40), "spacing": (5.0, 1.5, 1.5)}
 GRIDS = pytest.mark.parametrize("grid", [ISOTROPIC, ANISOTROPIC], ids=["isotropic", "dummy2d"])
+REGIONS = {"background": 0, "whole_liver": [1, 2], "tumor": 2}
+LABELLINGS = {
+    "plain": LabelManager({"background": 0, "liver": 1, "tumor": 2}, None),
+    "regions": LabelManager(REGIONS, [1, 2]),
+    "ignore": LabelManager({"background": 0, "liver": 1, "tumor": 2, "ignore": 3}, None),
+    "regions+ignore": LabelManager({**REGIONS, "ignore": 3}, [1, 2]),
+}
+IGNORED_ROWS = 16
+SCALES = [[1, 1, 1], [0.5, 0.5, 0.5]]
 
 
 class ContrastTissue:
@@ -90,14 +99,21 @@ def make_case(grid, rng, has_tumor):
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """Preprocessed data sets as nnU-Net stores them, by shape of the case: 3 healthy cases and 1 with a tumour."""
+    """Preprocessed data sets as nnU-Net stores them: 3 healthy cases and 1 with a tumour.
+
+    By shape of the case and labelling; with an ignore label, the first rows of every case are ignored.
+    """
     folders = {}
-    for grid in (ISOTROPIC, ANISOTROPIC):
+    for grid, (labelling, manager) in itertools.product((ISOTROPIC, ANISOTROPIC), LABELLINGS.items()):
         rng = np.random.default_rng(0)
         folder = tmp_path_factory.mktemp("preprocessed")
         for name in ("healthy_1", "healthy_2", "healthy_3", "tumor_1"):
             image_hu, labels = make_case(grid, rng, name.startswith("tumor"))
-            locations = DefaultPreprocessor._sample_foreground_locations(labels[None], [1, 2])
+            collected = list(manager.foreground_regions if manager.has_regions else manager.foreground_labels)
+            if manager.has_ignore_label:
+                labels[:, :IGNORED_ROWS] = manager.ignore_label
+                collected.append([-1, *manager.all_labels])
+            locations = DefaultPreprocessor._sample_foreground_locations(labels[None], collected)
             size = (1, *grid["shape"])
             nnUNetDatasetBlosc2.save_case(
                 CT.normalise(image_hu)[None],
@@ -107,11 +123,11 @@ def datasets(tmp_path_factory):
                 chunks=size,
                 blocks=size,
             )
-        folders[grid["shape"]] = folder
+        folders[grid["shape"], labelling] = folder
     return folders
 
 
-def make_transforms(grid):
+def make_transforms(grid, labels, scales):
     patch = grid["patch"]
     in_plane_only = grid is ANISOTROPIC
     angle = np.pi if in_plane_only else np.pi / 6
@@ -119,15 +135,24 @@ def make_transforms(grid):
     if in_plane_only:
         crop[0] = patch[0]
     transforms = nnUNetTrainer.get_training_transforms(
-        patch, (-angle, angle), [[1, 1, 1], [0.5, 0.5, 0.5]], (0, 1, 2), in_plane_only, use_mask_for_norm=[False]
+        patch,
+        (-angle, angle),
+        scales,
+        (0, 1, 2),
+        in_plane_only,
+        use_mask_for_norm=[False],
+        regions=labels.foreground_regions if labels.has_regions else None,
+        ignore_label=labels.ignore_label,
     )
     return crop, in_plane_only, transforms
 
 
-def make_loader(datasets, grid, probability, *, is_stock=False, seed=0, rules=None, batch_size=2):
-    crop, in_plane_only, transforms = make_transforms(grid)
-    labels = LabelManager({"background": 0, "liver": 1, "tumor": 2}, None)
-    data = nnUNetDatasetBlosc2(str(datasets[grid["shape"]]))
+def make_loader(
+    datasets, grid, probability, *, is_stock=False, seed=0, rules=None, batch_size=2, labelling="plain", scales=SCALES
+):
+    labels = LABELLINGS[labelling]
+    crop, in_plane_only, transforms = make_transforms(grid, labels, scales)
+    data = nnUNetDatasetBlosc2(str(datasets[grid["shape"], labelling]))
     if is_stock:
         return nnUNetDataLoader(data, batch_size, crop, grid["patch"], labels, 0.33, transforms=transforms)
     return DiffTumorDataLoader(
@@ -163,10 +188,14 @@ def total_counts(batches):
     return counts
 
 
+MATRIX = pytest.mark.parametrize("labelling", LABELLINGS)
+
+
+@MATRIX
 @GRIDS
-def test_probability_zero_equals_stock_nnunet_to_the_bit(datasets, grid):
-    ours = take(make_loader(datasets, grid, 0.0), 10)
-    stock = take(make_loader(datasets, grid, 0.0, is_stock=True), 10)
+def test_probability_zero_equals_stock_nnunet_to_the_bit(datasets, grid, labelling):
+    ours = take(make_loader(datasets, grid, 0.0, labelling=labelling), 10)
+    stock = take(make_loader(datasets, grid, 0.0, is_stock=True, labelling=labelling), 10)
     for batch, expected in zip(ours, stock, strict=True):
         assert list(batch["keys"]) == list(expected["keys"])
         assert torch.equal(batch["data"], expected["data"])
@@ -183,22 +212,63 @@ def test_injection_never_advances_nnunets_random_stream(datasets, grid):
     assert torch.equal(after_ours[1], after_stock[1])
 
 
+def tumor_voxels(target, labelling):
+    """Voxels of the tumour in one sample's target: label 2, or the channel of the region "tumor"."""
+    return target[1].bool() if "regions" in labelling else target[0] == 2
+
+
+@MATRIX
 @GRIDS
-def test_probability_one_reaches_the_final_target(datasets, grid):
-    batches = take(make_loader(datasets, grid, 1.0), 36)
+def test_probability_one_reaches_the_final_target(datasets, grid, labelling):
+    batches = take(make_loader(datasets, grid, 1.0, labelling=labelling), 36)
     counts = total_counts(batches)
     rejected = sum(count for key, count in counts.items() if key.startswith("rejected_"))
     assert counts["healthy_samples"] == sum(key.startswith("healthy") for batch in batches for key in batch["keys"])
     assert counts["healthy_samples"] >= 45
     assert counts["attempted"] == counts["healthy_samples"] == counts["injected"] + rejected
     assert counts["injected"] >= 0.98 * counts["healthy_samples"]
+    healthy = [
+        (batch, index) for batch in batches for index, key in enumerate(batch["keys"]) if key.startswith("healthy")
+    ]
+    for scale in range(len(SCALES)):  # small tumours may fall between the voxels of a coarse target, never of the first
+        seen = sum(bool(tumor_voxels(batch["target"][scale][index], labelling).any()) for batch, index in healthy)
+        assert seen == counts["injected"] if scale == 0 else seen >= 0.98 * counts["injected"]
+
+
+def test_nothing_is_injected_where_nobody_looked(datasets):
+    """The loader's raw crops: ignored voxels keep their label and their value."""
+    loader = make_loader(datasets, ISOTROPIC, 1.0, labelling="ignore")
+    loader.transforms = loader.transforms.transforms[0]
+    records = [record for batch in take(loader, 6) for record in batch["difftumor"]["records"]]
+    injector = TumorInjector(make_synthesizer, make_rules(ISOTROPIC))
+    data = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"], "ignore"]))
+    ignored = 0
+    for record in records:
+        case_image, case_labels, _, _ = data.load_case(record["case"])
+        image, labels = cut_crop(case_image[0], record, 0.0), cut_crop(case_labels[0], record, -1)
+        new_image, new_labels = injector.replay(image, labels, record)
+        assert (new_labels == 2).any()
+        assert np.array_equal(new_labels[labels != 1], labels[labels != 1])
+        assert np.array_equal(new_image[labels == 3], image[labels == 3])
+        ignored += int((labels == 3).sum())
+    assert ignored > 0
+
+
+def test_a_target_without_deep_supervision_is_read_as_well(datasets):
+    batches = take(make_loader(datasets, ISOTROPIC, 1.0, scales=None), 6)
     seen = sum(
-        bool((batch["target"][0][index] == 2).any())
+        bool((batch["target"][index] == 2).any())
         for batch in batches
         for index, key in enumerate(batch["keys"])
         if key.startswith("healthy")
     )
-    assert seen == counts["injected"]
+    assert seen == total_counts(batches)["injected"] > 0
+
+
+def test_regions_that_do_not_tell_the_tumor_from_the_organ_are_refused():
+    labels = LabelManager({"background": 0, "all": [1, 2], "tumor_with_organ": [1, 2]}, [1, 2])
+    with pytest.raises(ConfigurationError, match=r"without the organ label 1.*Add a region"):
+        TargetReader(labels, 1, 2)
 
 
 def test_probability_is_the_share_of_healthy_samples(datasets):
@@ -280,7 +350,7 @@ def test_a_record_replays_the_same_crop(datasets, grid):
     rules = make_rules(grid)
     assert records
     for record in records[:3]:
-        data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[grid["shape"]])).load_case(record["case"])
+        data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[grid["shape"], "plain"])).load_case(record["case"])
         image, labels = cut_crop(data[0], record, 0.0), cut_crop(seg[0], record, -1)
         again = [TumorInjector(make_synthesizer, rules).replay(image, labels, record) for _ in range(2)]
         assert (again[0][1] == 2).any()
@@ -300,7 +370,7 @@ def test_replay_gives_the_very_batch(datasets):
     loader.transforms = loader.transforms.transforms[0]
     batch = next(b for b in take(loader, 20) if b["difftumor"]["records"])
     record = batch["difftumor"]["records"][0]
-    data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"]])).load_case(record["case"])
+    data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"], "plain"])).load_case(record["case"])
     image, labels = TumorInjector(make_synthesizer, make_rules(ISOTROPIC)).replay(
         cut_crop(data[0], record, 0.0), cut_crop(seg[0], record, -1), record
     )

@@ -8,6 +8,7 @@ import pytest
 from nnunet_difftumor import healthy as module
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.healthy import CaseGroups, FactCache, choose_holdout, count_label_voxels, group_cases
+from nnunet_difftumor.label_roles import LabelRoles
 
 
 def write_labels(path, labels):
@@ -34,7 +35,7 @@ def test_voxels_are_counted_on_the_raw_grid(label_files):
 
 
 def test_healthy_means_organ_present_and_tumor_absent(label_files):
-    groups = group_cases(count_label_voxels(label_files, FactCache(None)), 1, 2)
+    groups = group_cases(count_label_voxels(label_files, FactCache(None)), LabelRoles(1, 2))
     assert groups == CaseGroups(tumor=("tumor",), healthy=("healthy",), other=("empty", "ignored"))
 
 
@@ -69,22 +70,43 @@ VOXELS = {"t": {0: 9, 1: 5, 2: 1}, "a": {0: 9, 1: 5}, "b": {0: 9, 1: 5}, "no_org
 
 
 def test_a_list_limits_the_healthy_cases():
-    groups = group_cases(VOXELS, 1, 2, healthy_cases=["b"])
+    groups = group_cases(VOXELS, LabelRoles(1, 2), healthy_cases=["b"])
     assert groups == CaseGroups(tumor=("t",), healthy=("b",), other=("a", "no_organ"))
 
 
 @pytest.mark.parametrize(("listed", "message"), [("t", "tumour label"), ("no_organ", "organ label"), ("x", "not in")])
 def test_a_listed_case_must_be_healthy(listed, message):
     with pytest.raises(ConfigurationError, match=message):
-        group_cases(VOXELS, 1, 2, healthy_cases=["a", listed])
+        group_cases(VOXELS, LabelRoles(1, 2), healthy_cases=["a", listed])
 
 
 def test_no_annotation_at_all_is_not_health_unless_confirmed():
     unannotated = {name: VOXELS[name] for name in ("a", "b", "no_organ")}
     with pytest.raises(ConfigurationError, match="confirmed_healthy"):
-        group_cases(unannotated, 1, 2)
-    assert group_cases(unannotated, 1, 2, confirmed_healthy=True).healthy == ("a", "b")
-    assert group_cases(unannotated, 1, 2, healthy_cases=["a"]).healthy == ("a",)
+        group_cases(unannotated, LabelRoles(1, 2))
+    assert group_cases(unannotated, LabelRoles(1, 2), confirmed_healthy=True).healthy == ("a", "b")
+    assert group_cases(unannotated, LabelRoles(1, 2), healthy_cases=["a"]).healthy == ("a",)
+
+
+def test_a_case_with_ignored_voxels_is_not_healthy_unless_the_user_says_so():
+    partly = {**VOXELS, "b": {0: 9, 1: 5, 3: 40}}
+    assert group_cases(partly, LabelRoles(1, 2, ignore=3)).healthy == ("a",)
+    assert "b" in group_cases(partly, LabelRoles(1, 2, ignore=3)).other
+    assert group_cases(partly, LabelRoles(1, 2, ignore=3), healthy_cases=["b"]).healthy == ("b",)
+    assert group_cases(partly, LabelRoles(1, 2, ignore=3), confirmed_healthy=True).healthy == ("a", "b")
+    only_partly = {name: partly[name] for name in ("t", "b")}
+    with pytest.raises(ConfigurationError, match=r"All 1 cases.*ignore label \(b\).*confirmed_healthy"):
+        group_cases(only_partly, LabelRoles(1, 2, ignore=3))
+
+
+def test_every_part_of_a_tumor_region_is_tumor():
+    labels = {"background": 0, "liver": [1, 2, 3], "tumor": [2, 3], "necrosis": 3}
+    roles = LabelRoles.of_dataset(labels, 1, 2)
+    assert roles == LabelRoles(1, 2, tumor_parts=(3,))
+    necrotic = {**VOXELS, "b": {0: 9, 1: 5, 3: 1}}
+    assert group_cases(necrotic, roles).tumor == ("b", "t")
+    kidney = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}
+    assert LabelRoles.of_dataset(kidney, 1, 2).tumor_parts == ()  # a cyst is no tumour
 
 
 def test_holdout_is_a_share_and_does_not_depend_on_the_order_of_cases():

@@ -22,6 +22,7 @@ from nnunet_difftumor.splits import Split
 from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, check_leaks
 
 NAMES = ("train_1", "train_2", "val_1", "val_2", "holdout_1")
+LABELS = {"background": 0, "liver": 1, "tumor": 2}
 OTHER = CaseFingerprint(identifier_hash=hash_identifier("elsewhere"), image_hash="a" * 64, tumor_mask_hash="b" * 64)
 
 
@@ -45,6 +46,7 @@ def data(tmp_path):
         identifiers=NAMES,
         label_ending=".nii.gz",
         images={name: images / f"{name}_0000.nii.gz" for name in NAMES},
+        labels=LABELS,
     )
 
 
@@ -65,7 +67,9 @@ def check(data, diffusion, autoencoder=(), fold=0, keep_images=True, **settings)
     folder.mkdir(exist_ok=True)
     save_provenance(folder / "provenance.json", Provenance(diffusion=tuple(diffusion), autoencoder=tuple(autoencoder)))
     if not keep_images:
-        data = PreprocessedCases(folder=data.folder, identifiers=NAMES, label_ending=".nii.gz", images={})
+        data = PreprocessedCases(
+            folder=data.folder, identifiers=NAMES, label_ending=".nii.gz", images={}, labels=LABELS
+        )
     config = DiffTumorConfig(generator=None, organ_label=1, tumor_label=2, **settings)
     return check_leaks(folder, data, CASES, config, fold)
 

@@ -14,6 +14,7 @@ from nnunet_difftumor.training_setup import PreprocessedCases, choose_cases
 
 TUMOR = tuple(f"t{number:02d}" for number in range(12))
 HEALTHY = tuple(f"h{number}" for number in range(5))
+LABELS = {"background": 0, "liver": 1, "tumor": 2}
 GROUPS = CaseGroups(tumor=TUMOR, healthy=HEALTHY, other=("o0",))
 
 
@@ -146,7 +147,11 @@ def open_cases(raw_dataset, tmp_path):
     if not (folder / "gt_segmentations").exists():
         (folder / "gt_segmentations").symlink_to(raw_dataset / "labelsTr")
     return PreprocessedCases(
-        folder=folder, identifiers=tuple(sorted((*TUMOR[:6], *HEALTHY))), label_ending=".nii.gz", images={}
+        folder=folder,
+        identifiers=tuple(sorted((*TUMOR[:6], *HEALTHY))),
+        label_ending=".nii.gz",
+        images={},
+        labels=LABELS,
     )
 
 
@@ -178,7 +183,9 @@ def test_a_fold_that_does_not_exist_is_refused(raw_dataset, tmp_path):
 
 def test_data_set_without_annotated_tumor_warns_what_validation_can_say(raw_dataset, tmp_path):
     cases = open_cases(raw_dataset, tmp_path)
-    cases = PreprocessedCases(folder=cases.folder, identifiers=HEALTHY, label_ending=".nii.gz", images={})
+    cases = PreprocessedCases(
+        folder=cases.folder, identifiers=HEALTHY, label_ending=".nii.gz", images={}, labels=LABELS
+    )
     config = DiffTumorConfig(generator=None, organ_label=1, tumor_label=2, confirmed_healthy=True)
     chosen = choose_cases(cases, config, 0)
     assert set(chosen.split.val) <= set(HEALTHY)

@@ -95,14 +95,6 @@ def refuse_cascade(project):
     project.edit_plans(previous_stage="3d_fullres")
 
 
-def refuse_regions(project):
-    edit_dataset_json(project, labels={"background": 0, "liver": [1, 2], "tumor": 2}, regions_class_order=[1, 2])
-
-
-def refuse_ignore(project):
-    edit_dataset_json(project, labels={"background": 0, "liver": 1, "tumor": 2, "ignore": 3})
-
-
 def refuse_channels(project):
     edit_dataset_json(project, channel_names={"0": "CT", "1": "PET"})
 
@@ -116,12 +108,10 @@ def refuse_normalisation(project):
     [
         (refuse_2d, "2D configuration.*3d_fullres"),
         (refuse_cascade, "cascade.*3d_fullres"),
-        (refuse_regions, "region-based labels.*one value"),
-        (refuse_ignore, "ignore label"),
         (refuse_channels, r"2 input channels \(CT, PET\)"),
         (refuse_normalisation, "ZScoreNormalization.*CT"),
     ],
-    ids=["2d", "cascade", "regions", "ignore", "channels", "normalisation"],
+    ids=["2d", "cascade", "channels", "normalisation"],
 )
 def test_unsupported_plans_are_refused_by_name_at_training_start_only(project, change, message):
     change(project)
