@@ -42,6 +42,13 @@ __all__ = [
 TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
 """Parts of label names that mean a tumour, in the order in which they are looked for."""
 
+_DATASET_KEYS: dict[str, tuple[type, str]] = {
+    "channel_names": (dict, '{"0": "CT"}'),
+    "labels": (dict, '{"background": 0, "liver": 1, "tumor": 2}'),
+    "file_ending": (str, '".nii.gz"'),
+    "dataset": (dict, '{"case": {"images": ["imagesTr/case_0000.nii.gz"], "label": "labelsTr/case.nii.gz"}}'),
+}
+
 _NO_CT_NAME = re.compile(r"[_-](label|labels|seg|segmentation|mask)$", re.IGNORECASE)
 _CT_SUFFIX = re.compile(r"(_0000|[_-]ct)$", re.IGNORECASE)
 
@@ -193,12 +200,17 @@ def _read_dataset_json(path: Path) -> dict[str, Any]:
         options = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise DatasetError(f"{path} is not valid JSON ({error}). Correct it.") from error
+    if not isinstance(options, dict):
+        raise DatasetError(f"{path} must hold a JSON object, got {type(options).__name__}. See nnU-Net's format.")
     missing = [key for key in ("channel_names", "labels", "file_ending") if key not in options]
     if missing:
         raise DatasetError(
             f"{path} lacks {', '.join(missing)}. Write it in nnU-Net v2's format "
             "(a version 1 data set: nnUNetv2_convert_old_nnUNet_dataset)."
         )
+    for key, (kind, example) in _DATASET_KEYS.items():
+        if key in options and not isinstance(options[key], kind):
+            raise DatasetError(f"{path}: {key} must look like {example}, got {options[key]!r}. Correct it.")
     return options
 
 
@@ -206,12 +218,11 @@ def _parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int,
     parsed: dict[str, tuple[int, ...]] = {}
     for name, value in labels.items():
         values = value if isinstance(value, list) else [value]
-        try:
-            parsed[name] = tuple(int(number) for number in values)
-        except (TypeError, ValueError) as error:
+        if not values or not all(isinstance(number, int) and not isinstance(number, bool) for number in values):
             raise DatasetError(
-                f'{path} should map label names to numbers ("tumor": 2), but has {name!r}: {value!r}.'
-            ) from error
+                f'{path} should map label names to whole numbers ("tumor": 2), but has {name!r}: {value!r}.'
+            )
+        parsed[name] = tuple(values)
     return {name: values for name, values in parsed.items() if name != "background"}
 
 
@@ -235,9 +246,17 @@ def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
     cases = []
     for identifier in sorted(listed):
         entry = listed[identifier]
-        if len(entry["images"]) != 1:
-            raise DatasetError(f"Case {identifier} of {folder} has {len(entry['images'])} images; one CT is needed.")
-        cases.append(Case(identifier, folder / entry["images"][0], folder / entry["label"]))
+        try:
+            images, label = list(entry["images"]), folder / entry["label"]
+            image = folder / images[0]
+        except (TypeError, KeyError, IndexError) as error:
+            raise DatasetError(
+                f'{folder / "dataset.json"}: case {identifier!r} of "dataset" must look like '
+                f'{{"images": ["imagesTr/case_0000.nii.gz"], "label": "labelsTr/case.nii.gz"}}, got {entry!r}.'
+            ) from error
+        if len(images) != 1:
+            raise DatasetError(f"Case {identifier} of {folder} has {len(images)} images; one CT is needed.")
+        cases.append(Case(identifier, image, label))
     return tuple(cases)
 
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_own_packages()
         return int(options.run(options))
-    except (DiffTumorError, ImportError, FileNotFoundError, FileExistsError, PermissionError, ValueError) as error:
+    except (DiffTumorError, ImportError, OSError, ValueError) as error:  # OSError: no permission, no space
         if options.traceback:
             raise
         print(f"difftumor {options.command}: {type(error).__name__}: {error}", file=sys.stderr)

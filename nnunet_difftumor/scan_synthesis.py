@@ -194,7 +194,10 @@ def read_records(path: Path) -> tuple[TumorSpec, ...]:
         raise DiffTumorError(
             f"{path} is no tumors.json that `difftumor synthesize` wrote ({type(error).__name__}: {error})."
         ) from error
-    specs = tuple(TumorSpec.from_json(record) for record in records)
+    try:
+        specs = tuple(TumorSpec.from_json(record) for record in records)
+    except (DiffTumorError, TypeError) as error:
+        raise DiffTumorError(f"{path}: {error}") from error
     if any(spec.size_class == "mask" for spec in specs):
         raise DiffTumorError(f"{path} holds a tumour drawn as a mask; replay it with --tumor-mask and its --seed.")
     return specs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -90,7 +90,7 @@ class TumorSpec:
             The spec.
 
         Raises:
-            DiffTumorError: If a key is missing or unknown.
+            DiffTumorError: If a key is missing or unknown, or a value is of another kind.
         """
         expected = set(cls.__dataclass_fields__)
         if set(values) != expected:
@@ -98,8 +98,32 @@ class TumorSpec:
                 f"A tumour record needs exactly the keys {sorted(expected)}; missing "
                 f"{sorted(expected - set(values))}, unknown {sorted(set(values) - expected)}."
             )
+        for key, (is_right, description) in _RECORD_VALUES.items():
+            if not is_right(values[key]):
+                raise DiffTumorError(f"A tumour record needs {key} to be {description}, got {values[key]!r}.")
         tuples = {key: tuple(values[key]) for key in ("centre_mm", "axis_ratios", "rotation")}
         return cls(**{**values, **tuples})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(count: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_number, value))
+
+
+_RECORD_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "centre_mm": (_are_numbers(3), "three numbers in mm"),
+    "radius_mm": (_is_number, "a number of mm"),
+    "axis_ratios": (_are_numbers(3), "three numbers"),
+    "rotation": (_are_numbers(4), "a quaternion, four numbers"),
+    "roughness": (_is_number, "a number"),
+    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0, "0 or more"),
+    "contrast_hu": (lambda value: value is None or _is_number(value), "a number in HU, or null"),
+    "heterogeneity_hu": (lambda value: value is None or _is_number(value), "a number in HU, or null"),
+    "size_class": (lambda value: isinstance(value, str), "a name"),
+}
 
 
 def draw_tumor_spec(
