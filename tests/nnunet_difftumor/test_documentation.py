@@ -1,0 +1,141 @@
+"""The documentation against the code: settings, commands, JSON, links; README's commands are run."""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from nnunet_difftumor.cli import COMMANDS, _build_parser
+from nnunet_difftumor.config import DiffTumorConfig, resolve_config
+from nnunet_difftumor.label_roles import resolve_label_roles
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def table_rows(text):
+    rows = [line.strip().strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not set(row[0]) <= set("-|")]
+
+
+def test_every_setting_is_in_the_reference_with_its_default():
+    rows = {row[0].strip("`"): row[1] for row in table_rows(CONFIGURATION.read_text()) if row[0].startswith("`")}
+    rows = {key: value for key, value in rows.items() if not key.startswith("{")}
+    assert list(rows) == [field.name for field in fields(DiffTumorConfig) if field.name in rows]
+    assert set(rows) == {field.name for field in fields(DiffTumorConfig)}
+    defaults = resolve_config({"background": 0, "spleen": 1, "tumor": 2}, []).config.to_json()
+    written = {key: json.loads(value.strip("`")) for key, value in rows.items() if value.startswith("`")}
+    assert set(rows) - set(written) == {"organ_label", "tumor_label", "size_classes", "exophytic", "target"}
+    assert written == {key: defaults[key] for key in written}
+
+
+def test_labels_of_the_reference_are_understood_as_written():
+    text = CONFIGURATION.read_text().split("## Labels")[1]
+    rows = [row for row in table_rows(text) if row[0].startswith("`{")]
+    assert len(rows) >= 5
+    for labels, organ, tumor in rows:
+        mapping = json.loads(re.match(r"`(.*?)`", labels)[1])
+        assert resolve_label_roles(mapping) == (int(organ), int(tumor))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name if page.parent == ROOT else page.parent.name)
+def test_links_and_json_are_right(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+    for content in blocks(page, "json"):
+        json.loads(content)
+
+
+def commands_of(page):
+    """The shell lines of a page, continued lines joined, comments and assignments left out."""
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                words = words[1:]
+            if words:
+                yield words
+
+
+def test_every_difftumor_command_of_the_documentation_parses(monkeypatch):
+    def refuse(self, message):
+        raise AssertionError(message)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
+    seen = set()
+    for page in PAGES:
+        for words in commands_of(page):
+            if words[0] == "difftumor" and words[1] in COMMANDS:
+                assert _build_parser(words[1:]).parse_args(words[1:]).command == words[1], words
+                seen.add(words[1])
+    assert {"synthesize", "train-autoencoder", "train-diffusion", "splits", "evaluate-generator"} <= seen
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_an_example_that_parses(name, capsys):
+    with pytest.raises(SystemExit):
+        _build_parser([name]).parse_args([name, "--help"])
+    printed = capsys.readouterr().out
+    example = printed.split("example:\n")[1].replace("\\\n", " ")
+    words = shlex.split(example.partition("difftumor ")[2].splitlines()[0].split(")")[0])
+    assert _build_parser(words).parse_args(words).command == name
+
+
+QUICK = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
+
+
+@pytest.mark.slow
+def test_readme_commands_run(tmp_path):
+    """README's block for the user's own data, line by line, on a phantom and with as little training as possible."""
+    (block,) = [block for block in blocks(ROOT / "README.md", "bash") if "nnUNetv2_train" in block]
+    binaries = Path(sys.executable).parent
+    folders = {f"nnUNet_{part}": str(tmp_path / part) for part in ("raw", "preprocessed", "results")}
+    environment = {
+        **os.environ,
+        **folders,
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "nnUNet_def_n_proc": "1",
+        "nnUNet_n_proc_DA": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+    def run(script):
+        words = ["bash", "-euo", "pipefail", "-c", script]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500, check=False
+        )
+        assert done.returncode == 0, script + done.stdout[-3000:] + done.stderr[-3000:]
+
+    for folder in folders.values():
+        Path(folder).mkdir()
+    dataset = tmp_path / "raw" / "Dataset007_Pancreas"
+    run(f"difftumor phantom --output {dataset} --cases 5 --healthy 3")
+    content = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**content, "difftumor": QUICK}))
+    (tmp_path / "imagesTs").mkdir()
+    image = next((dataset / "imagesTr").iterdir())
+    (tmp_path / "imagesTs" / image.name).symlink_to(image)
+
+    quick = block.replace("--preset base", "--preset nano --steps 4")
+    quick = quick.replace("nnUNetv2_train 7 3d_fullres 0", "nnUNetv2_train 7 3d_fullres 0 -device cpu")
+    quick = quick.replace("nnUNetv2_predict", "nnUNetv2_predict -device cpu --disable_tta -npp 1 -nps 1")
+    quick = quick.replace("nnUNetv2_plan_and_preprocess", "nnUNetv2_plan_and_preprocess -np 1 -npfp 1")
+    coarse = "-overwrite_target_spacing 8 6 6"  # a network small enough for a CPU
+    quick = quick.replace("-d 7 -c 3d_fullres\n", f"-d 7 -c 3d_fullres {coarse}\n", 1)
+    run("export nnUNet_extTrainer=$(difftumor ext-trainer)\n" + quick)
+    assert len(list((tmp_path / "predictions").glob("*.nii.gz"))) == 1
