@@ -7,7 +7,16 @@ from pathlib import Path
 
 HELP = "make a CT phantom data set to try everything on"
 DESCRIPTION = """Make a CT phantom of the upper abdomen: an nnU-Net raw data set (imagesTr, labelsTr, dataset.json)
-with the labels background 0, liver 1 and tumor 2.
+with the labels background 0, liver 1 and tumor 2; with several --organs, each has its own tumour label. Tumours of the
+kidney may grow out of it.
+
+--hospital chooses scanner, kernel, slice thickness and contrast phase, so that training and test can differ as
+hospitals do:
+  standard      portal venous, mixed slice thickness, soft kernel
+  thin-sharp    portal venous, thin slices, sharp and noisy kernel
+  thick-smooth  portal venous, thick slices, little noise
+  arterial      late arterial phase
+  low-dose      unenhanced CT of a PET/CT, thick slices, much noise
 
 It is drawn by formulas, not taken from patients. Good for trying commands, tests and teaching;
 no number measured on it says anything about patients."""
@@ -25,6 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases with 1 to 3 tumours (default 12)")
     parser.add_argument("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
+    parser.add_argument(
+        "--organs",
+        nargs="+",
+        choices=("liver", "pancreas", "kidney"),
+        default=["liver"],
+        help="organs that are labelled and carry tumours (default liver)",
+    )
+    parser.add_argument(
+        "--hospital",
+        choices=("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose"),
+        default="standard",
+        help="style of the scans (default standard)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
     parser.add_argument(
         "--size",
@@ -43,9 +65,10 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         Exit status.
     """
-    from nnunet_difftumor.phantom.dataset import write_phantom_dataset
+    from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
 
-    written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, size=args.size)
+    style = PhantomStyle.named(organs=args.organs, hospital=args.hospital, size=args.size)
+    written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, style=style)
     total = args.cases + args.healthy
     for number, case in enumerate(written, start=1):
         shape = " x ".join(map(str, case.shape))

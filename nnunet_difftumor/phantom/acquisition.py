@@ -11,11 +11,10 @@ from scipy.ndimage import gaussian_filter
 
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.geometry import Points
+from nnunet_difftumor.phantom.hospitals import Hospital
 from nnunet_difftumor.phantom.lesions import Lesion
+from nnunet_difftumor.phantom.organs import LIVER, OrganRule
 from nnunet_difftumor.phantom.painting import paint_anatomy
-
-LIVER_LABEL = 1
-TUMOR_LABEL = 2
 
 _SUB_SLICE_MM = 1.4
 _LOWEST_STORED_HU = -1024.0
@@ -75,7 +74,7 @@ class ScannedPatient:
 
     Attributes:
         image_hu: Stored values in HU. Shape (D, H, W), int16.
-        label: 0 background, 1 liver, 2 tumour. Shape (D, H, W), uint8.
+        label: 0 background; of each organ in turn its own and its tumours' value. Shape (D, H, W), uint8.
         spacing_mm: Voxel size (D, H, W) in mm.
     """
 
@@ -84,19 +83,20 @@ class ScannedPatient:
     spacing_mm: tuple[float, float, float]
 
 
-def draw_scan(anatomy: Anatomy, size: ScanSize, rng: np.random.Generator) -> Scan:
+def draw_scan(anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> Scan:
     """Draw a scan that covers the patient's width and the height of the liver.
 
     Args:
         anatomy: The patient.
         size: How finely to scan.
+        hospital: Scanner and reconstruction.
         rng: Random generator.
 
     Returns:
         Grid and image quality.
     """
     in_plane_mm = round(float(rng.uniform(*size.in_plane_mm)), 3)
-    slice_mm = round(float(rng.uniform(*size.slice_mm)), 1)
+    slice_mm = round(float(rng.uniform(*(hospital.slice_mm or size.slice_mm))), 1)
     half_width_mm, half_depth_mm = (axis * anatomy.scale + size.margin_mm for axis in anatomy.body.semi_axes_mm)
     height_mm = float(rng.uniform(*_SCAN_HEIGHT_MM))
     counts = (
@@ -111,13 +111,19 @@ def draw_scan(anatomy: Anatomy, size: ScanSize, rng: np.random.Generator) -> Sca
         shape=counts,
         spacing_mm=spacing_mm,
         start_mm=(start[0], start[1], start[2]),
-        noise_hu=float(rng.uniform(8.0, 13.0)),
-        noise_grain=float(rng.uniform(0.55, 0.9)),
-        sharpness=float(rng.uniform(0.35, 0.6)),
+        noise_hu=float(rng.uniform(*hospital.noise_hu)),
+        noise_grain=float(rng.uniform(*hospital.noise_grain)),
+        sharpness=float(rng.uniform(*hospital.sharpness)),
     )
 
 
-def scan_patient(anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, rng: np.random.Generator) -> ScannedPatient:
+def scan_patient(
+    anatomy: Anatomy,
+    lesions: tuple[Lesion, ...],
+    scan: Scan,
+    rng: np.random.Generator,
+    organs: tuple[OrganRule, ...] = (LIVER,),
+) -> ScannedPatient:
     """Scan a patient: average over the slice thickness, blur, add noise, store.
 
     Args:
@@ -125,6 +131,7 @@ def scan_patient(anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, rng:
         lesions: The patient's tumours.
         scan: Grid and image quality.
         rng: Random generator of the noise.
+        organs: Organs that are labelled, each with its tumours.
 
     Returns:
         Image and label.
@@ -132,7 +139,7 @@ def scan_patient(anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, rng:
     image_hu = np.empty(scan.shape, dtype=np.float32)
     label = np.zeros(scan.shape, dtype=np.uint8)
     for index in range(scan.shape[0]):
-        image_hu[index], label[index] = _scan_slice(anatomy, lesions, scan, index)
+        image_hu[index], label[index] = _scan_slice(anatomy, lesions, scan, index, organs)
     image_hu = gaussian_filter(image_hu, (0.0, scan.sharpness, scan.sharpness))
     image_hu += _noise(scan, rng)
     stored = np.clip(np.rint(image_hu), _LOWEST_STORED_HU, 3071.0).astype(np.int16)
@@ -140,7 +147,7 @@ def scan_patient(anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, rng:
 
 
 def _scan_slice(
-    anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, index: int
+    anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, index: int, organs: tuple[OrganRule, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Mean of several thin planes through one slice, and the label that holds at least half of a voxel."""
     parts = max(1, math.ceil(scan.spacing_mm[0] / _SUB_SLICE_MM))
@@ -149,17 +156,25 @@ def _scan_slice(
     x_mm = (scan.start_mm[2] + np.arange(scan.shape[2]) * scan.spacing_mm[2]).astype(np.float32)
     columns, rows = np.meshgrid(x_mm, y_mm, indexing="xy")
     total_hu = np.zeros(scan.shape[1:], dtype=np.float32)
-    liver_share, tumor_share = np.zeros_like(total_hu), np.zeros_like(total_hu)
+    organ_shares = {organ.name: np.zeros_like(total_hu) for organ in organs}
+    tumor_shares = {organ.name: np.zeros_like(total_hu) for organ in organs}
     for part in range(parts):
         z_mm = scan.start_mm[0] + (index + (part + 0.5) / parts - 0.5) * scan.spacing_mm[0]
         points = Points(columns, rows, np.full_like(columns, z_mm))
-        hu, liver_mm = paint_anatomy(anatomy, points, edge_mm)
-        liver_share += np.clip(0.5 - liver_mm / edge_mm, 0.0, 1.0) / parts
+        hu, planes = paint_anatomy(anatomy, points, edge_mm)
+        for name, share in organ_shares.items():
+            share += np.clip(0.5 - planes.of(name) / edge_mm, 0.0, 1.0) / parts
         for lesion in lesions:
-            tumor_share += lesion.paint_(hu, points, liver_mm, anatomy.tissue.liver, edge_mm) / parts
+            name = lesion.organ.name
+            tumor_shares[name] += lesion.paint_(hu, points, planes, getattr(anatomy.tissue, name), edge_mm) / parts
         total_hu += hu / parts
-    label = np.where(liver_share >= 0.5, LIVER_LABEL, 0).astype(np.uint8)
-    label[(tumor_share >= 0.5) & (label == LIVER_LABEL)] = TUMOR_LABEL
+    label = np.zeros(total_hu.shape, dtype=np.uint8)
+    for number, organ in enumerate(organs):
+        label[organ_shares[organ.name] >= 0.5] = 2 * number + 1
+    for number, organ in enumerate(organs):
+        is_organ = label == 2 * number + 1
+        may_hold = is_organ | (label == 0) if organ.is_exophytic else is_organ
+        label[(tumor_shares[organ.name] >= 0.5) & may_hold] = 2 * number + 2
     return total_hu, label
 
 

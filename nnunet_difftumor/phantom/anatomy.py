@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nnunet_difftumor.phantom.geometry import Ellipsoid, SmoothField, Tube
+from nnunet_difftumor.phantom.organs import ARTERIAL, UNENHANCED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,39 @@ class TissueValues:
             cortex=float(rng.uniform(420.0, 600.0)),
             fluid=float(rng.normal(12.0, 5.0)),
         )
+
+    def in_phase(self, phase: str) -> TissueValues:
+        """The same patient in another contrast phase; differences between patients are kept.
+
+        Args:
+            phase: One of `organs.PHASES`.
+
+        Returns:
+            Values in that phase: the enhanced tissues change.
+        """
+        if phase == ARTERIAL:
+            return replace(
+                self,
+                liver=self.liver - 36.0,
+                vessel=self.liver + 15.0,
+                aorta=self.aorta + 140.0,
+                kidney=self.kidney + 25.0,
+                spleen=self.spleen + 18.0,
+                pancreas=self.pancreas + 14.0,
+                muscle=self.muscle - 4.0,
+            )
+        if phase == UNENHANCED:
+            return replace(
+                self,
+                liver=self.liver - 54.0,
+                vessel=40.0 + 0.1 * (self.vessel - self.liver),
+                aorta=42.0,
+                kidney=0.3 * (self.kidney - 165.0) + 32.0,
+                spleen=self.spleen - 74.0,
+                pancreas=self.pancreas - 58.0,
+                muscle=self.muscle - 6.0,
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +14,54 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
-from nnunet_difftumor.phantom.acquisition import (
-    LIVER_LABEL,
-    SCAN_SIZES,
-    TUMOR_LABEL,
-    ScannedPatient,
-    draw_scan,
-    scan_patient,
-)
+from nnunet_difftumor.phantom.acquisition import SCAN_SIZES, ScannedPatient, draw_scan, scan_patient
 from nnunet_difftumor.phantom.drawing import draw_anatomy
-from nnunet_difftumor.phantom.lesions import draw_lesions
+from nnunet_difftumor.phantom.hospitals import HOSPITALS, Hospital, choose_hospital
+from nnunet_difftumor.phantom.lesions import Lesion, draw_lesions
+from nnunet_difftumor.phantom.organs import LIVER, OrganRule, choose_organs, labels_of
 
 _FILE_ENDING = ".nii.gz"
 _MOST_TUMORS = 3
+_SECOND_ORGAN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class PhantomStyle:
+    """What all patients of a phantom data set share.
+
+    Attributes:
+        organs: Organs that are labelled and carry tumours.
+        hospital: Scanner, reconstruction and contrast phase.
+        size: A key of `SCAN_SIZES`.
+    """
+
+    organs: tuple[OrganRule, ...] = (LIVER,)
+    hospital: Hospital = HOSPITALS["standard"]
+    size: str = "small"
+
+    def __post_init__(self) -> None:
+        if self.size not in SCAN_SIZES:
+            raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{self.size}'.")
+
+    @classmethod
+    def named(cls, *, organs: Sequence[str], hospital: str, size: str) -> PhantomStyle:
+        """Look up a style by names.
+
+        Args:
+            organs: Names of organs, keys of `organs.ORGANS`.
+            hospital: A key of `HOSPITALS`.
+            size: A key of `SCAN_SIZES`.
+
+        Returns:
+            The style.
+
+        Raises:
+            ConfigurationError: If a name is unknown.
+        """
+        return cls(choose_organs(tuple(organs)), choose_hospital(hospital), size)
+
+
+STANDARD = PhantomStyle()
 
 
 @dataclass(frozen=True)
@@ -46,35 +81,47 @@ class WrittenCase:
     spacing_mm: tuple[float, float, float]
 
 
-def make_patient(seed: int, index: int, *, is_healthy: bool, size: str = "small") -> tuple[ScannedPatient, int]:
+def make_patient(
+    seed: int, index: int, *, is_healthy: bool, style: PhantomStyle = STANDARD
+) -> tuple[ScannedPatient, int]:
     """Make one phantom patient; the same arguments give the same voxels.
 
     Args:
         seed: Seed of the data set.
         index: Number of the patient.
         is_healthy: True for a patient without a tumour.
-        size: A key of `SCAN_SIZES`.
+        style: What the data set's patients share.
 
     Returns:
         The scanned patient and the number of tumours.
 
     Raises:
-        ConfigurationError: If the size is unknown or a number is negative.
+        ConfigurationError: If a number is negative.
     """
-    if size not in SCAN_SIZES:
-        raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{size}'.")
     if seed < 0 or index < 0:
         raise ConfigurationError(f"seed and index must be 0 or more, got {seed} and {index}.")
     rng = np.random.default_rng([seed, int(is_healthy), index])
-    anatomy = draw_anatomy(rng)
-    scan = draw_scan(anatomy, SCAN_SIZES[size], rng)
-    count = 0 if is_healthy else int(rng.integers(1, _MOST_TUMORS + 1))
-    lesions = draw_lesions(anatomy, count, scan.z_range_mm, rng) if count else ()
-    return scan_patient(anatomy, lesions, scan, rng), len(lesions)
+    phase = style.hospital.phase
+    anatomy = draw_anatomy(rng, phase)
+    scan = draw_scan(anatomy, SCAN_SIZES[style.size], style.hospital, rng)
+    lesions: list[Lesion] = []
+    for organ in () if is_healthy else _affected(style.organs, rng):
+        count = int(rng.integers(1, _MOST_TUMORS + 1))
+        lesions += draw_lesions(anatomy, count, scan.z_range_mm, rng, organ=organ, phase=phase)
+    return scan_patient(anatomy, tuple(lesions), scan, rng, style.organs), len(lesions)
+
+
+def _affected(organs: tuple[OrganRule, ...], rng: np.random.Generator) -> tuple[OrganRule, ...]:
+    """One organ with tumours, and each further one with probability one half; a single organ draws nothing."""
+    if len(organs) == 1:
+        return organs
+    first = int(rng.integers(len(organs)))
+    others = rng.random(len(organs)) < _SECOND_ORGAN_SHARE
+    return tuple(organ for index, organ in enumerate(organs) if index == first or others[index])
 
 
 def write_phantom_dataset(
-    output_folder: Path, *, cases: int, healthy: int, seed: int = 0, size: str = "small"
+    output_folder: Path, *, cases: int, healthy: int, seed: int = 0, style: PhantomStyle = STANDARD
 ) -> Generator[WrittenCase, None, None]:
     """Write a data set case by case; it appears under its name when the last case is written.
 
@@ -83,7 +130,7 @@ def write_phantom_dataset(
         cases: Number of patients with tumours.
         healthy: Number of patients without.
         seed: Seed of everything.
-        size: A key of `SCAN_SIZES`.
+        style: What the patients share.
 
     Yields:
         Each case after it was written.
@@ -105,8 +152,8 @@ def write_phantom_dataset(
             (unfinished / name).mkdir(parents=True)
         for index in range(cases + healthy):
             is_healthy = index >= cases
-            yield _write_case(unfinished, seed, index - cases if is_healthy else index, is_healthy, size)
-        _write_dataset_json(unfinished, cases, healthy, seed)
+            yield _write_case(unfinished, seed, index - cases if is_healthy else index, is_healthy, style)
+        _write_dataset_json(unfinished, cases, healthy, seed, style)
         if output_folder.exists():
             output_folder.rmdir()
         os.replace(unfinished, output_folder)
@@ -114,9 +161,9 @@ def write_phantom_dataset(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write_case(folder: Path, seed: int, index: int, is_healthy: bool, size: str) -> WrittenCase:
+def _write_case(folder: Path, seed: int, index: int, is_healthy: bool, style: PhantomStyle) -> WrittenCase:
     identifier = f"phantom_{'healthy' if is_healthy else 'tumor'}_{index:03d}"
-    patient, tumor_count = make_patient(seed, index, is_healthy=is_healthy, size=size)
+    patient, tumor_count = make_patient(seed, index, is_healthy=is_healthy, style=style)
     _write_nifti(folder / "imagesTr" / f"{identifier}_0000{_FILE_ENDING}", patient.image_hu, patient.spacing_mm)
     _write_nifti(folder / "labelsTr" / f"{identifier}{_FILE_ENDING}", patient.label, patient.spacing_mm)
     return WrittenCase(identifier, tumor_count, patient.image_hu.shape, patient.spacing_mm)
@@ -132,16 +179,18 @@ def _write_nifti(path: Path, values: NDArray[np.generic], spacing_mm: tuple[floa
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
-def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int) -> None:
+def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int, style: PhantomStyle) -> None:
+    organs = ", ".join(organ.name for organ in style.organs)
     content = {
         "name": "CT phantom of the upper abdomen",
         "description": (
-            f"Computer-made phantom, not patient data: {cases} patients with 1 to {_MOST_TUMORS} liver tumours and "
-            f"{healthy} without, seed {seed}. Made by nnunet-difftumor."
+            f"Computer-made phantom, not patient data: {cases} patients with tumours ({organs}; 1 to {_MOST_TUMORS} in "
+            f"an affected organ) and {healthy} without, hospital '{style.hospital.name}' ({style.hospital.about}), "
+            f"seed {seed}. Made by nnunet-difftumor."
         ),
         "licence": "CC0-1.0",
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0, "liver": LIVER_LABEL, "tumor": TUMOR_LABEL},
+        "labels": labels_of(style.organs),
         "numTraining": cases + healthy,
         "file_ending": _FILE_ENDING,
     }

@@ -6,13 +6,15 @@ import numpy as np
 
 from nnunet_difftumor.phantom.anatomy import Anatomy, Body, TissueValues
 from nnunet_difftumor.phantom.geometry import Ellipsoid, SmoothField, Triple, Tube, jittered
+from nnunet_difftumor.phantom.organs import PORTAL_VENOUS
 
 
-def draw_anatomy(rng: np.random.Generator) -> Anatomy:
+def draw_anatomy(rng: np.random.Generator, phase: str = PORTAL_VENOUS) -> Anatomy:
     """Draw one patient.
 
     Args:
         rng: Random generator.
+        phase: Contrast phase, one of `organs.PHASES`.
 
     Returns:
         The patient's anatomy.
@@ -21,7 +23,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     stomach = _draw_ellipsoid((52, -36, 30), (46, 36, 44), rng)
     return Anatomy(
         scale=float(rng.uniform(0.93, 1.05)),
-        tissue=TissueValues.draw(rng),
+        tissue=TissueValues.draw(rng).in_phase(phase),
         body=_draw_body(rng),
         warp=(_warp_field(rng), _warp_field(rng), _warp_field(rng)),
         warp_mm=float(rng.uniform(2.5, 4.5)),

@@ -1,4 +1,4 @@
-"""Tumours of the phantom: hypodense masses in the liver with a soft rim and a coarse texture."""
+"""Tumours of the phantom: masses with a soft rim and a coarse texture, in an organ or growing out of it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ import numpy as np
 from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField
-from nnunet_difftumor.phantom.painting import liver_distance
+from nnunet_difftumor.phantom.organs import LIVER, PORTAL_VENOUS, OrganRule
+from nnunet_difftumor.phantom.painting import OrganPlanes, organ_distance
 from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
-from nnunet_difftumor.sizes import SizeClass, draw_size_class
-
-PHANTOM_SIZE_CLASSES: tuple[SizeClass, ...] = (
-    SizeClass(name="medium", radius_mm=(11.0, 20.0), probability=0.4),
-    SizeClass(name="small", radius_mm=(6.0, 11.0), probability=0.35),
-    SizeClass(name="tiny", radius_mm=(4.0, 6.0), probability=0.25),
-)
-"""Sizes of the tumours; the first tumour of a patient is always of the first class."""
-
-CONTRAST_RANGE_HU = (-60.0, -30.0)
+from nnunet_difftumor.sizes import draw_size_class
 
 _SEARCH_STEP_MM = 4.0
 _PLACEMENT_TRIES = 200
@@ -35,26 +27,28 @@ class Lesion:
         texture: Field of its coarse texture.
         texture_hu: Standard deviation of the texture in HU.
         core_hu: Additional difference at the centre in HU, as a necrotic core has.
+        organ: The organ that it belongs to.
     """
 
     surface: TumorSurface
     texture: SmoothField
     texture_hu: float
     core_hu: float
+    organ: OrganRule = LIVER
 
     @property
     def spec(self) -> TumorSpec:
         """Size, shape, place and contrast."""
         return self.surface.spec
 
-    def paint_(self, hu: Plane, points: Points, liver_mm: Plane, liver_hu: float, edge_mm: float) -> Plane:
-        """Paint the tumour onto a plane, inside the liver only.
+    def paint_(self, hu: Plane, points: Points, organs: OrganPlanes, organ_hu: float, edge_mm: float) -> Plane:
+        """Paint the tumour onto a plane, inside its organ only unless it may grow out of it.
 
         Args:
             hu: Values, changed in place. Shape (H, W).
             points: Positions of the voxels in the patient's frame, in mm.
-            liver_mm: Signed distance to the liver in mm. Shape (H, W).
-            liver_hu: Mean value of the liver in HU.
+            organs: Distances to the organs on the plane.
+            organ_hu: Mean value of the tumour's organ in HU.
             edge_mm: In-plane extent of a voxel in mm.
 
         Returns:
@@ -69,14 +63,15 @@ class Lesion:
         part = Points(points.x_mm[window], points.y_mm[window], points.z_mm[window])
         offsets = np.stack([part.z_mm, part.y_mm, part.x_mm], axis=-1).reshape(-1, 3) - self.spec.centre_mm
         distance_mm = self.surface.signed_distance(offsets).reshape(part.x_mm.shape).astype(np.float32)
-        in_liver = np.clip(0.5 - liver_mm[window] / edge_mm, 0.0, 1.0)
+        limit_mm = organs.free if self.organ.is_exophytic else organs.of(self.organ.name)
+        allowed = np.clip(0.5 - limit_mm[window] / edge_mm, 0.0, 1.0)
         ramp = np.clip(0.5 - distance_mm / rim_mm, 0.0, 1.0)
-        weight = ramp * ramp * (3.0 - 2.0 * ramp) * in_liver
+        weight = ramp * ramp * (3.0 - 2.0 * ramp) * allowed
         core = np.clip(-distance_mm / radius_mm, 0.0, 1.0)
-        value_hu = liver_hu + (self.spec.contrast_hu or 0.0) + self.core_hu * core
+        value_hu = organ_hu + (self.spec.contrast_hu or 0.0) + self.core_hu * core
         value_hu = value_hu + self.texture_hu * self.texture(part)
         hu[window] += weight * (value_hu - hu[window])
-        share[window] = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0) * in_liver
+        share[window] = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0) * allowed
         return share
 
     def _window(self, points: Points, rim_mm: float) -> tuple[slice, slice] | None:
@@ -92,26 +87,35 @@ class Lesion:
 
 
 def draw_lesions(
-    anatomy: Anatomy, count: int, z_range_mm: tuple[float, float], rng: np.random.Generator
+    anatomy: Anatomy,
+    count: int,
+    z_range_mm: tuple[float, float],
+    rng: np.random.Generator,
+    *,
+    organ: OrganRule = LIVER,
+    phase: str = PORTAL_VENOUS,
 ) -> tuple[Lesion, ...]:
-    """Draw tumours that lie in the liver and do not touch each other.
+    """Draw tumours of an organ that do not touch each other.
 
     Args:
         anatomy: The patient.
         count: Number of tumours asked for. The first always fits; a later one may be left out.
         z_range_mm: Lowest and highest plane of the scan in mm.
         rng: Random generator.
+        organ: The organ.
+        phase: Contrast phase of the scan.
 
     Returns:
         The tumours.
     """
-    places_mm, depth_mm = _liver_places(anatomy, z_range_mm)
+    places_mm, depth_mm = _organ_places(anatomy, organ, z_range_mm)
     lesions: list[Lesion] = []
     for index in range(count):
-        size = draw_size_class(PHANTOM_SIZE_CLASSES if index else PHANTOM_SIZE_CLASSES[:1], rng)
-        appearance = Appearance(contrast_hu=float(rng.uniform(*CONTRAST_RANGE_HU)))
+        size = draw_size_class(organ.size_classes if index else organ.size_classes[:1], rng)
+        appearance = Appearance(contrast_hu=float(rng.uniform(*organ.contrast_hu[phase])))
         drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), appearance, rng)
-        centre_mm = _place(drawn.radius_mm, places_mm, depth_mm, lesions, rng)
+        depths_mm = _depths_for(drawn.radius_mm, organ, depth_mm, rng)
+        centre_mm = _place(drawn.radius_mm, places_mm[depths_mm], lesions, rng)
         if centre_mm is None:
             continue
         lesions.append(
@@ -120,30 +124,37 @@ def draw_lesions(
                 texture=SmoothField.draw((7.0, 22.0), rng),
                 texture_hu=float(rng.uniform(5.0, 11.0)),
                 core_hu=float(rng.uniform(-18.0, 0.0)) if drawn.radius_mm > 9.0 else 0.0,
+                organ=organ,
             )
         )
     return tuple(lesions)
 
 
-def _liver_places(anatomy: Anatomy, z_range_mm: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 3) as (z, y, x) inside the liver, and their depth below its surface (N,), in mm."""
+def _organ_places(anatomy: Anatomy, organ: OrganRule, z_range_mm: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (N, 3) as (z, y, x) inside an organ, and their depth below its surface (N,), in mm."""
     axis = np.arange(-150.0, 150.0, _SEARCH_STEP_MM, dtype=np.float32)
     x_mm, y_mm = np.meshgrid(axis, axis, indexing="xy")
     places, depths = [], []
     for z_mm in np.arange(z_range_mm[0] + 5.0, z_range_mm[1] - 5.0, _SEARCH_STEP_MM):
         points = Points(x_mm, y_mm, np.full_like(x_mm, z_mm))
-        liver_mm = liver_distance(anatomy, points)
-        rows, columns = np.nonzero(liver_mm < -2.0)
+        distance_mm = organ_distance(anatomy, points, organ.name)
+        rows, columns = np.nonzero(distance_mm < -2.0)
         places.append(np.stack([np.full(len(rows), z_mm), y_mm[rows, columns], x_mm[rows, columns]], axis=1))
-        depths.append(-liver_mm[rows, columns])
+        depths.append(-distance_mm[rows, columns])
     return np.concatenate(places), np.concatenate(depths)
 
 
+def _depths_for(radius_mm: float, organ: OrganRule, depth_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which places suit a tumour: 0.7 radii deep, or as deep as there is; at the surface if it grows out of it."""
+    if organ.is_exophytic and rng.random() < organ.exophytic_share:
+        return depth_mm <= max(0.35 * radius_mm, float(depth_mm.min()))
+    return depth_mm >= min(0.7 * radius_mm, float(depth_mm.max()))
+
+
 def _place(
-    radius_mm: float, places_mm: np.ndarray, depth_mm: np.ndarray, lesions: list[Lesion], rng: np.random.Generator
+    radius_mm: float, candidates: np.ndarray, lesions: list[Lesion], rng: np.random.Generator
 ) -> tuple[float, float, float] | None:
-    """A place at least 0.7 radii below the surface (the deepest place if there is none) and free of others."""
-    candidates = places_mm[depth_mm >= min(0.7 * radius_mm, float(depth_mm.max()))]
+    """One of the candidate places, free of other tumours."""
     for _ in range(_PLACEMENT_TRIES):
         jitter = rng.uniform(-0.5, 0.5, size=3) * _SEARCH_STEP_MM
         centre = candidates[int(rng.integers(len(candidates)))] + jitter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from nnunet_difftumor.phantom.anatomy import Anatomy
@@ -37,7 +39,27 @@ class Canvas:
         return share
 
 
-def paint_anatomy(anatomy: Anatomy, points: Points, edge_mm: float) -> tuple[Plane, Plane]:
+class OrganPlanes(NamedTuple):
+    """Signed distances on one plane in mm, negative inside. Each of shape (H, W).
+
+    Attributes:
+        liver: To the liver.
+        pancreas: To what can be seen of the pancreas.
+        kidney: To the nearer kidney.
+        free: To where a tumour that grows out of a kidney may lie: the cavity without liver and great vessels.
+    """
+
+    liver: Plane
+    pancreas: Plane
+    kidney: Plane
+    free: Plane
+
+    def of(self, organ: str) -> Plane:
+        """Distance to an organ by name."""
+        return getattr(self, organ)
+
+
+def paint_anatomy(anatomy: Anatomy, points: Points, edge_mm: float) -> tuple[Plane, OrganPlanes]:
     """Paint everything except tumours on a plane.
 
     Args:
@@ -46,7 +68,7 @@ def paint_anatomy(anatomy: Anatomy, points: Points, edge_mm: float) -> tuple[Pla
         edge_mm: In-plane extent of a voxel in mm.
 
     Returns:
-        Values in HU, and signed distance to the liver in mm (negative inside). Shapes (H, W).
+        Values in HU, shape (H, W), and the distances to the organs that carry tumours.
     """
     standard = Points(points.x_mm / anatomy.scale, points.y_mm / anatomy.scale, points.z_mm / anatomy.scale)
     inner = _warped(anatomy, standard)
@@ -57,15 +79,18 @@ def paint_anatomy(anatomy: Anatomy, points: Points, edge_mm: float) -> tuple[Pla
     _paint_spine_(canvas, anatomy, standard)
     cavity_mm = np.maximum(cavity_mm, 2.0 - back_mm)
     _paint_bowel_(canvas, anatomy, inner, cavity_mm)
-    _paint_upper_organs_(canvas, anatomy, inner, cavity_mm, diaphragm_mm)
+    pancreas_mm, vessels_mm = _paint_upper_organs_(canvas, anatomy, inner, cavity_mm, diaphragm_mm)
     kidneys_mm = _paint_kidneys_(canvas, anatomy, inner)
     liver_mm = _paint_liver_(canvas, anatomy, inner, cavity_mm, diaphragm_mm, kidneys_mm)
-    return canvas.hu, liver_mm * np.float32(anatomy.scale)
+    pancreas_mm = np.maximum(pancreas_mm, np.maximum(-kidneys_mm, -liver_mm))
+    free_mm = np.maximum(np.maximum(cavity_mm, -liver_mm), -vessels_mm)
+    scale = np.float32(anatomy.scale)
+    return canvas.hu, OrganPlanes(*(distance * scale for distance in (liver_mm, pancreas_mm, kidneys_mm, free_mm)))
 
 
-def liver_distance(anatomy: Anatomy, points: Points) -> Plane:
-    """Signed distance to the liver in mm, negative inside. Shape (H, W)."""
-    return paint_anatomy(anatomy, points, edge_mm=2.0)[1]
+def organ_distance(anatomy: Anatomy, points: Points, organ: str) -> Plane:
+    """Signed distance to an organ in mm, negative inside. Shape (H, W)."""
+    return paint_anatomy(anatomy, points, edge_mm=2.0)[1].of(organ)
 
 
 def _warped(anatomy: Anatomy, points: Points) -> Points:
@@ -184,8 +209,10 @@ def _paint_bowel_(canvas: Canvas, anatomy: Anatomy, points: Points, cavity_mm: P
             canvas.paint_(np.maximum(loop_mm + 3.0, points.y_mm - loop.centre_mm[1]), anatomy.tissue.gas)
 
 
-def _paint_upper_organs_(canvas: Canvas, anatomy: Anatomy, points: Points, cavity_mm: Plane, above_mm: Plane) -> None:
-    """Great vessels, spleen, stomach and pancreas."""
+def _paint_upper_organs_(
+    canvas: Canvas, anatomy: Anatomy, points: Points, cavity_mm: Plane, above_mm: Plane
+) -> tuple[Plane, Plane]:
+    """Great vessels, spleen, stomach and pancreas; returns the distances to the seen pancreas and to the vessels."""
     tissue = anatomy.tissue
     limit_mm = np.maximum(cavity_mm + 2.0, above_mm + 1.0)
     mottle = anatomy.mottle(points)
@@ -193,15 +220,18 @@ def _paint_upper_organs_(canvas: Canvas, anatomy: Anatomy, points: Points, cavit
     spleen_mm = smooth_maximum(np.maximum(anatomy.spleen.distance(points), limit_mm), 5.0 - stomach_mm, 8.0)
     canvas.paint_(spleen_mm, tissue.spleen + 2.0 * mottle)
     lobules = 1.5 * anatomy.texture(points)
-    canvas.paint_(anatomy.pancreas.distance(points) + lobules, tissue.pancreas + 8.0 * lobules)
+    pancreas_mm = anatomy.pancreas.distance(points) + lobules
+    canvas.paint_(pancreas_mm, tissue.pancreas + 8.0 * lobules)
     canvas.paint_(stomach_mm, tissue.muscle + 20.0)
     content_hu = tissue.fluid + 10.0 + 6.0 * anatomy.texture(points)
     canvas.paint_(stomach_mm + 3.5, content_hu)
     gas_mm = np.maximum(stomach_mm + 3.8, points.y_mm - anatomy.stomach_level_mm)
     canvas.paint_(gas_mm, tissue.gas)
-    aorta, cava = anatomy.great_vessels
-    canvas.paint_(aorta.distance(points), tissue.aorta)
-    canvas.paint_(cava.distance(points), tissue.vessel - 15.0)
+    aorta_mm, cava_mm = (vessel.distance(points) for vessel in anatomy.great_vessels)
+    canvas.paint_(aorta_mm, tissue.aorta)
+    canvas.paint_(cava_mm, tissue.vessel - 15.0)
+    vessels_mm = np.minimum(aorta_mm, cava_mm)
+    return np.maximum(pancreas_mm, np.maximum(-stomach_mm, -vessels_mm)), vessels_mm
 
 
 def _paint_kidneys_(canvas: Canvas, anatomy: Anatomy, points: Points) -> Plane:

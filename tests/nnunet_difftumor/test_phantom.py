@@ -7,12 +7,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 from scipy.ndimage import label as connected_components
 
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
-from nnunet_difftumor.phantom.acquisition import LIVER_LABEL, TUMOR_LABEL, ScannedPatient
-from nnunet_difftumor.phantom.dataset import make_patient, write_phantom_dataset
+from nnunet_difftumor.phantom.acquisition import ScannedPatient
+from nnunet_difftumor.phantom.dataset import PhantomStyle, make_patient, write_phantom_dataset
+from nnunet_difftumor.phantom.hospitals import HOSPITALS
+from nnunet_difftumor.phantom.organs import ORGANS
+
+LIVER_LABEL, TUMOR_LABEL = 1, 2
+THREE = PhantomStyle.named(organs=list(ORGANS), hospital="standard", size="small")
 
 
 @pytest.fixture(scope="module")
@@ -156,5 +162,84 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_wrong_requests_are_refused(tmp_path: Path, cases: int, healthy: int, size: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        list(write_phantom_dataset(tmp_path / "out", cases=cases, healthy=healthy, size=size))
+        list(write_phantom_dataset(tmp_path / "out", cases=cases, healthy=healthy, style=PhantomStyle(size=size)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def three_organs() -> list[ScannedPatient]:
+    return [make_patient(0, index, is_healthy=False, style=THREE)[0] for index in range(6)]
+
+
+def test_each_organ_has_its_own_tumors(three_organs: list[ScannedPatient]) -> None:
+    for scan in three_organs:
+        assert {1, 3, 5} <= set(np.unique(scan.label))
+    found = [{value for value in (2, 4, 6) if (scan.label == value).any()} for scan in three_organs]
+    assert all(found)
+    assert set.union(*found) == {2, 4, 6}
+    for organ, tumor, low, high in ((1, 2, -75, -10), (3, 4, -90, -8), (5, 6, -130, -25)):
+        differences = [
+            scan.image_hu[scan.label == tumor].mean() - np.median(scan.image_hu[scan.label == organ])
+            for scan in three_organs
+            if (scan.label == tumor).any()
+        ]
+        assert all(low < difference < high for difference in differences), (organ, differences)
+
+
+def test_organs_have_plausible_volumes(three_organs: list[ScannedPatient]) -> None:
+    for scan in three_organs:
+        voxel_ml = float(np.prod(scan.spacing_mm)) / 1000.0
+        pancreas_ml, kidneys_ml = (np.isin(scan.label, part).sum() * voxel_ml for part in ((3, 4), (5, 6)))
+        assert 15 < pancreas_ml < 110
+        assert 120 < kidneys_ml < 450
+
+
+def test_kidney_tumors_may_grow_out_of_the_kidney() -> None:
+    style = PhantomStyle.named(organs=["kidney"], hospital="standard", size="small")
+    outside = []
+    for index in range(4):
+        with_tumor, _ = make_patient(3, index, is_healthy=False, style=style)
+        tumor = with_tumor.label == 2
+        kidney = binary_dilation(with_tumor.label == 1, iterations=2)
+        outside.append(1.0 - (tumor & kidney).sum() / tumor.sum())
+    assert max(outside) > 0.15
+
+
+@pytest.mark.parametrize("name", HOSPITALS)
+def test_hospitals_differ_in_what_they_are_named_for(name: str) -> None:
+    style = PhantomStyle.named(organs=["liver"], hospital=name, size="small")
+    scan, _ = make_patient(0, 0, is_healthy=True, style=style)
+    liver = scan.image_hu[scan.label == 1].astype(float)
+    inside = scan.label == 1
+    step = np.diff(scan.image_hu.astype(float), axis=2)[inside[:, :, 1:] & inside[:, :, :-1]]
+    roughness_hu = 1.4826 * np.median(np.abs(step))
+    median_hu, slice_mm = np.median(liver), scan.spacing_mm[0]
+    phases = {"arterial": (55, 95), "low-dose": (38, 75)}
+    low, high = phases.get(name, (90, 130))
+    assert low < median_hu < high
+    thickness = {"thin-sharp": (1.5, 2.5), "thick-smooth": (4.5, 6.0), "low-dose": (4.0, 5.0)}
+    low, high = thickness.get(name, (2.5, 5.0))
+    assert low <= slice_mm <= high
+    noise = {"thin-sharp": (14, 40), "thick-smooth": (1, 6), "low-dose": (10, 40)}
+    low, high = noise.get(name, (5, 17))
+    assert low < roughness_hu < high, roughness_hu
+
+
+def test_a_data_set_names_its_organs_and_hospital(tmp_path: Path) -> None:
+    from nnunet_difftumor.label_roles import resolve_label_roles
+
+    folder = tmp_path / "Dataset903_Phantom"
+    words = ["--cases", "1", "--healthy", "1", "--organs", "pancreas", "kidney", "--hospital", "thick-smooth"]
+    assert main(["phantom", "--output", str(folder), *words]) == 0
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "pancreas": 1, "pancreas_tumor": 2, "kidney": 3, "kidney_tumor": 4}
+    assert "thick-smooth" in content["description"]
+    assert resolve_label_roles(content["labels"], organ="kidney") == (3, 4)
+
+
+def test_unknown_styles_are_refused() -> None:
+    for organs, hospital in ((["spleen"], "standard"), ([], "standard"), (["liver", "liver"], "standard")):
+        with pytest.raises(ConfigurationError, match="organs must be"):
+            PhantomStyle.named(organs=organs, hospital=hospital, size="small")
+    with pytest.raises(ConfigurationError, match="hospital must be one of standard"):
+        PhantomStyle.named(organs=["liver"], hospital="mars", size="small")
