@@ -6,22 +6,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
+from autoencoder.adversarial import Scores, hinge_loss
 from autoencoder.model import AutoencoderOutput
 from autoencoder.presets import LossWeights
 
 _POOLING_FACTORS = (2, 4, 8)
 
 
-def autoencoder_losses(output: AutoencoderOutput, unit: Tensor, weights: LossWeights) -> dict[str, Tensor]:
+def autoencoder_losses(
+    output: AutoencoderOutput, unit: Tensor, weights: LossWeights, scores: Scores | None = None
+) -> dict[str, Tensor]:
     """Compute every term with a weight above 0 and their weighted sum.
 
     Args:
         output: What the autoencoder made of `unit`.
         unit: Target in [-1, 1]. Shape (B, 1, D, H, W).
         weights: Weight of each term.
+        scores: What a discriminator says, if there is one.
 
     Returns:
-        Unweighted scalar terms by the names in `weights`, and the weighted sum as "total".
+        Unweighted scalar terms by the names in `weights`, and the weighted sum as "total". The discriminator's loss
+        counts whole; its strength in the autoencoder is that of the reversed gradient.
     """
     reconstruction = output.reconstruction.float()
     terms = {"l1": (reconstruction - unit).abs().mean()}
@@ -34,6 +39,9 @@ def autoencoder_losses(output: AutoencoderOutput, unit: Tensor, weights: LossWei
     if weights.kl > 0:
         terms["kl"] = kl_divergence(output.mean.float(), output.log_variance.float())
     total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
+    if scores is not None:
+        terms["adversarial"] = hinge_loss(scores)
+        total = total + terms["adversarial"]
     return {"total": total, **terms}
 
 

@@ -26,6 +26,8 @@ class LossWeights:
         gradient: Mean absolute error of the forward differences along the three axes.
         fft: Mean absolute error of the orthonormal Fourier coefficients.
         kl: Kullback-Leibler divergence to the standard normal, summed over the latent channels.
+        adversarial: Strength with which a patch discriminator pulls at the decoded crops (see `adversarial`).
+        adversarial_from: Share of the training steps after which it does.
     """
 
     l1: float = 1.0
@@ -33,10 +35,13 @@ class LossWeights:
     gradient: float = 0.0
     fft: float = 0.0
     kl: float = 0.0
+    adversarial: float = 0.0
+    adversarial_from: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.l1 <= 0 or min(self.multi_scale, self.gradient, self.fft, self.kl) < 0:
-            raise ValueError(f"Loss weights need l1 > 0 and no negative value, got {self}.")
+        others = (self.multi_scale, self.gradient, self.fft, self.kl, self.adversarial)
+        if self.l1 <= 0 or min(others) < 0 or not 0 <= self.adversarial_from < 1:
+            raise ValueError(f"Loss weights need l1 > 0, no negative value and adversarial_from in [0, 1), got {self}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,5 +179,18 @@ AUTOENCODER_PRESETS: Mapping[str, AutoencoderPreset] = _table(
         ema_decay=0.9995,
         losses=LossWeights(multi_scale=0.25, gradient=0.5, fft=0.1, kl=1e-6),
     ),
+    AutoencoderPreset(  # several GPUs, or one for long; a discriminator asks for fine texture in the second half
+        name="large",
+        channels=(64, 160),
+        blocks=3,
+        crop_sides=(32, 48, 64, 96),
+        crop_probabilities=(0.2, 0.3, 0.3, 0.2),
+        voxels_per_batch=24 * 48**3,
+        steps=150_000,
+        learning_rate=2e-4,
+        warmup_steps=2000,
+        ema_decay=0.9998,
+        losses=LossWeights(multi_scale=0.25, gradient=0.5, fft=0.1, kl=1e-6, adversarial=0.02),
+    ),
 )
-"""The presets by name: nano (tests), tiny (CPU), base (GPU)."""
+"""The presets by name: nano (tests), tiny (CPU), base (GPU), large (GPUs)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from autoencoder.adversarial import AdversarialPair, PatchDiscriminator3D
 from autoencoder.evaluation import body_masks, reconstruction_errors
 from autoencoder.files import replaced_folder, write_json
 from autoencoder.fit import Fit, LossFunction
 from autoencoder.fit_settings import FitStep
+from autoencoder.initial_weights import draw_initial_weights_
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from autoencoder.losses import autoencoder_losses
 from autoencoder.model import AutoencoderKL3D
@@ -90,9 +92,12 @@ def train_autoencoder(
         workers=workers,
     )
     identity = {"preset": asdict(preset), "window": asdict(window), **(identity or {})}
-    loss = _loss_function(window, preset.losses)
-    fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
-    _run(fit, heldout, masks, evaluate_every, show_progress)
+    trained, loss = model, _loss_function(window, preset.losses)
+    if preset.losses.adversarial > 0:
+        trained = _with_discriminator(model, seed)
+        loss = _adversarial_loss_function(window, preset.losses, lambda: fit.steps_done / settings.steps)
+    fit: Fit[Any] = Fit(trained, batches, loss, settings, output_folder, resume=resume, identity=identity)
+    _run(fit, model, heldout, masks, evaluate_every, show_progress)
     _measure_latents(model, batches, min(_STATISTICS_BATCHES, settings.steps))
     if fit.is_main_process:
         write_json(output_folder / "heldout.json", _heldout_errors(model, heldout, masks))
@@ -129,8 +134,29 @@ def _loss_function(window: IntensityWindow, weights: LossWeights) -> LossFunctio
     return loss
 
 
+def _with_discriminator(model: AutoencoderKL3D, seed: int) -> AdversarialPair:
+    with torch.random.fork_rng(devices=[]):
+        discriminator = PatchDiscriminator3D()
+    draw_initial_weights_(discriminator, torch.Generator().manual_seed(seed + 1))
+    return AdversarialPair(model, discriminator)
+
+
+def _adversarial_loss_function(
+    window: IntensityWindow, weights: LossWeights, progress: Callable[[], float]
+) -> LossFunction:
+    def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        unit = window.to_unit(batch["image_hu"])
+        strength = weights.adversarial if progress() >= weights.adversarial_from else 0.0
+        output, scores = model(unit, generator if weights.kl > 0 else None, strength)
+        losses = autoencoder_losses(output, unit, weights, scores)
+        return {**losses, "adversarial": losses.get("adversarial", torch.zeros_like(losses["total"]))}
+
+    return loss
+
+
 def _run(
-    fit: Fit[AutoencoderKL3D],
+    fit: Fit[Any],
+    model: AutoencoderKL3D,
     heldout: Sequence[Tensor],
     masks: Mapping[str, Sequence[Tensor]],
     evaluate_every: int,
@@ -148,17 +174,18 @@ def _run(
             progress.update()
             progress.set_postfix(loss=f"{step.losses['total']:.4f}", refresh=False)
             if step.index % evaluate_every == 0 or step.index == total:
-                _evaluate(fit, step, heldout, masks, record)
+                _evaluate(fit, model, step, heldout, masks, record)
 
 
 def _evaluate(
-    fit: Fit[AutoencoderKL3D],
+    fit: Fit[Any],
+    model: AutoencoderKL3D,
     step: FitStep,
     heldout: Sequence[Tensor],
     masks: Mapping[str, Sequence[Tensor]],
     record: TrainingRecord,
 ) -> None:
-    with fit.averaged_model() as model:
+    with fit.averaged_model():  # the model's own parameters, whatever it is trained with
         errors = _heldout_errors(model, heldout, masks)
         for number, crops_hu in enumerate(heldout[:_PICTURES]):
             crop_hu = crops_hu[:1].to(model.device)

@@ -146,5 +146,17 @@ DIFFUSION_PRESETS: Mapping[str, DiffusionPreset] = _table(
         warmup_steps=1000,
         ema_decay=0.9995,
     ),
+    DiffusionPreset(  # several GPUs, or one for long
+        name="large",
+        channels=(64, 128, 256),
+        blocks=2,
+        crop_sides=(32, 48, 64),
+        crop_probabilities=(0.4, 0.35, 0.25),
+        voxels_per_batch=48 * 48**3,
+        steps=120_000,
+        learning_rate=1.5e-4,
+        warmup_steps=2000,
+        ema_decay=0.9998,
+    ),
 )
-"""The presets by name: nano (tests), tiny (CPU), base (GPU)."""
+"""The presets by name: nano (tests), tiny (CPU), base (GPU), large (GPUs)."""

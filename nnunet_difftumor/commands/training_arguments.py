@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-PRESETS = ("nano", "tiny", "base")
+PRESETS = ("nano", "tiny", "base", "large")
 CACHE_FOLDER = "crop_cache"
 
 
@@ -16,7 +16,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Parser of the subcommand.
     """
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the run")
-    parser.add_argument("--preset", choices=PRESETS, required=True, help="nano: tests; tiny: CPU; base: GPU")
+    parser.add_argument(
+        "--preset", choices=PRESETS, required=True, help="nano: tests; tiny: CPU; base: GPU; large: GPUs"
+    )
     held = parser.add_argument_group("held-out cases", "never trained on; without these a tenth is held out")
     held.add_argument("--splits", type=Path, metavar="FILE", help="nnU-Net's splits_final.json (see difftumor splits)")
     held.add_argument("--fold", type=int, metavar="K", help="train on this fold's training cases only")
