@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_difftumor.evaluation import making
 from nnunet_difftumor.evaluation.collection import MeasuredTumor
@@ -26,17 +27,21 @@ _ROWS = {
 
 @dataclass(frozen=True)
 class HuStatistics:
-    """HU inside the masks of all evaluated tumours; every case weighs the same.
+    """HU inside the masks of all evaluated tumours.
 
     Attributes:
-        mean_hu: Pooled mean.
+        mean_hu: Mean, every case weighing the same.
         within_case_sd_hu: Mean over the cases of the standard deviation inside the mask.
-        wasserstein_hu: Wasserstein distance of the pooled values to the real ones.
+        wasserstein_hu: Wasserstein distance to the real values, every case weighing the same.
+        pooled_mean_hu: Mean, every voxel weighing the same: large tumours count most.
+        pooled_wasserstein_hu: Wasserstein distance to the real values, every voxel weighing the same.
     """
 
     mean_hu: float
     within_case_sd_hu: float
     wasserstein_hu: float
+    pooled_mean_hu: float
+    pooled_wasserstein_hu: float
 
 
 def inplace_table(tumors: Sequence[MeasuredTumor], window_hu: tuple[float, float]) -> dict[str, Any]:
@@ -52,11 +57,9 @@ def inplace_table(tumors: Sequence[MeasuredTumor], window_hu: tuple[float, float
     groups = {name: [t for t in tumors if t.made.method == method] for name, method in _ROWS.items()}
     groups = {name: group for name, group in groups.items() if group}
     real = distribution_of(groups["real"], window_hu)
-    rows = {name: _statistics(group, real, window_hu) for name, group in groups.items()}
-    mean_hu = rows["real"].mean_hu
-    constant = np.where(real.edges_hu >= mean_hu, 1.0, 0.0)
-    distance_hu = wasserstein_hu(constant, real.cumulative.mean(axis=0))
-    rows["constant at the real mean"] = HuStatistics(mean_hu, 0.0, distance_hu)
+    voxels = {t.measures.patient: int(t.made.place.label.sum()) for t in groups["real"]}
+    rows = {name: _statistics(group, real, voxels, window_hu) for name, group in groups.items()}
+    rows["constant at the real mean"] = _constant(rows["real"], real, voxels)
     synthetic = groups["synthetic"]
     return {
         "spacing_mm": EVALUATION_SPACING_MM,
@@ -78,13 +81,43 @@ def _case(real: MeasuredTumor, synthetic: Sequence[MeasuredTumor]) -> dict[str, 
     }
 
 
-def _statistics(tumors: Sequence[MeasuredTumor], real: HuDistribution, window_hu: tuple[float, float]) -> HuStatistics:
+def _statistics(
+    tumors: Sequence[MeasuredTumor], real: HuDistribution, voxels: Mapping[str, int], window_hu: tuple[float, float]
+) -> HuStatistics:
     made = distribution_of(tumors, window_hu)
-    patients = sorted({tumor.measures.patient for tumor in tumors})
+    patients = made.patients
+    weights = np.array([voxels[patient] for patient in patients], dtype=np.float64)
 
-    def over_patients(name: str) -> float:
+    def of_patients(name: str) -> list[float]:
         own = [[getattr(t.measures, name) for t in tumors if t.measures.patient == patient] for patient in patients]
-        return float(np.mean([np.mean(values) for values in own]))
+        return [float(np.mean(values)) for values in own]
 
-    distance_hu = wasserstein_hu(made.cumulative.mean(axis=0), real.cumulative.mean(axis=0))
-    return HuStatistics(over_patients("mean_hu"), over_patients("sd_hu"), distance_hu)
+    means_hu = of_patients("mean_hu")
+    return HuStatistics(
+        mean_hu=float(np.mean(means_hu)),
+        within_case_sd_hu=float(np.mean(of_patients("sd_hu"))),
+        wasserstein_hu=wasserstein_hu(made.cumulative.mean(axis=0), real.cumulative.mean(axis=0)),
+        pooled_mean_hu=float(np.average(means_hu, weights=weights)),
+        pooled_wasserstein_hu=wasserstein_hu(_pool(made, voxels), _pool(real, voxels)),
+    )
+
+
+def _constant(row: HuStatistics, real: HuDistribution, voxels: Mapping[str, int]) -> HuStatistics:
+    """What a generator would score that fills every mask with the mean of all real tumours."""
+
+    def distance_hu(mean_hu: float, cumulative: NDArray[np.floating]) -> float:
+        return wasserstein_hu(np.where(real.edges_hu >= mean_hu, 1.0, 0.0), cumulative)
+
+    return HuStatistics(
+        mean_hu=row.mean_hu,
+        within_case_sd_hu=0.0,
+        wasserstein_hu=distance_hu(row.mean_hu, real.cumulative.mean(axis=0)),
+        pooled_mean_hu=row.pooled_mean_hu,
+        pooled_wasserstein_hu=distance_hu(row.pooled_mean_hu, _pool(real, voxels)),
+    )
+
+
+def _pool(distribution: HuDistribution, voxels: Mapping[str, int]) -> NDArray[np.floating]:
+    """Cumulative distribution of all voxels. Shape (B,)."""
+    weights = [voxels[patient] for patient in distribution.patients]
+    return np.average(distribution.cumulative, axis=0, weights=weights)

@@ -112,7 +112,13 @@ def test_the_page_and_the_pictures_of_the_demo_are_written(finished):
     assert [case["identifier"] for case in inplace["cases"]] == ["a", "b"]
     assert inplace["without_tumor"] == ["healthy"]
     assert inplace["rows"]["real"]["wasserstein_hu"] == 0.0
-    assert set(inplace["rows"]["synthetic"]) == {"mean_hu", "within_case_sd_hu", "wasserstein_hu"}
+    rows = inplace["rows"]
+    assert rows["real"]["pooled_wasserstein_hu"] == 0.0
+    voxels = np.array([case["voxels"] for case in inplace["cases"]])
+    means_hu = np.array([case["synthetic_mean_hu"] for case in inplace["cases"]])
+    assert rows["synthetic"]["pooled_mean_hu"] == pytest.approx((voxels * means_hu).sum() / voxels.sum(), abs=0.01)
+    assert rows["synthetic"]["mean_hu"] == pytest.approx(means_hu.mean(), abs=0.01)
+    assert 0 < rows["synthetic"]["pooled_wasserstein_hu"] < 100
 
 
 def test_results_are_not_overwritten_unless_asked(finished, dataset, nano_generator_folder, capsys):

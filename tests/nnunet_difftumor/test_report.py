@@ -79,7 +79,13 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFolder:
     (folder.diffusion / "heldout_history.csv").write_text(f"{columns}\n60,70,75,0,6\n")
     errors = {"mae_hu": 8.5, "mae_pool2_hu": 10.0, "mae_pool4_hu": 20.0, "voxels": 1234}
     (folder.autoencoder / "heldout.json").write_text(json.dumps({"all": errors, "body": errors}))
-    row = {"mean_hu": 70.0, "within_case_sd_hu": 12.0, "wasserstein_hu": 3.25}
+    row = {
+        "mean_hu": 70.0,
+        "within_case_sd_hu": 12.0,
+        "wasserstein_hu": 3.25,
+        "pooled_mean_hu": 71.5,
+        "pooled_wasserstein_hu": 4.5,
+    }
     (folder.evaluation / "inplace.json").write_text(json.dumps({"rows": {"real": row, "<synthetic>": row}}))
     synthetic = {"tumors": [{}, {}], "rejected": {"too faint": 1}, "steps": 4, "ct": "phantom_healthy_000_0000.nii.gz"}
     (folder.synthetic / "tumors.json").write_text(json.dumps(synthetic))
