@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from autoencoder.fit_settings import FitSettings
+from autoencoder.training_preset import TrainingPreset
 
 if TYPE_CHECKING:  # the table itself is light enough for a command line's help
     import torch
@@ -45,46 +45,20 @@ class LossWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderPreset:
+class AutoencoderPreset(TrainingPreset):
     """Architecture, loss and training defaults that belong together.
 
     Attributes:
-        name: Key of the preset in AUTOENCODER_PRESETS.
         channels: Feature channels at half and at quarter resolution.
         blocks: Residual blocks per resolution.
         latent_channels: Channels of the latents.
-        crop_sides: Sides of the cubic training crops, in voxels.
-        crop_probabilities: How often each side is drawn; same length, sums to 1.
-        voxels_per_batch: Voxels of one batch, the same for every side.
-        steps: Training steps.
-        learning_rate: Peak learning rate (cosine decay after warm-up).
-        warmup_steps: Steps of the linear warm-up.
-        ema_decay: Decay of the averaged weights; None keeps the last weights.
         losses: Loss weights.
     """
 
-    name: str
     channels: tuple[int, int]
     blocks: int
     latent_channels: int = 8
-    crop_sides: tuple[int, ...]
-    crop_probabilities: tuple[float, ...]
-    voxels_per_batch: int
-    steps: int
-    learning_rate: float
-    warmup_steps: int = 50
-    ema_decay: float | None
     losses: LossWeights = field(default_factory=LossWeights)
-
-    def __post_init__(self) -> None:
-        same_length = len(self.crop_sides) == len(self.crop_probabilities)
-        if not self.crop_sides or not same_length or abs(sum(self.crop_probabilities) - 1) > 1e-6:
-            raise ValueError(
-                f"Preset {self.name!r} needs one probability per crop side, summing to 1, got sides "
-                f"{self.crop_sides} and probabilities {self.crop_probabilities}."
-            )
-        if any(side % 4 or side <= 0 for side in self.crop_sides):
-            raise ValueError(f"Crop sides must be positive multiples of 4, got {self.crop_sides}.")
 
     def batch_size(self, crop_side: int) -> int:
         """Crops of this side (in voxels) that make one batch, at least one."""
@@ -115,27 +89,6 @@ class AutoencoderPreset:
             )
         draw_initial_weights_(model, generator)
         return model
-
-    def fit_settings(
-        self,
-        *,
-        steps: int | None = None,
-        seed: int = 0,
-        mixed_precision: str = "no",
-        checkpoint_every: int = 200,
-        workers: int = 0,
-    ) -> FitSettings:
-        """Combine the preset's training defaults with what a run chooses."""
-        return FitSettings(
-            steps=self.steps if steps is None else steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay,
-            mixed_precision=mixed_precision,
-            checkpoint_every=checkpoint_every,
-            seed=seed,
-            workers=workers,
-        )
 
 
 def _table(*presets: AutoencoderPreset) -> Mapping[str, AutoencoderPreset]:

@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from autoencoder.adversarial import AdversarialPair, PatchDiscriminator3D
 from autoencoder.evaluation import body_masks, reconstruction_errors
 from autoencoder.files import replaced_folder, write_json
 from autoencoder.fit import Fit, LossFunction
-from autoencoder.fit_settings import FitStep
+from autoencoder.fit_loop import run_fit
 from autoencoder.initial_weights import draw_initial_weights_
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from autoencoder.losses import autoencoder_losses
@@ -97,7 +96,13 @@ def train_autoencoder(
         trained = _with_discriminator(model, seed)
         loss = _adversarial_loss_function(window, preset.losses, lambda: fit.steps_done / settings.steps)
     fit: Fit[Any] = Fit(trained, batches, loss, settings, output_folder, resume=resume, identity=identity)
-    _run(fit, model, heldout, masks, evaluate_every, show_progress)
+    run_fit(
+        fit,
+        "autoencoder",
+        lambda index, record: _evaluate(fit, model, index, heldout, masks, record),
+        evaluate_every,
+        show_progress=show_progress,
+    )
     _measure_latents(model, batches, min(_STATISTICS_BATCHES, settings.steps))
     if fit.is_main_process:
         write_json(output_folder / "heldout.json", _heldout_errors(model, heldout, masks))
@@ -154,33 +159,10 @@ def _adversarial_loss_function(
     return loss
 
 
-def _run(
-    fit: Fit[Any],
-    model: AutoencoderKL3D,
-    heldout: Sequence[Tensor],
-    masks: Mapping[str, Sequence[Tensor]],
-    evaluate_every: int,
-    show_progress: bool,
-) -> None:
-    if not fit.is_main_process:
-        for _ in fit:
-            pass
-        return
-    total = fit.settings.steps
-    progress = tqdm(total=total, initial=fit.steps_done, desc="autoencoder", disable=not show_progress)
-    with fit.saved_on_interrupt(), progress, TrainingRecord(fit.output_folder, fit.steps_done) as record:
-        for step in fit:
-            record.add_step(step)
-            progress.update()
-            progress.set_postfix(loss=f"{step.losses['total']:.4f}", refresh=False)
-            if step.index % evaluate_every == 0 or step.index == total:
-                _evaluate(fit, model, step, heldout, masks, record)
-
-
 def _evaluate(
     fit: Fit[Any],
     model: AutoencoderKL3D,
-    step: FitStep,
+    index: int,
     heldout: Sequence[Tensor],
     masks: Mapping[str, Sequence[Tensor]],
     record: TrainingRecord,
@@ -191,8 +173,8 @@ def _evaluate(
             crop_hu = crops_hu[:1].to(model.device)
             with torch.no_grad():
                 picture = picture_of(crop_hu[0], model.reconstruct(crop_hu)[0], model.window)
-            record.add_picture(step.index, f"input_reconstruction_difference/{number}", picture)
-    record.add_heldout(step.index, {f"mae_hu_{name}": values["mae_hu"] for name, values in errors.items()})
+            record.add_picture(index, f"input_reconstruction_difference/{number}", picture)
+    record.add_heldout(index, {f"mae_hu_{name}": values["mae_hu"] for name, values in errors.items()})
 
 
 def _heldout_errors(

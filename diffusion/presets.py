@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from autoencoder.fit_settings import FitSettings
+from autoencoder.training_preset import TrainingPreset
 
 if TYPE_CHECKING:
     import torch
@@ -16,49 +16,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionPreset:
+class DiffusionPreset(TrainingPreset):
     """Architecture and training defaults that belong together.
 
+    A generator synthesises at the sides of its training crops only.
+
     Attributes:
-        name: Key of the preset in DIFFUSION_PRESETS.
         channels: Feature channels of each resolution, finest first.
         blocks: Residual blocks per resolution.
-        crop_sides: Sides of the cubic training crops, in voxels; a generator synthesises at these only.
-        crop_probabilities: How often each side is drawn; same length, sums to 1.
-        voxels_per_batch: Voxels of one batch, about the same for every side.
         condition_dropout: Share of the samples that are trained without a contrast, and likewise without a
             heterogeneity.
         objective: What the denoiser predicts: "flow", "v" or "epsilon" (see `diffusion.objectives`).
         draws_differences: The path runs in standardised differences from the filled image, not in latents.
-        steps: Training steps.
-        learning_rate: Peak learning rate (cosine decay after warm-up).
-        warmup_steps: Steps of the linear warm-up.
-        ema_decay: Decay of the averaged weights; None keeps the last weights.
     """
 
-    name: str
     channels: tuple[int, ...]
     blocks: int = 1
-    crop_sides: tuple[int, ...]
-    crop_probabilities: tuple[float, ...]
-    voxels_per_batch: int
     condition_dropout: float = 0.1
     objective: str = "flow"
     draws_differences: bool = True
-    steps: int
-    learning_rate: float
-    warmup_steps: int = 50
-    ema_decay: float | None
 
     def __post_init__(self) -> None:
-        same_length = len(self.crop_sides) == len(self.crop_probabilities)
-        if not self.crop_sides or not same_length or abs(sum(self.crop_probabilities) - 1) > 1e-6:
-            raise ValueError(
-                f"Preset {self.name!r} needs one probability per crop side, summing to 1, got sides "
-                f"{self.crop_sides} and probabilities {self.crop_probabilities}."
-            )
-        if any(side % 4 or side <= 0 for side in self.crop_sides):
-            raise ValueError(f"Crop sides must be positive multiples of 4, got {self.crop_sides}.")
+        super().__post_init__()
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
 
@@ -87,27 +66,6 @@ class DiffusionPreset:
         )
         draw_initial_weights_(model, generator)
         return model
-
-    def fit_settings(
-        self,
-        *,
-        steps: int | None = None,
-        seed: int = 0,
-        mixed_precision: str = "no",
-        checkpoint_every: int = 200,
-        workers: int = 0,
-    ) -> FitSettings:
-        """Combine the preset's training defaults with what a run chooses."""
-        return FitSettings(
-            steps=self.steps if steps is None else steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=self.warmup_steps,
-            ema_decay=self.ema_decay,
-            mixed_precision=mixed_precision,
-            checkpoint_every=checkpoint_every,
-            seed=seed,
-            workers=workers,
-        )
 
 
 def _table(*presets: DiffusionPreset) -> Mapping[str, DiffusionPreset]:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,10 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from autoencoder.files import write_json
 from autoencoder.fit import Fit, LossFunction
+from autoencoder.fit_loop import run_fit
 from autoencoder.model import AutoencoderKL3D
 from autoencoder.records import TrainingRecord
 from diffusion.conditioning import (
@@ -120,7 +121,8 @@ def train_diffusion(
     loss = diffusion_loss_function(frozen, preset.condition_dropout)
     fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
     pipeline = make_pipeline(frozen, model).to(fit.device)
-    _run(fit, pipeline, heldout, evaluate_every, show_progress)
+    evaluate = partial(_evaluate, fit, pipeline, heldout) if heldout else None
+    run_fit(fit, "diffusion", evaluate, evaluate_every, show_progress=show_progress)
     model.set_texture_share(calibrate_texture(pipeline, batches, _CALIBRATION_BATCHES, seed))
     folder = output_folder / GENERATOR_FOLDER
     if fit.is_main_process:
@@ -243,33 +245,11 @@ def _unwrap(model: nn.Module) -> DenoisingUNet3D:
     return inner
 
 
-def _run(
-    fit: Fit[DenoisingUNet3D],
-    pipeline: TumorDiffusionPipeline,
-    heldout: Sequence[HeldoutBatch],
-    evaluate_every: int,
-    show_progress: bool,
-) -> None:
-    if not fit.is_main_process:
-        for _ in fit:
-            pass
-        return
-    total = fit.settings.steps
-    progress = tqdm(total=total, initial=fit.steps_done, desc="diffusion", disable=not show_progress)
-    with fit.saved_on_interrupt(), progress, TrainingRecord(fit.output_folder, fit.steps_done) as record:
-        for step in fit:
-            record.add_step(step)
-            progress.update()
-            progress.set_postfix(loss=f"{step.losses['total']:.4f}", refresh=False)
-            if heldout and (step.index % evaluate_every == 0 or step.index == total):
-                _evaluate(fit, step.index, pipeline, heldout, record)
-
-
 def _evaluate(
     fit: Fit[DenoisingUNet3D],
-    index: int,
     pipeline: TumorDiffusionPipeline,
     heldout: Sequence[HeldoutBatch],
+    index: int,
     record: TrainingRecord,
 ) -> None:
     window = pipeline.autoencoder.window
