@@ -6,6 +6,7 @@ Reading the records alone (`read_generator_info`, `read_provenance`) imports nei
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,18 @@ def save_generator(
     _check_window(folder, pipeline, info)
     with replaced_folder(folder) as unfinished:
         pipeline.save_pretrained(str(unfinished), safe_serialization=True)
+        _forget_paths(unfinished)
         (unfinished / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
         (unfinished / CARD_FILE).write_text(write_model_card(info, provenance), encoding="utf-8")
         save_provenance(unfinished / PROVENANCE_FILE, provenance)
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take out what diffusers notes about where a component was loaded from: a path of the user's machine."""
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:

@@ -11,7 +11,7 @@ from nnunet_difftumor.real_data import DATASET_NAME, make_real_dataset
 from nnunet_difftumor.splits import SPLITS_FILE_NAME, write_splits
 
 AUTOENCODER_STEPS = 1000
-DIFFUSION_STEPS = 2500
+DIFFUSION_STEPS = 3500
 
 DATA_NOTE = (
     "20 soft-tissue sarcomas of 32 to 116 mm and 6 tumour-free parts of the same scans (STS_001 to STS_029 of the "

@@ -253,3 +253,13 @@ def test_records_are_read_without_torch(saved):
     )
     run = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_no_path_of_the_machine_is_written(tmp_path, nano_generator_folder):
+    loaded = load_generator(nano_generator_folder)
+    save_generator(tmp_path / "again", loaded.pipeline, loaded.info, loaded.provenance)
+    for path in (tmp_path / "again").rglob("*.json"):
+        text = path.read_text()
+        assert str(nano_generator_folder.parent) not in text
+        assert "_name_or_path" not in text
+    load_generator(tmp_path / "again")
