@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor.appearance import Appearance
+from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.roi import RoiRule
 
 if TYPE_CHECKING:
@@ -151,6 +152,25 @@ class DiffusionTissue:
             )
         return GeneratedRegions(
             output.tumor_hu[:, 0].float().cpu().numpy(), output.reconstruction_hu[:, 0].float().cpu().numpy()
+        )
+
+
+def require_in_window(level_hu: float, window_hu: tuple[float, float], what: str) -> None:
+    """Refuse an organ that a generator cannot represent: its autoencoder limits all values to its window.
+
+    Args:
+        level_hu: Typical value of the organ in HU.
+        window_hu: The generator's window in HU.
+        what: What has that value, for the message.
+
+    Raises:
+        DiffTumorError: If the value lies outside the window.
+    """
+    low_hu, high_hu = window_hu
+    if not low_hu < level_hu < high_hu:
+        raise DiffTumorError(
+            f"{what} is at {level_hu:.0f} HU, but this generator represents {low_hu:g} to {high_hu:g} HU only. Train "
+            "one on such tissue (difftumor train-autoencoder, then train-diffusion), or check that the image is in HU."
         )
 
 

@@ -19,6 +19,7 @@ from nnunet_difftumor.appearance_priors import TRAINING, make_appearance_rule
 from nnunet_difftumor.cases import CTVolume, read_ct, read_mask, write_ct_like, write_labels_like
 from nnunet_difftumor.drawing import MaskSurface
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.generators import require_in_window
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.montage import MontageRow, crop_around, draw_montage, flips_to_display, save_figure
 from nnunet_difftumor.placement import TumorPlan, draw_tumors
@@ -98,6 +99,8 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     organ_label = _find_organ_label(organ_map, request)
     host = _make_host(ct, organ_map, organ_label)
     synthesizer = TumorSynthesizer.from_folder(request.generator_folder, steps=request.steps)
+    level_hu = float(np.median(ct.image_hu[organ_map == organ_label]))
+    require_in_window(level_hu, synthesizer.tissue.window_hu, f"The organ in {request.ct_path.name}")
     given = _given_tumor(request, ct, synthesizer)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:

@@ -25,8 +25,10 @@ from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, DiffTumorConfig, ResolvedConfig, find_sources, resolve_config
 from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
+from nnunet_difftumor.generators import require_in_window
 from nnunet_difftumor.injection import GeneratorFolderSource, TumorInjector, make_rules
 from nnunet_difftumor.injection_log import InjectionLog
+from nnunet_difftumor.intensities import CTIntensities
 from nnunet_difftumor.output_record import (
     find_output_conflicts,
     find_split_conflicts,
@@ -214,6 +216,8 @@ class nnUNetTrainerDiffTumor(nnUNetTrainer):
                 findings = replace(findings, notes=(*findings.notes, _describe_builtin(resolved)))
             self._source = GeneratorFolderSource(folder, resolved.config.steps)
             synthesizer = self._source()  # loaded here, so that an unusable generator is told now, not in a worker
+            foreground_hu = CTIntensities.from_plans(self.plans_manager.plans).mean_hu
+            require_in_window(foreground_hu, synthesizer.tissue.window_hu, "The labelled tissue of this data set")
             replace(resolved.config.appearances, examples=synthesizer.tissue.appearances)  # so are unusable looks
             generator_hash = hash_generator(folder)
         is_continued = self.current_epoch > 0

@@ -134,6 +134,11 @@ def several_labels(ct: Path, mask: Path, number: int) -> None:
     nibabel.save(nibabel.Nifti1Image(labels, affine_of()), mask)
 
 
+def scan_a_lung(ct: Path, mask: Path, number: int) -> None:
+    lung = np.random.default_rng(number).normal(-820, 40, SHAPE).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(lung, affine_of()), ct)
+
+
 def remove(ct: Path, mask: Path, number: int) -> None:
     (ct, mask)[number % 2].unlink()
 
@@ -157,6 +162,7 @@ SPOILERS: tuple[Callable[[Path, Path, int], None], ...] = (
     empty_mask,
     float_labels,
     several_labels,
+    scan_a_lung,
     remove,
     make_folder,
 )

@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
 from nnunet_difftumor.config import ConfigSource, resolve_config
-from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError, OutputExistsError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.healthy import CaseGroups
 from nnunet_difftumor.injection_log import InjectionLog, read_counts
 from nnunet_difftumor.output_record import (
@@ -125,6 +125,14 @@ def test_a_missing_generator_is_told_before_anything_is_written(project):
     with pytest.raises(ConfigurationError, match=r"/nowhere/generator.*does not exist"):
         make_trainer(project).on_train_start()
     assert not (project.output() / "difftumor_config.json").exists()
+
+
+def test_a_generator_for_another_window_is_refused(project):
+    plans = json.loads((project.preprocessed / "nnUNetPlans.json").read_text())
+    plans["foreground_intensity_properties_per_channel"]["0"]["mean"] = -820.0
+    (project.preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(DiffTumorError, match=r"labelled tissue.*-820 HU.*-175 to 250 HU"):
+        make_trainer(project).on_train_start()
 
 
 def test_a_generator_that_knows_the_validation_cases_is_refused(project, tmp_path, generator_with_provenance):
