@@ -28,6 +28,7 @@ class LossWeights:
         kl: Kullback-Leibler divergence to the standard normal, summed over the latent channels.
         adversarial: Strength with which a patch discriminator pulls at the decoded crops (see `adversarial`).
         adversarial_from: Share of the training steps after which it does.
+        perceptual: Distance of the features of a photograph network, where its weights are given (see `perceptual`).
     """
 
     l1: float = 1.0
@@ -37,9 +38,10 @@ class LossWeights:
     kl: float = 0.0
     adversarial: float = 0.0
     adversarial_from: float = 0.5
+    perceptual: float = 0.1
 
     def __post_init__(self) -> None:
-        others = (self.multi_scale, self.gradient, self.fft, self.kl, self.adversarial)
+        others = (self.multi_scale, self.gradient, self.fft, self.kl, self.adversarial, self.perceptual)
         if self.l1 <= 0 or min(others) < 0 or not 0 <= self.adversarial_from < 1:
             raise ValueError(f"Loss weights need l1 > 0, no negative value and adversarial_from in [0, 1), got {self}.")
 

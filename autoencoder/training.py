@@ -22,6 +22,7 @@ from autoencoder.initial_weights import draw_initial_weights_
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from autoencoder.losses import autoencoder_losses
 from autoencoder.model import AutoencoderKL3D
+from autoencoder.perceptual import PerceptualLoss
 from autoencoder.presets import AutoencoderPreset, LossWeights
 from autoencoder.records import TrainingRecord
 
@@ -41,6 +42,7 @@ def train_autoencoder(
     seed: int = 0,
     resume: bool = False,
     window: IntensityWindow = ABDOMEN_WINDOW,
+    perceptual: PerceptualLoss | None = None,
     heldout_masks: Mapping[str, Sequence[Tensor]] | None = None,
     mixed_precision: str = "no",
     workers: int = 0,
@@ -64,6 +66,7 @@ def train_autoencoder(
         seed: Seed of initial weights and noise.
         resume: Go on from the newest checkpoint in `output_folder`.
         window: HU window of the model.
+        perceptual: Perceptual term to add with the preset's weight; None leaves it out.
         heldout_masks: Masks by name ("tumor"), one per held-out crop, to measure the error inside.
         mixed_precision: "no", "bf16" or "fp16".
         workers: Data-loading processes; 0 loads in the training process.
@@ -91,10 +94,8 @@ def train_autoencoder(
         workers=workers,
     )
     identity = {"preset": asdict(preset), "window": asdict(window), **(identity or {})}
-    trained, loss = model, _loss_function(window, preset.losses)
-    if preset.losses.adversarial > 0:
-        trained = _with_discriminator(model, seed)
-        loss = _adversarial_loss_function(window, preset.losses, lambda: fit.steps_done / settings.steps)
+    loss = _loss_function(window, preset.losses, lambda: fit.steps_done / settings.steps, perceptual)
+    trained = _with_discriminator(model, seed) if preset.losses.adversarial > 0 else model
     fit: Fit[Any] = Fit(trained, batches, loss, settings, output_folder, resume=resume, identity=identity)
     run_fit(
         fit,
@@ -129,12 +130,25 @@ def picture_of(image_hu: Tensor, reconstruction_hu: Tensor, window: IntensityWin
     return torch.cat([*tiles, difference.clip(0.0, 1.0)], dim=1).float().cpu().numpy()
 
 
-def _loss_function(window: IntensityWindow, weights: LossWeights) -> LossFunction:
+def _loss_function(
+    window: IntensityWindow, weights: LossWeights, progress: Callable[[], float], perceptual: PerceptualLoss | None
+) -> LossFunction:
     def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         unit = window.to_unit(batch["image_hu"])
         # Without the KL term nothing holds the posterior's width, so its mean is decoded.
-        output = model(unit, generator if weights.kl > 0 else None)
-        return autoencoder_losses(output, unit, weights)
+        posterior = generator if weights.kl > 0 else None
+        if weights.adversarial > 0:
+            strength = weights.adversarial if progress() >= weights.adversarial_from else 0.0
+            output, scores = model(unit, posterior, strength)
+        else:
+            output, scores = model(unit, posterior), None
+        losses = autoencoder_losses(output, unit, weights, scores)
+        if weights.adversarial > 0:
+            losses.setdefault("adversarial", torch.zeros_like(losses["total"]))
+        if perceptual is not None:
+            losses["perceptual"] = perceptual.to(unit.device)(output.reconstruction, unit, generator)
+            losses["total"] = losses["total"] + weights.perceptual * losses["perceptual"]
+        return losses
 
     return loss
 
@@ -144,19 +158,6 @@ def _with_discriminator(model: AutoencoderKL3D, seed: int) -> AdversarialPair:
         discriminator = PatchDiscriminator3D()
     draw_initial_weights_(discriminator, torch.Generator().manual_seed(seed + 1))
     return AdversarialPair(model, discriminator)
-
-
-def _adversarial_loss_function(
-    window: IntensityWindow, weights: LossWeights, progress: Callable[[], float]
-) -> LossFunction:
-    def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        unit = window.to_unit(batch["image_hu"])
-        strength = weights.adversarial if progress() >= weights.adversarial_from else 0.0
-        output, scores = model(unit, generator if weights.kl > 0 else None, strength)
-        losses = autoencoder_losses(output, unit, weights, scores)
-        return {**losses, "adversarial": losses.get("adversarial", torch.zeros_like(losses["total"]))}
-
-    return loss
 
 
 def _evaluate(

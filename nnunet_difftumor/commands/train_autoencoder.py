@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Net raw data sets or folders of CTs"
     )
+    parser.add_argument(
+        "--perceptual-weights",
+        type=Path,
+        metavar="FILE",
+        help="add a perceptual term: weights of torchvision's squeezenet1_1 as safetensors (extra: perceptual)",
+    )
     add_training_arguments(parser)
 
 
@@ -59,13 +65,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from autoencoder.perceptual import PerceptualLoss
     from autoencoder.presets import AUTOENCODER_PRESETS
     from autoencoder.training import train_autoencoder
-    from diffusion.provenance import Provenance
+    from diffusion.provenance import Provenance, hash_file
     from nnunet_difftumor import training_runs as runs
     from nnunet_difftumor.training_data import heldout_image_crops
 
     runs.check_output_folder(options.output, resume=options.resume)
+    weights_file = options.perceptual_weights
+    perceptual = None if weights_file is None else PerceptualLoss(weights_file)
     preset = AUTOENCODER_PRESETS[options.preset]
     selected = _select(options)
     heldout = heldout_image_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides)))
@@ -80,7 +89,11 @@ def _train(options: argparse.Namespace) -> None:
         heldout_masks={"tumor": [batch["tumor_mask"] for batch in heldout]},
         mixed_precision=options.precision,
         workers=options.workers,
-        identity={"data": runs.training_identity(selected)},
+        perceptual=perceptual,
+        identity={
+            "data": runs.training_identity(selected),
+            "perceptual_weights": None if weights_file is None else hash_file(weights_file),
+        },
     )
     provenance = Provenance(
         diffusion=(),

@@ -301,7 +301,7 @@ class TestDatasets:
             ({"channel_names": {"0": "CT", "1": "PET"}}, "one channel"),
             ({"channel_names": {"0": "T1"}}, "CT"),
             ({"labels": None}, "lacks labels"),
-            ({"labels": {"0": "background"}}, "label names to numbers"),
+            ({"labels": {"0": "background"}}, "label names to whole numbers"),
             ({"file_ending": ".nrrd"}, "file_ending"),
         ],
     )
