@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,8 @@ def prepare_cases(
 
 def is_main_process() -> bool:
     """Say whether this is the first, or only, process: the one that prints and writes."""
-    return bool(PartialState().is_main_process)
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")  # as Accelerator reads it
+    return bool(PartialState(cpu=wants_cpu).is_main_process)
 
 
 @contextmanager

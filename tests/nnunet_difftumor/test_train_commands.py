@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion.generator_folder import check_generator_folder
 from diffusion.provenance import hash_identifier, load_provenance
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.training_data import AutoencoderCrops, TumorCrops
@@ -268,3 +270,26 @@ def test_scripts_of_a_checkout_are_the_same_commands(script: str) -> None:
     shown = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0
     assert "--exclude-cases" in shown.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_generator(dataset: Path, tmp_path: Path) -> None:
+    """Under accelerate, on CPUs with gloo: other batches each, one writer, one folder."""
+
+    def launch(*words: str) -> str:
+        launcher = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "-m", "nnunet_difftumor"]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*launcher, *words], env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    shared = ["--data", str(dataset), "--preset", "nano", "--steps", "4"]
+    printed = launch("train-autoencoder", *shared, "--output", str(tmp_path / "ae"))
+    assert printed.count("cases train;") == 1
+    launch("train-diffusion", *shared, "--autoencoder", str(tmp_path / "ae"), "--output", str(tmp_path / "dm"))
+    for run in ("ae", "dm"):
+        assert json.loads((tmp_path / run / "fit.json").read_text())["processes"] == 2
+        assert len((tmp_path / run / "history.csv").read_text().splitlines()) == 5
+    check_generator_folder(tmp_path / "dm" / "generator")
