@@ -84,11 +84,9 @@ class AdversarialPair(nn.Module):
             What the autoencoder made, and the scores or None.
         """
         output = self.autoencoder(unit, generator)
-        if strength == 0.0:
+        if strength == 0.0:  # zero gradients, not none: several processes wait for each other's
             idle = sum(parameter.sum() for parameter in self.discriminator.parameters()) * 0.0
-            return output._replace(
-                reconstruction=output.reconstruction + idle
-            ), None  # all processes agree on gradients
+            return output._replace(reconstruction=output.reconstruction + idle), None
         reversed_gradient: Any = _ReversedGradient.apply(output.reconstruction.float(), strength)
         return output, Scores(self.discriminator(unit.float()), self.discriminator(reversed_gradient))
 

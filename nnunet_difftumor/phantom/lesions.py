@@ -114,8 +114,8 @@ def draw_lesions(
         size = draw_size_class(organ.size_classes if index else organ.size_classes[:1], rng)
         appearance = Appearance(contrast_hu=float(rng.uniform(*organ.contrast_hu[phase])))
         drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), appearance, rng)
-        depths_mm = _depths_for(drawn.radius_mm, organ, depth_mm, rng)
-        centre_mm = _place(drawn.radius_mm, places_mm[depths_mm], lesions, rng)
+        suits = _suitable(drawn.radius_mm, organ, depth_mm, rng)
+        centre_mm = _place(drawn.radius_mm, places_mm[suits], lesions, rng)
         if centre_mm is None:
             continue
         lesions.append(
@@ -144,7 +144,7 @@ def _organ_places(anatomy: Anatomy, organ: OrganRule, z_range_mm: tuple[float, f
     return np.concatenate(places), np.concatenate(depths)
 
 
-def _depths_for(radius_mm: float, organ: OrganRule, depth_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _suitable(radius_mm: float, organ: OrganRule, depth_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Which places suit a tumour: 0.7 radii deep, or as deep as there is; at the surface if it grows out of it."""
     if organ.is_exophytic and rng.random() < organ.exophytic_share:
         return depth_mm <= max(0.35 * radius_mm, float(depth_mm.min()))
