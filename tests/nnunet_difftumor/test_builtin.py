@@ -138,7 +138,7 @@ def test_the_trainer_uses_the_builtin_one_when_nothing_is_set_and_says_so(instal
 
 
 def test_the_injected_tumours_get_the_organs_contrasts(installed, make_nnunet_project, monkeypatch):
-    from nnunet_difftumor import trainer as trainer_module
+    from nnunet_difftumor import trainer_mixin as trainer_module
     from nnunet_difftumor.appearance_priors import TARGET_PRIORS
 
     _, trainer = _make_trainer(make_nnunet_project, monkeypatch)
