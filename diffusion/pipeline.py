@@ -139,7 +139,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
 
         if texture_hu is None:
             asked_hu = heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
-            texture_hu = draw_texture(tumor_mask, asked_hu, generators)
+            texture_hu = draw_texture(tumor_mask, asked_hu, generators, profiles=self.denoiser.texture_profiles)
         filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
         condition, original = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
         noise = torch.cat([draw_noise(original[:1], generator) for generator in generators])

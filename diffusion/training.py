@@ -37,6 +37,7 @@ from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.presets import DiffusionPreset
 from diffusion.provenance import Provenance
 from diffusion.texture import calibrate_texture
+from diffusion.texture_profiles import measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D
 
 GENERATOR_FOLDER = "generator"
@@ -123,6 +124,7 @@ def train_diffusion(
     pipeline = make_pipeline(frozen, model).to(fit.device)
     evaluate = partial(_evaluate, fit, pipeline, heldout) if heldout else None
     run_fit(fit, "diffusion", evaluate, evaluate_every, show_progress=show_progress)
+    model.set_texture_profiles(measure_texture_profiles(batches, _MEASURED_BATCHES, frozen.window, seed))
     model.set_texture_share(calibrate_texture(pipeline, batches, _CALIBRATION_BATCHES, seed))
     folder = output_folder / GENERATOR_FOLDER
     if fit.is_main_process:

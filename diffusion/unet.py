@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from diffusion.conditioning import LATENT_STRIDE, limit_contrast, limit_heterogeneity
 from diffusion.objectives import OBJECTIVES
+from diffusion.texture_profiles import TextureProfile
 
 CONTRAST_SCALE_HU = 30.0
 HETEROGENEITY_SCALE_HU = 10.0
@@ -41,6 +42,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
             given, the deviation is sqrt(floor^2 + (per_hu h)^2).
         texture_share: Standard deviation of the smooth noise in the fill over the requested heterogeneity; what
             the network itself falls short of (see `diffusion.texture`). 0 fills flat.
+        texture_profiles: What that noise is like, as JSON values (see `diffusion.texture_profiles`).
         attention_max_tokens: Largest number of coarsest latent voxels that attention is used for.
         norm_groups: Groups of the group norm.
 
@@ -62,6 +64,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         difference_floor: Sequence[float] | None = None,
         difference_per_hu: Sequence[float] | None = None,
         texture_share: float = 0.0,
+        texture_profiles: Sequence[Mapping[str, Any]] = (),
         attention_max_tokens: int = 512,
         norm_groups: int = 8,
     ) -> None:
@@ -69,6 +72,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         _check_config(channels, scalar_conditions, norm_groups, objective)
         _check_differences(difference_std, difference_floor, difference_per_hu, latent_channels)
         self.objective = OBJECTIVES[objective]
+        self.texture_profiles = tuple(TextureProfile.from_json(profile) for profile in texture_profiles)
         self.time_channels = 4 * channels[0]
         self.attention_max_tokens = attention_max_tokens
         self.time_embedding = nn.Sequential(
@@ -204,6 +208,15 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         if not texture_share >= 0:
             raise ValueError(f"texture_share must be 0 or more, got {texture_share}.")
         self.register_to_config(texture_share=float(texture_share))
+
+    def set_texture_profiles(self, profiles: Sequence[TextureProfile]) -> None:
+        """Store in the config what the textures of the training tumours are like.
+
+        Args:
+            profiles: Their profiles; none lets symmetric noise be drawn.
+        """
+        self.texture_profiles = tuple(profiles)
+        self.register_to_config(texture_profiles=[profile.to_json() for profile in profiles])
 
     def _difference_scale(self, heterogeneity_hu: Tensor, like: Tensor) -> Tensor:
         """Deviation of each sample and channel. Shape (B, C, 1, 1, 1)."""

@@ -74,6 +74,7 @@ class TrueVelocity(nn.Module):
 
     objective = OBJECTIVES["flow"]
     config = {"texture_share": 0.0}  # noqa: RUF012
+    texture_profiles = ()
 
     def from_frame(self, sample, condition_latents, heterogeneity_hu):
         return sample

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from autoencoder.intensity import IntensityWindow
 from diffusion.conditioning import measure_heterogeneity
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.texture import LARGEST_SHARE, calibrate_texture, draw_texture
+from diffusion.texture_profiles import TextureProfile, choose_profile, measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D
 
 
@@ -36,6 +40,66 @@ def test_texture_is_smooth_and_comes_from_its_generator():
     assert torch.equal(texture_hu, draw_texture(mask, asked, rngs()))
     assert not torch.equal(texture_hu[0], texture_hu[1])
     assert measure_heterogeneity(texture_hu, mask).min() > 4.0  # white noise of 10 HU would leave about 1
+
+
+LOPSIDED = TextureProfile(
+    heterogeneity_hu=10.0,
+    scale_shares=(0.0, 0.0, 1.0),
+    quantiles=(-3.2, -2.6, -1.9, -1.2, -0.4, 0.2, 0.5, 0.7, 0.8, 0.9, 1.0),
+)
+
+
+def test_texture_follows_its_profile():
+    """Wider than noise of two voxels, with a longer tail on the dark side."""
+    mask, asked = ball(11.0), torch.tensor([10.0, 10.0])
+    plain, wide = draw_texture(mask, asked, rngs()), draw_texture(mask, asked, rngs(), profiles=[LOPSIDED])
+    inside = wide[mask].view(2, -1)
+    assert inside.mean(dim=1).abs().max() < 1e-3
+    assert inside.std(dim=1, correction=0).tolist() == pytest.approx([10.0, 10.0], rel=1e-3)
+    assert ((inside / 10.0) ** 3).mean() < -0.5
+    steps = [(field[..., 1:] - field[..., :-1])[mask[..., 1:] & mask[..., :-1]].std() for field in (plain, wide)]
+    assert steps[1] < 0.8 * steps[0]
+
+
+def test_a_textures_profile_is_found_again():
+    """Fields drawn with one profile are measured to have about its reach and lopsidedness."""
+
+    class Drawn:
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            mask = ball(13.0)
+            generators = [torch.Generator().manual_seed(10 * index + number) for number in range(2)]
+            texture_hu = draw_texture(mask, torch.tensor([10.0, 10.0]), generators, profiles=[LOPSIDED])
+            return {"image_hu": 40.0 + texture_hu, "tumor_mask": mask.float()}
+
+    profiles = measure_texture_profiles(Drawn(), 8, IntensityWindow(-175.0, 250.0), seed=0)
+    assert len(profiles) == 16
+    assert torch.tensor([profile.scale_shares[2] for profile in profiles]).mean() > 0.6
+    middle, low, high = (sum(profile.quantiles[index] for profile in profiles) / 16 for index in (5, 1, 9))
+    assert middle > 0.1
+    assert -low > 1.5 * high
+
+
+def test_a_profile_is_most_often_of_a_tumour_as_heterogeneous_as_asked():
+    others = [dataclasses.replace(LOPSIDED, heterogeneity_hu=value) for value in (2.0, 11.0, 60.0)]
+    generator = torch.Generator().manual_seed(0)
+    chosen = [choose_profile(others, 10.0, generator).heterogeneity_hu for _ in range(50)]
+    assert chosen.count(11.0) > 45
+
+
+def test_profiles_are_kept_with_the_network(tmp_path):
+    denoiser = DenoisingUNet3D(channels=(16, 32))
+    denoiser.set_texture_profiles([LOPSIDED])
+    denoiser.save_pretrained(tmp_path)
+    assert DenoisingUNet3D.from_pretrained(tmp_path).texture_profiles == (LOPSIDED,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scale_shares": (0.5, 0.5, 0.5)}, {"quantiles": (0.0,) * 11}, {"heterogeneity_hu": 0.0}],
+)
+def test_a_profile_that_makes_no_sense_is_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        dataclasses.replace(LOPSIDED, **change)
 
 
 class Balls:

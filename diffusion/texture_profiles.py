@@ -1,0 +1,184 @@
+"""What the texture of real tumours is like: how far it reaches, and how lopsided its values are.
+
+Texture inside real tumours is no symmetric noise of one scale. Most of it reaches over 4 voxels and more, as whole
+parts of a tumour are darker, and its values have a longer tail on the dark side. Both are measured on the training
+tumours as a few numbers each, from which other textures can be drawn that show no patient's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from scipy.special import ndtr
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from autoencoder.intensity import IntensityWindow
+from diffusion.conditioning import SMOOTHING_VOXELS, smooth, smooth_texture
+from diffusion.flow import draw_noise
+
+TEXTURE_SCALES_VOXELS = (SMOOTHING_VOXELS, 2 * SMOOTHING_VOXELS, 4 * SMOOTHING_VOXELS)
+"""Standard deviations of the Gaussians whose smoothed noises make up a texture, in voxels."""
+
+NORMAL_SCORES = tuple(-2.5 + 0.5 * step for step in range(11))
+"""Values of a standard normal variable at which a texture's values are listed."""
+
+_LARGEST_LAG_VOXELS = 16
+_SMALLEST_TUMOR_VOXELS = 1000
+_FEWEST_PAIRS = 50
+_REPEATS = 4
+_MOST_PROFILES = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextureProfile:
+    """Texture of one real tumour.
+
+    Attributes:
+        heterogeneity_hu: Its standard deviation in HU.
+        scale_shares: Share of its variance at each of `TEXTURE_SCALES_VOXELS`; they add up to 1.
+        quantiles: Its values at `NORMAL_SCORES`, in standard deviations; they rise.
+    """
+
+    heterogeneity_hu: float
+    scale_shares: tuple[float, ...]
+    quantiles: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        shares, quantiles = self.scale_shares, self.quantiles
+        if len(shares) != len(TEXTURE_SCALES_VOXELS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-3:
+            raise ValueError(
+                f"scale_shares must be {len(TEXTURE_SCALES_VOXELS)} shares that add up to 1, got {shares}."
+            )
+        if len(quantiles) != len(NORMAL_SCORES) or any(np.diff(quantiles) < 0) or not quantiles[0] < quantiles[-1]:
+            raise ValueError(f"quantiles must be {len(NORMAL_SCORES)} rising numbers, got {quantiles}.")
+        if not self.heterogeneity_hu > 0:
+            raise ValueError(f"heterogeneity_hu must be above 0, got {self.heterogeneity_hu}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TextureProfile:
+        """Read what `to_json` wrote."""
+        return cls(
+            heterogeneity_hu=float(values["heterogeneity_hu"]),
+            scale_shares=tuple(values["scale_shares"]),
+            quantiles=tuple(values["quantiles"]),
+        )
+
+
+@torch.no_grad()
+def measure_texture_profiles(
+    batches: Dataset[dict[str, Tensor]], count: int, window: IntensityWindow, seed: int
+) -> tuple[TextureProfile, ...]:
+    """Measure the textures of the training tumours, as far as they have room for one (1000 voxels).
+
+    The autocovariance inside the mask is fitted by those of smoothed white noise in the same mask, weights not
+    negative: so what the mask does to it (it takes away the mean) is the same on both sides.
+
+    Args:
+        batches: The training batches.
+        count: How many of them.
+        window: Values outside it are limited to it.
+        seed: Seed of the noise that is fitted.
+
+    Returns:
+        At most 48 profiles; none where no tumour is large enough.
+    """
+    profiles: list[TextureProfile] = []
+    for index in range(count):
+        image_hu, tumor_mask = (batches[index][name] for name in ("image_hu", "tumor_mask"))
+        textures_hu = smooth_texture(window.clip(image_hu), tumor_mask)[:, 0]
+        for texture_hu, mask in zip(textures_hu, tumor_mask[:, 0] > 0, strict=True):
+            if int(mask.sum()) >= _SMALLEST_TUMOR_VOXELS and len(profiles) < _MOST_PROFILES:
+                profile = _measure(texture_hu, mask, torch.Generator().manual_seed(seed + len(profiles)))
+                profiles += [] if profile is None else [profile]
+    return tuple(profiles)
+
+
+def _measure(texture_hu: Tensor, mask: Tensor, generator: torch.Generator) -> TextureProfile | None:
+    inside = texture_hu[mask]
+    sd_hu = float(inside.std(correction=0))
+    if not sd_hu > 0:
+        return None
+    standard = (texture_hu - inside.mean()) / sd_hu
+    measured = _autocovariance(standard, mask)  # (L,)
+    noises = [_noise_autocovariance(mask, scale, generator) for scale in TEXTURE_SCALES_VOXELS]
+    basis = np.stack(noises, axis=1)  # (L, scales)
+    usable = np.isfinite(measured) & np.isfinite(basis).all(axis=1)
+    weights, _ = nnls(basis[usable], measured[usable])
+    if not weights.sum() > 0:
+        return None
+    quantiles = np.quantile(standard[mask].double().numpy(), ndtr(NORMAL_SCORES))
+    return TextureProfile(
+        heterogeneity_hu=sd_hu,
+        scale_shares=tuple((weights / weights.sum()).tolist()),
+        quantiles=tuple(quantiles.tolist()),
+    )
+
+
+def _noise_autocovariance(mask: Tensor, scale_voxels: float, generator: torch.Generator) -> NDArray[np.float64]:
+    """Autocovariance in a mask of noise smoothed to unit variance, its mean in the mask taken away. Shape (L,)."""
+    like = torch.empty((_REPEATS, 1, *mask.shape))
+    noises = smooth_unit_noise(like, scale_voxels, generator)[:, 0]
+    return np.mean([_autocovariance(noise - noise[mask].mean(), mask) for noise in noises], axis=0)
+
+
+def smooth_unit_noise(like: Tensor, scale_voxels: float, generator: torch.Generator) -> Tensor:
+    """Draw white noise smoothed by a Gaussian and brought back to unit variance.
+
+    Args:
+        like: Tensor of the wanted shape, type and device. Shape (B, C, D, H, W).
+        scale_voxels: Standard deviation of the Gaussian in voxels.
+        generator: Source of randomness.
+
+    Returns:
+        Noise of that shape; its variance falls towards the edge, beyond which there is none.
+    """
+    factor = (2.0 * np.sqrt(np.pi) * scale_voxels) ** 1.5  # a 1D Gaussian's square integrates to 1 / (2 sqrt(pi) s)
+    return factor * smooth(draw_noise(like, generator), scale_voxels)
+
+
+def _autocovariance(values: Tensor, mask: Tensor) -> NDArray[np.float64]:
+    """Mean product of voxels in the mask that lie 0, 1, ... 16 voxels apart along an axis; NaN where few do."""
+    weight = mask.to(values.dtype)
+    values = values * weight
+    lags = []
+    for lag in range(_LARGEST_LAG_VOXELS + 1):
+        product, pairs = 0.0, 0.0
+        for axis, size in enumerate(mask.shape):
+            length = max(0, size - lag)
+            before = (slice(None),) * axis
+            near, far = (*before, slice(0, length)), (*before, slice(size - length, size))
+            product += float((values[near] * values[far]).sum())
+            pairs += float((weight[near] * weight[far]).sum())
+        lags.append(product / pairs if pairs >= _FEWEST_PAIRS else np.nan)
+    return np.array(lags)
+
+
+def choose_profile(
+    profiles: Sequence[TextureProfile], heterogeneity_hu: float, generator: torch.Generator
+) -> TextureProfile:
+    """Choose one of the profiles at random, those of tumours about as heterogeneous as asked most often.
+
+    Args:
+        profiles: Profiles, at least one.
+        heterogeneity_hu: Requested standard deviation in HU, above 0.
+        generator: Source of randomness.
+
+    Returns:
+        One of them.
+    """
+    distance = np.log([profile.heterogeneity_hu for profile in profiles]) - np.log(heterogeneity_hu)
+    nearness = np.exp(-0.5 * (distance**2 - np.min(distance**2)) / np.log(1.5) ** 2)
+    position = torch.rand((), generator=generator, device=generator.device).item()
+    chosen = int(np.searchsorted(np.cumsum(nearness) / nearness.sum(), position))
+    return profiles[min(chosen, len(profiles) - 1)]
