@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.appearance import AppearanceRule
+from nnunet_difftumor.appearance import AppearanceRule, Range
 from nnunet_difftumor.appearance_priors import (
     TARGETS,
     TRAINING,
@@ -26,33 +26,95 @@ from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 CONFIG_FILE_NAME = "difftumor.json"
 ENVIRONMENT_VARIABLE = "nnUNet_difftumor"
 DATASET_JSON_KEY = "difftumor"
+HANDCRAFTED = "handcrafted"
+TRAINING_TUMORS = "training_tumors"
 _MAY_GROW = "num_epochs"
+_RANGES = ("contrast_hu", "heterogeneity_hu", "surface_distance_mm", "outside_share")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffTumorConfig:
-    """Settings of nnUNetTrainerDiffTumor.
+class OrganTarget:
+    """One kind of tumour: where it is placed, what it looks like, and what makes it.
 
     Attributes:
-        generator: Generator folder, in which `{fold}` stands for the fold, or `builtin:NAME`. None: not set.
         organ_label: Value of the label that tumours are placed in.
         tumor_label: Value of the label that tumours get.
-        injection_probability: Share of the drawn healthy samples that get tumours (the paper: 0.5).
+        generator: Generator folder, in which `{fold}` stands for the fold, `builtin:NAME`, or `handcrafted`.
+        probability: How often this target is drawn, relative to the others whose organ a case has.
+        size_classes: Radii in mm, frequencies and counts, or `training_tumors`: those of the fold's real ones.
+        exophytic: Tumours may bulge out of the organ into background voxels.
+        outside_share: Smallest and largest share of an exophytic tumour's surface outside the organ. None: in
+            kidneys by size, as in 72 real kidney tumours; elsewhere as it comes.
+        surface_distance_mm: Smallest and largest distance of a tumour's centre from the organ's surface in mm.
+        avoid_labels: Values of labels, such as vessels, that tumours keep away from.
+        avoid_distance_mm: Distance of a tumour's surface from those labels in mm.
+        target: What looks are drawn from (see `DiffTumorConfig`).
+        contrast_hu: Smallest and largest contrast between tumour and rim, in HU. None: as `target` says.
+        heterogeneity_hu: Smallest and largest standard deviation inside a tumour without noise, in HU.
+    """
+
+    organ_label: int
+    tumor_label: int
+    generator: str | None = None
+    probability: float = 1.0
+    size_classes: tuple[SizeClass, ...] | str = PAPER_SIZE_CLASSES
+    exophytic: bool = False
+    outside_share: Range | None = None
+    surface_distance_mm: Range | None = None
+    avoid_labels: tuple[int, ...] = ()
+    avoid_distance_mm: float = 2.0
+    target: str = TRAINING
+    contrast_hu: Range | None = None
+    heterogeneity_hu: Range | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.probability >= 0, "probability", "0 or more", self)
+        _require(self.avoid_distance_mm >= 0, "avoid_distance_mm", "0 or more", self)
+        if isinstance(self.size_classes, str):
+            _require(self.size_classes == TRAINING_TUMORS, "size_classes", f'a list or "{TRAINING_TUMORS}"', self)
+        else:
+            _require(any(size.probability > 0 for size in self.size_classes), "size_classes", "not all off", self)
+        check_target(self.target)
+        for key in _RANGES:
+            limits = getattr(self, key)
+            _require(limits is None or limits[0] <= limits[1], key, "[smallest, largest]", self)
+        for key in ("heterogeneity_hu", "surface_distance_mm", "outside_share"):
+            limits = getattr(self, key)
+            _require(limits is None or limits[0] >= 0, key, "0 or more", self)
+        _require(self.outside_share is None or self.outside_share[1] <= 1, "outside_share", "at most 1", self)
+
+    @property
+    def appearances(self) -> AppearanceRule:
+        """What contrast and heterogeneity are drawn from, still without the generator's training tumours."""
+        return make_appearance_rule(self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffTumorConfig(OrganTarget):
+    """Settings of nnUNetTrainerDiffTumor. Those of `OrganTarget` describe the one target, or hold for all `targets`.
+
+    Attributes:
+        generator: Generator folder, in which `{fold}` stands for the fold, `builtin:NAME`, or `handcrafted`: no
+            network, a fill with drawn texture. None: not set.
+        organ_label: Value of the label that tumours are placed in; of the first of several targets.
+        tumor_label: Value of the label that tumours get; of the first of several targets.
         size_classes: Radii in mm, frequencies and counts (the paper's by default).
-        exophytic: Tumours may bulge out of the organ into background voxels. Inferred by default: true for
-            kidneys, false for other organs, whose tumours are clipped to the organ as in the paper.
-        steps: Sampling steps of the generator (the paper: 4).
+        exophytic: Inferred by default: true for kidneys, false for other organs, whose tumours are clipped to the
+            organ as in the paper.
         target: What looks are drawn from: an organ with published contrasts ("liver", "pancreas"), the tumours
             that the generator was trained on ("training"), or those of them that are darker than their rim
             ("hypodense"). Inferred by default, see `appearance_priors.default_target`.
-        contrast_hu: Smallest and largest contrast between tumour and rim to draw, in HU. None: as `target` says.
-        heterogeneity_hu: Smallest and largest standard deviation inside a tumour to draw, without noise, in HU.
-            None: that of the tumours that the generator was trained on.
+        heterogeneity_hu: Range to draw; None: that of the tumours that the generator was trained on.
+        targets: Several targets in one run; empty: one, described by the other settings.
+        injection_probability: Share of the drawn healthy samples that get tumours (the paper: 0.5).
+        healthy_share: Share of the samples that are drawn from healthy cases. None: as many as there are, as stock
+            nnU-Net does.
+        steps: Sampling steps of the generator (the paper: 4).
         seed: Seed of the tumours. Splits and holdout do not depend on it.
         healthy_holdout: Share of the healthy cases that trains in no fold, so that specificity can be measured.
         healthy_cases: Identifiers of the healthy cases; None finds them by their labels.
-        confirmed_healthy: The cases without annotated tumour are known to be healthy. Needed for a data set
-            in which no tumour is annotated at all: there, no label may only mean not annotated.
+        confirmed_healthy: The cases without annotated tumour are known to be healthy. Needed where no case has an
+            annotated tumour of a target: there, no label may only mean not annotated.
         num_epochs: Epochs; None keeps nnU-Net's.
         num_iterations_per_epoch: Training iterations per epoch; None keeps nnU-Net's.
         num_val_iterations_per_epoch: Validation iterations per epoch; None keeps nnU-Net's.
@@ -62,16 +124,10 @@ class DiffTumorConfig:
         recorded_samples: How many injected samples are recorded for replay.
     """
 
-    generator: str | None
-    organ_label: int
-    tumor_label: int
+    targets: tuple[OrganTarget, ...] = ()
     injection_probability: float = 0.5
-    size_classes: tuple[SizeClass, ...] = PAPER_SIZE_CLASSES
-    exophytic: bool = False
+    healthy_share: float | None = None
     steps: int = 4
-    target: str = TRAINING
-    contrast_hu: tuple[float, float] | None = None
-    heterogeneity_hu: tuple[float, float] | None = None
     seed: int = 0
     healthy_holdout: float = 0.2
     healthy_cases: tuple[str, ...] | None = None
@@ -84,29 +140,42 @@ class DiffTumorConfig:
     recorded_samples: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(0 <= self.injection_probability <= 1, "injection_probability", "from 0 to 1", self)
+        _require(self.healthy_share is None or 0 <= self.healthy_share <= 1, "healthy_share", "from 0 to 1", self)
         _require(0 <= self.healthy_holdout < 1, "healthy_holdout", "at least 0 and below 1", self)
         _require(self.steps >= 1, "steps", "1 or more (4 in the paper)", self)
         _require(self.seed >= 0, "seed", "0 or more", self)
         _require(self.recorded_samples >= 0, "recorded_samples", "0 or more", self)
-        _require(any(size.probability > 0 for size in self.size_classes), "size_classes", "not all off", self)
         for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
             _require(getattr(self, key) is None or getattr(self, key) >= 1, key, "1 or more, or null", self)
-        check_target(self.target)
-        for key in ("contrast_hu", "heterogeneity_hu"):
-            limits = getattr(self, key)
-            _require(limits is None or limits[0] <= limits[1], key, "[smallest, largest]", self)
-        lowest_hu = self.heterogeneity_hu[0] if self.heterogeneity_hu else 0.0
-        _require(lowest_hu >= 0, "heterogeneity_hu", "0 or more", self)
+        _refuse_clashes(self.organ_targets)
 
     @property
-    def appearances(self) -> AppearanceRule:
-        """What contrast and heterogeneity are drawn from, still without the generator's training tumours."""
-        return make_appearance_rule(self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
+    def organ_targets(self) -> tuple[OrganTarget, ...]:
+        """All targets of the run, at least one."""
+        return self.targets or (OrganTarget(**{key: getattr(self, key) for key in TARGET_KEYS}),)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return json.loads(json.dumps(asdict(self)))
+
+
+TARGET_KEYS = tuple(field.name for field in fields(OrganTarget))
+"""Settings that each of several targets may have of its own."""
+
+
+def _refuse_clashes(targets: Sequence[OrganTarget]) -> None:
+    tumors, pairs = {target.tumor_label for target in targets}, [(t.organ_label, t.tumor_label) for t in targets]
+    for target in targets:
+        if target.organ_label in tumors:
+            raise ConfigurationError(
+                f"targets: label {target.organ_label} is the organ of one target and the tumour of another one."
+            )
+    if len(set(pairs)) < len(pairs):
+        raise ConfigurationError("targets: two targets have the same organ and tumour; join them into one.")
+    if not any(target.probability > 0 for target in targets):
+        raise ConfigurationError("targets: at least one target needs a probability above 0.")
 
 
 @dataclass(frozen=True)
@@ -136,11 +205,12 @@ class ResolvedConfig:
     config: DiffTumorConfig
     origins: Mapping[str, str]
 
-    def generator_folder(self, fold: int | str) -> Path:
+    def generator_folder(self, fold: int | str, target: OrganTarget | None = None) -> Path:
         """Return the generator folder of a fold; the output folder of `train-diffusion` will do as well.
 
         Args:
             fold: nnU-Net's fold: a number or "all".
+            target: One of several targets; by default the settings' own generator.
 
         Returns:
             Path with `{fold}` filled in; of a builtin generator, the same for every fold.
@@ -148,14 +218,17 @@ class ResolvedConfig:
         Raises:
             ConfigurationError: If no generator is set, or the folder does not exist.
         """
-        if self.config.generator is None:
+        generator = (target or self.config).generator
+        if generator is None:
             raise ConfigurationError(
                 'No generator is set. Write {"generator": "/path/to/generator"} into difftumor.json beside the '
                 f"plans, or into a file named by the environment variable {ENVIRONMENT_VARIABLE}. "
-                "`difftumor train-diffusion` makes a generator folder; {fold} in the path stands for the fold, and "
-                f'"{DEFAULT_GENERATOR}" for the one that comes with this package.'
+                "`difftumor train-diffusion` makes a generator folder; {fold} in the path stands for the fold, "
+                f'"{DEFAULT_GENERATOR}" for the one that comes with this package, and "{HANDCRAFTED}" for none.'
             )
-        folder = resolve_generator(self.config.generator.replace("{fold}", str(fold)))
+        if generator == HANDCRAFTED:  # its looks and regions are those of the builtin generator
+            generator = DEFAULT_GENERATOR
+        folder = resolve_generator(generator.replace("{fold}", str(fold)))
         if not folder.is_dir():
             raise ConfigurationError(
                 f"The generator folder {folder} (set in {self.origins.get('generator', '?')}) does not exist. "
@@ -215,6 +288,28 @@ def resolve_config(labels: Mapping[str, Any], sources: Sequence[ConfigSource]) -
         for key, value in source.values.items():
             values[key] = _convert(key, value, source)
             origins[key] = source.name
+    entries = values.pop("targets", ())
+    shared = {key: value for key, value in values.items() if key in TARGET_KEYS}
+    if entries and {"organ_label", "tumor_label"} & set(shared):
+        raise ConfigurationError(
+            "organ_label and tumor_label belong into each entry of targets; take them out beside it."
+        )
+    targets = tuple(_resolve_target(labels, {**shared, **entry}, {}) for entry in entries)
+    if targets:
+        values.update({key: getattr(targets[0], key) for key in ("organ_label", "tumor_label")})
+    values.update(_target_values(labels, {**shared, **values}, origins))
+    config = DiffTumorConfig(**{**values, "targets": targets})
+    return ResolvedConfig(config, {field.name: origins.get(field.name, "default") for field in fields(config)})
+
+
+def _resolve_target(labels: Mapping[str, Any], entry: Mapping[str, Any], origins: dict[str, str]) -> OrganTarget:
+    values = _target_values(labels, entry, origins)
+    return OrganTarget(**{key: value for key, value in values.items() if key in TARGET_KEYS})
+
+
+def _target_values(labels: Mapping[str, Any], given: Mapping[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+    """The settings of one target with what its labels tell filled in; `origins` learns where that came from."""
+    values = dict(given)
     for key in ("organ_label", "tumor_label"):
         origins.setdefault(key, "label names in dataset.json")
     organ, tumor = resolve_label_roles(labels, values.get("organ_label"), values.get("tumor_label"))
@@ -227,8 +322,18 @@ def resolve_config(labels: Mapping[str, Any], sources: Sequence[ConfigSource]) -
     if "exophytic" not in values:
         values["exophytic"] = is_exophytic_organ(labels, organ)
         origins["exophytic"] = "label names in dataset.json"
-    config = DiffTumorConfig(**values)
-    return ResolvedConfig(config, {field.name: origins.get(field.name, "default") for field in fields(config)})
+    if "avoid_labels" in values:
+        values["avoid_labels"] = tuple(_label_value(labels, label) for label in values["avoid_labels"])
+    return values
+
+
+def _label_value(labels: Mapping[str, Any], label: str | int) -> int:
+    value = labels.get(label, label) if isinstance(label, str) else label
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ConfigurationError(
+            f"avoid_labels: {label!r} is no label of this data set. Labels in dataset.json: {dict(labels)}."
+        )
+    return value
 
 
 def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, is_continued: bool) -> tuple[str, ...]:
@@ -267,17 +372,19 @@ def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
         ConfigurationError: If a key is unknown or a value is wrong.
     """
     source = ConfigSource("recorded settings", values, Path.cwd())
-    return DiffTumorConfig(**{key: _convert(key, value, source) for key, value in values.items()})
+    converted = {key: _convert(key, value, source) for key, value in values.items()}
+    converted["targets"] = tuple(OrganTarget(**entry) for entry in converted.get("targets", ()))
+    return DiffTumorConfig(**converted)
 
 
 def _infer_target(labels: Mapping[str, Any], organ_label: int, generator: str) -> tuple[str, str]:
     """Target for an organ label, and where it came from."""
     name = name_of_label(labels, organ_label)
-    target = default_target(generator, name)
+    target = default_target(DEFAULT_GENERATOR if generator == HANDCRAFTED else generator, name)
     return target, "label names in dataset.json" if target == find_target(name) else "default"
 
 
-def _require(holds: bool, key: str, expected: str, config: DiffTumorConfig) -> None:
+def _require(holds: bool, key: str, expected: str, config: OrganTarget) -> None:
     if not holds:
         raise ConfigurationError(f"{key} must be {expected}, got {getattr(config, key)!r}.")
 
@@ -296,12 +403,19 @@ def _read_object(path: Path) -> Mapping[str, Any]:
 
 _NUMBER = (int, float)
 _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
-    "generator": ((str, type(None)), "a path or builtin:NAME"),
+    "generator": ((str, type(None)), "a path, builtin:NAME or handcrafted"),
     "organ_label": ((str, int), "a label name or value"),
     "tumor_label": ((str, int), "a label name or value"),
     "injection_probability": (_NUMBER, "a number"),
-    "size_classes": ((list, tuple), "a list of size classes"),
+    "probability": (_NUMBER, "a number"),
+    "size_classes": ((list, tuple, str), f'a list of size classes, or "{TRAINING_TUMORS}"'),
     "exophytic": ((bool,), "true or false"),
+    "outside_share": ((list, tuple, type(None)), "two numbers from 0 to 1, or null"),
+    "surface_distance_mm": ((list, tuple, type(None)), "two numbers in mm, or null"),
+    "avoid_labels": ((list, tuple), "a list of label names or values"),
+    "avoid_distance_mm": (_NUMBER, "a number in mm"),
+    "targets": ((list, tuple), "a list of objects"),
+    "healthy_share": ((*_NUMBER, type(None)), "a number from 0 to 1, or null"),
     "steps": ((int,), "a whole number"),
     "target": ((str, type(None)), f"one of {', '.join(TARGETS)}, or null"),
     "contrast_hu": ((list, tuple, type(None)), "two numbers in HU, or null"),
@@ -337,14 +451,33 @@ def _to_field(key: str, value: Any, source: ConfigSource) -> Any:
     if value is None:
         return None
     if key == "generator":
-        return value if is_builtin(value) else str(source.folder / Path(value).expanduser())
+        is_name = is_builtin(value) or value == HANDCRAFTED
+        return value if is_name else str(source.folder / Path(value).expanduser())
     if key == "healthy_cases":
         return tuple(str(identifier) for identifier in value)
-    if key in ("contrast_hu", "heterogeneity_hu"):
+    if key in _RANGES:
         return _numbers(key, value, source)
-    if key == "size_classes":
+    if key == "size_classes" and not isinstance(value, str):
         return tuple(_size_class(entry, source) for entry in value)
+    if key == "avoid_labels":
+        return tuple(value)
+    if key == "targets":
+        return tuple(_target_entry(entry, source) for entry in value)
     return value
+
+
+def _target_entry(entry: Any, source: ConfigSource) -> dict[str, Any]:
+    if not isinstance(entry, Mapping) or not {"organ_label", "tumor_label"} & set(entry):
+        raise ConfigurationError(
+            'Each of targets must be an object like {"organ_label": "liver", "tumor_label": "liver_tumor"}, got '
+            f"{entry!r} in {source.name}."
+        )
+    foreign = sorted(set(entry) & set(_EXPECTED) - set(TARGET_KEYS))
+    if foreign:
+        raise ConfigurationError(
+            f"targets: {', '.join(foreign)} holds for the whole run; write it beside targets in {source.name}."
+        )
+    return {key: _convert(key, value, source) for key, value in entry.items()}
 
 
 def _numbers(key: str, value: Sequence[Any], source: ConfigSource) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.injection import InjectedCrop, InjectionRequest, TumorInjector
+from nnunet_difftumor.injection import InjectedCrop, InjectionRequest, InjectionRules, TumorInjector
 from nnunet_difftumor.injection_log import SamplePicture, take_picture
 from nnunet_difftumor.patch_geometry import PatchGeometry
 
@@ -40,6 +40,24 @@ class SampleDraw:
     refusal: str | None = None
 
 
+@dataclass(frozen=True)
+class SampleStream:
+    """Random streams of one healthy sample, the same in every run that has its four words.
+
+    Attributes:
+        words: Seed of the training, rank, worker, and number of the sample in that worker.
+    """
+
+    words: tuple[int, ...]
+
+    def rng(self, purpose: int) -> np.random.Generator:
+        """Return the generator of one purpose, independent of the others."""
+        return np.random.default_rng(np.random.SeedSequence(list(self.words), spawn_key=(purpose,)))
+
+
+_CHOICE, _TUMORS = 0, 1  # purposes
+
+
 class InjectionState:
     """What `get_bbox`, the first transform and the loader share within one worker.
 
@@ -50,68 +68,71 @@ class InjectionState:
         pictures: Pictures that were not handed over yet.
     """
 
-    def __init__(self, seed_words: Sequence[int]) -> None:
-        """Create the state; the random generator is made at its first use, in the worker.
+    def __init__(self, seed_words: Sequence[int], first_sample: int = 0) -> None:
+        """Create the state.
 
         Args:
-            seed_words: Seed, rank and whatever else tells this training's streams apart.
+            seed_words: Seed and rank: what tells this training's streams apart.
+            first_sample: Number of the first sample; a continued training starts beyond those it has used.
         """
         self.case = ""
         self.draws: deque[SampleDraw] = deque()
         self.outcomes: list[tuple[SampleDraw, InjectedCrop | None]] = []
         self.pictures: list[SamplePicture] = []
         self.pictures_left = _PICTURES_PER_WORKER
-        self._seed_words = [int(word) for word in seed_words]
+        self._seed_words = tuple(int(word) for word in seed_words)
         self._thread_id = 0
-        self._rng: np.random.Generator | None = None
+        self._next_sample = first_sample
 
     def set_worker(self, thread_id: int) -> None:
-        """Start the random stream of a worker."""
+        """Take the random streams of a worker."""
         self._thread_id = thread_id
-        self._rng = None
 
-    @property
-    def rng(self) -> np.random.Generator:
-        """Random generator of this worker, apart from nnU-Net's."""
-        if self._rng is None:
-            self._rng = np.random.default_rng(np.random.SeedSequence([*self._seed_words, self._thread_id]))
-        return self._rng
+    def next_stream(self) -> SampleStream:
+        """Return the streams of the next healthy sample."""
+        number = self._next_sample
+        self._next_sample += 1
+        return SampleStream((*self._seed_words, self._thread_id, number))
 
 
 class InjectTumors(BasicTransform):
     """First transform of a training sample: carries out what was drawn when its crop was chosen."""
 
-    def __init__(self, injector: TumorInjector, state: InjectionState) -> None:
+    def __init__(self, injectors: Sequence[TumorInjector], state: InjectionState, *, is_control: bool = False) -> None:
         """Create the transform.
 
         Args:
-            injector: Puts tumours into crops.
+            injectors: Put tumours into crops, one for each target.
             state: State shared with the loader.
+            is_control: Nothing is put in: the crop stays as it is.
         """
         super().__init__()
-        self._injector = injector
+        self._injectors = tuple(injectors)
         self._state = state
+        self._is_control = is_control
 
     def apply(self, data_dict: dict, **params: Any) -> dict:
         """Inject tumours into the sample if that was drawn; otherwise return it untouched."""
         draw = self._state.draws.popleft()
         crop = None
-        if draw.request is not None:
+        if draw.request is not None and not self._is_control:
             image, labels = data_dict["image"][0].numpy(), data_dict["segmentation"][0].numpy()
-            crop = self._injector.inject(image, labels, draw.request, self._state.rng)
+            injector = self._injectors[draw.request.target]
+            crop = injector.inject(image, labels, draw.request, SampleStream(draw.request.stream).rng(_TUMORS))
             if crop.placed:
-                self._take_picture(image, crop, draw.request.centre[0])
+                self._take_picture(image, crop, draw.request.centre[0], injector.rules)
                 data_dict["image"] = torch.from_numpy(crop.image[None])
                 data_dict["segmentation"] = torch.from_numpy(crop.labels[None])
         self._state.outcomes.append((draw, crop))
         return data_dict
 
-    def _take_picture(self, image: NDArray[np.float32], crop: InjectedCrop, section: int) -> None:
+    def _take_picture(
+        self, image: NDArray[np.float32], crop: InjectedCrop, section: int, rules: InjectionRules
+    ) -> None:
         if self._state.pictures_left > 0:
             self._state.pictures_left -= 1
-            is_tumor = crop.labels == self._injector.rules.tumor_label
-            window = self._injector.rules.intensities
-            self._state.pictures.append(take_picture(window, image, crop.image, is_tumor, section))
+            is_tumor = crop.labels == rules.tumor_label
+            self._state.pictures.append(take_picture(rules.intensities, image, crop.image, is_tumor, section))
 
 
 class TargetReader:
@@ -177,12 +198,15 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         final_patch_size: Sequence[int] | NDArray[np.integer],
         label_manager: LabelManager,
         *,
-        injector: TumorInjector,
-        healthy_cases: Collection[str],
+        injectors: Sequence[TumorInjector],
+        healthy_cases: Mapping[str, Sequence[int]],
         injection_probability: float,
         in_plane_only: bool,
         seed_words: Sequence[int],
         transforms: BasicTransform,
+        target_weights: Sequence[float] | None = None,
+        first_sample: int = 0,
+        is_control: bool = False,
         **options: Any,
     ) -> None:
         """Create a loader.
@@ -193,16 +217,19 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             patch_size: Size of the raw crop in voxels. (D, H, W).
             final_patch_size: Size of the network's patch in voxels. (D, H, W).
             label_manager: nnU-Net's label manager.
-            injector: Puts tumours into crops.
-            healthy_cases: Identifiers of the cases that may get tumours.
+            injectors: Put tumours into crops, one for each target.
+            healthy_cases: The cases that may get tumours, and the numbers of the targets that each may get.
             injection_probability: Share of the drawn healthy samples that get tumours.
             in_plane_only: The transforms rotate and scale within planes only.
-            seed_words: Seed and rank; the worker's number is added to them.
+            seed_words: Seed and rank; the worker and the number of the sample are added to them.
             transforms: nnU-Net's transforms of a training sample.
+            target_weights: How often each target is drawn, relative to the others that a case may get.
+            first_sample: Number of the first healthy sample of each worker.
+            is_control: Choose cases and crops as ever, but put nothing in.
             options: Further options of nnU-Net's loader.
         """
-        state = InjectionState(seed_words)
-        stack = ComposeTransforms([InjectTumors(injector, state), transforms])
+        state = InjectionState(seed_words, first_sample)
+        stack = ComposeTransforms([InjectTumors(injectors, state, is_control=is_control), transforms])
         super().__init__(
             _CaseTracker(data, state),  # type: ignore[arg-type]
             batch_size,
@@ -213,10 +240,12 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             **options,
         )
         self._state = state
-        self._target = TargetReader(label_manager, injector.rules.organ_label, injector.rules.tumor_label)
-        self._organ_label = injector.rules.organ_label
-        self._healthy_cases = frozenset(healthy_cases)
+        self._rules = tuple(injector.rules for injector in injectors)
+        self._readers = [TargetReader(label_manager, rules.organ_label, rules.tumor_label) for rules in self._rules]
+        self._healthy_cases = {case: tuple(targets) for case, targets in healthy_cases.items()}
+        self._weights = np.asarray([1.0] * len(self._rules) if target_weights is None else target_weights)
         self._injection_probability = injection_probability
+        self._is_control = is_control
         self._geometry = PatchGeometry(_triple(patch_size), _triple(final_patch_size), in_plane_only)
 
     def set_thread_id(self, thread_id: int) -> None:
@@ -251,22 +280,35 @@ class DiffTumorDataLoader(nnUNetDataLoader):
     def _draw(self, data_shape: Sequence[int], class_locations: Mapping[Any, Any]) -> SampleDraw:
         if self._state.case not in self._healthy_cases:
             return SampleDraw(is_healthy=False)
-        rng = self._state.rng
+        stream = self._state.next_stream()
+        rng = stream.rng(_CHOICE)
         if rng.random() >= self._injection_probability:
             return SampleDraw(is_healthy=True)
-        voxels = self._organ_voxels(class_locations)
-        if len(voxels) == 0:
+        organs = {
+            target: self._organ_voxels(class_locations, self._rules[target].organ_label)
+            for target in self._healthy_cases[self._state.case]
+        }
+        target = _choose({key: self._weights[key] for key, voxels in organs.items() if len(voxels)}, rng)
+        if target is None:
             return SampleDraw(is_healthy=True, refusal="organ_lost_in_resampling")
+        voxels = organs[target]
         voxel = np.asarray(voxels[int(rng.integers(len(voxels)))][1:])
         start = self._geometry.draw_crop_start(voxel, *self._stock_range(data_shape), rng)
         depth, height, width = (int(value) for value in voxel - np.asarray(start))
-        request = InjectionRequest(self._state.case, start, (depth, height, width), self._geometry.region)
+        request = InjectionRequest(
+            case=self._state.case,
+            crop_start=start,
+            centre=(depth, height, width),
+            region=self._geometry.region,
+            target=target,
+            stream=stream.words,
+        )
         return SampleDraw(is_healthy=True, request=request)
 
-    def _organ_voxels(self, class_locations: Mapping[Any, Any]) -> Sequence[Any]:
+    def _organ_voxels(self, class_locations: Mapping[Any, Any], organ_label: int) -> Sequence[Any]:
         """Sampled voxels of the organ's label, or of the smallest region that holds it."""
         regions = [key for key in class_locations if key != self.annotated_classes_key]
-        holding = [key for key in regions if self._organ_label in _values_of(key)]
+        holding = [key for key in regions if organ_label in _values_of(key)]
         smallest = min(holding, key=lambda key: len(_values_of(key)), default=None)
         return () if smallest is None else class_locations[smallest]
 
@@ -280,24 +322,66 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         """Count what happened to the samples of a batch, tumours as seen in the final target."""
         finest = target[0] if isinstance(target, list) else target
         counts: Counter[str] = Counter()
-        records = []
+        records, tumors = [], []
         for index, (draw, crop) in enumerate(self._state.outcomes):
             counts["healthy_samples"] += draw.is_healthy
             if draw.request is None and draw.refusal is None:
                 continue
+            if self._is_control:
+                counts["control_samples"] += 1
+                continue
             counts["attempted"] += 1
+            number = draw.request.target if draw.request is not None else 0
             if crop is not None:
                 counts["tumors_placed"] += crop.placed
                 counts.update({f"tumors_rejected_{reason}": count for reason, count in crop.rejected.items()})
             if crop is None or not crop.placed:
                 counts[f"rejected_{crop.main_reason if crop is not None else draw.refusal}"] += 1
-            elif self._target.shows_tumor(finest[index]):
+            elif self._readers[number].shows_tumor(finest[index]):
                 counts["injected"] += 1
                 records.append(crop.record)
             else:
                 counts["rejected_lost_in_augmentation"] += 1
+            tumors += [(number, tumor) for tumor in (() if crop is None else crop.tumors)]
         pictures, self._state.pictures = self._state.pictures, []
-        return {"counts": dict(counts), "records": records, "pictures": pictures}
+        return {"counts": dict(counts), "records": records, "pictures": pictures, "tumors": tumors}
+
+
+def sampling_probabilities(
+    identifiers: Sequence[str], healthy: Collection[str], healthy_share: float | None
+) -> NDArray[np.float64] | None:
+    """Probability of each case so that healthy ones make up a share of the samples.
+
+    Args:
+        identifiers: All training cases.
+        healthy: Those that are healthy.
+        healthy_share: Their share; None draws every case alike, as stock nnU-Net does.
+
+    Returns:
+        Probabilities that add up to 1, or None.
+
+    Raises:
+        ConfigurationError: If one of the two kinds is wanted, but there is none.
+    """
+    if healthy_share is None:
+        return None
+    is_healthy = np.array([identifier in healthy for identifier in identifiers])
+    shares = {True: healthy_share, False: 1.0 - healthy_share}
+    for kind, share in shares.items():
+        if share > 0 and not (is_healthy == kind).any():
+            raise ConfigurationError(
+                f"healthy_share is {healthy_share:g}, but no training case is {'healthy' if kind else 'not healthy'}."
+            )
+    counts = {kind: max(1, int((is_healthy == kind).sum())) for kind in shares}
+    return np.array([shares[bool(kind)] / counts[bool(kind)] for kind in is_healthy])
+
+
+def _choose(weights: Mapping[int, float], rng: np.random.Generator) -> int | None:
+    """Draw one key by its weight; None where there is none with a weight above 0."""
+    total = sum(weights.values())
+    if not total > 0:
+        return None
+    return int(rng.choice(list(weights), p=[weight / total for weight in weights.values()]))
 
 
 def _values_of(label_or_region: Any) -> tuple[int, ...]:

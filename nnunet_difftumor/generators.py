@@ -16,6 +16,7 @@ from nnunet_difftumor.roi import RoiRule
 
 if TYPE_CHECKING:
     from diffusion.generator_folder import LoadedGenerator
+    from diffusion.generator_info import GeneratorInfo
 
 FloatArray = NDArray[np.float32]
 
@@ -72,7 +73,42 @@ class TissueGenerator(Protocol):
         ...
 
 
-class DiffusionTissue:
+class DescribedTissue:
+    """Regions, window and looks of a generator folder, whatever the tissue is made by."""
+
+    def __init__(self, info: GeneratorInfo) -> None:
+        """Take the description of a generator.
+
+        Args:
+            info: Content of generator.json.
+        """
+        self._info = info
+
+    @property
+    def roi_rule(self) -> RoiRule:
+        """Regions that the generator was trained on."""
+        info = self._info
+        return RoiRule(
+            sides=tuple(info.roi_sides),
+            margin_voxels=info.margin_voxels,
+            spacing_range_mm=(info.spacing_range_mm[0], info.spacing_range_mm[1]),
+        )
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """Window of the generator in HU."""
+        return (self._info.low_hu, self._info.high_hu)
+
+    @property
+    def appearances(self) -> tuple[Appearance, ...]:
+        """Contrast and heterogeneity of each training tumour."""
+        return tuple(
+            Appearance(contrast_hu=tumor.contrast_hu, heterogeneity_hu=tumor.heterogeneity_hu)
+            for tumor in self._info.training_tumors
+        )
+
+
+class DiffusionTissue(DescribedTissue):
     """Tumour tissue from a trained generator folder, on the CPU unless told otherwise."""
 
     def __init__(self, loaded: LoadedGenerator, *, steps: int = 4, sampler: str = "angle") -> None:
@@ -83,6 +119,7 @@ class DiffusionTissue:
             steps: Denoising steps T.
             sampler: How a rectified flow is followed, "angle" or "straight" (see `diffusion.flow`).
         """
+        super().__init__(loaded.info)
         self._loaded = loaded
         self._steps = steps
         self._sampler = sampler
@@ -102,30 +139,6 @@ class DiffusionTissue:
         from diffusion.generator_folder import load_generator
 
         return cls(load_generator(folder, device=device), steps=steps)
-
-    @property
-    def roi_rule(self) -> RoiRule:
-        """Regions that the generator was trained on."""
-        info = self._loaded.info
-        return RoiRule(
-            sides=tuple(info.roi_sides),
-            margin_voxels=info.margin_voxels,
-            spacing_range_mm=(info.spacing_range_mm[0], info.spacing_range_mm[1]),
-        )
-
-    @property
-    def window_hu(self) -> tuple[float, float]:
-        """Window of the autoencoder in HU."""
-        window = self._loaded.pipeline.autoencoder.window
-        return (window.low_hu, window.high_hu)
-
-    @property
-    def appearances(self) -> tuple[Appearance, ...]:
-        """Contrast and heterogeneity of each training tumour."""
-        return tuple(
-            Appearance(contrast_hu=tumor.contrast_hu, heterogeneity_hu=tumor.heterogeneity_hu)
-            for tumor in self._loaded.info.training_tumors
-        )
 
     def generate(
         self,

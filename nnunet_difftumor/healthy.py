@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ class CaseGroups:
         tumor: Cases with annotated tumour.
         healthy: Cases with the organ and without tumour: tumours may be placed in them.
         other: The rest: without the organ, or without tumour but not listed or confirmed as healthy.
+        places: For each healthy case, the targets (by their number) whose organ it has.
     """
 
     tumor: tuple[str, ...]
     healthy: tuple[str, ...]
     other: tuple[str, ...]
+    places: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
 
 class FactCache:
@@ -133,20 +135,21 @@ def count_label_voxels(
 
 def group_cases(
     label_voxels: Mapping[str, LabelVoxels],
-    roles: LabelRoles,
+    roles: LabelRoles | Sequence[LabelRoles],
     *,
     healthy_cases: Collection[str] | None = None,
     confirmed_healthy: bool = False,
 ) -> CaseGroups:
     """Sort cases into tumour, healthy and other by their labels.
 
-    A case with ignored voxels was not looked at everywhere, so it is healthy only if the user says so.
+    A case with ignored voxels was not looked at everywhere, so it is healthy only if the user says so. With several
+    targets a healthy case is free of the tumours of all of them, and has the organ of at least one.
 
     Args:
         label_voxels: Number of voxels by label value, by case identifier.
-        roles: Organ, which must be present in a healthy case, tumour, which must be absent, and the ignore label.
-        healthy_cases: The only cases that count as healthy; None takes all that look healthy.
-        confirmed_healthy: No annotated tumour anywhere does mean healthy.
+        roles: What the label values mean, of one target or of several.
+        healthy_cases: The cases that the user lists as healthy; None takes all that have no tumour.
+        confirmed_healthy: Cases without annotated tumour are known to be healthy.
 
     Returns:
         The groups.
@@ -155,21 +158,31 @@ def group_cases(
         ConfigurationError: If a listed case is unknown or not healthy, or if nothing in the data set says
             that cases without annotated tumour are healthy.
     """
+    all_roles = (roles,) if isinstance(roles, LabelRoles) else tuple(roles)
 
     def has(case: str, *values: int) -> bool:
         return any(label_voxels[case].get(value, 0) > 0 for value in values)
 
-    tumor = tuple(sorted(case for case in label_voxels if has(case, roles.tumor, *roles.tumor_parts)))
-    free = {case for case in label_voxels if case not in tumor and has(case, roles.organ)}
+    def with_tumor(role: LabelRoles) -> set[str]:
+        return {case for case in label_voxels if has(case, role.tumor, *role.tumor_parts)}
+
+    tumor = set[str]().union(*(with_tumor(role) for role in all_roles))
+    free = [{case for case in label_voxels if case not in tumor and has(case, role.organ)} for role in all_roles]
     if healthy_cases is not None:
-        _check_list(healthy_cases, label_voxels, free, roles)
-        free &= set(healthy_cases)
+        _check_list(healthy_cases, label_voxels, set[str]().union(*free), all_roles)
+        free = [cases & set(healthy_cases) for cases in free]
     elif not confirmed_healthy:
-        partly = {case for case in free if roles.ignore is not None and has(case, roles.ignore)}
-        free -= partly
-        _refuse_unconfirmed(free, partly, bool(tumor), roles.tumor)
-    other = set(label_voxels) - free - set(tumor)
-    return CaseGroups(tumor, tuple(sorted(free)), tuple(sorted(other)))
+        for cases, role in zip(free, all_roles, strict=True):
+            partly = {case for case in cases if role.ignore is not None and has(case, role.ignore)}
+            cases -= partly
+            _refuse_unconfirmed(cases, partly, bool(with_tumor(role)), role.tumor)
+    healthy = set[str]().union(*free)
+    return CaseGroups(
+        tumor=tuple(sorted(tumor)),
+        healthy=tuple(sorted(healthy)),
+        other=tuple(sorted(set(label_voxels) - healthy - tumor)),
+        places={case: tuple(n for n, cases in enumerate(free) if case in cases) for case in sorted(healthy)},
+    )
 
 
 def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> tuple[str, ...]:
@@ -211,7 +224,7 @@ def _check_list(
     listed: Collection[str],
     label_voxels: Mapping[str, LabelVoxels],
     free: Collection[str],
-    roles: LabelRoles,
+    all_roles: Sequence[LabelRoles],
 ) -> None:
     unknown = sorted(set(listed) - set(label_voxels))
     if unknown:
@@ -221,9 +234,13 @@ def _check_list(
         )
     wrong = sorted(set(listed) - set(free))
     if wrong:
+        tumors, organs = (
+            " or ".join(dict.fromkeys(str(value) for value in values))
+            for values in ([role.tumor for role in all_roles], [role.organ for role in all_roles])
+        )
         raise ConfigurationError(
-            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {roles.tumor} or none of "
-            f"the organ label {roles.organ}: {_some(wrong)}. Take them off the list."
+            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumors} or none of "
+            f"the organ label {organs}: {_some(wrong)}. Take them off the list."
         )
 
 

@@ -24,6 +24,7 @@ class Host:
         replaceable_mask: True where a voxel may become tumour: organ, and background if tumours may
             leave the organ; never another label, ignore or padding. Shape (D, H, W).
         valid_mask: True in real CT, False in padding. Shape (D, H, W).
+        avoid_mask: True in what tumours keep away from, such as vessels; None if there is nothing. Shape (D, H, W).
     """
 
     image_hu: NDArray[np.float32]
@@ -31,6 +32,7 @@ class Host:
     organ_mask: NDArray[np.bool_]
     replaceable_mask: NDArray[np.bool_]
     valid_mask: NDArray[np.bool_]
+    avoid_mask: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         shapes = {

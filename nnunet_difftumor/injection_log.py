@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor.atomic_files import written_whole
+from nnunet_difftumor.injection import InjectedTumor
+from nnunet_difftumor.injection_histogram import InjectionHistogram
 from nnunet_difftumor.intensities import CTIntensities
 
 COUNTS_FILE_NAME = "injection_counts.csv"
@@ -66,19 +68,28 @@ def take_picture(
 class InjectionLog:
     """Collects the reports of an epoch's batches and writes them into a training's output folder."""
 
-    def __init__(self, output_folder: Path, recorded_samples: int, *, first_epoch: int) -> None:
+    def __init__(
+        self,
+        output_folder: Path,
+        recorded_samples: int,
+        *,
+        first_epoch: int,
+        target_names: Sequence[str] = ("tumour",),
+    ) -> None:
         """Open the log; what an earlier training left of the coming epochs is dropped at the first write.
 
         Args:
             output_folder: The training's output folder.
             recorded_samples: How many injected samples are recorded.
             first_epoch: Epoch that this training starts or continues at.
+            target_names: Name of each target, for the histogram.
         """
         self._folder = output_folder
         self._rows = [row for row in read_counts(output_folder / COUNTS_FILE_NAME) if row["epoch"] < first_epoch]
         recorded = _count_lines(output_folder / RECORDS_FILE_NAME) if first_epoch > 0 else 0
         self._records_left = recorded_samples - recorded
         self._first_epoch = first_epoch
+        self._histogram = InjectionHistogram(output_folder, target_names, is_continued=first_epoch > 0)
         self._is_untouched = True
         self.clear()
 
@@ -87,16 +98,23 @@ class InjectionLog:
         self._counts: Counter[str] = Counter()
         self._records: list[Mapping[str, Any]] = []
         self._pictures: list[SamplePicture] = []
+        self._tumors: list[tuple[int, InjectedTumor]] = []
 
     def add(self, report: Mapping[str, Any]) -> None:
         """Collect the report of one batch."""
         self._counts.update(report["counts"])
         self._records += report["records"][: max(0, self._records_left - len(self._records))]
         self._pictures += report["pictures"][: max(0, _MONTAGE_SAMPLES - len(self._pictures))]
+        self._tumors += report.get("tumors", ())
 
     def collected(self) -> dict[str, Any]:
         """Return what was collected, as a report that `add` takes."""
-        return {"counts": dict(self._counts), "records": self._records, "pictures": self._pictures}
+        return {
+            "counts": dict(self._counts),
+            "records": self._records,
+            "pictures": self._pictures,
+            "tumors": self._tumors,
+        }
 
     def write_epoch(self, epoch: int) -> str:
         """Write an epoch's counts and records, and the montage of the first epoch.
@@ -119,6 +137,8 @@ class InjectionLog:
             self._records_left -= len(self._records)
         if epoch == self._first_epoch and self._pictures:
             write_montage(self._folder / MONTAGE_FILE_NAME, self._pictures)
+        self._histogram.add(self._tumors)
+        self._histogram.write()
         return describe_counts(self._counts)
 
 
@@ -135,6 +155,12 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     share = f" ({100 * injected / attempted:.1f} %)" if attempted else ""
     reasons = {key[len("rejected_") :]: value for key, value in sorted(counts.items()) if key.startswith("rejected_")}
     rejected = ", ".join(f"{reason} {value}" for reason, value in reasons.items()) or "none"
+    control = counts.get("control_samples", 0)
+    if control:
+        return (
+            f"Synthetic tumours: none in this arm; healthy samples {counts.get('healthy_samples', 0)}, "
+            f"crops chosen as for a tumour {control}"
+        )
     return (
         f"Synthetic tumours: healthy samples {counts.get('healthy_samples', 0)}, attempted {attempted}, "
         f"injected {injected}{share}, tumours placed {counts.get('tumors_placed', 0)}, rejected: {rejected}"

@@ -197,8 +197,7 @@ class TumorSurface:
         log_radius, _ = self._log_radius(sphere)
         shape_volume = float(np.prod(spec.axis_ratios) * np.mean(np.exp(3.0 * log_radius)))
         self.semi_axes_mm = np.asarray(spec.axis_ratios) * spec.radius_mm / shape_volume ** (1.0 / 3.0)
-        surface_mm = (np.exp(log_radius)[:, None] * sphere * self.semi_axes_mm) @ self._rotation.T
-        self.half_extent_mm = np.abs(surface_mm).max(axis=0)  # (3,) along D, H, W
+        self.half_extent_mm = np.abs(self.surface_offsets_mm(_QUADRATURE_POINTS)).max(axis=0)  # (3,) along D, H, W
 
     @cached_property
     def volume_mm3(self) -> float:
@@ -259,6 +258,19 @@ class TumorSurface:
         depth = _bit_reversed(count) ** (1.0 / 3.0)  # unrelated to the sphere's azimuths and heights
         body = (depth * np.exp(log_radius))[:, None] * direction
         return (body * self.semi_axes_mm) @ self._rotation.T
+
+    def surface_offsets_mm(self, count: int) -> NDArray[np.float64]:
+        """Points spread over the tumour's surface, relative to its centre.
+
+        Args:
+            count: Number of points.
+
+        Returns:
+            Offsets in mm, array order. Shape (count, 3).
+        """
+        direction = _fibonacci_sphere(count)
+        log_radius, _ = self._log_radius(direction)
+        return (np.exp(log_radius)[:, None] * direction * self.semi_axes_mm) @ self._rotation.T
 
     def _log_radius(self, direction: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Logarithm g of the radius and its gradient at unit directions. Shapes (N,) and (N, 3)."""

@@ -116,8 +116,18 @@ class SynthesisResult:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A tumour that has a place: its region of interest and its clipped drawing on the host."""
+class PreparedTumor:
+    """A tumour that has a place: its region of interest and its clipped drawing on the host.
+
+    Attributes:
+        spec: What was drawn.
+        roi: Region of interest in which tissue is generated.
+        roi_mask: True inside the tumour. Shape of the region.
+        box: Where label and weight lie in the host.
+        label: True where the voxel becomes tumour. Shape of the box.
+        weight: Share of synthetic tissue in the voxel. Shape of the box.
+        drawn_voxels: Voxels of the label before clipping.
+    """
 
     spec: TumorSpec
     roi: RegionOfInterest
@@ -178,7 +188,7 @@ class TumorSynthesizer:
         """
         rejected: Counter[str] = Counter()
         occupied = np.zeros(host.image_hu.shape, dtype=bool)
-        pending: list[_Prepared] = []
+        pending: list[PreparedTumor] = []
         for tumor in tumors:
             prepared = self._prepare(host, tumor, occupied)
             if isinstance(prepared, str):
@@ -189,8 +199,8 @@ class TumorSynthesizer:
         finished: list[SynthesizedTumor] = []
         for attempt in range(self.max_attempts):
             invisible = []
-            for prepared, tumor_hu, reconstruction_hu in self._generate(host, pending, attempt):
-                tumor = _blend(host, prepared, tumor_hu, reconstruction_hu, occupied, attempt, self.tissue.window_hu)
+            for prepared, image_hu in self.blended(host, pending, attempt, occupied):
+                tumor = _finish(host, prepared, image_hu, occupied, attempt)
                 if tumor is None:
                     invisible.append(prepared)
                 else:
@@ -200,7 +210,24 @@ class TumorSynthesizer:
             rejected["invisible"] += len(pending)
         return SynthesisResult(tuple(finished), dict(rejected))
 
-    def _prepare(self, host: Host, tumor: TumorSpec | MaskSurface, occupied: NDArray[np.bool_]) -> _Prepared | str:
+    def blended(
+        self, host: Host, pending: Sequence[PreparedTumor], attempt: int, occupied: NDArray[np.bool_]
+    ) -> Iterable[tuple[PreparedTumor, FloatArray]]:
+        """Make the tumours and blend them into the host's boxes.
+
+        Args:
+            host: The scan.
+            pending: Tumours that have a place.
+            attempt: Number of the attempt, from 0.
+            occupied: True where any tumour of the host changes it. Shape (D, H, W).
+
+        Yields:
+            Each tumour with the host's box after blending, in HU, in any order.
+        """
+        for prepared, tumor_hu, reconstruction_hu in self._generate(host, pending, attempt):
+            yield prepared, _blend(host, prepared, tumor_hu, reconstruction_hu, self.tissue.window_hu)
+
+    def _prepare(self, host: Host, tumor: TumorSpec | MaskSurface, occupied: NDArray[np.bool_]) -> PreparedTumor | str:
         """Draw a tumour on the host and clip it, or say why it has no place."""
         surface = tumor if isinstance(tumor, MaskSurface) else TumorSurface(tumor)
         drawn = surface.draw() if isinstance(surface, MaskSurface) else draw_on_grid(surface, host.spacing_mm)
@@ -216,13 +243,13 @@ class TumorSynthesizer:
         if (occupied[box] & (weight > 0)).any():
             return "overlap"
         roi = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule)
-        return _Prepared(surface.spec, roi, roi.draw_mask(surface), box, label, weight, int(drawn.label.sum()))
+        return PreparedTumor(surface.spec, roi, roi.draw_mask(surface), box, label, weight, int(drawn.label.sum()))
 
     def _generate(
-        self, host: Host, pending: Sequence[_Prepared], attempt: int
-    ) -> Iterable[tuple[_Prepared, FloatArray, FloatArray]]:
+        self, host: Host, pending: Sequence[PreparedTumor], attempt: int
+    ) -> Iterable[tuple[PreparedTumor, FloatArray, FloatArray]]:
         """Generate the regions of interest, batched by side; yields in the order of the batches."""
-        groups: dict[int, list[_Prepared]] = defaultdict(list)
+        groups: dict[int, list[PreparedTumor]] = defaultdict(list)
         for prepared in pending:
             groups[prepared.roi.side].append(prepared)
         for group in groups.values():
@@ -230,13 +257,14 @@ class TumorSynthesizer:
                 np.stack([prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]),
                 np.stack([prepared.roi_mask for prepared in group]),
                 [prepared.spec.appearance for prepared in group],
-                [_attempt_seed(prepared.spec.seed, attempt) for prepared in group],
+                [attempt_seed(prepared.spec.seed, attempt) for prepared in group],
             )
             for index, prepared in enumerate(group):
                 yield prepared, regions.tumor_hu[index], regions.reconstruction_hu[index]
 
 
-def _attempt_seed(seed: int, attempt: int) -> int:
+def attempt_seed(seed: int, attempt: int) -> int:
+    """Return the seed of one attempt at a tumour."""
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -255,21 +283,18 @@ def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray
 
 def _blend(
     host: Host,
-    prepared: _Prepared,
+    prepared: PreparedTumor,
     tumor_hu: FloatArray,
     reconstruction_hu: FloatArray,
-    occupied: NDArray[np.bool_],
-    attempt: int,
     window_hu: tuple[float, float],
-) -> SynthesizedTumor | None:
-    """Blend a generated region into the host's box, or None if the result cannot be seen."""
+) -> FloatArray:
+    """Blend a generated region into the host's box. HU, shape of the box."""
     wide, inner = _enlarge(prepared.box, host)
     reconstruction = _onto_box(reconstruction_hu, prepared.roi, wide, host)
     residual = np.clip(host.image_hu[wide], *window_hu) - reconstruction
-    rim = _rim(host, prepared, wide, inner, occupied)
     tissue = host.organ_mask[wide] & host.valid_mask[wide]
     sd_hu = robust_sd(residual[tissue]) if int(tissue.sum()) >= _ENOUGH_VOXELS else robust_sd(residual)
-    image_hu = composite(
+    return composite(
         host.image_hu[prepared.box],
         _onto_box(tumor_hu, prepared.roi, prepared.box, host),
         reconstruction[inner],
@@ -277,7 +302,13 @@ def _blend(
         sd_hu,
         window_hu,
     )
-    visibility = measure_visibility(image_hu[prepared.label], host.image_hu[wide][rim])
+
+
+def _finish(
+    host: Host, prepared: PreparedTumor, image_hu: FloatArray, occupied: NDArray[np.bool_], attempt: int
+) -> SynthesizedTumor | None:
+    """Measure a blended tumour, or None if it cannot be seen as it was requested."""
+    visibility = measure_visibility(image_hu[prepared.label], rim_values_hu(host, prepared, occupied))
     if not visibility.is_as_requested(prepared.spec.contrast_hu):
         return None
     voxel_mm3 = float(np.prod(host.spacing_mm))
@@ -315,12 +346,22 @@ def _enlarge(box: Box, host: Host) -> tuple[Box, Box]:
     return (wide[0], wide[1], wide[2]), (inner[0], inner[1], inner[2])
 
 
-def _rim(host: Host, prepared: _Prepared, wide: Box, inner: Box, occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Unchanged voxels around a tumour: organ if there is enough of it, else any real CT."""
+def rim_values_hu(host: Host, prepared: PreparedTumor, occupied: NDArray[np.bool_]) -> FloatArray:
+    """Return unchanged voxels around a tumour: organ if there is enough of it, else any real CT.
+
+    Args:
+        host: The scan.
+        prepared: The tumour.
+        occupied: True where any tumour of the host changes it. Shape (D, H, W).
+
+    Returns:
+        Values in HU. Shape (N,).
+    """
+    wide, inner = _enlarge(prepared.box, host)
     near = np.zeros(tuple(part.stop - part.start for part in wide), dtype=bool)
     near[inner] = prepared.weight > 0
     for axis, reach in enumerate(_rim_voxels(host)):
         near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
     free = near & ~occupied[wide] & host.valid_mask[wide]
     organ = free & host.organ_mask[wide]
-    return organ if int(organ.sum()) >= _ENOUGH_VOXELS else free
+    return host.image_hu[wide][organ if int(organ.sum()) >= _ENOUGH_VOXELS else free]

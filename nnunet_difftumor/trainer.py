@@ -4,8 +4,27 @@ from __future__ import annotations
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_difftumor.arms import COPY_PASTE, HANDCRAFTED, HEALTHY_ONLY
 from nnunet_difftumor.trainer_mixin import DiffTumorMixin
 
 
 class nnUNetTrainerDiffTumor(DiffTumorMixin, nnUNetTrainer):
     """nnU-Net's trainer; healthy training samples get synthetic tumours, everything else is stock."""
+
+
+class nnUNetTrainerHealthyOnly(DiffTumorMixin, nnUNetTrainer):
+    """Control: the same healthy cases and the same crops, nothing put in."""
+
+    arm = HEALTHY_ONLY
+
+
+class nnUNetTrainerCopyPaste(DiffTumorMixin, nnUNetTrainer):
+    """Control: real tumours of the training fold in the same places, masks and blending."""
+
+    arm = COPY_PASTE
+
+
+class nnUNetTrainerHandcrafted(DiffTumorMixin, nnUNetTrainer):
+    """Control: the same fill with a drawn texture, and no network."""
+
+    arm = HANDCRAFTED

@@ -6,9 +6,10 @@ Nothing here is needed to predict: settings and generator are looked at when a t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
@@ -20,15 +21,33 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 
+from nnunet_difftumor.arms import COPY_PASTE, DIFFUSION, HANDCRAFTED, HEALTHY_ONLY, HandcraftedSource
 from nnunet_difftumor.builtin import is_builtin
 from nnunet_difftumor.collision import require_own_packages
-from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, DiffTumorConfig, ResolvedConfig, find_sources, resolve_config
-from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader
+from nnunet_difftumor.config import (
+    ENVIRONMENT_VARIABLE,
+    DiffTumorConfig,
+    OrganTarget,
+    ResolvedConfig,
+    find_sources,
+    resolve_config,
+)
+from nnunet_difftumor.config import HANDCRAFTED as NO_GENERATOR
+from nnunet_difftumor.copy_paste import CopyPasteSource
+from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader, TargetReader, sampling_probabilities
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.generators import require_in_window
-from nnunet_difftumor.injection import GeneratorFolderSource, TumorInjector, make_rules
+from nnunet_difftumor.injection import (
+    GeneratorFolderSource,
+    InjectionRules,
+    LoadedOnce,
+    SynthesizerSource,
+    TumorInjector,
+    make_rules,
+)
 from nnunet_difftumor.injection_log import InjectionLog
 from nnunet_difftumor.intensities import CTIntensities
+from nnunet_difftumor.label_roles import is_exophytic_organ, name_of_label
 from nnunet_difftumor.output_record import (
     find_output_conflicts,
     find_split_conflicts,
@@ -37,6 +56,7 @@ from nnunet_difftumor.output_record import (
     refuse_conflicts,
     write_output_record,
 )
+from nnunet_difftumor.real_sizes import real_size_classes
 from nnunet_difftumor.supported_plans import refuse_unsupported_plans
 from nnunet_difftumor.training_setup import (
     FoldCases,
@@ -45,6 +65,7 @@ from nnunet_difftumor.training_setup import (
     check_leaks,
     choose_cases,
     find_raw_images,
+    roles_of,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +80,12 @@ class DiffTumorMixin(_Trainer):
     It goes before the trainer: `class MyTrainer(DiffTumorMixin, nnUNetTrainerDA5)`. Settings: see `DiffTumorConfig`;
     they come from the file named by nnUNet_difftumor, difftumor.json beside the plans, or dataset.json["difftumor"].
     Validation and prediction never see a synthetic tumour.
+
+    Attributes:
+        arm: What is put in: see `nnunet_difftumor.arms`.
     """
+
+    arm: ClassVar[str] = DIFFUSION
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Refuse trainers that this mixin cannot be combined with, when the class is written."""
@@ -91,7 +117,7 @@ class DiffTumorMixin(_Trainer):
         self._resolved: ResolvedConfig | None = None
         self._fold_cases: FoldCases | None = None
         self._injection_log: InjectionLog | None = None
-        self._source: GeneratorFolderSource | None = None
+        self._sources: list[LoadedOnce | None] = []
 
     def initialize(self) -> None:
         """Apply the schedule from the settings, then initialise as nnU-Net does."""
@@ -231,28 +257,80 @@ class DiffTumorMixin(_Trainer):
         output_folder = self._output
         cases = self._choose_cases(resolved.config)
         generator_hash, findings = None, LeakFindings((), ())
+        targets = resolved.config.organ_targets
+        for target in targets:
+            TargetReader(self.label_manager, target.organ_label, target.tumor_label)  # refuses what cannot be learned
+        self._sources = [None] * len(targets)
         if resolved.config.injection_probability > 0:
             _require_healthy(cases)
-            folder = resolved.generator_folder(self.fold)
-            findings = check_leaks(folder, self._preprocessed_cases(), cases, resolved.config, self.fold)
-            if is_builtin(str(resolved.config.generator)):
-                findings = replace(findings, notes=(*findings.notes, _describe_builtin(resolved)))
-            self._source = GeneratorFolderSource(folder, resolved.config.steps)
-            synthesizer = self._source()  # loaded here, so that an unusable generator is told now, not in a worker
-            foreground_hu = CTIntensities.from_plans(self.plans_manager.plans).mean_hu
-            require_in_window(foreground_hu, synthesizer.tissue.window_hu, "The labelled tissue of this data set")
-            replace(resolved.config.appearances, examples=synthesizer.tissue.appearances)  # so are unusable looks
-            generator_hash = hash_generator(folder)
+        if resolved.config.injection_probability > 0 and self.arm != HEALTHY_ONLY:
+            generator_hash, findings = self._prepare_sources(resolved, cases)
         is_continued = self.current_epoch > 0
         conflicts = find_output_conflicts(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
         refuse_conflicts(output_folder, conflicts)
         if self.local_rank == 0:
             write_output_record(output_folder, resolved, cases, generator_hash, findings.acknowledged)
             self._print_settings(resolved, (*cases.notes, *findings.notes))
+        labels = self.dataset_json["labels"]
         self._injection_log = InjectionLog(
-            output_folder, resolved.config.recorded_samples, first_epoch=self.current_epoch
+            output_folder,
+            resolved.config.recorded_samples,
+            first_epoch=self.current_epoch,
+            target_names=[_name_of(labels, target) for target in targets],
         )
         self._resolved, self._fold_cases = resolved, cases
+
+    def _prepare_sources(self, resolved: ResolvedConfig, cases: FoldCases) -> tuple[str, LeakFindings]:
+        """Load what makes the tumours of each target, after its generator was compared with the validation cases.
+
+        Returns:
+            Hash of all generators, and what the leak guard found.
+        """
+        config, folders = (
+            resolved.config,
+            [resolved.generator_folder(self.fold, t) for t in resolved.config.organ_targets],
+        )
+        acknowledged: list[str] = []
+        notes: list[str] = []
+        shared: dict[Any, LoadedOnce] = {}
+        for number, (target, folder) in enumerate(zip(config.organ_targets, folders, strict=True)):
+            found = check_leaks(
+                folder, self._preprocessed_cases(), cases, config, self.fold, tumor_label=target.tumor_label
+            )
+            acknowledged += found.acknowledged
+            notes += found.notes
+            if is_builtin(str(target.generator)):
+                notes.append(_describe_builtin(target, resolved))
+            source = self._make_source(target, folder, cases, config.steps)
+            loaded = shared.setdefault(source, LoadedOnce(source))
+            synthesizer = loaded()  # so that what is unusable is told now, not in a worker
+            foreground_hu = CTIntensities.from_plans(self.plans_manager.plans).mean_hu
+            require_in_window(foreground_hu, synthesizer.tissue.window_hu, "The labelled tissue of this data set")
+            replace(target.appearances, examples=synthesizer.tissue.appearances)  # so are unusable looks
+            self._sources[number] = loaded
+        hashes = [hash_generator(folder) for folder in dict.fromkeys(folders)]
+        findings = LeakFindings(tuple(dict.fromkeys(acknowledged)), tuple(dict.fromkeys(notes)))
+        return "+".join(hashes), findings
+
+    def _make_source(self, target: OrganTarget, folder: Path, cases: FoldCases, steps: int) -> SynthesizerSource:
+        """What makes the tumours of a target in this arm."""
+        if self.arm == COPY_PASTE:
+            data = self._preprocessed_cases()
+            roles = roles_of(data.labels, target)
+            depth, height, width = (float(value) for value in self.configuration_manager.spacing)
+            return CopyPasteSource(
+                generator_folder=folder,
+                dataset_class=self.dataset_class or infer_dataset_class(str(self.preprocessed_dataset_folder)),
+                data_folder=Path(str(self.preprocessed_dataset_folder)),
+                cases=cases.tumor_train,
+                organ_label=target.organ_label,
+                tumor_labels=(roles.tumor, *roles.tumor_parts),
+                spacing_mm=(depth, height, width),
+                intensities=CTIntensities.from_plans(self.plans_manager.plans),
+            )
+        if self.arm == HANDCRAFTED or target.generator == NO_GENERATOR:
+            return HandcraftedSource(folder)
+        return GeneratorFolderSource(folder, steps)
 
     def _resolve_config(self) -> ResolvedConfig:
         sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), self._preprocessed, self.dataset_json)
@@ -285,40 +363,70 @@ class DiffTumorMixin(_Trainer):
     ) -> DiffTumorDataLoader:
         if self._resolved is None or self._fold_cases is None:
             raise RuntimeError("_prepare_training must run before the loaders are made.")
-        config = self._resolved.config
-        patch_size = self.configuration_manager.patch_size
-        rules = make_rules(config, self.plans_manager.plans, self.configuration_manager.spacing, patch_size)
+        config, cases = self._resolved.config, self._fold_cases
+        injectors = [
+            TumorInjector(source, self._make_rules(target))
+            for source, target in zip(self._sources, config.organ_targets, strict=True)
+        ]
+        healthy = set(cases.healthy_train)
         return DiffTumorDataLoader(
             dataset,
             self.batch_size,
             crop_size,
-            patch_size,
+            self.configuration_manager.patch_size,
             self.label_manager,
-            injector=TumorInjector(self._source, rules),
-            healthy_cases=self._fold_cases.healthy_train,
+            injectors=injectors,
+            healthy_cases={case: cases.groups.places[case] for case in cases.healthy_train},
             injection_probability=config.injection_probability,
             in_plane_only=in_plane_only,
-            seed_words=(config.seed, self.local_rank, self.current_epoch),
+            seed_words=(config.seed, self.local_rank),
+            first_sample=self.current_epoch * self.num_iterations_per_epoch * self.batch_size,
+            target_weights=[target.probability for target in config.organ_targets],
+            is_control=self.arm == HEALTHY_ONLY,
             oversample_foreground_percent=self.oversample_foreground_percent,
+            sampling_probabilities=sampling_probabilities(dataset.identifiers, healthy, config.healthy_share),
             transforms=transforms,
             probabilistic_oversampling=self.probabilistic_oversampling,
         )
 
+    def _make_rules(self, target: OrganTarget) -> InjectionRules:
+        data, cases = self._preprocessed_cases(), self._fold_cases
+        size_classes = target.size_classes
+        if isinstance(size_classes, str):
+            roles = roles_of(data.labels, target)
+            files = [data.label_file(case) for case in (cases.tumor_train if cases is not None else ())]
+            size_classes = real_size_classes(files, (roles.tumor, *roles.tumor_parts), data.open_cache())
+        return make_rules(
+            target,
+            size_classes,
+            self.plans_manager.plans,
+            self.configuration_manager.spacing,
+            self.configuration_manager.patch_size,
+            is_kidney=is_exophytic_organ(data.labels, target.organ_label),
+        )
+
     def _print_settings(self, resolved: ResolvedConfig, notes: tuple[str, ...]) -> None:
         self.print_to_log_file("Settings of the synthetic tumours:", add_timestamp=False)
+        self.print_to_log_file(f"  tumours of this arm: {self.arm}", add_timestamp=False)
         for key, value in resolved.config.to_json().items():
             self.print_to_log_file(f"  {key}: {value}  [{resolved.origins[key]}]", add_timestamp=False)
         for note in notes:
             self.print_to_log_file(note)
 
 
-def _describe_builtin(resolved: ResolvedConfig) -> str:
-    config, origins = resolved.config, resolved.origins
+def _describe_builtin(target: OrganTarget, resolved: ResolvedConfig) -> str:
+    origins = resolved.origins
     return (
-        f"Synthetic tumours come from {config.generator} [{origins['generator']}], which was trained on tumours of "
-        f"other organs; their contrasts are drawn from '{config.target}' [{origins['target']}] unless contrast_hu is "
+        f"Synthetic tumours come from {target.generator} [{origins['generator']}], which was trained on tumours of "
+        f"other organs; their contrasts are drawn from '{target.target}' [{origins['target']}] unless contrast_hu is "
         'set. To use a generator of your own, set "generator": "DIR" in difftumor.json beside the plans.'
     )
+
+
+def _name_of(labels: Mapping[str, Any], target: OrganTarget) -> str:
+    """Name of a target in tables: its tumour's, with the organ's if that is not part of it."""
+    organ, tumor = (name_of_label(labels, value) for value in (target.organ_label, target.tumor_label))
+    return tumor if organ.lower() in tumor.lower() else f"{organ} {tumor}"
 
 
 def _require_healthy(cases: FoldCases) -> None:

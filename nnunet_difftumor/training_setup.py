@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases import load_raw_dataset
-from nnunet_difftumor.config import DiffTumorConfig
+from nnunet_difftumor.config import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.errors import DatasetError, DiffTumorError
 from nnunet_difftumor.healthy import (
     CASE_FACTS_FILE_NAME,
@@ -95,6 +95,12 @@ class FoldCases:
         healthy = set(self.groups.healthy)
         return tuple(case for case in self.split.train if case in healthy)
 
+    @property
+    def tumor_train(self) -> tuple[str, ...]:
+        """Training cases with tumours: real ones are measured and copied from these alone."""
+        with_tumor = set(self.groups.tumor)
+        return tuple(case for case in self.split.train if case in with_tumor)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the record in the output folder."""
         return {**self.split.to_json(), "healthy_train": list(self.healthy_train), "holdout": list(self.holdout)}
@@ -121,7 +127,7 @@ def choose_cases(
     label_files = {identifier: cases.label_file(identifier) for identifier in cases.identifiers}
     groups = group_cases(
         count_label_voxels(label_files, cases.open_cache(), show_progress=show_progress),
-        LabelRoles.of_dataset(cases.labels, config.organ_label, config.tumor_label),
+        [roles_of(cases.labels, target) for target in config.organ_targets],
         healthy_cases=config.healthy_cases,
         confirmed_healthy=config.confirmed_healthy,
     )
@@ -164,8 +170,24 @@ class LeakFindings:
     notes: tuple[str, ...]
 
 
+def roles_of(labels: Mapping[str, Any], target: OrganTarget) -> LabelRoles:
+    """Return what the labels of a data set mean for one target.
+
+    Args:
+        labels: `labels` of dataset.json.
+        target: The target.
+    """
+    return LabelRoles.of_dataset(labels, target.organ_label, target.tumor_label)
+
+
 def check_leaks(
-    generator_folder: Path, data: PreprocessedCases, cases: FoldCases, config: DiffTumorConfig, fold: int | str
+    generator_folder: Path,
+    data: PreprocessedCases,
+    cases: FoldCases,
+    config: DiffTumorConfig,
+    fold: int | str,
+    *,
+    tumor_label: int | None = None,
 ) -> LeakFindings:
     """Compare a generator's training cases with a fold's validation cases and with the holdout.
 
@@ -175,6 +197,7 @@ def check_leaks(
         cases: Cases of the fold.
         config: Settings.
         fold: nnU-Net's fold; "all" makes no validation claim, so nothing is refused.
+        tumor_label: Tumour whose masks are compared; by default that of the settings.
 
     Returns:
         What was found and accepted.
@@ -187,9 +210,11 @@ def check_leaks(
     provenance = leak_guard.read_provenance(generator_folder)
     cache = data.open_cache()
 
+    label = config.tumor_label if tumor_label is None else tumor_label
+
     def find_overlap(identifiers: Sequence[str]) -> leak_guard.GeneratorOverlap:
         contents = [
-            leak_guard.describe_case(case, data.label_file(case), data.images.get(case), config.tumor_label, cache)
+            leak_guard.describe_case(case, data.label_file(case), data.images.get(case), label, cache)
             for case in identifiers
         ]
         return leak_guard.find_overlap(contents, provenance)

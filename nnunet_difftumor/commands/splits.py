@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nnunet_difftumor.config import DiffTumorConfig
     from nnunet_difftumor.label_roles import LabelRoles
+    from nnunet_difftumor.training_setup import roles_of
 
 HELP = "write splits_final.json for tumour and healthy cases"
 DESCRIPTION = """Write splits_final.json into the data set's folder in nnUNet_preprocessed (preprocessed or not yet).
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig, LabelRoles]:
+def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig, list[LabelRoles]]:
     """Folder in nnUNet_preprocessed, label file of each case, settings, and what the labels mean."""
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -93,7 +94,6 @@ def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig,
     from nnunet_difftumor.cases import load_raw_dataset
     from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, find_sources, resolve_config
     from nnunet_difftumor.errors import ConfigurationError, DatasetError
-    from nnunet_difftumor.label_roles import LabelRoles
 
     if not nnUNet_raw.is_set() or not nnUNet_preprocessed.is_set():
         raise ConfigurationError(
@@ -109,5 +109,5 @@ def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig,
     sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, raw.options)
     label_files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
     config = resolve_config(raw.options["labels"], sources).config
-    roles = LabelRoles.of_dataset(raw.options["labels"], config.organ_label, config.tumor_label)
+    roles = [roles_of(raw.options["labels"], target) for target in config.organ_targets]
     return folder, label_files, config, roles

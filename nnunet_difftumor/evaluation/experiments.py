@@ -10,8 +10,9 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.donors import Donor
 from nnunet_difftumor.evaluation import making, measures
-from nnunet_difftumor.evaluation.copy_paste import Donor, paste
+from nnunet_difftumor.evaluation.copy_paste import paste
 from nnunet_difftumor.evaluation.making import MadeTumor, SmoothTissue, blend, blend_in_place, generate_tissue
 from nnunet_difftumor.evaluation.places import TRANSPLANT, Place, find_places, place_of_target
 from nnunet_difftumor.evaluation.residual import free_residual
@@ -20,6 +21,7 @@ from nnunet_difftumor.evaluation.settings import EvaluationSettings
 from nnunet_difftumor.evaluation.tissues import AutoencoderTissue, FillTissue, Reconstruct
 from nnunet_difftumor.generators import TissueGenerator
 from nnunet_difftumor.resample import average_onto
+from nnunet_difftumor.rings import ring_level_hu
 
 _CONTRAST_LIMIT_HU = 80.0
 _BALL_DEPTH_SHARE = 0.9
@@ -277,7 +279,7 @@ def stratified_looks(examples: Sequence[Appearance], count: int, rng: np.random.
 def measured_look(place: Place, window_hu: tuple[float, float]) -> Appearance:
     """The look of a real tumour: its contrast against the organ around it, and its low-pass sd, in HU."""
     host_hu = np.clip(place.host_hu, *window_hu)
-    level_hu = measures.ring_level_hu(host_hu, place.organ, place.distance_mm)
+    level_hu = ring_level_hu(host_hu, place.organ, place.distance_mm)
     low_sd_hu, _ = measures.split_texture(host_hu, place.label, place.scan.spacing_mm)
     contrast_hu = float(host_hu[place.label].mean()) - level_hu
     if not np.isfinite(contrast_hu):

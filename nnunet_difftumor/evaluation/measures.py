@@ -13,8 +13,6 @@ FloatArray = NDArray[np.floating]
 BoolArray = NDArray[np.bool_]
 
 SMOOTHING_SIGMA_MM = 3.0
-RING_MM = (1.5, 6.0)
-"""Host tissue against which contrast is measured: this far outside the label, in mm."""
 PROFILE_EDGES_MM = tuple(float(edge) for edge in range(-8, 9, 2))
 BAND_EDGES_PER_MM = (0.0, 0.05, 0.1, 0.15, 0.2, np.inf)
 _ENOUGH_VOXELS = 20
@@ -52,39 +50,6 @@ def split_texture(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[fl
         return float("nan"), float("nan")
     low_hu = smooth_within(image_hu, mask, spacing_mm)
     return float(low_hu.std()), float((image_hu[mask] - low_hu).std())
-
-
-def signed_distance_mm(label: BoolArray, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-    """Distance of voxel centres to the surface of a label, negative inside.
-
-    The surface lies half a voxel (of the finest axis) beyond the outermost voxel centres.
-
-    Args:
-        label: True inside, with voxels of both kinds. Shape (D, H, W).
-        spacing_mm: Spacing in mm, array order.
-
-    Returns:
-        Distance in mm. Same shape.
-    """
-    edge_mm = 0.5 * float(min(spacing_mm))
-    inside = np.asarray(ndimage.distance_transform_edt(label, sampling=spacing_mm))
-    outside = np.asarray(ndimage.distance_transform_edt(~label, sampling=spacing_mm))
-    return np.where(label, edge_mm - inside, outside - edge_mm).astype(np.float32)
-
-
-def ring_level_hu(host_hu: FloatArray, organ: BoolArray, distance_mm: FloatArray) -> float:
-    """Mean of the organ's tissue 1.5 to 6 mm outside a label.
-
-    Args:
-        host_hu: Host in HU. Shape (D, H, W).
-        organ: True in the organ, tumours left out. Same shape.
-        distance_mm: Signed distance to the label's surface in mm. Same shape.
-
-    Returns:
-        Mean in HU; NaN with fewer than 20 such voxels.
-    """
-    ring = organ & (distance_mm > RING_MM[0]) & (distance_mm <= RING_MM[1])
-    return float(host_hu[ring].mean()) if int(ring.sum()) >= _ENOUGH_VOXELS else float("nan")
 
 
 def ring_profile(values_hu: FloatArray, counted: BoolArray, distance_mm: FloatArray) -> tuple[float, ...]:

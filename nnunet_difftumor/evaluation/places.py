@@ -12,9 +12,9 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.drawing import DrawnTumor, MaskSurface, draw_on_grid, rim_width_mm
-from nnunet_difftumor.evaluation.measures import signed_distance_mm
 from nnunet_difftumor.evaluation.scans import EvaluationScan
 from nnunet_difftumor.evaluation.settings import DISTANCE_TO_TUMOR_MM
+from nnunet_difftumor.rings import signed_distance_mm
 from nnunet_difftumor.roi import RegionOfInterest, RoiRule, choose_roi
 from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
 from nnunet_difftumor.sizes import SizeClass

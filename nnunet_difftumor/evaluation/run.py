@@ -18,7 +18,7 @@ from nnunet_difftumor.cases import Case
 from nnunet_difftumor.errors import MissingLabelError
 from nnunet_difftumor.evaluation import making, summary, tables
 from nnunet_difftumor.evaluation.collection import Collection, collect, collect_native
-from nnunet_difftumor.evaluation.copy_paste import make_donor
+from nnunet_difftumor.evaluation.copy_paste import donor_of_scan
 from nnunet_difftumor.evaluation.experiments import Sources
 from nnunet_difftumor.evaluation.inplace_table import inplace_table
 from nnunet_difftumor.evaluation.probes import ProbeResult, collect_pairs, probe, probe_nothing
@@ -123,7 +123,7 @@ def evaluate(given: EvaluationInput, settings: EvaluationSettings, output: Path)
             "radius. Give a data set whose held-out cases have annotated tumours."
         )
     window_hu = given.generator.window_hu
-    donors = tuple(make_donor(scan, window_hu) for scan in scans if scan.has_target)
+    donors = tuple(donor_of_scan(scan, window_hu) for scan in scans if scan.has_target)
     sources = Sources(given.generator, given.reconstruct, donors, given.looks)
     collection = collect(scans, sources, settings, rng, heading="tumours")
     collect_native(collection, given.cases, labels, sources, settings, rng)

@@ -17,6 +17,7 @@ from nnunet_difftumor.drawing import rim_width_mm
 from nnunet_difftumor.evaluation import measures
 from nnunet_difftumor.evaluation.making import MadeTumor
 from nnunet_difftumor.evaluation.places import IN_PLACE, Place
+from nnunet_difftumor.rings import RING_MM, ring_level_hu, signed_distance_mm
 
 DIAMETER_BINS_MM = ((0.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, math.inf))
 _TUPLES = ("profile_hu", "deviation_hu", "band_hu2")
@@ -113,7 +114,7 @@ def measure_tumor(made: MadeTumor, window_hu: tuple[float, float], organ_highpas
     host_sd = organ_highpass_sd_hu
     if place.setting != IN_PLACE:
         host_sd = measures.split_texture(host_hu, place.label, spacing)[1]
-    level_hu = measures.ring_level_hu(host_hu, place.organ, place.distance_mm)
+    level_hu = ring_level_hu(host_hu, place.organ, place.distance_mm)
     contrast_hu = float(inside_hu.mean()) - level_hu
     counted = place.label | place.organ
     profile = measures.ring_profile(image_hu, counted, place.distance_mm)
@@ -179,7 +180,7 @@ def _text(value: object) -> object:
 
 
 def _visibility(place: Place, inside_hu: NDArray[np.floating], host_hu: NDArray[np.floating]) -> float:
-    low_mm, high_mm = measures.RING_MM
+    low_mm, high_mm = RING_MM
     ring = place.organ & (place.distance_mm > low_mm) & (place.distance_mm <= high_mm)
     return float(measure_visibility(inside_hu, host_hu[ring]).is_visible)
 
@@ -188,7 +189,7 @@ def _beyond_rim(place: Place, change_hu: NDArray[np.floating]) -> float:
     """Largest absolute change farther from the drawn label than the rim and a voxel's diagonal, in HU."""
     distance_mm = place.distance_mm
     if not np.array_equal(place.drawn, place.label):
-        distance_mm = measures.signed_distance_mm(place.drawn, place.scan.spacing_mm)
+        distance_mm = signed_distance_mm(place.drawn, place.scan.spacing_mm)
     diagonal_mm = math.sqrt(sum(step**2 for step in place.scan.spacing_mm))
     beyond = distance_mm > rim_width_mm(place.spec.radius_mm) + diagonal_mm
     return float(np.abs(change_hu[beyond]).max()) if beyond.any() else math.nan

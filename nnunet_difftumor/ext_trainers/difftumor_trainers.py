@@ -1,3 +1,6 @@
-"""Where nnU-Net finds the trainer: export nnUNet_extTrainer=$(difftumor ext-trainer)."""
+"""Where nnU-Net finds the trainers: export nnUNet_extTrainer=$(difftumor ext-trainer)."""
 
+from nnunet_difftumor.trainer import nnUNetTrainerCopyPaste as nnUNetTrainerCopyPaste
 from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor as nnUNetTrainerDiffTumor
+from nnunet_difftumor.trainer import nnUNetTrainerHandcrafted as nnUNetTrainerHandcrafted
+from nnunet_difftumor.trainer import nnUNetTrainerHealthyOnly as nnUNetTrainerHealthyOnly

@@ -148,7 +148,18 @@ def make_transforms(grid, labels, scales):
 
 
 def make_loader(
-    datasets, grid, probability, *, is_stock=False, seed=0, rules=None, batch_size=2, labelling="plain", scales=SCALES
+    datasets,
+    grid,
+    probability,
+    *,
+    is_stock=False,
+    seed=0,
+    rules=None,
+    batch_size=2,
+    labelling="plain",
+    scales=SCALES,
+    source=make_synthesizer,
+    **options,
 ):
     labels = LABELLINGS[labelling]
     crop, in_plane_only, transforms = make_transforms(grid, labels, scales)
@@ -161,13 +172,14 @@ def make_loader(
         crop,
         grid["patch"],
         labels,
-        injector=TumorInjector(make_synthesizer, rules or make_rules(grid)),
-        healthy_cases=["healthy_1", "healthy_2", "healthy_3"],
+        injectors=[TumorInjector(source, rules or make_rules(grid))],
+        healthy_cases=dict.fromkeys(("healthy_1", "healthy_2", "healthy_3"), (0,)),
         injection_probability=probability,
         in_plane_only=in_plane_only,
-        seed_words=(seed, 0, 0),
+        seed_words=(seed, 0),
         transforms=transforms,
         oversample_foreground_percent=0.33,
+        **options,
     )
 
 
@@ -404,10 +416,10 @@ def test_organ_lost_in_resampling_is_a_named_rejection(datasets):
 
 
 def test_each_worker_and_seed_has_its_own_stream():
-    def first_draws(seed, rank, epoch, thread):
-        state = InjectionState((seed, rank, epoch))
+    def first_draws(seed, rank, first_sample, thread):
+        state = InjectionState((seed, rank), first_sample)
         state.set_worker(thread)
-        return tuple(state.rng.integers(1 << 60, size=4))
+        return tuple(state.next_stream().rng(0).integers(1 << 60, size=4))
 
     keys = list(itertools.product(range(2), range(2), range(2), range(3)))
     streams = [first_draws(*key) for key in keys]

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.evaluation import experiments, making
-from nnunet_difftumor.evaluation.copy_paste import make_donor, paste
+from nnunet_difftumor.evaluation.copy_paste import donor_of_scan, paste
 from nnunet_difftumor.evaluation.experiments import Sources
 from nnunet_difftumor.evaluation.measures import split_texture
 from nnunet_difftumor.evaluation.places import find_places, place_of_target
@@ -59,7 +59,7 @@ def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> Eva
 
 @pytest.fixture(scope="module")
 def sources() -> Sources:
-    donors = tuple(make_donor(scan(identifier=name, seed=seed), WINDOW) for seed, name in enumerate("ab"))
+    donors = tuple(donor_of_scan(scan(identifier=name, seed=seed), WINDOW) for seed, name in enumerate("ab"))
     return Sources(ConstantTissue(), blur, donors)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_difftumor.evaluation import measures
+from nnunet_difftumor.rings import ring_level_hu, signed_distance_mm
 
 SPACING = (2.0, 2.0, 2.0)
 
@@ -52,14 +53,14 @@ def test_the_bands_add_up_to_the_variance_inside_the_mask():
 def test_signed_distance_of_a_slab():
     label = np.zeros((9, 3, 3), dtype=bool)
     label[:4] = True
-    distance = measures.signed_distance_mm(label, SPACING)
+    distance = signed_distance_mm(label, SPACING)
     assert distance[:, 1, 1].tolist() == [-7.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 7.0, 9.0]
 
 
 def test_the_profile_of_a_slab_is_the_value_of_each_layer():
     label = np.zeros((8, 4, 4), dtype=bool)
     label[:4] = True
-    distance = measures.signed_distance_mm(label, SPACING)
+    distance = signed_distance_mm(label, SPACING)
     values = np.arange(8.0)[:, None, None] + np.zeros(label.shape)
     everywhere = np.ones_like(label)
     assert measures.ring_profile(values, everywhere, distance) == tuple(float(value) for value in range(8))
@@ -69,14 +70,14 @@ def test_the_profile_of_a_slab_is_the_value_of_each_layer():
 
 def test_the_ring_counts_organ_only_and_not_the_voxels_at_the_surface():
     label = ball(21, 8.0)
-    distance = measures.signed_distance_mm(label, SPACING)
+    distance = signed_distance_mm(label, SPACING)
     host = np.full(label.shape, -100.0)  # fat
     organ = np.zeros_like(label)
     organ[:, :11] = True
     host[organ] = 55.0
     host[(distance > 0) & (distance <= 1.5)] = 900.0
-    assert measures.ring_level_hu(host, organ & ~label, distance) == pytest.approx(55.0)
-    assert math.isnan(measures.ring_level_hu(host, np.zeros_like(organ), distance))
+    assert ring_level_hu(host, organ & ~label, distance) == pytest.approx(55.0)
+    assert math.isnan(ring_level_hu(host, np.zeros_like(organ), distance))
 
 
 def test_diversity_is_the_sd_of_the_difference():

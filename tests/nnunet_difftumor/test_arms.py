@@ -1,0 +1,395 @@
+"""The arms of a study differ in one thing; several targets share one run; sizes land as they were asked for."""
+
+import dataclasses
+import json
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from nnunet_difftumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.arms import HandcraftedSource
+from nnunet_difftumor.builtin import DEFAULT_GENERATOR, resolve_generator
+from nnunet_difftumor.config import resolve_config
+from nnunet_difftumor.copy_paste import CopyPasteSource
+from nnunet_difftumor.data_loader import sampling_probabilities
+from nnunet_difftumor.donors import make_donor, paste_texture
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.host import Host
+from nnunet_difftumor.injection import GeneratorFolderSource, LoadedOnce
+from nnunet_difftumor.placement import TumorPlan, Zone, draw_sample, place_tumors
+from nnunet_difftumor.shape import TumorSurface
+from nnunet_difftumor.sizes import SizeClass
+from nnunet_difftumor.synthesis import TumorSynthesizer
+from nnunet_difftumor.trainer import (
+    nnUNetTrainerCopyPaste,
+    nnUNetTrainerDiffTumor,
+    nnUNetTrainerHandcrafted,
+    nnUNetTrainerHealthyOnly,
+)
+
+ARMS = {
+    "generated": nnUNetTrainerDiffTumor,
+    "hand-crafted": nnUNetTrainerHandcrafted,
+    "copied": nnUNetTrainerCopyPaste,
+    "none": nnUNetTrainerHealthyOnly,
+}
+
+
+@pytest.fixture
+def project(make_nnunet_project, monkeypatch):
+    project = make_nnunet_project()
+    project.configure(generator=DEFAULT_GENERATOR, injection_probability=1.0, contrast_hu=[-60, -40])
+    for key, value in project.environment().items():
+        if key.startswith("nnUNet_"):
+            monkeypatch.setenv(key, value)
+    monkeypatch.delenv("nnUNet_difftumor", raising=False)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    return project
+
+
+def make_trainer(project, kind):
+    plans = json.loads((project.preprocessed / "nnUNetPlans.json").read_text())
+    dataset_json = json.loads((project.preprocessed / "dataset.json").read_text())
+    plans["continue_training"] = False
+    return kind(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+
+
+def raw_crops(project, kind, batches, monkeypatch):
+    """Samples of an arm before nnU-Net's own transforms: case, image, labels, and the records."""
+    trainer = make_trainer(project, kind)
+    trainer.initialize()
+    trainer._prepare_training()
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    loader = trainer._make_training_loader(dataset, (40, 40, 40), None, False)
+    loader.transforms = loader.transforms.transforms[0]
+    np.random.seed(5)  # noqa: NPY002 (nnU-Net draws from the global stream)
+    samples, records, counts = [], [], Counter()
+    for batch in (next(loader) for _ in range(batches)):
+        samples += zip(batch["keys"], batch["data"][:, 0].numpy(), batch["target"][:, 0].numpy(), strict=True)
+        records += batch["difftumor"]["records"]
+        counts.update(batch["difftumor"]["counts"])
+    return samples, records, counts
+
+
+def test_arms_share_cases_and_crops_and_differ_inside_the_tumours_only(project, monkeypatch):
+    """Equal voxels outside the union of the tumours' supports; the labels are what was drawn, in every arm."""
+    found = {name: raw_crops(project, kind, 8, monkeypatch) for name, kind in ARMS.items()}
+    samples = {name: arm[0] for name, arm in found.items()}
+    assert found["none"][2]["control_samples"] == found["none"][2]["healthy_samples"] > 0
+    assert "injected" not in found["none"][2]
+    for name in ("generated", "hand-crafted", "copied"):
+        assert found[name][2]["injected"] >= 0.8 * found[name][2]["healthy_samples"]
+        assert [sample[0] for sample in samples[name]] == [sample[0] for sample in samples["none"]]
+    by_stream = {
+        name: {tuple(record["stream"]): record for record in records} for name, (_, records, _) in found.items()
+    }
+    common = set(by_stream["generated"]) & set(by_stream["hand-crafted"]) & set(by_stream["copied"])
+    assert len(common) >= 5
+    for stream in common:
+        first, *others = (by_stream[name][stream] for name in ("generated", "hand-crafted", "copied"))
+        for other in others:
+            assert (first["case"], first["crop_start"]) == (other["case"], other["crop_start"])
+            assert first["requested"] == other["requested"]
+    changed_anywhere = 0
+    for index, (_, host, host_labels) in enumerate(samples["none"]):
+        images = {name: samples[name][index][1] for name in ("generated", "hand-crafted", "copied")}
+        labels = {name: samples[name][index][2] for name in images}
+        for name, image in images.items():
+            changed = image != host
+            new = labels[name] != host_labels
+            assert np.array_equal(np.unique(labels[name][new]), [2] if new.any() else [])
+            near = _grow(new, 4)  # the soft rim is 3 mm at most: 2 voxels, and clipping to the organ takes labels away
+            assert not (changed & ~near).any(), name
+            changed_anywhere += int(changed.any())
+        if all((label != host_labels).any() for label in labels.values()):
+            assert not np.array_equal(images["generated"], images["hand-crafted"])
+            assert not np.array_equal(images["generated"], images["copied"])
+    assert changed_anywhere >= 10
+
+
+def _grow(mask, voxels):
+    from scipy.ndimage import binary_dilation
+
+    return binary_dilation(mask, np.ones((3, 3, 3)), iterations=voxels) if mask.any() else mask
+
+
+def test_the_tumours_of_a_stream_are_the_same_in_every_run_and_after_going_on(project, monkeypatch):
+    """What is drawn depends on seed, rank, worker and number of the sample alone, not on case or crop."""
+    _, first, _ = raw_crops(project, nnUNetTrainerDiffTumor, 4, monkeypatch)
+    monkeypatch.setattr(np.random, "seed", lambda seed: None)  # other cases and crops
+    _, second, _ = raw_crops(project, nnUNetTrainerDiffTumor, 4, monkeypatch)
+    drawn = [{tuple(record["stream"]): record for record in records} for records in (first, second)]
+    common = set(drawn[0]) & set(drawn[1])
+    assert len(common) >= 3
+    assert any(drawn[0][stream]["case"] != drawn[1][stream]["case"] for stream in common)
+    same = [drawn[0][stream]["requested"] == drawn[1][stream]["requested"] for stream in common]
+    assert sum(same) >= len(same) - 1  # a tumour without room in one of the crops is drawn again there
+
+    trainer = make_trainer(project, nnUNetTrainerDiffTumor)
+    trainer.initialize()
+    trainer._prepare_training()
+    trainer.current_epoch = 3
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    continued = trainer._make_training_loader(dataset, (40, 40, 40), None, False)
+    assert continued._state.next_stream().words == (0, 0, 0, 3 * trainer.num_iterations_per_epoch * trainer.batch_size)
+
+
+def test_copied_tumours_come_from_training_cases_alone(project):
+    trainer = make_trainer(project, nnUNetTrainerCopyPaste)
+    trainer.initialize()
+    trainer._prepare_training()
+    train, validation = trainer.do_split()
+    (source,) = {loaded._source for loaded in trainer._sources}
+    assert isinstance(source, CopyPasteSource)
+    assert set(source.cases) < set(train)
+    assert not set(source.cases) & set(validation)
+    assert {donor.identifier for donor in source()._donors} == set(source.cases)
+
+
+def test_copying_without_annotated_tumours_is_refused(make_nnunet_project, monkeypatch):
+    bare = make_nnunet_project(tumor_cases=0, healthy_cases=6)
+    bare.configure(generator=DEFAULT_GENERATOR, confirmed_healthy=True)
+    for key, value in bare.environment().items():
+        if key.startswith("nnUNet_"):
+            monkeypatch.setenv(key, value)
+    trainer = make_trainer(bare, nnUNetTrainerCopyPaste)
+    trainer.initialize()
+    with pytest.raises(ConfigurationError, match="nothing to copy and paste"):
+        trainer._prepare_training()
+
+
+def test_a_setting_makes_tumours_without_any_network(project):
+    project.configure(generator="handcrafted", injection_probability=1.0)
+    trainer = make_trainer(project, nnUNetTrainerDiffTumor)
+    trainer.initialize()
+    trainer._prepare_training()
+    (loaded,) = trainer._sources
+    assert isinstance(loaded._source, HandcraftedSource)
+
+
+def ball_host(rng, sd_hu=10.0):
+    grid = np.indices((48, 48, 48)) - 23.5
+    organ = np.linalg.norm(grid, axis=0) < 22
+    image_hu = np.where(organ, 110.0, 20.0) + rng.normal(0, sd_hu, organ.shape)
+    everywhere = np.ones_like(organ)
+    return Host(image_hu.astype(np.float32), (2.0, 2.0, 2.0), organ, organ, everywhere)
+
+
+@pytest.fixture(scope="module")
+def handcrafted():
+    return HandcraftedSource(resolve_generator(DEFAULT_GENERATOR))()
+
+
+def test_handcrafted_tumours_have_the_contrast_and_the_hosts_noise(handcrafted):
+    rng = np.random.default_rng(0)
+    host = ball_host(rng)
+    contrasts, noise = [], []
+    plan = TumorPlan(
+        size_classes=(SizeClass(name="mid", radius_mm=(10.0, 12.0), probability=1.0),),
+        appearances=AppearanceRule(contrast_hu=(-45.0, -35.0), heterogeneity_hu=(4.0, 6.0)),
+    )
+    for _ in range(8):
+        specs, _ = place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)
+        (tumor,) = handcrafted.synthesize(host, specs).tumors
+        contrasts.append(tumor.record.contrast_hu - tumor.record.spec.contrast_hu)
+        inside = tumor.image_hu[tumor.label]
+        noise.append(np.std(inside))
+    assert abs(np.median(contrasts)) < 5.0
+    assert 8.0 < np.median(noise) < 16.0  # 10 HU of noise and 5 of texture
+
+
+def test_pasted_texture_is_the_donors_at_the_requested_contrast():
+    rng = np.random.default_rng(1)
+    image_hu = rng.normal(60.0, 5.0, (30, 30, 30)).astype(np.float32)
+    grid = np.indices(image_hu.shape) - 15
+    tumor = np.linalg.norm(grid, axis=0) < 9
+    image_hu[tumor] += -30.0 + 12.0 * np.sign(grid[0][tumor])
+    organ = ~tumor
+    donor = make_donor("a", image_hu, tumor, organ, (1.0, 1.0, 1.0))
+    assert donor.contrast_hu == pytest.approx(-30.0, abs=3.0)
+    label = np.linalg.norm(grid, axis=0) < 5
+    pasted_hu = paste_texture([donor], label, 5.0, -20.0, 100.0, rng)
+    assert pasted_hu[label].mean() == pytest.approx(80.0, abs=0.1)
+    assert np.std(pasted_hu[label]) == pytest.approx(np.std(donor.texture_hu[donor.mask]), rel=0.5)
+    # whole voxels are copied: up to one shift, every pasted value is one of the donor's
+    texture, values = np.sort(donor.texture_hu.ravel()), pasted_hu[label] - pasted_hu[label][0]
+    assert min(_largest_gap(texture, values + start) for start in texture) < 1e-3
+
+
+def _largest_gap(known, values):
+    """Largest distance of a value from the nearest of the sorted known ones."""
+    index = np.clip(np.searchsorted(known, values), 1, len(known) - 1)
+    return float(np.minimum(np.abs(values - known[index]), np.abs(values - known[index - 1])).max())
+
+
+THREE = {
+    "background": 0,
+    "liver": 1,
+    "liver_tumor": 2,
+    "pancreas": 3,
+    "pancreas_tumor": 4,
+    "kidney": 5,
+    "kidney_tumor": 6,
+}
+
+
+def test_several_targets_are_resolved_each_with_its_own_settings():
+    entries = [
+        {"organ_label": "liver", "contrast_hu": [-40, -20]},
+        {"organ_label": "pancreas", "probability": 2.0, "generator": "handcrafted"},
+        {"tumor_label": "kidney_tumor", "size_classes": "training_tumors", "avoid_labels": ["liver"]},
+    ]
+    source = _source(targets=entries, steps=2)
+    config = resolve_config(THREE, [source]).config
+    liver, pancreas, kidney = config.organ_targets
+    assert [(target.organ_label, target.tumor_label) for target in config.organ_targets] == [(1, 2), (3, 4), (5, 6)]
+    assert (liver.contrast_hu, liver.target, liver.generator) == ((-40.0, -20.0), "liver", DEFAULT_GENERATOR)
+    assert (pancreas.generator, pancreas.probability, pancreas.target) == ("handcrafted", 2.0, "pancreas")
+    assert (kidney.exophytic, kidney.size_classes, kidney.avoid_labels) == (True, "training_tumors", (1,))
+    from nnunet_difftumor.config import config_from_json
+
+    assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def _source(**values):
+    from pathlib import Path
+
+    from nnunet_difftumor.config import ConfigSource
+
+    return ConfigSource("test", values, Path("/data"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"contrast_hu": [-40, -20]}], "Each of targets must be an object"),
+        ([{"organ_label": "liver", "seed": 3}], "seed holds for the whole run"),
+        ([{"organ_label": "liver"}, {"organ_label": "liver"}], "same organ and tumour"),
+        ([{"organ_label": "liver", "probability": 0}], "probability above 0"),
+        ([{"organ_label": "liver", "avoid_labels": ["vessel"]}], "avoid_labels"),
+        ([{"organ_label": "liver", "outside_share": [0.2, 1.2]}], "outside_share"),
+        ([{"organ_label": "liver", "size_classes": "real"}], "size_classes"),
+        ([{"organ_label": "liver", "tumor_label": "kidney"}, {"organ_label": "kidney"}], "organ of one target"),
+    ],
+)
+def test_a_wrong_target_is_refused(entries, message):
+    with pytest.raises(ConfigurationError, match=message):
+        resolve_config(THREE, [_source(targets=entries)])
+
+
+def test_labels_beside_targets_are_refused():
+    with pytest.raises(ConfigurationError, match="belong into each entry"):
+        resolve_config(THREE, [_source(targets=[{"organ_label": "liver"}], organ_label="liver")])
+
+
+SIZES = (
+    SizeClass(name="tiny", radius_mm=(3.0, 5.0), probability=0.4),
+    SizeClass(name="small", radius_mm=(6.0, 9.0), probability=0.4),
+    SizeClass(name="medium", radius_mm=(11.0, 14.0), probability=0.2),
+)
+
+
+def test_sizes_land_as_often_as_they_were_asked_for():
+    """1000 tumours in an organ that can hold them all: chi-square at 1% against the requested frequencies."""
+    host = ball_host(np.random.default_rng(2))
+    plan = TumorPlan(size_classes=SIZES, keeps_class=True)
+    landed: Counter[str] = Counter()
+    radii = {size.name: [] for size in SIZES}
+    for number in range(1000):
+        rng = np.random.default_rng([3, number])
+        specs, _ = place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)
+        for spec in specs:
+            landed[spec.size_class] += 1
+            radii[spec.size_class].append(spec.radius_mm)
+    assert sum(landed.values()) >= 990
+    expected = np.array([size.probability for size in SIZES]) * sum(landed.values())
+    assert stats.chisquare([landed[size.name] for size in SIZES], expected).pvalue > 0.01
+    for size in SIZES:
+        low, high = size.radius_mm
+        assert stats.kstest(radii[size.name], stats.uniform(low, high - low).cdf).pvalue > 0.01
+
+
+def test_a_tumour_without_room_shrinks_within_its_class_only():
+    organ = np.zeros((40, 40, 40), dtype=bool)
+    organ[17:23, 17:23, 17:23] = True  # 12 mm wide
+    image_hu = np.zeros(organ.shape, np.float32)
+    host = Host(image_hu, (2.0, 2.0, 2.0), organ, organ, np.ones_like(organ))
+    plan = TumorPlan(size_classes=SIZES, keeps_class=True)
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        sample = draw_sample(plan, 30.0, rng)
+        specs, given_up = place_tumors(host, plan, sample, rng)
+        assert len(specs) + given_up["no_room"] == 1
+        for spec in specs:
+            assert sample.size_class.radius_mm[0] <= spec.radius_mm <= sample.size_class.radius_mm[1]
+
+
+def test_centres_keep_to_their_zone():
+    host = ball_host(np.random.default_rng(4))
+    avoid = np.zeros(host.organ_mask.shape, dtype=bool)
+    avoid[:, 24, 24] = True  # a vessel through the middle
+    host = dataclasses.replace(host, avoid_mask=avoid)
+    zone = Zone(surface_distance_mm=(8.0, 20.0), avoid_distance_mm=3.0)
+    plan = TumorPlan(size_classes=SIZES[:1], zone=zone)
+    rng = np.random.default_rng(5)
+    count = 0
+    for _ in range(60):
+        for spec in place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)[0]:
+            centre = np.asarray(spec.centre_mm)
+            depth_mm = 44.0 - np.linalg.norm(centre - 47.0)
+            assert 5.0 < depth_mm < 23.0  # a voxel more or less
+            surface = TumorSurface(spec)
+            points = surface.surface_offsets_mm(500) + centre
+            assert np.hypot(points[:, 1] - 48.0, points[:, 2] - 48.0).min() > 1.5
+            count += 1
+    assert count > 40
+
+
+def test_exophytic_tumours_have_the_share_outside_that_was_asked_for():
+    host = ball_host(np.random.default_rng(6))
+    host = dataclasses.replace(host, replaceable_mask=np.ones_like(host.organ_mask))
+    shares = {}
+    for wanted in ((0.0, 0.05), (0.45, 0.55)):
+        plan = TumorPlan(size_classes=SIZES[1:2], zone=Zone(outside_share=wanted))
+        rng = np.random.default_rng(7)
+        found = []
+        for _ in range(30):
+            (spec,) = place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)[0]
+            points = TumorSurface(spec).surface_offsets_mm(500) + np.asarray(spec.centre_mm)
+            found.append(np.mean(np.linalg.norm(points - 47.0, axis=1) > 44.0))
+        shares[wanted] = np.median(found)
+    assert shares[(0.0, 0.05)] < 0.1
+    assert 0.35 < shares[(0.45, 0.55)] < 0.65
+
+
+def test_kidney_tumours_grow_out_more_the_larger_they_are():
+    rng = np.random.default_rng(8)
+    zone = Zone(outside_share="kidney")
+    medians = [np.median([zone.draw_outside_share(radius, rng) for _ in range(400)]) for radius in (7.8, 15.0, 36.0)]
+    assert medians == pytest.approx([0.34, 0.49, 0.74], abs=0.04)
+
+
+def test_healthy_cases_make_up_their_share():
+    cases = ["t1", "t2", "h1", "h2", "h3"]
+    assert sampling_probabilities(cases, {"h1", "h2", "h3"}, None) is None
+    chances = sampling_probabilities(cases, {"h1", "h2", "h3"}, 0.3)
+    assert chances.sum() == pytest.approx(1.0)
+    assert chances[2:].sum() == pytest.approx(0.3)
+    with pytest.raises(ConfigurationError, match="no training case is not healthy"):
+        sampling_probabilities(["h1"], {"h1"}, 0.3)
+
+
+def test_one_generator_is_loaded_once_for_several_targets(monkeypatch):
+    loads = []
+    monkeypatch.setattr(
+        TumorSynthesizer, "from_folder", classmethod(lambda cls, folder, **options: loads.append(folder) or 1)
+    )
+    shared = LoadedOnce(GeneratorFolderSource("folder", 4))
+    assert shared() == shared() == 1
+    assert loads == ["folder"]
+    assert pickle.loads(pickle.dumps(shared))._synthesizer is None
+    assert Appearance().contrast_hu is None
