@@ -122,6 +122,9 @@ class DiffTumorConfig(OrganTarget):
             the identifiers of validation cases.
         acknowledge_autoencoder_overlap: Go on although the autoencoder was trained on validation cases.
         recorded_samples: How many injected samples are recorded for replay.
+        curriculum_every: Epochs between two rounds of a curriculum: sizes and contrasts that the network misses on
+            a fixed set of synthetic tumours are drawn more often. None: no curriculum.
+        curriculum_samples: Synthetic tumours in that set.
     """
 
     targets: tuple[OrganTarget, ...] = ()
@@ -138,6 +141,8 @@ class DiffTumorConfig(OrganTarget):
     acknowledge_identifier_matches: bool = False
     acknowledge_autoencoder_overlap: bool = False
     recorded_samples: int = 16
+    curriculum_every: int | None = None
+    curriculum_samples: int = 24
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,7 +152,8 @@ class DiffTumorConfig(OrganTarget):
         _require(self.steps >= 1, "steps", "1 or more (4 in the paper)", self)
         _require(self.seed >= 0, "seed", "0 or more", self)
         _require(self.recorded_samples >= 0, "recorded_samples", "0 or more", self)
-        for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
+        _require(self.curriculum_samples >= 1, "curriculum_samples", "1 or more", self)
+        for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "curriculum_every"):
             _require(getattr(self, key) is None or getattr(self, key) >= 1, key, "1 or more, or null", self)
         _refuse_clashes(self.organ_targets)
 
@@ -430,6 +436,8 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "acknowledge_identifier_matches": ((bool,), "true or false"),
     "acknowledge_autoencoder_overlap": ((bool,), "true or false"),
     "recorded_samples": ((int,), "a whole number"),
+    "curriculum_every": ((int, type(None)), "a whole number, or null"),
+    "curriculum_samples": ((int,), "a whole number"),
 }
 
 

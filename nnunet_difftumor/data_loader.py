@@ -169,6 +169,20 @@ class TargetReader:
             return bool((target == self._tumor_label).any())
         return bool(target[self._channels].any())
 
+    def predicted_share(self, logits: torch.Tensor, tumor: torch.Tensor) -> float:
+        """Share of a tumour's voxels that a network predicts as tumour.
+
+        Args:
+            logits: The network's output for one sample. Shape (classes or regions, D, H, W).
+            tumor: True in the tumour, not empty. Shape (D, H, W).
+
+        Returns:
+            Share from 0 to 1.
+        """
+        if self._channels is None:
+            return float((logits.argmax(dim=0)[tumor] == self._tumor_label).float().mean())
+        return float((logits[self._channels] > 0).any(dim=0)[tumor].float().mean())
+
 
 class _CaseTracker:
     """A data set that remembers which case was loaded last."""
@@ -229,7 +243,8 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             options: Further options of nnU-Net's loader.
         """
         state = InjectionState(seed_words, first_sample)
-        stack = ComposeTransforms([InjectTumors(injectors, state, is_control=is_control), transforms])
+        self._inject = InjectTumors(injectors, state, is_control=is_control)
+        stack = ComposeTransforms([self._inject, transforms])
         super().__init__(
             _CaseTracker(data, state),  # type: ignore[arg-type]
             batch_size,
@@ -246,7 +261,17 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         self._weights = np.asarray([1.0] * len(self._rules) if target_weights is None else target_weights)
         self._injection_probability = injection_probability
         self._is_control = is_control
+        self._shows_labels = False
         self._geometry = PatchGeometry(_triple(patch_size), _triple(final_patch_size), in_plane_only)
+
+    def inject_only(self) -> None:
+        """Leave out all transforms but the injection: batches are raw crops with tumours."""
+        self.transforms = self._inject
+        self._shows_labels = True
+
+    def tumor_label(self, number: int) -> int:
+        """Value of the tumour of a target."""
+        return self._rules[number].tumor_label
 
     def set_thread_id(self, thread_id: int) -> None:
         """Start this worker's own random stream; called by nnU-Net inside the worker."""
@@ -337,7 +362,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
                 counts.update({f"tumors_rejected_{reason}": count for reason, count in crop.rejected.items()})
             if crop is None or not crop.placed:
                 counts[f"rejected_{crop.main_reason if crop is not None else draw.refusal}"] += 1
-            elif self._readers[number].shows_tumor(finest[index]):
+            elif self._shows_tumor(finest[index], number):
                 counts["injected"] += 1
                 records.append(crop.record)
             else:
@@ -345,6 +370,11 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             tumors += [(number, tumor) for tumor in (() if crop is None else crop.tumors)]
         pictures, self._state.pictures = self._state.pictures, []
         return {"counts": dict(counts), "records": records, "pictures": pictures, "tumors": tumors}
+
+    def _shows_tumor(self, target: torch.Tensor, number: int) -> bool:
+        if self._shows_labels:
+            return bool((target == self._rules[number].tumor_label).any())
+        return self._readers[number].shows_tumor(target)
 
 
 def sampling_probabilities(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from nnunet_difftumor.appearance import AppearanceRule
 from nnunet_difftumor.config import OrganTarget
+from nnunet_difftumor.curriculum import NO_EMPHASIS, Emphasis
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.intensities import CTIntensities
@@ -223,14 +224,22 @@ class InjectedCrop:
 class TumorInjector:
     """Puts synthetic tumours into crops. The generator is loaded at the first use, once a process."""
 
-    def __init__(self, source: SynthesizerSource | None, rules: InjectionRules) -> None:
+    def __init__(
+        self,
+        source: SynthesizerSource | None,
+        rules: InjectionRules,
+        *,
+        emphasis: Callable[[], Emphasis] | None = None,
+    ) -> None:
         """Prepare an injector; nothing is loaded yet.
 
         Args:
             source: Where the synthesizer comes from; None if nothing will be injected.
             rules: What may be put where.
+            emphasis: Tells what is drawn more often at the moment; None draws as the rules say.
         """
         self.rules = rules
+        self._emphasis = emphasis
         self._source = source
         self._synthesizer: TumorSynthesizer | None = None
 
@@ -363,8 +372,13 @@ class TumorInjector:
         appearances = self.rules.appearances
         if not appearances.examples:
             appearances = replace(appearances, examples=self.synthesizer.tissue.appearances)
+        emphasis = NO_EMPHASIS if self._emphasis is None else self._emphasis()
         return TumorPlan(
-            size_classes=self.rules.size_classes, appearances=appearances, zone=self.rules.zone, keeps_class=True
+            size_classes=emphasis.apply_to(self.rules.size_classes),
+            appearances=appearances,
+            zone=self.rules.zone,
+            keeps_class=True,
+            faint_share=emphasis.faint_share,
         )
 
 

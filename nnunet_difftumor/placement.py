@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from nnunet_difftumor.appearance import AppearanceRule, Range
+from nnunet_difftumor.appearance import Appearance, AppearanceRule, Range
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.roi import support_radius_mm
@@ -68,6 +68,7 @@ class TumorPlan:
         shrinks: Times that a smaller radius is drawn before the tumour is given up.
         keeps_class: A smaller radius stays in the size class that was drawn, so that the classes land as often as
             they were asked for. Otherwise it goes down to the smallest of all classes.
+        faint_share: Share of the tumours whose look is the fainter one of two draws.
     """
 
     size_classes: tuple[SizeClass, ...] = PAPER_SIZE_CLASSES
@@ -77,6 +78,7 @@ class TumorPlan:
     tries: int = 20
     shrinks: int = 4
     keeps_class: bool = False
+    faint_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,16 @@ def draw_sample(
         size_class = draw_size_class(fit_size_classes(plan.size_classes, largest_radius_mm), rng)
     count = int(rng.integers(1, size_class.max_count + 1)) if count is None else count
     origin = (0.0, 0.0, 0.0)
-    specs = tuple(draw_tumor_spec(size_class, origin, plan.appearances.draw(rng), rng) for _ in range(count))
+    specs = tuple(draw_tumor_spec(size_class, origin, _draw_look(plan, rng), rng) for _ in range(count))
     return DrawnSample(size_class, specs)
+
+
+def _draw_look(plan: TumorPlan, rng: np.random.Generator) -> Appearance:
+    look = plan.appearances.draw(rng)
+    if plan.faint_share > 0 and rng.random() < plan.faint_share:
+        looks = (look, plan.appearances.draw(rng))
+        return min(looks, key=lambda each: abs(each.contrast_hu or 0.0))
+    return look
 
 
 def place_tumors(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,8 +35,17 @@ from nnunet_difftumor.config import (
 )
 from nnunet_difftumor.config import HANDCRAFTED as NO_GENERATOR
 from nnunet_difftumor.copy_paste import CopyPasteSource
+from nnunet_difftumor.curriculum import (
+    HIT_SHARE,
+    EmphasisReader,
+    Trial,
+    describe_emphasis,
+    emphasise,
+    write_emphasis,
+)
 from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader, TargetReader, sampling_probabilities
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
+from nnunet_difftumor.fixed_set import FIXED_SET_RANK, FixedSample, collect_fixed_samples, kept_random_state
 from nnunet_difftumor.generators import require_in_window
 from nnunet_difftumor.injection import (
     GeneratorFolderSource,
@@ -118,6 +128,7 @@ class DiffTumorMixin(_Trainer):
         self._fold_cases: FoldCases | None = None
         self._injection_log: InjectionLog | None = None
         self._sources: list[LoadedOnce | None] = []
+        self._fixed_set: list[FixedSample] | None = None
 
     def initialize(self) -> None:
         """Apply the schedule from the settings, then initialise as nnU-Net does."""
@@ -199,6 +210,42 @@ class DiffTumorMixin(_Trainer):
         """End the epoch as nnU-Net does, and log what was injected, summed over all ranks."""
         super().on_train_epoch_end(train_outputs)
         self._log_injections()
+
+    def on_epoch_end(self) -> None:
+        """End the epoch as nnU-Net does, and hold a round of the curriculum where one is due."""
+        super().on_epoch_end()
+        if self._resolved is None or self.arm == HEALTHY_ONLY or self.local_rank != 0:
+            return
+        config = self._resolved.config
+        if config.curriculum_every and self.current_epoch % config.curriculum_every == 0 and any(self._sources):
+            trials = self._try_fixed_set(config)
+            emphasis = emphasise(trials)
+            write_emphasis(self._output, self.current_epoch, trials, emphasis)
+            self.print_to_log_file(describe_emphasis(trials, emphasis))
+
+    def _try_fixed_set(self, config: DiffTumorConfig) -> list[Trial]:
+        """Run the current network on the fixed set of synthetic tumours, made at the first call."""
+        if self._fixed_set is None:
+            with kept_random_state():
+                self._fixed_set = self._make_fixed_set(config.curriculum_samples)
+        network: Any = self.network
+        network.eval()
+        trials = []
+        with torch.no_grad():
+            for sample in self._fixed_set:
+                output = network(sample.image[None].to(self.device))
+                finest = (output[0] if isinstance(output, (list, tuple)) else output)[0].float().cpu()
+                target = config.organ_targets[sample.target]
+                reader = TargetReader(self.label_manager, target.organ_label, target.tumor_label)
+                trials.append(sample.trial(is_found=reader.predicted_share(finest, sample.tumor) >= HIT_SHARE))
+        network.train()
+        return trials
+
+    def _make_fixed_set(self, count: int) -> list[FixedSample]:
+        dataset, _ = self.get_tr_and_val_datasets()
+        patch_size = self.configuration_manager.patch_size
+        loader = self._make_training_loader(dataset, patch_size, None, False, for_fixed_set=True)
+        return collect_fixed_samples(loader, count)
 
     def _log_injections(self) -> None:
         """Sum the epoch's reports over all ranks and write them."""
@@ -359,32 +406,40 @@ class DiffTumorMixin(_Trainer):
         )
 
     def _make_training_loader(
-        self, dataset: Any, crop_size: Any, transforms: Any, in_plane_only: bool
+        self, dataset: Any, crop_size: Any, transforms: Any, in_plane_only: bool, *, for_fixed_set: bool = False
     ) -> DiffTumorDataLoader:
+        """Make the loader; that of the curriculum's fixed set draws from streams of its own, always with tumours."""
         if self._resolved is None or self._fold_cases is None:
             raise RuntimeError("_prepare_training must run before the loaders are made.")
         config, cases = self._resolved.config, self._fold_cases
+        reader = EmphasisReader(self._output) if config.curriculum_every and not for_fixed_set else None
         injectors = [
-            TumorInjector(source, self._make_rules(target))
-            for source, target in zip(self._sources, config.organ_targets, strict=True)
+            TumorInjector(
+                source,
+                self._make_rules(target),
+                emphasis=None if reader is None else partial(reader.current, number),
+            )
+            for number, (source, target) in enumerate(zip(self._sources, config.organ_targets, strict=True))
         ]
         healthy = set(cases.healthy_train)
         return DiffTumorDataLoader(
             dataset,
-            self.batch_size,
+            1 if for_fixed_set else self.batch_size,
             crop_size,
             self.configuration_manager.patch_size,
             self.label_manager,
             injectors=injectors,
             healthy_cases={case: cases.groups.places[case] for case in cases.healthy_train},
-            injection_probability=config.injection_probability,
+            injection_probability=1.0 if for_fixed_set else config.injection_probability,
             in_plane_only=in_plane_only,
-            seed_words=(config.seed, self.local_rank),
-            first_sample=self.current_epoch * self.num_iterations_per_epoch * self.batch_size,
+            seed_words=(config.seed, FIXED_SET_RANK if for_fixed_set else self.local_rank),
+            first_sample=0 if for_fixed_set else self.current_epoch * self.num_iterations_per_epoch * self.batch_size,
             target_weights=[target.probability for target in config.organ_targets],
             is_control=self.arm == HEALTHY_ONLY,
             oversample_foreground_percent=self.oversample_foreground_percent,
-            sampling_probabilities=sampling_probabilities(dataset.identifiers, healthy, config.healthy_share),
+            sampling_probabilities=sampling_probabilities(
+                dataset.identifiers, healthy, 1.0 if for_fixed_set else config.healthy_share
+            ),
             transforms=transforms,
             probabilistic_oversampling=self.probabilistic_oversampling,
         )

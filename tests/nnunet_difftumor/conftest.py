@@ -47,8 +47,8 @@ class NnunetProject:
     def raw(self) -> Path:
         return self.root / "raw" / DATASET_NAME
 
-    def output(self, fold: int | str = 0) -> Path:
-        name = "nnUNetTrainerDiffTumor__nnUNetPlans__3d_fullres"
+    def output(self, fold: int | str = 0, *, trainer: str = "nnUNetTrainerDiffTumor") -> Path:
+        name = f"{trainer}__nnUNetPlans__3d_fullres"
         return self.root / "results" / DATASET_NAME / name / f"fold_{fold}"
 
     def environment(self) -> dict[str, str]:

@@ -65,7 +65,7 @@ def raw_crops(project, kind, batches, monkeypatch):
     trainer._prepare_training()
     dataset, _ = trainer.get_tr_and_val_datasets()
     loader = trainer._make_training_loader(dataset, (40, 40, 40), None, False)
-    loader.transforms = loader.transforms.transforms[0]
+    loader.inject_only()
     np.random.seed(5)  # noqa: NPY002 (nnU-Net draws from the global stream)
     samples, records, counts = [], [], Counter()
     for batch in (next(loader) for _ in range(batches)):

@@ -135,3 +135,25 @@ def test_a_killed_training_continues(make_nnunet_project):
     printed = run(project, *TRAIN, "--c")
     assert "Epoch 2" in printed
     assert [row["epoch"] for row in read_counts(project.output())] == ["0", "1", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerHealthyOnly", "nnUNetTrainerCopyPaste", "nnUNetTrainerHandcrafted"])
+def test_control_arms_train_and_predict(make_nnunet_project, tmp_path, trainer):
+    project = make_nnunet_project()
+    project.configure(generator=None)
+    words = ["nnUNetv2_train", "905", "3d_fullres", "0", "-tr", trainer, "-device", "cpu"]
+    printed = run(project, *words, environment={"nnUNet_n_proc_DA": "1"})
+    output = project.output(trainer=trainer)
+    row = read_counts(output)[0]
+    if trainer == "nnUNetTrainerHealthyOnly":
+        assert "Synthetic tumours: none in this arm" in printed
+        assert int(row["control_samples"]) == int(row["healthy_samples"]) > 0
+        assert int(row["injected"]) == 0
+    else:
+        assert int(row["injected"]) >= 0.8 * int(row["attempted"]) > 0
+        assert (output / "injection_histogram.csv").is_file()
+    predicted = tmp_path / "predicted"
+    names = ["-d", "905", "-c", "3d_fullres", "-tr", trainer, "-f", "0", "-device", "cpu"]
+    run(project, "nnUNetv2_predict", "-i", str(project.raw / "imagesTr"), "-o", str(predicted), *names, "-npp", "1")
+    assert len(list(predicted.glob("*.nii.gz"))) == len(list((project.raw / "labelsTr").glob("*.nii.gz")))
