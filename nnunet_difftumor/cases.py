@@ -105,7 +105,7 @@ def load_raw_dataset(folder: Path) -> RawDataset:
         DatasetError: If dataset.json is missing or wrong, the channel is not one CT, or a file is missing.
     """
     folder = Path(folder)
-    options = _read_dataset_json(folder / "dataset.json")
+    options = read_dataset_json(folder / "dataset.json")
     channels = options.get("channel_names", {})
     if len(channels) != 1 or str(next(iter(channels.values()))).lower() != "ct":
         raise DatasetError(
@@ -124,7 +124,7 @@ def load_raw_dataset(folder: Path) -> RawDataset:
         )
     return RawDataset(
         folder=folder,
-        labels=_parse_labels(options["labels"], folder / "dataset.json"),
+        labels=parse_labels(options["labels"], folder / "dataset.json"),
         file_ending=ending,
         cases=cases,
         options=options,
@@ -193,7 +193,18 @@ def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = N
     return labels[found[0]]
 
 
-def _read_dataset_json(path: Path) -> dict[str, Any]:
+def read_dataset_json(path: Path) -> dict[str, Any]:
+    """Read a dataset.json of nnU-Net v2.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, with `channel_names`, `labels` and `file_ending`.
+
+    Raises:
+        DatasetError: If it is missing, no JSON object, or lacks a key.
+    """
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; an nnU-Net raw data set needs it beside imagesTr and labelsTr.")
     try:
@@ -214,7 +225,19 @@ def _read_dataset_json(path: Path) -> dict[str, Any]:
     return options
 
 
-def _parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """Check the labels of a dataset.json.
+
+    Args:
+        labels: Its `labels`.
+        path: The file, for messages.
+
+    Returns:
+        Label values by name, background left out. A region has several values.
+
+    Raises:
+        DatasetError: If a value is neither a whole number nor a list of whole numbers.
+    """
     parsed: dict[str, tuple[int, ...]] = {}
     for name, value in labels.items():
         values = value if isinstance(value, list) else [value]

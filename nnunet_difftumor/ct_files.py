@@ -73,7 +73,7 @@ def read_ct(path: Path) -> CTVolume:
         UnsupportedImageError: If the file is not one 3D scalar volume.
         NotHounsfieldError: If the values cannot be HU.
     """
-    array, geometry = _read_array(Path(path))
+    array, geometry = read_array(Path(path))
     image_hu = np.ascontiguousarray(array, dtype=np.float32)
     _check_finite(image_hu, path)
     _check_hounsfield(image_hu, path)
@@ -93,7 +93,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
         CorruptImageError: If the file is missing or truncated, or holds anything but whole numbers.
         UnsupportedImageError: If the file is not one 3D scalar volume.
     """
-    array, geometry = _read_array(Path(path))
+    array, geometry = read_array(Path(path))
     if array.dtype.kind == "f":
         _check_finite(array, path)
         rounded = np.rint(array)
@@ -183,7 +183,19 @@ def load_nifti(path: Path) -> Any:
     return image
 
 
-def _read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+    """Read the values of a volume, of whatever meaning.
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file with one 3D volume.
+
+    Returns:
+        The values with the file's scaling applied, shape (D, H, W) as the file orders them, and where they lie.
+
+    Raises:
+        CorruptImageError: If the file is missing or truncated, or has no usable grid.
+        UnsupportedImageError: If the file is not one 3D scalar volume.
+    """
     if not path.is_file():
         raise CorruptImageError(f"{path} is not a file. Check the path, and dataset.json's file_ending.")
     ending = file_ending(path)

@@ -47,8 +47,8 @@ class LabelRoles:
         """
         parts = {
             value
-            for name, values in _foreground(labels).items()
-            if _is_tumor(name) and tumor in values and organ not in values
+            for name, values in foreground_labels(labels).items()
+            if is_tumor_name(name) and tumor in values and organ not in values
             for value in values
         }
         return cls(organ, tumor, tuple(sorted(parts - {tumor})), labels.get("ignore"))
@@ -74,7 +74,7 @@ def resolve_label_roles(
     Raises:
         ConfigurationError: If a label is not in the data set, is the background, or cannot be inferred.
     """
-    values = _foreground(labels)
+    values = foreground_labels(labels)
     tumor_name = _look_up("tumor_label", tumor, values) if tumor is not None else None
     organ_name = _look_up("organ_label", organ, values) if organ is not None else None
     if tumor_name is None:
@@ -100,7 +100,7 @@ def name_of_label(labels: Mapping[str, Any], value: int) -> str:
     Returns:
         The name, or "" if no name has the value.
     """
-    values = _foreground(labels)
+    values = foreground_labels(labels)
     holding = [name for name in values if value in values[name]]
     return min(holding, key=lambda name: len(values[name]), default="")
 
@@ -110,8 +110,8 @@ def is_exophytic_organ(labels: Mapping[str, Any], organ_label: int) -> bool:
     return bool(_words(name_of_label(labels, organ_label)) & {"kidney", "kidneys"})
 
 
-def _foreground(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Values of each foreground label or region; background and the ignore label left out."""
+def foreground_labels(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the values of each foreground label or region; background and the ignore label left out."""
     foreground = {}
     for name, value in labels.items():
         values = (value,) if isinstance(value, int) else value
@@ -122,7 +122,8 @@ def _foreground(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return foreground
 
 
-def _is_tumor(name: str) -> bool:
+def is_tumor_name(name: str) -> bool:
+    """Say whether a label's name means a tumour."""
     return any(word in name.lower() for word in TUMOR_WORDS)
 
 
@@ -176,14 +177,14 @@ def _one_value(
 
 
 def _infer_tumor(values: Mapping[str, tuple[int, ...]], organ: str | None) -> str:
-    candidates = [name for name in values if _is_tumor(name) and name != organ]
+    candidates = [name for name in values if is_tumor_name(name) and name != organ]
     if len(candidates) > 1 and organ is not None:
         candidates = [name for name in candidates if _words(organ) <= _words(name)] or candidates
     return _the_only("tumor_label", candidates, values)
 
 
 def _infer_organ(values: Mapping[str, tuple[int, ...]], tumor: str) -> str:
-    others = [name for name in values if name != tumor and not _is_tumor(name) and not _words(name) & _NOT_AN_ORGAN]
+    others = [name for name in values if name != tumor and not is_tumor_name(name) and not _words(name) & _NOT_AN_ORGAN]
     named_in_tumor = [name for name in others if _words(name) and _words(name) <= _words(tumor)]
     known = [name for name in others if _words(name) & _ORGAN_WORDS]
     for candidates in (named_in_tumor, others, known):

@@ -31,7 +31,7 @@ class Interval:
 
     def to_json(self) -> dict[str, float | None]:
         """Return plain values; NaN becomes None."""
-        return {name: _or_none(getattr(self, name)) for name in ("value", "low", "high")}
+        return {name: or_none(getattr(self, name)) for name in ("value", "low", "high")}
 
 
 NOT_MEASURED = Interval(math.nan, math.nan, math.nan)
@@ -244,5 +244,6 @@ def _ends(values: FloatArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """Return the value for JSON: None in place of NaN and infinity."""
     return float(value) if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Scores of predicted label maps against reference ones: by case, by tumour, by scan without tumour."""

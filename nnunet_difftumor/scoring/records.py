@@ -1,0 +1,128 @@
+"""What is known about one case after scoring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TumorScore:
+    """One reference tumour; the attributes are the columns of tumors.csv.
+
+    Attributes:
+        tumor: Number within case and label, from 1.
+        volume_mm3: Volume in mm3.
+        equivalent_diameter_mm: Diameter of the sphere of that volume.
+        axial_diameter_mm: Largest diameter in an axial slice.
+        size_bin: Bin of the equivalent diameter (see `rules.SIZE_BINS_MM`).
+        detected: A predicted tumour is paired with it.
+        touched: A predicted tumour shares a voxel with it.
+        iou: Intersection over union with its pair, or without one with the predicted tumour that overlaps most.
+        dice: Dice with the same predicted tumour.
+        score: Score of the pair; NaN without a pair or without probabilities.
+    """
+
+    tumor: int
+    volume_mm3: float
+    equivalent_diameter_mm: float
+    axial_diameter_mm: float
+    size_bin: str
+    detected: bool
+    touched: bool
+    iou: float
+    dice: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionScore:
+    """One predicted tumour; the attributes are the columns of predictions.csv.
+
+    Attributes:
+        component: Number within case and label, from 1.
+        volume_mm3: Volume in mm3.
+        matched_tumor: Number of its reference tumour; None for a false positive.
+        iou: Intersection over union with its pair, or without one with the reference tumour that overlaps most.
+        score: Largest or mean probability; NaN without probabilities.
+        touches_tumor: It shares a voxel with a reference tumour.
+    """
+
+    component: int
+    volume_mm3: float
+    matched_tumor: int | None
+    iou: float
+    score: float
+    touches_tumor: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScores:
+    """One label of one case.
+
+    Attributes:
+        label: Name in dataset.json.
+        is_tumor: The label is a tumour: its components are counted and paired.
+        dice: Dice; NaN if the label is in neither map.
+        nsd_1mm: Normalised surface distance at 1 mm; NaN likewise.
+        nsd_2mm: Normalised surface distance at 2 mm; NaN likewise.
+        reference_ml: Volume in the reference.
+        predicted_ml: Volume in the prediction.
+        tumors: Reference tumours that count.
+        predictions: Predicted tumours that count.
+        panoptic_quality: Panoptic quality; NaN without any tumour and for a label that is no tumour.
+        patient_score: Largest tumour probability in the scan; NaN without probabilities.
+    """
+
+    label: str
+    is_tumor: bool
+    dice: float
+    nsd_1mm: float
+    nsd_2mm: float
+    reference_ml: float
+    predicted_ml: float
+    tumors: tuple[TumorScore, ...]
+    predictions: tuple[PredictionScore, ...]
+    panoptic_quality: float
+    patient_score: float
+
+    @property
+    def detected_tumors(self) -> int:
+        """Reference tumours with a pair."""
+        return sum(tumor.detected for tumor in self.tumors)
+
+    @property
+    def touched_tumors(self) -> int:
+        """Reference tumours that share a voxel with a predicted one."""
+        return sum(tumor.touched for tumor in self.tumors)
+
+    @property
+    def false_positives(self) -> int:
+        """Predicted tumours without a pair."""
+        return sum(prediction.matched_tumor is None for prediction in self.predictions)
+
+    @property
+    def largest_prediction_mm3(self) -> float:
+        """Volume of the largest predicted tumour in mm3; 0 without one."""
+        return max((prediction.volume_mm3 for prediction in self.predictions), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseScores:
+    """All labels of one case.
+
+    Attributes:
+        case: Case identifier.
+        is_healthy: The reference has no voxel of any tumour label, not even a speck, and none of the ignore label.
+        labels: Scores in the order of dataset.json.
+    """
+
+    case: str
+    is_healthy: bool
+    labels: tuple[LabelScores, ...]
+
+    def of_label(self, name: str) -> LabelScores:
+        """Return the scores of a label; KeyError if the case has no such label."""
+        for scores in self.labels:
+            if scores.label == name:
+                return scores
+        raise KeyError(f"{self.case} has no label {name!r}; it has {', '.join(each.label for each in self.labels)}.")

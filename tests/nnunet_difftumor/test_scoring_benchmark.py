@@ -1,0 +1,36 @@
+"""What scoring costs: 500 cases of 128 voxels cubed within 5 minutes on two cores and 2 GB."""
+
+import pytest
+
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.scoring.benchmark import measure_scoring, write_benchmark_folders
+from nnunet_difftumor.scoring.run import load_scores
+
+
+def test_the_benchmark_scores_every_kind_of_error(tmp_path):
+    write_benchmark_folders(tmp_path / "data", 24, 40, with_probabilities=True)
+    cost = measure_scoring(tmp_path / "data", tmp_path / "scores", workers=1)
+    assert (cost.cases, cost.side_voxels, cost.with_probabilities) == (24, 40, True)
+    assert cost.cpu_seconds_per_case > 0
+    tumor = load_scores(tmp_path / "scores").summary["labels"]["tumor"]
+    assert 0 < tumor["detected"] < tumor["tumors"]
+    assert tumor["false_positives"] > 0
+    assert tumor["healthy"]["scans"] > 0
+
+
+def test_a_failing_command_is_named(tmp_path):
+    write_benchmark_folders(tmp_path / "data", 1, 16, with_probabilities=False)
+    (tmp_path / "data" / "dataset.json").write_text("{}")
+    with pytest.raises(DiffTumorError, match=r"dataset\.json"):
+        measure_scoring(tmp_path / "data", tmp_path / "scores", workers=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_probabilities", [False, True])
+def test_500_cases_within_5_minutes_on_two_cores(tmp_path, with_probabilities):
+    write_benchmark_folders(tmp_path / "data", 500, 128, with_probabilities=with_probabilities)
+    cost = measure_scoring(tmp_path / "data", tmp_path / "scores", workers=2)
+    assert cost.cases == 500
+    two_cores_seconds = cost.cpu_seconds_per_case * cost.cases / 2  # whoever else uses the cores
+    assert two_cores_seconds < 300
+    assert cost.peak_memory_mb < 2000
