@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +49,26 @@ class NnunetProject:
     def raw(self) -> Path:
         return self.root / "raw" / DATASET_NAME
 
-    def output(self, fold: int | str = 0, *, trainer: str = "nnUNetTrainerDiffTumor") -> Path:
-        name = f"{trainer}__nnUNetPlans__3d_fullres"
+    def output(
+        self, fold: int | str = 0, *, trainer: str = "nnUNetTrainerDiffTumor", configuration: str = "3d_fullres"
+    ) -> Path:
+        name = f"{trainer}__nnUNetPlans__{configuration}"
         return self.root / "results" / DATASET_NAME / name / f"fold_{fold}"
+
+    def activate(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make this the project of nnU-Net in this process."""
+        for key, value in self.environment().items():
+            if key.startswith("nnUNet_"):
+                monkeypatch.setenv(key, value)
+        monkeypatch.delenv("nnUNet_difftumor", raising=False)
+
+    def make_trainer(self, trainer: Any, fold: int | str = 0, configuration: str = "3d_fullres") -> Any:
+        """Make a trainer of the project in this process."""
+        import torch
+
+        plans = json.loads((self.preprocessed / "nnUNetPlans.json").read_text())
+        dataset_json = json.loads((self.preprocessed / "dataset.json").read_text())
+        return trainer({**plans, "continue_training": False}, configuration, fold, dataset_json, torch.device("cpu"))
 
     def environment(self) -> dict[str, str]:
         """Environment for nnU-Net's commands: one thread, no background worker."""
@@ -68,6 +87,20 @@ class NnunetProject:
             "OMP_WAIT_POLICY": "passive",  # nnU-Net uses every core on a CPU; spinning threads starve each other
             "GOMP_SPINCOUNT": "0",
         }
+
+    def run(self, *words: str, environment: dict[str, str] | None = None, expected: int = 0) -> str:
+        """Run a command in the project's environment and return what it printed."""
+        process = subprocess.run(
+            [str(Path(sys.executable).parent / words[0]), *words[1:]],
+            env={**self.environment(), **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert process.returncode == expected, process.stdout[-5000:]
+        return process.stdout
 
     def configure(self, **settings: Any) -> None:
         """Write difftumor.json beside the plans."""

@@ -95,6 +95,19 @@ def test_help_shows_an_example_that_parses(name, capsys):
     assert _build_parser(words).parse_args(words).command == name
 
 
+def test_the_documented_trainer_is_found_by_nnunet(tmp_path, monkeypatch):
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
+
+    (example,) = blocks(ROOT / "docs" / "how-to" / "backbones.md", "python")
+    (tmp_path / "my_trainers.py").write_text(example)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(ext_trainer_folder()), str(tmp_path)]))
+    name = re.search(r"class (\w+)", example)[1]
+    found = recursive_find_trainer_class_by_name(name)
+    assert [base.__name__ for base in found.__bases__] == ["DiffTumorMixin", "nnUNetTrainerDA5"]
+
+
 QUICK = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
 
 

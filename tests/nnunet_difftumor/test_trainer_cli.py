@@ -12,19 +12,8 @@ BIN = Path(sys.executable).parent
 TRAIN = ["nnUNetv2_train", "905", "3d_fullres", "0", "-tr", "nnUNetTrainerDiffTumor", "-device", "cpu"]
 
 
-def run(project, *words, environment=None, expected=0):
-    """Run a command in the project's environment and return what it printed."""
-    process = subprocess.run(
-        [str(BIN / words[0]), *words[1:]],
-        env={**project.environment(), **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert process.returncode == expected, process.stdout[-5000:]
-    return process.stdout
+def run(project, *words, **options):
+    return project.run(*words, **options)
 
 
 def read_counts(output):
