@@ -247,7 +247,9 @@ class DiffTumorMixin(_Trainer):
         conflicts = find_output_conflicts(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
         refuse_conflicts(output_folder, conflicts)
         if self.local_rank == 0:
-            write_output_record(output_folder, resolved, cases, generator_hash, findings.acknowledged)
+            write_output_record(
+                output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings
+            )
             self._print_settings(resolved, (*cases.notes, *findings.notes))
         self._injection_log = InjectionLog(
             output_folder, resolved.config.recorded_samples, first_epoch=self.current_epoch
