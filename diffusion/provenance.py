@@ -18,8 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.records import require_entries, require_list
+from diffusion.tumor_print import TumorPrint, parse_tumor_prints
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_WITHOUT_PRINTS = 1
+"""The version before `tumor_prints`; it is read, and a leak guard tells what is missing."""
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,11 +39,14 @@ class CaseFingerprint:
         identifier_hash: `hash_identifier` of the case's identifier.
         image_hash: `hash_array` of the decoded CT in HU.
         tumor_mask_hash: `hash_tumor_mask` of the tumour mask; None for a case without a tumour.
+        tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None: not
+            recorded, as in records of format 1.
     """
 
     identifier_hash: str
     image_hash: str
     tumor_mask_hash: str | None = None
+    tumor_prints: tuple[TumorPrint, ...] | None = None
 
     def __post_init__(self) -> None:
         _require_hash("identifier_hash", self.identifier_hash)
@@ -69,7 +76,8 @@ class Provenance:
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise ProvenanceError(
-                f"Provenance has format_version {self.format_version!r}, this release reads {FORMAT_VERSION}. "
+                f"Provenance has format_version {self.format_version!r}, this release reads {_WITHOUT_PRINTS} and "
+                f"{FORMAT_VERSION}. "
                 f"Use the release that wrote it, or train the generator again."
             )
         if self.fold is not None and (isinstance(self.fold, bool) or not isinstance(self.fold, int)):
@@ -92,6 +100,8 @@ class Provenance:
     def from_json(text: str, source: str = "provenance.json") -> Provenance:
         """Read a record strictly: an unknown, a missing or a malformed entry is an error.
 
+        A record of format 1 becomes one of the current format without tumour prints.
+
         Args:
             text: JSON text.
             source: Name of the file, for messages.
@@ -109,12 +119,36 @@ class Provenance:
                 f"{source} is not valid JSON ({error}). It may be cut off: copy the generator folder again."
             ) from error
         entries = require_entries(content, Provenance, source, ProvenanceError)
+        is_old = entries["format_version"] == _WITHOUT_PRINTS and not isinstance(entries["format_version"], bool)
+        if is_old:
+            entries["format_version"] = FORMAT_VERSION
         for stage in ("diffusion", "autoencoder"):
-            entries[stage] = _parse_cases(entries[stage], f"{source}: {stage}")
+            entries[stage] = _parse_cases(entries[stage], f"{source}: {stage}", has_prints=not is_old)
         try:
             return Provenance(**entries)
         except ProvenanceError as error:
             raise ProvenanceError(f"{source}: {error}") from error
+
+
+def parse_fingerprint(entry: object, source: str) -> CaseFingerprint:
+    """Read one case strictly from parsed JSON.
+
+    Args:
+        entry: Parsed JSON value.
+        source: Where it stands, for messages.
+
+    Returns:
+        The case.
+
+    Raises:
+        ProvenanceError: If an entry is unknown, missing or malformed.
+    """
+    values = require_entries(entry, CaseFingerprint, source, ProvenanceError)
+    values["tumor_prints"] = parse_tumor_prints(values["tumor_prints"], f"{source}: tumor_prints", ProvenanceError)
+    try:
+        return CaseFingerprint(**values)
+    except ProvenanceError as error:
+        raise ProvenanceError(f"{source}: {error}") from error
 
 
 def save_provenance(path: Path, provenance: Provenance) -> None:
@@ -238,13 +272,13 @@ def _require_hash(name: str, value: object) -> None:
         )
 
 
-def _parse_cases(entries: object, source: str) -> tuple[CaseFingerprint, ...]:
+def _parse_cases(entries: object, source: str, *, has_prints: bool) -> tuple[CaseFingerprint, ...]:
     cases = []
     for index, entry in enumerate(require_list(entries, source, ProvenanceError)):
         place = f"{source}[{index}]"
-        values = require_entries(entry, CaseFingerprint, place, ProvenanceError)
-        try:
-            cases.append(CaseFingerprint(**values))
-        except ProvenanceError as error:
-            raise ProvenanceError(f"{place}: {error}") from error
+        if not has_prints and isinstance(entry, dict):
+            if "tumor_prints" in entry:
+                raise ProvenanceError(f"{place}: tumor_prints belong to format {FORMAT_VERSION} and later.")
+            entry = {**entry, "tumor_prints": None}
+        cases.append(parse_fingerprint(entry, place))
     return tuple(cases)

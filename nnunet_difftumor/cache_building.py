@@ -33,8 +33,9 @@ from nnunet_difftumor.crop_cache import (
 )
 from nnunet_difftumor.ct_files import place_labels
 from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.tumor_prints import take_tumor_prints
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STORED_RANGE_HU = (-1024.0, 3071.0)
 """Values outside are stored as the nearer end: scanner padding such as -3024 HU is air."""
 
@@ -159,12 +160,14 @@ def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...]) -> Non
     signature = _signature(case, tumor_values)
     ct = read_ct(case.image_path)
     tumors: tuple[TumorComponent, ...] = ()
-    tumor_hash = None
+    tumor_hash, tumor_prints = None, None
     if tumor_values and case.label_path is not None:
         own_labels, geometry = read_labels(case.label_path)
         tumor_hash = hash_tumor_mask(np.isin(own_labels, tumor_values))
         labels = place_labels(own_labels, geometry, case.label_path, ct)
-        tumors = find_tumors(np.isin(labels, tumor_values), ct.spacing_mm)
+        tumor_mask = np.isin(labels, tumor_values)
+        tumors = find_tumors(tumor_mask, ct.spacing_mm)
+        tumor_prints = take_tumor_prints(tumor_mask, ct.spacing_mm, ct.image_hu)
         _store(labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= 255 else labels, folder / LABELS_FILE)
     stored = np.rint(np.clip(ct.image_hu, *STORED_RANGE_HU)).astype(np.int16)
     _store(stored, folder / IMAGE_FILE)
@@ -173,6 +176,7 @@ def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...]) -> Non
         identifier_hash=hash_identifier(case.identifier),
         image_hash=hash_array(ct.image_hu),
         tumor_mask_hash=tumor_hash,
+        tumor_prints=tumor_prints,
     )
     description = {
         "signature": signature,

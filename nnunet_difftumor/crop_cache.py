@@ -16,7 +16,7 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.provenance import CaseFingerprint
+from diffusion.provenance import CaseFingerprint, parse_fingerprint
 from nnunet_difftumor.resample import AIR_HU
 
 IMAGE_FILE = "image.b2nd"
@@ -59,7 +59,7 @@ class CachedCase:
         folder: Where its arrays lie.
         shape: Shape of the volume, (D, H, W).
         spacing_mm: Spacing in mm, (D, H, W).
-        fingerprint: Hashes of identifier, CT and tumour mask.
+        fingerprint: Hashes of identifier, CT and tumour mask, and the tumour's prints.
         tumor_values: Label values that mean tumour.
         tumors: Connected tumours of at least 8 voxels.
     """
@@ -158,7 +158,7 @@ def open_cached_case(entry: Path) -> CachedCase:
         folder=entry,
         shape=tuple(stored["shape"]),
         spacing_mm=tuple(stored["spacing_mm"]),
-        fingerprint=CaseFingerprint(**stored["fingerprint"]),
+        fingerprint=parse_fingerprint(stored["fingerprint"], str(entry / CASE_FILE)),
         tumor_values=tuple(stored["tumor_values"]),
         tumors=tumors,
     )

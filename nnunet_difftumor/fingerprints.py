@@ -3,7 +3,7 @@
 A CT is hashed as `read_ct` decodes it: float32 HU on the file's own grid, (D, H, W). A tumour mask is
 hashed as `read_labels` decodes it, on the label file's own grid, so that a label map can be recognised
 where its CT is not at hand (nnU-Net's gt_segmentations). Compression, stored type, slope and file format
-do not change a hash; resampling, cropping and flipping do.
+do not change a hash; resampling, cropping and flipping do. Tumour prints survive those (see `tumor_prints`).
 """
 
 from __future__ import annotations
@@ -14,27 +14,33 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.provenance import CaseFingerprint, hash_array, hash_identifier, hash_tumor_mask
+from diffusion.tumor_print import TumorPrint
 from nnunet_difftumor.cases import Case, read_ct, read_labels
+from nnunet_difftumor.ct_files import place_labels
+from nnunet_difftumor.errors import GeometryMismatchError
+from nnunet_difftumor.tumor_prints import take_tumor_prints
 
 
 def fingerprint_case(case: Case, tumor_values: Sequence[int] = ()) -> CaseFingerprint:
-    """Hash a case's identifier, CT and tumour mask.
+    """Hash a case's identifier, CT and tumour mask, and take the tumour's prints.
 
     Args:
         case: The case; both files are decoded.
         tumor_values: Label values that mean tumour; with none, no mask is hashed.
 
     Returns:
-        The fingerprint; without mask hash if there is no tumour or no label file.
+        The fingerprint; without mask hash if there is no tumour or no label file, and without prints if labels
+        were not looked at.
 
     Raises:
         DiffTumorError: The named error of a file that cannot be used.
     """
-    has_mask = bool(tumor_values) and case.label_path is not None
+    label_path = case.label_path if tumor_values else None
     return CaseFingerprint(
         identifier_hash=hash_identifier(case.identifier),
         image_hash=hash_ct_file(case.image_path),
-        tumor_mask_hash=hash_tumor_file(case.label_path, tumor_values) if has_mask and case.label_path else None,
+        tumor_mask_hash=hash_tumor_file(label_path, tumor_values) if label_path else None,
+        tumor_prints=print_tumor_file(label_path, tumor_values, case.image_path) if label_path else None,
     )
 
 
@@ -67,3 +73,29 @@ def hash_tumor_file(path: Path, tumor_values: Sequence[int]) -> str | None:
         DiffTumorError: The named error of a file that cannot be used.
     """
     return hash_tumor_mask(np.isin(read_labels(path)[0], tumor_values))
+
+
+def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path | None = None) -> tuple[TumorPrint, ...]:
+    """Take the prints of a label file's tumours.
+
+    Args:
+        path: The label map.
+        tumor_values: Label values that mean tumour.
+        image_path: The CT; without it, or if it lies on another grid, the surroundings are left out.
+
+    Returns:
+        The prints; none without a tumour.
+
+    Raises:
+        DiffTumorError: The named error of a file that cannot be used.
+    """
+    labels, geometry = read_labels(path)
+    if image_path is not None and np.isin(labels, tumor_values).any():
+        ct = read_ct(image_path)
+        try:
+            placed = place_labels(labels, geometry, path, ct)
+        except GeometryMismatchError:
+            pass
+        else:
+            return take_tumor_prints(np.isin(placed, tumor_values), ct.spacing_mm, ct.image_hu)
+    return take_tumor_prints(np.isin(labels, tumor_values), geometry.spacing_mm)

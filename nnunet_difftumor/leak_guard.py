@@ -1,10 +1,15 @@
-"""Refusal of a generator that was trained on the cases that validate with it."""
+"""Refusal of a generator that was trained on the cases that validate with it.
+
+Identifiers and exact content refuse. A tumour print, which survives resampling, only warns: it can be wrong.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusion.provenance import (
     CaseFingerprint,
@@ -13,9 +18,11 @@ from diffusion.provenance import (
     hash_identifier,
     load_provenance,
 )
+from diffusion.tumor_print import TumorPrint, parse_tumor_prints
 from nnunet_difftumor.errors import LeakError
-from nnunet_difftumor.fingerprints import hash_ct_file, hash_tumor_file
+from nnunet_difftumor.fingerprints import hash_ct_file, hash_tumor_file, print_tumor_file
 from nnunet_difftumor.healthy import FactCache
+from nnunet_difftumor.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor
 
 PROVENANCE_FILE_NAME = "provenance.json"
 
@@ -28,11 +35,13 @@ class CaseContent:
         identifier: Case identifier.
         image_hash: Hash of the decoded CT; None where the raw CT is not at hand.
         tumor_mask_hash: Hash of the decoded tumour mask; None for a case without tumour.
+        tumor_prints: Prints of the tumour and of its largest parts.
     """
 
     identifier: str
     image_hash: str | None = None
     tumor_mask_hash: str | None = None
+    tumor_prints: tuple[TumorPrint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,16 @@ class StageOverlap:
         renamed: Same content under another identifier.
         other_content: Same identifier, other content.
         not_comparable: Same identifier, but nothing at hand to compare the content.
+        resembling: Other content, but a tumour of nearly the same shape in nearly the same surroundings.
+        unprinted: Whether tumours trained the stage whose prints were not recorded.
     """
 
     same: tuple[str, ...] = ()
     renamed: tuple[str, ...] = ()
     other_content: tuple[str, ...] = ()
     not_comparable: tuple[str, ...] = ()
+    resembling: tuple[str, ...] = ()
+    unprinted: bool = False
 
     @property
     def shared(self) -> tuple[str, ...]:
@@ -122,9 +135,13 @@ def describe_case(
         lambda: hash_tumor_file(label_file, [tumor_label]) or "",  # "" is kept: known to have no tumour
     )
     image_hash = None
-    if image_file is not None and image_file.is_file():
+    image_file = image_file if image_file is not None and image_file.is_file() else None
+    if image_file is not None:
         image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_ct_file(image_file))
-    return CaseContent(identifier=identifier, image_hash=image_hash, tumor_mask_hash=mask_hash or None)
+    prints = _describe_tumors(label_file, image_file, tumor_label, image_hash, cache) if mask_hash else ()
+    return CaseContent(
+        identifier=identifier, image_hash=image_hash, tumor_mask_hash=mask_hash or None, tumor_prints=prints
+    )
 
 
 def find_overlap(cases: Iterable[CaseContent], provenance: Provenance) -> GeneratorOverlap:
@@ -176,10 +193,53 @@ def refuse_overlap(
     if named and not acknowledge_identifier_matches:
         raise LeakError(
             f"The generator was trained on cases with the identifiers of {_count(named)} of this fold, "
-            f"{_why_only_named(overlap)} If these are different patients, set "
+            f"{_why_only_named(overlap)} {_also_resembling(overlap, named)}If these are different patients, set "
             '"acknowledge_identifier_matches": true, which is recorded in the output folder.'
         )
     return describe_overlap(overlap)
+
+
+def describe_resemblance(overlap: GeneratorOverlap) -> tuple[str, ...]:
+    """Return one warning per stage that was trained on tumours much like those of validation cases.
+
+    Args:
+        overlap: What the generator and the validation list share.
+
+    Returns:
+        Sentences; empty without a resemblance.
+    """
+    return tuple(
+        f"{_count(found.resembling)} of this fold {'have' if len(found.resembling) > 1 else 'has'} a tumour of nearly "
+        f"the same shape as a case that trained the {stage}: likely the same patient in another resampling. If so, "
+        "validation with this generator is worthless; compare the cases, and take them out of the generator's "
+        "training or out of validation."
+        for stage, found in (("diffusion model", overlap.diffusion), ("autoencoder", overlap.autoencoder))
+        if found.resembling
+    )
+
+
+def describe_blind_spots(cases: Iterable[CaseContent], overlap: GeneratorOverlap) -> tuple[str, ...]:
+    """Say where another resampling of a training case could not have been noticed.
+
+    Args:
+        cases: Validation cases.
+        overlap: What they share with the generator.
+
+    Returns:
+        Sentences; empty if every tumour was compared.
+    """
+    if overlap.diffusion.unprinted:
+        return (
+            "The generator's provenance.json was written by an earlier release and holds no tumour prints: exact "
+            "copies of its training cases are recognised under any name, resampled ones are not.",
+        )
+    small = [case.identifier for case in cases if case.tumor_mask_hash and not can_be_told(case.tumor_prints)]
+    if not small:
+        return ()
+    return (
+        f"{_count(small)} cannot be recognised in another resampling: too small, or without the CT around the "
+        "tumour (nnUNet_raw).",
+    )
 
 
 def describe_overlap(overlap: GeneratorOverlap, noun: str = "validation case") -> tuple[str, ...]:
@@ -208,15 +268,34 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
         by_name.setdefault(fingerprint.identifier_hash, []).append(fingerprint)
     images = {fingerprint.image_hash for fingerprint in trained_on}
     masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
-    found: dict[str, list[str]] = {"same": [], "renamed": [], "other_content": [], "not_comparable": []}
+    kinds = ("same", "renamed", "other_content", "not_comparable", "resembling")
+    found: dict[str, list[str]] = {kind: [] for kind in kinds}
     for case in cases:
         namesakes = by_name.get(hash_identifier(case.identifier), [])
         if case.image_hash in images or case.tumor_mask_hash in masks:
             found["same" if namesakes else "renamed"].append(case.identifier)
-        elif namesakes:
+            continue
+        if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):
+            found["resembling"].append(case.identifier)
+        if namesakes:
             kind = "other_content" if all(_differs(case, other) for other in namesakes) else "not_comparable"
             found[kind].append(case.identifier)
-    return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()})
+    unprinted = any(other.tumor_mask_hash is not None and other.tumor_prints is None for other in trained_on)
+    return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()}, unprinted=unprinted)
+
+
+def _describe_tumors(
+    label_file: Path, image_file: Path | None, tumor_label: int, image_hash: str | None, cache: FactCache
+) -> tuple[TumorPrint, ...]:
+    """Prints of a case's tumour; kept for the CT that they were taken with."""
+    fact = f"tumor_prints_{PRINT_VERSION}_{tumor_label}_{image_hash or 'without_ct'}"
+
+    def take() -> Any:
+        prints = print_tumor_file(label_file, [tumor_label], image_file)
+        return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
+
+    prints = cache.get_or_compute(label_file, fact, take)
+    return parse_tumor_prints(prints, f"{label_file}: {fact}", LeakError) or ()
 
 
 def _differs(case: CaseContent, other: CaseFingerprint) -> bool:
@@ -233,6 +312,12 @@ def _count(cases: Sequence[str], noun: str = "validation case") -> str:
 
 def _as_copy(overlap: StageOverlap) -> str:
     return f"; {', '.join(overlap.renamed[:5])} under another identifier" if overlap.renamed else ""
+
+
+def _also_resembling(overlap: GeneratorOverlap, named: Sequence[str]) -> str:
+    resembling = {*overlap.diffusion.resembling, *overlap.autoencoder.resembling}
+    both = [case for case in named if case in resembling]
+    return f"{_count(both)} also has the shape of a training tumour: most likely the same patient. " if both else ""
 
 
 def _why_only_named(overlap: GeneratorOverlap) -> str:

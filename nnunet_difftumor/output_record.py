@@ -89,6 +89,7 @@ def write_output_record(
     cases: FoldCases,
     generator_hash: str | None,
     acknowledged: Sequence[str],
+    leak_warnings: Sequence[str] = (),
 ) -> None:
     """Record settings, where they came from, and the cases, in the training's output folder.
 
@@ -98,12 +99,14 @@ def write_output_record(
         cases: Cases.
         generator_hash: Hash of the generator's weights; None without a generator.
         acknowledged: Overlaps between generator and validation cases that were accepted.
+        leak_warnings: What may be such an overlap.
     """
     record = {
         "settings": resolved.config.to_json(),
         "origins": dict(resolved.origins),
         "generator_hash": generator_hash,
         "acknowledged_overlap": list(acknowledged),
+        "leak_warnings": list(leak_warnings),
     }
     write_json(output_folder / CONFIG_RECORD_NAME, record, overwrite=True)
     write_json(output_folder / SPLIT_RECORD_NAME, cases.to_json(), overwrite=True)

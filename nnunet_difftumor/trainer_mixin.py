@@ -316,7 +316,9 @@ class DiffTumorMixin(_Trainer):
         conflicts = find_output_conflicts(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
         refuse_conflicts(output_folder, conflicts)
         if self.local_rank == 0:
-            write_output_record(output_folder, resolved, cases, generator_hash, findings.acknowledged)
+            write_output_record(
+                output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings
+            )
             self._print_settings(resolved, (*cases.notes, *findings.notes))
         labels = self.dataset_json["labels"]
         self._injection_log = InjectionLog(
@@ -337,14 +339,14 @@ class DiffTumorMixin(_Trainer):
             resolved.config,
             [resolved.generator_folder(self.fold, t) for t in resolved.config.organ_targets],
         )
-        acknowledged: list[str] = []
+        findings: list[LeakFindings] = []
         notes: list[str] = []
         shared: dict[Any, LoadedOnce] = {}
         for number, (target, folder) in enumerate(zip(config.organ_targets, folders, strict=True)):
             found = check_leaks(
                 folder, self._preprocessed_cases(), cases, config, self.fold, tumor_label=target.tumor_label
             )
-            acknowledged += found.acknowledged
+            findings.append(found)
             notes += found.notes
             if is_builtin(str(target.generator)):
                 notes.append(_describe_builtin(target, resolved))
@@ -356,8 +358,11 @@ class DiffTumorMixin(_Trainer):
             replace(target.appearances, examples=synthesizer.tissue.appearances)  # so are unusable looks
             self._sources[number] = loaded
         hashes = [hash_generator(folder) for folder in dict.fromkeys(folders)]
-        findings = LeakFindings(tuple(dict.fromkeys(acknowledged)), tuple(dict.fromkeys(notes)))
-        return "+".join(hashes), findings
+        acknowledged, warnings = (
+            tuple(dict.fromkeys(line for found in findings for line in getattr(found, kind)))
+            for kind in ("acknowledged", "warnings")
+        )
+        return "+".join(hashes), LeakFindings(acknowledged, tuple(dict.fromkeys(notes)), warnings)
 
     def _make_source(self, target: OrganTarget, folder: Path, cases: FoldCases, steps: int) -> SynthesizerSource:
         """What makes the tumours of a target in this arm."""

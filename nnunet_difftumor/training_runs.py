@@ -138,7 +138,11 @@ def training_identity(selected: SelectedCases, **options: bool) -> dict[str, obj
     Returns:
         JSON content.
     """
-    records = [asdict(case.fingerprint) for case in selected.training]
+    # the hashes alone tell what the batches are made of: a release with other prints can resume
+    records = [
+        {key: value for key, value in asdict(case.fingerprint).items() if key != "tumor_prints"}
+        for case in selected.training
+    ]
     cases_hash = hashlib.sha256(json.dumps(records).encode()).hexdigest()
     return {"training_cases": cases_hash, "fold": selected.fold, "splits": selected.splits_hash, **options}
 

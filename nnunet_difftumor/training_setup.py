@@ -163,11 +163,13 @@ class LeakFindings:
 
     Attributes:
         acknowledged: Overlaps that the settings accept; they go into the record.
-        notes: Lines for the log.
+        notes: Lines for the log, warnings among them.
+        warnings: What may be an overlap; it goes into the record.
     """
 
     acknowledged: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def roles_of(labels: Mapping[str, Any], target: OrganTarget) -> LabelRoles:
@@ -212,29 +214,33 @@ def check_leaks(
 
     label = config.tumor_label if tumor_label is None else tumor_label
 
-    def find_overlap(identifiers: Sequence[str]) -> leak_guard.GeneratorOverlap:
-        contents = [
+    def describe(identifiers: Sequence[str]) -> list[leak_guard.CaseContent]:
+        return [
             leak_guard.describe_case(case, data.label_file(case), data.images.get(case), label, cache)
             for case in identifiers
         ]
-        return leak_guard.find_overlap(contents, provenance)
 
-    validation, holdout = find_overlap(cases.split.val), find_overlap(cases.holdout)
+    contents = describe(cases.split.val)
+    validation = leak_guard.find_overlap(contents, provenance)
+    holdout = leak_guard.find_overlap(describe(cases.holdout), provenance)
     cache.save()
     notes = [
         f"Held-out healthy cases: {line}; specificity measured on them may be too good."
         for line in leak_guard.describe_overlap(holdout, "held-out case")
     ]
+    warnings = leak_guard.describe_resemblance(validation)
+    notes += [f"WARNING: {line}" for line in warnings]
+    notes += leak_guard.describe_blind_spots(contents, validation)
     if fold == "all":
         lines = leak_guard.describe_overlap(validation)
         notes += [f"Fold 'all' makes no claim about validation: {line}." for line in lines]
-        return LeakFindings((), tuple(notes))
+        return LeakFindings((), tuple(notes), warnings)
     acknowledged = leak_guard.refuse_overlap(
         validation,
         acknowledge_identifier_matches=config.acknowledge_identifier_matches,
         acknowledge_autoencoder_overlap=config.acknowledge_autoencoder_overlap,
     )
-    return LeakFindings(acknowledged, (*notes, *(f"Acknowledged: {line}." for line in acknowledged)))
+    return LeakFindings(acknowledged, (*notes, *(f"Acknowledged: {line}." for line in acknowledged)), warnings)
 
 
 def _describe_groups(groups: CaseGroups, holdout: Sequence[str], is_written: bool) -> str:

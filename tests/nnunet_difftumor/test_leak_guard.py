@@ -23,7 +23,9 @@ from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, check_
 
 NAMES = ("train_1", "train_2", "val_1", "val_2", "holdout_1")
 LABELS = {"background": 0, "liver": 1, "tumor": 2}
-OTHER = CaseFingerprint(identifier_hash=hash_identifier("elsewhere"), image_hash="a" * 64, tumor_mask_hash="b" * 64)
+OTHER = CaseFingerprint(
+    identifier_hash=hash_identifier("elsewhere"), image_hash="a" * 64, tumor_mask_hash="b" * 64, tumor_prints=()
+)
 
 
 @pytest.fixture
@@ -74,10 +76,12 @@ def check(data, diffusion, autoencoder=(), fold=0, keep_images=True, **settings)
     return check_leaks(folder, data, CASES, config, fold)
 
 
-def test_clean_fold_passes_without_a_word(data):
+def test_clean_fold_passes_and_tells_which_tumors_are_too_small_to_be_recognised(data):
     trained_on = [fingerprint(data, "train_1"), fingerprint(data, "train_2"), OTHER]
     findings = check(data, trained_on, trained_on)
-    assert findings.acknowledged == findings.notes == ()
+    assert findings.acknowledged == findings.warnings == ()
+    assert len(findings.notes) == 1
+    assert "2 validation cases (val_1, val_2) cannot be recognised in another resampling" in findings.notes[0]
 
 
 @pytest.mark.parametrize("keep_images", [True, False], ids=["with raw CT", "labels only"])
@@ -133,8 +137,8 @@ def test_an_autoencoder_that_saw_the_ct_without_labels_is_found(data):
 def test_fold_all_refuses_nothing_and_tells_the_overlap(data):
     findings = check(data, [fingerprint(data, "val_1")], fold="all")
     assert findings.acknowledged == ()
-    assert "no claim about validation" in findings.notes[0]
-    assert "val_1" in findings.notes[0]
+    assert "no claim about validation" in findings.notes[-1]
+    assert "val_1" in findings.notes[-1]
 
 
 def test_holdout_in_the_generators_training_is_told(data):
