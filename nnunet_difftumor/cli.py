@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "train-diffusion": "stage 2: learn tumours from annotated cases",
     "synthesize": "put tumours into a CT of your own and look at them",
     "evaluate-generator": "compare generated with real tumours on cases that it never saw",
+    "compare": "compare models over hospitals: predict, score, test, report",
     "splits": "write splits_final.json for tumour and healthy cases",
     "ext-trainer": "print the folder for nnUNet_extTrainer",
     "demo": "run all stages on a small data set and write a report",
