@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -264,3 +265,46 @@ def test_nnunet_itself_predicts_what_is_missing(make_nnunet_project, tmp_path, m
     for case, path in find_label_maps(tmp_path / "p").items():
         reference = nibabel.load(hospital.labels / f"{case}.nii.gz")
         assert nibabel.load(path).shape == reference.shape
+
+
+@pytest.mark.slow
+def test_from_images_to_the_report(make_nnunet_project, tmp_path, monkeypatch):
+    """An untrained nnU-Net against perfect predictions and against shifted ones, scored by `difftumor score`."""
+    pytest.importorskip("nnunet_difftumor.scoring.run")
+    project = make_nnunet_project(tumor_cases=12, healthy_cases=10)
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)
+    trained = save_untrained_checkpoint(project, 0)
+    for path in (project.raw / "labelsTr").glob("*.nii.gz"):
+        image = nibabel.load(path)
+        labels = np.asarray(image.dataobj).astype(np.uint8)
+        for arm, made in (("perfect", labels), ("shifted", np.roll(labels, 1, axis=0))):
+            write_labels(tmp_path / arm / path.name)
+            nibabel.save(nibabel.Nifti1Image(made, image.affine), tmp_path / arm / path.name)
+    content = {
+        "baseline": "perfect",
+        "hospitals": [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(project.raw / "labelsTr")}],
+        "models": [
+            {"arm": "untrained", "trained": str(trained)},
+            {"arm": "perfect", "predictions": "perfect"},
+            {"arm": "shifted", "predictions": "shifted"},
+        ],
+        "prediction": {"device": "cpu", "processes": 1, "mirroring": False},
+        "statistics": {"draws": 1000},
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert main(["compare", str(path), "--output", str(tmp_path / "out")]) == 0
+    arms = pd.read_csv(tmp_path / "out" / "arms.csv").query("group_kind == 'all'").set_index(["measure", "arm"])
+    assert arms.loc[("dice", "perfect"), "value"] == arms.loc[("sensitivity", "perfect"), "value"] == 1.0
+    assert arms.loc[("specificity", "perfect"), "items"] == 10
+    assert 0.3 < arms.loc[("dice", "shifted"), "value"] < 0.95
+    assert arms.loc[("nsd_2mm", "shifted"), "value"] > arms.loc[("nsd_1mm", "shifted"), "value"]
+    assert arms.loc[("dice", "untrained"), "value"] < 0.3
+    text = (tmp_path / "out" / "methods.txt").read_text()
+    assert "at least 8 voxels and 14 mm3" in text
+    assert "without mirroring" in text
+    scores = tmp_path / "out" / "scores" / "untrained" / "X" / "cases.csv"
+    made = scores.stat().st_mtime_ns
+    assert main(["compare", str(path), "--output", str(tmp_path / "out"), "--overwrite"]) == 0
+    assert scores.stat().st_mtime_ns == made
