@@ -40,6 +40,7 @@ def write_report(
     environment.filters["sentence"] = lambda names: listing(list(names))
     environment.tests["lack"] = is_lack
     methods = _tidy(environment.overlay(autoescape=False).get_template("methods.txt.jinja").render(facts=facts))
+    _remove_earlier(output)
     labels = []
     for label in facts["labels"]:
         tables = tables_of_label(findings, experiment, label)
@@ -56,6 +57,14 @@ def write_report(
     )
     _write_text(output / METHODS_FILE, methods + "\n")
     _write_text(output / REPORT_FILE, page)
+
+
+def _remove_earlier(output: Path) -> None:
+    """Tables and pictures of an earlier run would stay if an arm or label has gone since."""
+    for folder, endings in ((TABLES_FOLDER, (".csv", ".tex")), (FIGURES_FOLDER, (".png",))):
+        for path in output.joinpath(folder).glob("*"):
+            if path.suffix in endings:
+                path.unlink()
 
 
 def _write_tables(tables: Sequence[Table], folder: Path) -> None:

@@ -389,7 +389,9 @@ def test_results_are_replaced_only_if_asked(compared, capsys):
     words = ["compare", str(folder / "experiment.yaml"), "--output", str(output)]
     assert main(words) == 1
     assert "--overwrite" in capsys.readouterr().err
+    (output / "tables" / "of_an_arm_that_is_gone.csv").touch()
     assert main([*words, "--overwrite"]) == 0
+    assert not (output / "tables" / "of_an_arm_that_is_gone.csv").exists()
     assert "diffusion minus stock: +" in capsys.readouterr().out
 
 

@@ -109,9 +109,9 @@ def measure_coverage(world, patients, repetitions, seed=0):
     return {name: count / repetitions for name, count in held.items()}
 
 
-@pytest.mark.parametrize("patients", [10, 30, 100])
-def test_intervals_hold_the_truth_for_clustered_tumors(patients):
-    coverage = measure_coverage(WORLDS["moderate"], patients, 4000)
+@pytest.mark.parametrize(("patients", "studies"), [(10, 4000), (30, 3000), (100, 2000)])
+def test_intervals_hold_the_truth_for_clustered_tumors(patients, studies):
+    coverage = measure_coverage(WORLDS["moderate"], patients, studies)
     assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
 
 
