@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +18,7 @@ from nnunet_difftumor.appearance_priors import (
     make_appearance_rule,
 )
 from nnunet_difftumor.builtin import DEFAULT_GENERATOR, is_builtin, resolve_generator
-from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
 from nnunet_difftumor.label_roles import is_exophytic_organ, name_of_label, resolve_label_roles
 from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 
@@ -444,11 +443,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
 def _convert(key: str, value: Any, source: ConfigSource) -> Any:
     """Check one setting's type and turn JSON's lists into the types of DiffTumorConfig."""
     if key not in _EXPECTED:
-        close = difflib.get_close_matches(key, _EXPECTED, n=1, cutoff=0.4)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ConfigurationError(
-            f"Unknown setting '{key}' in {source.name}.{hint} Known: {', '.join(sorted(_EXPECTED))}."
-        )
+        raise ConfigurationError(unknown_key_message(key, _EXPECTED, source.name))
     types, description = _EXPECTED[key]
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise ConfigurationError(f"{key} must be {description}, got {value!r} in {source.name}.")

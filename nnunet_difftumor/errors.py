@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DiffTumorError(ValueError):
     """Base of every error that this package raises about its input."""
@@ -41,3 +44,11 @@ class LeakError(DiffTumorError):
 
 class OutputExistsError(DiffTumorError):
     """An output exists already and would be overwritten."""
+
+
+def unknown_key_message(key: str, known: Iterable[str], where: str) -> str:
+    """Say that a key is unknown, which one may have been meant, and which there are."""
+    names = sorted(known)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"Unknown setting '{key}' in {where}.{hint} Known: {', '.join(names)}."

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +11,7 @@ from pathlib import Path
 
 from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.errors import DiffTumorError
-
-_LOG_LINES_SHOWN = 25
-_GRACE_SECONDS = 60.0
+from nnunet_difftumor.logged_command import end_of_log, run_logged
 
 
 class StageError(DiffTumorError):
@@ -109,49 +104,13 @@ class StageRunner:
         variables = [f"{key}={shlex.quote(value)}" for key, value in stage.environment.items()]
         command = " ".join([*variables, shlex.join(words)])
         print(f"$ {command}", flush=True)
-        status = self._run_command(words, stage.environment, log)
+        status = run_logged(words, {**self._environment, **stage.environment}, log)
         if status != 0:
-            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
             raise StageError(
-                f"'{stage.title}' ended with status {status}. Its log is {log}; it ends with:\n{tail}\n"
+                f"'{stage.title}' ended with status {status}. Its log is {log}; it ends with:\n{end_of_log(log)}\n"
                 "Correct the cause and run the demo again: finished stages are skipped."
             )
         return command
-
-    def _run_command(self, words: Sequence[str], extra: Mapping[str, str], log: Path) -> int:
-        """Run a command; its output goes to the terminal and to the log as it comes."""
-        environment = {**os.environ, **self._environment, **extra}
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-            assert process.stdout is not None
-            try:
-                while chunk := os.read(process.stdout.fileno(), 65536):
-                    file.write(chunk)
-                    file.flush()
-                    sys.stdout.write(chunk.decode("utf-8", errors="replace"))
-                    sys.stdout.flush()
-                return process.wait()
-            except KeyboardInterrupt:  # the terminal has told the command too; let it save its state
-                _wait_or_kill(process, _GRACE_SECONDS)
-                raise
-            except BaseException:
-                process.terminate()
-                _wait_or_kill(process, _GRACE_SECONDS)
-                raise
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def read_stage_records(markers: Path) -> tuple[StageRecord, ...]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.evaluation import figures, making
 from nnunet_difftumor.montage import save_figure
+from nnunet_difftumor.report_pages import embed_png, page_environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,10 +67,8 @@ def write_pictures_and_report(evaluation: Evaluation, output: Path) -> None:
     pictures = _draw(evaluation)
     for name, figure in pictures.items():
         save_figure(figure, output / f"{name}.png")
-    embedded = {name: base64.b64encode((output / f"{name}.png").read_bytes()).decode("ascii") for name in pictures}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    embedded = {name: embed_png(output / f"{name}.png") for name in pictures}
+    environment = page_environment(Path(__file__).parent)
     environment.filters["interval"] = show
     environment.filters["pair"] = lambda method, methods, setting: (method, methods[method][setting])
     environment.globals["dict"] = dict

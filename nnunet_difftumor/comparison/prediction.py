@@ -1,0 +1,253 @@
+"""Predicting what is missing with trained nnU-Net models; what is there is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.atomic_files import write_json
+from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
+from nnunet_difftumor.comparison.experiment import Hospital, Model, PredictionSettings
+from nnunet_difftumor.ct_files import file_ending, read_labels
+from nnunet_difftumor.errors import CorruptImageError, DatasetError, DiffTumorError, LeakError, OutputExistsError
+from nnunet_difftumor.logged_command import end_of_log, run_logged
+from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
+
+_PROGRAM = "nnUNetv2_predict_from_modelfolder"
+_SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
+_TRAINERS_VARIABLE = "nnUNet_extTrainer"
+_INPUT_FOLDER, _UNFINISHED_FOLDER = ".input", ".unfinished"
+
+Run = Callable[[Sequence[str], Mapping[str, str], Path], int]
+
+
+class PredictionError(DiffTumorError):
+    """nnU-Net ended with an error or left a case out."""
+
+
+def find_label_maps(folder: Path) -> dict[str, Path]:
+    """Find the label maps of a folder: file by case identifier, subfolders and hidden files left out.
+
+    Raises:
+        DatasetError: If there are none, or two of one case.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = file_ending(path)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        case = path.name[: -len(ending)]
+        if case in found:
+            raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
+        found[case] = path
+    if not found:
+        raise DatasetError(f"{folder} holds no label map (<case>.nii.gz). Check the path.")
+    return found
+
+
+def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:
+    """Cases with a reference that have no prediction in a folder, which need not exist."""
+    assert hospital.labels is not None
+    references = find_label_maps(hospital.labels)
+    there = {path.name[: -len(file_ending(path) or "")] for path in folder.glob("*") if file_ending(path)}
+    return tuple(case for case in references if case not in there)
+
+
+def predict_missing(
+    model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: Run = run_logged
+) -> tuple[str, ...]:
+    """Predict the cases of a hospital that have a reference and no prediction yet.
+
+    Predictions appear whole: nnU-Net writes into a folder of its own, from which they are moved. What an
+    interrupted run finished is kept.
+
+    Args:
+        model: A trained model.
+        hospital: The hospital.
+        settings: How to predict.
+        folder: Folder of this model's predictions in this hospital; made if it is missing.
+        run: Runs the command; `run_logged` unless a test has another one.
+
+    Returns:
+        The cases that were predicted.
+
+    Raises:
+        OutputExistsError: If the folder holds predictions of another model or other settings.
+        DatasetError: If an image is missing.
+        PredictionError: If nnU-Net ends with an error or leaves a case out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, _describe(model, settings))
+    _collect(folder)
+    missing = missing_predictions(hospital, folder)
+    if not missing:
+        return ()
+    _link_images(model, hospital, missing, folder / _INPUT_FOLDER)
+    words = prediction_command(model, settings, folder / _INPUT_FOLDER, folder / _UNFINISHED_FOLDER)
+    print(f"$ {shlex.join(words)}", flush=True)
+    log = folder / _LOG_FILE
+    status = run(words, _environment(), log)
+    if status != 0:
+        raise PredictionError(
+            f"nnU-Net ended with status {status} when {model.name} predicted {hospital.name}. Its log is {log}; it "
+            f"ends with:\n{end_of_log(log)}\nCorrect the cause and run the comparison again: what is done is kept."
+        )
+    _collect(folder)
+    shutil.rmtree(folder / _INPUT_FOLDER)
+    left = missing_predictions(hospital, folder)
+    if left:
+        raise PredictionError(
+            f"nnU-Net ended well but left out {len(left)} cases of {hospital.name}: {', '.join(left[:5])}. See {log}."
+        )
+    return missing
+
+
+def prediction_command(model: Model, settings: PredictionSettings, images: Path, output: Path) -> list[str]:
+    """Words of nnU-Net's command for a folder of images."""
+    beside = Path(sys.executable).parent / _PROGRAM
+    words = [str(beside) if beside.is_file() else _PROGRAM, "-i", str(images), "-o", str(output)]
+    words += ["-m", str(model.trained), "-f", *map(str, model.folds), "-chk", model.checkpoint]
+    words += ["-device", settings.device, "-step_size", f"{settings.step_size:g}"]
+    words += ["-npp", str(settings.processes), "-nps", str(settings.processes)]
+    words += [] if settings.mirroring else ["--disable_tta"]
+    return [*words, "--save_probabilities"] if settings.probabilities else words
+
+
+def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknowledged: bool) -> tuple[str, ...]:
+    """Refuse to measure a model on cases that are named like its training cases.
+
+    Looked at are the lists that DiffTumor trainers leave in a fold's folder, and the validation cases of all
+    folds: those of one fold trained the others.
+
+    Args:
+        model: The model.
+        hospitals: The hospitals.
+        acknowledged: The user knows that they are other scans of the same name.
+
+    Returns:
+        A note for the report; empty without an overlap.
+
+    Raises:
+        LeakError: If there is an overlap that is not acknowledged.
+    """
+    if model.trained is None:
+        return ()
+    training = _training_cases(model)
+    overlap = {
+        hospital.name: sorted(training & find_label_maps(hospital.labels).keys())
+        for hospital in hospitals
+        if hospital.labels is not None
+    }
+    overlap = {name: cases for name, cases in overlap.items() if cases}
+    if not overlap:
+        return ()
+    listed = "; ".join(f"{name}: {', '.join(cases[:5])} ({len(cases)})" for name, cases in overlap.items())
+    if not acknowledged:
+        raise LeakError(
+            f"{model.name} was trained on cases of these names: {listed}. On its training cases, a model looks better "
+            "than it is. Leave them out (remove their label maps), or write acknowledge_identifier_matches: "
+            "true if they are other scans."
+        )
+    return (f"{model.name} was trained on other scans that have the same names, as was acknowledged: {listed}.",)
+
+
+def _training_cases(model: Model) -> set[str]:
+    assert model.trained is not None
+    used = {str(fold) for fold in model.folds}
+    cases: set[str] = set()
+    for fold in model.trained.glob("fold_*"):
+        name = fold.name.removeprefix("fold_")
+        record = fold / SPLIT_RECORD_NAME
+        if name in used and record.is_file():
+            cases |= set(json.loads(record.read_text(encoding="utf-8")).get("train", ()))
+        if name == "all" and name not in used:
+            continue
+        if name == "all" or used - {name}:  # validated here, trained in the other folds; "all" validates on training
+            files = fold.joinpath("validation").glob("*")
+            cases |= {path.name[: -len(ending)] for path in files if (ending := file_ending(path))}
+    return cases
+
+
+def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
+    assert model.trained is not None
+    checkpoints = [model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds]
+    return {
+        "trained": str(model.trained),
+        "folds": list(model.folds),
+        "checkpoint": model.checkpoint,
+        "checkpoint_stamps": [[path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoints],
+        "mirroring": settings.mirroring,
+        "step_size": settings.step_size,
+        "probabilities": settings.probabilities,
+    }
+
+
+def _claim(folder: Path, source: dict[str, Any]) -> None:
+    """Record whose predictions a folder holds, or refuse if they are another's."""
+    path = folder / _SOURCE_FILE
+    if not path.is_file():
+        write_json(path, source)
+        return
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}: {recorded.get(key)!r}, now {value!r}" for key, value in source.items() if recorded.get(key) != value
+    ]
+    if changed:
+        raise OutputExistsError(
+            f"{folder} holds predictions of another model or other settings:\n  " + "\n  ".join(changed) + "\n"
+            "Move that folder away to predict anew, or give the model another name."
+        )
+
+
+def _collect(folder: Path) -> None:
+    """Move finished predictions out of the folder that nnU-Net writes into; a torn file is removed."""
+    unfinished = folder / _UNFINISHED_FOLDER
+    if not unfinished.is_dir():
+        return
+    for path in sorted(unfinished.iterdir()):
+        if file_ending(path) is not None and not _is_whole(path):
+            path.unlink()
+        else:
+            os.replace(path, folder / path.name)
+    unfinished.rmdir()
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_labels(path)
+    except CorruptImageError:
+        return False
+    return True
+
+
+def _link_images(model: Model, hospital: Hospital, cases: Sequence[str], folder: Path) -> None:
+    """Fill a folder with links to the images of some cases, under the names that the model expects."""
+    assert model.trained is not None
+    assert hospital.images is not None
+    dataset = json.loads((model.trained / "dataset.json").read_text(encoding="utf-8"))
+    ending = dataset["file_ending"]
+    names = [f"{case}_{channel:04d}{ending}" for case in cases for channel in range(len(dataset["channel_names"]))]
+    lacking = [name for name in names if not (hospital.images / name).is_file()]
+    if lacking:
+        raise DatasetError(
+            f"{hospital.images} lacks {len(lacking)} of the {len(names)} images that {model.name} needs: "
+            f"{', '.join(lacking[:5])}. They must be named <case>_0000{ending}, as for its training."
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to((hospital.images / name).resolve())
+
+
+def _environment() -> dict[str, str]:
+    """Variables that let nnU-Net find the trainers of this package beside those that the user has set."""
+    ours = str(ext_trainer_folder())
+    set_by_user = os.environ.get(_TRAINERS_VARIABLE, "")
+    folders = [name for name in set_by_user.split(os.pathsep) if name]
+    return {_TRAINERS_VARIABLE: os.pathsep.join(folders if ours in folders else [*folders, ours])}

@@ -1,0 +1,499 @@
+"""Intervals and tests with the patient as the unit; pure functions on arrays of patients.
+
+Every figure of a comparison is a ratio of sums over patients: the mean of the patients' Dice (each patient
+counts 1), found tumours over tumours, false positives over scans, the difference of two arms in any of them.
+So one interval serves all: Taylor's linearisation of the ratio gives its standard error over patients, whatever
+the number of tumours in each (Cochran, Sampling Techniques, 1977, chapter 6), and the interval holds every mean m
+for which |value - m| is at most a critical value times the standard error at m. On bounded scales the standard
+error depends on m as in Wilson's interval (with the effective number of patients of Korn and Graubard, 1998), so
+intervals are lopsided where they should be and never leave the scale. Below 30 patients the critical value is
+Student's; from 30 on it is the 95% quantile of the same statistic over resampled patients (bootstrap-t).
+
+The plain percentile interval is too short: for patients with several tumours each it holds the truth in 65 to 92%
+of simulated studies with 10 patients, in 90 to 94% with 30, and in 85% with 6 resampled hospitals. BCa is no better
+for differences (89 to 94% with 30 patients), most of which are zero. The intervals here hold it in 93 to 97%, and
+in more than that where nearly every tumour is found in 10 patients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+FloatArray = NDArray[np.floating]
+
+SMALLEST_BOOTSTRAP = 30
+"""From this number of patients on they are resampled; below, Student's t and sign flips are used."""
+
+SMALLEST_HOSPITALS = 6
+"""From this number of hospitals on they are resampled."""
+
+SMALLEST_SEEDS = 3
+"""From this number of seeds in both arms on, the variance between trainings enters an interval."""
+
+_CONFIDENCE = 0.95
+_BLOCK = 20_000_000
+NO_DIFFERENCE = "the arms do not differ in any patient"
+_STUDENT, _BOOTSTRAP = "Student's t over patients", "bootstrap-t over patients"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the variance of a mean depends on the mean, and what is added against too narrow intervals.
+
+    Attributes:
+        name: Short name.
+        ends: Ends of the scale at which a part of a patient is added before the interval is drawn, so that an
+            arm that found everything in few patients does not get an interval of no width (Agresti and Coull, 1998;
+            for differences Bonett and Price, 2012).
+        end_weight: How much of a patient with one tumour, at each end.
+        is_of_hits: What is averaged is yes or no, whose variance is known from the mean as in Wilson's interval;
+            otherwise it is estimated, at the cost of one degree of freedom.
+    """
+
+    name: str
+    ends: tuple[float, ...] = ()
+    end_weight: float = 0.0
+    is_of_hits: bool = False
+
+    def variance(self, mean: FloatArray) -> FloatArray:
+        """Variance of one patient as a function of the mean, up to a factor."""
+        if self.name == "share":
+            return np.clip(mean * (1.0 - mean), 0.0, None)
+        return np.clip(mean, 0.0, None) if self.name == "count" else np.ones_like(mean)
+
+    def ends_around(
+        self, mean: FloatArray, unit_variance: FloatArray, critical: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Solve (mean - m)^2 = critical^2 * unit_variance * variance(m) for the two ends m."""
+        square = critical**2 * unit_variance
+        if self.name == "share":
+            centre = (mean + square / 2) / (1 + square)
+            half = np.sqrt(square * np.clip(mean * (1 - mean), 0, None) + square**2 / 4) / (1 + square)
+            return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+        if self.name == "count":
+            half = np.sqrt(square * mean + square**2 / 4)
+            return np.clip(mean + square / 2 - half, 0.0, None), mean + square / 2 + half
+        return mean - np.sqrt(square), mean + np.sqrt(square)
+
+
+SHARE = Scale("share", ends=(0.0, 1.0), end_weight=0.125)
+"""Means of values in [0, 1]: Dice, surface Dice."""
+
+HIT_SHARE = Scale("share", ends=(0.0, 1.0), end_weight=0.125, is_of_hits=True)
+"""Shares of yes or no: sensitivity, specificity."""
+
+COUNT = Scale("count")
+"""Means of counts: false positives."""
+
+DIFFERENCE = Scale("difference")
+"""Differences of means."""
+
+HIT_DIFFERENCE = Scale("difference", ends=(-1.0, 1.0), end_weight=0.25, is_of_hits=True)
+"""Differences of shares of yes or no: an eighth of a patient at either end in either arm."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval; NaN where it cannot be said.
+
+    Attributes:
+        value: The figure.
+        low: Lower end.
+        high: Upper end.
+        method: How the interval was made; says why where there is none.
+    """
+
+    value: float
+    low: float
+    high: float
+    method: str
+
+
+NOT_MEASURED = Estimate(math.nan, math.nan, math.nan, "empty")
+
+
+def patient_interval(
+    totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
+) -> Estimate:
+    """Ratio of sums over patients with its interval, by the rule for the number of patients.
+
+    Args:
+        totals: What is averaged, summed in each patient. Shape (P,).
+        weights: What it is averaged over: 1, or the patient's tumours or scans. Shape (P,).
+        scale: The scale of the figure.
+        draws: Number of resamplings.
+        rng: Random generator.
+
+    Returns:
+        The figure. Without an interval for fewer than two patients, or for differences that are all the same.
+    """
+    value = float(pooled_mean(totals, weights))
+    if len(weights) < 2:
+        return Estimate(value, math.nan, math.nan, "one patient" if len(weights) else "empty")
+    if scale is DIFFERENCE and np.allclose(totals, value * weights, rtol=0, atol=1e-12):
+        return Estimate(value, math.nan, math.nan, NO_DIFFERENCE)
+    critical = critical_value(totals, weights, scale, draws=draws, rng=rng)
+    low, high = interval_ends(totals, weights, scale, critical)
+    return Estimate(value, float(low), float(high), _BOOTSTRAP if len(weights) >= SMALLEST_BOOTSTRAP else _STUDENT)
+
+
+def hospital_interval(
+    totals: FloatArray,
+    weights: FloatArray,
+    hospitals: Sequence[str],
+    scale: Scale,
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> Estimate | None:
+    """The same figure with an interval over hospitals: what to expect in a hospital that took no part.
+
+    Args:
+        totals: What is averaged, summed in each patient. Shape (P,).
+        weights: What it is averaged over. Shape (P,).
+        hospitals: Hospital of each patient. Shape (P,).
+        scale: The scale of the figure.
+        draws: Number of resamplings; whole hospitals are drawn with all their patients.
+        rng: Random generator.
+
+    Returns:
+        The figure; None below 6 hospitals.
+    """
+    names, codes = np.unique(np.asarray(hospitals, dtype=str), return_inverse=True)
+    if len(names) < SMALLEST_HOSPITALS:
+        return None
+    of_totals, of_weights = (_sum_by(codes, values) for values in (totals, weights))
+    critical = bootstrap_critical_value(of_totals, of_weights, scale, draws=draws, rng=rng)
+    low, high = interval_ends(of_totals, of_weights, scale, critical)
+    return Estimate(float(pooled_mean(totals, weights)), float(low), float(high), "bootstrap-t over hospitals")
+
+
+def critical_value(
+    totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
+) -> FloatArray:
+    """Critical value by the rule: Student's below 30 patients, that of resampled patients from 30 on.
+
+    Args:
+        totals: What is averaged. Shape (..., P); leading axes are separate data sets that share their draws.
+        weights: What it is averaged over. Shape (..., P).
+        scale: The scale of the figure.
+        draws: Number of resamplings.
+        rng: Random generator.
+
+    Returns:
+        The critical value. Shape (...) or ().
+    """
+    units = np.shape(weights)[-1]
+    if units < SMALLEST_BOOTSTRAP:
+        return np.asarray(student_critical_value(units))
+    return bootstrap_critical_value(totals, weights, scale, draws=draws, rng=rng)
+
+
+def pooled_mean(totals: FloatArray, weights: FloatArray) -> FloatArray:
+    """Ratio of the two sums. Shapes (..., P) and (..., P); NaN without patients."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(totals, dtype=float).sum(axis=-1) / np.asarray(weights, dtype=float).sum(axis=-1)
+
+
+def interval_ends(
+    totals: FloatArray, weights: FloatArray, scale: Scale, critical: float | FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Ends of the interval for a critical value.
+
+    Args:
+        totals: What is averaged. Shape (..., P).
+        weights: What it is averaged over. Shape (..., P).
+        scale: The scale of the figure.
+        critical: Critical value of the statistic. Shape () or (...).
+
+    Returns:
+        Lower and upper end. Shapes (...).
+    """
+    centre = _Centre(np.asarray(totals, dtype=float), np.asarray(weights, dtype=float), scale)
+    return scale.ends_around(centre.mean, centre.unit_variance, np.asarray(critical, dtype=float))
+
+
+def student_critical_value(units: int) -> float:
+    """97.5% quantile of Student's t with one degree of freedom fewer than units."""
+    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, units - 1))
+
+
+def bootstrap_critical_value(
+    totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
+) -> FloatArray:
+    """95% quantile of |resampled mean - mean| in standard errors, each resample with its own standard error.
+
+    Both sides share one quantile: with a quantile for each side, differences of which most are zero hold 0.91
+    to 0.94 at 30 patients; with a shared one 0.94 to 0.97.
+
+    Args:
+        totals: What is averaged. Shape (..., P); leading axes are separate data sets that share their draws.
+        weights: What it is averaged over. Shape (..., P).
+        scale: The scale of the figure.
+        draws: Number of resamplings.
+        rng: Random generator.
+
+    Returns:
+        The critical value. Shape (...). Student's where one resample in twenty has no spread.
+    """
+    centre = _Centre(np.asarray(totals, dtype=float), np.asarray(weights, dtype=float), scale)
+    units = centre.weights.shape[-1]
+    rows = max(1, _BLOCK // max(units, centre.mean.size, 1))
+    blocks = [
+        centre.statistic(rng.multinomial(units, np.full(units, 1 / units), size=min(rows, draws - start)))
+        for start in range(0, draws, rows)
+    ]
+    quantile = np.quantile(np.concatenate(blocks, axis=-1), _CONFIDENCE, axis=-1, method="inverted_cdf")
+    return np.where(np.isfinite(quantile), quantile, student_critical_value(units))
+
+
+class _Centre:
+    """A ratio of sums, its linearised residuals, and the statistic of its resamples."""
+
+    def __init__(self, totals: FloatArray, weights: FloatArray, scale: Scale) -> None:
+        totals, weights = np.broadcast_arrays(totals, weights)
+        self.scale = scale
+        self.weights = weights
+        self._added = scale.end_weight * len(scale.ends)
+        self._factor = 1.0 if scale.is_of_hits else weights.shape[-1] / (weights.shape[-1] - 1)
+        self._weight = weights.sum(axis=-1) + self._added
+        self.mean = (totals.sum(axis=-1) + scale.end_weight * sum(scale.ends)) / self._weight
+        self.residuals = totals - self.mean[..., None] * weights
+        squares = self._factor * (self.residuals**2).sum(axis=-1) + self._end_squares(self.mean)
+        self.unit_variance = self._per_variance(squares, self._weight, self.mean)
+
+    def statistic(self, counts: NDArray[np.integer]) -> FloatArray:
+        """Distance of each resample's mean from the mean, in the resample's standard errors. Shape (..., K)."""
+        drawn = counts.T.astype(float)  # (P, K)
+        e, x = self.residuals, self.weights
+        weight = x @ drawn + self._added
+        shift = (
+            e @ drawn + (self.scale.end_weight * sum(self.scale.ends) - self._added * self.mean)[..., None]
+        ) / weight
+        squares = (e**2) @ drawn - 2 * shift * ((e * x) @ drawn) + shift**2 * ((x**2) @ drawn)
+        squares = np.where(squares > 1e-12 * ((e**2) @ drawn + 1e-300), squares, 0.0)
+        mean = self.mean[..., None] + shift
+        unit_variance = self._per_variance(self._factor * squares + self._end_squares(mean), weight, mean)
+        spread = np.sqrt(unit_variance * self.scale.variance(self.mean)[..., None])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            distance = np.abs(shift) / spread
+        return np.where(np.isnan(distance), 0.0, distance)
+
+    def _end_squares(self, mean: FloatArray) -> FloatArray:
+        return self.scale.end_weight * sum(((end - mean) ** 2 for end in self.scale.ends), np.zeros_like(mean))
+
+    def _per_variance(self, squares: FloatArray, weight: FloatArray, mean: FloatArray) -> FloatArray:
+        """Squared standard error over the scale's variance at the mean; that of Poisson counts without spread."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = squares / weight**2 / self.scale.variance(mean)
+        return np.where(squares > 0, ratio, 1 / weight) if self.scale.name == "count" else ratio
+
+
+def sign_flip_p_value(differences: FloatArray, *, draws: int, rng: np.random.Generator) -> FloatArray:
+    """Two-sided permutation test: under no effect, the two arms of a patient could be swapped.
+
+    A patient's tumours are swapped together. All sign patterns are tried if there are no more than `draws`.
+    Patterns as extreme as what was seen count one half (mid-p): few patients differ in whether a tumour was
+    found, and without it the test would call an effect in 0.3% of studies of 10 patients instead of 5%.
+
+    Args:
+        differences: Difference of the two arms, summed in each patient. Shape (..., P).
+        draws: Number of random sign patterns.
+        rng: Random generator.
+
+    Returns:
+        p-value. Shape (...).
+    """
+    differences = np.asarray(differences, dtype=float)
+    count = differences.shape[-1]
+    is_exact = 2**count <= draws
+    if is_exact:
+        signs = 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+    else:
+        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(draws, count))
+    observed = np.abs(differences.sum(axis=-1))[..., None]
+    tolerance = 1e-9 * np.abs(differences).sum(axis=-1)[..., None]
+    flipped = np.abs(differences @ signs.T)
+    beyond = (flipped > observed + tolerance).sum(axis=-1)
+    as_extreme = (flipped >= observed - tolerance).sum(axis=-1) - beyond
+    if is_exact:
+        return (beyond + as_extreme / 2) / len(signs)
+    return (beyond + (as_extreme + 1) / 2) / (len(signs) + 1)
+
+
+def wilcoxon_p_value(differences: FloatArray) -> FloatArray:
+    """Two-sided Wilcoxon signed-rank test of patients' differences, zeros ranked as by Pratt (1959).
+
+    Args:
+        differences: Difference of the two arms in each patient. Shape (..., P).
+
+    Returns:
+        p-value. Shape (...); 1 where no patient differs.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tested = stats.wilcoxon(differences, axis=-1, zero_method="pratt", method="approx")
+    return np.where(np.any(differences, axis=-1), np.asarray(tuple(tested)[1]), 1.0)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values by Holm's step-down method (1979).
+
+    Args:
+        p_values: p-values of one family; NaN is left out of the count and stays NaN.
+
+    Returns:
+        Adjusted p-values in the same order.
+    """
+    values = np.asarray(p_values, dtype=float)
+    adjusted = np.full(len(values), np.nan)
+    tested = np.flatnonzero(np.isfinite(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    steps = values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(value) for value in adjusted]
+
+
+@dataclass(frozen=True, eq=False)
+class AreaUnderCurve:
+    """Area under the ROC curve of patients' scores, and what each patient contributes to its error.
+
+    Attributes:
+        value: The area.
+        of_positives: Part of each patient's positive scans in value - expectation. Shape (P,).
+        of_negatives: The same of the negative scans. Shape (P,).
+        positives: Number of patients with positive scans.
+        negatives: Number of patients with negative scans.
+    """
+
+    value: float
+    of_positives: FloatArray
+    of_negatives: FloatArray
+    positives: int
+    negatives: int
+
+    @property
+    def critical_value(self) -> float:
+        """Student's, with the degrees of freedom of the smaller group."""
+        return student_critical_value(min(self.positives, self.negatives))
+
+
+def area_under_curve(
+    scores: FloatArray, is_positive: NDArray[np.bool_], patients: NDArray[np.integer], count: int
+) -> AreaUnderCurve | None:
+    """Area under the curve with patients as clusters of scans (Obuchowski 1997; DeLong 1988 for one scan each).
+
+    Args:
+        scores: Score of each scan. Shape (N,).
+        is_positive: True for scans with a tumour. Shape (N,).
+        patients: Number of each scan's patient. Shape (N,).
+        count: Number of patients.
+
+    Returns:
+        The area; None with fewer than two patients of either kind.
+    """
+    kinds = (is_positive, ~is_positive)
+    sizes = [len(np.unique(patients[kind])) for kind in kinds]
+    if min(sizes) < 2:
+        return None
+    ranks = stats.rankdata(scores)
+    parts, value = [], 0.0
+    for kind, other, sign in ((kinds[0], kinds[1], 1.0), (kinds[1], kinds[0], -1.0)):
+        below = (ranks[kind] - stats.rankdata(scores[kind])) / other.sum()  # share of the other kind that is lower
+        wins = below if sign > 0 else 1.0 - below
+        value = float(wins.mean())
+        parts.append(np.bincount(patients[kind], weights=(wins - value) / kind.sum(), minlength=count))
+    return AreaUnderCurve(value, parts[0], parts[1], *sizes)
+
+
+def area_interval(area: AreaUnderCurve) -> Estimate:
+    """The area with an interval over patients on the scale of shares."""
+    variance = _area_variance(area.of_positives, area.of_negatives, area)
+    spread = area.value * (1 - area.value)
+    unit_variance = variance / spread if variance > 0 and spread > 0 else 1 / min(area.positives, area.negatives)
+    low, high = SHARE.ends_around(np.asarray(area.value), np.asarray(unit_variance), np.asarray(area.critical_value))
+    return Estimate(area.value, float(low), float(high), "clustered DeLong, Student's t")
+
+
+def area_difference(area: AreaUnderCurve, baseline: AreaUnderCurve) -> tuple[Estimate, float]:
+    """Paired difference of two areas on the same scans, with its p-value by Student's t.
+
+    Args:
+        area: Area of an arm.
+        baseline: Area of the arm that it is compared with.
+
+    Returns:
+        The difference with its interval, and the two-sided p-value.
+    """
+    value = area.value - baseline.value
+    variance = _area_variance(
+        area.of_positives - baseline.of_positives, area.of_negatives - baseline.of_negatives, area
+    )
+    if variance <= 0:
+        return Estimate(value, math.nan, math.nan, NO_DIFFERENCE), 1.0
+    error = math.sqrt(variance)
+    freedom = min(area.positives, area.negatives) - 1
+    p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
+    half = area.critical_value * error
+    return Estimate(value, value - half, value + half, "clustered DeLong, Student's t"), p_value
+
+
+def _area_variance(of_positives: FloatArray, of_negatives: FloatArray, area: AreaUnderCurve) -> float:
+    positives, negatives = area.positives, area.negatives
+    both = max(len(of_positives), 2)
+    return float(
+        positives / (positives - 1) * (of_positives**2).sum()
+        + negatives / (negatives - 1) * (of_negatives**2).sum()
+        + 2 * both / (both - 1) * (of_positives * of_negatives).sum()
+    )
+
+
+def seed_interval(arm: FloatArray, baseline: FloatArray, weights: FloatArray) -> Estimate | None:
+    """Difference of two arms with patients and trainings as random: what to expect of another training.
+
+    Variance components of a two-way layout, patients by seeds, in each arm (Satterthwaite's degrees of freedom).
+
+    Args:
+        arm: What is averaged, summed in each patient, for each seed. Shape (S, P).
+        baseline: The same for the arm that it is compared with. Shape (S', P).
+        weights: What it is averaged over. Shape (P,).
+
+    Returns:
+        The difference; None with fewer than 3 seeds in either arm, or fewer than 2 patients.
+    """
+    patients = len(weights)
+    if min(len(arm), len(baseline)) < SMALLEST_SEEDS or patients < 2:
+        return None
+    totals = arm.mean(axis=0) - baseline.mean(axis=0)
+    value = float(pooled_mean(totals, weights))
+    scale = patients / weights.sum()
+    of_patients = float(np.var((totals - value * weights) * scale, ddof=1)) / patients
+    seeds = [_seed_variance(values * scale) for values in (arm, baseline)]
+    of_seeds = sum(variance for variance, _ in seeds)
+    if of_patients + of_seeds == 0:
+        return Estimate(value, math.nan, math.nan, NO_DIFFERENCE)
+    freedom = (of_patients + of_seeds) ** 2 / (
+        of_patients**2 / (patients - 1)
+        + sum(variance**2 / (len(values) - 1) for (variance, _), values in zip(seeds, (arm, baseline), strict=True))
+    )
+    variance = max(of_patients, of_patients + of_seeds - sum(interaction for _, interaction in seeds))
+    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+    return Estimate(value, value - half, value + half, "Student's t over patients and seeds")
+
+
+def _seed_variance(values: FloatArray) -> tuple[float, float]:
+    """Variance of the mean over seeds, and the part of it that is patients' noise. `values` has shape (S, P)."""
+    seeds, patients = values.shape
+    of_seeds = float(values.mean(axis=1).var(ddof=1)) / seeds
+    rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    interaction = float((rest**2).sum()) / ((seeds - 1) * (patients - 1))
+    return of_seeds, interaction / (seeds * patients)
+
+
+def _sum_by(codes: NDArray[np.integer], values: FloatArray) -> FloatArray:
+    return np.asarray(np.bincount(codes, weights=values), dtype=float)

@@ -1,0 +1,310 @@
+"""Prediction and scoring inside `difftumor compare`: resumed, never mixed, never on training cases."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from nnunet_difftumor.cli import main
+from nnunet_difftumor.comparison import scoring
+from nnunet_difftumor.comparison.experiment import Hospital, Model, PredictionSettings
+from nnunet_difftumor.comparison.prediction import (
+    PredictionError,
+    find_label_maps,
+    missing_predictions,
+    predict_missing,
+    prediction_command,
+    refuse_training_cases,
+)
+from nnunet_difftumor.comparison.scoring import score_once
+from nnunet_difftumor.errors import DatasetError, LeakError, OutputExistsError
+
+CASES = ("c1", "c2", "c3")
+SETTINGS = PredictionSettings(device="cpu", processes=1)
+
+
+def write_labels(path, value=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), value, np.uint8), np.eye(4)), path)
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    for case in CASES:
+        write_labels(tmp_path / "labels" / f"{case}.nii.gz")
+        write_labels(tmp_path / "images" / f"{case}_0000.nii.gz", 40)
+    return Hospital(name="X", images=tmp_path / "images", labels=tmp_path / "labels")
+
+
+@pytest.fixture
+def model(tmp_path):
+    trained = tmp_path / "trained"
+    for fold in (0, 1):
+        (trained / f"fold_{fold}").mkdir(parents=True)
+        (trained / f"fold_{fold}" / "checkpoint_final.pth").write_text("weights")
+    dataset = {"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "labels": {"background": 0, "tumor": 1}}
+    (trained / "dataset.json").write_text(json.dumps(dataset))
+    return Model(name="m", arm="m", trained=trained, folds=(0, 1))
+
+
+class FakeNnunet:
+    """Stands in for nnU-Net's command: writes a label map for each image; stops after `stop_after` with status 1."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after, self.calls = stop_after, []
+
+    def __call__(self, words, environment, log):
+        images, output = (Path(words[words.index(option) + 1]) for option in ("-i", "-o"))
+        names = sorted(path.name for path in images.iterdir())
+        self.calls.append([name.removesuffix("_0000.nii.gz") for name in names])
+        self.environment = environment
+        log.write_text("nnU-Net says: out of memory\n")
+        output.mkdir()
+        shutil.copyfile(Path(words[words.index("-m") + 1]) / "dataset.json", output / "dataset.json")
+        for number, name in enumerate(names):
+            assert (images / name).resolve().is_file()
+            if number == self.stop_after:
+                (output / name.replace("_0000", "")).write_bytes(b"\x1f\x8b torn")
+                return 1
+            write_labels(output / name.replace("_0000", ""))
+        return 0
+
+
+def test_missing_scans_are_predicted_and_appear_whole(hospital, model, tmp_path):
+    nnunet = FakeNnunet()
+    assert missing_predictions(hospital, tmp_path / "p") == CASES
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == CASES
+    assert set(find_label_maps(tmp_path / "p")) == set(CASES)
+    assert (tmp_path / "p" / "dataset.json").is_file()
+    assert not [path for path in (tmp_path / "p").iterdir() if path.name.startswith(".")]
+    assert Path(nnunet.environment["nnUNet_extTrainer"].split(os.pathsep)[-1]).name == "ext_trainers"
+
+
+def test_predictions_that_are_there_are_kept(hospital, model, tmp_path):
+    nnunet = FakeNnunet()
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    (tmp_path / "p" / "c2.nii.gz").unlink()
+    kept = (tmp_path / "p" / "c1.nii.gz").stat().st_mtime_ns
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    assert nnunet.calls == [list(CASES), ["c2"]]
+    assert (tmp_path / "p" / "c1.nii.gz").stat().st_mtime_ns == kept
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ()
+    assert len(nnunet.calls) == 2
+
+
+def test_an_interrupted_prediction_goes_on_and_torn_files_are_made_again(hospital, model, tmp_path):
+    with pytest.raises(PredictionError, match=r"status 1(.|\n)*out of memory(.|\n)*what is done is kept"):
+        predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=FakeNnunet(stop_after=1))
+    nnunet = FakeNnunet()
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    assert nnunet.calls == [["c2", "c3"]]
+    assert all(nibabel.load(path).get_fdata().max() == 1 for path in find_label_maps(tmp_path / "p").values())
+
+
+def test_a_case_that_nnunet_left_out_is_named(hospital, model, tmp_path):
+    def run(words, environment, log):
+        return 0
+
+    with pytest.raises(PredictionError, match="left out 3 cases of X: c1, c2, c3"):
+        predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=run)
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "folds", "step_size"])
+def test_predictions_of_another_model_are_not_mixed_in(hospital, model, tmp_path, change):
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=FakeNnunet())
+    settings = SETTINGS
+    if change == "checkpoint":
+        (model.trained / "fold_1" / "checkpoint_final.pth").write_text("other weights")
+    elif change == "folds":
+        model = Model(name="m", arm="m", trained=model.trained, folds=(0,))
+    else:
+        settings = PredictionSettings(device="cpu", processes=1, step_size=0.75)
+    with pytest.raises(OutputExistsError, match=f"another model or other settings:\n  {change}"):
+        predict_missing(model, hospital, settings, tmp_path / "p", run=FakeNnunet())
+
+
+def test_a_missing_image_is_named_before_anything_is_predicted(hospital, model, tmp_path):
+    (hospital.images / "c2_0000.nii.gz").unlink()
+    nnunet = FakeNnunet()
+    with pytest.raises(DatasetError, match=r"lacks 1 of the 3 images that m needs: c2_0000\.nii\.gz"):
+        predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    assert not nnunet.calls
+
+
+def test_the_command_says_all_that_was_asked(model):
+    settings = PredictionSettings(device="mps", mirroring=False, step_size=0.75, processes=2, probabilities=True)
+    words = prediction_command(model, settings, Path("in"), Path("out"))
+    assert Path(words[0]).name == "nnUNetv2_predict_from_modelfolder"
+    expected = f"-i in -o out -m {model.trained} -f 0 1 -chk checkpoint_final.pth -device mps -step_size 0.75"
+    assert words[1:] == [*expected.split(), *"-npp 2 -nps 2 --disable_tta --save_probabilities".split()]
+
+
+def test_training_cases_are_refused(hospital, model):
+    refuse_training_cases(model, [hospital], acknowledged=False)
+    (model.trained / "fold_0" / "difftumor_split.json").write_text(json.dumps({"train": ["c3", "other"], "val": []}))
+    with pytest.raises(LeakError, match=r"m was trained on cases of these names: X: c3 \(1\)"):
+        refuse_training_cases(model, [hospital], acknowledged=False)
+    (note,) = refuse_training_cases(model, [hospital], acknowledged=True)
+    assert "as was acknowledged" in note
+
+
+def test_validation_cases_of_one_fold_trained_the_others(hospital, model):
+    write_labels(model.trained / "fold_1" / "validation" / "c1.nii.gz")
+    with pytest.raises(LeakError, match="X: c1"):  # fold 0 was trained on it
+        refuse_training_cases(model, [hospital], acknowledged=False)
+    alone = Model(name="m", arm="m", trained=model.trained, folds=(1,))
+    assert refuse_training_cases(alone, [hospital], acknowledged=False) == ()
+
+
+def test_fold_all_validates_on_its_training_cases(hospital, model):
+    (model.trained / "fold_all").mkdir()
+    write_labels(model.trained / "fold_all" / "validation" / "c1.nii.gz")
+    refuse_training_cases(model, [hospital], acknowledged=False)  # fold "all" does not predict here
+    everything = Model(name="m", arm="m", trained=model.trained, folds=("all",))
+    with pytest.raises(LeakError, match="X: c1"):
+        refuse_training_cases(everything, [hospital], acknowledged=False)
+
+
+@pytest.fixture
+def scored(hospital, tmp_path, monkeypatch):
+    """A function that scores the hospital's labels as predictions with a scorer that only counts its calls."""
+    calls = []
+
+    def call(reference, prediction, dataset_json, output, *rest):
+        calls.append(prediction)
+        output.mkdir()
+        (output / "cases.csv").write_text("made\n")
+
+    monkeypatch.setattr(scoring, "_call_scorer", call)
+    predictions = tmp_path / "predictions"
+    shutil.copytree(hospital.labels, predictions)
+
+    def score():
+        return score_once(hospital.labels, predictions, tmp_path / "dataset.json", tmp_path / "scores")
+
+    return score, predictions, calls
+
+
+def test_scores_are_made_once_and_again_after_a_change(scored, tmp_path):
+    score, predictions, calls = scored
+    assert score()
+    assert not score()
+    assert len(calls) == 1
+    write_labels(predictions / "c1.nii.gz", 0)
+    assert score()
+    assert (tmp_path / "scores" / "cases.csv").read_text() == "made\n"
+
+
+def test_a_case_without_prediction_is_named(scored):
+    score, predictions, calls = scored
+    (predictions / "c2.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="no prediction of 1 of 3 cases: c2"):
+        score()
+    assert not calls
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(scored, tmp_path):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "precious.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match="holds no scores of a comparison"):
+        scored[0]()
+    assert (tmp_path / "scores" / "precious.txt").read_text() == "mine"
+
+
+def test_check_says_what_is_to_predict_and_writes_nothing(hospital, model, tmp_path, capsys):
+    write_labels(tmp_path / "out" / "predictions" / "m" / "X" / "c1.nii.gz")
+    content = {
+        "hospitals": [{"name": "X", "images": "images", "labels": "labels"}],
+        "models": [{"arm": "m", "trained": "trained"}],
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(content))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["compare", str(path), "--output", str(tmp_path / "out"), "--check"]) == 0
+    assert "m, X: 2 scans to predict (c2, c3)" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def save_untrained_checkpoint(project, fold):
+    """A checkpoint of nnU-Net's stock trainer with untrained weights, as after a training."""
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    plans, dataset = (
+        json.loads((project.preprocessed / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json")
+    )
+    trainer = nnUNetTrainer(
+        {**plans, "continue_training": False}, "3d_fullres", fold, dataset, device=torch.device("cpu")
+    )
+    trainer.initialize()
+    folder = Path(trainer.output_folder)
+    trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+    for name, content in (("plans.json", plans), ("dataset.json", dataset)):
+        (folder.parent / name).write_text(json.dumps(content))
+    return folder.parent
+
+
+@pytest.mark.slow
+def test_nnunet_itself_predicts_what_is_missing(make_nnunet_project, tmp_path, monkeypatch):
+    project = make_nnunet_project(tumor_cases=3, healthy_cases=3)
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)
+    trained = save_untrained_checkpoint(project, 0)
+    hospital = Hospital(name="X", images=project.raw / "imagesTr", labels=project.raw / "labelsTr")
+    model = Model(name="m", arm="m", trained=trained, folds=(0,))
+    predicted = predict_missing(model, hospital, SETTINGS, tmp_path / "p")
+    assert len(predicted) == 6
+    (tmp_path / "p" / f"{predicted[0]}.nii.gz").unlink()
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p") == predicted[:1]
+    for case, path in find_label_maps(tmp_path / "p").items():
+        reference = nibabel.load(hospital.labels / f"{case}.nii.gz")
+        assert nibabel.load(path).shape == reference.shape
+
+
+@pytest.mark.slow
+def test_from_images_to_the_report(make_nnunet_project, tmp_path, monkeypatch):
+    """An untrained nnU-Net against perfect predictions and against shifted ones, scored by `difftumor score`."""
+    pytest.importorskip("nnunet_difftumor.scoring.run")
+    project = make_nnunet_project(tumor_cases=12, healthy_cases=10)
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)
+    trained = save_untrained_checkpoint(project, 0)
+    for path in (project.raw / "labelsTr").glob("*.nii.gz"):
+        image = nibabel.load(path)
+        labels = np.asarray(image.dataobj).astype(np.uint8)
+        for arm, made in (("perfect", labels), ("shifted", np.roll(labels, 1, axis=0))):
+            write_labels(tmp_path / arm / path.name)
+            nibabel.save(nibabel.Nifti1Image(made, image.affine), tmp_path / arm / path.name)
+    content = {
+        "baseline": "perfect",
+        "hospitals": [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(project.raw / "labelsTr")}],
+        "models": [
+            {"arm": "untrained", "trained": str(trained)},
+            {"arm": "perfect", "predictions": "perfect"},
+            {"arm": "shifted", "predictions": "shifted"},
+        ],
+        "prediction": {"device": "cpu", "processes": 1, "mirroring": False},
+        "statistics": {"draws": 1000},
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert main(["compare", str(path), "--output", str(tmp_path / "out")]) == 0
+    arms = pd.read_csv(tmp_path / "out" / "arms.csv").query("group_kind == 'all'").set_index(["measure", "arm"])
+    assert arms.loc[("dice", "perfect"), "value"] == arms.loc[("sensitivity", "perfect"), "value"] == 1.0
+    assert arms.loc[("specificity", "perfect"), "items"] == 10
+    assert 0.3 < arms.loc[("dice", "shifted"), "value"] < 0.95
+    assert arms.loc[("nsd_2mm", "shifted"), "value"] > arms.loc[("nsd_1mm", "shifted"), "value"]
+    assert arms.loc[("dice", "untrained"), "value"] < 0.3
+    text = (tmp_path / "out" / "methods.txt").read_text()
+    assert "at least 8 voxels and 14 mm3" in text
+    assert "without mirroring" in text
+    scores = tmp_path / "out" / "scores" / "untrained" / "X" / "cases.csv"
+    made = scores.stat().st_mtime_ns
+    assert main(["compare", str(path), "--output", str(tmp_path / "out"), "--overwrite"]) == 0
+    assert scores.stat().st_mtime_ns == made

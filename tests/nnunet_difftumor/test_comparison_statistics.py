@@ -1,0 +1,391 @@
+"""Intervals and tests on simulated patients with several tumours each, where the truth is known."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+from scipy.special import expit
+
+from nnunet_difftumor.comparison.statistics import (
+    COUNT,
+    DIFFERENCE,
+    HIT_DIFFERENCE,
+    HIT_SHARE,
+    NO_DIFFERENCE,
+    SHARE,
+    area_difference,
+    area_interval,
+    area_under_curve,
+    bootstrap_critical_value,
+    critical_value,
+    holm,
+    hospital_interval,
+    interval_ends,
+    patient_interval,
+    pooled_mean,
+    seed_interval,
+    sign_flip_p_value,
+    wilcoxon_p_value,
+)
+
+DRAWS = 1000
+MOST_TUMORS = 8
+
+
+@dataclass(frozen=True)
+class World:
+    """How patients and tumours come about.
+
+    Attributes:
+        level: Mean of the latent ease of finding a tumour, in probit units.
+        patient_sd: Spread of that ease between patients: what makes tumours of one patient alike.
+        count_slope: How the number of tumours goes with that ease (several tumours, each harder: negative).
+        effect: What the second arm gains.
+    """
+
+    level: float
+    patient_sd: float = 1.0
+    count_slope: float = 0.0
+    effect: float = 0.0
+
+
+WORLDS = {
+    "moderate": World(0.7, effect=0.3),
+    "many tumours, found more easily": World(1.5, count_slope=0.3, effect=0.5),
+    "many tumours, found less easily": World(0.7, count_slope=-0.3, effect=0.8),
+    "half found": World(0.0, patient_sd=0.7, effect=0.4),
+}
+NEARLY_ALL_FOUND = World(2.5, effect=0.5)
+
+
+def draw_patients(world, shape, rng):
+    """Tumours, then found tumours, mean Dice and false positives in both arms. Arrays of shape (..., patients)."""
+    ease = rng.normal(0, world.patient_sd, shape)
+    tumors = np.minimum(1 + rng.poisson(1.2 * np.exp(world.count_slope * ease)), MOST_TUMORS)
+    exists = np.arange(MOST_TUMORS) < tumors[..., None]
+    shared = rng.normal(size=(*shape, MOST_TUMORS))
+    found, dice, false_positives = [], [], []
+    for effect in (0.0, world.effect):
+        own = rng.normal(size=(*shape, MOST_TUMORS))
+        is_found = ((world.level + effect + ease[..., None] + shared + own) > 0) & exists
+        overlap = np.clip(expit(1.1 + 0.4 * ease[..., None] + 0.5 * shared + 0.4 * own), 0.1, 1.0)
+        found.append(is_found.sum(-1).astype(float))
+        dice.append(np.where(is_found, overlap, 0.0).sum(-1) / tumors)
+        rate = 0.8 * np.exp(0.8 * rng.normal(size=shape) - 0.32 + 0.3 * ease)
+        false_positives.append(rng.poisson(rate).astype(float))
+    return tumors.astype(float), found, dice, false_positives
+
+
+def figures(world, shape, rng):
+    """Name: totals, weights, scale. The figures of a comparison that have an interval."""
+    tumors, found, dice, false_positives = draw_patients(world, shape, rng)
+    ones = np.ones(shape)
+    return {
+        "sensitivity": (found[0], tumors, HIT_SHARE),
+        "Dice": (dice[0], ones, SHARE),
+        "false positives": (false_positives[0], ones, COUNT),
+        "difference of sensitivity": (found[1] - found[0], tumors, HIT_DIFFERENCE),
+        "difference of Dice": (dice[1] - dice[0], ones, DIFFERENCE),
+        "difference of false positives": (false_positives[1] - false_positives[0], ones, DIFFERENCE),
+    }
+
+
+def measure_coverage(world, patients, repetitions, seed=0):
+    """Share of simulated studies whose 95% interval holds the truth, for each figure."""
+    rng = np.random.default_rng(seed)
+    truth = {
+        name: float(pooled_mean(totals.ravel(), weights.ravel()))
+        for name, (totals, weights, _) in figures(world, (20, 100_000), rng).items()
+    }
+    held = dict.fromkeys(truth, 0.0)
+    block = 1000
+    for _ in range(repetitions // block):
+        for name, (totals, weights, scale) in figures(world, (block, patients), rng).items():
+            critical = critical_value(totals, weights, scale, draws=DRAWS, rng=rng)
+            low, high = interval_ends(totals, weights, scale, critical)
+            held[name] += float(((low <= truth[name]) & (truth[name] <= high)).sum())
+    return {name: count / repetitions for name, count in held.items()}
+
+
+@pytest.mark.parametrize(("patients", "studies"), [(10, 4000), (30, 3000), (100, 2000)])
+def test_intervals_hold_the_truth_for_clustered_tumors(patients, studies):
+    coverage = measure_coverage(WORLDS["moderate"], patients, studies)
+    assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [10, 20, 30, 50, 100])
+@pytest.mark.parametrize("name", WORLDS)
+def test_intervals_hold_the_truth_in_every_world(name, patients):
+    coverage = measure_coverage(WORLDS[name], patients, 20_000, seed=1)
+    print(f"\n{name}, {patients} patients: {coverage}")
+    assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [10, 20, 30, 50, 100])
+def test_intervals_are_not_too_short_where_nearly_all_is_found(patients):
+    coverage = measure_coverage(NEARLY_ALL_FOUND, patients, 20_000, seed=2)
+    print(f"\nnearly all found, {patients} patients: {coverage}")
+    assert all(share >= 0.93 for share in coverage.values()), coverage
+    assert patients < 30 or all(share <= 0.97 for share in coverage.values()), coverage
+
+
+def percentile_ends(totals, weights, rng):
+    """The plain interval: 2.5 and 97.5 percentile of resampled patients."""
+    patients = totals.shape[-1]
+    counts = rng.multinomial(patients, np.full(patients, 1 / patients), size=DRAWS).T
+    return np.percentile((totals @ counts) / (weights @ counts), [2.5, 97.5], axis=-1)
+
+
+@pytest.mark.parametrize(("patients", "most"), [(10, 0.93), (30, 0.945)])
+def test_percentile_intervals_are_too_short_which_is_why_they_are_not_used(patients, most):
+    rng = np.random.default_rng(15)
+    truth = {
+        name: float(pooled_mean(totals.ravel(), weights.ravel()))
+        for name, (totals, weights, _) in figures(WORLDS["moderate"], (20, 100_000), rng).items()
+    }
+    for name, (totals, weights, _) in figures(WORLDS["moderate"], (3000, patients), rng).items():
+        low, high = percentile_ends(totals, weights, rng)
+        assert ((low <= truth[name]) & (truth[name] <= high)).mean() < most, name
+
+
+def measure_false_positive_rates(world, patients, repetitions, seed):
+    """Share of studies with p of at most 0.05 for two arms that are alike, for each test."""
+    rng = np.random.default_rng(seed)
+    counts = {"permutation, sensitivity": 0, "permutation, false positives": 0, "Dice by the rule": 0, "interval": 0}
+    block = 1000
+    for _ in range(repetitions // block):
+        tumors, found, dice, false_positives = draw_patients(world, (block, patients), rng)
+        difference = dice[1] - dice[0]
+        p_values = {
+            "permutation, sensitivity": sign_flip_p_value(found[1] - found[0], draws=DRAWS, rng=rng),
+            "permutation, false positives": sign_flip_p_value(
+                false_positives[1] - false_positives[0], draws=DRAWS, rng=rng
+            ),
+            "Dice by the rule": wilcoxon_p_value(difference)
+            if patients >= 30
+            else sign_flip_p_value(difference, draws=DRAWS, rng=rng),
+        }
+        for name, values in p_values.items():
+            counts[name] += int((values <= 0.05).sum())
+        totals = found[1] - found[0]
+        critical = critical_value(totals, tumors, HIT_DIFFERENCE, draws=DRAWS, rng=rng)
+        low, high = interval_ends(totals, tumors, HIT_DIFFERENCE, critical)
+        counts["interval"] += int(((low > 0) | (high < 0)).sum())
+    return {name: count / repetitions for name, count in counts.items()}
+
+
+@pytest.mark.parametrize("patients", [10, 30])
+def test_no_effect_is_seldom_called_one(patients):
+    rates = measure_false_positive_rates(World(0.7), patients, 4000, seed=3)
+    assert all(0.01 <= rate <= 0.06 for rate in rates.values()), rates
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [10, 20, 30, 50, 100])
+@pytest.mark.parametrize("name", WORLDS)
+def test_no_effect_is_seldom_called_one_in_every_world(name, patients):
+    world = World(WORLDS[name].level, WORLDS[name].patient_sd, WORLDS[name].count_slope)
+    rates = measure_false_positive_rates(world, patients, 20_000, seed=4)
+    print(f"\n{name}, {patients} patients: {rates}")
+    assert all(rate <= 0.06 for rate in rates.values()), rates
+
+
+def test_holm_keeps_the_family_wise_error_over_organs_and_bins():
+    rng = np.random.default_rng(5)
+    studies = 2000
+    p_values = np.stack(
+        [
+            sign_flip_p_value(found[1] - found[0], draws=DRAWS, rng=rng)
+            for _, found, _, _ in (draw_patients(World(0.7), (studies, 30), rng) for _ in range(8))
+        ]
+    )
+    called = sum(min(holm(list(family))) <= 0.05 for family in p_values.T)
+    assert called / studies <= 0.06
+    assert (p_values.min(axis=0) <= 0.05).mean() > 0.2  # without it, one of eight is often called an effect
+
+
+def draw_hospitals(hospitals, shape, rng):
+    """Sums by hospital of Dice and of its difference, and patients; hospitals differ in size, level and effect."""
+    most = 60
+    patients = rng.integers(8, most, (*shape, hospitals))
+    exists = np.arange(most) < patients[..., None]
+    each = (*shape, hospitals, most)
+    level = rng.normal(0, 0.5, (*shape, hospitals, 1))
+    dice = expit(0.6 + level + rng.normal(0, 0.9, each)) * (rng.random(each) >= 0.12)
+    effect = rng.normal(0.03, 0.06, (*shape, hospitals, 1))
+    difference = effect + rng.normal(0, 0.12, each) * (rng.random(each) < 0.8)
+    return (dice * exists).sum(-1), (difference * exists).sum(-1), patients.astype(float)
+
+
+def measure_hospital_coverage(hospitals, repetitions, seed):
+    rng = np.random.default_rng(seed)
+    dice, _, patients = draw_hospitals(hospitals, (200_000 // hospitals,), rng)
+    truth = {"Dice": dice.sum() / patients.sum(), "difference": 0.03}
+    held = dict.fromkeys(truth, 0)
+    for _ in range(repetitions // 500):
+        dice, difference, patients = draw_hospitals(hospitals, (500,), rng)
+        for name, totals, scale in (("Dice", dice, SHARE), ("difference", difference, DIFFERENCE)):
+            critical = bootstrap_critical_value(totals, patients, scale, draws=DRAWS, rng=rng)
+            low, high = interval_ends(totals, patients, scale, critical)
+            held[name] += int(((low <= truth[name]) & (truth[name] <= high)).sum())
+    return {name: count / repetitions for name, count in held.items()}
+
+
+def test_resampled_hospitals_hold_the_truth_from_six_on():
+    coverage = measure_hospital_coverage(6, 2000, seed=6)
+    assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hospitals", [6, 8, 12, 20, 40])
+def test_resampled_hospitals_hold_the_truth(hospitals):
+    coverage = measure_hospital_coverage(hospitals, 10_000, seed=7)
+    print(f"\n{hospitals} hospitals: {coverage}")
+    assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
+
+
+def test_areas_under_the_curve_and_their_differences_hold_the_truth():
+    rng = np.random.default_rng(8)
+    is_positive = np.repeat([True, False], [30, 20])
+    patients = np.arange(50)
+    truth = [stats.norm.cdf(shift / np.sqrt(2)) for shift in (1.0, 1.3)]
+    held, studies = np.zeros(3), 2000
+    for _ in range(studies):
+        shared = rng.normal(size=50)
+        areas = [
+            area_under_curve(
+                0.7 * shared + 0.714 * rng.normal(size=50) + shift * is_positive, is_positive, patients, 50
+            )
+            for shift in (1.0, 1.3)
+        ]
+        estimates = [area_interval(areas[0]), area_interval(areas[1]), area_difference(areas[1], areas[0])[0]]
+        true = [*truth, truth[1] - truth[0]]
+        held += [each.low <= value <= each.high for each, value in zip(estimates, true, strict=True)]
+    assert np.all((held / studies >= 0.93) & (held / studies <= 0.975)), held / studies
+
+
+def test_area_of_single_scans_is_delongs():
+    scores = np.array([0.9, 0.8, 0.4, 0.7, 0.3, 0.2, 0.4])
+    is_positive = np.array([True, True, True, True, False, False, False])
+    area = area_under_curve(scores, is_positive, np.arange(7), 7)
+    wins = (scores[:4, None] > scores[None, 4:]) + 0.5 * (scores[:4, None] == scores[None, 4:])  # (4, 3)
+    assert area.value == pytest.approx(wins.mean())
+    variance = wins.mean(1).var(ddof=1) / 4 + wins.mean(0).var(ddof=1) / 3  # DeLong 1988
+    difference, _ = area_difference(area, area_under_curve(np.zeros(7), is_positive, np.arange(7), 7))
+    assert difference.high - difference.value == pytest.approx(area.critical_value * np.sqrt(variance))
+
+
+def test_copied_scans_of_a_patient_do_not_narrow_the_interval_of_the_area():
+    rng = np.random.default_rng(9)
+    is_positive = np.repeat([True, False], [20, 15])
+    scores = rng.normal(size=35) + is_positive
+    once = area_interval(area_under_curve(scores, is_positive, np.arange(35), 35))
+    patients = np.repeat(np.arange(35), 3)
+    thrice = area_interval(area_under_curve(np.repeat(scores, 3), np.repeat(is_positive, 3), patients, 35))
+    assert_allclose([thrice.value, thrice.low, thrice.high], [once.value, once.low, once.high])
+
+
+@pytest.mark.parametrize("seed_sd", [0.0, 0.05])
+def test_trainings_vary_and_the_interval_over_seeds_says_so(seed_sd):
+    rng = np.random.default_rng(10)
+    patients, seeds, studies, held, held_without = 30, 3, 2000, 0, 0
+    weights = np.ones(patients)
+    for _ in range(studies):
+        shared = rng.normal(0.03, 0.15, patients)
+        arm, baseline = (rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, 0.1, (seeds, patients)) for _ in range(2))
+        estimate = seed_interval(arm + shared, baseline, weights)
+        held += estimate.low <= 0.03 <= estimate.high
+        low, high = interval_ends(shared + arm.mean(0) - baseline.mean(0), weights, DIFFERENCE, stats.t.ppf(0.975, 29))
+        held_without += low <= 0.03 <= high
+    assert 0.93 <= held / studies <= 0.97
+    if seed_sd:
+        assert held_without / studies < 0.8  # patients alone do not know that another training would differ
+
+
+def test_two_seeds_give_no_interval_over_seeds():
+    assert seed_interval(np.zeros((2, 12)), np.zeros((3, 12)), np.ones(12)) is None
+
+
+def test_interval_of_differences_is_students_below_thirty_patients():
+    differences = np.random.default_rng(11).normal(0.05, 0.1, 17)
+    estimate = patient_interval(differences, np.ones(17), DIFFERENCE, draws=DRAWS, rng=np.random.default_rng(0))
+    expected = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert_allclose([estimate.value, estimate.low, estimate.high], [differences.mean(), expected.low, expected.high])
+    assert "Student" in estimate.method
+
+
+def test_thirty_patients_are_resampled():
+    differences = np.random.default_rng(12).normal(size=30)
+    estimate = patient_interval(differences, np.ones(30), DIFFERENCE, draws=DRAWS, rng=np.random.default_rng(0))
+    again = patient_interval(differences, np.ones(30), DIFFERENCE, draws=DRAWS, rng=np.random.default_rng(0))
+    assert estimate == again
+    assert "bootstrap" in estimate.method
+
+
+def test_interval_does_not_care_how_often_the_tumors_of_a_patient_are_copied():
+    rng = np.random.default_rng(13)
+    found, tumors = rng.integers(0, 4, 40).astype(float), np.full(40, 3.0)
+    scale = DIFFERENCE  # without the parts of patients that are added at the ends
+    once = interval_ends(found, tumors, scale, 2.0)
+    assert_allclose(interval_ends(found * 5, tumors * 5, scale, 2.0), once)
+
+
+def test_all_found_in_twelve_patients_is_no_certainty():
+    estimate = patient_interval(
+        np.full(12, 2.0), np.full(12, 2.0), HIT_SHARE, draws=DRAWS, rng=np.random.default_rng(0)
+    )
+    assert estimate.value == 1.0
+    assert 0.6 < estimate.low < 0.95
+    assert estimate.high == pytest.approx(1.0, abs=0.01)
+
+
+def test_no_false_positive_in_twelve_patients_is_no_certainty():
+    estimate = patient_interval(np.zeros(12), np.ones(12), COUNT, draws=DRAWS, rng=np.random.default_rng(0))
+    assert (estimate.value, estimate.low) == (0.0, 0.0)
+    assert 0.2 < estimate.high < 0.5  # the exact Poisson bound is 3.7 / 12
+
+
+def test_arms_that_never_differ_have_no_interval_but_a_reason():
+    estimate = patient_interval(np.zeros(40), np.ones(40), DIFFERENCE, draws=DRAWS, rng=np.random.default_rng(0))
+    assert estimate.value == 0.0
+    assert np.isnan(estimate.low)
+    assert estimate.method == NO_DIFFERENCE
+
+
+def test_five_hospitals_are_not_resampled():
+    hospitals = [f"hospital {number % 5}" for number in range(50)]
+    given = (np.ones(50), np.ones(50), hospitals, DIFFERENCE)
+    assert hospital_interval(*given, draws=DRAWS, rng=np.random.default_rng(0)) is None
+
+
+def test_hospitals_that_differ_widen_the_interval():
+    rng = np.random.default_rng(14)
+    hospitals = np.repeat([f"hospital {number}" for number in range(8)], 20)
+    differences = np.repeat(rng.normal(0, 0.2, 8), 20) + rng.normal(0, 0.02, 160)
+    of_patients = patient_interval(differences, np.ones(160), DIFFERENCE, draws=DRAWS, rng=rng)
+    of_hospitals = hospital_interval(differences, np.ones(160), list(hospitals), DIFFERENCE, draws=DRAWS, rng=rng)
+    assert of_hospitals.value == pytest.approx(of_patients.value)
+    assert of_hospitals.high - of_hospitals.low > 2 * (of_patients.high - of_patients.low)
+
+
+def test_sign_flips_of_few_patients_are_all_tried():
+    differences = np.array([1.0, 2.0, 4.0, 0.0])
+    rng = np.random.default_rng(0)  # of 16 patterns, 4 are as extreme (the last patient counts nothing), none is more
+    assert sign_flip_p_value(differences, draws=DRAWS, rng=rng) == pytest.approx(4 / 16 / 2)
+    # 1 + 2 - 4 = -1: only 1 + 2 - 4 and its opposite are as small as that
+    assert sign_flip_p_value(differences * [1, 1, -1, 1], draws=DRAWS, rng=rng) == pytest.approx((12 + 4 / 2) / 16)
+
+
+def test_wilcoxon_is_scipys_with_pratts_zeros():
+    differences = np.array([0.0, 0.1, -0.2, 0.3, 0.4, 0.5, 0.0, 0.7])
+    expected = stats.wilcoxon(differences, zero_method="pratt", method="approx").pvalue
+    assert wilcoxon_p_value(differences) == pytest.approx(expected)
+    assert wilcoxon_p_value(np.zeros(8)) == 1.0
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, np.nan, 0.03]) == pytest.approx([0.03, 0.06, np.nan, 0.06], nan_ok=True)
