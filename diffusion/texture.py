@@ -79,7 +79,8 @@ def _draw_like(profile: TextureProfile, like: Tensor, mask: Tensor, generator: t
     """Noise of the profile's scales, its values changed to the profile's. Shape (1, D, H, W)."""
     field = torch.zeros_like(like)
     for share, scale in zip(profile.scale_shares, TEXTURE_SCALES_VOXELS, strict=True):
-        field = field + share**0.5 * smooth_unit_noise(like, scale, generator)
+        if share > 0:
+            field = field + share**0.5 * smooth_unit_noise(like, scale, generator)
     field = _standardise(field[0], mask).clamp(NORMAL_SCORES[0], NORMAL_SCORES[-1])
     place = (field - NORMAL_SCORES[0]) / (NORMAL_SCORES[1] - NORMAL_SCORES[0])
     below = place.floor().clamp(max=len(NORMAL_SCORES) - 2)

@@ -70,10 +70,15 @@ def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | No
     from diffusion.pipeline import make_pipeline
     from diffusion.presets import DIFFUSION_PRESETS
     from diffusion.provenance import Provenance
+    from diffusion.texture_profiles import NORMAL_SCORES, TEXTURE_SCALES_VOXELS, TextureProfile
 
     rng = torch.Generator().manual_seed(0)
     autoencoder = AUTOENCODER_PRESETS[preset].build_model(ABDOMEN_WINDOW, rng)
     denoiser = DIFFUSION_PRESETS[preset].build_model(autoencoder.config["latent_channels"], rng)
+    even = (1.0 / len(TEXTURE_SCALES_VOXELS),) * len(TEXTURE_SCALES_VOXELS)
+    profile = TextureProfile(heterogeneity_hu=8.0, scale_shares=even, quantiles=NORMAL_SCORES)
+    denoiser.set_texture_profiles([profile])  # a trained generator draws texture too
+    denoiser.set_texture_share(1.0)
     pipeline = make_pipeline(autoencoder.eval(), denoiser.eval())
     info = GeneratorInfo(roi_sides=sides or DIFFUSION_PRESETS[preset].crop_sides, preset=preset)
     return DiffusionTissue(LoadedGenerator(pipeline, info, Provenance(diffusion=(), autoencoder=())), steps=steps)
