@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "train-diffusion": "stage 2: learn tumours from annotated cases",
     "synthesize": "put tumours into a CT of your own and look at them",
     "evaluate-generator": "compare generated with real tumours on cases that it never saw",
+    "add-healthy": "prepare healthy cases of another data set to train with",
     "splits": "write splits_final.json for tumour and healthy cases",
     "ext-trainer": "print the folder for nnUNet_extTrainer",
     "demo": "run all stages on a small data set and write a report",

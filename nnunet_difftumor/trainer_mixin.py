@@ -25,10 +25,19 @@ from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, DiffTumorConfig, ResolvedConfig, find_sources, resolve_config
 from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
+from nnunet_difftumor.extra_cases import (
+    ExtraCases,
+    add_extra_cases,
+    join_datasets,
+    open_extra_healthy,
+    refuse_copies,
+)
+from nnunet_difftumor.extra_healthy import TargetDataset
 from nnunet_difftumor.generators import require_in_window
 from nnunet_difftumor.injection import GeneratorFolderSource, TumorInjector, make_rules
 from nnunet_difftumor.injection_log import InjectionLog
 from nnunet_difftumor.intensities import CTIntensities
+from nnunet_difftumor.label_roles import LabelRoles
 from nnunet_difftumor.output_record import (
     find_output_conflicts,
     find_split_conflicts,
@@ -90,6 +99,7 @@ class DiffTumorMixin(_Trainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._resolved: ResolvedConfig | None = None
         self._fold_cases: FoldCases | None = None
+        self._extra_healthy: tuple[ExtraCases, ...] = ()
         self._injection_log: InjectionLog | None = None
         self._source: GeneratorFolderSource | None = None
 
@@ -115,6 +125,11 @@ class DiffTumorMixin(_Trainer):
             refuse_conflicts(self._output, find_split_conflicts(self._output, self._fold_cases))
         split = self._fold_cases.split
         return list(split.train), list(split.val)
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Open the cases as nnU-Net does, and join those of the extra healthy data sets to the training cases."""
+        train, val = super().get_tr_and_val_datasets()
+        return join_datasets(train, self._extra_healthy), val
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Make the loaders as nnU-Net 2.8 does (an explicit copy), with ours for training."""
@@ -230,6 +245,7 @@ class DiffTumorMixin(_Trainer):
         resolved = self._resolve_config()
         output_folder = self._output
         cases = self._choose_cases(resolved.config)
+        copies = refuse_copies(self._extra_healthy, self._data_folder, cases, self.fold)
         generator_hash, findings = None, LeakFindings((), ())
         if resolved.config.injection_probability > 0:
             _require_healthy(cases)
@@ -250,7 +266,7 @@ class DiffTumorMixin(_Trainer):
             write_output_record(
                 output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings
             )
-            self._print_settings(resolved, (*cases.notes, *findings.notes))
+            self._print_settings(resolved, (*cases.notes, *copies, *findings.notes))
         self._injection_log = InjectionLog(
             output_folder, resolved.config.recorded_samples, first_epoch=self.current_epoch
         )
@@ -268,10 +284,28 @@ class DiffTumorMixin(_Trainer):
             return read_recorded_config(self._output)
 
     def _choose_cases(self, config: DiffTumorConfig) -> FoldCases:
-        return choose_cases(self._preprocessed_cases(), config, self.fold, show_progress=self.local_rank == 0)
+        data, show_progress = self._preprocessed_cases(), self.local_rank == 0
+        cases = choose_cases(data, config, self.fold, show_progress=show_progress)
+        target = TargetDataset(
+            name=self.plans_manager.dataset_name,
+            folder=self._preprocessed,
+            plans=self.plans_manager.plans,
+            configuration=self.configuration_name,
+            dataset_json=self.dataset_json,
+            identifiers=data.identifiers,
+        )
+        roles = [LabelRoles.of_dataset(data.labels, config.organ_label, config.tumor_label)]
+        self._extra_healthy = open_extra_healthy(
+            config.extra_healthy_datasets, target, roles, show_progress=show_progress
+        )
+        return add_extra_cases(cases, self._extra_healthy)
+
+    @property
+    def _data_folder(self) -> Path:
+        return _required(self.preprocessed_dataset_folder, "nnUNet_preprocessed")
 
     def _preprocessed_cases(self) -> PreprocessedCases:
-        data_folder = str(_required(self.preprocessed_dataset_folder, "nnUNet_preprocessed"))
+        data_folder = str(self._data_folder)
         dataset_class = self.dataset_class or infer_dataset_class(data_folder)
         name = self.plans_manager.dataset_name
         return PreprocessedCases(
