@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "evaluate-generator": "compare generated with real tumours on cases that it never saw",
     "score": "score predicted label maps: Dice, surfaces, tumours found, false alarms",
     "compare": "compare models over hospitals: predict, score, test, report",
+    "add-healthy": "prepare healthy cases of another data set to train with",
     "splits": "write splits_final.json for tumour and healthy cases",
     "ext-trainer": "print the folder for nnUNet_extTrainer",
     "demo": "run all stages on a small data set and write a report",

@@ -19,6 +19,7 @@ from nnunet_difftumor.appearance_priors import (
 )
 from nnunet_difftumor.builtin import DEFAULT_GENERATOR, is_builtin, resolve_generator
 from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
+from nnunet_difftumor.extra_healthy import ExtraHealthyDataset, parse_extra_healthy
 from nnunet_difftumor.label_roles import is_exophytic_organ, name_of_label, resolve_label_roles
 from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 
@@ -114,6 +115,7 @@ class DiffTumorConfig(OrganTarget):
         healthy_cases: Identifiers of the healthy cases; None finds them by their labels.
         confirmed_healthy: The cases without annotated tumour are known to be healthy. Needed where no case has an
             annotated tumour of a target: there, no label may only mean not annotated.
+        extra_healthy_datasets: Further data sets whose cases are healthy and train in every fold.
         num_epochs: Epochs; None keeps nnU-Net's.
         num_iterations_per_epoch: Training iterations per epoch; None keeps nnU-Net's.
         num_val_iterations_per_epoch: Validation iterations per epoch; None keeps nnU-Net's.
@@ -134,6 +136,7 @@ class DiffTumorConfig(OrganTarget):
     healthy_holdout: float = 0.2
     healthy_cases: tuple[str, ...] | None = None
     confirmed_healthy: bool = False
+    extra_healthy_datasets: tuple[ExtraHealthyDataset, ...] = ()
     num_epochs: int | None = None
     num_iterations_per_epoch: int | None = None
     num_val_iterations_per_epoch: int | None = None
@@ -429,6 +432,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "healthy_holdout": (_NUMBER, "a number"),
     "healthy_cases": ((list, tuple, type(None)), "a list of case identifiers, or null"),
     "confirmed_healthy": ((bool,), "true or false"),
+    "extra_healthy_datasets": ((list, tuple), "a list of data sets"),
     "num_epochs": ((int, type(None)), "a whole number, or null"),
     "num_iterations_per_epoch": ((int, type(None)), "a whole number, or null"),
     "num_val_iterations_per_epoch": ((int, type(None)), "a whole number, or null"),
@@ -458,6 +462,8 @@ def _to_field(key: str, value: Any, source: ConfigSource) -> Any:
         return value if is_name else str(source.folder / Path(value).expanduser())
     if key == "healthy_cases":
         return tuple(str(identifier) for identifier in value)
+    if key == "extra_healthy_datasets":
+        return parse_extra_healthy(value, source.name)
     if key in _RANGES:
         return _numbers(key, value, source)
     if key == "size_classes" and not isinstance(value, str):

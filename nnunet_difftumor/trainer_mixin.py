@@ -45,6 +45,14 @@ from nnunet_difftumor.curriculum import (
 )
 from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader, TargetReader, sampling_probabilities
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
+from nnunet_difftumor.extra_cases import (
+    ExtraCases,
+    add_extra_cases,
+    join_datasets,
+    open_extra_healthy,
+    refuse_copies,
+)
+from nnunet_difftumor.extra_healthy import TargetDataset
 from nnunet_difftumor.fixed_set import FIXED_SET_RANK, FixedSample, collect_fixed_samples, kept_random_state
 from nnunet_difftumor.generators import require_in_window
 from nnunet_difftumor.injection import (
@@ -126,6 +134,7 @@ class DiffTumorMixin(_Trainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._resolved: ResolvedConfig | None = None
         self._fold_cases: FoldCases | None = None
+        self._extra_healthy: tuple[ExtraCases, ...] = ()
         self._injection_log: InjectionLog | None = None
         self._sources: list[LoadedOnce | None] = []
         self._fixed_set: list[FixedSample] | None = None
@@ -152,6 +161,11 @@ class DiffTumorMixin(_Trainer):
             refuse_conflicts(self._output, find_split_conflicts(self._output, self._fold_cases))
         split = self._fold_cases.split
         return list(split.train), list(split.val)
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """Open the cases as nnU-Net does, and join those of the extra healthy data sets to the training cases."""
+        train, val = super().get_tr_and_val_datasets()
+        return join_datasets(train, self._extra_healthy), val
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Make the loaders as nnU-Net 2.8 does (an explicit copy), with ours for training."""
@@ -303,6 +317,7 @@ class DiffTumorMixin(_Trainer):
         resolved = self._resolve_config()
         output_folder = self._output
         cases = self._choose_cases(resolved.config)
+        copies = refuse_copies(self._extra_healthy, self._data_folder, cases, self.fold)
         generator_hash, findings = None, LeakFindings((), ())
         targets = resolved.config.organ_targets
         for target in targets:
@@ -319,7 +334,7 @@ class DiffTumorMixin(_Trainer):
             write_output_record(
                 output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings
             )
-            self._print_settings(resolved, (*cases.notes, *findings.notes))
+            self._print_settings(resolved, (*cases.notes, *copies, *findings.notes))
         labels = self.dataset_json["labels"]
         self._injection_log = InjectionLog(
             output_folder,
@@ -396,10 +411,28 @@ class DiffTumorMixin(_Trainer):
             return read_recorded_config(self._output)
 
     def _choose_cases(self, config: DiffTumorConfig) -> FoldCases:
-        return choose_cases(self._preprocessed_cases(), config, self.fold, show_progress=self.local_rank == 0)
+        data, show_progress = self._preprocessed_cases(), self.local_rank == 0
+        cases = choose_cases(data, config, self.fold, show_progress=show_progress)
+        target = TargetDataset(
+            name=self.plans_manager.dataset_name,
+            folder=self._preprocessed,
+            plans=self.plans_manager.plans,
+            configuration=self.configuration_name,
+            dataset_json=self.dataset_json,
+            identifiers=data.identifiers,
+        )
+        roles = [roles_of(data.labels, each) for each in config.organ_targets]
+        self._extra_healthy = open_extra_healthy(
+            config.extra_healthy_datasets, target, roles, show_progress=show_progress
+        )
+        return add_extra_cases(cases, self._extra_healthy)
+
+    @property
+    def _data_folder(self) -> Path:
+        return _required(self.preprocessed_dataset_folder, "nnUNet_preprocessed")
 
     def _preprocessed_cases(self) -> PreprocessedCases:
-        data_folder = str(_required(self.preprocessed_dataset_folder, "nnUNet_preprocessed"))
+        data_folder = str(self._data_folder)
         dataset_class = self.dataset_class or infer_dataset_class(data_folder)
         name = self.plans_manager.dataset_name
         return PreprocessedCases(

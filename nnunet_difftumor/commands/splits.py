@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nnunet_difftumor.config import DiffTumorConfig
     from nnunet_difftumor.label_roles import LabelRoles
-    from nnunet_difftumor.training_setup import roles_of
 
 HELP = "write splits_final.json for tumour and healthy cases"
 DESCRIPTION = """Write splits_final.json into the data set's folder in nnUNet_preprocessed (preprocessed or not yet).
@@ -88,24 +87,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig, list[LabelRoles]]:
     """Folder in nnUNet_preprocessed, label file of each case, settings, and what the labels mean."""
-    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-
     from nnunet_difftumor.cases import load_raw_dataset
     from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, find_sources, resolve_config
-    from nnunet_difftumor.errors import ConfigurationError, DatasetError
+    from nnunet_difftumor.nnunet_folders import find_dataset_name, require_nnunet_folders
+    from nnunet_difftumor.training_setup import roles_of
 
-    if not nnUNet_raw.is_set() or not nnUNet_preprocessed.is_set():
-        raise ConfigurationError(
-            "nnUNet_raw and nnUNet_preprocessed must be set, as for nnU-Net: export nnUNet_raw=/path/to/nnUNet_raw "
-            "nnUNet_preprocessed=/path/to/nnUNet_preprocessed"
-        )
-    try:
-        name = maybe_convert_to_dataset_name(dataset)
-    except RuntimeError as error:
-        raise DatasetError(str(error)) from error
-    raw = load_raw_dataset(Path(str(nnUNet_raw)) / name)
-    folder = Path(str(nnUNet_preprocessed)) / name
+    raw_root, preprocessed_root = require_nnunet_folders()
+    name = find_dataset_name(dataset)
+    raw = load_raw_dataset(raw_root / name)
+    folder = preprocessed_root / name
     sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, raw.options)
     label_files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
     config = resolve_config(raw.options["labels"], sources).config

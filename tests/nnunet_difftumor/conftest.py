@@ -36,18 +36,20 @@ class NnunetProject:
     Attributes:
         root: Folder of raw, preprocessed and results.
         generator: Generator folder that the settings name.
+        dataset: Name of the data set.
     """
 
     root: Path
     generator: Path
+    dataset: str = DATASET_NAME
 
     @property
     def preprocessed(self) -> Path:
-        return self.root / "preprocessed" / DATASET_NAME
+        return self.root / "preprocessed" / self.dataset
 
     @property
     def raw(self) -> Path:
-        return self.root / "raw" / DATASET_NAME
+        return self.root / "raw" / self.dataset
 
     def output(
         self, fold: int | str = 0, *, trainer: str = "nnUNetTrainerDiffTumor", configuration: str = "3d_fullres"
@@ -114,6 +116,26 @@ class NnunetProject:
         }
         (self.preprocessed / "difftumor.json").write_text(json.dumps({**values, **settings}))
 
+    def add_extra(
+        self,
+        names: list[str],
+        dataset: str = "Dataset906_Extra",
+        *,
+        labelling: dict[str, Any] | None = None,
+        first_seed: int = 500,
+        is_preprocessed: bool = True,
+    ) -> NnunetProject:
+        """Make a second data set of healthy cases, preprocessed with the plans of this one as nnU-Net does."""
+        extra = NnunetProject(self.root, self.generator, dataset)
+        _write_raw(extra, names, labelling or LABELLINGS["plain"], first_seed)
+        if not is_preprocessed:
+            return extra
+        plans = json.loads((self.preprocessed / "nnUNetPlans.json").read_text())
+        name = f"nnUNetPlans_for_{self.dataset}"
+        plans["configurations"]["3d_fullres"]["data_identifier"] = f"{name}_3d_fullres"
+        _preprocess(extra, names, {**plans, "plans_name": name, "dataset_name": dataset})
+        return extra
+
     def shrink_plans(self) -> None:
         """Replace patch and network that nnU-Net planned by small ones."""
         self.edit_plans(**SMALL_CONFIGURATION)
@@ -178,7 +200,7 @@ def make_nnunet_project(
             names += [f"healthy_{number}" for number in range(healthy_cases)]
             _write_raw(template, names, LABELLINGS[labelling])
             if is_preprocessed:
-                _preprocess(template, names)
+                _preprocess(template, names, _plans())
                 template.configure()
             templates[key] = template.root
         project = NnunetProject(tmp_path_factory.mktemp("nnunet"), generator_with_provenance)
@@ -188,11 +210,11 @@ def make_nnunet_project(
     return make
 
 
-def _write_raw(project: NnunetProject, names: list[str], labelling: dict[str, Any]) -> None:
+def _write_raw(project: NnunetProject, names: list[str], labelling: dict[str, Any], first_seed: int = 0) -> None:
     for folder in ("imagesTr", "labelsTr"):
         (project.raw / folder).mkdir(parents=True)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(names, start=first_seed):
         image_hu, labels = draw_case(seed, has_tumor=name.startswith("tumor"))
         if name.startswith("tumor") and "ignore" in labelling["labels"]:
             labels[:, :_IGNORED_ROWS] = labelling["labels"]["ignore"]
@@ -202,18 +224,18 @@ def _write_raw(project: NnunetProject, names: list[str], labelling: dict[str, An
     (project.raw / "dataset.json").write_text(json.dumps({**content, **labelling}))
 
 
-def _preprocess(project: NnunetProject, names: list[str]) -> None:
+def _preprocess(project: NnunetProject, names: list[str], plans: dict[str, Any]) -> None:
     """Write plans by hand and let nnU-Net preprocess each case in this process."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    data_folder = project.preprocessed / "nnUNetPlans_3d_fullres"
+    data_folder = project.preprocessed / plans["configurations"]["3d_fullres"]["data_identifier"]
     data_folder.mkdir(parents=True)
     shutil.copytree(project.raw / "labelsTr", project.preprocessed / "gt_segmentations")
     shutil.copy(project.raw / "dataset.json", project.preprocessed)
     (project.preprocessed / "dataset_fingerprint.json").write_text("{}")
-    (project.preprocessed / "nnUNetPlans.json").write_text(json.dumps(_plans()))
-    manager = PlansManager(_plans())
+    (project.preprocessed / f"{plans['plans_name']}.json").write_text(json.dumps(plans))
+    manager = PlansManager(plans)
     configuration = manager.get_configuration("3d_fullres")
     dataset_json = json.loads((project.raw / "dataset.json").read_text())
     for name in names:
