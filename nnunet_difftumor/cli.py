@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "synthesize": "put tumours into a CT of your own and look at them",
     "evaluate-generator": "compare generated with real tumours on cases that it never saw",
     "splits": "write splits_final.json for tumour and healthy cases",
+    "export-model": "rewrite a trained model so that stock nnU-Net predicts with it",
     "ext-trainer": "print the folder for nnUNet_extTrainer",
     "demo": "run all stages on a small data set and write a report",
 }

@@ -41,3 +41,7 @@ class LeakError(DiffTumorError):
 
 class OutputExistsError(DiffTumorError):
     """An output exists already and would be overwritten."""
+
+
+class ModelExportError(DiffTumorError):
+    """A trained model cannot be exported to stock nnU-Net, or the export does not predict the same."""
