@@ -175,17 +175,10 @@ class _DenoiserInputs(NamedTuple):
     heterogeneity_hu: Tensor
 
     def bind(self, denoiser: DenoisingUNet3D) -> Predict:
-        """Return the network's call for x_t and levels.
-
-        On a CPU torch's convolution of one small crop is slower than of two, so a single one is doubled.
-        """
-        is_single = len(self.contrast_hu) == 1 and self.contrast_hu.device.type == "cpu"
-        copies = 2 if is_single else 1
-        condition, mask, *scalars = (value.repeat(copies, *[1] * (value.ndim - 1)) for value in self)
+        """Return the network's call for x_t and levels."""
 
         def predict(x_t: Tensor, levels: Tensor) -> Tensor:
-            x_t_copies = x_t.repeat(copies, 1, 1, 1, 1)
-            return denoiser(x_t_copies, condition, mask, *scalars, levels.repeat(copies))[: len(x_t)]
+            return denoiser(x_t, *self, levels)
 
         return predict
 

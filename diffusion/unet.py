@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from diffusion.conditioning import LATENT_STRIDE, limit_contrast, limit_heterogeneity
 from diffusion.objectives import OBJECTIVES
+from diffusion.single_crop import Conv3d, Linear
 from diffusion.texture_profiles import TextureProfile
 
 CONTRAST_SCALE_HU = 30.0
@@ -76,16 +77,16 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         self.time_channels = 4 * channels[0]
         self.attention_max_tokens = attention_max_tokens
         self.time_embedding = nn.Sequential(
-            nn.Linear(channels[0], self.time_channels), nn.SiLU(), nn.Linear(self.time_channels, self.time_channels)
+            Linear(channels[0], self.time_channels), nn.SiLU(), Linear(self.time_channels, self.time_channels)
         )
         self.scalar_embedding = nn.Sequential(
-            nn.Linear(2 * len(scalar_conditions), self.time_channels),
+            Linear(2 * len(scalar_conditions), self.time_channels),
             nn.SiLU(),
-            _zero_initialised(nn.Linear(self.time_channels, self.time_channels)),
+            _zero_initialised(Linear(self.time_channels, self.time_channels)),
         )
-        self.mask_embedding = nn.Conv3d(LATENT_STRIDE**3, mask_embedding_channels, kernel_size=1)
+        self.mask_embedding = Conv3d(LATENT_STRIDE**3, mask_embedding_channels, kernel_size=1)
         inputs = 2 * latent_channels + mask_embedding_channels
-        self.entry = nn.Conv3d(inputs, channels[0], kernel_size=3, padding=1)
+        self.entry = Conv3d(inputs, channels[0], kernel_size=3, padding=1)
 
         stage = StageShape(blocks, self.time_channels, norm_groups)
         skip_widths = [channels[0]]
@@ -103,7 +104,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
             self.up_stages.append(UpStage(width, outgoing, widths, stage, doubles=level > 0))
             width = outgoing
         self.exit_norm = nn.GroupNorm(norm_groups, width)
-        self.exit = _zero_initialised(nn.Conv3d(width, latent_channels, kernel_size=3, padding=1))
+        self.exit = _zero_initialised(Conv3d(width, latent_channels, kernel_size=3, padding=1))
 
     def forward(
         self,
@@ -255,7 +256,7 @@ class DownStage(nn.Module):
 
     def __init__(self, incoming: int, outgoing: int, shape: StageShape, *, halves: bool) -> None:
         super().__init__()
-        self.halving = nn.Conv3d(incoming, incoming, kernel_size=3, stride=2, padding=1) if halves else None
+        self.halving = Conv3d(incoming, incoming, kernel_size=3, stride=2, padding=1) if halves else None
         self.blocks = nn.ModuleList(
             ResidualBlock(outgoing if i else incoming, outgoing, shape.time_channels, shape.norm_groups)
             for i in range(shape.blocks)
@@ -288,7 +289,7 @@ class UpStage(nn.Module):
         self, incoming: int, outgoing: int, skip_widths: Sequence[int], shape: StageShape, *, doubles: bool
     ) -> None:
         super().__init__()
-        self.smoothing = nn.Conv3d(incoming, incoming, kernel_size=3, padding=1) if doubles else None
+        self.smoothing = Conv3d(incoming, incoming, kernel_size=3, padding=1) if doubles else None
         self.blocks = nn.ModuleList(
             ResidualBlock((outgoing if i else incoming) + skip, outgoing, shape.time_channels, shape.norm_groups)
             for i, skip in enumerate(skip_widths)
@@ -318,11 +319,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, incoming: int, outgoing: int, time_channels: int, norm_groups: int) -> None:
         super().__init__()
         self.norm_in = nn.GroupNorm(norm_groups, incoming)
-        self.conv_in = nn.Conv3d(incoming, outgoing, kernel_size=3, padding=1)
-        self.time_projection = nn.Linear(time_channels, 2 * outgoing)
+        self.conv_in = Conv3d(incoming, outgoing, kernel_size=3, padding=1)
+        self.time_projection = Linear(time_channels, 2 * outgoing)
         self.norm_out = nn.GroupNorm(norm_groups, outgoing)
-        self.conv_out = _zero_initialised(nn.Conv3d(outgoing, outgoing, kernel_size=3, padding=1))
-        self.shortcut = nn.Conv3d(incoming, outgoing, kernel_size=1) if incoming != outgoing else nn.Identity()
+        self.conv_out = _zero_initialised(Conv3d(outgoing, outgoing, kernel_size=3, padding=1))
+        self.shortcut = Conv3d(incoming, outgoing, kernel_size=1) if incoming != outgoing else nn.Identity()
 
     def forward(self, features: Tensor, embedded_time: Tensor) -> Tensor:
         """Turn features of shape (B, incoming, D, H, W) into (B, outgoing, D, H, W)."""

@@ -1,9 +1,10 @@
-"""Output files that appear complete or not at all."""
+"""Output files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,30 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, and rename it to `path` when the block ends without an error.
+
+    Args:
+        path: Where the folder is to appear; it may exist if it is empty. Its parent is made if it is missing.
+
+    Yields:
+        The temporary folder to write into. It is removed if the block ends with an error.
+
+    Raises:
+        OutputExistsError: If `path` is a file or a folder with something in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputExistsError(f"{path} exists already; choose another name or remove it first.")
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any, *, overwrite: bool = False) -> None:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "compare": "compare models over hospitals: predict, score, test, report",
     "add-healthy": "prepare healthy cases of another data set to train with",
     "splits": "write splits_final.json for tumour and healthy cases",
+    "export-model": "rewrite a trained model so that stock nnU-Net predicts with it",
     "ext-trainer": "print the folder for nnUNet_extTrainer",
     "demo": "run all stages on a small data set and write a report",
 }

@@ -46,6 +46,10 @@ class OutputExistsError(DiffTumorError):
     """An output exists already and would be overwritten."""
 
 
+class ModelExportError(DiffTumorError):
+    """A trained model cannot be exported to stock nnU-Net, or the export does not predict the same."""
+
+
 def unknown_key_message(key: str, known: Iterable[str], where: str) -> str:
     """Say that a key is unknown, which one may have been meant, and which there are."""
     names = sorted(known)

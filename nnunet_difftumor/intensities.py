@@ -89,5 +89,6 @@ class CTIntensities:
         Returns:
             Image in HU of the same shape; values outside the clip window cannot come back.
         """
-        scaled = np.asarray(normalised, dtype=np.float32) * np.float32(max(self.std_hu, _SMALLEST_STD))
-        return scaled + np.float32(self.mean_hu)
+        image_hu = np.asarray(normalised, dtype=np.float32) * np.float32(max(self.std_hu, _SMALLEST_STD))
+        image_hu += np.float32(self.mean_hu)
+        return image_hu

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -194,10 +194,10 @@ class TumorSurface:
         self._amplitudes *= spec.roughness * math.sqrt(2.0 / np.sum(self._amplitudes**2))
         self._rotation = _rotation_matrix(spec.rotation)
         sphere = _fibonacci_sphere(_QUADRATURE_POINTS)
-        log_radius, _ = self._log_radius(sphere)
+        log_radius = self._log_radius(self._angles(sphere))
         shape_volume = float(np.prod(spec.axis_ratios) * np.mean(np.exp(3.0 * log_radius)))
         self.semi_axes_mm = np.asarray(spec.axis_ratios) * spec.radius_mm / shape_volume ** (1.0 / 3.0)
-        self.half_extent_mm = np.abs(self.surface_offsets_mm(_QUADRATURE_POINTS)).max(axis=0)  # (3,) along D, H, W
+        self.half_extent_mm = np.abs(self._on_surface(sphere, log_radius)).max(axis=0)  # (3,) along D, H, W
 
     @cached_property
     def volume_mm3(self) -> float:
@@ -216,7 +216,8 @@ class TumorSurface:
         body = (offset_mm @ self._rotation) / self.semi_axes_mm  # (N, 3)
         norm = np.linalg.norm(body, axis=1)
         direction = body / np.maximum(norm, 1e-9)[:, None]
-        log_radius, slope = self._log_radius(direction)
+        angles = self._angles(direction)
+        log_radius, slope = self._log_radius(angles), self._slope(angles)
         shrink = np.exp(-log_radius)
         implicit = norm * shrink - 1.0
         tangential = slope - np.sum(slope * direction, axis=1, keepdims=True) * direction
@@ -254,7 +255,7 @@ class TumorSurface:
             Offsets in mm, array order. Shape (count, 3).
         """
         direction = _fibonacci_sphere(count)
-        log_radius, _ = self._log_radius(direction)
+        log_radius = self._log_radius(self._angles(direction))
         depth = _bit_reversed(count) ** (1.0 / 3.0)  # unrelated to the sphere's azimuths and heights
         body = (depth * np.exp(log_radius))[:, None] * direction
         return (body * self.semi_axes_mm) @ self._rotation.T
@@ -269,15 +270,23 @@ class TumorSurface:
             Offsets in mm, array order. Shape (count, 3).
         """
         direction = _fibonacci_sphere(count)
-        log_radius, _ = self._log_radius(direction)
+        return self._on_surface(direction, self._log_radius(self._angles(direction)))
+
+    def _on_surface(self, direction: NDArray[np.floating], log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points of the surface at unit directions, relative to the centre in mm. Shape (N, 3)."""
         return (np.exp(log_radius)[:, None] * direction * self.semi_axes_mm) @ self._rotation.T
 
-    def _log_radius(self, direction: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Logarithm g of the radius and its gradient at unit directions. Shapes (N,) and (N, 3)."""
-        angle = direction @ self._waves.T + self._phases  # (N, K)
-        value = np.cos(angle) @ self._amplitudes
-        slope = -(np.sin(angle) * self._amplitudes) @ self._waves
-        return value, slope
+    def _angles(self, direction: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Phases of the waves at unit directions of shape (N, 3). Shape (N, K)."""
+        return direction @ self._waves.T + self._phases
+
+    def _log_radius(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logarithm g of the radius. Shape (N,)."""
+        return np.cos(angles) @ self._amplitudes
+
+    def _slope(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Gradient of g along the directions. Shape (N, 3)."""
+        return -(np.sin(angles) * self._amplitudes) @ self._waves
 
 
 def _rotation_matrix(quaternion: Sequence[float]) -> NDArray[np.float64]:
@@ -302,9 +311,12 @@ def _bit_reversed(count: int) -> NDArray[np.float64]:
     return value
 
 
+@lru_cache(maxsize=4)
 def _fibonacci_sphere(count: int) -> NDArray[np.float64]:
     index = np.arange(count) + 0.5
     height = 1.0 - 2.0 * index / count
     angle = math.pi * (1.0 + math.sqrt(5.0)) * index
     ring = np.sqrt(1.0 - height**2)
-    return np.stack([np.cos(angle) * ring, np.sin(angle) * ring, height], axis=1)
+    directions = np.stack([np.cos(angle) * ring, np.sin(angle) * ring, height], axis=1)
+    directions.flags.writeable = False  # shared by all callers
+    return directions

@@ -1,0 +1,54 @@
+"""Trainers by name, as nnU-Net's commands find them, those of this package included."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
+from nnunet_difftumor.errors import ConfigurationError
+
+EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
+
+
+@contextlib.contextmanager
+def own_trainers_found() -> Iterator[None]:
+    """Let nnU-Net find this package's trainers within the block, whatever nnUNet_extTrainer is."""
+    before = os.environ.get(EXT_TRAINER_VARIABLE)
+    folders = [folder for folder in (before or "").split(os.pathsep) if folder]
+    own = str(ext_trainer_folder())
+    os.environ[EXT_TRAINER_VARIABLE] = os.pathsep.join([*folders, *([] if own in folders else [own])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[EXT_TRAINER_VARIABLE]
+        else:
+            os.environ[EXT_TRAINER_VARIABLE] = before
+
+
+def find_trainer(name: str) -> type[nnUNetTrainer]:
+    """Find a trainer class: nnU-Net's own, this package's, or one in a folder named by nnUNet_extTrainer.
+
+    Args:
+        name: Name of the class.
+
+    Returns:
+        The class.
+
+    Raises:
+        ConfigurationError: If there is none of that name.
+    """
+    with own_trainers_found(), contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints every module it inspects
+        try:
+            return recursive_find_trainer_class_by_name(name)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"Neither nnU-Net nor this package has a trainer '{name}'. If it is one of your own, name its folder "
+                f"in {EXT_TRAINER_VARIABLE}, as for training with it."
+            ) from error
