@@ -18,6 +18,7 @@ from nnunet_difftumor.ct_files import file_ending, read_labels
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.logged_command import end_of_log, run_logged
 from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
+from nnunet_difftumor.scoring.request import find_label_maps
 
 _PROGRAM = "nnUNetv2_predict_from_modelfolder"
 _SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
@@ -29,26 +30,6 @@ Run = Callable[[Sequence[str], Mapping[str, str], Path], int]
 
 class PredictionError(DiffTumorError):
     """nnU-Net ended with an error or left a case out."""
-
-
-def find_label_maps(folder: Path) -> dict[str, Path]:
-    """Find the label maps of a folder: file by case identifier, subfolders and hidden files left out.
-
-    Raises:
-        DatasetError: If there are none, or two of one case.
-    """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = file_ending(path)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        case = path.name[: -len(ending)]
-        if case in found:
-            raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
-        found[case] = path
-    if not found:
-        raise DatasetError(f"{folder} holds no label map (<case>.nii.gz). Check the path.")
-    return found
 
 
 def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.atomic_files import write_json
-from nnunet_difftumor.comparison.prediction import find_label_maps
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
+from nnunet_difftumor.scoring.request import find_label_maps
 
 _INPUTS_FILE = "inputs.json"
 

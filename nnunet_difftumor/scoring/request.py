@@ -100,12 +100,12 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
     return ScoringPlan(tuple(cases), tuple(errors), tuple(sorted(left_out)))
 
 
-def find_label_maps(folder: Path, option: str) -> dict[str, Path]:
+def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
     """Find the label maps of a folder, subfolders left out.
 
     Args:
         folder: The folder.
-        option: What it was given as, for messages.
+        option: What it was given as, for messages; "" for none.
 
     Returns:
         File by case identifier: the name without its ending.
@@ -123,7 +123,7 @@ def find_label_maps(folder: Path, option: str) -> dict[str, Path]:
             raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
         found[case] = path
     if not found:
-        raise DatasetError(f"{option} {folder} holds no label map (<case>.nii.gz). Check the path.")
+        raise DatasetError(f"{option} {folder} holds no label map (<case>.nii.gz). Check the path.".lstrip())
     return found
 
 

@@ -16,7 +16,6 @@ from nnunet_difftumor.comparison import scoring
 from nnunet_difftumor.comparison.experiment import Hospital, Model, PredictionSettings
 from nnunet_difftumor.comparison.prediction import (
     PredictionError,
-    find_label_maps,
     missing_predictions,
     predict_missing,
     prediction_command,
@@ -24,6 +23,7 @@ from nnunet_difftumor.comparison.prediction import (
 )
 from nnunet_difftumor.comparison.scoring import score_once
 from nnunet_difftumor.errors import DatasetError, LeakError, OutputExistsError
+from nnunet_difftumor.scoring.request import find_label_maps
 
 CASES = ("c1", "c2", "c3")
 SETTINGS = PredictionSettings(device="cpu", processes=1)
