@@ -187,35 +187,20 @@ def test_equal_wall_clock_is_a_second_control_and_says_so(plan):
 
 @pytest.mark.parametrize("killed_at", [(1,), (2, 3), (1, 2, 5, 8)])
 def test_a_killed_study_goes_on_and_trains_nothing_twice(plan, killed_at):
-    _, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:3])
+    _, data, runs = plan(seeds=[0], annotated=["all"], arms=[*ARMS[:2], *ARMS[3:]])
     nnunet = FakeNnunet(killed_at)
-    finished_by_start = 0
-    for _ in range(len(killed_at)):
+    for _ in killed_at:
         with pytest.raises(KeyboardInterrupt):
             train_all(runs, data, run_command=nnunet)
-        finished_by_start += 1
-    nnunet.epochs = 4
-    errors = train_all(runs, data, run_command=nnunet)
-    wall_clock = {run.name for run in runs if run.arm.wall_clock_factor}
-    assert set(errors) == wall_clock  # the fake trains 4 epochs, those arms ask for 6
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert {state_of(run) for run in runs} == {"finished"}
+    assert {file for file, _ in nnunet.starts} == {str(run.settings_file) for run in runs}
+    assert len(nnunet.starts) == len(runs) + len(killed_at)  # each kill costs one more start
     for run in runs:
         starts = [is_continued for file, is_continued in nnunet.starts if file == str(run.settings_file)]
         assert starts == [False, *[True] * (len(starts) - 1)]
-    started = [file for file, _ in nnunet.starts]
-    assert set(started) == {str(run.settings_file) for run in runs}
-    assert len(started) == len(runs) + len(killed_at) + _twice(nnunet, runs, wall_clock)
-    done = [run for run in runs if run.name not in wall_clock]
-    assert {state_of(run) for run in done} == {"finished"}
-    count = len(nnunet.starts)
-    assert train_all(done, data, run_command=nnunet) == {}
-    assert len(nnunet.starts) == count
-    assert finished_by_start == len(killed_at)
-
-
-def _twice(nnunet, runs, names):
-    """Starts of the runs that failed before the last call: they are tried again."""
-    files = {str(run.settings_file) for run in runs if run.name in names}
-    return sum(file in files for file, _ in nnunet.starts) - len(files)
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert len(nnunet.starts) == len(runs) + len(killed_at)
 
 
 def test_other_epochs_than_the_study_asks_for_are_an_error(plan):
@@ -332,6 +317,12 @@ def test_hospitals_are_predicted_by_the_folds_together(plan, project):
     compare_all(study, runs, data, runs[0].root, compare=lambda path, *_, **__: calls.append(read_experiment(path)))
     assert [model.folds for model in calls[0].models] == [(0, 2), (0, 2)]
     assert (calls[0].prediction.device, calls[0].prediction.processes) == ("cpu", 1)
+
+
+def test_the_example_is_a_study():
+    study = read_study(Path(__file__).resolve().parents[2] / "docs" / "how-to" / "study.yaml")
+    assert study.annotated == (0, 10, "all")
+    assert [arm.epochs for arm in study.arms if arm.wall_clock_factor] == [600]
 
 
 def arm(**values):
