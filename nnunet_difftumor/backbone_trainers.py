@@ -10,14 +10,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_difftumor.arms import COPY_PASTE, HANDCRAFTED, HEALTHY_ONLY
 from nnunet_difftumor.backbones import SWIN_UNETR, UNET, Backbone, format_size
 from nnunet_difftumor.learning_rate import WarmupCosine
+from nnunet_difftumor.schedule import ScheduleMixin
 from nnunet_difftumor.trainer_mixin import DiffTumorMixin
 
 _WARMUP_SHARE = 0.05
 
 
-class _BackboneTrainer(nnUNetTrainer):
+class _BackboneTrainer(ScheduleMixin, nnUNetTrainer):
     """nnU-Net's trainer with a network of MONAI, which has no deep supervision."""
 
     backbone: ClassVar[Backbone]
@@ -119,3 +121,39 @@ class nnUNetTrainerDiffTumorUNet(DiffTumorMixin, nnUNetTrainerUNet):
 
 class nnUNetTrainerDiffTumorSwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
     """MONAI's Swin UNETR; healthy training samples get synthetic tumours."""
+
+
+class nnUNetTrainerHealthyOnlyUNet(DiffTumorMixin, nnUNetTrainerUNet):
+    """MONAI's residual U-Net; control with the same crops and nothing put in."""
+
+    arm = HEALTHY_ONLY
+
+
+class nnUNetTrainerCopyPasteUNet(DiffTumorMixin, nnUNetTrainerUNet):
+    """MONAI's residual U-Net; control with real tumours of the training fold."""
+
+    arm = COPY_PASTE
+
+
+class nnUNetTrainerHandcraftedUNet(DiffTumorMixin, nnUNetTrainerUNet):
+    """MONAI's residual U-Net; control with a drawn texture and no generator."""
+
+    arm = HANDCRAFTED
+
+
+class nnUNetTrainerHealthyOnlySwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
+    """MONAI's Swin UNETR; control with the same crops and nothing put in."""
+
+    arm = HEALTHY_ONLY
+
+
+class nnUNetTrainerCopyPasteSwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
+    """MONAI's Swin UNETR; control with real tumours of the training fold."""
+
+    arm = COPY_PASTE
+
+
+class nnUNetTrainerHandcraftedSwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
+    """MONAI's Swin UNETR; control with a drawn texture and no generator."""
+
+    arm = HANDCRAFTED

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "synthesize": "put tumours into a CT of your own and look at them",
     "evaluate-generator": "compare generated with real tumours on cases that it never saw",
     "score": "score predicted label maps: Dice, surfaces, tumours found, false alarms",
+    "experiment": "train the matched arms of a study, predict, compare",
     "compare": "compare models over hospitals: predict, score, test, report",
     "add-healthy": "prepare healthy cases of another data set to train with",
     "splits": "write splits_final.json for tumour and healthy cases",

@@ -344,6 +344,11 @@ def _label_value(labels: Mapping[str, Any], label: str | int) -> int:
     return value
 
 
+def is_generator_name(generator: str) -> bool:
+    """Say whether a generator is named (builtin:NAME or handcrafted) and not a path."""
+    return is_builtin(generator) or generator == HANDCRAFTED
+
+
 def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, is_continued: bool) -> tuple[str, ...]:
     """Compare the settings that a training recorded with the current ones.
 
@@ -458,8 +463,7 @@ def _to_field(key: str, value: Any, source: ConfigSource) -> Any:
     if value is None:
         return None
     if key == "generator":
-        is_name = is_builtin(value) or value == HANDCRAFTED
-        return value if is_name else str(source.folder / Path(value).expanduser())
+        return value if is_generator_name(value) else str(source.folder / Path(value).expanduser())
     if key == "healthy_cases":
         return tuple(str(identifier) for identifier in value)
     if key == "extra_healthy_datasets":

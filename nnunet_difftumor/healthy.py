@@ -199,8 +199,12 @@ def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> t
         Identifiers, sorted.
     """
     count = min(round(share * len(healthy)), max(0, len(healthy) - 1))
-    order = sorted(healthy, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
-    return tuple(sorted(order[:count]))
+    return tuple(sorted(hashed_order(healthy, seed)[:count]))
+
+
+def hashed_order(cases: Collection[str], seed: int) -> list[str]:
+    """Order cases by a hash of seed and identifier: as good as random, and the same on every machine."""
+    return sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
 
 
 def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumor: bool, tumor_label: int) -> None:

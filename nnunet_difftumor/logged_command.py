@@ -48,6 +48,12 @@ def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path) 
             raise
 
 
+def program(name: str) -> str:
+    """Return the program that was installed with this Python; its bare name where there is none."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.is_file() else name
+
+
 def end_of_log(log: Path) -> str:
     """Return the last lines of a log, for an error message."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:])

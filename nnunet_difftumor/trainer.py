@@ -5,11 +5,16 @@ from __future__ import annotations
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_difftumor.arms import COPY_PASTE, HANDCRAFTED, HEALTHY_ONLY
+from nnunet_difftumor.schedule import ScheduleMixin
 from nnunet_difftumor.trainer_mixin import DiffTumorMixin
 
 
 class nnUNetTrainerDiffTumor(DiffTumorMixin, nnUNetTrainer):
     """nnU-Net's trainer; healthy training samples get synthetic tumours, everything else is stock."""
+
+
+class nnUNetTrainerScheduled(ScheduleMixin, nnUNetTrainer):
+    """nnU-Net's trainer with epochs and iterations from the settings; everything else, data included, is stock."""
 
 
 class nnUNetTrainerHealthyOnly(DiffTumorMixin, nnUNetTrainer):

@@ -75,6 +75,7 @@ from nnunet_difftumor.output_record import (
     write_output_record,
 )
 from nnunet_difftumor.real_sizes import real_size_classes
+from nnunet_difftumor.schedule import set_schedule
 from nnunet_difftumor.supported_plans import refuse_unsupported_plans
 from nnunet_difftumor.training_setup import (
     FoldCases,
@@ -142,10 +143,7 @@ class DiffTumorMixin(_Trainer):
     def initialize(self) -> None:
         """Apply the schedule from the settings, then initialise as nnU-Net does."""
         if not self.was_initialized:
-            config = self._config_if_any()
-            for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
-                if config is not None and getattr(config, key) is not None:
-                    setattr(self, key, getattr(config, key))
+            set_schedule(self, self._config_if_any())
         super().initialize()
 
     def on_train_start(self) -> None:

@@ -160,10 +160,10 @@ def read_experiment(path: Path) -> Experiment:
     path = Path(path)
     entries = read_entries(path)
     entries.refuse_unknown(_EXPERIMENT_KEYS)
-    hospitals = tuple(_read_hospital(entry) for entry in entries.list_of("hospitals"))
+    hospitals = tuple(read_hospital(entry) for entry in entries.list_of("hospitals"))
     models = tuple(_read_model(entry) for entry in entries.list_of("models"))
-    _check_names("hospitals", [hospital.name for hospital in hospitals], path)
-    _check_names("models", [model.name for model in models], path)
+    check_names("hospitals", [hospital.name for hospital in hospitals], path)
+    check_names("models", [model.name for model in models], path)
     _check_seeds(models, path)
     _check_sources(models, hospitals, path)
     arms = list(dict.fromkeys(model.arm for model in models))
@@ -184,8 +184,8 @@ def read_experiment(path: Path) -> Experiment:
         metadata=entries.existing("metadata", is_folder=False),
         hospitals=hospitals,
         models=models,
-        prediction=_read_prediction(entries.mapping("prediction")),
-        statistics=_read_statistics(entries.mapping("statistics")),
+        prediction=read_prediction(entries.mapping("prediction")),
+        statistics=read_statistics(entries.mapping("statistics")),
         acknowledge_identifier_matches=entries.boolean("acknowledge_identifier_matches", False),
     )
 
@@ -211,7 +211,8 @@ _EXPERIMENT_KEYS = (
 _MODEL_SOURCES = ("trained", "predictions", "scores")
 
 
-def _read_hospital(entries: Entries) -> Hospital:
+def read_hospital(entries: Entries) -> Hospital:
+    """Read one hospital; its folders must exist."""
     entries.refuse_unknown(("name", "images", "labels"))
     return Hospital(name=entries.text("name"), images=entries.existing("images"), labels=entries.existing("labels"))
 
@@ -262,7 +263,8 @@ def _read_folds(entries: Entries, trained: Path, checkpoint: str) -> tuple[int |
     return tuple("all" if str(fold) == "all" else int(fold) for fold in folds)
 
 
-def _read_prediction(entries: Entries) -> PredictionSettings:
+def read_prediction(entries: Entries) -> PredictionSettings:
+    """Read how trained models predict."""
     defaults = PredictionSettings()
     entries.refuse_unknown(tuple(vars(defaults)))
     return PredictionSettings(
@@ -274,7 +276,8 @@ def _read_prediction(entries: Entries) -> PredictionSettings:
     )
 
 
-def _read_statistics(entries: Entries) -> StatisticsSettings:
+def read_statistics(entries: Entries) -> StatisticsSettings:
+    """Read how figures are computed."""
     defaults = StatisticsSettings()
     entries.refuse_unknown(tuple(vars(defaults)))
     whole = {
@@ -289,7 +292,8 @@ def _read_statistics(entries: Entries) -> StatisticsSettings:
     )
 
 
-def _check_names(key: str, names: Sequence[str], path: Path) -> None:
+def check_names(key: str, names: Sequence[str], path: Path) -> None:
+    """Raise if there is no name, or two name the same file."""
     if not names:
         raise ConfigurationError(f"{path}: {key} must list at least one; see `difftumor compare --help`.")
     files: dict[str, str] = {}

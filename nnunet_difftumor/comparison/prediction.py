@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
 from nnunet_difftumor.comparison.experiment import Hospital, Model, PredictionSettings
 from nnunet_difftumor.ct_files import file_ending, read_labels
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, DiffTumorError, LeakError, OutputExistsError
-from nnunet_difftumor.logged_command import end_of_log, run_logged
+from nnunet_difftumor.logged_command import end_of_log, program, run_logged
 from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
 from nnunet_difftumor.scoring.request import find_label_maps
 
@@ -73,7 +72,7 @@ def predict_missing(
     words = prediction_command(model, settings, folder / _INPUT_FOLDER, folder / _UNFINISHED_FOLDER)
     print(f"$ {shlex.join(words)}", flush=True)
     log = folder / _LOG_FILE
-    status = run(words, _environment(), log)
+    status = run(words, trainer_search_environment(), log)
     if status != 0:
         raise PredictionError(
             f"nnU-Net ended with status {status} when {model.name} predicted {hospital.name}. Its log is {log}; it "
@@ -91,8 +90,7 @@ def predict_missing(
 
 def prediction_command(model: Model, settings: PredictionSettings, images: Path, output: Path) -> list[str]:
     """Words of nnU-Net's command for a folder of images."""
-    beside = Path(sys.executable).parent / _PROGRAM
-    words = [str(beside) if beside.is_file() else _PROGRAM, "-i", str(images), "-o", str(output)]
+    words = [program(_PROGRAM), "-i", str(images), "-o", str(output)]
     words += ["-m", str(model.trained), "-f", *map(str, model.folds), "-chk", model.checkpoint]
     words += ["-device", settings.device, "-step_size", f"{settings.step_size:g}"]
     words += ["-npp", str(settings.processes), "-nps", str(settings.processes)]
@@ -226,7 +224,7 @@ def _link_images(model: Model, hospital: Hospital, cases: Sequence[str], folder:
         (folder / name).symlink_to((hospital.images / name).resolve())
 
 
-def _environment() -> dict[str, str]:
+def trainer_search_environment() -> dict[str, str]:
     """Variables that let nnU-Net find the trainers of this package beside those that the user has set."""
     ours = str(ext_trainer_folder())
     set_by_user = os.environ.get(_TRAINERS_VARIABLE, "")

@@ -15,11 +15,12 @@ from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
 _NUMBER = (int, float)
 
 
-def read_entries(path: Path) -> Entries:
+def read_entries(path: Path, kind: str = "experiment") -> Entries:
     """Read the mapping that a file holds.
 
     Args:
         path: The YAML file.
+        kind: What errors call it.
 
     Returns:
         Its entries.
@@ -30,10 +31,10 @@ def read_entries(path: Path) -> Entries:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
-        raise ConfigurationError(f"The experiment {path} cannot be read: {error}. Correct the path.") from error
+        raise ConfigurationError(f"The {kind} {path} cannot be read: {error}. Correct the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"The experiment {path} is no valid YAML: {error}.") from error
-    return Entries(content, "the experiment", path)
+        raise ConfigurationError(f"The {kind} {path} is no valid YAML: {error}.") from error
+    return Entries(content, f"the {kind}", path)
 
 
 class Entries:
@@ -41,7 +42,7 @@ class Entries:
 
     def __init__(self, values: Any, name: str, path: Path) -> None:
         self.where = f"{path}, {name}"
-        self._path = path
+        self.path = path
         if not isinstance(values, Mapping):
             raise ConfigurationError(f"{self.where} must hold keys and values, got {values!r}.")
         self._values = values
@@ -65,11 +66,11 @@ class Entries:
         values = self._values.get(key)
         if not isinstance(values, list):
             raise ConfigurationError(f"{self.where}: {key} must be a list, got {values!r}.")
-        return [Entries(value, f"{key}[{number}]", self._path) for number, value in enumerate(values)]
+        return [Entries(value, f"{key}[{number}]", self.path) for number, value in enumerate(values)]
 
     def mapping(self, key: str) -> Entries:
         """Read a mapping; empty if nothing was written."""
-        return Entries(self._values.get(key) or {}, key, self._path)
+        return Entries(self._values.get(key) or {}, key, self.path)
 
     def text(self, key: str, default: str | None = None) -> str:
         """Read a text; without a default, it must be there."""
@@ -88,6 +89,23 @@ class Entries:
         if not isinstance(values, list) or not values:
             raise self._wrong(key, "a list like [tumor]", values)
         return tuple(str(value) for value in values)
+
+    def wholes(self, key: str, default: tuple[int, ...], least: int) -> tuple[int, ...]:
+        """Read a list of different whole numbers of at least `least`."""
+        values = self._values.get(key, list(default))
+        is_right = isinstance(values, list) and all(
+            isinstance(value, int) and not isinstance(value, bool) and value >= least for value in values
+        )
+        if not is_right or not values or len(set(values)) < len(values):
+            raise self._wrong(key, f"a list of different whole numbers of {least} or more", values)
+        return tuple(values)
+
+    def raw_mapping(self, key: str) -> dict[str, Any]:
+        """Read a mapping as it was written; empty if nothing was."""
+        values = self._values.get(key) or {}
+        if not isinstance(values, dict):
+            raise self._wrong(key, "keys and values", values)
+        return dict(values)
 
     def boolean(self, key: str, default: bool) -> bool:
         """Read true or false."""
@@ -139,7 +157,7 @@ class Entries:
         if not (path.is_dir() if is_folder else path.is_file()):
             raise ConfigurationError(
                 f"{self.where}: {key} should be a {'folder' if is_folder else 'file'}, but {path} does not exist or "
-                "is none. Paths start from the experiment's folder."
+                "is none. Paths start from the folder of that file."
             )
         return path
 
@@ -149,7 +167,7 @@ class Entries:
             raise ConfigurationError(
                 f"{self.where}: {key} names an environment variable that is not set: {written}. Export it."
             )
-        return self._path.resolve().parent / expanded
+        return self.path.resolve().parent / expanded
 
     def _wrong(self, key: str, expected: str, value: Any) -> ConfigurationError:
         return ConfigurationError(f"{self.where}: {key} must be {expected}, got {value!r}.")

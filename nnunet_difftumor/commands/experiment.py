@@ -1,0 +1,110 @@
+"""`difftumor experiment`: the matched arms of a study, from one YAML file to the report."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "train the matched arms of a study, predict, compare"
+DESCRIPTION = """Train the matched arms of a study with nnU-Net's own commands, then compare them.
+
+STUDY.yaml names a preprocessed data set, folds, repetitions, numbers of annotated tumour cases, and arms. All arms
+see the same plans, the same validation cases, and the same first N annotated cases, for equal epochs. Each run
+has a folder of its own, --output/runs/NAME. A finished run is never done again; an interrupted one continues when
+the same command is given again. When all runs are finished, `difftumor compare` is run once for each number of
+annotated cases, on the hospitals of the study or on the validation cases: --output/compare/annotated-N/report.
+
+nnU-Net is not seeded: runs with other seeds are repetitions. The seed decides the synthetic tumours only.
+
+A small study:
+
+  dataset: 7
+  folds: [0, 1, 2]
+  annotated: [10, all]
+  schedule: {epochs: 500}
+  seconds_per_epoch: 90
+  arms:
+    - {name: nnU-Net, trainer: stock, healthy: false}
+    - {name: healthy scans only, trainer: healthy-only}
+    - {name: DiffTumor, trainer: difftumor, generator: "generators/fold{fold}_of{annotated}"}"""
+EXAMPLE = "difftumor experiment study.yaml --output study --dry-run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to train and compare")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the study")
+    parser.add_argument("--only", metavar="RUN", help="train this run alone, and compare nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print commands and expected time; train nothing")
+    parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a Slurm job array, a run a task; no training")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --slurm")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan the study, then print, write or train it.
+
+    Args:
+        args: Parsed arguments.
+
+    Returns:
+        Exit status.
+    """
+    from nnunet_difftumor.experiment.data_views import open_data
+    from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
+    from nnunet_difftumor.experiment.running import check_record, train_all
+    from nnunet_difftumor.experiment.runs import plan_runs
+    from nnunet_difftumor.experiment.study import read_study
+
+    study = read_study(args.study)
+    data = open_data(study, show_progress=True)
+    runs = plan_runs(study, data, args.output)
+    for each in runs:
+        check_record(each)
+    chosen = _choose(runs, args.only)
+    if args.dry_run:
+        print(describe_plan(chosen))
+        return 0
+    if args.slurm is not None:
+        count = write_slurm_script(args.slurm, runs, args.study, args.output, overwrite=args.overwrite)
+        print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {args.slurm}")
+        return 0
+    signal.signal(signal.SIGTERM, _end)
+    errors = train_all(chosen, data)
+    if errors:
+        _report(errors, len(chosen))
+        return 1
+    if args.only is None:
+        from nnunet_difftumor.comparison.run import compare
+        from nnunet_difftumor.experiment.comparing import compare_all
+
+        for report in compare_all(study, runs, data, args.output, compare=compare):
+            print(f"Look at {report}.")
+    return 0
+
+
+def _choose(runs: Any, only: str | None) -> Any:
+    from nnunet_difftumor.errors import ConfigurationError
+
+    chosen = [each for each in runs if only in (None, each.name)]
+    if not chosen:
+        raise ConfigurationError(
+            f"--only: the study has no run {only!r}. Its runs: {', '.join(each.name for each in runs)}."
+        )
+    return chosen
+
+
+def _report(errors: Any, count: int) -> None:
+    print(f"\n{len(errors)} of {count} runs failed: {', '.join(errors)}.", file=sys.stderr)
+    print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
+
+
+def _end(number: int, frame: Any) -> None:
+    """End as if by Ctrl-C, so that the training is ended too."""
+    sys.exit(128 + number)

@@ -1,0 +1,1 @@
+"""Studies with matched arms: planned, trained, compared."""

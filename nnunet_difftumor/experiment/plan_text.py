@@ -1,0 +1,115 @@
+"""What a study will do and how long that may take, for people; and the script for a Slurm job array."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_difftumor.atomic_files import written_whole
+from nnunet_difftumor.experiment.running import FINISHED, INTERRUPTED, seconds_per_epoch, state_of
+from nnunet_difftumor.experiment.runs import Run
+
+_SECONDS_OF_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+
+
+def describe_plan(runs: Sequence[Run]) -> str:
+    """Say for every run what would be done, and how long the training that is left may take.
+
+    The time of an epoch is measured in the logs of the arm's runs where there are any, or as the study says.
+
+    Args:
+        runs: All runs of a study.
+
+    Returns:
+        Several lines.
+    """
+    measured = _measured(runs)
+    lines, total, unknown = [], 0.0, 0
+    for run in runs:
+        state = state_of(run)
+        lines.append(f"# {run.name}: {state}; {_facts(run)}")
+        if state == FINISHED:
+            continue
+        lines += [f"#   not there yet: {folder}" for folder in run.missing_generators]
+        lines.append(run.as_typed(is_continued=state == INTERRUPTED))
+        seconds = measured.get(run.arm.name, run.arm.seconds_per_epoch)
+        if seconds is None:
+            unknown += 1
+            lines.append("#   time unknown: no seconds_per_epoch in the study, and no log of this arm yet")
+        else:
+            source = "measured" if run.arm.name in measured else "from the study"
+            expected = seconds * run.arm.epochs
+            total += expected
+            lines.append(f"#   {run.arm.epochs} epochs of {seconds:.3g} s ({source}): {show_seconds(expected)}")
+    left = sum(state_of(run) != FINISHED for run in runs)
+    lines.append(f"# {len(runs)} runs, {len(runs) - left} finished, {left} to train, one after the other:")
+    at_least = "at least " if unknown else ""
+    more = f"; unknown for {unknown} runs" if unknown else ""
+    lines.append(f"# {at_least}{show_seconds(total)} of training{more}, validation and test predictions not counted")
+    return "\n".join(lines)
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a time in the largest unit that fits."""
+    for size, unit in _SECONDS_OF_UNITS:
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output: Path, *, overwrite: bool) -> int:
+    """Write a job array with one run a task; finished runs are left out.
+
+    Args:
+        path: The script.
+        runs: All runs of a study.
+        study_file: The study's file.
+        output: Output folder of the study.
+        overwrite: Replace a file that exists.
+
+    Returns:
+        Number of tasks.
+
+    Raises:
+        OutputExistsError: If the file exists and `overwrite` is False.
+    """
+    left = [run for run in runs if state_of(run) != FINISHED]
+    command = shlex.join(["difftumor", "experiment", str(study_file.resolve()), "--output", str(output.resolve())])
+    logs = output.resolve() / "slurm"
+    logs.mkdir(parents=True, exist_ok=True)
+    names = "\n".join(f"  {shlex.quote(run.name)}" for run in left)
+    text = f"""#!/bin/bash
+#SBATCH --job-name=difftumor
+#SBATCH --array=0-{max(0, len(left) - 1)}
+#SBATCH --output={logs}/%A_%a.log
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+# Add what your cluster needs, e.g. --gres=gpu:1 --cpus-per-task=12 --mem=64G --time=48:00:00, and the environment.
+# Submit with the nnU-Net variables exported. When all tasks are done:  {command}
+set -euo pipefail
+runs=(
+{names}
+)
+exec {command} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"
+"""
+    with written_whole(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return len(left)
+
+
+def _facts(run: Run) -> str:
+    cases = f"{len(run.split.train)} training and {len(run.split.val)} validation cases"
+    control = "" if run.arm.wall_clock_factor is None else "; wall-clock control"
+    return f"{run.trainer}, {cases}{'' if run.healthy else ', without healthy ones'}{control}"
+
+
+def _measured(runs: Sequence[Run]) -> dict[str, float]:
+    """Median over the runs of each arm that have finished an epoch."""
+    times: dict[str, list[float]] = {}
+    for run in runs:
+        seconds = seconds_per_epoch(run)
+        if seconds is not None:
+            times.setdefault(run.arm.name, []).append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}

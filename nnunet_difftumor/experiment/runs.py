@@ -1,0 +1,219 @@
+"""The runs of a study: one training each, with a name, a folder and a command of its own."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.arms import COPY_PASTE, HEALTHY_ONLY
+from nnunet_difftumor.builtin import resolve_generator
+from nnunet_difftumor.comparison.experiment import check_names, file_name_of
+from nnunet_difftumor.comparison.prediction import trainer_search_environment
+from nnunet_difftumor.config import (
+    DEFAULT_GENERATOR,
+    ENVIRONMENT_VARIABLE,
+    ConfigSource,
+    is_generator_name,
+    resolve_config,
+)
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.experiment.data_views import StudyData, settings_beside_plans, view_name
+from nnunet_difftumor.experiment.study import Annotated, Arm, Study
+from nnunet_difftumor.experiment.trainers import TrainerFacts, trainer_of
+from nnunet_difftumor.logged_command import program
+from nnunet_difftumor.schedule import SCHEDULE_KEYS
+from nnunet_difftumor.splits import Split
+
+RUNS_FOLDER, VIEWS_FOLDER = "runs", "data"
+_PLACEHOLDERS = ("fold", "annotated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: Its name in the file system; no other run of the study has it.
+        arm: What is trained.
+        annotated: How many annotated tumour cases train, or "all".
+        fold: The fold.
+        seed: Number of the repetition.
+        healthy: Whether healthy cases train.
+        trainer: Name of the trainer's class.
+        split: Training and validation cases.
+        settings: The file that nnUNet_difftumor will name.
+        missing_generators: Generator folders that do not exist yet.
+        study: The study that it belongs to.
+        dataset: Full name of the data set.
+        root: Output folder of the study.
+    """
+
+    name: str
+    arm: Arm
+    annotated: Annotated
+    fold: int
+    seed: int
+    healthy: bool
+    trainer: str
+    split: Split
+    settings: Mapping[str, Any]
+    missing_generators: tuple[str, ...]
+    study: Study
+    dataset: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this run."""
+        return self.root / RUNS_FOLDER / self.name
+
+    @property
+    def settings_file(self) -> Path:
+        """The file that nnUNet_difftumor names."""
+        return self.folder / "settings.json"
+
+    @property
+    def model_folder(self) -> Path:
+        """Folder of the trained model, as nnU-Net names it."""
+        name = f"{self.trainer}__{self.study.plans}__{self.study.configuration}"
+        return self.folder / "results" / self.dataset / name
+
+    @property
+    def fold_folder(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.model_folder / f"fold_{self.fold}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that keep this run apart from all others."""
+        view = self.root / VIEWS_FOLDER / view_name(self.annotated, healthy=self.healthy)
+        return {
+            "nnUNet_preprocessed": str(view),
+            "nnUNet_results": str(self.folder / "results"),
+            ENVIRONMENT_VARIABLE: str(self.settings_file),
+            **trainer_search_environment(),
+        }
+
+    def command(self, *, is_continued: bool) -> list[str]:
+        """Words of nnU-Net's command."""
+        words = [program("nnUNetv2_train"), self.dataset, self.study.configuration, str(self.fold)]
+        words += ["-tr", self.trainer, "-p", self.study.plans, "-device", self.study.device]
+        return [*words, "--c"] if is_continued else words
+
+    def as_typed(self, *, is_continued: bool) -> str:
+        """The command with its variables, for a shell."""
+        variables = [f"{key}={shlex.quote(value)}" for key, value in self.environment.items()]
+        words = self.command(is_continued=is_continued)
+        return " ".join([*variables, shlex.join(["nnUNetv2_train", *words[1:]])])
+
+    def to_json(self) -> dict[str, Any]:
+        """What must not change between two starts of this run."""
+        return {
+            "arm": self.arm.name,
+            "annotated": self.annotated,
+            "fold": self.fold,
+            "seed": self.seed,
+            "healthy": self.healthy,
+            "wall_clock_factor": self.arm.wall_clock_factor,
+            "trainer": self.trainer,
+            "dataset": self.dataset,
+            "configuration": self.study.configuration,
+            "plans": self.study.plans,
+            **self.split.to_json(),
+            "settings": dict(self.settings),
+        }
+
+
+def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
+    """List every run of a study, repetition by repetition, so that what is comparable is trained together.
+
+    Args:
+        study: The study.
+        data: Its data set.
+        output: Output folder of the study.
+
+    Returns:
+        The runs; no two have one name.
+
+    Raises:
+        ConfigurationError: If a trainer, a setting, or a number of annotated cases does not fit.
+    """
+    trainers = {arm.name: trainer_of(arm, _schedule(study, arm), str(study.path)) for arm in study.arms}
+    base = settings_beside_plans(data.cases.folder, data.dataset_json)
+    runs = []
+    for seed in study.seeds:
+        for annotated in study.annotated:
+            for fold in study.folds:
+                for arm in study.arms:
+                    if annotated in arm.annotated:
+                        facts = trainers[arm.name]
+                        runs.append(_make_run(study, data, output.resolve(), arm, facts, base, annotated, fold, seed))
+    check_names("runs", [run.name for run in runs], study.path)
+    return tuple(runs)
+
+
+def _make_run(
+    study: Study,
+    data: StudyData,
+    output: Path,
+    arm: Arm,
+    facts: TrainerFacts,
+    base: Mapping[str, Any],
+    annotated: Annotated,
+    fold: int,
+    seed: int,
+) -> Run:
+    where = f"{study.path}, arm {arm.name!r}"
+    healthy = True if arm.healthy is None else arm.healthy
+    if facts.tumors == COPY_PASTE and annotated == 0:
+        raise ConfigurationError(
+            f"{where}: with 0 annotated cases there is no real tumour to copy. Give the arm an annotated list of its "
+            "own without 0."
+        )
+    try:
+        split = data.split(fold, annotated, healthy=healthy)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    settings = {**base, **arm.settings, **_schedule(study, arm), "seed": seed}
+    settings = _fill(settings, {"fold": str(fold), "annotated": str(annotated)})
+    config = resolve_config(data.dataset_json["labels"], [ConfigSource(where, settings, output)]).config
+    generators: list[str] = []
+    if facts.tumors not in (None, HEALTHY_ONLY) and config.injection_probability > 0:
+        generators = [target.generator or DEFAULT_GENERATOR for target in config.organ_targets]
+    return Run(
+        name=file_name_of(f"{arm.name}.annotated-{annotated}.fold-{fold}.seed-{seed}"),
+        arm=arm,
+        annotated=annotated,
+        fold=fold,
+        seed=seed,
+        healthy=healthy,
+        trainer=facts.name,
+        split=split,
+        settings=settings,
+        missing_generators=tuple(
+            name for name in generators if not is_generator_name(name) and not resolve_generator(name).is_dir()
+        ),
+        study=study,
+        dataset=data.name,
+        root=output,
+    )
+
+
+def _schedule(study: Study, arm: Arm) -> dict[str, int]:
+    return dict(zip(SCHEDULE_KEYS, (arm.epochs, study.iterations, study.val_iterations), strict=True))
+
+
+def _fill(settings: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """Settings with the placeholders of generator paths filled in, those of several targets too."""
+    filled: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key == "generator" and isinstance(value, str):
+            for name in _PLACEHOLDERS:
+                value = value.replace(f"{{{name}}}", values[name])
+        if key == "targets" and isinstance(value, list):
+            value = [_fill(entry, values) if isinstance(entry, Mapping) else entry for entry in value]
+        filled[key] = value
+    return filled

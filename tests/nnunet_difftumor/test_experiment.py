@@ -1,0 +1,389 @@
+"""Studies with matched arms: planning, dry run, resuming with a fake nnU-Net, errors."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nnunet_difftumor.cli import main
+from nnunet_difftumor.comparison.experiment import read_experiment
+from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, OutputExistsError
+from nnunet_difftumor.experiment.comparing import compare_all
+from nnunet_difftumor.experiment.data_views import make_view, open_data
+from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
+from nnunet_difftumor.experiment.running import RunError, check_record, state_of, train, train_all
+from nnunet_difftumor.experiment.runs import plan_runs
+from nnunet_difftumor.experiment.study import read_study
+from nnunet_difftumor.splits import read_splits
+
+STUDY = {
+    "dataset": 905,
+    "device": "cpu",
+    "folds": [0, 2],
+    "seeds": [0, 1],
+    "annotated": [0, 3, "all"],
+    "schedule": {"epochs": 4, "iterations": 2, "val_iterations": 1},
+    "arms": [
+        {"name": "nnU-Net", "trainer": "stock", "healthy": False, "annotated": [3, "all"]},
+        {"name": "nnU-Net, healthy too", "trainer": "stock", "healthy": True},
+        {"name": "healthy only", "trainer": "healthy-only", "wall_clock_factor": 1.5},
+        {"name": "copy-paste", "trainer": "copy-paste", "annotated": [3, "all"]},
+        {"name": "hand-crafted", "trainer": "hand-crafted"},
+        {"name": "DiffTumor", "trainer": "difftumor", "steps": [2, 4], "generator": "generators/{fold}_of_{annotated}"},
+    ],
+}
+
+ARMS = [{key: value for key, value in arm.items() if key != "annotated"} for arm in STUDY["arms"]]
+
+
+@pytest.fixture
+def project(make_nnunet_project, monkeypatch, tmp_path):
+    project = make_nnunet_project(tumor_cases=6, healthy_cases=5)
+    project.activate(monkeypatch)
+    monkeypatch.delenv("nnUNet_extTrainer")  # the study finds this package's trainers itself
+    for fold in (0, 2):
+        for annotated in (0, 3, "all"):
+            folder = tmp_path / "generators" / f"{fold}_of_{annotated}"
+            folder.mkdir(parents=True)
+    return project
+
+
+@pytest.fixture
+def plan(project, tmp_path):
+    """Plan a study with changes: gives the study, its data and its runs."""
+
+    def make(output="out", **changes):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**STUDY, **changes}))
+        study = read_study(path)
+        data = open_data(study)
+        return study, data, plan_runs(study, data, tmp_path / output)
+
+    return make
+
+
+class FakeNnunet:
+    """Does what nnU-Net leaves behind, and is killed at some starts after its first checkpoint."""
+
+    def __init__(self, killed_at=(), epochs=4, failing=()):
+        self.starts, self.killed_at, self.epochs, self.failing = [], set(killed_at), epochs, failing
+
+    def __call__(self, words, environment, log):
+        self.starts.append((environment["nnUNet_difftumor"], "--c" in words))
+        log.write_text("a line\n")
+        if any(name in environment["nnUNet_results"] for name in self.failing):
+            return 1
+        _, dataset, configuration, fold, _, trainer, _, plans = words[:8]
+        model = Path(environment["nnUNet_results"]) / dataset / f"{trainer}__{plans}__{configuration}"
+        folder = model / f"fold_{fold}"
+        (folder / "validation").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoint_best.pth").touch()
+        if len(self.starts) in self.killed_at:
+            raise KeyboardInterrupt
+        split = read_splits(Path(environment["nnUNet_preprocessed"]) / dataset / "splits_final.json")[int(fold)]
+        for name in (*(f"{case}.nii.gz" for case in split.val), "summary.json"):
+            (folder / "validation" / name).touch()
+        (folder / "checkpoint_final.pth").touch()
+        now = "2026-01-01 10:00:00.0"
+        lines = [f"{now}: Epoch {epoch} \n{now}: Epoch time: 2.5 s \n" for epoch in range(self.epochs)]
+        (folder / "training_log_1.txt").write_text("".join(lines))
+        (model / "dataset.json").write_text('{"file_ending": ".nii.gz"}')
+        return 0
+
+
+def test_every_combination_is_planned_once(plan):
+    _, _, runs = plan()
+    per_fold_and_seed = 2 + 3 * 2 + 3 + 2 + 3 + 3  # by arm, and by number of annotated cases
+    per_fold_and_seed += 3  # steps is a list of two
+    assert len(runs) == len({run.name for run in runs}) == 2 * 2 * per_fold_and_seed
+    assert len({run.settings_file for run in runs}) == len({run.fold_folder for run in runs}) == len(runs)
+
+
+def test_all_arms_see_the_same_cases(plan):
+    _, data, runs = plan()
+    for fold in (0, 2):
+        assert len({run.split.val for run in runs if run.fold == fold}) == 1
+        tumors = {}
+        for run in (run for run in runs if run.fold == fold):
+            train = set(run.split.train)
+            assert not train & ({*run.split.val} | {*data.folds[fold].holdout})
+            tumors.setdefault(run.annotated, set()).add(frozenset(train & set(data.groups.tumor)))
+            healthy = train & set(data.groups.healthy)
+            assert healthy == (set(data.folds[fold].healthy_train) if run.healthy else set())
+        assert {number: len(lists) for number, lists in tumors.items()} == {0: 1, 3: 1, "all": 1}
+        sizes = [len(next(iter(tumors[number]))) for number in (0, 3, "all")]
+        assert sizes == [0, 3, len(data.folds[fold].tumor_train)]
+        assert next(iter(tumors[3])) < next(iter(tumors["all"]))
+
+
+def test_trainers_of_this_package_settle_the_same_lists_in_a_view(plan, monkeypatch):
+    """What a stock trainer reads as written must be what nnUNetTrainerDiffTumor makes of it."""
+    import torch
+
+    from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+
+    _, data, runs = plan()
+    run = next(run for run in runs if run.arm.name == "DiffTumor, steps 2" and (run.annotated, run.fold) == (3, 2))
+    make_view(data, run.root / "data", 3, healthy=True)
+    run.folder.mkdir(parents=True)
+    run.settings_file.write_text(json.dumps(dict(run.settings)))
+    for name, value in run.environment.items():
+        monkeypatch.setenv(name, value)
+    view = Path(run.environment["nnUNet_preprocessed"]) / data.name
+    assert read_splits(view / "splits_final.json")[2] == run.split
+    plans = json.loads((view / "nnUNetPlans.json").read_text())
+    trainer = nnUNetTrainerDiffTumor(
+        {**plans, "continue_training": False}, "3d_fullres", 2, dict(data.dataset_json), torch.device("cpu")
+    )
+    assert trainer.do_split() == (list(run.split.train), list(run.split.val))
+    config = trainer._resolve_config().config
+    assert (config.num_epochs, config.steps, config.seed) == (4, 2, run.seed)
+    assert config.generator.endswith("generators/2_of_3")
+    assert view.resolve() != data.cases.folder
+    assert not (data.cases.folder / "splits_final.json").exists()
+
+
+def test_stock_training_takes_the_schedule_and_nothing_else(plan, monkeypatch):
+    import torch
+
+    from nnunet_difftumor.trainer import nnUNetTrainerScheduled
+
+    _, data, runs = plan()
+    run = next(run for run in runs if run.arm.name == "nnU-Net")
+    assert run.trainer == "nnUNetTrainerScheduled"
+    run.folder.mkdir(parents=True)
+    run.settings_file.write_text(json.dumps(dict(run.settings)))
+    monkeypatch.setenv("nnUNet_difftumor", str(run.settings_file))
+    plans = json.loads((data.cases.folder / "nnUNetPlans.json").read_text())
+
+    def make():
+        trainer = nnUNetTrainerScheduled(
+            {**plans, "continue_training": False}, "3d_fullres", 0, dict(data.dataset_json), torch.device("cpu")
+        )
+        trainer.initialize()
+        return trainer
+
+    trainer = make()
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (4, 2, 1)
+    monkeypatch.delenv("nnUNet_difftumor")
+    trainer = make()
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (1000, 250)
+
+
+def test_the_own_schedule_of_nnunet_means_its_own_trainer(plan):
+    _, _, runs = plan(schedule={})
+    assert {run.trainer for run in runs if run.arm.trainer == "stock"} == {"nnUNetTrainer"}
+
+
+def test_equal_wall_clock_is_a_second_control_and_says_so(plan):
+    _, _, runs = plan()
+    names = {run.arm.name: run.arm.epochs for run in runs}
+    assert names["healthy only"] == 4
+    assert names["healthy only (wall-clock control, epochs x 1.5)"] == 6
+
+
+@pytest.mark.parametrize("killed_at", [(1,), (2, 3), (1, 2, 5, 8)])
+def test_a_killed_study_goes_on_and_trains_nothing_twice(plan, killed_at):
+    _, data, runs = plan(seeds=[0], annotated=["all"], arms=[*ARMS[:2], *ARMS[3:]])
+    nnunet = FakeNnunet(killed_at)
+    for _ in killed_at:
+        with pytest.raises(KeyboardInterrupt):
+            train_all(runs, data, run_command=nnunet)
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert {state_of(run) for run in runs} == {"finished"}
+    assert {file for file, _ in nnunet.starts} == {str(run.settings_file) for run in runs}
+    assert len(nnunet.starts) == len(runs) + len(killed_at)  # each kill costs one more start
+    for run in runs:
+        starts = [is_continued for file, is_continued in nnunet.starts if file == str(run.settings_file)]
+        assert starts == [False, *[True] * (len(starts) - 1)]
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert len(nnunet.starts) == len(runs) + len(killed_at)
+
+
+def test_other_epochs_than_the_study_asks_for_are_an_error(plan):
+    _, data, runs = plan()
+    with pytest.raises(RunError, match="trained for 3 epochs instead of 4"):
+        train(runs[0], data, run_command=FakeNnunet(epochs=3))
+    assert state_of(runs[0]) != "finished"
+
+
+def test_a_run_that_fails_does_not_stop_the_others(plan):
+    _, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
+    nnunet = FakeNnunet(failing=["nnU-Net.annotated-all.fold-0"])
+    errors = train_all(runs, data, run_command=nnunet)
+    assert list(errors) == ["nnU-Net.annotated-all.fold-0.seed-0"]
+    assert "ended with status 1" in str(next(iter(errors.values())))
+    assert len(nnunet.starts) == len(runs)
+
+
+def test_a_changed_study_does_not_mix_with_what_was_trained(plan):
+    _, data, runs = plan(seeds=[0])
+    train(runs[0], data, run_command=FakeNnunet())
+    _, _, changed = plan(seeds=[0], settings={"injection_probability": 0.9})
+    with pytest.raises(OutputExistsError, match=r"settings: injection_probability: 1.0 was used, now 0.9"):
+        check_record(changed[0])
+    _, _, more = plan(seeds=[0, 1])
+    check_record(more[0])
+
+
+def test_two_processes_do_not_train_one_run(plan):
+    _, data, runs = plan()
+
+    def second(words, environment, log):
+        with pytest.raises(RunError, match="another process"):
+            train(runs[0], data, run_command=FakeNnunet())
+        return FakeNnunet()(words, environment, log)
+
+    assert train(runs[0], data, run_command=second)
+
+
+def test_a_dry_run_prints_commands_and_time_and_writes_nothing(plan, tmp_path, capsys):
+    _, data, runs = plan(seeds=[0], folds=[0], annotated=["all"], arms=ARMS[:3], seconds_per_epoch=60)
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    commands = [line for line in printed.splitlines() if not line.startswith("#")]
+    assert len(commands) == len(runs)
+    assert all("nnUNetv2_train Dataset905_Test 3d_fullres 0 -tr nnUNetTrainer" in line for line in commands)
+    assert "4 epochs of 60 s (from the study): 4.0 min" in printed
+    assert "18.0 min of training" in printed  # 3 arms of 4 epochs and one of 6
+    train(runs[0], data, run_command=FakeNnunet())
+    printed = describe_plan(runs)
+    assert f"# {runs[0].name}: finished" in printed
+    assert "14.0 min of training" in printed
+
+
+def test_the_time_is_measured_or_unknown(plan):
+    _, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
+    assert "time unknown" in describe_plan(runs)
+    train(runs[0], data, run_command=FakeNnunet())
+    printed = describe_plan(runs)
+    assert "4 epochs of 2.5 s (measured): 10 s" in printed
+    assert "at least 10 s of training; unknown for 2 runs" in printed
+
+
+def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
+    study, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
+    train(runs[0], data, run_command=FakeNnunet())
+    script = tmp_path / "array.sh"
+    assert write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False) == len(runs) - 1
+    text = script.read_text()
+    assert f"#SBATCH --array=0-{len(runs) - 2}\n" in text
+    names = []
+    for task in range(len(runs) - 1):
+        words = ["bash", "-c", text.replace("exec difftumor", "printf '%s\\n'")]
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(task)}
+        names.append(subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    names = [printed.splitlines()[-1] for printed in names]
+    assert names == [run.name for run in runs[1:]]
+    with pytest.raises(OutputExistsError):
+        write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False)
+
+
+def test_validation_cases_of_all_folds_are_compared(plan):
+    study, data, runs = plan(annotated=["all"], arms=ARMS[:2], baseline="nnU-Net, healthy too")
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    calls = []
+
+    def compare(path, output, *, overwrite):
+        experiment = read_experiment(path)
+        calls.append(experiment)
+        output.mkdir(parents=True)
+        (output / "report.html").touch()
+
+    (report,) = compare_all(study, runs, data, runs[0].root, compare=compare)
+    (experiment,) = calls
+    assert experiment.arms == ("nnU-Net, healthy too", "nnU-Net")
+    assert [model.seed for model in experiment.models_of("nnU-Net")] == [0, 1]
+    (hospital,) = experiment.hospitals
+    validated = {case for fold in (0, 2) for case in data.folds[fold].split.val}
+    for folder in (hospital.labels, *(model.folder_of(hospital) for model in experiment.models)):
+        assert {file.name.removesuffix(".nii.gz") for file in folder.iterdir()} == validated
+        assert all(file.is_file() for file in folder.iterdir())
+    assert compare_all(study, runs, data, runs[0].root, compare=compare) == (report,)
+    assert len(calls) == 1
+
+
+def test_hospitals_are_predicted_by_the_folds_together(plan, project):
+    hospitals = [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(project.raw / "labelsTr")}]
+    changes = {"arms": ARMS[:2], "compare": {"hospitals": hospitals, "prediction": {"processes": 1}}}
+    study, data, runs = plan(annotated=[3], seeds=[0], **changes)
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    calls = []
+    compare_all(study, runs, data, runs[0].root, compare=lambda path, *_, **__: calls.append(read_experiment(path)))
+    assert [model.folds for model in calls[0].models] == [(0, 2), (0, 2)]
+    assert (calls[0].prediction.device, calls[0].prediction.processes) == ("cpu", 1)
+
+
+def test_the_example_is_a_study():
+    study = read_study(Path(__file__).resolve().parents[2] / "docs" / "how-to" / "study.yaml")
+    assert study.annotated == (0, 10, "all")
+    assert [arm.epochs for arm in study.arms if arm.wall_clock_factor] == [600]
+
+
+def arm(**values):
+    return {"arms": [{"name": "a", **values}]}
+
+
+WRONG = [
+    ({"fold": [0]}, "Unknown setting 'fold'.*Did you mean 'folds'"),
+    ({"folds": "0"}, r"folds must be a list of different whole numbers of 0 or more, got '0'"),
+    ({"folds": [7]}, "fold"),
+    ({"seeds": [0, 0]}, "seeds must be a list of different"),
+    ({"annotated": [-1]}, "annotated must be a list"),
+    ({"annotated": [50]}, "fewer than 50"),
+    ({"schedule": {"epochs": 0}}, "epochs must be a whole number of 1 or more"),
+    ({"schedule": {"epoch": 5}}, "Did you mean 'epochs'"),
+    ({"baseline": "z"}, "baseline must be one of the arms"),
+    ({"dataset": 999}, "999"),
+    ({"configuration": "4d"}, "configuration"),
+    ({"plans": "others"}, "others.json does not exist"),
+    ({"settings": {"num_epochs": 3}}, "settings must not hold num_epochs"),
+    ({"settings": {"stepz": 3}}, "Unknown setting 'stepz'"),
+    ({"compare": {"models": []}}, "Unknown setting 'models'"),
+    ({"compare": {"primary": "dicee"}}, "primary must be one of"),
+    ({"arms": []}, "arms must list at least one"),
+    (arm(trainer="difftumour"), "finds no trainer difftumour"),
+    (arm(trainer="diff-tumor"), "Did you mean 'difftumor'"),
+    (arm(trainer="nnUNetTrainerNotThere"), "finds no trainer nnUNetTrainerNotThere"),
+    (arm(trainer="nnUNetTrainerDA5", healthy=True), "cannot be matched with 4 epochs"),
+    (arm(trainer="stock"), "healthy: true or healthy: false"),
+    (arm(trainer="difftumor", healthy=False), "works on healthy cases"),
+    (arm(trainer="stock", healthy=False), "leaves fold 0 without a training case"),
+    (arm(trainer="copy-paste"), "no real tumour to copy"),
+    (arm(trainer="difftumor", steps=0), "steps must be 1 or more"),
+    (arm(trainer="difftumor", steps="two"), "steps must be a whole number"),
+    (arm(trainer="difftumor", backbone="vit"), "backbone must be one of"),
+    (arm(trainer="nnUNetTrainerDA5", healthy=True, backbone="unet"), "backbone goes with the short names"),
+    (arm(trainer="difftumor", generater="x"), "Did you mean 'generator'"),
+    ({"arms": [STUDY["arms"][1], {**STUDY["arms"][4], "settings": {"healthy_holdout": 0.5}}]}, "same healthy cases"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_errors_name_what_is_wrong(plan, changes, message):
+    if "arms" in changes and changes["arms"] and "baseline" not in changes:
+        changes = {**changes, "baseline": changes["arms"][0]["name"]}
+    with pytest.raises(DiffTumorError, match=message):
+        plan(**changes)
+
+
+def test_a_generator_that_is_missing_stops_its_run_alone(plan, tmp_path):
+    (tmp_path / "generators" / "0_of_3").rmdir()
+    _, data, runs = plan(seeds=[0], annotated=[3], arms=ARMS[-1:])
+    assert "not there yet: " in describe_plan(runs)
+    with pytest.raises(ConfigurationError, match="0_of_3 does not exist"):
+        train(runs[0], data, run_command=FakeNnunet())
+    assert state_of(runs[0]) == "not started"
+
+
+def test_only_names_a_run_of_the_study(plan, tmp_path, capsys):
+    plan(seeds=[0], annotated=["all"], folds=[0], arms=ARMS[:1])
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--dry-run", "--only", "nnU-Net.annotated-all.fold-0.seed-0"]) == 0
+    assert main([*words, "--only", "x"]) == 1
+    assert "has no run 'x'. Its runs: nnU-Net.annotated-all.fold-0.seed-0" in capsys.readouterr().err

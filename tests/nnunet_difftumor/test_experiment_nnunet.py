@@ -1,0 +1,91 @@
+"""A study through nnU-Net's own commands: killed, given again, compared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+
+@pytest.mark.slow
+def test_a_killed_study_is_finished_by_the_same_command(make_nnunet_project, tmp_path):
+    project = make_nnunet_project(tumor_cases=6, healthy_cases=5)
+    study = {
+        "dataset": 905,
+        "device": "cpu",
+        "annotated": [3],
+        "schedule": {"epochs": 1, "iterations": 2, "val_iterations": 1},
+        "arms": [
+            {"name": "nnU-Net", "trainer": "stock", "healthy": False},
+            {"name": "DiffTumor", "trainer": "difftumor", "generator": str(project.generator)},
+        ],
+        "compare": {
+            "hospitals": [
+                {"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(tmp_path / "labels")},
+            ],
+            "prediction": {"mirroring": False, "processes": 1},
+            "statistics": {"draws": 1000},
+        },
+    }
+    runs = [f"{arm}.annotated-3.fold-0.seed-0" for arm in ("nnU-Net", "DiffTumor")]
+    (tmp_path / "labels").mkdir()
+    path, output = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(study))
+    printed = project.run("difftumor", "experiment", str(path), "--output", str(output), "--dry-run")
+    held_out = json.loads(_view_of(project, path, output, printed).read_text())[0]["val"]
+    for case in held_out:
+        (tmp_path / "labels" / f"{case}.nii.gz").symlink_to(project.raw / "labelsTr" / f"{case}.nii.gz")
+
+    words = [str(Path(sys.executable).parent / "difftumor"), "experiment", str(path), "--output", str(output)]
+    environment = {**project.environment(), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    second = output / "runs" / runs[1] / "results"
+    while not any(second.rglob("training_log_*.txt")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 143
+    done = [output / "runs" / name / "done.json" for name in runs]
+    assert [file.is_file() for file in done] == [True, False]
+    finished_at = done[0].stat().st_mtime_ns
+
+    printed = project.run(*words[:0], "difftumor", *words[1:])
+    assert f"{runs[0]}\n    done before, skipped" in printed
+    assert [file.is_file() for file in done] == [True, True]
+    assert done[0].stat().st_mtime_ns == finished_at
+    assert len(list((output / "runs" / runs[0] / "logs").iterdir())) == 1
+    for name in runs:
+        results = output / "runs" / name / "results"
+        (summary,) = results.rglob("validation/summary.json")
+        cases = {Path(case["prediction_file"]).name for case in json.loads(summary.read_text())["metric_per_case"]}
+        assert cases == {f"{case}.nii.gz" for case in held_out}
+    split = json.loads(next(second.rglob("difftumor_split.json")).read_text())
+    assert len([case for case in split["train"] if case.startswith("tumor")]) == 3
+    report = output / "compare" / "annotated-3" / "report"
+    assert (report / "report.html").is_file()
+    arms = pd.read_csv(report / "arms.csv").query("group_kind == 'all' and measure == 'dice'")
+    assert set(arms["arm"]) == {"nnU-Net", "DiffTumor"}
+    assert "done before, skipped" in project.run("difftumor", *words[1:])
+
+
+def _view_of(project, path, output, printed):
+    """The lists of the study: the view is made by the first training, so the same lists are made here."""
+    assert not output.exists()
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from nnunet_difftumor.experiment.data_views import make_view, open_data\n"
+        "from nnunet_difftumor.experiment.study import read_study\n"
+        "data = open_data(read_study(Path(sys.argv[1])))\n"
+        "make_view(data, Path(sys.argv[2]), 3, healthy=True)\n"
+    )
+    words = [sys.executable, "-c", script, str(path), str(output / "data")]
+    subprocess.run(words, env={**os.environ, **project.environment()}, check=True, timeout=120)
+    assert "nnUNetTrainerScheduled" in printed
+    return output / "data" / "annotated-3" / "Dataset905_Test" / "splits_final.json"
