@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "splits": "write splits_final.json for tumour and healthy cases",
     "export-model": "rewrite a trained model so that stock nnU-Net predicts with it",
     "ext-trainer": "print the folder for nnUNet_extTrainer",
+    "benchmark-overhead": "measure what synthetic tumours cost a training on your machine",
     "demo": "run all stages on a small data set and write a report",
 }
 """Name and one-line help of every subcommand."""

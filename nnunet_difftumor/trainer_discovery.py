@@ -11,6 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
+from nnunet_difftumor.environment import temporary_environment
 from nnunet_difftumor.errors import ConfigurationError
 
 EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
@@ -19,17 +20,11 @@ EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
 @contextlib.contextmanager
 def own_trainers_found() -> Iterator[None]:
     """Let nnU-Net find this package's trainers within the block, whatever nnUNet_extTrainer is."""
-    before = os.environ.get(EXT_TRAINER_VARIABLE)
-    folders = [folder for folder in (before or "").split(os.pathsep) if folder]
+    folders = [folder for folder in os.environ.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder]
     own = str(ext_trainer_folder())
-    os.environ[EXT_TRAINER_VARIABLE] = os.pathsep.join([*folders, *([] if own in folders else [own])])
-    try:
+    found = os.pathsep.join([*folders, *([] if own in folders else [own])])
+    with temporary_environment(**{EXT_TRAINER_VARIABLE: found}):
         yield
-    finally:
-        if before is None:
-            del os.environ[EXT_TRAINER_VARIABLE]
-        else:
-            os.environ[EXT_TRAINER_VARIABLE] = before
 
 
 def find_trainer(name: str) -> type[nnUNetTrainer]:
