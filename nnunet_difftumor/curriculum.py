@@ -125,6 +125,11 @@ def write_emphasis(folder: Path, epoch: int, trials: Sequence[Trial], emphasis: 
     write_json(path, {"emphasis": values, "rounds": rounds}, overwrite=True)
 
 
+def forget_emphasis(folder: Path) -> None:
+    """Remove what an earlier training left in an output folder, when a new one starts there."""
+    (folder / CURRICULUM_FILE_NAME).unlink(missing_ok=True)
+
+
 class EmphasisReader:
     """Reads the current emphasis where it has changed."""
 

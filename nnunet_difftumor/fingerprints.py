@@ -95,7 +95,7 @@ def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path |
         try:
             placed = place_labels(labels, geometry, path, ct)
         except GeometryMismatchError:
-            pass
+            pass  # a CT elsewhere says nothing about the tumour's surroundings: its shape alone is described
         else:
             return take_tumor_prints(np.isin(placed, tumor_values), ct.spacing_mm, ct.image_hu)
     return take_tumor_prints(np.isin(labels, tumor_values), geometry.spacing_mm)

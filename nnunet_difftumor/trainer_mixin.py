@@ -41,6 +41,7 @@ from nnunet_difftumor.curriculum import (
     Trial,
     describe_emphasis,
     emphasise,
+    forget_emphasis,
     write_emphasis,
 )
 from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader, TargetReader, sampling_probabilities
@@ -241,6 +242,7 @@ class DiffTumorMixin(_Trainer):
             with kept_random_state():
                 self._fixed_set = self._make_fixed_set(config.curriculum_samples)
         network: Any = self.network
+        network = network.module if self.is_ddp else network  # the other ranks do not take part
         network.eval()
         trials = []
         with torch.no_grad():
@@ -332,6 +334,8 @@ class DiffTumorMixin(_Trainer):
             write_output_record(
                 output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings
             )
+            if not is_continued:
+                forget_emphasis(output_folder)
             self._print_settings(resolved, (*cases.notes, *copies, *findings.notes))
         labels = self.dataset_json["labels"]
         self._injection_log = InjectionLog(
@@ -348,10 +352,8 @@ class DiffTumorMixin(_Trainer):
         Returns:
             Hash of all generators, and what the leak guard found.
         """
-        config, folders = (
-            resolved.config,
-            [resolved.generator_folder(self.fold, t) for t in resolved.config.organ_targets],
-        )
+        config = resolved.config
+        folders = [resolved.generator_folder(self.fold, target) for target in config.organ_targets]
         findings: list[LeakFindings] = []
         notes: list[str] = []
         shared: dict[Any, LoadedOnce] = {}

@@ -270,7 +270,6 @@ def test_nnunet_itself_predicts_what_is_missing(make_nnunet_project, tmp_path, m
 @pytest.mark.slow
 def test_from_images_to_the_report(make_nnunet_project, tmp_path, monkeypatch):
     """An untrained nnU-Net against perfect predictions and against shifted ones, scored by `difftumor score`."""
-    pytest.importorskip("nnunet_difftumor.scoring.run")
     project = make_nnunet_project(tumor_cases=12, healthy_cases=10)
     for name, value in project.environment().items():
         monkeypatch.setenv(name, value)

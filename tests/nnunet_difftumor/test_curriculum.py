@@ -96,6 +96,7 @@ def test_a_training_holds_its_rounds(make_nnunet_project, monkeypatch, labelling
     dataset_json = json.loads((project.preprocessed / "dataset.json").read_text())
     plans["continue_training"] = False
     trainer = nnUNetTrainerDiffTumor(plans, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+    write_emphasis(project.output(), 9, [], {0: Emphasis({"a": 3.0}, 0.5)})  # left by an earlier training
     trainer.run_training()
     rounds = json.loads((project.output() / CURRICULUM_FILE_NAME).read_text())["rounds"]
     assert [entry["epoch"] for entry in rounds] == [1, 2]
