@@ -20,13 +20,16 @@ from nnunet_difftumor.ct_files import read_ct, read_labels
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.grid_geometry import GridGeometry
 from nnunet_difftumor.resample import resample
-from nnunet_difftumor.splits import Split
+from nnunet_difftumor.healthy import CaseGroups
+from nnunet_difftumor.splits import Split, cross_validation
 
 TRAINING_CASES = tuple(f"STS_{number:03d}" for number in range(1, 30))
 VALIDATION_CASES = tuple(f"STS_{number:03d}" for number in range(31, 41))
 DATASET_NAME = "Dataset902_SoftTissue"
+CROSS_VALIDATION_NAME = "Dataset903_SoftTissueFolds"
 ORGAN, TUMOR = 1, 2
 
+_HEALTHY_SUFFIX = "_healthy"
 _DISTANCE_TO_TUMOR_MM = 5.0
 _THINNEST_MM = 40.0
 _FEWEST_SLICES = 12
@@ -48,6 +51,21 @@ class RealDataset:
 
     folder: Path
     split: Split
+    healthy: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CrossValidationDataset:
+    """What `make_cross_validation_dataset` wrote.
+
+    Attributes:
+        folder: The nnU-Net raw data set.
+        folds: Training and validation cases of each fold; tumour-free parts are in training lists only.
+        healthy: Tumour-free parts of the cases.
+    """
+
+    folder: Path
+    folds: tuple[Split, ...]
     healthy: tuple[str, ...]
 
 
@@ -78,7 +96,7 @@ def make_real_dataset(
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
         name: Name of the data set.
         training: Training cases; those without a file are left out.
-        validation: Validation cases; those without a file are left out.
+        validation: Validation cases; those without a file are left out. None at all: an empty validation list.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
         spacing_mm: Resample to this spacing (D, H, W); None keeps the scans' own grids.
 
@@ -94,18 +112,56 @@ def make_real_dataset(
     both = sorted(set(training) & set(validation))
     if both:
         raise DatasetError(f"{', '.join(both)} would train and validate; put each case into one list.")
-    train, val = _existing(source, training), _existing(source, validation)
+    train, val = _existing(source, training), _existing(source, validation) if validation else ()
     if folder.exists():
         raise OutputExistsError(f"{folder} exists already; remove it or choose another name.")
     healthy = dict(_thickest_parts(source, train, healthy_count))
     for case in (*train, *val):
         scan = _read(source, case)
         if case in healthy:
-            _write(folder, f"{case}_healthy", _resampled(_cut(scan, healthy[case]), spacing_mm))
+            _write(folder, f"{case}{_HEALTHY_SUFFIX}", _resampled(_cut(scan, healthy[case]), spacing_mm))
         _write(folder, case, _resampled(scan, spacing_mm))
-    names = tuple(f"{case}_healthy" for case in sorted(healthy))
+    names = tuple(f"{case}{_HEALTHY_SUFFIX}" for case in sorted(healthy))
     write_json(folder / "dataset.json", _dataset_json(len(train) + len(val) + len(names)))
     return RealDataset(folder, Split(tuple(sorted([*train, *names])), tuple(sorted(val))), names)
+
+
+def make_cross_validation_dataset(
+    source_folder: Path,
+    output_raw_folder: Path,
+    *,
+    name: str = CROSS_VALIDATION_NAME,
+    cases: Sequence[str] = (*TRAINING_CASES, *VALIDATION_CASES),
+    folds: int = 2,
+) -> CrossValidationDataset:
+    """Write all sarcoma cases as one nnU-Net raw data set with folds in which no patient is on both sides.
+
+    The tumour-free part of a patient, a case of its own, trains in the folds in which the patient trains and is in no
+    validation list: `difftumor splits` would put it into every fold, since it knows nothing of patients.
+
+    Args:
+        source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
+        output_raw_folder: nnU-Net's raw folder; the data set is made inside.
+        name: Name of the data set.
+        cases: Cases; those without a file are left out.
+        folds: Number of folds, split as nnU-Net splits.
+
+    Returns:
+        The data set and its folds. They are not written: nnU-Net keeps them with the preprocessed data.
+
+    Raises:
+        DatasetError: If the folder holds none of the cases, or fewer than there are folds.
+        OutputExistsError: If the data set exists.
+    """
+    made = make_real_dataset(
+        source_folder, output_raw_folder, name=name, training=cases, validation=(), healthy_count=len(cases)
+    )
+    groups = CaseGroups(tuple(case for case in made.split.train if case not in made.healthy), healthy=(), other=())
+    splits = []
+    for fold in cross_validation(groups, (), folds=folds):
+        parts = [case for case in made.healthy if case.removesuffix(_HEALTHY_SUFFIX) in fold.train]
+        splits.append(Split(tuple(sorted([*fold.train, *parts])), fold.val))
+    return CrossValidationDataset(made.folder, tuple(splits), made.healthy)
 
 
 def tumor_free_slices(labels: NDArray[np.int16], spacing_mm: Sequence[float]) -> tuple[int, int] | None:
