@@ -19,8 +19,8 @@ from nnunet_difftumor.atomic_files import write_json, written_whole
 from nnunet_difftumor.ct_files import read_ct, read_labels
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.grid_geometry import GridGeometry
-from nnunet_difftumor.resample import resample
 from nnunet_difftumor.healthy import CaseGroups
+from nnunet_difftumor.resample import resample
 from nnunet_difftumor.splits import Split, cross_validation
 
 TRAINING_CASES = tuple(f"STS_{number:03d}" for number in range(1, 30))

@@ -1,5 +1,7 @@
-"""Prepare the data set of the soft-tissue study (docs/results.md): raw data, folds without a shared patient, plans,
-preprocessing. The study itself is `difftumor experiment`."""
+"""Prepare the data set of the soft-tissue study (docs/results.md) in nnU-Net's folders.
+
+Raw data, plans, preprocessing, and folds in which no patient is on both sides. The study is `difftumor experiment`.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -10,7 +11,7 @@ import pytest
 
 from nnunet_difftumor.cases import load_raw_dataset, read_ct, read_labels
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
-from nnunet_difftumor.real_data import make_real_dataset, tumor_free_slices
+from nnunet_difftumor.real_data import make_cross_validation_dataset, make_real_dataset, tumor_free_slices
 
 AFFINE = np.array([[-1.0, 0, 0, 40.0], [0, -1.0, 0, 30.0], [0, 0, 3.0, -100.0], [0, 0, 0, 1]])
 
@@ -110,3 +111,22 @@ def test_no_slice_of_a_validation_scan_is_in_a_healthy_case(tmp_path: Path) -> N
     assert made.healthy == ("STS_002_healthy", "STS_019_healthy")
     for case in made.split.train:
         assert not slices & {s.tobytes() for s in read_ct(made.folder / f"imagesTr/{case}_0000.nii.gz").image_hu}
+
+
+def test_folds_of_all_cases_share_no_patient_and_keep_healthy_parts_out_of_validation(
+    tmp_path: Path, source: Path
+) -> None:
+    made = make_cross_validation_dataset(source, tmp_path / "raw", folds=2)
+
+    def patients(cases: Sequence[str]) -> set[str]:
+        return {case.removesuffix("_healthy") for case in cases}
+
+    everyone = patients([case for fold in made.folds for case in fold.val])
+    assert sum(len(fold.val) for fold in made.folds) == len(everyone) > 2
+    for fold in made.folds:
+        assert not patients(fold.train) & patients(fold.val)
+        assert patients(fold.train) | patients(fold.val) == everyone
+        assert not set(fold.val) & set(made.healthy)
+        expected = {case for case in made.healthy if case.removesuffix("_healthy") in fold.train}
+        assert expected == set(fold.train) & set(made.healthy)
+    assert made.healthy
