@@ -159,6 +159,8 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
         GeneratorFolderError: If the folder is incomplete, foreign, damaged or could run code when loaded.
         ProvenanceError: If the record of the training cases is malformed.
     """
+    import torch
+
     folder = Path(folder)
     info, provenance = check_generator_folder(folder)
     from diffusion.pipeline import TumorDiffusionPipeline
@@ -172,7 +174,10 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
     _check_window(folder, pipeline, info)
     for model in (pipeline.autoencoder, pipeline.denoiser):
         model.eval().requires_grad_(False)
-    return LoadedGenerator(pipeline.to(device), info, provenance)
+    pipeline = pipeline.to(device)
+    if pipeline.autoencoder.device.type == "cpu":  # its convolutions of few channels take a quarter less time so
+        pipeline.autoencoder.to(memory_format=torch.channels_last_3d)
+    return LoadedGenerator(pipeline, info, provenance)
 
 
 def _check_weights(component: Path) -> None:

@@ -16,7 +16,7 @@ from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.generators import DescribedTissue, GeneratedRegions
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.intensities import CTIntensities
-from nnunet_difftumor.synthesis import PreparedTumor, TumorSynthesizer, attempt_seed, rim_values_hu
+from nnunet_difftumor.synthesis import PreparedTumor, TumorSynthesizer, attempt_seed
 
 if TYPE_CHECKING:
     from diffusion.generator_info import GeneratorInfo
@@ -40,14 +40,13 @@ class CopyPasteSynthesizer(TumorSynthesizer):
         self._donors = tuple(donors)
 
     def blended(
-        self, host: Host, pending: Sequence[PreparedTumor], attempt: int, occupied: NDArray[np.bool_]
+        self, host: Host, pending: Sequence[PreparedTumor], attempt: int
     ) -> Iterable[tuple[PreparedTumor, FloatArray]]:
         """Paste and blend (see `TumorSynthesizer.blended`); the texture brings its own noise."""
         for prepared in pending:
             rng = np.random.default_rng(attempt_seed(prepared.spec.seed, attempt))
-            rim_hu = rim_values_hu(host, prepared, occupied)
-            level_hu = float(np.median(rim_hu)) if rim_hu.size else float(host.image_hu[prepared.box].mean())
-            spec = prepared.spec
+            spec, rim_hu = prepared.spec, prepared.rim_hu
+            level_hu = float(rim_hu.mean() if rim_hu.size else host.image_hu[prepared.box].mean())
             pasted_hu = paste_texture(self._donors, prepared.label, spec.radius_mm, spec.contrast_hu, level_hu, rng)
             host_hu, weight = host.image_hu[prepared.box], prepared.weight
             blended_hu = (1.0 - weight) * host_hu + weight * np.clip(pasted_hu, *self.tissue.window_hu)

@@ -64,7 +64,8 @@ class TissueGenerator(Protocol):
         Args:
             host_hu: Regions of the host in HU. Shape (N, S, S, S).
             tumor_masks: True inside the tumour. Shape (N, S, S, S).
-            appearances: Requested look of each region's tumour.
+            appearances: Requested look of each region's tumour; contrast against `rim_median_hu` of the region (see
+                `diffusion.conditioning`).
             seeds: One seed a region.
 
         Returns:

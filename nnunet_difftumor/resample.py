@@ -24,6 +24,8 @@ def interpolation_matrix(
     target_size: int,
     target_spacing_mm: float,
     target_start_mm: float,
+    *,
+    continues: bool = False,
 ) -> FloatArray:
     """Weights that take samples of one axis to another grid, anti-aliased where the target is coarser.
 
@@ -36,10 +38,12 @@ def interpolation_matrix(
         target_size: Number of target samples.
         target_spacing_mm: Target spacing in mm.
         target_start_mm: Position of target sample 0 in the source's frame, in mm.
+        continues: Positions beyond the ends take the end value.
 
     Returns:
         Weights of shape (target_size, source_size). A row sums to 1 where its kernel lies inside the
-        source and to less where it reaches beyond an end; the missing share belongs to the fill value.
+        source and, unless it continues, to less where it reaches beyond an end; the missing share belongs to the
+        fill value.
     """
     half_width_mm = max(source_spacing_mm, target_spacing_mm)
     targets_mm = target_start_mm + np.arange(target_size) * target_spacing_mm  # (T,)
@@ -49,6 +53,8 @@ def interpolation_matrix(
     distance_mm = np.abs(indices * source_spacing_mm - targets_mm[:, None])
     weights = np.clip(1.0 - distance_mm / half_width_mm, 0.0, None)
     weights /= weights.sum(axis=1, keepdims=True)
+    if continues:
+        indices = np.clip(indices, 0, source_size - 1)
     return _scatter_rows(indices, weights, source_size)
 
 
@@ -92,9 +98,9 @@ def resample(
     target_spacing_mm: Vector,
     target_start_mm: Vector,
     *,
-    fill_value: float = AIR_HU,
+    fill_value: float | None = AIR_HU,
 ) -> FloatArray:
-    """Sample a volume on a parallel grid; what lies outside the volume is `fill_value`.
+    """Sample a volume on a parallel grid; what lies outside the volume is `fill_value`, or goes on as at its edge.
 
     Args:
         volume: Values. Shape (D, H, W).
@@ -102,7 +108,7 @@ def resample(
         target_shape: Shape of the result.
         target_spacing_mm: Spacing of the result in mm, in array order.
         target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's, in mm.
-        fill_value: Value outside the volume.
+        fill_value: Value outside the volume; None continues the values at the volume's faces.
 
     Returns:
         Shape `target_shape`, float32.
@@ -116,12 +122,13 @@ def resample(
             target_shape[axis],
             target_spacing_mm[axis],
             target_start_mm[axis],
+            continues=fill_value is None,
         )
         start, stop = _nonzero_columns(matrix)
         matrices.append(matrix[:, start:stop])
         window.append(slice(start, stop))
-    shifted = volume[tuple(window)].astype(np.float32) - np.float32(fill_value)
-    return apply_matrices(shifted, matrices) + np.float32(fill_value)
+    offset = np.float32(0.0 if fill_value is None else fill_value)
+    return apply_matrices(volume[tuple(window)].astype(np.float32) - offset, matrices) + offset
 
 
 def average_onto(

@@ -61,12 +61,15 @@ class RegionOfInterest:
         spacing_mm: Sequence[float],
         valid_mask: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float32]:
-        """Sample a host image on the region; outside the host, and in padding, is air.
+        """Sample a host image on the region. The tissue at the edge of the scan, or of its padding, goes on outside.
+
+        Air there would be an edge that the scan does not have: beside it the autoencoder's reconstruction is too
+        dark, and a tumour that touches it too bright.
 
         Args:
             image_hu: Host image in HU. Shape (D, H, W).
             spacing_mm: Spacing of the host in mm, array order.
-            valid_mask: True in real CT, False in padding. Shape (D, H, W).
+            valid_mask: True in real CT, False in padding around it. Shape (D, H, W).
 
         Returns:
             Image in HU. Shape (side, side, side).
@@ -74,14 +77,15 @@ class RegionOfInterest:
         spacing, start_mm = np.asarray(spacing_mm), np.asarray(self.start_mm)
         reach_mm = np.maximum(spacing, self.spacing_mm)  # half-width of the resampling kernel
         end_mm = start_mm + (self.side - 1) * self.spacing_mm
-        first = np.clip(np.floor((start_mm - reach_mm) / spacing).astype(int), 0, np.array(image_hu.shape) - 1)
-        last = np.clip(np.ceil((end_mm + reach_mm) / spacing).astype(int) + 1, first + 1, image_hu.shape)
+        lowest, highest = _bounds(valid_mask, image_hu.shape)
+        first = np.clip(np.floor((start_mm - reach_mm) / spacing).astype(int), lowest, highest - 1)
+        last = np.clip(np.ceil((end_mm + reach_mm) / spacing).astype(int) + 1, first + 1, highest)
         near = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
         part = image_hu[near]
         if valid_mask is not None:
             part = np.where(valid_mask[near], part, np.float32(AIR_HU))
         isotropic_mm = (self.spacing_mm,) * 3
-        return resample(part, spacing, self.shape, isotropic_mm, start_mm - first * spacing, fill_value=AIR_HU)
+        return resample(part, spacing, self.shape, isotropic_mm, start_mm - first * spacing, fill_value=None)
 
     def draw_mask(self, surface: TumorSurface | MaskSurface) -> NDArray[np.bool_]:
         """Draw a tumour on the region; at least the centre voxel is set.
@@ -138,3 +142,15 @@ def choose_roi(
 def support_radius_mm(surface: TumorSurface | MaskSurface) -> float:
     """Largest distance from the centre at which a tumour changes the image, in mm."""
     return float(surface.half_extent_mm.max()) + rim_width_mm(surface.spec.radius_mm)
+
+
+def _bounds(valid_mask: NDArray[np.bool_] | None, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First voxel of real CT along each axis and one past the last; the whole grid where all of it or none is."""
+    lowest, highest = np.zeros(3, np.int64), np.asarray(shape, np.int64)
+    if valid_mask is None:
+        return lowest, highest
+    for axis in range(3):
+        lines = np.flatnonzero(valid_mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if len(lines):
+            lowest[axis], highest[axis] = lines[0], lines[-1] + 1
+    return lowest, highest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
+from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.composite import composite, measure_visibility, robust_sd
 from nnunet_difftumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
 from nnunet_difftumor.generators import DiffusionTissue, TissueGenerator
@@ -24,6 +25,7 @@ Box = tuple[slice, slice, slice]
 FloatArray = NDArray[np.float32]
 
 _RIM_MM = 4.0
+_LARGEST_SHIFT_HU = 25.0
 _ENOUGH_VOXELS = 20
 
 
@@ -127,6 +129,7 @@ class PreparedTumor:
         label: True where the voxel becomes tumour. Shape of the box.
         weight: Share of synthetic tissue in the voxel. Shape of the box.
         drawn_voxels: Voxels of the label before clipping.
+        rim_hu: Unchanged voxels around it: organ if there is enough of it, else any real CT. Shape (N,).
     """
 
     spec: TumorSpec
@@ -136,6 +139,7 @@ class PreparedTumor:
     label: NDArray[np.bool_]
     weight: FloatArray
     drawn_voxels: int
+    rim_hu: FloatArray
 
 
 class TumorSynthesizer:
@@ -147,7 +151,7 @@ class TumorSynthesizer:
         minimum_inside_share: Least share of a drawn label that must survive clipping to the host.
     """
 
-    def __init__(self, tissue: TissueGenerator, *, max_attempts: int = 3, minimum_inside_share: float = 0.5) -> None:
+    def __init__(self, tissue: TissueGenerator, *, max_attempts: int = 2, minimum_inside_share: float = 0.5) -> None:
         """Create a synthesizer.
 
         Args:
@@ -176,8 +180,9 @@ class TumorSynthesizer:
     def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
         """Generate tumours on a host; the host is not changed.
 
-        A tumour whose contrast cannot be seen, or is bright where dark was requested, is generated again with
-        the same size and requested contrast, and dropped after `max_attempts`.
+        A tumour is shifted to its requested contrast, by 25 HU at most. One that still cannot be seen, or is bright
+        where dark was requested, is generated again with the same size and requested contrast, and dropped after
+        `max_attempts`.
 
         Args:
             host: The scan.
@@ -196,11 +201,12 @@ class TumorSynthesizer:
                 continue
             occupied[prepared.box] |= prepared.weight > 0
             pending.append(prepared)
+        pending = [replace(prepared, rim_hu=_rim_values_hu(host, prepared, occupied)) for prepared in pending]
         finished: list[SynthesizedTumor] = []
         for attempt in range(self.max_attempts):
             invisible = []
-            for prepared, image_hu in self.blended(host, pending, attempt, occupied):
-                tumor = _finish(host, prepared, image_hu, occupied, attempt)
+            for prepared, image_hu in self.blended(host, pending, attempt):
+                tumor = _finish(host, prepared, _calibrated(prepared, image_hu), attempt)
                 if tumor is None:
                     invisible.append(prepared)
                 else:
@@ -211,7 +217,7 @@ class TumorSynthesizer:
         return SynthesisResult(tuple(finished), dict(rejected))
 
     def blended(
-        self, host: Host, pending: Sequence[PreparedTumor], attempt: int, occupied: NDArray[np.bool_]
+        self, host: Host, pending: Sequence[PreparedTumor], attempt: int
     ) -> Iterable[tuple[PreparedTumor, FloatArray]]:
         """Make the tumours and blend them into the host's boxes.
 
@@ -219,7 +225,6 @@ class TumorSynthesizer:
             host: The scan.
             pending: Tumours that have a place.
             attempt: Number of the attempt, from 0.
-            occupied: True where any tumour of the host changes it. Shape (D, H, W).
 
         Yields:
             Each tumour with the host's box after blending, in HU, in any order.
@@ -243,7 +248,9 @@ class TumorSynthesizer:
         if (occupied[box] & (weight > 0)).any():
             return "overlap"
         roi = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule)
-        return PreparedTumor(surface.spec, roi, roi.draw_mask(surface), box, label, weight, int(drawn.label.sum()))
+        no_rim = np.zeros(0, dtype=np.float32)  # is measured when all tumours have their places
+        drawn_voxels = int(drawn.label.sum())
+        return PreparedTumor(surface.spec, roi, roi.draw_mask(surface), box, label, weight, drawn_voxels, no_rim)
 
     def _generate(
         self, host: Host, pending: Sequence[PreparedTumor], attempt: int
@@ -253,10 +260,11 @@ class TumorSynthesizer:
         for prepared in pending:
             groups[prepared.roi.side].append(prepared)
         for group in groups.values():
+            hosts_hu = [prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]
             regions = self.tissue.generate(
-                np.stack([prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]),
+                np.stack(hosts_hu),
                 np.stack([prepared.roi_mask for prepared in group]),
-                [prepared.spec.appearance for prepared in group],
+                [_requested_in_region(prepared, region) for prepared, region in zip(group, hosts_hu, strict=True)],
                 [attempt_seed(prepared.spec.seed, attempt) for prepared in group],
             )
             for index, prepared in enumerate(group):
@@ -304,11 +312,44 @@ def _blend(
     )
 
 
-def _finish(
-    host: Host, prepared: PreparedTumor, image_hu: FloatArray, occupied: NDArray[np.bool_], attempt: int
-) -> SynthesizedTumor | None:
+def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray) -> Appearance:
+    """The look with its contrast against the tissue that the generator counts as rim, which is not the organ alone.
+
+    The contrast of a tumour is that against the organ around it, where there is enough organ. Beside other tissue
+    the two differ, and a tumour would come out fainter or stronger than requested, or on the other side.
+    """
+    import torch
+
+    from diffusion.conditioning import rim_median_hu
+
+    look = prepared.spec.appearance
+    if look.contrast_hu is None or not prepared.rim_hu.size:
+        return look
+    mask = torch.from_numpy(prepared.roi_mask)[None, None]
+    level_hu = float(rim_median_hu(torch.from_numpy(region_hu)[None, None], mask))
+    return replace(look, contrast_hu=look.contrast_hu + float(prepared.rim_hu.mean()) - level_hu)
+
+
+def _calibrated(prepared: PreparedTumor, image_hu: FloatArray) -> FloatArray:
+    """Shift a blended tumour to the requested contrast, by 25 HU at most, so that what was drawn is what lands.
+
+    Generators reach a requested contrast to within some HU. The shift follows the blending weight: texture and edge
+    stay, and voxels of weight 0 keep their value to the bit.
+    """
+    requested_hu = prepared.spec.contrast_hu
+    if requested_hu is None or not prepared.rim_hu.size:
+        return image_hu
+    missing_hu = float(prepared.rim_hu.mean()) + requested_hu - float(image_hu[prepared.label].mean())
+    shift_hu = np.clip(
+        missing_hu / float(prepared.weight[prepared.label].mean()), -_LARGEST_SHIFT_HU, _LARGEST_SHIFT_HU
+    )
+    shifted = image_hu + np.float32(shift_hu) * prepared.weight
+    return np.where(prepared.weight > 0, shifted, image_hu).astype(np.float32)
+
+
+def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: int) -> SynthesizedTumor | None:
     """Measure a blended tumour, or None if it cannot be seen as it was requested."""
-    visibility = measure_visibility(image_hu[prepared.label], rim_values_hu(host, prepared, occupied))
+    visibility = measure_visibility(image_hu[prepared.label], prepared.rim_hu)
     if not visibility.is_as_requested(prepared.spec.contrast_hu):
         return None
     voxel_mm3 = float(np.prod(host.spacing_mm))
@@ -346,17 +387,8 @@ def _enlarge(box: Box, host: Host) -> tuple[Box, Box]:
     return (wide[0], wide[1], wide[2]), (inner[0], inner[1], inner[2])
 
 
-def rim_values_hu(host: Host, prepared: PreparedTumor, occupied: NDArray[np.bool_]) -> FloatArray:
-    """Return unchanged voxels around a tumour: organ if there is enough of it, else any real CT.
-
-    Args:
-        host: The scan.
-        prepared: The tumour.
-        occupied: True where any tumour of the host changes it. Shape (D, H, W).
-
-    Returns:
-        Values in HU. Shape (N,).
-    """
+def _rim_values_hu(host: Host, prepared: PreparedTumor, occupied: NDArray[np.bool_]) -> FloatArray:
+    """Unchanged voxels around a tumour: organ if there is enough of it, else any real CT. HU, shape (N,)."""
     wide, inner = _enlarge(prepared.box, host)
     near = np.zeros(tuple(part.stop - part.start for part in wide), dtype=bool)
     near[inner] = prepared.weight > 0

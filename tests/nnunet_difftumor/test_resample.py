@@ -47,3 +47,10 @@ def test_averaging_over_thick_slices_loses_contrast_as_a_scanner_does():
     thick = average_onto(fine, (1, 1, 1), (12, 3, 3), (5.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     assert thick.max() == pytest.approx(60.0, abs=10.0)
     assert thick[:, 1, 1].sum() * 5.0 == pytest.approx(300.0, abs=15.0)
+
+
+def test_a_volume_can_go_on_beyond_its_faces():
+    volume = np.linspace(10.0, 40.0, 4, dtype=np.float32)[:, None, None] * np.ones((1, 3, 3), dtype=np.float32)
+    result = resample(volume, (1, 1, 1), (9, 3, 3), (1, 1, 1), (-3.0, -1.0, 2.0), fill_value=None)
+    np.testing.assert_allclose(result[:, 0, 0], [10, 10, 10, 10, 20, 30, 40, 40, 40], atol=1e-4)
+    np.testing.assert_allclose(result, np.broadcast_to(result[:, :1, :1], result.shape), atol=1e-4)

@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import binary_erosion
 
+from diffusion.conditioning import rim_median_hu
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.composite import composite, measure_visibility
 from nnunet_difftumor.drawing import MaskSurface
@@ -92,6 +95,30 @@ def test_the_measured_contrast_is_the_requested_one():
     assert tumor.record.contrast_hu == pytest.approx(-40.0, abs=5.0)
 
 
+def test_a_tumour_lands_at_its_requested_contrast_and_its_texture_stays():
+    class Bright(FlatTissue):
+        error_hu = 12.0
+
+        def generate(self, host_hu, tumor_masks, appearances, seeds):
+            regions = super().generate(host_hu, tumor_masks, appearances, seeds)
+            return replace(regions, tumor_hu=regions.tumor_hu + np.where(tumor_masks, np.float32(self.error_hu), 0))
+
+    class FarTooBright(Bright):
+        error_hu = 60.0
+
+    host = make_host()
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=9.0, contrast_hu=-20.0, seed=3)
+    (right,) = TumorSynthesizer(FlatTissue()).synthesize(host, [spec]).tumors
+    (shifted,) = TumorSynthesizer(Bright()).synthesize(host, [spec]).tumors
+    assert right.record.contrast_hu == pytest.approx(-20.0, abs=1e-3)
+    assert shifted.record.contrast_hu == pytest.approx(-20.0, abs=1e-3)
+    core = np.asarray(binary_erosion(shifted.label, iterations=2))
+    assert core.sum() > 100
+    assert np.std(shifted.image_hu[core] - right.image_hu[core]) < 0.1
+    limited = TumorSynthesizer(FarTooBright()).synthesize(host, [spec])
+    assert limited.rejected == {"invisible": 1}  # 60 - 25 - 20: bright where dark was requested
+
+
 def test_a_tumour_outside_the_organ_or_on_another_is_refused_by_reason():
     host = make_host()
     inside = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=8.0, contrast_hu=-40.0)
@@ -101,6 +128,37 @@ def test_a_tumour_outside_the_organ_or_on_another_is_refused_by_reason():
     )
     assert len(result.tumors) == 1
     assert result.rejected == {"overlap": 1, "outside_organ": 2}
+
+
+def test_a_region_beyond_the_scan_or_in_padding_shows_the_tissue_at_its_edge():
+    image = np.full((20, 30, 30), 55.0, dtype=np.float32)
+    valid = np.ones(image.shape, dtype=bool)
+    image[:, :, 18:], valid[:, :, 18:] = -1000.0, False  # padding
+    surface = TumorSurface(TumorSpec(centre_mm=(2.0, 4.0, 30.0), radius_mm=8.0, contrast_hu=-20.0))
+    roi = choose_roi(surface, (2.0, 2.0, 2.0), RULE)
+    assert min(roi.start_mm) < -10.0
+    np.testing.assert_allclose(roi.sample(image, (2.0, 2.0, 2.0), valid), 55.0, atol=1e-3)
+
+
+def test_contrast_is_against_the_organ_where_the_generators_rim_is_other_tissue():
+    host = make_host()
+    image = host.image_hu.copy()
+    image[~host.organ_mask] = 5.0  # soft tissue of another level all round a thin organ
+    organ = np.zeros_like(host.organ_mask)
+    organ[20:28, 20:44, 20:44] = True
+    image[~organ] = 5.0
+    thin = replace(host, image_hu=image, organ_mask=organ, replaceable_mask=organ)
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=6.0, contrast_hu=-25.0)
+    asked: list[float] = []
+
+    class Asked(FlatTissue):
+        def generate(self, host_hu, tumor_masks, appearances, seeds):
+            levels = rim_median_hu(torch.from_numpy(host_hu[:, None]), torch.from_numpy(tumor_masks[:, None])).numpy()
+            asked.extend(level + look.contrast_hu for level, look in zip(levels, appearances, strict=True))
+            return super().generate(host_hu, tumor_masks, appearances, seeds)
+
+    TumorSynthesizer(Asked(), max_attempts=1).synthesize(thin, [spec])
+    assert asked == [pytest.approx(60.0 - 25.0, abs=2.0)]
 
 
 def test_padding_never_becomes_tumour():
