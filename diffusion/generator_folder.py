@@ -176,7 +176,7 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
         model.eval().requires_grad_(False)
     pipeline = pipeline.to(device)
     if pipeline.autoencoder.device.type == "cpu":  # its convolutions of few channels take a quarter less time so
-        pipeline.autoencoder.to(memory_format=torch.channels_last_3d)
+        torch.nn.Module.to(pipeline.autoencoder, memory_format=torch.channels_last_3d)
     return LoadedGenerator(pipeline, info, provenance)
 
 
