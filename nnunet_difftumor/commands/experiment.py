@@ -17,6 +17,10 @@ has a folder of its own, --output/runs/NAME. A finished run is never done again;
 the same command is given again. When all runs are finished, `difftumor compare` is run once for each number of
 annotated cases, on the hospitals of the study or on the validation cases: --output/compare/annotated-N/report.
 
+With `generators: {preset: base}` and `generator: study` in an arm, the study also trains the generator of each fold
+and number of annotated cases, on the same tumour cases as the arm: --output/generators/fold-F.annotated-N. It comes
+before the first run that needs it.
+
 nnU-Net is not seeded: runs with other seeds are repetitions. The seed decides the synthetic tumours only.
 
 A small study:
@@ -26,10 +30,11 @@ A small study:
   annotated: [10, all]
   schedule: {epochs: 500}
   seconds_per_epoch: 90
+  generators: {preset: base}
   arms:
     - {name: nnU-Net, trainer: stock, healthy: false}
     - {name: healthy scans only, trainer: healthy-only}
-    - {name: DiffTumor, trainer: difftumor, generator: "generators/fold{fold}_of{annotated}"}"""
+    - {name: DiffTumor, trainer: difftumor, generator: study}"""
 EXAMPLE = "difftumor experiment study.yaml --output study --dry-run"
 
 
@@ -57,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         Exit status.
     """
     from nnunet_difftumor.experiment.data_views import open_data
+    from nnunet_difftumor.experiment.generator_training import check_stage
     from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
     from nnunet_difftumor.experiment.running import check_record, train_all
     from nnunet_difftumor.experiment.runs import plan_runs
@@ -67,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     runs = plan_runs(study, data, args.output)
     for each in runs:
         check_record(each)
+    for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
+        check_stage(stage)
     chosen = _choose(runs, args.only)
     if args.dry_run:
         print(describe_plan(chosen))
