@@ -178,7 +178,7 @@ _DECIDE_CASES = ("organ_label", "tumor_label", "healthy_holdout", "healthy_cases
 
 
 def make_view(data: StudyData, root: Path, annotated: Annotated, *, healthy: bool) -> Path:
-    """Make a folder that is the preprocessed data set in all but its splits.
+    """Make a folder that is the preprocessed data set in all but its splits, with links to other data sets beside it.
 
     Its files are links. Nothing is written where the same view is there already.
 
@@ -201,6 +201,7 @@ def make_view(data: StudyData, root: Path, annotated: Annotated, *, healthy: boo
         link = folder / entry.name
         if entry.name not in _NOT_LINKED and not entry.name.startswith(".") and not link.is_symlink():
             link.symlink_to(entry)
+    _link_other_datasets(data, parent)
     splits = [
         data.split(fold, annotated, healthy=healthy) if fold in data.folds else _never_trained(data)
         for fold in range(max(data.folds) + 1)
@@ -208,6 +209,13 @@ def make_view(data: StudyData, root: Path, annotated: Annotated, *, healthy: boo
     holdout = next(iter(data.folds.values())).holdout
     write_splits(folder, splits, {"holdout": list(holdout)})
     return parent
+
+
+def _link_other_datasets(data: StudyData, parent: Path) -> None:
+    """Extra healthy cases are looked for beside the data set."""
+    for other in data.cases.folder.parent.glob("Dataset[0-9][0-9][0-9]_*"):
+        if other.name != data.name and not (parent / other.name).is_symlink():
+            (parent / other.name).symlink_to(other)
 
 
 def view_name(annotated: Annotated, *, healthy: bool) -> str:

@@ -155,11 +155,11 @@ def plan_generator(
         root=root,
     )
     spacing = () if settings.spacing_mm is None else ("--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm))
-    label = ("--tumor-label", tumor_label)
+    tumors = ("--tumor-label", tumor_label, *(("--early-only",) if settings.early_only else ()))
     diffusion = Stage(
         name=_diffusion_name(fold, annotated),
         subcommand=_DIFFUSION,
-        options=(*preset, *label, *_steps(settings.diffusion_steps), *spacing, *precision),
+        options=(*preset, *tumors, *_steps(settings.diffusion_steps), *spacing, *precision),
         working_options=(*working, "--autoencoder", str(autoencoder.folder)),
         fold=fold,
         split=data.split(fold, annotated, healthy=True),

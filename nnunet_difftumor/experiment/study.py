@@ -65,6 +65,7 @@ class GeneratorSettings:
         spacing_mm: Finest and coarsest spacing of the crops of stage two; None: the command's.
         precision: "bf16" or "fp16"; None: full.
         workers: Data-loading processes.
+        early_only: Stage two learns from tumours of at most 10 mm radius alone.
     """
 
     preset: str
@@ -73,6 +74,7 @@ class GeneratorSettings:
     spacing_mm: tuple[float, float] | None = None
     precision: str | None = None
     workers: int = 0
+    early_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +185,9 @@ _STUDY_KEYS = (
     *("schedule", "seconds_per_epoch", "settings", "arms", "baseline", "compare"),
     "generators",
 )
-_GENERATOR_KEYS = ("preset", "autoencoder_steps", "diffusion_steps", "spacing_mm", "precision", "workers")
+_GENERATOR_KEYS = (
+    *("preset", "autoencoder_steps", "diffusion_steps", "spacing_mm", "precision", "workers", "early_only"),
+)
 _AXES = ("backbone", "healthy_share", "injection_probability", "steps")
 _ARM_KEYS = (
     *("name", "trainer", "healthy", "annotated", "generator", "settings", "wall_clock_factor", "seconds_per_epoch"),
@@ -308,6 +312,7 @@ def _read_generators(entries: Entries) -> GeneratorSettings | None:
         spacing_mm=_read_spacing(generators),
         precision=generators.choice("precision", "", PRECISIONS) if generators.has("precision") else None,
         workers=generators.whole("workers", 0, 0) or 0,
+        early_only=generators.boolean("early_only", False),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -173,6 +174,17 @@ def test_trainers_of_this_package_settle_the_same_lists_in_a_view(plan, monkeypa
     assert config.generator.endswith("generators/2_of_3")
     assert view.resolve() != data.cases.folder
     assert not (data.cases.folder / "splits_final.json").exists()
+
+
+def test_other_data_sets_are_beside_a_view(plan, project):
+    """Extra healthy cases are looked for there."""
+    project.add_extra(["donor_0"])
+    _, data, runs = plan()
+    make_view(data, runs[0].root / "data", 3, healthy=True)
+    assert make_view(data, runs[0].root / "data", 3, healthy=True) == runs[0].root / "data" / "annotated-3"
+    beside = runs[0].root / "data" / "annotated-3" / "Dataset906_Extra"
+    assert beside.resolve() == (project.root / "preprocessed" / "Dataset906_Extra").resolve()
+    assert (beside / "dataset.json").is_file()
 
 
 def test_stock_training_takes_the_schedule_and_nothing_else(plan, monkeypatch):
@@ -433,6 +445,7 @@ GENERATORS = {
         "diffusion_steps": 7,
         "spacing_mm": [1, 4.5],
         "workers": 2,
+        "early_only": True,
     },
     "annotated": [3, "all"],
     "arms": [
@@ -459,6 +472,7 @@ def test_generators_of_the_study_learn_from_the_cases_of_their_arm(plan, project
         assert split == data.split(options.fold, number, healthy=True)
         if options.command == "train-diffusion":
             assert (options.steps, options.spacing_mm, options.tumor_label) == (7, [1.0, 4.5], "tumor")
+            assert options.early_only
             assert options.autoencoder == root / f"fold-{options.fold}.autoencoder"
         else:
             assert options.steps == 5
@@ -548,6 +562,17 @@ def test_a_changed_generator_does_not_mix_with_what_was_trained(plan):
     for run in more:
         for stage in run.generator_stages:
             check_stage(stage)
+
+
+def test_finished_generators_may_be_copied_to_another_study(plan, tmp_path):
+    one = {**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]}
+    _, data, runs = plan(**one)
+    train(runs[1], data, run_command=FakeNnunet())
+    shutil.copytree(tmp_path / "out" / "generators", tmp_path / "other" / "generators")
+    _, data, runs = plan("other", **one)
+    nnunet = FakeNnunet()
+    assert train(runs[1], data, run_command=nnunet)
+    assert nnunet.generator_starts == []
 
 
 def test_a_folder_that_the_study_did_not_train_is_refused(plan, tmp_path):
