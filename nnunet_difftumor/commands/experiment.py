@@ -50,6 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print commands and expected time; train nothing")
     parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a Slurm job array, a run a task; no training")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --slurm")
+    on_ray = parser.add_argument_group(
+        "Ray",
+        "train several runs at once (extra: ray). All machines need the same paths to data, study and --output, on a "
+        "shared file system, and the same installation.",
+    )
+    on_ray.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="each run is a task of this Ray cluster; without ADDRESS that of RAY_ADDRESS or of this machine, else a "
+        "Ray of its own on this machine",
+    )
+    on_ray.add_argument(
+        "--gpus-per-run", type=float, metavar="N", help="GPUs reserved for a run (default 1; 0 for device: cpu)"
+    )
+    on_ray.add_argument("--cpus-per-run", type=float, default=1.0, metavar="N", help="cores reserved (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {args.slurm}")
         return 0
     signal.signal(signal.SIGTERM, _end)
+    if args.ray is not None:
+        return _run_on_ray(args, study, runs, chosen, data)
     errors = train_all(chosen, data)
     if errors:
         _report(errors, len(chosen))
@@ -92,9 +111,27 @@ def run(args: argparse.Namespace) -> int:
         from nnunet_difftumor.comparison.run import compare
         from nnunet_difftumor.experiment.comparing import compare_all
 
-        for report in compare_all(study, runs, data, args.output, compare=compare):
-            print(f"Look at {report}.")
+        _show(compare_all(study, runs, data, args.output, compare=compare))
     return 0
+
+
+def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
+    from nnunet_difftumor.experiment.on_ray import RayOptions, ray_session
+
+    gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
+    with ray_session(RayOptions(address=args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)) as ray:
+        errors = ray.train_all(chosen, data)
+        if errors:
+            _report(errors, len(chosen))
+            return 1
+        if args.only is None:
+            _show(ray.compare_all(study, runs, data, args.output))
+    return 0
+
+
+def _show(reports: Any) -> None:
+    for report in reports:
+        print(f"Look at {report}.")
 
 
 def _choose(runs: Any, only: str | None) -> Any:

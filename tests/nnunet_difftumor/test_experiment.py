@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_scr
 from nnunet_difftumor.experiment.running import RunError, check_record, state_of, train, train_all
 from nnunet_difftumor.experiment.runs import plan_runs
 from nnunet_difftumor.experiment.study import read_study
+from nnunet_difftumor.logged_command import run_logged
 from nnunet_difftumor.splits import read_splits
 from nnunet_difftumor.training_runs import check_output_folder
 
@@ -631,3 +634,42 @@ def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
     assert "# Generators: 3 trainings, 1 of them left" in describe_plan(runs)
     write_slurm_script(tmp_path / "array.sh", runs, study.path, tmp_path / "out", overwrite=False)
     assert "others that need the same one wait" in (tmp_path / "array.sh").read_text()
+
+
+def test_ray_that_is_missing_names_the_extra(plan, tmp_path, monkeypatch, capsys):
+    plan(seeds=[0], annotated=["all"], folds=[0], arms=ARMS[:1])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--ray"]
+    assert main(words) == 1
+    assert "pip install 'nnunet-difftumor[ray]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*words[:-1], "--ray", "--gpus-per-run", "-1"]) == 1
+    assert "--gpus-per-run must be 0 or more, got -1" in capsys.readouterr().err
+
+
+def test_importing_the_command_does_not_import_ray():
+    script = "import sys, nnunet_difftumor.experiment.on_ray; print('ray' in sys.modules)"
+    words = [sys.executable, "-c", script]
+    assert subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_an_interrupted_command_is_told_to_end_where_no_terminal_does(is_told, tmp_path):
+    """Silent as it is, the command is interrupted: nobody waits for its next line."""
+    log, ended = tmp_path / "log", tmp_path / "ended"
+    lines = ["import os, time", "print('up', flush=True)", f"while not os.path.exists({str(ended)!r}): time.sleep(0.1)"]
+
+    def interrupt():
+        while not log.is_file() or b"up" not in log.read_bytes():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+        if is_told:
+            ended.touch()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_logged([sys.executable, "-c", "\n".join(lines)], {}, log, is_told_to_end=is_told)
+    thread.join()
+    assert time.monotonic() - start < 45  # without being told it would have been killed after 60 s
