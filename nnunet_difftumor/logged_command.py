@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _GRACE_SECONDS = 60.0
+_POLL_SECONDS = 1.0
 _LOG_LINES_SHOWN = 25
 
 
-def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path, *, is_told_to_end: bool = True) -> int:
     """Run a command.
 
     Args:
         words: The command.
         environment: Variables that it gets on top of those of this process.
         log: File for its output; replaced.
+        is_told_to_end: On Ctrl-C, the terminal tells the command as well; False: there is no terminal.
 
     Returns:
         Its exit status.
@@ -33,19 +36,31 @@ def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path) 
         )
         assert process.stdout is not None
         try:
-            while chunk := os.read(process.stdout.fileno(), 65536):
+            for chunk in _chunks(process.stdout.fileno()):
                 file.write(chunk)
                 file.flush()
                 sys.stdout.write(chunk.decode("utf-8", errors="replace"))
                 sys.stdout.flush()
             return process.wait()
         except KeyboardInterrupt:  # the terminal has told the command too; let it save its state
+            if not is_told_to_end:
+                process.terminate()
             _wait_or_kill(process, _GRACE_SECONDS)
             raise
         except BaseException:
             process.terminate()
             _wait_or_kill(process, _GRACE_SECONDS)
             raise
+
+
+def _chunks(pipe: int) -> Iterator[bytes]:
+    """What a pipe brings until it is closed; Python gets a turn every second, so that Ray can interrupt a task."""
+    while True:
+        if select.select([pipe], [], [], _POLL_SECONDS)[0]:
+            chunk = os.read(pipe, 65536)
+            if not chunk:
+                return
+            yield chunk
 
 
 def program(name: str) -> str:

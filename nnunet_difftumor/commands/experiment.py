@@ -17,6 +17,10 @@ has a folder of its own, --output/runs/NAME. A finished run is never done again;
 the same command is given again. When all runs are finished, `difftumor compare` is run once for each number of
 annotated cases, on the hospitals of the study or on the validation cases: --output/compare/annotated-N/report.
 
+With `generators: {preset: base}` and `generator: study` in an arm, the study also trains the generator of each fold
+and number of annotated cases, on the same tumour cases as the arm: --output/generators/fold-F.annotated-N. It comes
+before the first run that needs it.
+
 nnU-Net is not seeded: runs with other seeds are repetitions. The seed decides the synthetic tumours only.
 
 A small study:
@@ -26,10 +30,11 @@ A small study:
   annotated: [10, all]
   schedule: {epochs: 500}
   seconds_per_epoch: 90
+  generators: {preset: base}
   arms:
     - {name: nnU-Net, trainer: stock, healthy: false}
     - {name: healthy scans only, trainer: healthy-only}
-    - {name: DiffTumor, trainer: difftumor, generator: "generators/fold{fold}_of{annotated}"}"""
+    - {name: DiffTumor, trainer: difftumor, generator: study}"""
 EXAMPLE = "difftumor experiment study.yaml --output study --dry-run"
 
 
@@ -45,6 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print commands and expected time; train nothing")
     parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a Slurm job array, a run a task; no training")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --slurm")
+    on_ray = parser.add_argument_group(
+        "Ray",
+        "train several runs at once (extra: ray). All machines need the same paths to data, study and --output, on a "
+        "shared file system, and the same installation.",
+    )
+    on_ray.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="each run is a task of this Ray cluster; without ADDRESS that of RAY_ADDRESS or of this machine, else a "
+        "Ray of its own on this machine",
+    )
+    on_ray.add_argument(
+        "--gpus-per-run", type=float, metavar="N", help="GPUs reserved for a run (default 1; 0 for device: cpu)"
+    )
+    on_ray.add_argument("--cpus-per-run", type=float, default=1.0, metavar="N", help="cores reserved (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         Exit status.
     """
     from nnunet_difftumor.experiment.data_views import open_data
+    from nnunet_difftumor.experiment.generator_training import check_stage
     from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
     from nnunet_difftumor.experiment.running import check_record, train_all
     from nnunet_difftumor.experiment.runs import plan_runs
@@ -67,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     runs = plan_runs(study, data, args.output)
     for each in runs:
         check_record(each)
+    for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
+        check_stage(stage)
     chosen = _choose(runs, args.only)
     if args.dry_run:
         print(describe_plan(chosen))
@@ -76,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {args.slurm}")
         return 0
     signal.signal(signal.SIGTERM, _end)
+    if args.ray is not None:
+        return _run_on_ray(args, study, runs, chosen, data)
     errors = train_all(chosen, data)
     if errors:
         _report(errors, len(chosen))
@@ -84,9 +111,27 @@ def run(args: argparse.Namespace) -> int:
         from nnunet_difftumor.comparison.run import compare
         from nnunet_difftumor.experiment.comparing import compare_all
 
-        for report in compare_all(study, runs, data, args.output, compare=compare):
-            print(f"Look at {report}.")
+        _show(compare_all(study, runs, data, args.output, compare=compare))
     return 0
+
+
+def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
+    from nnunet_difftumor.experiment.on_ray import RayOptions, ray_session
+
+    gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
+    with ray_session(RayOptions(address=args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)) as ray:
+        errors = ray.train_all(chosen, data)
+        if errors:
+            _report(errors, len(chosen))
+            return 1
+        if args.only is None:
+            _show(ray.compare_all(study, runs, data, args.output))
+    return 0
+
+
+def _show(reports: Any) -> None:
+    for report in reports:
+        print(f"Look at {report}.")
 
 
 def _choose(runs: Any, only: str | None) -> Any:

@@ -35,12 +35,14 @@ class StudyData:
         dataset_json: Content of its dataset.json.
         folds: Cases of each fold of the study, as a trainer with all annotated cases settles them.
         seed_of_cases: Seed of the order in which annotated cases join.
+        raw: Its folder in nnUNet_raw, which may not be at hand.
     """
 
     cases: PreprocessedCases
     dataset_json: Mapping[str, Any]
     folds: Mapping[int, FoldCases]
     seed_of_cases: int
+    raw: Path
 
     @property
     def name(self) -> str:
@@ -127,16 +129,17 @@ def open_data(study: Study, *, show_progress: bool = False) -> StudyData:
     data_folder = folder / configuration.data_identifier
     if not data_folder.is_dir():
         raise DatasetError(f"{data_folder} does not exist. Run nnUNetv2_preprocess for {study.configuration}.")
+    raw = Path(folders["nnUNet_raw"]).resolve() / name
     cases = PreprocessedCases(
         folder=folder,
         identifiers=tuple(sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))),
         label_ending=dataset_json["file_ending"],
-        images=find_raw_images(Path(folders["nnUNet_raw"]) / name),
+        images=find_raw_images(raw),
         labels=dataset_json["labels"],
     )
     config = common_config(study, folder, dataset_json)
     folds = {fold: choose_cases(cases, config, fold, show_progress=show_progress) for fold in study.folds}
-    return StudyData(cases, dataset_json, folds, study.seed_of_cases)
+    return StudyData(cases, dataset_json, folds, study.seed_of_cases, raw)
 
 
 def settings_beside_plans(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +178,7 @@ _DECIDE_CASES = ("organ_label", "tumor_label", "healthy_holdout", "healthy_cases
 
 
 def make_view(data: StudyData, root: Path, annotated: Annotated, *, healthy: bool) -> Path:
-    """Make a folder that is the preprocessed data set in all but its splits.
+    """Make a folder that is the preprocessed data set in all but its splits, with links to other data sets beside it.
 
     Its files are links. Nothing is written where the same view is there already.
 
@@ -198,6 +201,7 @@ def make_view(data: StudyData, root: Path, annotated: Annotated, *, healthy: boo
         link = folder / entry.name
         if entry.name not in _NOT_LINKED and not entry.name.startswith(".") and not link.is_symlink():
             link.symlink_to(entry)
+    _link_other_datasets(data, parent)
     splits = [
         data.split(fold, annotated, healthy=healthy) if fold in data.folds else _never_trained(data)
         for fold in range(max(data.folds) + 1)
@@ -205,6 +209,13 @@ def make_view(data: StudyData, root: Path, annotated: Annotated, *, healthy: boo
     holdout = next(iter(data.folds.values())).holdout
     write_splits(folder, splits, {"holdout": list(holdout)})
     return parent
+
+
+def _link_other_datasets(data: StudyData, parent: Path) -> None:
+    """Extra healthy cases are looked for beside the data set."""
+    for other in data.cases.folder.parent.glob("Dataset[0-9][0-9][0-9]_*"):
+        if other.name != data.name and not (parent / other.name).is_symlink():
+            (parent / other.name).symlink_to(other)
 
 
 def view_name(annotated: Annotated, *, healthy: bool) -> str:

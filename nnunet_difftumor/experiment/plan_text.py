@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difftumor.atomic_files import written_whole
-from nnunet_difftumor.experiment.running import FINISHED, INTERRUPTED, seconds_per_epoch, state_of
+from nnunet_difftumor.experiment.generator_training import state_of_stage
+from nnunet_difftumor.experiment.generators import Stage
+from nnunet_difftumor.experiment.running import seconds_per_epoch, state_of
 from nnunet_difftumor.experiment.runs import Run
+from nnunet_difftumor.experiment.work_folders import FINISHED, INTERRUPTED
 
+_GENERATORS_NOTE = "# The first task that needs a generator trains it; others that need the same one wait.\n"
 _SECONDS_OF_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -26,7 +30,7 @@ def describe_plan(runs: Sequence[Run]) -> str:
         Several lines.
     """
     measured = _measured(runs)
-    lines, total, unknown = [], 0.0, 0
+    lines, total, unknown = _describe_generators(runs), 0.0, 0
     for run in runs:
         state = state_of(run)
         lines.append(f"# {run.name}: {state}; {_facts(run)}")
@@ -49,6 +53,25 @@ def describe_plan(runs: Sequence[Run]) -> str:
     more = f"; unknown for {unknown} runs" if unknown else ""
     lines.append(f"# {at_least}{show_seconds(total)} of training{more}, validation and test predictions not counted")
     return "\n".join(lines)
+
+
+def _describe_generators(runs: Sequence[Run]) -> list[str]:
+    """What is trained before the runs; each stage once."""
+    stages: dict[str, Stage] = {stage.name: stage for run in runs for stage in run.generator_stages}
+    if not stages:
+        return []
+    states = {name: state_of_stage(stage) for name, stage in stages.items()}
+    left = sum(state != FINISHED for state in states.values())
+    lines = [
+        f"# Generators: {len(stages)} trainings, {left} of them left. Each comes before the first run that needs it; "
+        "their time is not counted below."
+    ]
+    for name, stage in stages.items():
+        count = f"{len(stage.split.train)} cases may train, {len(stage.split.val)} are held out"
+        lines.append(f"# {name}: {states[name]}; {count}")
+        if states[name] != FINISHED:
+            lines.append(stage.as_typed(is_continued=states[name] == INTERRUPTED))
+    return [*lines, "#"]
 
 
 def show_seconds(seconds: float) -> str:
@@ -88,7 +111,7 @@ def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output
 #SBATCH --signal=TERM@120
 # Add what your cluster needs, e.g. --gres=gpu:1 --cpus-per-task=12 --mem=64G --time=48:00:00, and the environment.
 # Submit with the nnU-Net variables exported. When all tasks are done:  {command}
-set -euo pipefail
+{_GENERATORS_NOTE if any(run.generator_stages for run in left) else ""}set -euo pipefail
 runs=(
 {names}
 )

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import re
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.comparison.prediction import Run as RunCommand
-from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, OutputExistsError
+from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.experiment.data_views import StudyData, make_view
+from nnunet_difftumor.experiment.generator_training import train_stage
 from nnunet_difftumor.experiment.runs import VIEWS_FOLDER, Run
+from nnunet_difftumor.experiment.work_folders import (
+    DONE_FILE,
+    FINISHED,
+    INTERRUPTED,
+    NOT_STARTED,
+    RunError,
+    alone,
+    logs_in,
+    next_log,
+    refuse_changes,
+)
 from nnunet_difftumor.logged_command import end_of_log, run_logged
 
-_RECORD_FILE, _DONE_FILE, _LOCK_FILE, _LOG_FOLDER = "run.json", "done.json", ".lock", "logs"
-FINISHED, INTERRUPTED, NOT_STARTED = "finished", "interrupted", "not started"
-
-
-class RunError(DiffTumorError):
-    """A training ended with an error, or did not train what the study asks for."""
+_RECORD_FILE = "run.json"
 
 
 def state_of(run: Run) -> str:
     """Say whether a run is finished, was interrupted after its first checkpoint, or is not started."""
-    if (run.folder / _DONE_FILE).is_file():
+    if (run.folder / DONE_FILE).is_file():
         return FINISHED
     return INTERRUPTED if any(run.fold_folder.glob("checkpoint_*.pth")) else NOT_STARTED
 
@@ -42,19 +45,16 @@ def check_record(run: Run) -> None:
     path = run.folder / _RECORD_FILE
     if not path.is_file():
         return
-    recorded, current = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(run.to_json()))
     if state_of(run) == NOT_STARTED:
         return
-    changed = _differences(recorded, current)
-    if changed:
-        raise OutputExistsError(
-            f"{run.folder} was started with other settings:\n  " + "\n  ".join(changed) + "\n"
-            "Restore them, give the arm another name, or name another --output."
-        )
+    advice = "Restore them, give the arm another name, or name another --output."
+    refuse_changes(path, run.to_json(), run.folder, advice)
 
 
 def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) -> bool:
     """Train one run, unless it is finished; one that has a checkpoint continues with `--c`.
+
+    A generator that the study trains comes first, unless it is finished.
 
     Args:
         run: The run.
@@ -67,7 +67,8 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
     Raises:
         OutputExistsError: If it was started with other settings.
         ConfigurationError: If a generator is missing.
-        RunError: If nnU-Net ends with an error, trained for other epochs, or another process trains this run.
+        RunError: If a command ends with an error, nnU-Net trained for other epochs, or another process trains this
+            run.
     """
     check_record(run)
     if state_of(run) == FINISHED:
@@ -78,14 +79,16 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
             "train-diffusion`, or correct generator; {fold} and {annotated} in it stand for the run's."
         )
     run.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(run):
+    with alone(run.folder, run.name):
         if state_of(run) == FINISHED:  # by another process, meanwhile
             return False
+        for stage in run.generator_stages:
+            train_stage(stage, run_command=run_command)
         make_view(data, run.root / VIEWS_FOLDER, run.annotated, healthy=run.healthy)
         is_continued = state_of(run) == INTERRUPTED
         write_json(run.settings_file, dict(run.settings), overwrite=True)
         write_json(run.folder / _RECORD_FILE, run.to_json(), overwrite=True)
-        log = _next_log(run)
+        log = next_log(run.folder)
         print(f"$ {run.as_typed(is_continued=is_continued)}", flush=True)
         start = time.monotonic()
         status = run_command(run.command(is_continued=is_continued), run.environment, log)
@@ -94,8 +97,8 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
                 f"{run.name}: nnU-Net ended with status {status}. Its log is {log}; it ends with:\n{end_of_log(log)}"
             )
         _check_training(run)
-        content = {"seconds_of_last_start": round(time.monotonic() - start, 1), "starts": len(_logs(run))}
-        write_json(run.folder / _DONE_FILE, content)
+        content = {"seconds_of_last_start": round(time.monotonic() - start, 1), "starts": len(logs_in(run.folder))}
+        write_json(run.folder / DONE_FILE, content)
     return True
 
 
@@ -146,38 +149,3 @@ def _check_training(run: Run) -> None:
 
 def _training_logs(run: Run) -> list[str]:
     return [path.read_text(encoding="utf-8", errors="replace") for path in run.fold_folder.glob("training_log_*.txt")]
-
-
-def _logs(run: Run) -> list[Path]:
-    return sorted((run.folder / _LOG_FOLDER).glob("train-*.log"))
-
-
-def _next_log(run: Run) -> Path:
-    folder = run.folder / _LOG_FOLDER
-    folder.mkdir(exist_ok=True)
-    return folder / f"train-{len(_logs(run)) + 1:03d}.log"
-
-
-@contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """Keep two processes from training one run; the lock goes with the process that holds it."""
-    with (run.folder / _LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"{run.name}: another process trains this run at the moment ({error}).") from error
-        yield
-
-
-def _differences(recorded: Mapping[str, object], current: Mapping[str, object], prefix: str = "") -> list[str]:
-    lines = []
-    for key in sorted({*recorded, *current}):
-        before, now = recorded.get(key), current.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            lines += _differences(before, now, f"{prefix}{key}: ")
-        elif isinstance(before, list) and isinstance(now, list) and key in ("train", "val"):
-            changed = set(before) ^ set(now)
-            lines += [f"{prefix}{key}: {len(changed)} cases were added or removed"] if changed else []
-        elif before != now:
-            lines.append(f"{prefix}{key}: {before!r} was used, now {now!r}")
-    return lines

@@ -21,7 +21,8 @@ from nnunet_difftumor.config import (
 )
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.experiment.data_views import StudyData, settings_beside_plans, view_name
-from nnunet_difftumor.experiment.study import Annotated, Arm, Study
+from nnunet_difftumor.experiment.generators import Stage, check_stages, generator_folder, plan_generator
+from nnunet_difftumor.experiment.study import STUDY_GENERATOR, Annotated, Arm, Study
 from nnunet_difftumor.experiment.trainers import TrainerFacts, trainer_of
 from nnunet_difftumor.logged_command import program
 from nnunet_difftumor.schedule import SCHEDULE_KEYS
@@ -45,7 +46,8 @@ class Run:
         trainer: Name of the trainer's class.
         split: Training and validation cases.
         settings: The file that nnUNet_difftumor will name.
-        missing_generators: Generator folders that do not exist yet.
+        missing_generators: Generator folders that do not exist yet and that the study does not train.
+        generator_stages: What the study trains before this run, unless it is finished.
         study: The study that it belongs to.
         dataset: Full name of the data set.
         root: Output folder of the study.
@@ -61,6 +63,7 @@ class Run:
     split: Split
     settings: Mapping[str, Any]
     missing_generators: tuple[str, ...]
+    generator_stages: tuple[Stage, ...]
     study: Study
     dataset: str
     root: Path
@@ -139,7 +142,8 @@ def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
         The runs; no two have one name.
 
     Raises:
-        ConfigurationError: If a trainer, a setting, or a number of annotated cases does not fit.
+        ConfigurationError: If a trainer, a setting, a generator, or a number of annotated cases does not fit.
+        DatasetError: If generators are to be trained and the raw data set is not at hand.
     """
     trainers = {arm.name: trainer_of(arm, _schedule(study, arm), str(study.path)) for arm in study.arms}
     base = settings_beside_plans(data.cases.folder, data.dataset_json)
@@ -152,6 +156,7 @@ def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
                         facts = trainers[arm.name]
                         runs.append(_make_run(study, data, output.resolve(), arm, facts, base, annotated, fold, seed))
     check_names("runs", [run.name for run in runs], study.path)
+    check_stages([stage for run in runs for stage in run.generator_stages], study.path)
     return tuple(runs)
 
 
@@ -178,11 +183,13 @@ def _make_run(
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
     settings = {**base, **arm.settings, **_schedule(study, arm), "seed": seed}
-    settings = _fill(settings, {"fold": str(fold), "annotated": str(annotated)})
+    own_generator = str(generator_folder(output, fold, annotated))
+    settings = _fill(settings, {"fold": str(fold), "annotated": str(annotated)}, own_generator)
     config = resolve_config(data.dataset_json["labels"], [ConfigSource(where, settings, output)]).config
-    generators: list[str] = []
-    if facts.tumors not in (None, HEALTHY_ONLY) and config.injection_probability > 0:
-        generators = [target.generator or DEFAULT_GENERATOR for target in config.organ_targets]
+    needs_generator = facts.tumors not in (None, HEALTHY_ONLY) and config.injection_probability > 0
+    targets = config.organ_targets if needs_generator else ()
+    own_targets = [each for each in targets if study.generators is not None and each.generator == own_generator]
+    generators = [target.generator or DEFAULT_GENERATOR for target in targets if target not in own_targets]
     return Run(
         name=file_name_of(f"{arm.name}.annotated-{annotated}.fold-{fold}.seed-{seed}"),
         arm=arm,
@@ -196,6 +203,9 @@ def _make_run(
         missing_generators=tuple(
             name for name in generators if not is_generator_name(name) and not resolve_generator(name).is_dir()
         ),
+        generator_stages=(
+            plan_generator(study, data, output, fold, annotated, own_targets, where) if own_targets else ()
+        ),
         study=study,
         dataset=data.name,
         root=output,
@@ -206,14 +216,16 @@ def _schedule(study: Study, arm: Arm) -> dict[str, int]:
     return dict(zip(SCHEDULE_KEYS, (arm.epochs, study.iterations, study.val_iterations), strict=True))
 
 
-def _fill(settings: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
-    """Settings with the placeholders of generator paths filled in, those of several targets too."""
+def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator: str) -> dict[str, Any]:
+    """Settings with full generator paths, those of several targets too: placeholders and the study's own filled in."""
     filled: dict[str, Any] = {}
     for key, value in settings.items():
-        if key == "generator" and isinstance(value, str):
+        if key == "generator" and value == STUDY_GENERATOR:
+            value = own_generator
+        elif key == "generator" and isinstance(value, str):
             for name in _PLACEHOLDERS:
                 value = value.replace(f"{{{name}}}", values[name])
         if key == "targets" and isinstance(value, list):
-            value = [_fill(entry, values) if isinstance(entry, Mapping) else entry for entry in value]
+            value = [_fill(entry, values, own_generator) if isinstance(entry, Mapping) else entry for entry in value]
         filled[key] = value
     return filled

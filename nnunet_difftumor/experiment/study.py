@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.commands.training_arguments import PRESETS
 from nnunet_difftumor.comparison.experiment import check_names, read_hospital, read_prediction, read_statistics
 from nnunet_difftumor.comparison.measures import MEASURES
 from nnunet_difftumor.comparison.yaml_entries import Entries, read_entries
@@ -18,7 +19,10 @@ from nnunet_difftumor.schedule import SCHEDULE_KEYS, STOCK_SCHEDULE
 ALL_ANNOTATED = "all"
 BACKBONES = ("nnunet", "unet", "swin_unetr")
 DEVICES = ("cuda", "cpu", "mps")
+PRECISIONS = ("bf16", "fp16")
 SEED_OF_CASES = 12345
+STUDY_GENERATOR = "study"
+"""Value of `generator` that means: the one that the study trains for the run's fold and number of annotated cases."""
 
 Annotated = int | str
 
@@ -51,6 +55,29 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """How the generators of a study are trained, as arguments of the two training commands.
+
+    Attributes:
+        preset: Size of both stages.
+        autoencoder_steps: Training steps of stage one; None: the preset's.
+        diffusion_steps: Training steps of stage two; None: the preset's.
+        spacing_mm: Finest and coarsest spacing of the crops of stage two; None: the command's.
+        precision: "bf16" or "fp16"; None: full.
+        workers: Data-loading processes.
+        early_only: Stage two learns from tumours of at most 10 mm radius alone.
+    """
+
+    preset: str
+    autoencoder_steps: int | None = None
+    diffusion_steps: int | None = None
+    spacing_mm: tuple[float, float] | None = None
+    precision: str | None = None
+    workers: int = 0
+    early_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """What is trained and compared.
 
@@ -69,6 +96,7 @@ class Study:
         arms: The arms.
         baseline: Name of the arm that the others are compared with.
         compare: Entries for `difftumor compare`, with full paths.
+        generators: How the study trains generators; None: it trains none.
     """
 
     path: Path
@@ -85,6 +113,7 @@ class Study:
     arms: tuple[Arm, ...]
     baseline: str
     compare: Mapping[str, Any]
+    generators: GeneratorSettings | None = None
 
     @property
     def annotated(self) -> tuple[Annotated, ...]:
@@ -125,6 +154,8 @@ def read_study(path: Path) -> Study:
     if baseline not in [arm.name for arm in arms]:
         names = ", ".join(arm.name for arm in arms)
         raise ConfigurationError(f"{path}: baseline must be one of the arms {names}, got {baseline!r}.")
+    generators = _read_generators(entries)
+    _check_use_of_generators(path, arms, generators)
     return Study(
         path=path,
         title=entries.text("title", path.stem),
@@ -140,6 +171,7 @@ def read_study(path: Path) -> Study:
         arms=arms,
         baseline=baseline,
         compare=_read_compare(entries),
+        generators=generators,
     )
 
 
@@ -151,6 +183,10 @@ _SCHEDULE = {
 _STUDY_KEYS = (
     *("title", "dataset", "configuration", "plans", "device", "folds", "seeds", "seed_of_cases", "annotated"),
     *("schedule", "seconds_per_epoch", "settings", "arms", "baseline", "compare"),
+    "generators",
+)
+_GENERATOR_KEYS = (
+    *("preset", "autoencoder_steps", "diffusion_steps", "spacing_mm", "precision", "workers", "early_only"),
 )
 _AXES = ("backbone", "healthy_share", "injection_probability", "steps")
 _ARM_KEYS = (
@@ -242,14 +278,78 @@ def _read_settings(entries: Entries, path: Path) -> dict[str, Any]:
             raise ConfigurationError(
                 f"{entries.where}: settings must not hold {key}, which schedule and seeds of the study set."
             )
-    if isinstance(settings.get("generator"), str):
-        settings["generator"] = _full_path(settings["generator"], path)
-    return settings
+    return _with_full_paths(settings, path)
+
+
+def _with_full_paths(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Settings whose generators, those of targets too, can be read from any folder."""
+    values = dict(settings)
+    if isinstance(values.get("generator"), str):
+        values["generator"] = _full_path(values["generator"], path)
+    if isinstance(values.get("targets"), list):
+        targets = values["targets"]
+        values["targets"] = [_with_full_paths(each, path) if isinstance(each, Mapping) else each for each in targets]
+    return values
 
 
 def _full_path(generator: str, path: Path) -> str:
     """A generator as trainers read it from any folder."""
-    return generator if is_generator_name(generator) else str(path.resolve().parent / Path(generator).expanduser())
+    if generator == STUDY_GENERATOR or is_generator_name(generator):
+        return generator
+    return str(path.resolve().parent / Path(generator).expanduser())
+
+
+def _read_generators(entries: Entries) -> GeneratorSettings | None:
+    if not entries.has("generators"):
+        return None
+    generators = entries.mapping("generators")
+    generators.refuse_unknown(_GENERATOR_KEYS)
+    generators.text("preset")  # there is no default: the sizes are for machines of different kinds
+    return GeneratorSettings(
+        preset=generators.choice("preset", "", PRESETS),
+        autoencoder_steps=generators.whole("autoencoder_steps", None, 1),
+        diffusion_steps=generators.whole("diffusion_steps", None, 1),
+        spacing_mm=_read_spacing(generators),
+        precision=generators.choice("precision", "", PRECISIONS) if generators.has("precision") else None,
+        workers=generators.whole("workers", 0, 0) or 0,
+        early_only=generators.boolean("early_only", False),
+    )
+
+
+def _read_spacing(generators: Entries) -> tuple[float, float] | None:
+    values = generators.get("spacing_mm")
+    if values is None:
+        return None
+    are_numbers = isinstance(values, list) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+    if not are_numbers or len(values) != 2 or not 0 < values[0] <= values[1]:
+        raise ConfigurationError(
+            f"{generators.where}: spacing_mm must be the finest and the coarsest spacing in mm like [1.5, 6], "
+            f"got {values!r}."
+        )
+    return float(values[0]), float(values[1])
+
+
+def _generators_of(settings: Mapping[str, Any]) -> list[Any]:
+    """What the settings and their targets name; values of other types, the settings' own check refuses."""
+    targets = settings.get("targets")
+    entries = [settings, *(targets if isinstance(targets, list) else ())]
+    return [entry.get("generator") for entry in entries if isinstance(entry, Mapping)]
+
+
+def _check_use_of_generators(path: Path, arms: Sequence[Arm], generators: GeneratorSettings | None) -> None:
+    users = [arm.name for arm in arms if STUDY_GENERATOR in _generators_of(arm.settings)]
+    if users and generators is None:
+        raise ConfigurationError(
+            f"{path}: arm {users[0]!r} has generator: {STUDY_GENERATOR}, which the study is to train, but nothing says "
+            "how. Write for example generators: {preset: base}, or name a generator folder."
+        )
+    if generators is not None and not users:
+        raise ConfigurationError(
+            f"{path}: generators says how generators are trained, but no arm uses them. Write generator: "
+            f"{STUDY_GENERATOR} in an arm, or remove generators."
+        )
 
 
 def _read_compare(entries: Entries) -> dict[str, Any]:

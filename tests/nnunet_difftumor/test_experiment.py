@@ -2,22 +2,30 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from nnunet_difftumor.cli import main
+from nnunet_difftumor.cli import _build_parser, main
 from nnunet_difftumor.comparison.experiment import read_experiment
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, OutputExistsError
 from nnunet_difftumor.experiment.comparing import compare_all
 from nnunet_difftumor.experiment.data_views import make_view, open_data
+from nnunet_difftumor.experiment.generator_training import check_stage, state_of_stage, train_stage
 from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
 from nnunet_difftumor.experiment.running import RunError, check_record, state_of, train, train_all
 from nnunet_difftumor.experiment.runs import plan_runs
 from nnunet_difftumor.experiment.study import read_study
+from nnunet_difftumor.logged_command import run_logged
 from nnunet_difftumor.splits import read_splits
+from nnunet_difftumor.training_runs import check_output_folder
 
 STUDY = {
     "dataset": 905,
@@ -70,8 +78,13 @@ class FakeNnunet:
 
     def __init__(self, killed_at=(), epochs=4, failing=()):
         self.starts, self.killed_at, self.epochs, self.failing = [], set(killed_at), epochs, failing
+        self.generator_starts = []
 
     def __call__(self, words, environment, log):
+        if words[1].startswith("train-"):
+            return self.train_generator(words, log)
+        generator = json.loads(Path(environment["nnUNet_difftumor"]).read_text()).get("generator", "")
+        assert "generators/fold-" not in generator or Path(generator).is_dir()
         self.starts.append((environment["nnUNet_difftumor"], "--c" in words))
         log.write_text("a line\n")
         if any(name in environment["nnUNet_results"] for name in self.failing):
@@ -91,6 +104,26 @@ class FakeNnunet:
         lines = [f"{now}: Epoch {epoch} \n{now}: Epoch time: 2.5 s \n" for epoch in range(self.epochs)]
         (folder / "training_log_1.txt").write_text("".join(lines))
         (model / "dataset.json").write_text('{"file_ending": ".nii.gz"}')
+        return 0
+
+    def train_generator(self, words, log):
+        """Parse the words as the real command does, and leave its product."""
+        options = _build_parser(words[1:]).parse_args(words[1:])
+        self.generator_starts.append(options)
+        log.write_text("a line\n")
+        check_output_folder(options.output, resume=options.resume)
+        (options.output / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if any(name == options.output.name for name in self.failing):
+            return 1
+        if len(self.generator_starts) in self.killed_at:
+            raise KeyboardInterrupt
+        if options.command == "train-autoencoder":
+            product = options.output / "autoencoder" / "config.json"
+        else:
+            assert (options.autoencoder / "autoencoder" / "config.json").is_file()
+            product = options.output / "generator" / "model_index.json"
+        product.parent.mkdir()
+        product.touch()
         return 0
 
 
@@ -144,6 +177,17 @@ def test_trainers_of_this_package_settle_the_same_lists_in_a_view(plan, monkeypa
     assert config.generator.endswith("generators/2_of_3")
     assert view.resolve() != data.cases.folder
     assert not (data.cases.folder / "splits_final.json").exists()
+
+
+def test_other_data_sets_are_beside_a_view(plan, project):
+    """Extra healthy cases are looked for there."""
+    project.add_extra(["donor_0"])
+    _, data, runs = plan()
+    make_view(data, runs[0].root / "data", 3, healthy=True)
+    assert make_view(data, runs[0].root / "data", 3, healthy=True) == runs[0].root / "data" / "annotated-3"
+    beside = runs[0].root / "data" / "annotated-3" / "Dataset906_Extra"
+    assert beside.resolve() == (project.root / "preprocessed" / "Dataset906_Extra").resolve()
+    assert (beside / "dataset.json").is_file()
 
 
 def test_stock_training_takes_the_schedule_and_nothing_else(plan, monkeypatch):
@@ -360,6 +404,14 @@ WRONG = [
     (arm(trainer="difftumor", backbone="vit"), "backbone must be one of"),
     (arm(trainer="nnUNetTrainerDA5", healthy=True, backbone="unet"), "backbone goes with the short names"),
     (arm(trainer="difftumor", generater="x"), "Did you mean 'generator'"),
+    (arm(trainer="difftumor", generator="study"), r"Write for example generators: \{preset: base\}"),
+    ({"generators": {"preset": "nano"}}, "but no arm uses them"),
+    ({"generators": {}, **arm(trainer="difftumor", generator="study")}, "preset must be a text"),
+    ({"generators": {"preset": "huge"}}, "preset must be one of nano, tiny, base, large"),
+    ({"generators": {"preset": "nano", "steps": 3}}, "Unknown setting 'steps'"),
+    ({"generators": {"preset": "nano", "diffusion_steps": 0}}, "diffusion_steps must be a whole number of 1 or more"),
+    ({"generators": {"preset": "nano", "spacing_mm": [3, 2]}}, "spacing_mm must be the finest"),
+    ({"generators": {"preset": "nano"}, **arm(trainer="difftumor", generator="study")}, "with 0 annotated cases"),
     ({"arms": [STUDY["arms"][1], {**STUDY["arms"][4], "settings": {"healthy_holdout": 0.5}}]}, "same healthy cases"),
 ]
 
@@ -387,3 +439,237 @@ def test_only_names_a_run_of_the_study(plan, tmp_path, capsys):
     assert main([*words, "--dry-run", "--only", "nnU-Net.annotated-all.fold-0.seed-0"]) == 0
     assert main([*words, "--only", "x"]) == 1
     assert "has no run 'x'. Its runs: nnU-Net.annotated-all.fold-0.seed-0" in capsys.readouterr().err
+
+
+GENERATORS = {
+    "generators": {
+        "preset": "nano",
+        "autoencoder_steps": 5,
+        "diffusion_steps": 7,
+        "spacing_mm": [1, 4.5],
+        "workers": 2,
+        "early_only": True,
+    },
+    "annotated": [3, "all"],
+    "arms": [
+        {"name": "healthy only", "trainer": "healthy-only"},
+        {"name": "DiffTumor", "trainer": "difftumor", "generator": "study"},
+    ],
+}
+
+
+def test_generators_of_the_study_learn_from_the_cases_of_their_arm(plan, project, tmp_path):
+    _, data, runs = plan(**GENERATORS)
+    nnunet = FakeNnunet()
+    assert train_all(runs, data, run_command=nnunet) == {}
+    root = tmp_path / "out" / "generators"
+    names = ["fold-0.autoencoder", "fold-0.annotated-3", "fold-2.autoencoder", "fold-2.annotated-3"]
+    names += ["fold-0.annotated-all", "fold-2.annotated-all"]
+    assert [options.output for options in nnunet.generator_starts] == [root / name for name in names]
+    for options in nnunet.generator_starts:
+        assert (options.data, options.preset, options.workers) == ([project.raw], "nano", 2)
+        split = read_splits(options.splits)[options.fold]
+        assert split.val == data.folds[options.fold].split.val
+        annotated = options.output.name.rsplit("-", 1)[1]
+        number = 3 if annotated == "3" else "all"
+        assert split == data.split(options.fold, number, healthy=True)
+        if options.command == "train-diffusion":
+            assert (options.steps, options.spacing_mm, options.tumor_label) == (7, [1.0, 4.5], "tumor")
+            assert options.early_only
+            assert options.autoencoder == root / f"fold-{options.fold}.autoencoder"
+        else:
+            assert options.steps == 5
+    for run in runs:
+        own = str(root / f"fold-{run.fold}.annotated-{run.annotated}" / "generator")
+        is_user = run.arm.name == "DiffTumor"
+        assert (run.settings.get("generator") == own) == is_user == bool(run.generator_stages)
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert len(nnunet.generator_starts) == len(names)
+
+
+@pytest.mark.parametrize("killed_at", [(1,), (1, 2, 4)])
+def test_a_killed_generator_goes_on_and_is_trained_once(plan, killed_at):
+    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
+    nnunet = FakeNnunet()
+    nnunet.killed_at = set(killed_at)
+    for _ in killed_at:
+        with pytest.raises(KeyboardInterrupt):
+            train(runs[1], data, run_command=nnunet)
+        nnunet.starts.clear()
+    nnunet.killed_at = set()
+    assert train(runs[1], data, run_command=nnunet)
+    seen = [(options.command, options.resume) for options in nnunet.generator_starts]
+    autoencoder = [resume for command, resume in seen if command == "train-autoencoder"]
+    diffusion = [resume for command, resume in seen if command == "train-diffusion"]
+    assert [*autoencoder, *diffusion] == [resume for _, resume in seen]
+    for resumed in (autoencoder, diffusion):
+        assert resumed == [False, *[True] * (len(resumed) - 1)]
+    assert len(seen) == 2 + len([number for number in killed_at if number <= len(seen)])
+    assert [state_of_stage(stage) for stage in runs[1].generator_stages] == ["finished"] * 2
+
+
+def test_a_generator_that_fails_stops_its_runs_alone(plan):
+    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "annotated": [3]})
+    nnunet = FakeNnunet(failing=["fold-2.autoencoder"])
+    errors = train_all(runs, data, run_command=nnunet)
+    assert list(errors) == ["DiffTumor.annotated-3.fold-2.seed-0"]
+    assert "difftumor train-autoencoder ended with status 1" in str(next(iter(errors.values())))
+
+
+def test_a_generator_that_another_process_trains_is_waited_for(plan, capsys):
+    _, data, runs = plan(**{**GENERATORS, "folds": [0], "annotated": [3]})
+    first, second = (run for run in runs if run.arm.name == "DiffTumor")
+    nnunet = FakeNnunet()
+    stage = first.generator_stages[0]
+    stage.work_folder.mkdir(parents=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, str(stage.work_folder / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"locked\n"
+    thread = threading.Thread(target=train_stage, args=(stage,), kwargs={"run_command": nnunet})
+    thread.start()
+    thread.join(1.0)
+    assert thread.is_alive()
+    assert nnunet.generator_starts == []
+    holder.communicate(b"go\n", timeout=30)
+    thread.join(30)
+    assert "fold-0.autoencoder: another process trains it at the moment; waiting" in capsys.readouterr().out
+    assert len(nnunet.generator_starts) == 1
+    assert train(first, data, run_command=nnunet)
+    assert train(second, data, run_command=nnunet)
+    assert len(nnunet.generator_starts) == 2
+
+
+HOLD_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_changed_generator_does_not_mix_with_what_was_trained(plan):
+    one = {"seeds": [0], "folds": [2], "annotated": [3]}
+    _, data, runs = plan(**{**GENERATORS, **one})
+    train(runs[1], data, run_command=FakeNnunet())
+    changed = {**GENERATORS["generators"], "diffusion_steps": 8}
+    _, _, others = plan(**{**GENERATORS, **one, "generators": changed})
+    check_stage(others[1].generator_stages[0])
+    with pytest.raises(OutputExistsError, match=r"'--steps', '7'.* was used, now .*'--steps', '8'"):
+        check_stage(others[1].generator_stages[1])
+    working = {**GENERATORS["generators"], "workers": 5}
+    _, _, more = plan(**{**GENERATORS, "folds": [0, 2], "seeds": [0, 1], "generators": working})
+    for run in more:
+        for stage in run.generator_stages:
+            check_stage(stage)
+
+
+def test_finished_generators_may_be_copied_to_another_study(plan, tmp_path):
+    one = {**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]}
+    _, data, runs = plan(**one)
+    train(runs[1], data, run_command=FakeNnunet())
+    shutil.copytree(tmp_path / "out" / "generators", tmp_path / "other" / "generators")
+    _, data, runs = plan("other", **one)
+    nnunet = FakeNnunet()
+    assert train(runs[1], data, run_command=nnunet)
+    assert nnunet.generator_starts == []
+
+
+def test_a_folder_that_the_study_did_not_train_is_refused(plan, tmp_path):
+    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
+    (tmp_path / "out" / "generators" / "fold-0.autoencoder" / "autoencoder").mkdir(parents=True)
+    nnunet = FakeNnunet()
+    with pytest.raises(OutputExistsError, match="not of this study"):
+        train(runs[1], data, run_command=nnunet)
+    assert nnunet.generator_starts == nnunet.starts == []
+
+
+def test_explicit_paths_to_the_same_generators_are_no_change(plan, tmp_path):
+    path = str(tmp_path / "out" / "generators" / "fold-{fold}.annotated-{annotated}" / "generator")
+    explicit = {**GENERATORS, "arms": [{**GENERATORS["arms"][1], "generator": path}]}
+    del explicit["generators"]
+    for fold in (0, 2):
+        for annotated in (3, "all"):
+            Path(path.format(fold=fold, annotated=annotated)).mkdir(parents=True)
+    _, data, runs = plan(**explicit)
+    assert all(run.generator_stages == () for run in runs)
+    nnunet = FakeNnunet()
+    assert train_all(runs, data, run_command=nnunet) == {}
+    _, _, others = plan(**GENERATORS)
+    others = [run for run in others if run.arm.name == "DiffTumor"]
+    assert [run.to_json() for run in others] == [run.to_json() for run in runs]
+    assert train_all(others, data, run_command=nnunet) == {}
+    assert nnunet.generator_starts == []
+
+
+def test_targets_may_name_the_generator_of_the_study(plan, tmp_path):
+    labels = {"organ_label": "liver", "tumor_label": "tumor"}
+    arms = [
+        {"name": name, "trainer": "difftumor", "settings": {"targets": [{**labels, "generator": generator}]}}
+        for name, generator in (("a", "study"), ("b", "elsewhere"))
+    ]
+    _, _, runs = plan(**{**GENERATORS, "arms": arms, "annotated": [3], "seeds": [0], "folds": [0]})
+    own, other = (run.settings["targets"][0]["generator"] for run in runs)
+    assert own == str(tmp_path / "out" / "generators" / "fold-0.annotated-3" / "generator")
+    assert [len(run.generator_stages) for run in runs] == [2, 0]
+    assert other == str(tmp_path / "elsewhere")
+    assert runs[1].missing_generators == (other,)
+
+
+def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
+    study, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0]})
+    printed = describe_plan(runs)
+    lines = [line for line in printed.splitlines() if not line.startswith("#")]
+    assert [next(word for word in line.split() if word.startswith(("train-", "nnUNetv2"))) for line in lines] == [
+        *("train-autoencoder", "train-diffusion", "train-diffusion"),
+        *["nnUNetv2_train"] * 4,
+    ]
+    assert "# Generators: 3 trainings, 3 of them left. Each comes before the first run that needs it" in printed
+    assert all(line.startswith("ACCELERATE_USE_CPU=1 difftumor") for line in lines[:3])
+    assert not (tmp_path / "out").exists()
+    train(runs[1], data, run_command=FakeNnunet())
+    assert "# Generators: 3 trainings, 1 of them left" in describe_plan(runs)
+    write_slurm_script(tmp_path / "array.sh", runs, study.path, tmp_path / "out", overwrite=False)
+    assert "others that need the same one wait" in (tmp_path / "array.sh").read_text()
+
+
+def test_ray_that_is_missing_names_the_extra(plan, tmp_path, monkeypatch, capsys):
+    plan(seeds=[0], annotated=["all"], folds=[0], arms=ARMS[:1])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--ray"]
+    assert main(words) == 1
+    assert "pip install 'nnunet-difftumor[ray]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*words[:-1], "--ray", "--gpus-per-run", "-1"]) == 1
+    assert "--gpus-per-run must be 0 or more, got -1" in capsys.readouterr().err
+
+
+def test_importing_the_command_does_not_import_ray():
+    script = "import sys, nnunet_difftumor.experiment.on_ray; print('ray' in sys.modules)"
+    words = [sys.executable, "-c", script]
+    assert subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_an_interrupted_command_is_told_to_end_where_no_terminal_does(is_told, tmp_path):
+    """Silent as it is, the command is interrupted: nobody waits for its next line."""
+    log, ended = tmp_path / "log", tmp_path / "ended"
+    lines = ["import os, time", "print('up', flush=True)", f"while not os.path.exists({str(ended)!r}): time.sleep(0.1)"]
+
+    def interrupt():
+        while not log.is_file() or b"up" not in log.read_bytes():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+        if is_told:
+            ended.touch()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_logged([sys.executable, "-c", "\n".join(lines)], {}, log, is_told_to_end=is_told)
+    thread.join()
+    assert time.monotonic() - start < 45  # without being told it would have been killed after 60 s

@@ -23,8 +23,9 @@ def test_a_killed_study_is_finished_by_the_same_command(make_nnunet_project, tmp
         "schedule": {"epochs": 1, "iterations": 2, "val_iterations": 1},
         "arms": [
             {"name": "nnU-Net", "trainer": "stock", "healthy": False},
-            {"name": "DiffTumor", "trainer": "difftumor", "generator": str(project.generator)},
+            {"name": "DiffTumor", "trainer": "difftumor", "generator": "study"},
         ],
+        "generators": {"preset": "nano", "autoencoder_steps": 2, "diffusion_steps": 2},
         "compare": {
             "hospitals": [
                 {"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(tmp_path / "labels")},
@@ -66,6 +67,7 @@ def test_a_killed_study_is_finished_by_the_same_command(make_nnunet_project, tmp
         (summary,) = results.rglob("validation/summary.json")
         cases = {Path(case["prediction_file"]).name for case in json.loads(summary.read_text())["metric_per_case"]}
         assert cases == {f"{case}.nii.gz" for case in held_out}
+    check_generator(output, second)
     split = json.loads(next(second.rglob("difftumor_split.json")).read_text())
     assert len([case for case in split["train"] if case.startswith("tumor")]) == 3
     report = output / "compare" / "annotated-3" / "report"
@@ -73,6 +75,23 @@ def test_a_killed_study_is_finished_by_the_same_command(make_nnunet_project, tmp
     arms = pd.read_csv(report / "arms.csv").query("group_kind == 'all' and measure == 'dice'")
     assert set(arms["arm"]) == {"nnU-Net", "DiffTumor"}
     assert "done before, skipped" in project.run("difftumor", *words[1:])
+
+
+def check_generator(output, results):
+    """The generator that the trainer took is the study's, and learnt from the tumour cases of its arm alone."""
+    root = output / "generators"
+    settings = json.loads((results.parent / "settings.json").read_text())
+    assert settings["generator"] == str(root / "fold-0.annotated-3" / "generator")
+    used = json.loads((root / "fold-0.annotated-3" / "cases.json").read_text())
+    split = json.loads(next(results.rglob("difftumor_split.json")).read_text())
+    assert sorted(used["training"]) == sorted(case for case in split["train"] if case.startswith("tumor"))
+    seen = json.loads((root / "fold-0.autoencoder" / "cases.json").read_text())["training"]
+    assert len([case for case in seen if case.startswith("tumor")]) > 3
+    assert set(split["train"]) <= set(seen)
+    assert not set(split["val"]) & set(seen)
+    for name in ("fold-0.autoencoder", "fold-0.annotated-3"):
+        assert (root / name / "done.json").is_file()
+        assert len(list((root / "training" / name / "logs").iterdir())) == 1
 
 
 def _view_of(project, path, output, printed):

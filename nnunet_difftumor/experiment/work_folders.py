@@ -1,0 +1,85 @@
+"""What the trainings of a study share: records that must not change, locks, numbered logs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
+
+DONE_FILE, LOG_FOLDER = "done.json", "logs"
+FINISHED, INTERRUPTED, NOT_STARTED = "finished", "interrupted", "not started"
+_LOCK_FILE = ".lock"
+
+
+class RunError(DiffTumorError):
+    """A training ended with an error, or did not train what the study asks for."""
+
+
+def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, advice: str) -> None:
+    """Refuse to go on with a training that was started with other settings or cases.
+
+    Args:
+        record: What it was started with, as JSON.
+        current: What it would be started with now.
+        folder: Its folder, for the error.
+        advice: What to do about it.
+
+    Raises:
+        OutputExistsError: If anything differs.
+    """
+    recorded = json.loads(record.read_text(encoding="utf-8"))
+    changed = _differences(recorded, json.loads(json.dumps(current)))
+    if changed:
+        raise OutputExistsError(f"{folder} was started with other settings:\n  " + "\n  ".join(changed) + f"\n{advice}")
+
+
+@contextmanager
+def alone(folder: Path, name: str, *, waits: bool = False) -> Iterator[None]:
+    """Keep two processes from training one thing; the lock goes with the process that holds it.
+
+    Args:
+        folder: Where the lock lies.
+        name: What is trained, for messages.
+        waits: Wait for the other process, and say so, instead of raising.
+
+    Raises:
+        RunError: If another process holds the lock and `waits` is False.
+    """
+    with (folder / _LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if not waits:
+                raise RunError(f"{name}: another process trains this run at the moment ({error}).") from error
+            print(f"    {name}: another process trains it at the moment; waiting for that", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def logs_in(folder: Path) -> list[Path]:
+    """Logs of all starts of a training, the first one first."""
+    return sorted((folder / LOG_FOLDER).glob("train-*.log"))
+
+
+def next_log(folder: Path) -> Path:
+    """Log of the next start; its folder is made."""
+    (folder / LOG_FOLDER).mkdir(exist_ok=True)
+    return folder / LOG_FOLDER / f"train-{len(logs_in(folder)) + 1:03d}.log"
+
+
+def _differences(recorded: Mapping[str, object], current: Mapping[str, object], prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted({*recorded, *current}):
+        before, now = recorded.get(key), current.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            lines += _differences(before, now, f"{prefix}{key}: ")
+        elif isinstance(before, list) and isinstance(now, list) and key in ("train", "val"):
+            changed = set(before) ^ set(now)
+            lines += [f"{prefix}{key}: {len(changed)} cases were added or removed"] if changed else []
+        elif before != now:
+            lines.append(f"{prefix}{key}: {before!r} was used, now {now!r}")
+    return lines
