@@ -12,9 +12,10 @@ from nnunet_difftumor import __version__
 from nnunet_difftumor.comparison import statistics
 from nnunet_difftumor.comparison.analysis import Findings, groups_of
 from nnunet_difftumor.comparison.experiment import Experiment, Model
+from nnunet_difftumor.comparison.measures import AUROC
 from nnunet_difftumor.comparison.metadata import bins_of
 from nnunet_difftumor.comparison.study import Study, select
-from nnunet_difftumor.comparison.text import measure_of
+from nnunet_difftumor.comparison.text import is_lack, measure_of
 
 _RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
 _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
@@ -63,6 +64,7 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
         "was_student": any("Student's t over patients" in method for method in methods),
         "hospitals_resampled": any(each.over_hospitals for each in findings.arms),
         "seeds_used": any(each.over_seeds for each in findings.differences),
+        "has_auroc": any(each.measure == AUROC.key and not is_lack(each.estimate.method) for each in findings.arms),
         "has_seeds": bool(findings.seeds),
         "smallest_bootstrap": statistics.SMALLEST_BOOTSTRAP,
         "smallest_hospitals": statistics.SMALLEST_HOSPITALS,
