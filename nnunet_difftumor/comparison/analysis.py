@@ -367,7 +367,10 @@ class _Means(_Question):
         if self.lack:
             return None
         return statistics.seed_interval(
-            self.totals[self.models_of(arm)], self.totals[self.models_of(self.experiment.baseline)], self.weights
+            self.totals[self.models_of(arm)],
+            self.totals[self.models_of(self.experiment.baseline)],
+            self.weights,
+            self.measure.difference_scale,
         )
 
     def _test(self, totals: FloatArray, arm: str) -> tuple[float, str]:

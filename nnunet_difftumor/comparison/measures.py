@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_difftumor.comparison.statistics import COUNT, DIFFERENCE, HIT_DIFFERENCE, HIT_SHARE, SHARE, Scale
+from nnunet_difftumor.comparison.statistics import (
+    COUNT,
+    DIFFERENCE,
+    HIT_DIFFERENCE,
+    HIT_SHARE,
+    SHARE,
+    SHARE_DIFFERENCE,
+    Scale,
+)
 
 TUMOR_SCANS, HEALTHY_SCANS, ALL_SCANS, TUMORS = "scans with a tumour", "healthy scans", "scans", "tumours"
 
@@ -37,7 +45,7 @@ class Measure:
 
 
 def _overlap(key: str, title: str, meaning: str) -> Measure:
-    return Measure(key, title, TUMOR_SCANS, key, SHARE, DIFFERENCE, True, True, meaning)
+    return Measure(key, title, TUMOR_SCANS, key, SHARE, SHARE_DIFFERENCE, True, True, meaning)
 
 
 DICE = _overlap(
@@ -76,7 +84,7 @@ TUMOR_DICE = Measure(
     TUMORS,
     "dice",
     SHARE,
-    DIFFERENCE,
+    SHARE_DIFFERENCE,
     False,
     True,
     "Dice of each tumour with the predicted tumour that is matched to it or overlaps it most, 0 without any; mean over "
@@ -110,7 +118,7 @@ AUROC = Measure(
     ALL_SCANS,
     "patient_score",
     SHARE,
-    DIFFERENCE,
+    SHARE_DIFFERENCE,
     False,
     True,
     "area under the ROC curve of the largest tumour probability in a scan, scans with a tumour against healthy ones",

@@ -30,9 +30,10 @@ DATASET, CONFIGURATION, PLANS = "Dataset905_Phantom", "3d_fullres", "SmallPlans"
 TUMOR = 2
 ARMS = {"nnU-Net": "nnUNetTrainerScheduled", "DiffTumor": "nnUNetTrainerDiffTumor"}
 HOSPITALS = {"Aachen": "standard", "Bern": "thick-smooth", "Celle": "arterial"}
-TUMOR_SCANS, HEALTHY_SCANS = 5, 3  # of each hospital; two scans with a tumour are one patient's
+TUMOR_SCANS, HEALTHY_SCANS = 5, 2  # of each hospital; two scans with a tumour are one patient's
 STATISTICS = {"draws": 1000, "minimum_patients": 4, "minimum_tumors": 4}
-SCHEDULE = {"num_epochs": 12, "num_iterations_per_epoch": 100, "num_val_iterations_per_epoch": 1}
+SCHEDULE = {"num_iterations_per_epoch": 100, "num_val_iterations_per_epoch": 1}
+EPOCHS = {"nnU-Net": 16, "DiffTumor": 4}  # tumours are found after 8 or 9; the second arm goes on from the first
 
 
 def make_environment(root):
@@ -73,7 +74,10 @@ def crop_around_tumor(raw, case):
 
 
 def train_arms(root):
-    """Train both arms on one phantom with nnU-Net's own commands; the first case validates."""
+    """Train both arms on one phantom with nnU-Net's own commands; the first case validates.
+
+    The second arm starts with the weights of the first, which saves it the minutes in which nothing is found.
+    """
     raw, preprocessed = root / "raw" / DATASET, root / "preprocessed" / DATASET
     run(root, "difftumor", "phantom", "--output", raw, "--cases", 12, "--healthy", 4)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").iterdir())
@@ -87,10 +91,13 @@ def train_arms(root):
     split = {"train": [case for case in cases if case != validated], "val": [validated]}
     (preprocessed / "splits_final.json").write_text(json.dumps([split]))
     sizes = [{"name": "any", "radius_mm": [8, 20], "probability": 1, "max_count": 1}]
-    settings = {"size_classes": sizes, "healthy_holdout": 0, **SCHEDULE}
-    (root / "settings.json").write_text(json.dumps(settings))
-    for trainer in ARMS.values():
-        run(root, "nnUNetv2_train", 905, CONFIGURATION, 0, "-tr", trainer, "-p", PLANS, "-device", "cpu")
+    start = ()
+    for arm, trainer in ARMS.items():
+        settings = {"size_classes": sizes, "healthy_holdout": 0, "num_epochs": EPOCHS[arm], **SCHEDULE}
+        (root / "settings.json").write_text(json.dumps(settings))
+        run(root, "nnUNetv2_train", 905, CONFIGURATION, 0, "-tr", trainer, "-p", PLANS, "-device", "cpu", *start)
+        model = root / "results" / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}"
+        start = ("-pretrained_weights", model / "fold_0" / "checkpoint_final.pth")
 
 
 def make_hospitals(root):
@@ -130,7 +137,7 @@ def compared(tmp_path_factory):
     train_arms(root)
     words = ("difftumor", "compare", write_experiment(root), "--output", root / "out")
     refused = run(root, *words, expected=1)  # scans of hospitals are still named like training cases
-    assert "DiffTumor was trained on cases of these names: Aachen: phantom_healthy_000" in refused
+    assert "nnU-Net was trained on cases of these names: Aachen: phantom_healthy_000" in refused
     assert not (root / "out").exists()
     for hospital in HOSPITALS:
         for path in [*(root / hospital / "imagesTr").iterdir(), *(root / hospital / "labelsTr").iterdir()]:
@@ -310,9 +317,9 @@ def read_latex(text):
     """Rows of a table as text."""
     body = re.search(r"\\toprule\n(.*)\\bottomrule", text, re.DOTALL).group(1).replace("\\midrule\n", "")
     body = re.sub(r"\\multicolumn\{\d+\}\{l\}\{([^{}]*)\}", r"\1", body)
-    for written, meant in (("$-$", "-"), ("$<$", "<"), ("$>$", ">"), (r"\_", "_"), (r"\%", "%"), (r"\&", "&")):
+    for written, meant in (("$-$", "-"), ("$<$", "<"), ("$>$", ">"), (r"\_", "_")):
         body = body.replace(written, meant)
-    return [row.strip().split(" & ") for row in body.split(r" \\") if row.strip()]
+    return [[cell.strip() for cell in row.split("&")] for row in body.split(r"\\") if row.strip()]
 
 
 def rows_shown(output):
@@ -322,7 +329,7 @@ def rows_shown(output):
     shown = {}
     for path in sorted((output / "tables").glob("*.csv")):
         text, latex = path.read_text(encoding="utf-8"), path.with_suffix(".tex").read_text(encoding="utf-8")
-        rows = [[cell for cell in row if cell] or row for row in csv.reader(text.splitlines())]
+        rows = [[cell for cell in row if cell] for row in csv.reader(text.splitlines())]
         on_page = [[cell for cell in row if cell] for row in page.tables[path.stem]]
         assert on_page == rows, path.stem
         assert [[cell for cell in row if cell] for row in read_latex(latex)] == rows, path.stem
@@ -344,7 +351,6 @@ def check_report(output):
     tables = pd.read_csv(output / "cases.csv"), pd.read_csv(output / "tumors.csv")
     baseline, (arm,) = next(iter(ARMS)), [*ARMS][1:]
     shown = rows_shown(output)
-    ages = tables[0]["age"]
     assert set(shown) == {f"tumor_{kind}" for kind in ("arms", "differences", "size", "hospital", "age", "sex")} | {
         "cohort"
     }
@@ -387,7 +393,6 @@ def check_report(output):
             assert row.value == pytest.approx(value, abs=1e-9), row
             assert [row.patients, row.items] == counts
             checked += 1
-    assert ages.notna().all()
     first = tables[0][tables[0]["arm"] == baseline]
     scans = next(row for row in shown["cohort"] if row[0] == "scans")
     assert [int(cell) for cell in scans[1:]] == [*(sum(first["hospital"] == name) for name in HOSPITALS), len(first)]
@@ -440,10 +445,11 @@ def test_paired_statistics_are_those_of_the_patients(compared):
     [("dice", 0.05), ("detected_tumors", 1), ("false_positives", 1), ("patient_score", 0.05)],
 )
 def test_a_wrong_score_is_noticed(compared, tmp_path, column, change):
-    shutil.copytree(compared / "out", tmp_path / "out", ignore=shutil.ignore_patterns("predictions", "scores"))
-    plant(tmp_path / "out" / "cases.csv", column, change)
+    output = copy_report(compared, tmp_path)
+    check_scores(compared, output)
+    plant(output / "cases.csv", column, change)
     with pytest.raises(AssertionError):
-        check_scores(compared, tmp_path / "out")
+        check_scores(compared, output)
 
 
 @pytest.mark.parametrize(
@@ -451,20 +457,28 @@ def test_a_wrong_score_is_noticed(compared, tmp_path, column, change):
     [("cases.csv", "dice", 0.05), ("cases.csv", "false_positives", 1), ("arms.csv", "value", 1e-3)],
 )
 def test_a_wrong_number_in_a_table_is_noticed(compared, tmp_path, file, column, change):
-    shutil.copytree(compared / "out", tmp_path / "out", ignore=shutil.ignore_patterns("predictions", "scores"))
-    plant(tmp_path / "out" / file, column, change)
+    output = copy_report(compared, tmp_path)
+    check_report(output)
+    plant(output / file, column, change)
     with pytest.raises(AssertionError):
-        check_report(tmp_path / "out")
+        check_report(output)
 
 
 def test_a_wrong_number_on_the_page_is_noticed(compared, tmp_path):
-    shutil.copytree(compared / "out", tmp_path / "out", ignore=shutil.ignore_patterns("predictions", "scores"))
-    path = tmp_path / "out" / "report.html"
+    output = copy_report(compared, tmp_path)
+    check_report(output)
+    path = output / "report.html"
     page = path.read_text(encoding="utf-8")
     cell = re.search(r'id="tumor_arms".*?<td>(\d\.\d{3})<small>', page, re.DOTALL)
     path.write_text(f"{page[: cell.start(1)]}9.999{page[cell.end(1) :]}", encoding="utf-8")
     with pytest.raises(AssertionError):
-        check_report(tmp_path / "out")
+        check_report(output)
+
+
+def copy_report(root, folder):
+    """Copy the results without predictions and scores."""
+    ignored = shutil.ignore_patterns("predictions", "scores")
+    return Path(shutil.copytree(root / "out", folder / "out", ignore=ignored))
 
 
 def plant(path, column, change):
