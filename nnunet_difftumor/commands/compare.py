@@ -17,6 +17,7 @@ of predictions or of scores). What is missing is predicted and scored; an interr
 Writes into --output:
   report.html      tables, forest plots, a draft methods paragraph, tables to copy; one self-contained page
   arms.csv, differences.csv, seeds.csv  every figure, unrounded
+  cases.csv, tumors.csv  the scans and tumours that they are computed from
   tables/          the tables of the report as CSV and LaTeX
   figures/         its pictures as PNG
   summary.json     what was compared and how

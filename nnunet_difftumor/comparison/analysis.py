@@ -27,7 +27,7 @@ from nnunet_difftumor.comparison.measures import (
 from nnunet_difftumor.comparison.metadata import bins_of
 from nnunet_difftumor.comparison.statistics import NOT_MEASURED, AreaUnderCurve, Estimate, FloatArray
 from nnunet_difftumor.comparison.study import Study, select
-from nnunet_difftumor.comparison.text import EMPTY, TOO_FEW
+from nnunet_difftumor.comparison.text import EMPTY, NO_PROBABILITIES, TOO_FEW, measure_of
 
 ALL, SIZE, HOSPITAL = "all", "size", "hospital"
 
@@ -174,11 +174,9 @@ def analyze(study: Study, experiment: Experiment) -> Findings:
     seeds: list[SeedFigure] = []
     for label in study.labels:
         for group in groups:
-            for measure in _measures_of(group):
-                if measure is AUROC:
-                    found = _Areas(study, experiment, label)
-                else:
-                    found = _Means(study, experiment, label, measure, group)
+            for measure in measures_of(group.kind, experiment):
+                kind = _Areas if measure is AUROC else _Means
+                found = kind(study, experiment, label, measure, group)
                 arms += found.arms()
                 differences += found.differences()
                 if group == EVERYONE:
@@ -192,18 +190,31 @@ def _groups(study: Study, experiment: Experiment) -> tuple[Group, ...]:
     groups += [Group(SIZE, name) for name, _, _ in bins_of(settings.size_bins_mm, "mm")]
     if len(experiment.hospitals) > 1:
         groups += [Group(HOSPITAL, hospital.name) for hospital in experiment.hospitals]
-    age_order = [name for name, _, _ in bins_of(settings.age_bins, "years")]
     for kind in study.group_kinds:
-        found = set(study.cases[kind])
-        first = age_order if kind == "age" else []
-        groups += [Group(kind, name) for name in (*first, *sorted(found - set(first)))]
+        groups += [Group(kind, name) for name in groups_of(study, experiment, kind)]
     return tuple(groups)
 
 
-def _measures_of(group: Group) -> Sequence[Measure]:
-    if group == EVERYONE:
-        return MEASURES
-    return SIZE_MEASURES if group.kind == SIZE else SUBGROUP_MEASURES
+def groups_of(study: Study, experiment: Experiment, kind: str) -> tuple[str, ...]:
+    """Names of the groups of a kind that the metadata know: ages by age, others by name."""
+    first = [name for name, _, _ in bins_of(experiment.statistics.age_bins, "years")] if kind == "age" else []
+    return (*first, *sorted(set(study.cases[kind]) - set(first)))
+
+
+def measures_of(kind: str, experiment: Experiment) -> tuple[Measure, ...]:
+    """Measures that are shown in groups of a kind; the primary one is among them wherever it can be.
+
+    Args:
+        kind: Kind of the groups.
+        experiment: What is compared.
+
+    Returns:
+        The measures, in the order of the tables.
+    """
+    if kind in (ALL, SIZE):
+        return MEASURES if kind == ALL else SIZE_MEASURES
+    primary = measure_of(experiment.primary)
+    return SUBGROUP_MEASURES if primary in SUBGROUP_MEASURES else (primary, *SUBGROUP_MEASURES)
 
 
 def _adjust(differences: Sequence[DifferenceFigure]) -> Iterator[DifferenceFigure]:
@@ -232,6 +243,17 @@ class _Question:
         """Generator of one figure; it does not depend on which other figures there are."""
         words = "\0".join((self.label, self.measure.key, self.group.kind, self.group.name, *names))
         return np.random.default_rng([self.experiment.statistics.seed, zlib.crc32(words.encode())])
+
+    def in_group(self, table: pd.DataFrame) -> pd.Series:
+        """Say of every row whether it belongs to the label and the group."""
+        keep = table["label"] == self.label
+        settings = self.experiment.statistics
+        if self.group.kind == SIZE:
+            ends = {name: (low, high) for name, low, high in bins_of(settings.size_bins_mm, "mm")}
+            low, high = ends[self.group.name]
+            diameter_mm = table[f"{settings.size_diameter}_diameter_mm"]
+            return keep & (diameter_mm >= low) & (diameter_mm < high)
+        return keep if self.group.kind == ALL else keep & (table[self.group.kind] == self.group.name)
 
     def seed_figures(self, values: Sequence[float]) -> list[SeedFigure]:
         return [
@@ -274,19 +296,11 @@ class _Means(_Question):
     def _rows(self) -> pd.DataFrame:
         is_of_tumors = self.measure.of == TUMORS
         table = self.study.tumors if is_of_tumors else self.study.cases
-        keep = table["label"] == self.label
+        keep = self.in_group(table)
         if self.measure.of == TUMOR_SCANS:
             keep &= table["reference_tumors"] > 0 if self.measure is PANOPTIC_QUALITY else table["reference_ml"] > 0
         elif self.measure.of == HEALTHY_SCANS:
             keep &= table["is_healthy"]
-        settings = self.experiment.statistics
-        if self.group.kind == SIZE:
-            ends = {name: (low, high) for name, low, high in bins_of(settings.size_bins_mm, "mm")}
-            low, high = ends[self.group.name]
-            diameter_mm = table[f"{settings.size_diameter}_diameter_mm"]
-            keep &= (diameter_mm >= low) & (diameter_mm < high)
-        elif self.group.kind != ALL:
-            keep &= table[self.group.kind] == self.group.name
         return select(table, keep)
 
     def _lack(self) -> str:
@@ -353,7 +367,10 @@ class _Means(_Question):
         if self.lack:
             return None
         return statistics.seed_interval(
-            self.totals[self.models_of(arm)], self.totals[self.models_of(self.experiment.baseline)], self.weights
+            self.totals[self.models_of(arm)],
+            self.totals[self.models_of(self.experiment.baseline)],
+            self.weights,
+            self.measure.difference_scale,
         )
 
     def _test(self, totals: FloatArray, arm: str) -> tuple[float, str]:
@@ -369,17 +386,17 @@ class _Means(_Question):
 
 
 class _Areas(_Question):
-    """The area under the ROC curve, in all patients."""
+    """The area under the ROC curve."""
 
-    def __init__(self, study: Study, experiment: Experiment, label: str) -> None:
-        super().__init__(study, experiment, label, AUROC, EVERYONE)
-        table = select(study.cases, study.cases["label"] == label)
+    def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
+        super().__init__(study, experiment, label, measure, group)
+        table = select(study.cases, self.in_group(study.cases))
         table = select(table, (table["reference_tumors"] > 0) | table["is_healthy"])
         self.patients, names = pd.factorize(table["patient"])
         self.count = len(names)
         self.items = len(table) // len(self.models)
         self.areas: list[AreaUnderCurve | None] = []
-        self.lack = "" if table["patient_score"].notna().all() else "not measured: the scores need probabilities"
+        self.lack = "" if table["patient_score"].notna().all() else NO_PROBABILITIES
         for model in self.models if not self.lack else ():
             is_own = table["model"] == model
             own = select(table, is_own)
@@ -395,7 +412,9 @@ class _Areas(_Question):
             return EMPTY
         smaller = min(self.areas[0].positives, self.areas[0].negatives)
         needed = self.experiment.statistics.minimum_patients
-        return "" if smaller >= needed else f"{TOO_FEW}: {smaller} patients of one kind; {needed} needed"
+        if smaller >= needed:
+            return ""
+        return f"{TOO_FEW}: {_count(smaller, 'patient')} with or without tumours; {needed} of both needed"
 
     def _area(self, arm: str) -> AreaUnderCurve:
         """Mean of the seeds' areas and contributions."""

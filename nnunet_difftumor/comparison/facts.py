@@ -6,12 +6,16 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import pandas as pd
+
 from nnunet_difftumor import __version__
 from nnunet_difftumor.comparison import statistics
-from nnunet_difftumor.comparison.analysis import Findings
+from nnunet_difftumor.comparison.analysis import Findings, groups_of
 from nnunet_difftumor.comparison.experiment import Experiment, Model
+from nnunet_difftumor.comparison.measures import AUROC
+from nnunet_difftumor.comparison.metadata import bins_of
 from nnunet_difftumor.comparison.study import Study, select
-from nnunet_difftumor.comparison.text import measure_of
+from nnunet_difftumor.comparison.text import is_lack, measure_of
 
 _RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
 _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
@@ -47,6 +51,7 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
         ],
         "hospitals": [{"name": each.name, **_counts(study, each.name)} for each in experiment.hospitals],
         **_counts(study),
+        "cohort": _cohort(study, experiment),
         "labels": list(study.labels),
         "group_kinds": list(study.group_kinds),
         "rules": dict(study.rules),
@@ -59,6 +64,7 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
         "was_student": any("Student's t over patients" in method for method in methods),
         "hospitals_resampled": any(each.over_hospitals for each in findings.arms),
         "seeds_used": any(each.over_seeds for each in findings.differences),
+        "has_auroc": any(each.measure == AUROC.key and not is_lack(each.estimate.method) for each in findings.arms),
         "has_seeds": bool(findings.seeds),
         "smallest_bootstrap": statistics.SMALLEST_BOOTSTRAP,
         "smallest_hospitals": statistics.SMALLEST_HOSPITALS,
@@ -75,6 +81,37 @@ def _model_facts(model: Model) -> dict[str, Any]:
         source = "predictions as given" if model.predictions else "scores as given"
     seed = "" if model.seed is None else f"seed {model.seed}: "
     return {"name": model.name, "seed": model.seed, "source": f"{seed}{source}"}
+
+
+def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
+    """Who was measured: one row a fact, with a number for every hospital and one for all."""
+    first = experiment.models[0].name
+    cases, tumors = (select(table, table["model"] == first) for table in (study.cases, study.tumors))
+    scans = cases.drop_duplicates(["hospital", "case"])
+    names = [each.name for each in experiment.hospitals]
+
+    def row(name: str, rows: pd.DataFrame, of_patients: bool = False) -> dict[str, Any]:
+        counts = [
+            int(own["patient"].nunique()) if of_patients else len(own)
+            for own in (*(select(rows, rows["hospital"] == hospital) for hospital in names), rows)
+        ]
+        return {"name": name, "hospitals": counts[:-1], "all": counts[-1]}
+
+    found = [row("patients", scans, of_patients=True)]
+    for kind in study.group_kinds:
+        for group in groups_of(study, experiment, kind):
+            found.append(row(f"patients, {kind}: {group}", select(scans, scans[kind] == group), of_patients=True))
+    found += [row("scans", scans), row("healthy scans", select(scans, scans["is_healthy"]))]
+    settings = experiment.statistics
+    diameter = f"{settings.size_diameter}_diameter_mm"
+    for label in study.labels:
+        own = select(tumors, tumors["label"] == label)
+        tumors_of = "tumours" if len(study.labels) == 1 else f"tumours, {label}"
+        found.append(row(tumors_of, own))
+        for name, low, high in bins_of(settings.size_bins_mm, "mm"):
+            of_size = (own[diameter] >= low) & (own[diameter] < high)
+            found.append(row(f"{tumors_of}, {name}", select(own, of_size)))
+    return found
 
 
 def _counts(study: Study, hospital: str | None = None) -> dict[str, int]:

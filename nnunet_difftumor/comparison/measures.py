@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_difftumor.comparison.statistics import COUNT, DIFFERENCE, HIT_DIFFERENCE, HIT_SHARE, SHARE, Scale
+from nnunet_difftumor.comparison.statistics import (
+    COUNT,
+    DIFFERENCE,
+    HIT_DIFFERENCE,
+    HIT_SHARE,
+    SHARE,
+    SHARE_DIFFERENCE,
+    Scale,
+)
 
 TUMOR_SCANS, HEALTHY_SCANS, ALL_SCANS, TUMORS = "scans with a tumour", "healthy scans", "scans", "tumours"
 
@@ -37,14 +45,14 @@ class Measure:
 
 
 def _overlap(key: str, title: str, meaning: str) -> Measure:
-    return Measure(key, title, TUMOR_SCANS, key, SHARE, DIFFERENCE, True, True, meaning)
+    return Measure(key, title, TUMOR_SCANS, key, SHARE, SHARE_DIFFERENCE, True, True, meaning)
 
 
 DICE = _overlap(
     "dice", "Dice", "Dice of the tumour label in scans with a tumour, 0 where nothing was predicted; mean over patients"
 )
-NSD_2MM = _overlap("nsd_2mm", "Surface Dice, 2 mm", "surface Dice at a tolerance of 2 mm; mean over patients")
-NSD_1MM = _overlap("nsd_1mm", "Surface Dice, 1 mm", "surface Dice at a tolerance of 1 mm; mean over patients")
+NSD_2MM = _overlap("nsd_2mm", "Surface Dice at 2 mm", "surface Dice at a tolerance of 2 mm; mean over patients")
+NSD_1MM = _overlap("nsd_1mm", "Surface Dice at 1 mm", "surface Dice at a tolerance of 1 mm; mean over patients")
 PANOPTIC_QUALITY = _overlap(
     "panoptic_quality", "Panoptic quality", "panoptic quality of the tumours of a scan; mean over patients"
 )
@@ -57,18 +65,18 @@ SENSITIVITY = Measure(
     HIT_DIFFERENCE,
     False,
     True,
-    "detected tumours over all tumours",
+    "share of the tumours with which a predicted tumour is paired",
 )
 TOUCHED = Measure(
     "touched",
-    "Touched",
+    "Tumours touched",
     TUMORS,
     "touched",
     HIT_SHARE,
     HIT_DIFFERENCE,
     False,
     True,
-    "tumours that a predicted voxel touches, over all tumours",
+    "share of the tumours with which a predicted tumour shares a voxel",
 )
 TUMOR_DICE = Measure(
     "tumor_dice",
@@ -76,7 +84,7 @@ TUMOR_DICE = Measure(
     TUMORS,
     "dice",
     SHARE,
-    DIFFERENCE,
+    SHARE_DIFFERENCE,
     False,
     True,
     "Dice of each tumour with the predicted tumour that is matched to it or overlaps it most, 0 without any; mean over "
@@ -91,7 +99,7 @@ FALSE_POSITIVES = Measure(
     DIFFERENCE,
     False,
     False,
-    "predicted tumours that match none, per scan",
+    "predicted tumours that are paired with none, per scan, healthy or not; lower is better",
 )
 SPECIFICITY = Measure(
     "specificity",
@@ -102,7 +110,7 @@ SPECIFICITY = Measure(
     HIT_DIFFERENCE,
     False,
     True,
-    "healthy scans without a false positive, over all healthy scans",
+    "share of the healthy scans without a predicted tumour",
 )
 AUROC = Measure(
     "auroc",
@@ -110,10 +118,10 @@ AUROC = Measure(
     ALL_SCANS,
     "patient_score",
     SHARE,
-    DIFFERENCE,
+    SHARE_DIFFERENCE,
     False,
     True,
-    "area under the ROC curve of the scan's score, scans with a tumour against healthy scans",
+    "area under the ROC curve of the largest tumour probability in a scan, scans with a tumour against healthy ones",
 )
 
 MEASURES = (
@@ -134,4 +142,4 @@ SIZE_MEASURES = (SENSITIVITY, TOUCHED, TUMOR_DICE)
 """Measures of tumours, by size."""
 
 SUBGROUP_MEASURES = (DICE, NSD_2MM, SENSITIVITY, FALSE_POSITIVES, SPECIFICITY)
-"""Measures by hospital, age, sex, phase and scanner."""
+"""Measures by hospital, age, sex, phase and scanner; the primary measure joins them."""

@@ -67,6 +67,7 @@ def read_metadata(path: Path | None, scans: Sequence[tuple[str, str]], age_bins:
     rows = _rows_of(table, scans, path)
     records = table.to_dict("records")
     facts = {scan: _facts(scan, records[row], age_bins, f"{path}, row {row + 2}") for scan, row in rows.items()}
+    _check_sexes(facts, path)
     if "patient" not in table:
         notes.append("The metadata name no patients: every scan counts as a patient of its own.")
     return Metadata(facts, tuple(notes))
@@ -116,6 +117,18 @@ def _facts(scan: tuple[str, str], row: Mapping[Any, str], age_bins: Sequence[flo
     if "age" in row:
         groups = {"age": _age_group(row["age"], age_bins, where), **groups}
     return ScanFacts(f"{hospital}/{patient or case}", groups)
+
+
+def _check_sexes(facts: Mapping[tuple[str, str], ScanFacts], path: Path) -> None:
+    """Scans of one patient have one sex; if not, two patients share a name, and intervals would be wrong."""
+    sexes: dict[str, str] = {}
+    for each in facts.values():
+        sex = each.groups.get("sex", NOT_RECORDED)
+        if sex != NOT_RECORDED and sexes.setdefault(each.patient, sex) != sex:
+            raise DatasetError(
+                f"{path}: the patient {each.patient} has scans with the sex {sexes[each.patient]!r} and {sex!r}. "
+                "Correct patient or sex; scans of two patients must not count as one."
+            )
 
 
 def _age_group(written: str, age_bins: Sequence[float], where: str) -> str:

@@ -18,10 +18,11 @@ from nnunet_difftumor.errors import CorruptImageError, DatasetError, DiffTumorEr
 from nnunet_difftumor.logged_command import end_of_log, program, run_logged
 from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
 from nnunet_difftumor.scoring.request import find_label_maps
+from nnunet_difftumor.splits import SPLITS_FILE_NAME, read_splits
 
 _PROGRAM = "nnUNetv2_predict_from_modelfolder"
 _SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
-_TRAINERS_VARIABLE = "nnUNet_extTrainer"
+_TRAINERS_VARIABLE, _PREPROCESSED_VARIABLE = "nnUNet_extTrainer", "nnUNet_preprocessed"
 _INPUT_FOLDER, _UNFINISHED_FOLDER = ".input", ".unfinished"
 
 Run = Callable[[Sequence[str], Mapping[str, str], Path], int]
@@ -101,8 +102,9 @@ def prediction_command(model: Model, settings: PredictionSettings, images: Path,
 def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknowledged: bool) -> tuple[str, ...]:
     """Refuse to measure a model on cases that are named like its training cases.
 
-    Looked at are the lists that DiffTumor trainers leave in a fold's folder, and the validation cases of all
-    folds: those of one fold trained the others.
+    Looked at are the lists that DiffTumor trainers leave in a fold's folder; for folds without one, the splits of
+    the data set in nnUNet_preprocessed, where they are; and the validation cases of all folds: those of one fold
+    trained the others.
 
     Args:
         model: The model.
@@ -139,7 +141,8 @@ def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknow
 def _training_cases(model: Model) -> set[str]:
     assert model.trained is not None
     used = {str(fold) for fold in model.folds}
-    cases: set[str] = set()
+    lists_unknown = [fold for fold in used if not (model.trained / f"fold_{fold}" / SPLIT_RECORD_NAME).is_file()]
+    cases = _cases_of_splits(model.trained.parent.name, lists_unknown)
     for fold in model.trained.glob("fold_*"):
         name = fold.name.removeprefix("fold_")
         record = fold / SPLIT_RECORD_NAME
@@ -151,6 +154,18 @@ def _training_cases(model: Model) -> set[str]:
             files = fold.joinpath("validation").glob("*")
             cases |= {path.name[: -len(ending)] for path in files if (ending := file_ending(path))}
     return cases
+
+
+def _cases_of_splits(dataset: str, folds: Sequence[str]) -> set[str]:
+    """Training cases of folds by the splits that nnU-Net keeps beside the preprocessed data, where it is at hand."""
+    preprocessed = os.environ.get(_PREPROCESSED_VARIABLE)
+    path = Path(preprocessed or ".") / dataset / SPLITS_FILE_NAME
+    if not preprocessed or not path.is_file():
+        return set()
+    splits = read_splits(path)
+    known = [splits[int(fold)].train for fold in folds if fold.isdigit() and int(fold) < len(splits)]
+    known += [(*split.train, *split.val) for split in splits if "all" in folds]
+    return {case for cases in known for case in cases}
 
 
 def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:

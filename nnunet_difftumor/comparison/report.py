@@ -12,9 +12,9 @@ from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.comparison.analysis import EVERYONE, DifferenceFigure, Findings
 from nnunet_difftumor.comparison.experiment import Experiment, file_name_of
 from nnunet_difftumor.comparison.figures import draw_forest, draw_sizes
-from nnunet_difftumor.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES, SUBGROUP_MEASURES
+from nnunet_difftumor.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES
 from nnunet_difftumor.comparison.statistics import SMALLEST_HOSPITALS
-from nnunet_difftumor.comparison.tables import Table, tables_of_label
+from nnunet_difftumor.comparison.tables import Table, cohort_table, tables_of_label
 from nnunet_difftumor.comparison.text import is_lack, listing, measure_of, show_interval, show_p_value, show_value
 from nnunet_difftumor.montage import save_figure
 from nnunet_difftumor.report_pages import embed_png, page_environment
@@ -41,16 +41,22 @@ def write_report(
     environment.tests["lack"] = is_lack
     methods = _tidy(environment.overlay(autoescape=False).get_template("methods.txt.jinja").render(facts=facts))
     _remove_earlier(output)
+    cohort = cohort_table(facts)
+    _write_tables([cohort], output / TABLES_FOLDER)
     labels = []
     for label in facts["labels"]:
         tables = tables_of_label(findings, experiment, label)
         _write_tables(tables, output / TABLES_FOLDER)
         forests, sizes = _draw(findings, experiment, label, output / FIGURES_FOLDER)
         cards = _cards(findings, experiment, label, len(facts["labels"]) > 1)
-        labels.append({"name": label, "tables": tables, "forests": forests, "sizes": sizes, "cards": cards})
+        shown = {row[0] for row in tables[0].rows}
+        labels.append(
+            {"name": label, "tables": tables, "forests": forests, "sizes": sizes, "cards": cards, "shown": shown}
+        )
     page = environment.get_template("report.html.jinja").render(
         facts=facts,
         labels=labels,
+        cohort=cohort,
         measures=MEASURES,
         methods=methods,
         notes=[*notes, *_warnings(facts)],
@@ -76,7 +82,7 @@ def _write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) -> tuple[list[dict[str, str]], str]:
     """Forest plots of the primary measure and of sensitivity, and the plot by size, as text for the page."""
-    shown = [measure for measure in (measure_of(experiment.primary), SENSITIVITY) if measure in SUBGROUP_MEASURES]
+    shown = (measure_of(experiment.primary), SENSITIVITY)
     pictures: dict[str, tuple[str, Figure]] = {}
     for measure in dict.fromkeys(shown):
         for arm in experiment.arms[1:] or experiment.arms:
@@ -120,10 +126,10 @@ def _cards(findings: Findings, experiment: Experiment, label: str, names_label: 
 def _card_lines(figure: DifferenceFigure) -> list[str]:
     lines = [f"{figure.patients} patients"]
     if figure.test:
-        lines[0] += f"; {figure.test}: p {_equals(figure.p_value)}, after Holm {_equals(figure.p_holm)}"
-    for name, estimate in (("hospitals", figure.over_hospitals), ("patients and seeds", figure.over_seeds)):
+        lines.append(f"{figure.test} test: p {_equals(figure.p_value)} (Holm: {show_p_value(figure.p_holm)})")
+    for name, estimate in (("other hospitals", figure.over_hospitals), ("other trainings", figure.over_seeds)):
         if interval := show_interval(estimate, signed=True):
-            lines.append(f"over {name}: {interval}")
+            lines.append(f"95% interval for {name}: {interval}")
     return lines
 
 

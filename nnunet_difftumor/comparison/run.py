@@ -15,7 +15,7 @@ from nnunet_difftumor.comparison.prediction import missing_predictions, predict_
 from nnunet_difftumor.comparison.report import REPORT_FILE, write_report
 from nnunet_difftumor.comparison.scoring import score_once
 from nnunet_difftumor.comparison.study import load_study
-from nnunet_difftumor.comparison.tables import write_complete_tables
+from nnunet_difftumor.comparison.tables import write_complete_tables, write_raw_tables
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
 
 PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summary.json"
@@ -105,6 +105,7 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
     study = load_study(experiment, score_folders)
     findings = analyze(study, experiment)
     facts = collect_facts(study, experiment, findings)
+    write_raw_tables(study, experiment, output)
     write_complete_tables(findings, output)
     write_json(output / SUMMARY_FILE, facts, overwrite=True)
     write_report(findings, experiment, facts, (*study.notes, *notes), output)

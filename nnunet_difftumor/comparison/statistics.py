@@ -54,12 +54,14 @@ class Scale:
         end_weight: How much of a patient with one tumour, at each end.
         is_of_hits: What is averaged is yes or no, whose variance is known from the mean as in Wilson's interval;
             otherwise it is estimated, at the cost of one degree of freedom.
+        largest: Differences are between -largest and largest; an interval ends there.
     """
 
     name: str
     ends: tuple[float, ...] = ()
     end_weight: float = 0.0
     is_of_hits: bool = False
+    largest: float = math.inf
 
     def variance(self, mean: FloatArray) -> FloatArray:
         """Variance of one patient as a function of the mean, up to a factor."""
@@ -79,7 +81,11 @@ class Scale:
         if self.name == "count":
             half = np.sqrt(square * mean + square**2 / 4)
             return np.clip(mean + square / 2 - half, 0.0, None), mean + square / 2 + half
-        return mean - np.sqrt(square), mean + np.sqrt(square)
+        return self.bounded(mean - np.sqrt(square)), self.bounded(mean + np.sqrt(square))
+
+    def bounded(self, difference: FloatArray) -> FloatArray:
+        """Move a difference that no data could have to the end of the scale."""
+        return np.clip(difference, -self.largest, self.largest)
 
 
 SHARE = Scale("share", ends=(0.0, 1.0), end_weight=0.125)
@@ -94,7 +100,10 @@ COUNT = Scale("count")
 DIFFERENCE = Scale("difference")
 """Differences of means."""
 
-HIT_DIFFERENCE = Scale("difference", ends=(-1.0, 1.0), end_weight=0.25, is_of_hits=True)
+SHARE_DIFFERENCE = Scale("difference", largest=1.0)
+"""Differences of means of values in [0, 1]."""
+
+HIT_DIFFERENCE = Scale("difference", ends=(-1.0, 1.0), end_weight=0.25, is_of_hits=True, largest=1.0)
 """Differences of shares of yes or no: an eighth of a patient at either end in either arm."""
 
 
@@ -136,7 +145,7 @@ def patient_interval(
     value = float(pooled_mean(totals, weights))
     if len(weights) < 2:
         return Estimate(value, math.nan, math.nan, "one patient" if len(weights) else "empty")
-    if scale is DIFFERENCE and np.allclose(totals, value * weights, rtol=0, atol=1e-12):
+    if scale.name == "difference" and not scale.is_of_hits and np.allclose(totals, value * weights, rtol=0, atol=1e-12):
         return Estimate(value, math.nan, math.nan, NO_DIFFERENCE)
     critical = critical_value(totals, weights, scale, draws=draws, rng=rng)
     low, high = interval_ends(totals, weights, scale, critical)
@@ -440,7 +449,8 @@ def area_difference(area: AreaUnderCurve, baseline: AreaUnderCurve) -> tuple[Est
     freedom = min(area.positives, area.negatives) - 1
     p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
     half = area.critical_value * error
-    return Estimate(value, value - half, value + half, "clustered DeLong, Student's t"), p_value
+    low, high = SHARE_DIFFERENCE.bounded(np.asarray([value - half, value + half]))
+    return Estimate(value, float(low), float(high), "clustered DeLong, Student's t"), p_value
 
 
 def _area_variance(of_positives: FloatArray, of_negatives: FloatArray, area: AreaUnderCurve) -> float:
@@ -453,7 +463,9 @@ def _area_variance(of_positives: FloatArray, of_negatives: FloatArray, area: Are
     )
 
 
-def seed_interval(arm: FloatArray, baseline: FloatArray, weights: FloatArray) -> Estimate | None:
+def seed_interval(
+    arm: FloatArray, baseline: FloatArray, weights: FloatArray, scale: Scale = DIFFERENCE
+) -> Estimate | None:
     """Difference of two arms with patients and trainings as random: what to expect of another training.
 
     Variance components of a two-way layout, patients by seeds, in each arm (Satterthwaite's degrees of freedom).
@@ -462,6 +474,7 @@ def seed_interval(arm: FloatArray, baseline: FloatArray, weights: FloatArray) ->
         arm: What is averaged, summed in each patient, for each seed. Shape (S, P).
         baseline: The same for the arm that it is compared with. Shape (S', P).
         weights: What it is averaged over. Shape (P,).
+        scale: The scale of the difference.
 
     Returns:
         The difference; None with fewer than 3 seeds in either arm, or fewer than 2 patients.
@@ -471,9 +484,9 @@ def seed_interval(arm: FloatArray, baseline: FloatArray, weights: FloatArray) ->
         return None
     totals = arm.mean(axis=0) - baseline.mean(axis=0)
     value = float(pooled_mean(totals, weights))
-    scale = patients / weights.sum()
-    of_patients = float(np.var((totals - value * weights) * scale, ddof=1)) / patients
-    seeds = [_seed_variance(values * scale) for values in (arm, baseline)]
+    per_weight = patients / weights.sum()
+    of_patients = float(np.var((totals - value * weights) * per_weight, ddof=1)) / patients
+    seeds = [_seed_variance(values * per_weight) for values in (arm, baseline)]
     of_seeds = sum(variance for variance, _ in seeds)
     if of_patients + of_seeds == 0:
         return Estimate(value, math.nan, math.nan, NO_DIFFERENCE)
@@ -483,7 +496,8 @@ def seed_interval(arm: FloatArray, baseline: FloatArray, weights: FloatArray) ->
     )
     variance = max(of_patients, of_patients + of_seeds - sum(interaction for _, interaction in seeds))
     half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
-    return Estimate(value, value - half, value + half, "Student's t over patients and seeds")
+    low, high = scale.bounded(np.asarray([value - half, value + half]))
+    return Estimate(value, float(low), float(high), "Student's t over patients and seeds")
 
 
 def _seed_variance(values: FloatArray) -> tuple[float, float]:

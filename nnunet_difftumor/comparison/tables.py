@@ -6,27 +6,33 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.comparison.analysis import (
     ALL,
     EVERYONE,
-    HOSPITAL,
     SIZE,
     ArmFigure,
     DifferenceFigure,
     Findings,
     Group,
+    measures_of,
 )
 from nnunet_difftumor.comparison.experiment import Experiment
-from nnunet_difftumor.comparison.measures import MEASURES, SIZE_MEASURES, SUBGROUP_MEASURES, Measure
+from nnunet_difftumor.comparison.measures import MEASURES, Measure
 from nnunet_difftumor.comparison.statistics import Estimate
+from nnunet_difftumor.comparison.study import Study
 from nnunet_difftumor.comparison.text import (
     DASH,
+    NOT_MEASURED,
+    is_lack,
     measure_of,
     show_estimate,
     show_interval,
@@ -35,6 +41,7 @@ from nnunet_difftumor.comparison.text import (
 )
 
 ARMS_FILE, DIFFERENCES_FILE, SEEDS_FILE = "arms.csv", "differences.csv", "seeds.csv"
+CASES_FILE, TUMORS_FILE = "cases.csv", "tumors.csv"
 _INTERVALS = ("low", "high")
 
 
@@ -46,13 +53,16 @@ class Table:
         key: Name of its files.
         title: Heading.
         columns: Headings of the columns.
-        rows: Cells as text. A cell may have a second line after a line break.
+        rows: Cells as text. A cell may have a second line after a line break. A cell that tells why there is no
+            figure stands for all cells that follow it.
+        texts: Numbers of the columns that hold words, and start at the left.
     """
 
     key: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    texts: tuple[int, ...] = (0,)
 
     def to_csv(self) -> str:
         """Return the table as CSV."""
@@ -64,9 +74,11 @@ class Table:
 
     def to_latex(self) -> str:
         """Return the table as LaTeX for the package booktabs."""
-        lines = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
+        lines = [" & ".join(_latex_cells(row)) + r" \\" for row in (self.columns, *self.rows)]
+        columns = "".join("l" if number in self.texts else "r" for number in range(len(self.columns)))
         body = [
-            rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+            r"\centering",
+            rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             lines[0],
             r"\midrule",
@@ -87,8 +99,37 @@ _LATEX_SPECIAL = {
 }
 
 
+_MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
+
+
+def _latex_cells(row: Sequence[str]) -> list[str]:
+    position = next((number for number, cell in enumerate(row) if is_lack(cell)), None)
+    if position is None:
+        return [_latex(cell) for cell in row]
+    reason = rf"\multicolumn{{{len(row) - position}}}{{l}}{{{_latex(row[position])}}}"
+    return [*(_latex(cell) for cell in row[:position]), reason]
+
+
 def _latex(text: str) -> str:
-    return "".join(_LATEX_SPECIAL.get(character, character) for character in text)
+    escaped = "".join(_LATEX_SPECIAL.get(character, character) for character in text)
+    return _MINUS.sub("$-$", escaped)
+
+
+def cohort_table(facts: Mapping[str, Any]) -> Table:
+    """Make the table of who was measured, hospital by hospital.
+
+    Args:
+        facts: The run's facts, from `collect_facts`.
+
+    Returns:
+        The table.
+    """
+    columns = ("", *(hospital["name"] for hospital in facts["hospitals"]))
+    rows = [(row["name"], *map(str, row["hospitals"])) for row in facts["cohort"]]
+    if len(facts["hospitals"]) > 1:
+        columns = (*columns, "all")
+        rows = [(*row, str(each["all"])) for row, each in zip(rows, facts["cohort"], strict=True)]
+    return Table("cohort", "Patients, scans and tumours", columns, tuple(rows))
 
 
 def tables_of_label(findings: Findings, experiment: Experiment, label: str) -> tuple[Table, ...]:
@@ -118,8 +159,8 @@ def _arms_table(findings: Findings, experiment: Experiment, label: str) -> Table
         figures = [_arm(findings, label, measure, EVERYONE, arm) for arm in experiment.arms]
         if _was_measured(figures):
             rows.append((measure.title, *_counts(figures[0], measure), *(_cell(each.estimate) for each in figures)))
-    columns = ("measure", "patients", "of", *experiment.arms)
-    return Table(f"{label}_arms", f"All patients, {label}", columns, tuple(rows))
+    columns = ("measure", "patients", "n", *experiment.arms)
+    return Table(f"{label}_arms", f"{label}: all patients", columns, tuple(rows), (0, 2))
 
 
 def _differences_table(findings: Findings, experiment: Experiment, label: str) -> Table:
@@ -132,7 +173,8 @@ def _differences_table(findings: Findings, experiment: Experiment, label: str) -
             more = [show_interval(each, signed=True) or DASH for each in (figure.over_hospitals, figure.over_seeds)]
             rows.append(
                 (
-                    f"{arm}: {measure.title}",
+                    arm,
+                    measure.title,
                     str(figure.patients),
                     _cell(figure.estimate, signed=True),
                     *more,
@@ -141,19 +183,21 @@ def _differences_table(findings: Findings, experiment: Experiment, label: str) -
                     show_p_value(figure.p_holm),
                 )
             )
-    columns = ("arm: measure", "patients", "difference", "over hospitals", "over seeds", "test", "p", "p, Holm")
+    over = ("over hospitals", "over patients and seeds")
+    columns = ("arm", "measure", "patients", "difference", *over, "test", "p", "p (Holm)")
     is_used = [not name.startswith("over ") or any(row[i] != DASH for row in rows) for i, name in enumerate(columns)]
     columns, *used = (tuple(itertools.compress(row, is_used)) for row in (columns, *rows))
-    return Table(f"{label}_differences", f"Differences to {experiment.baseline}, {label}", columns, tuple(used))
+    title = f"{label}: differences to {experiment.baseline}"
+    return Table(f"{label}_differences", title, columns, tuple(used), (0, 1, columns.index("test")))
 
 
 def _group_table(findings: Findings, experiment: Experiment, label: str, kind: str) -> Table:
     is_size = kind == SIZE
     rows = []
-    for measure in SIZE_MEASURES if is_size else SUBGROUP_MEASURES:
+    for measure in measures_of(kind, experiment):
         groups = [group for group in findings.groups if group.kind == kind]
         measured = {group: [_arm(findings, label, measure, group, arm) for arm in experiment.arms] for group in groups}
-        if not any(figures[0].items for figures in measured.values()):
+        if not any(_was_measured(figures) for figures in measured.values()):
             continue
         for group, figures in measured.items():
             first = (measure.title, group.name, *_counts(figures[0], measure))
@@ -167,11 +211,10 @@ def _group_table(findings: Findings, experiment: Experiment, label: str, kind: s
                 cells += ["" if lack else show_p_value(each.p_holm) for each in differences]
             rows.append((*first, *cells))
     minus = [f"{arm} minus {experiment.baseline}" for arm in experiment.arms[1:]]
-    columns = ["measure", "diameter" if is_size else kind, "patients", "of", *experiment.arms, *minus]
+    columns = ["measure", "diameter" if is_size else kind, "patients", "n", *experiment.arms, *minus]
     if is_size:
-        columns += ["p, Holm" if len(minus) == 1 else f"p, Holm, {arm}" for arm in experiment.arms[1:]]
-    title = {SIZE: "By size", HOSPITAL: "By hospital"}.get(kind, f"By {kind}")
-    return Table(f"{label}_{kind}", f"{title}, {label}", tuple(columns), tuple(rows))
+        columns += ["p (Holm)" if len(minus) == 1 else f"p (Holm), {arm}" for arm in experiment.arms[1:]]
+    return Table(f"{label}_{kind}", f"{label}: by {kind}", tuple(columns), tuple(rows), (0, 1, 3))
 
 
 def _seeds_table(findings: Findings, label: str) -> Table:
@@ -196,7 +239,7 @@ def _seeds_table(findings: Findings, label: str) -> Table:
                 )
             )
     columns = ("measure", "arm", "mean", "sd over seeds", "range", "each seed")
-    return Table(f"{label}_seeds", f"Trainings, {label}", columns, tuple(rows))
+    return Table(f"{label}_seeds", f"{label}: trainings", columns, tuple(rows), (0, 1, 5))
 
 
 def _arm(findings: Findings, label: str, measure: Measure, group: Group, arm: str) -> ArmFigure:
@@ -212,7 +255,7 @@ def _difference(findings: Findings, label: str, measure: Measure, group: Group, 
 
 
 def _was_measured(figures: Sequence[ArmFigure] | Sequence[DifferenceFigure]) -> bool:
-    return any(each.items and not each.estimate.method.startswith("not measured") for each in figures)
+    return any(each.items and not each.estimate.method.startswith(NOT_MEASURED) for each in figures)
 
 
 def _counts(figure: ArmFigure, measure: Measure) -> tuple[str, str]:
@@ -239,6 +282,24 @@ def write_complete_tables(findings: Findings, folder: Path) -> None:
     _write_csv(folder / DIFFERENCES_FILE, columns, map(_difference_row, findings.differences))
     seeds = ([each.label, each.measure, each.arm, each.model, each.seed, each.value] for each in findings.seeds)
     _write_csv(folder / SEEDS_FILE, ("label", "measure", "arm", "model", "seed", "value"), seeds)
+
+
+def write_raw_tables(study: Study, experiment: Experiment, folder: Path) -> None:
+    """Write what the figures are computed from into cases.csv and tumors.csv, one row a model and scan or tumour.
+
+    Args:
+        study: The scores.
+        experiment: What was compared.
+        folder: Folder for the files, which are replaced.
+    """
+    models = pd.DataFrame([(each.name, each.arm, each.seed) for each in experiment.models])
+    models.columns = ["model", "arm", "seed"]
+    for name, table in ((CASES_FILE, study.cases), (TUMORS_FILE, study.tumors)):
+        first = ["arm", "seed", "model", "hospital", "patient", *study.group_kinds]
+        rows = table.merge(models.astype({"seed": "Int64"}), on="model")
+        rows = rows[[*first, *(column for column in table.columns if column not in first)]]
+        with written_whole(folder / name, overwrite=True) as temporary:
+            rows.to_csv(temporary, index=False)
 
 
 def _arm_row(figure: ArmFigure) -> list[Any]:

@@ -8,8 +8,10 @@ from nnunet_difftumor.comparison.measures import MEASURES, Measure
 from nnunet_difftumor.comparison.statistics import Estimate
 
 DASH = "-"
-EMPTY, TOO_FEW = "empty", "too few"
+EMPTY, TOO_FEW, NOT_MEASURED = "empty", "too few", "not measured"
 """How a cell begins that tells why there is no figure."""
+
+NO_PROBABILITIES = f"{NOT_MEASURED}: the scores need probabilities"
 
 _DECIMALS = 3
 _BY_KEY = {measure.key: measure for measure in MEASURES}
@@ -57,4 +59,4 @@ def listing(names: list[str] | tuple[str, ...]) -> str:
 
 def is_lack(text: str) -> bool:
     """Say whether a cell tells why there is no figure."""
-    return text.startswith((EMPTY, TOO_FEW))
+    return text == EMPTY or text.startswith((f"{TOO_FEW}: ", f"{NOT_MEASURED}: "))

@@ -125,7 +125,7 @@ def compared(tmp_path_factory):
             for number in range(patients):  # two scans a patient in Bern
                 patient = number // 2 if hospital == "Bern" else number
                 age = "" if number == 3 else int(rng.integers(35, 85))
-                writer.writerow([f"p{number:03d}", f"P{patient}", hospital, age, "fm"[number % 2], "A"])
+                writer.writerow([f"p{number:03d}", f"P{patient}", hospital, age, "fm"[patient % 2], "A"])
     path = write_experiment(folder, hospitals, {"stock": 0.0, "pasted": 0.1, "diffusion": 0.6}, metadata="patients.csv")
     compare(path, folder / "out")
     return folder, folder / "out"
@@ -188,11 +188,11 @@ def expected_value(folder, key, arm, keep=lambda rows: rows["case"] == rows["cas
 
 TITLES = {
     "Dice": "dice",
-    "Surface Dice, 2 mm": "nsd_2mm",
-    "Surface Dice, 1 mm": "nsd_1mm",
+    "Surface Dice at 2 mm": "nsd_2mm",
+    "Surface Dice at 1 mm": "nsd_1mm",
     "Panoptic quality": "panoptic_quality",
     "Sensitivity": "sensitivity",
-    "Touched": "touched",
+    "Tumours touched": "touched",
     "Dice per tumour": "tumor_dice",
     "False positives per scan": "false_positives",
     "Specificity": "specificity",
@@ -229,11 +229,10 @@ def test_every_figure_of_the_arms_is_that_of_the_raw_tables(compared):
 def test_every_difference_is_that_of_the_raw_tables(compared):
     folder, output = compared
     header, *rows = Tables((output / "report.html").read_text()).tables["tumor_differences"]
-    assert header == ["arm: measure", "patients", "difference", "test", "p", "p, Holm"]  # no column without figures
+    assert header == ["arm", "measure", "patients", "difference", "test", "p", "p (Holm)"]  # no column without figures
     written = pd.read_csv(output / "differences.csv").query("group_kind == 'all'").set_index(["measure", "arm"])
     assert len(rows) == 2 * len(TITLES)
-    for name, _, cell, test, p_value, p_holm in rows:
-        arm, title = name.split(": ")
+    for arm, title, _, cell, test, p_value, p_holm in rows:
         figure = written.loc[(TITLES[title], arm)]
         difference = expected_value(folder, TITLES[title], arm) - expected_value(folder, TITLES[title], "stock")
         assert figure["value"] == pytest.approx(difference)
@@ -281,7 +280,7 @@ def test_every_figure_of_a_group_is_that_of_the_raw_tables(compared, kind):
             continue
         assert int(patients) >= 10
         for column, cell in zip(header[4:], cells, strict=True):
-            if column.startswith("p, Holm"):
+            if column.startswith("p (Holm)"):
                 continue
             arm, _, baseline = column.partition(" minus ")
             value = expected_value(folder, TITLES[title], arm, lambda rows, group=group: in_group(rows, kind, group))
@@ -375,6 +374,69 @@ def test_tables_can_be_copied_as_csv_and_latex(compared):
     page = html.unescape((output / "report.html").read_text())
     assert csv_text in page
     assert latex in page
+
+
+def test_latex_has_true_minus_signs_and_reasons_over_all_columns(compared):
+    _, output = compared
+    latex = (output / "tables" / "tumor_hospital.tex").read_text()
+    assert re.search(r"& \$-\$0\.\d{3} \(\$-\$0\.\d{3} to", latex)
+    assert not re.search(r"[ (]-\d", latex)
+    assert latex.count(r"\multicolumn{5}{l}{too few: ") >= 2
+    names = [line.split(" & ")[0] for line in latex.splitlines() if line.endswith(r"\\")]
+    assert "University" not in names
+    assert r"\begin{tabular}{llrlrrrrr}" in latex
+
+
+def test_cases_and_tumors_are_written_as_they_were_scored(compared):
+    folder, output = compared
+    for table in ("cases", "tumors"):
+        written, raw = pd.read_csv(output / f"{table}.csv"), read_raw(folder, table)
+        assert len(written) == len(raw)
+        key = ["arm", "hospital", "case", *(["tumor"] if table == "tumors" else [])]
+        both = written.merge(raw, on=key, suffixes=("", "_raw"), validate="one_to_one")
+        assert len(both) == len(raw)
+        assert both["dice"].to_numpy() == pytest.approx(both["dice_raw"].to_numpy(), nan_ok=True)
+        assert (both["hospital"] + "/" + both["patient_raw"].str.partition("/")[2] == both["patient"]).all()
+        assert set(both["sex"]) == {"f", "m"}
+
+
+def test_the_cohort_is_counted_hospital_by_hospital(compared):
+    folder, output = compared
+    header, *rows = Tables((output / "report.html").read_text()).tables["cohort"]
+    assert header == ["", "Aachen", "Bern", "all"]
+    shown = {name: [int(cell) for cell in cells] for name, *cells in rows}
+    cases, tumors = (read_raw(folder, table).query("arm == 'stock'") for table in ("cases", "tumors"))
+
+    def count(rows, of_patients=False):
+        own = [rows[rows["hospital"] == name] for name in ("Aachen", "Bern")]
+        return [each["patient"].nunique() if of_patients else len(each) for each in (*own, rows)]
+
+    assert shown["patients"] == count(cases, of_patients=True) == [40, 8, 48]
+    assert shown["healthy scans"] == count(cases[cases["is_healthy"]])
+    assert shown["patients, sex: f"] == count(cases[cases["sex"] == "f"], of_patients=True)
+    assert shown["patients, age: >=65 years"] == count(cases[cases["age"] >= 65], of_patients=True)
+    assert shown["tumours"] == count(tumors)
+    size = tumors["equivalent_diameter_mm"]
+    assert shown["tumours, 10-20 mm"] == count(tumors[(size >= 10) & (size < 20)])
+
+
+@pytest.mark.parametrize(("primary", "title"), [("panoptic_quality", "Panoptic quality"), ("auroc", "AUROC")])
+def test_the_primary_measure_is_shown_by_hospital_whatever_it_is(tmp_path, primary, title):
+    path = write_experiment(tmp_path, {"Aachen": 60, "Bern": 60}, {"a": 0.0, "b": 0.5}, primary=primary)
+    compare(path, tmp_path / "out")
+    header, *rows = Tables((tmp_path / "out" / "report.html").read_text()).tables["tumor_hospital"]
+    shown = {row[1]: dict(zip(header, row, strict=True)) for row in rows if row[0] == title}
+    for hospital in ("Aachen", "Bern"):
+        for arm in ("a", "b"):
+            raw = pd.read_csv(tmp_path / "scores" / f"{arm}-0" / hospital / "cases.csv")
+            expected = raw[primary].mean() if primary != "auroc" else _area(raw)
+            assert shown[hospital][arm].startswith(f"{expected:.3f} ")
+    assert (tmp_path / "out" / "figures" / f"tumor_{primary}_b.png").is_file()
+
+
+def _area(raw):
+    ill, well = (raw[raw["is_healthy"] == healthy]["patient_score"] for healthy in (False, True))
+    return stats.mannwhitneyu(ill, well).statistic / len(ill) / len(well)
 
 
 def test_the_same_experiment_gives_the_same_figures(compared, tmp_path):

@@ -221,6 +221,10 @@ def test_without_metadata_every_scan_is_a_patient_and_the_report_says_so():
             "row 2: age must be a number of years, got 'old'",
         ),
         ([["case", "hospital", "age"], *([case, name, "650"] for name, case in SCANS)], "got '650'"),
+        (
+            [["case", "hospital", "patient", "sex"], *([c, h, "p", s] for (h, c), s in zip(SCANS, "fmf", strict=True))],
+            "the patient X/p has scans with the sex 'f' and 'm'",
+        ),
     ],
 )
 def test_wrong_metadata_are_named(tmp_path, rows, message):

@@ -154,6 +154,25 @@ def test_training_cases_are_refused(hospital, model):
     assert "as was acknowledged" in note
 
 
+def test_training_cases_of_a_stock_trainer_are_those_of_the_data_sets_splits(hospital, model, tmp_path, monkeypatch):
+    dataset = tmp_path / "preprocessed" / model.trained.parent.name
+    dataset.mkdir(parents=True)
+    splits = [{"train": ["c1", "c2"], "val": ["c3"]}, {"train": ["c2", "c3"], "val": ["c1"]}]
+    (dataset / "splits_final.json").write_text(json.dumps(splits))
+    alone = Model(name="m", arm="m", trained=model.trained, folds=(0,))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    assert refuse_training_cases(alone, [hospital], acknowledged=False) == ()
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    with pytest.raises(LeakError, match=r"X: c1, c2 \(2\)"):
+        refuse_training_cases(alone, [hospital], acknowledged=False)
+    everything = Model(name="m", arm="m", trained=model.trained, folds=("all",))
+    with pytest.raises(LeakError, match=r"X: c1, c2, c3 \(3\)"):
+        refuse_training_cases(everything, [hospital], acknowledged=False)
+    recorded = model.trained / "fold_0" / "difftumor_split.json"  # what the fold itself recorded is what counts
+    recorded.write_text(json.dumps({"train": ["elsewhere"], "val": []}))
+    assert refuse_training_cases(alone, [hospital], acknowledged=False) == ()
+
+
 def test_validation_cases_of_one_fold_trained_the_others(hospital, model):
     write_labels(model.trained / "fold_1" / "validation" / "c1.nii.gz")
     with pytest.raises(LeakError, match="X: c1"):  # fold 0 was trained on it

@@ -15,6 +15,7 @@ from nnunet_difftumor.comparison.statistics import (
     HIT_SHARE,
     NO_DIFFERENCE,
     SHARE,
+    SHARE_DIFFERENCE,
     area_difference,
     area_interval,
     area_under_curve,
@@ -316,6 +317,19 @@ def test_interval_of_differences_is_students_below_thirty_patients():
     expected = stats.ttest_1samp(differences, 0).confidence_interval()
     assert_allclose([estimate.value, estimate.low, estimate.high], [differences.mean(), expected.low, expected.high])
     assert "Student" in estimate.method
+
+
+@pytest.mark.parametrize("scale", [SHARE_DIFFERENCE, HIT_DIFFERENCE])
+def test_no_interval_of_a_difference_of_shares_leaves_the_scale(scale):
+    """Student's t in four patients would end at 1.3, which no difference of two shares can be."""
+    differences = np.array([1.0, 1.0, 0.0, 0.2])
+    estimate = patient_interval(differences, np.ones(4), scale, draws=DRAWS, rng=np.random.default_rng(0))
+    assert stats.ttest_1samp(differences, 0).confidence_interval().high > 1.3
+    assert estimate.high == 1.0
+    of_counts = patient_interval(differences, np.ones(4), DIFFERENCE, draws=DRAWS, rng=np.random.default_rng(0))
+    assert of_counts.high > 1.3
+    if scale is SHARE_DIFFERENCE:
+        assert of_counts.low == pytest.approx(estimate.low)
 
 
 def test_thirty_patients_are_resampled():

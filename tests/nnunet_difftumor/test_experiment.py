@@ -1,7 +1,9 @@
 """Studies with matched arms: planning, dry run, resuming with a fake nnU-Net, errors."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,11 +12,15 @@ import threading
 import time
 from pathlib import Path
 
+import nibabel
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from nnunet_difftumor.cli import _build_parser, main
 from nnunet_difftumor.comparison.experiment import read_experiment
+from nnunet_difftumor.comparison.run import compare
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, OutputExistsError
 from nnunet_difftumor.experiment.comparing import compare_all
 from nnunet_difftumor.experiment.data_views import make_view, open_data
@@ -350,6 +356,34 @@ def test_validation_cases_of_all_folds_are_compared(plan):
         assert all(file.is_file() for file in folder.iterdir())
     assert compare_all(study, runs, data, runs[0].root, compare=compare) == (report,)
     assert len(calls) == 1
+
+
+def test_validation_predictions_are_scored_and_compared(plan, project):
+    """No hospital is named: what every fold predicted of its validation cases goes through the real scorer."""
+    study, data, runs = plan(annotated=["all"], arms=ARMS[:2], seeds=[0], baseline="nnU-Net, healthy too")
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    dice = {"nnU-Net": [], "nnU-Net, healthy too": []}
+    for number, one in enumerate(runs):
+        shutil.copy(project.raw / "dataset.json", one.model_folder)
+        for case in one.split.val:
+            image = nibabel.load(project.raw / "labelsTr" / f"{case}.nii.gz")
+            reference = np.asarray(image.dataobj)
+            made = np.where(np.roll(reference == 2, 1 + number, axis=0), 2, np.minimum(reference, 1))
+            nibabel.save(nibabel.Nifti1Image(made, image.affine), one.fold_folder / "validation" / f"{case}.nii.gz")
+            both = ((made == 2) & (reference == 2)).sum()
+            dice[one.arm.name].append(2 * both / ((made == 2).sum() + (reference == 2).sum()))
+    study = dataclasses.replace(study, compare={"statistics": {"draws": 1000}, "prediction": {"processes": 1}})
+    (report,) = compare_all(study, runs, data, runs[0].root, compare=compare)
+    arms = pd.read_csv(report.parent / "arms.csv").query("group_kind == 'all'").set_index(["measure", "arm"])
+    validated = [case for fold in (0, 2) for case in data.folds[fold].split.val]
+    for arm, values in dice.items():
+        assert arms.loc[("dice", arm), "value"] == pytest.approx(np.mean(values))
+        assert arms.loc[("dice", arm), "patients"] == len(values) == len(validated)
+        assert arms.loc[("specificity", arm), "items"] == 0  # healthy cases train, none validates
+    assert len({round(float(np.mean(values)), 6) for values in dice.values()}) == 2
+    page = report.read_text(encoding="utf-8")
+    assert "Specificity</td>" not in page
+    assert "empty" not in re.sub(r"<style>.*?</style>", "", page.split('id="tumor_size"')[0], flags=re.DOTALL)
 
 
 def test_hospitals_are_predicted_by_the_folds_together(plan, project):
