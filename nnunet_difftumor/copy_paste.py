@@ -46,7 +46,7 @@ class CopyPasteSynthesizer(TumorSynthesizer):
         for prepared in pending:
             rng = np.random.default_rng(attempt_seed(prepared.spec.seed, attempt))
             spec, rim_hu = prepared.spec, prepared.rim_hu
-            level_hu = float(rim_hu.mean() if rim_hu.size else host.image_hu[prepared.box].mean())
+            level_hu = float(np.median(rim_hu) if rim_hu.size else host.image_hu[prepared.box].mean())
             pasted_hu = paste_texture(self._donors, prepared.label, spec.radius_mm, spec.contrast_hu, level_hu, rng)
             host_hu, weight = host.image_hu[prepared.box], prepared.weight
             blended_hu = (1.0 - weight) * host_hu + weight * np.clip(pasted_hu, *self.tissue.window_hu)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,7 @@ class PreparedTumor:
         weight: Share of synthetic tissue in the voxel. Shape of the box.
         drawn_voxels: Voxels of the label before clipping.
         rim_hu: Unchanged voxels around it: organ if there is enough of it, else any real CT. Shape (N,).
+        has_organ_rim: They are organ, so that the contrast against them is the one that was requested.
     """
 
     spec: TumorSpec
@@ -139,7 +140,24 @@ class PreparedTumor:
     label: NDArray[np.bool_]
     weight: FloatArray
     drawn_voxels: int
-    rim_hu: FloatArray
+    rim_hu: FloatArray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    has_organ_rim: bool = False
+
+    def with_rim(self, host: Host, occupied: NDArray[np.bool_]) -> PreparedTumor:
+        """Measure the rim, when all tumours of the host have their places.
+
+        Args:
+            host: The scan.
+            occupied: True where any tumour of the host changes it. Shape (D, H, W).
+
+        Returns:
+            The tumour with its rim.
+        """
+        wide, _ = _enlarge(self.box, host)
+        free = _near(host, self) & ~occupied[wide]
+        organ = free & host.organ_mask[wide]
+        has_organ_rim = int(organ.sum()) >= _ENOUGH_VOXELS
+        return replace(self, rim_hu=host.image_hu[wide][organ if has_organ_rim else free], has_organ_rim=has_organ_rim)
 
 
 class TumorSynthesizer:
@@ -201,7 +219,7 @@ class TumorSynthesizer:
                 continue
             occupied[prepared.box] |= prepared.weight > 0
             pending.append(prepared)
-        pending = [replace(prepared, rim_hu=_rim_values_hu(host, prepared, occupied)) for prepared in pending]
+        pending = [prepared.with_rim(host, occupied) for prepared in pending]
         finished: list[SynthesizedTumor] = []
         for attempt in range(self.max_attempts):
             invisible = []
@@ -248,9 +266,8 @@ class TumorSynthesizer:
         if (occupied[box] & (weight > 0)).any():
             return "overlap"
         roi = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule)
-        no_rim = np.zeros(0, dtype=np.float32)  # is measured when all tumours have their places
         drawn_voxels = int(drawn.label.sum())
-        return PreparedTumor(surface.spec, roi, roi.draw_mask(surface), box, label, weight, drawn_voxels, no_rim)
+        return PreparedTumor(surface.spec, roi, roi.draw_mask(surface), box, label, weight, drawn_voxels)
 
     def _generate(
         self, host: Host, pending: Sequence[PreparedTumor], attempt: int
@@ -323,7 +340,7 @@ def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray) -> Appe
     from diffusion.conditioning import rim_median_hu
 
     look = prepared.spec.appearance
-    if look.contrast_hu is None or not prepared.rim_hu.size:
+    if look.contrast_hu is None or not prepared.has_organ_rim:
         return look
     mask = torch.from_numpy(prepared.roi_mask)[None, None]
     level_hu = float(rim_median_hu(torch.from_numpy(region_hu)[None, None], mask))
@@ -337,7 +354,7 @@ def _calibrated(prepared: PreparedTumor, image_hu: FloatArray) -> FloatArray:
     stay, and voxels of weight 0 keep their value to the bit.
     """
     requested_hu = prepared.spec.contrast_hu
-    if requested_hu is None or not prepared.rim_hu.size:
+    if requested_hu is None or not prepared.has_organ_rim:
         return image_hu
     missing_hu = float(prepared.rim_hu.mean()) + requested_hu - float(image_hu[prepared.label].mean())
     shift_hu = np.clip(
@@ -387,13 +404,11 @@ def _enlarge(box: Box, host: Host) -> tuple[Box, Box]:
     return (wide[0], wide[1], wide[2]), (inner[0], inner[1], inner[2])
 
 
-def _rim_values_hu(host: Host, prepared: PreparedTumor, occupied: NDArray[np.bool_]) -> FloatArray:
-    """Unchanged voxels around a tumour: organ if there is enough of it, else any real CT. HU, shape (N,)."""
+def _near(host: Host, prepared: PreparedTumor) -> NDArray[np.bool_]:
+    """Real CT within the rim's width of a tumour's support, the support included. Shape of the enlarged box."""
     wide, inner = _enlarge(prepared.box, host)
     near = np.zeros(tuple(part.stop - part.start for part in wide), dtype=bool)
     near[inner] = prepared.weight > 0
     for axis, reach in enumerate(_rim_voxels(host)):
         near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
-    free = near & ~occupied[wide] & host.valid_mask[wide]
-    organ = free & host.organ_mask[wide]
-    return host.image_hu[wide][organ if int(organ.sum()) >= _ENOUGH_VOXELS else free]
+    return near & host.valid_mask[wide]

@@ -119,6 +119,29 @@ def test_a_tumour_lands_at_its_requested_contrast_and_its_texture_stays():
     assert limited.rejected == {"invisible": 1}  # 60 - 25 - 20: bright where dark was requested
 
 
+def test_a_tumour_without_organ_around_it_is_not_set_against_fat():
+    host = make_host()
+    image = np.full_like(host.image_hu, -100.0)  # fat all round
+    organ = np.zeros_like(host.organ_mask)
+    organ[20:28, 27:37, 27:37] = True
+    image[organ] = 60.0
+    small = replace(host, image_hu=image, organ_mask=organ, replaceable_mask=organ)
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=9.0, contrast_hu=-20.0)
+    asked: list[float | None] = []
+
+    class AtOrganLevel(FlatTissue):
+        def generate(self, host_hu, tumor_masks, appearances, seeds):
+            asked.extend(look.contrast_hu for look in appearances)
+            regions = super().generate(host_hu, tumor_masks, appearances, seeds)
+            return replace(regions, tumor_hu=np.where(tumor_masks, np.float32(40.0), regions.reconstruction_hu))
+
+    TumorSynthesizer(AtOrganLevel(), max_attempts=1, minimum_inside_share=0.1).synthesize(small, [spec])
+    bright = replace(spec, contrast_hu=20.0)
+    (tumor,) = TumorSynthesizer(AtOrganLevel(), minimum_inside_share=0.1).synthesize(small, [bright]).tumors
+    assert asked == [-20.0, 20.0]  # not shifted by the fat's 160 HU
+    assert tumor.image_hu[tumor.label].mean() == pytest.approx(45.0, abs=10.0)  # nor the tumour itself
+
+
 def test_a_tumour_outside_the_organ_or_on_another_is_refused_by_reason():
     host = make_host()
     inside = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=8.0, contrast_hu=-40.0)
