@@ -700,10 +700,14 @@ def test_an_interrupted_command_is_told_to_end_where_no_terminal_does(is_told, t
         if is_told:
             ended.touch()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     thread = threading.Thread(target=interrupt)
     thread.start()
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_logged([sys.executable, "-c", "\n".join(lines)], {}, log, is_told_to_end=is_told)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_logged([sys.executable, "-c", "\n".join(lines)], {}, log, is_told_to_end=is_told)
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert time.monotonic() - start < 45  # without being told it would have been killed after 60 s
