@@ -33,7 +33,7 @@ HOSPITALS = {"Aachen": "standard", "Bern": "thick-smooth", "Celle": "arterial"}
 TUMOR_SCANS, HEALTHY_SCANS = 5, 2  # of each hospital; two scans with a tumour are one patient's
 STATISTICS = {"draws": 1000, "minimum_patients": 4, "minimum_tumors": 4}
 SCHEDULE = {"num_iterations_per_epoch": 100, "num_val_iterations_per_epoch": 1}
-EPOCHS = {"nnU-Net": 16, "DiffTumor": 4}  # tumours are found after 8 or 9; the second arm goes on from the first
+EPOCHS = {"nnU-Net": 16, "DiffTumor": 3}  # tumours are found after 8 or 9: an arm that predicts none is compared too
 
 
 def make_environment(root):
@@ -74,10 +74,7 @@ def crop_around_tumor(raw, case):
 
 
 def train_arms(root):
-    """Train both arms on one phantom with nnU-Net's own commands; the first case validates.
-
-    The second arm starts with the weights of the first, which saves it the minutes in which nothing is found.
-    """
+    """Train both arms on one phantom with nnU-Net's own commands; the first case validates."""
     raw, preprocessed = root / "raw" / DATASET, root / "preprocessed" / DATASET
     run(root, "difftumor", "phantom", "--output", raw, "--cases", 12, "--healthy", 4)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").iterdir())
@@ -91,13 +88,10 @@ def train_arms(root):
     split = {"train": [case for case in cases if case != validated], "val": [validated]}
     (preprocessed / "splits_final.json").write_text(json.dumps([split]))
     sizes = [{"name": "any", "radius_mm": [8, 20], "probability": 1, "max_count": 1}]
-    start = ()
     for arm, trainer in ARMS.items():
         settings = {"size_classes": sizes, "healthy_holdout": 0, "num_epochs": EPOCHS[arm], **SCHEDULE}
         (root / "settings.json").write_text(json.dumps(settings))
-        run(root, "nnUNetv2_train", 905, CONFIGURATION, 0, "-tr", trainer, "-p", PLANS, "-device", "cpu", *start)
-        model = root / "results" / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}"
-        start = ("-pretrained_weights", model / "fold_0" / "checkpoint_final.pth")
+        run(root, "nnUNetv2_train", 905, CONFIGURATION, 0, "-tr", trainer, "-p", PLANS, "-device", "cpu")
 
 
 def make_hospitals(root):
@@ -407,7 +401,7 @@ def test_every_hospital_is_predicted_by_both_models_and_scored_as_the_files_say(
     assert len(found) == 2 * 3 * (TUMOR_SCANS + HEALTHY_SCANS)
     assert found["is_healthy"].sum() == 2 * 3 * HEALTHY_SCANS
     assert (found["predicted_ml"] > 0).any()
-    assert found["detected_tumors"].sum() > 0
+    assert found[found["arm"] == "nnU-Net"]["detected_tumors"].sum() > 0
     assert found[~found["is_healthy"]].groupby("arm")["dice"].mean().nunique() == 2  # two models, not one twice
 
 

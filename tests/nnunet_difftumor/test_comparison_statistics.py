@@ -357,6 +357,30 @@ def test_all_found_in_twelve_patients_is_no_certainty():
     assert estimate.high == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("scale", "found"), [(SHARE, 0), (SHARE, 1), (HIT_SHARE, 0), (HIT_SHARE, 1), (HIT_DIFFERENCE, -1)]
+)
+def test_an_interval_holds_its_own_figure_at_the_ends_of_the_scale(scale, found):
+    """An arm that finds nothing at all has sensitivity 0, and 0 is within its interval."""
+    for patients in (4, 12, 40):
+        totals = np.full(patients, float(found))
+        estimate = patient_interval(totals, np.ones(patients), scale, draws=DRAWS, rng=np.random.default_rng(0))
+        assert estimate.low <= estimate.value == found <= estimate.high
+        assert estimate.high - estimate.low > 0.05
+
+
+@pytest.mark.parametrize("misses", [0, 1, 2, 3])
+@pytest.mark.parametrize("patients", [30, 40, 100])
+def test_few_misses_in_many_patients_get_no_shorter_interval_than_wilsons(patients, misses):
+    """Resamples of patients that hardly differ are too much alike: all found in 40 was 0.997 to 1."""
+    totals = np.r_[np.zeros(misses), np.ones(patients - misses)]
+    estimate = patient_interval(totals, np.ones(patients), HIT_SHARE, draws=DRAWS, rng=np.random.default_rng(0))
+    wilson = stats.binomtest(patients - misses, patients).proportion_ci(method="wilson")
+    assert estimate.low < wilson.low + 0.01
+    both = patient_interval(np.zeros(patients), np.ones(patients), COUNT, draws=DRAWS, rng=np.random.default_rng(0))
+    assert both.high > 3 / patients  # no false positive at all; the rule of three
+
+
 def test_no_false_positive_in_twelve_patients_is_no_certainty():
     estimate = patient_interval(np.zeros(12), np.ones(12), COUNT, draws=DRAWS, rng=np.random.default_rng(0))
     assert (estimate.value, estimate.low) == (0.0, 0.0)
