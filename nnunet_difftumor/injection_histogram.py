@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.injection import InjectedTumor
+from nnunet_difftumor.own_style import own_style
 
 HISTOGRAM_FILE_NAME = "injection_histogram.csv"
 PICTURE_FILE_NAME = "injection_histogram.png"
@@ -81,7 +82,8 @@ class InjectionHistogram:
             writer.writerows(
                 (each.target, each.quantity, each.name, self.drawn[each], self.placed[each]) for each in bins
             )
-        self._draw(self._folder / PICTURE_FILE_NAME)
+        with own_style():
+            self._draw(self._folder / PICTURE_FILE_NAME)
 
     def _read(self, path: Path) -> None:
         if not path.is_file():
@@ -117,7 +119,7 @@ class InjectionHistogram:
 
 _PANELS = (
     (RADIUS, RADIUS_EDGES_MM, "radius in mm"),
-    (CONTRAST, CONTRAST_EDGES_HU, "contrast in HU (drawn: requested; in the scans: reached)"),
+    (CONTRAST, CONTRAST_EDGES_HU, "contrast in HU"),
 )
 
 

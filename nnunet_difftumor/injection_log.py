@@ -17,6 +17,7 @@ from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.injection import InjectedTumor
 from nnunet_difftumor.injection_histogram import InjectionHistogram
 from nnunet_difftumor.intensities import CTIntensities
+from nnunet_difftumor.own_style import own_style
 
 COUNTS_FILE_NAME = "injection_counts.csv"
 RECORDS_FILE_NAME = "difftumor_records.jsonl"
@@ -192,19 +193,20 @@ def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.6, 2.2 * len(pictures)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(pictures), 3, squeeze=False)
-    for row, picture in zip(axes, pictures, strict=True):
-        for axis, image in zip(row, (picture.before, picture.after, picture.after), strict=True):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set_axis_off()
-        if picture.is_tumor.any():
-            row[2].contour(picture.is_tumor, levels=[0.5], colors="#d62728", linewidths=1.0)
-    for axis, title in zip(axes[0], ("healthy crop", "with synthetic tumour", "label"), strict=True):
-        axis.set_title(title, fontsize=9)
-    with written_whole(path, overwrite=True) as temporary:
-        figure.savefig(temporary, dpi=110)
+    with own_style():
+        figure = Figure(figsize=(6.6, 2.2 * len(pictures)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(pictures), 3, squeeze=False)
+        for row, picture in zip(axes, pictures, strict=True):
+            for axis, image in zip(row, (picture.before, picture.after, picture.after), strict=True):
+                axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axis.set_axis_off()
+            if picture.is_tumor.any():
+                row[2].contour(picture.is_tumor, levels=[0.5], colors="#d62728", linewidths=1.0)
+        for axis, title in zip(axes[0], ("healthy crop", "with synthetic tumour", "label"), strict=True):
+            axis.set_title(title, fontsize=9)
+        with written_whole(path, overwrite=True) as temporary:
+            figure.savefig(temporary, dpi=110)
 
 
 def _to_grey(intensities: CTIntensities, normalised: NDArray[np.float32]) -> NDArray[np.uint8]:
