@@ -119,6 +119,7 @@ class DiffTumorConfig(OrganTarget):
         num_epochs: Epochs; None keeps nnU-Net's.
         num_iterations_per_epoch: Training iterations per epoch; None keeps nnU-Net's.
         num_val_iterations_per_epoch: Validation iterations per epoch; None keeps nnU-Net's.
+        cpu_bfloat16: Train in bfloat16 on a CPU, as nnU-Net trains in float16 on a GPU.
         acknowledge_identifier_matches: Go on although the generator was trained on other images that have
             the identifiers of validation cases.
         acknowledge_autoencoder_overlap: Go on although the autoencoder was trained on validation cases.
@@ -140,6 +141,7 @@ class DiffTumorConfig(OrganTarget):
     num_epochs: int | None = None
     num_iterations_per_epoch: int | None = None
     num_val_iterations_per_epoch: int | None = None
+    cpu_bfloat16: bool = False
     acknowledge_identifier_matches: bool = False
     acknowledge_autoencoder_overlap: bool = False
     recorded_samples: int = 16
@@ -441,6 +443,7 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "num_epochs": ((int, type(None)), "a whole number, or null"),
     "num_iterations_per_epoch": ((int, type(None)), "a whole number, or null"),
     "num_val_iterations_per_epoch": ((int, type(None)), "a whole number, or null"),
+    "cpu_bfloat16": ((bool,), "true or false"),
     "acknowledge_identifier_matches": ((bool,), "true or false"),
     "acknowledge_autoencoder_overlap": ((bool,), "true or false"),
     "recorded_samples": ((int,), "a whole number"),

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, DiffTumorConfig, find_sources, resolve_config
-
-if TYPE_CHECKING:
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    _Trainer = nnUNetTrainer
-else:
-    _Trainer = object
+from nnunet_difftumor.cpu_training import CpuTrainingMixin
 
 SCHEDULE_KEYS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")
 STOCK_SCHEDULE = {"num_epochs": 1000, "num_iterations_per_epoch": 250, "num_val_iterations_per_epoch": 50}
@@ -20,13 +14,16 @@ STOCK_SCHEDULE = {"num_epochs": 1000, "num_iterations_per_epoch": 250, "num_val_
 
 
 def set_schedule(trainer: Any, config: DiffTumorConfig | None) -> None:
-    """Set a trainer's epochs and iterations; what the settings leave open stays the trainer's."""
+    """Set a trainer's epochs, iterations and precision; what the settings leave open stays the trainer's."""
+    if config is None:
+        return
     for key in SCHEDULE_KEYS:
-        if config is not None and getattr(config, key) is not None:
+        if getattr(config, key) is not None:
             setattr(trainer, key, getattr(config, key))
+    trainer.trains_in_bfloat16 = config.cpu_bfloat16
 
 
-class ScheduleMixin(_Trainer):
+class ScheduleMixin(CpuTrainingMixin):
     """Gives a trainer of nnU-Net the epochs and iterations of the settings; everything else stays the trainer's.
 
     Only a file named by the environment variable nnUNet_difftumor is looked at, so that the settings beside the

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
@@ -35,6 +35,7 @@ from nnunet_difftumor.config import (
 )
 from nnunet_difftumor.config import HANDCRAFTED as NO_GENERATOR
 from nnunet_difftumor.copy_paste import CopyPasteSource
+from nnunet_difftumor.cpu_training import CpuTrainingMixin
 from nnunet_difftumor.curriculum import (
     HIT_SHARE,
     EmphasisReader,
@@ -88,13 +89,8 @@ from nnunet_difftumor.training_setup import (
     roles_of,
 )
 
-if TYPE_CHECKING:
-    _Trainer = nnUNetTrainer
-else:
-    _Trainer = object
 
-
-class DiffTumorMixin(_Trainer):
+class DiffTumorMixin(CpuTrainingMixin):
     """Gives a trainer of nnU-Net synthetic tumours in healthy training samples; everything else stays the trainer's.
 
     It goes before the trainer: `class MyTrainer(DiffTumorMixin, nnUNetTrainerDA5)`. Settings: see `DiffTumorConfig`;

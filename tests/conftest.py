@@ -6,6 +6,15 @@ from pathlib import Path
 
 import pytest
 
+SLOW_TEST_S = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than pyproject.toml gives all, unless they say how much they need."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TEST_S))
+
 
 @pytest.fixture(scope="session")
 def nano_generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

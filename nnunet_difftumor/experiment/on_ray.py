@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.cpu_training import CPU_THREADS_VARIABLE
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.experiment.data_views import StudyData
 from nnunet_difftumor.experiment.generator_training import state_of_stage, train_stage
@@ -65,6 +66,7 @@ def ray_session(options: RayOptions) -> Iterator[RaySession]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network
     on_terminate: Any = signal.getsignal(signal.SIGTERM)
     variables = {key: value for key, value in os.environ.items() if key.startswith(_PASSED_ON)}
+    variables.setdefault(CPU_THREADS_VARIABLE, str(max(1, int(options.cpus_per_run))))
     own = {} if options.address else {"include_dashboard": False}
     try:
         ray.init(options.address, runtime_env={"env_vars": variables}, log_to_driver=False, **own)

@@ -19,6 +19,7 @@ def terminate_while_training(words, project, output):
     while not any((output / "runs").rglob("training_log_*.txt")):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.2)
+    assert processes_of(output, b"nnUNet_difftumor_cpu_threads=1\0") == processes_of(output) != []
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 143, printed
@@ -26,13 +27,13 @@ def terminate_while_training(words, project, output):
     assert processes_of(output) == []
 
 
-def processes_of(output):
-    """Command lines of processes whose results would go to a folder."""
+def processes_of(output, variable=b""):
+    """Command lines of processes whose results would go to a folder, of those only that have the variable too."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes()
-            if os.fsencode(f"nnUNet_results={output}") in variables:
+            if os.fsencode(f"nnUNet_results={output}") in variables and variable in variables:
                 found.append((folder / "cmdline").read_bytes())
         except OSError:
             continue

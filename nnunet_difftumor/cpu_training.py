@@ -1,0 +1,65 @@
+"""Training on the CPU: how many cores it takes, and bfloat16."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from nnunet_difftumor.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    _Trainer = nnUNetTrainer
+else:
+    _Trainer = object
+
+CPU_THREADS_VARIABLE = "nnUNet_difftumor_cpu_threads"
+
+
+class CpuTrainingMixin(_Trainer):
+    """Lets a trainer of nnU-Net share a CPU and use its bfloat16; on other devices it changes nothing.
+
+    Attributes:
+        trains_in_bfloat16: Whether forward pass and loss run under autocast to bfloat16 on a CPU, as nnU-Net runs
+            them in float16 on a GPU. Weights, gradients and optimiser stay in float32.
+    """
+
+    trains_in_bfloat16: bool = False
+
+    def initialize(self) -> None:
+        """Take the requested number of threads, then initialise as nnU-Net does."""
+        limit_cpu_threads(self.device)
+        super().initialize()
+
+    def train_step(self, batch: dict) -> dict:
+        """One training step of nnU-Net."""
+        if self.device.type != "cpu" or not self.trains_in_bfloat16:
+            return super().train_step(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().train_step(batch)
+
+
+def limit_cpu_threads(device: torch.device) -> None:
+    """Give PyTorch the number of threads that the environment names, for a training on the CPU.
+
+    `nnUNetv2_train -device cpu` takes every core, whatever OMP_NUM_THREADS says. Two trainings on one machine then
+    wait for one another's threads.
+
+    Args:
+        device: What the network trains on; anything but a CPU is left alone.
+
+    Raises:
+        ConfigurationError: If the variable nnUNet_difftumor_cpu_threads is no whole number of at least 1.
+    """
+    wanted = os.environ.get(CPU_THREADS_VARIABLE, "").strip()
+    if device.type != "cpu" or not wanted:
+        return
+    if not (wanted.isascii() and wanted.isdecimal()) or int(wanted) < 1:
+        raise ConfigurationError(
+            f"{CPU_THREADS_VARIABLE} must be a whole number of threads, 1 or more; it is {wanted!r}. "
+            f"Example: export {CPU_THREADS_VARIABLE}=1"
+        )
+    torch.set_num_threads(int(wanted))
