@@ -1,0 +1,162 @@
+"""Collect the validation scores of a study's finished runs in one CSV, and print them as the tables of a results page.
+
+The CSV outlives the study's folder: runs that were made elsewhere or earlier stay in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nnunet_difftumor.atomic_files import written_whole
+from nnunet_difftumor.comparison.statistics import (
+    SHARE,
+    SHARE_DIFFERENCE,
+    Estimate,
+    Scale,
+    patient_interval,
+    sign_flip_p_value,
+)
+from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
+
+COLUMNS = ("run", "arm", "annotated", "fold", "seed", "case", "dice")
+DRAWS = 10_000
+
+
+def read_finished(study: Path, label: str) -> pd.DataFrame:
+    """Read the tumour Dice of each validation case of each finished run.
+
+    Args:
+        study: --output of `difftumor experiment`.
+        label: Key of the tumour label in nnU-Net's summary.json.
+
+    Returns:
+        One row per run and case.
+
+    Raises:
+        DatasetError: If nothing is finished, or nnU-Net's summary lacks the label.
+    """
+    rows = []
+    for done in sorted(study.glob("runs/*/done.json")):
+        run = json.loads((done.parent / "run.json").read_text())
+        head = (done.parent.name, run["arm"], str(run["annotated"]), run["fold"], run["seed"])
+        summaries = list(done.parent.glob(f"results/*/*/fold_{run['fold']}/validation/summary.json"))
+        if len(summaries) != 1:
+            raise DatasetError(f"{done.parent}: expected one validation/summary.json, found {len(summaries)}.")
+        for case in json.loads(summaries[0].read_text())["metric_per_case"]:
+            if label not in case["metrics"]:
+                known = ", ".join(case["metrics"])
+                raise DatasetError(
+                    f"{summaries[0]}: label {label} is not in it; it has {known}. Name one with --label."
+                )
+            name = Path(case["reference_file"]).name.split(".")[0]
+            rows.append((*head, name, round(float(case["metrics"][label]["Dice"]), 4)))
+    if not rows:
+        raise DatasetError(f"{study}: no finished run (runs/*/done.json). Is it the --output of difftumor experiment?")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def merge(old: pd.DataFrame, new: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Add runs to those that were collected before; a run has one result.
+
+    Args:
+        old: What the CSV holds.
+        new: What the study holds.
+        path: The CSV, for the error.
+
+    Returns:
+        All runs.
+
+    Raises:
+        OutputExistsError: If a run is in both with different scores.
+    """
+    both = old.merge(new, on=["run", "case"], suffixes=("_old", "_new"))
+    changed = both.loc[both["dice_old"] != both["dice_new"], "run"]
+    if len(changed):
+        raise OutputExistsError(
+            f"{path} has other scores of {changed.iloc[0]}. A run is not replaced by a better one: remove its lines "
+            "by hand if it was wrong, and say so beside the results."
+        )
+    joined = pd.concat([old, new]).drop_duplicates(["run", "case"])
+    return joined.sort_values(["annotated", "seed", "fold", "arm", "case"], key=_as_numbers)
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column, errors="coerce") if column.name == "annotated" else column
+
+
+def tables(scores: pd.DataFrame, baseline: str) -> str:
+    """Write the tables: each run, then the arms on the same patients and repetitions.
+
+    Args:
+        scores: All runs.
+        baseline: The arm that others are compared with.
+
+    Returns:
+        Markdown.
+    """
+    lines = ["| run | patients | Dice |", "|---|---|---|"]
+    for run, rows in scores.groupby("run", sort=False):
+        lines.append(f"| {run} | {len(rows)} | {_text(_interval(rows['dice'].to_numpy(), SHARE))} |")
+    for annotated, of_number in scores.groupby("annotated", sort=False):
+        values = of_number.pivot(index=["fold", "case", "seed"], columns="arm", values="dice").dropna()
+        if baseline not in values or values.empty:
+            continue
+        seeds = values.index.get_level_values("seed").nunique()
+        values = values.groupby(level=["fold", "case"]).mean()
+        lines += ["", f"{annotated} annotated cases, {len(values)} patients, trainings per fold and arm: {seeds}", ""]
+        lines += [f"| arm | Dice | difference to {baseline} | p |", "|---|---|---|---|"]
+        for arm in [baseline, *(name for name in values if name != baseline)]:
+            words = [str(arm), _text(_interval(values[arm].to_numpy(), SHARE))]
+            difference = (values[arm] - values[baseline]).to_numpy()
+            if arm == baseline:
+                words += ["", ""]
+            else:
+                p_value = float(sign_flip_p_value(difference, draws=DRAWS, rng=np.random.default_rng(0)))
+                words += [_text(_interval(difference, SHARE_DIFFERENCE)), f"{p_value:.2f}"]
+            lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def _interval(values: np.ndarray, scale: Scale) -> Estimate:
+    return patient_interval(values, np.ones(len(values)), scale, draws=DRAWS, rng=np.random.default_rng(0))
+
+
+def _text(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python scripts/tabulate_study.py --study work/study --scores docs/results/soft_tissue.csv",
+    )
+    parser.add_argument("--study", type=Path, metavar="DIR", help="--output of difftumor experiment; without: CSV only")
+    parser.add_argument("--scores", type=Path, required=True, metavar="CSV", help="finished runs are added to it")
+    parser.add_argument("--label", default="2", help="tumour label in nnU-Net's summary.json (default 2)")
+    parser.add_argument("--baseline", default="nnU-Net", help="arm that the others are compared with")
+    options = parser.parse_args()
+    try:
+        scores = pd.read_csv(options.scores, dtype={"annotated": str}) if options.scores.exists() else None
+        if options.study is not None:
+            found = read_finished(options.study, options.label)
+            scores = found if scores is None else merge(scores, found, options.scores)
+            with written_whole(options.scores, overwrite=True) as temporary:
+                scores.to_csv(temporary, index=False)
+        if scores is None:
+            raise DatasetError(f"{options.scores} does not exist. Name the study with --study.")
+    except DiffTumorError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print(tables(scores, options.baseline))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

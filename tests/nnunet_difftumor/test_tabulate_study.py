@@ -1,0 +1,88 @@
+"""The table of a results page, from a study's folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "tabulate_study.py"
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tabulate_study", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def add_run(
+    study: Path, arm: str, fold: int, dice: Mapping[str, float], *, seed: int = 0, finished: bool = True
+) -> None:
+    folder = study / "runs" / f"{arm}.annotated-6.fold-{fold}.seed-{seed}"
+    validation = folder / "results" / "Dataset001_X" / "trainer__plans__3d_fullres" / f"fold_{fold}" / "validation"
+    validation.mkdir(parents=True)
+    cases = [
+        {"reference_file": f"/data/{case}.nii.gz", "metrics": {"1": {"Dice": 0.9}, "2": {"Dice": value}}}
+        for case, value in dice.items()
+    ]
+    (validation / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
+    (folder / "run.json").write_text(json.dumps({"arm": arm, "annotated": 6, "fold": fold, "seed": seed}))
+    if finished:
+        (folder / "done.json").write_text("{}")
+
+
+def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, study: Path, scores: Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["tabulate_study.py", "--study", str(study), "--scores", str(scores)])
+    return script.main()
+
+
+def test_arms_are_compared_on_the_patients_and_repetitions_that_all_have(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(tmp_path / "a", "nnU-Net", 0, {"p1": 0.2, "p2": 0.4, "p3": 0.6})
+    add_run(tmp_path / "a", "DiffTumor", 0, {"p1": 0.3, "p2": 0.6, "p3": 0.6})
+    add_run(tmp_path / "a", "nnU-Net", 1, {"p4": 0.0})
+    add_run(tmp_path / "a", "DiffTumor", 1, {"p4": 1.0}, finished=False)
+    assert run(script, monkeypatch, tmp_path / "a", tmp_path / "scores.csv") == 0
+    add_run(tmp_path / "b", "nnU-Net", 0, {"p1": 0.4, "p2": 0.4, "p3": 0.6}, seed=1)
+    add_run(tmp_path / "b", "DiffTumor", 0, {"p1": 0.5, "p2": 0.4, "p3": 0.9}, seed=1)
+    assert run(script, monkeypatch, tmp_path / "b", tmp_path / "scores.csv") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert "6 annotated cases, 3 patients, trainings per fold and arm: 2" in printed
+    compared = next(line for line in reversed(printed) if line.startswith("| DiffTumor |"))
+    # p1: 0.4 - 0.3, p2: 0.5 - 0.4, p3: 0.75 - 0.6
+    assert compared.split("|")[2].startswith(" 0.550 (")
+    assert compared.split("|")[3].startswith(" 0.117 (")
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == 13
+
+
+def test_a_run_has_one_result(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(tmp_path / "a", "nnU-Net", 0, {"p1": 0.2, "p2": 0.4})
+    add_run(tmp_path / "b", "nnU-Net", 0, {"p1": 0.2, "p2": 0.5})
+    assert run(script, monkeypatch, tmp_path / "a", tmp_path / "scores.csv") == 0
+    before = (tmp_path / "scores.csv").read_text()
+    assert run(script, monkeypatch, tmp_path / "a", tmp_path / "scores.csv") == 0
+    assert run(script, monkeypatch, tmp_path / "b", tmp_path / "scores.csv") == 1
+    assert "other scores of nnU-Net.annotated-6.fold-0.seed-0" in capsys.readouterr().err
+    assert (tmp_path / "scores.csv").read_text() == before
+
+
+def test_a_folder_without_finished_runs_is_named(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(tmp_path / "a", "nnU-Net", 0, {"p1": 0.2}, finished=False)
+    assert run(script, monkeypatch, tmp_path / "a", tmp_path / "scores.csv") == 1
+    assert "no finished run" in capsys.readouterr().err
+    assert not (tmp_path / "scores.csv").exists()
