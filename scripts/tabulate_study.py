@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def read_finished(study: Path, label: str) -> pd.DataFrame:
             rows.append((*head, name, round(float(case["metrics"][label]["Dice"]), 4)))
     if not rows:
         raise DatasetError(f"{study}: no finished run (runs/*/done.json). Is it the --output of difftumor experiment?")
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame.from_records(rows, columns=list(COLUMNS))
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -75,19 +76,17 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, path: Path) -> pd.DataFrame:
     Raises:
         OutputExistsError: If a run is in both with different scores.
     """
-    both = old.merge(new, on=["run", "case"], suffixes=("_old", "_new"))
+    both: Any = old.merge(new, on=["run", "case"], suffixes=("_old", "_new"))
     changed = both.loc[both["dice_old"] != both["dice_new"], "run"]
     if len(changed):
         raise OutputExistsError(
             f"{path} has other scores of {changed.iloc[0]}. A run is not replaced by a better one: remove its lines "
             "by hand if it was wrong, and say so beside the results."
         )
-    joined = pd.concat([old, new]).drop_duplicates(["run", "case"])
-    return joined.sort_values(["annotated", "seed", "fold", "arm", "case"], key=_as_numbers)
-
-
-def _as_numbers(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(column, errors="coerce") if column.name == "annotated" else column
+    joined: Any = pd.concat([old, new]).drop_duplicates(["run", "case"])
+    by_number = pd.to_numeric(joined["annotated"], errors="coerce")
+    order = ["by_number", "seed", "fold", "arm", "case"]
+    return joined.assign(by_number=by_number).sort_values(order).drop(columns="by_number")
 
 
 def tables(scores: pd.DataFrame, baseline: str) -> str:
@@ -100,6 +99,9 @@ def tables(scores: pd.DataFrame, baseline: str) -> str:
     Returns:
         Markdown.
     """
+    rows: Any
+    of_number: Any
+    values: Any
     lines = ["| run | patients | Dice |", "|---|---|---|"]
     for run, rows in scores.groupby("run", sort=False):
         lines.append(f"| {run} | {len(rows)} | {_text(_interval(rows['dice'].to_numpy(), SHARE))} |")
