@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +355,7 @@ def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, i
     """Compare the settings that a training recorded with the current ones.
 
     The path of the generator may differ (its content is compared elsewhere), and a continued training may
-    get more or fewer epochs.
+    get more or fewer epochs. A setting that did not exist when the training was recorded had its default.
 
     Args:
         stored: Settings as recorded.
@@ -367,10 +367,12 @@ def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, i
     """
     ignored = {"generator", _MAY_GROW} if is_continued else {"generator"}
     keys = sorted((set(stored) | set(current)) - ignored)
+    defaults = {field.name: field.default for field in fields(DiffTumorConfig) if field.default is not MISSING}
+    before = {**{key: list(each) if isinstance(each, tuple) else each for key, each in defaults.items()}, **stored}
     return tuple(
-        f"{key}: {stored.get(key)!r} was used, now {current.get(key)!r}"
+        f"{key}: {before.get(key)!r} was used, now {current.get(key)!r}"
         for key in keys
-        if stored.get(key) != current.get(key)
+        if before.get(key) != current.get(key)
     )
 
 

@@ -272,3 +272,10 @@ def test_changed_settings_are_listed_and_the_place_of_the_generator_is_not_one()
         "seed: 1 was used, now 2",
     )
     assert changed_settings(stored, other, is_continued=True) == ("seed: 1 was used, now 2",)
+
+
+def test_a_training_of_an_older_version_had_the_default_of_a_setting_that_came_later():
+    older = {key: value for key, value in resolve(seed=1).to_json().items() if key != "cpu_bfloat16"}
+    assert changed_settings(older, resolve(seed=1).to_json(), is_continued=True) == ()
+    now = resolve(seed=1, cpu_bfloat16=True).to_json()
+    assert changed_settings(older, now, is_continued=True) == ("cpu_bfloat16: False was used, now True",)
