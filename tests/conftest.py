@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TEST_S))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_on_sigterm() -> Iterator[None]:
+    """No code leaves a handler of SIGTERM behind: workers of later process pools inherit it, and may then never end."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    after = signal.signal(signal.SIGTERM, before)
+    assert after == before
 
 
 @pytest.fixture(scope="session")

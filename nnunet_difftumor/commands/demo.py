@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
 from pathlib import Path
+
+from nnunet_difftumor.commands.termination import ending_on_sigterm
 
 REAL_DATA_VARIABLE = "DIFFTUMOR_REAL_CT"
 HELP = "run all stages on a small data set and write a report"
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.report_only:
         environment = stages.environment()
         print(describe_environment(environment))
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the running command too
-        StageRunner(folder.stages, folder.logs, environment).run(stages.all())
+        with ending_on_sigterm():
+            StageRunner(folder.stages, folder.logs, environment).run(stages.all())
     print(f"\nReport: {write_report(folder, settings)}")
     return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+from nnunet_difftumor.commands.termination import ending_on_sigterm
 
 HELP = "train the matched arms of a study, predict, compare"
 DESCRIPTION = """Train the matched arms of a study with nnU-Net's own commands, then compare them.
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.experiment.data_views import open_data
     from nnunet_difftumor.experiment.generator_training import check_stage
     from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
-    from nnunet_difftumor.experiment.running import check_record, train_all
+    from nnunet_difftumor.experiment.running import check_record
     from nnunet_difftumor.experiment.runs import plan_runs
     from nnunet_difftumor.experiment.study import read_study
 
@@ -100,9 +101,15 @@ def run(args: argparse.Namespace) -> int:
         count = write_slurm_script(args.slurm, runs, args.study, args.output, overwrite=args.overwrite)
         print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {args.slurm}")
         return 0
-    signal.signal(signal.SIGTERM, _end)
-    if args.ray is not None:
-        return _run_on_ray(args, study, runs, chosen, data)
+    with ending_on_sigterm():
+        if args.ray is not None:
+            return _run_on_ray(args, study, runs, chosen, data)
+        return _run_here(args, study, runs, chosen, data)
+
+
+def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
+    from nnunet_difftumor.experiment.running import train_all
+
     errors = train_all(chosen, data)
     if errors:
         _report(errors, len(chosen))
@@ -148,8 +155,3 @@ def _choose(runs: Any, only: str | None) -> Any:
 def _report(errors: Any, count: int) -> None:
     print(f"\n{len(errors)} of {count} runs failed: {', '.join(errors)}.", file=sys.stderr)
     print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
-
-
-def _end(number: int, frame: Any) -> None:
-    """End as if by Ctrl-C, so that the training is ended too."""
-    sys.exit(128 + number)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing.dummy
 import time
 from pathlib import Path
 
@@ -137,12 +136,10 @@ def test_dataset_json_describes_what_is_there(dataset: Path) -> None:
     assert "phantom" in content["description"].lower()
 
 
-def test_nnunet_accepts_the_data_set(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnunetv2.experiment_planning import verify_dataset_integrity as integrity
+def test_nnunet_accepts_the_data_set(dataset: Path) -> None:
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-    # Threads in place of nnU-Net's processes: its pool waits for ever when a worker is lost.
-    monkeypatch.setattr(integrity.multiprocessing, "get_context", lambda _: multiprocessing.dummy)
-    integrity.verify_dataset_integrity(str(dataset), num_processes=1)
+    verify_dataset_integrity(str(dataset), num_processes=1)
 
 
 def test_existing_data_set_is_never_overwritten(dataset: Path) -> None:
