@@ -127,7 +127,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
                 f"The autoencoder takes crops of shape (B, 1, D, H, W) with sides that are multiples of 4, "
                 f"got {tuple(unit.shape)}. Crop or pad (with air) to such a size first."
             )
-        mean, log_variance = self.encoder(unit).chunk(2, dim=1)
+        mean, log_variance = self.encoder(unit).to(unit.dtype).chunk(2, dim=1)
         log_variance = log_variance + _INITIAL_LOG_VARIANCE
         return mean + self.shortcut.encode(unit), log_variance.clamp(*_LOG_VARIANCE_LIMITS)
 
@@ -144,7 +144,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
             ValueError: If the shape is not (B, C, d, h, w) with this model's number of channels.
         """
         self._check_latents(latents)
-        return self.decoder(latents) + self.shortcut.decode(latents)
+        return self.decoder(latents).to(latents.dtype) + self.shortcut.decode(latents)
 
     def encode(self, image_hu: Tensor) -> Tensor:
         """Encode a CT crop to standardised latents (posterior mean; nothing is drawn).

@@ -24,6 +24,8 @@ SOFT_TISSUE_LOW_HU = -30.0
 FAT_LOW_HU = -150.0
 _SMALLEST_RIM_SHARE = 0.1
 LATENT_STRIDE = 4
+_LEAST_WEIGHT = 1e-12
+"""A voxel's weight below this is left out: rounding loses it, and a CPU is slow with numbers next to zero."""
 
 
 def fill_tumor_region(
@@ -124,6 +126,7 @@ def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
         position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
         matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())
         matrix = matrix / matrix[len(position) // 2].sum()
+        matrix = torch.where(matrix < _LEAST_WEIGHT, 0.0, matrix)
         volumes = torch.matmul(volumes.transpose(axis, 4), matrix).transpose(axis, 4)
     return volumes
 

@@ -99,6 +99,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         num_inference_steps: int = DEFAULT_STEPS,
         texture_hu: Tensor | None = None,
         sampler: str = ANGLE,
+        autocast_dtype: torch.dtype | None = None,
     ) -> TumorPipelineOutput:
         """Synthesise one tumour per crop; crops do not influence each other.
 
@@ -115,6 +116,8 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             texture_hu: Added to the fill that the network sees; None draws smooth noise as wide as the
                 generator needs for the heterogeneity. Shape (B, 1, D, H, W).
             sampler: "angle" or "straight": how a rectified flow is followed (see `diffusion.flow`).
+            autocast_dtype: What the networks calculate in, such as `torch.bfloat16`; None for their own type. Fill,
+                texture and the steps between the networks' calls stay in their own type.
 
         Returns:
             Crop with tumour, and the decoded input, both in HU and whole: compositing is the caller's.
@@ -141,15 +144,20 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             asked_hu = heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
             texture_hu = draw_texture(tumor_mask, asked_hu, generators, profiles=self.denoiser.texture_profiles)
         filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
-        condition, original = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
+        lower = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
+        with lower:
+            latents = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).to(dtype)
+        condition, original = latents.chunk(2)
         noise = torch.cat([draw_noise(original[:1], generator) for generator in generators])
         mask_unshuffled = unshuffle_mask(tumor_mask).to(dtype)
         told = _DenoiserInputs(condition, mask_unshuffled, contrast_hu, heterogeneity_hu)
         sample = self.denoiser.objective.sample(
-            self.scheduler, told.bind(self.denoiser), noise, num_inference_steps, generators, sampler
+            self.scheduler, told.bind(self.denoiser, lower), noise, num_inference_steps, generators, sampler
         )
         sample = self.denoiser.from_frame(sample, condition, heterogeneity_hu)
-        tumor_hu, reconstruction_hu = self.autoencoder.decode(torch.cat([sample, original])).chunk(2)
+        with lower:
+            decoded_hu = self.autoencoder.decode(torch.cat([sample, original])).to(dtype)
+        tumor_hu, reconstruction_hu = decoded_hu.chunk(2)
         return TumorPipelineOutput(tumor_hu, reconstruction_hu)
 
 
@@ -174,11 +182,12 @@ class _DenoiserInputs(NamedTuple):
     contrast_hu: Tensor
     heterogeneity_hu: Tensor
 
-    def bind(self, denoiser: DenoisingUNet3D) -> Predict:
-        """Return the network's call for x_t and levels."""
+    def bind(self, denoiser: DenoisingUNet3D, lower: torch.autocast) -> Predict:
+        """Return the network's call for x_t and levels, in the precision of `lower`."""
 
         def predict(x_t: Tensor, levels: Tensor) -> Tensor:
-            return denoiser(x_t, *self, levels)
+            with lower:
+                return denoiser(x_t, *self, levels).to(x_t.dtype)
 
         return predict
 

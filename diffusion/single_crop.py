@@ -39,5 +39,5 @@ class Linear(nn.Linear):
 
 
 def _is_single_on_cpu(value: Tensor) -> bool:
-    is_plain = value.device.type == "cpu" and value.dtype == torch.float32
+    is_plain = value.device.type == "cpu" and value.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return is_plain and len(value) == 1 and not torch.is_grad_enabled()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.roi import RoiRule
+from nnunet_difftumor.synthesis_precision import BFLOAT16, synthesis_precision
 
 if TYPE_CHECKING:
     from diffusion.generator_folder import LoadedGenerator
@@ -110,7 +111,11 @@ class DescribedTissue:
 
 
 class DiffusionTissue(DescribedTissue):
-    """Tumour tissue from a trained generator folder, on the CPU unless told otherwise."""
+    """Tumour tissue from a trained generator folder, on the CPU unless told otherwise.
+
+    Attributes:
+        precision: What the networks calculate in, "float32" or "bfloat16" (see `synthesis_precision`).
+    """
 
     def __init__(self, loaded: LoadedGenerator, *, steps: int = 4, sampler: str = "angle") -> None:
         """Wrap a loaded generator.
@@ -119,8 +124,12 @@ class DiffusionTissue(DescribedTissue):
             loaded: Pipeline with its description.
             steps: Denoising steps T.
             sampler: How a rectified flow is followed, "angle" or "straight" (see `diffusion.flow`).
+
+        Raises:
+            ConfigurationError: If the precision that the environment asks for does not exist.
         """
         super().__init__(loaded.info)
+        self.precision = synthesis_precision(loaded.pipeline.denoiser.device)
         self._loaded = loaded
         self._steps = steps
         self._sampler = sampler
@@ -163,6 +172,7 @@ class DiffusionTissue(DescribedTissue):
                 generators=[torch.Generator().manual_seed(seed) for seed in seeds],
                 num_inference_steps=self._steps,
                 sampler=self._sampler,
+                autocast_dtype=torch.bfloat16 if self.precision == BFLOAT16 else None,
             )
         return GeneratedRegions(
             output.tumor_hu[:, 0].float().cpu().numpy(), output.reconstruction_hu[:, 0].float().cpu().numpy()

@@ -19,7 +19,7 @@ from nnunet_difftumor.appearance_priors import TRAINING, make_appearance_rule
 from nnunet_difftumor.cases import CTVolume, read_ct, read_mask, write_ct_like, write_labels_like
 from nnunet_difftumor.drawing import MaskSurface
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
-from nnunet_difftumor.generators import require_in_window
+from nnunet_difftumor.generators import DiffusionTissue, require_in_window
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.montage import MontageRow, crop_around, draw_montage, flips_to_display, save_figure
 from nnunet_difftumor.placement import TumorPlan, draw_tumors
@@ -98,13 +98,14 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     organ_map = read_mask(request.organ_mask_path, ct)
     organ_label = _find_organ_label(organ_map, request)
     host = _make_host(ct, organ_map, organ_label)
-    synthesizer = TumorSynthesizer.from_folder(request.generator_folder, steps=request.steps)
+    tissue = DiffusionTissue.from_folder(request.generator_folder, steps=request.steps)
+    synthesizer = TumorSynthesizer(tissue)
     level_hu = float(np.median(ct.image_hu[organ_map == organ_label]))
-    require_in_window(level_hu, synthesizer.tissue.window_hu, f"The organ in {request.ct_path.name}")
+    require_in_window(level_hu, tissue.window_hu, f"The organ in {request.ct_path.name}")
     given = _given_tumor(request, ct, synthesizer)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
-        _write_results(request, output, ct, organ_map, organ_label, result)
+        _write_results(request, output, ct, organ_map, organ_label, result, tissue.precision)
     return result
 
 
@@ -213,6 +214,7 @@ def _write_results(
     organ_map: NDArray[np.integer[Any]],
     organ_label: int,
     result: SynthesisResult,
+    precision: str,
 ) -> None:
     """Write all files to a temporary folder beside the output, then move them in."""
     shape = ct.image_hu.shape
@@ -223,7 +225,7 @@ def _write_results(
     try:
         write_ct_like(request.ct_path, temporary / "ct.nii.gz", changed_hu, result.support_mask(shape))
         write_labels_like(ct, temporary / "label.nii.gz", np.where(label, tumor_label, organ_map))
-        records = _records(request, organ_label, tumor_label, result)
+        records = _records(request, organ_label, tumor_label, result, precision)
         (temporary / "tumors.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
         rows = _montage_rows(ct, changed_hu, result)
         save_figure(draw_montage(rows, f"Synthetic tumours in {request.ct_path.name}"), temporary / "montage.png")
@@ -234,7 +236,9 @@ def _write_results(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _records(request: ScanRequest, organ_label: int, tumor_label: int, result: SynthesisResult) -> dict[str, Any]:
+def _records(
+    request: ScanRequest, organ_label: int, tumor_label: int, result: SynthesisResult, precision: str
+) -> dict[str, Any]:
     return {
         "format": RECORDS_FORMAT,
         "synthetic": True,
@@ -243,6 +247,7 @@ def _records(request: ScanRequest, organ_label: int, tumor_label: int, result: S
         "organ_label": organ_label,
         "tumor_label": tumor_label,
         "steps": request.steps,
+        "precision": precision,
         "target": request.target,
         "seed": request.seed,
         "rejected": dict(result.rejected),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from diffusion.conditioning import (
@@ -11,6 +12,7 @@ from diffusion.conditioning import (
     measure_contrast,
     measure_heterogeneity,
     rim_median_hu,
+    smooth,
     smooth_texture,
     unshuffle_mask,
 )
@@ -184,6 +186,16 @@ def test_shapes_that_do_not_fit_are_named(one_voxel):
         unshuffle_mask(mask[..., :10])
     with pytest.raises(ValueError, match=r"\(B, 1, D, H, W\)"):
         measure_contrast(image_hu[0, 0], mask[0, 0])
+
+
+@pytest.mark.parametrize("sigma_voxels", [1.0, 2.0, 8.0])
+def test_smoothing_is_scipys_gaussian_without_anything_beyond_the_edge(sigma_voxels):
+    volume = torch.randn(1, 1, 40, 48, 56, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_filter(volume[0, 0].double().numpy(), sigma_voxels, mode="constant", truncate=8.0)
+    smoothed = smooth(volume, sigma_voxels)[0, 0]
+    ratio = smoothed[20, 24, 28] / expected[20, 24, 28]  # at 8 voxels the middle of a side of 40 misses a hundredth
+    assert float(ratio) == pytest.approx(1.0, abs=0.05)
+    torch.testing.assert_close(smoothed, ratio * torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-6)
 
 
 def test_heterogeneity_by_hand():

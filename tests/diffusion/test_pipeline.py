@@ -13,13 +13,14 @@ from diffusion.unet import DenoisingUNet3D
 TOLERANCE_HU = 0.05
 
 
-def test_result_of_a_crop_does_not_depend_on_its_batch(pipeline, make_crops, generators):
+@pytest.mark.parametrize("options", [{}, {"autocast_dtype": torch.bfloat16}], ids=["float32", "bfloat16"])
+def test_result_of_a_crop_does_not_depend_on_its_batch(pipeline, make_crops, generators, options):
     image_hu, mask = make_crops(3)
     contrast_hu = torch.tensor([-20.0, torch.nan, 30.0])
-    together = pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(3))
+    together = pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(3), **options)
     for i in range(3):
-        one = slice(i, i + 1)
-        alone = pipeline(image_hu[one], mask[one], contrast_hu=contrast_hu[one], generators=[generators(3)[i]])
+        one, own = slice(i, i + 1), [generators(3)[i]]
+        alone = pipeline(image_hu[one], mask[one], contrast_hu=contrast_hu[one], generators=own, **options)
         assert (alone.tumor_hu - together.tumor_hu[one]).abs().max() < TOLERANCE_HU
         assert (alone.reconstruction_hu - together.reconstruction_hu[one]).abs().max() < TOLERANCE_HU
 
@@ -29,6 +30,22 @@ def test_same_generators_same_bits(pipeline, make_crops, generators):
     first = pipeline(image_hu, mask, generators=generators(2))
     second = pipeline(image_hu, mask, generators=generators(2))
     assert torch.equal(first.tumor_hu, second.tumor_hu)
+
+
+def test_lower_precision_of_the_networks_changes_little(pipeline, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    types = []
+    hook = pipeline.denoiser.entry.register_forward_hook(lambda _module, _inputs, output: types.append(output.dtype))
+    own = pipeline(image_hu, mask, generators=generators(2))
+    lower = pipeline(image_hu, mask, generators=generators(2), autocast_dtype=torch.bfloat16)
+    hook.remove()
+    assert types == [torch.float32] * 4 + [torch.bfloat16] * 4
+    for before, after in zip(own, lower, strict=True):
+        assert after.dtype == torch.float32
+        difference_hu = after - before
+        assert 0.0 < difference_hu.std() < 0.5
+        assert difference_hu.mean().abs() < 0.1
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_each_crop_has_its_own_noise(pipeline, make_crops, generators):

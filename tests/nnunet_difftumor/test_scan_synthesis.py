@@ -12,6 +12,7 @@ from nnunet_difftumor import builtin
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.scan_synthesis import ScanRequest, read_records, synthesize_scan
+from nnunet_difftumor.synthesis_precision import PRECISION_VARIABLE
 
 SLOPE, INTERCEPT = 0.5, -1024.0
 
@@ -65,7 +66,9 @@ def test_the_command_writes_everything_and_changes_nothing_outside(scan, nano_ge
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial")]
 
 
-def test_a_replayed_record_gives_the_same_bytes(scan, nano_generator_folder, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_replayed_record_gives_the_same_bytes(scan, nano_generator_folder, tmp_path, monkeypatch, precision):
+    monkeypatch.setenv(PRECISION_VARIABLE, precision)
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(arguments(scan, nano_generator_folder, first)) == 0
     replay = ("--replay", str(first / "tumors.json"))
@@ -75,6 +78,7 @@ def test_a_replayed_record_gives_the_same_bytes(scan, nano_generator_folder, tmp
             nibabel.load(first / name).dataobj.get_unscaled(), nibabel.load(second / name).dataobj.get_unscaled()
         )
     assert read_records(first / "tumors.json") == read_records(second / "tumors.json")
+    assert {json.loads((each / "tumors.json").read_text())["precision"] for each in (first, second)} == {precision}
 
 
 def test_a_tumour_mask_is_used_as_it_is(scan, nano_generator_folder, tmp_path):
