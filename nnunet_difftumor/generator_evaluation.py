@@ -73,8 +73,9 @@ def evaluate_generator(
     organ_label, tumor_label = resolve_label_roles(dataset.options["labels"])
     held_out = {case.identifier for case in cases}
     training = [case for case in dataset.cases if case.identifier not in held_out] if use_training_range else []
+    tissue = DiffusionTissue(loaded, steps=settings.steps, sampler=settings.sampler)
     given = EvaluationInput(
-        generator=DiffusionTissue(loaded, steps=settings.steps, sampler=settings.sampler),
+        generator=tissue,
         reconstruct=reconstruct_with(loaded.pipeline.autoencoder),
         autoencoder=loaded.pipeline.autoencoder,
         cases=cases,
@@ -85,6 +86,7 @@ def evaluate_generator(
         other_organs=other_organs,
         description={
             **_describe(_name(generator, generator_folder), generator_folder, dataset, loaded.info),
+            "precision": tissue.precision,
             "target": target,
             "cases_that_trained_the_autoencoder": _known_to_autoencoder(cases, loaded.provenance),
         },

@@ -8,12 +8,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from diffusion.generator_folder import load_generator, save_generator
 from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.evaluation.settings import quick_settings
 from nnunet_difftumor.generator_evaluation import evaluate_generator
+from nnunet_difftumor.synthesis_precision import synthesis_precision
 
 NAMES = ("a", "b", "healthy")
 
@@ -78,6 +80,7 @@ def test_the_summary_holds_every_headline_figure_and_no_nan(finished):
     assert summary["cases"] == list(NAMES)
     assert summary["cases_without_tumor"] == ["healthy"]
     assert summary["beyond_rim_hu"] == 0.0
+    assert summary["precision"] == synthesis_precision(torch.device("cpu"))
     assert list(summary["other_organ"]) == ["healthy, label 1"]
 
 
