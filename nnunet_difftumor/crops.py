@@ -41,7 +41,7 @@ class Crop:
     centre_mm: tuple[float, float, float]
 
     def image_hu(self) -> FloatArray:
-        """Sample the CT; outside the volume is air. Shape (side, side, side)."""
+        """Sample the CT; beyond its outer voxels is air. Shape (side, side, side)."""
         return self._sample(self.case.read_box, AIR_HU)
 
     def tumor_share(self) -> FloatArray:
@@ -70,6 +70,7 @@ class Crop:
             (self.spacing_mm,) * 3,
             (start_mm - first * spacing_mm).tolist(),
             fill_value=outside,
+            whole_voxels=True,
         )
 
 

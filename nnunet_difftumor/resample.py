@@ -25,7 +25,7 @@ def interpolation_matrix(
     target_spacing_mm: float,
     target_start_mm: float,
     *,
-    continues: bool = False,
+    continues_mm: float = 0.0,
 ) -> FloatArray:
     """Weights that take samples of one axis to another grid, anti-aliased where the target is coarser.
 
@@ -38,11 +38,12 @@ def interpolation_matrix(
         target_size: Number of target samples.
         target_spacing_mm: Target spacing in mm.
         target_start_mm: Position of target sample 0 in the source's frame, in mm.
-        continues: Positions beyond the ends take the end value.
+        continues_mm: Positions up to so far beyond the ends' centres take the end value where their kernel
+            reaches beyond it; `math.inf` for all.
 
     Returns:
         Weights of shape (target_size, source_size). A row sums to 1 where its kernel lies inside the
-        source and, unless it continues, to less where it reaches beyond an end; the missing share belongs to the
+        source or the values continue, and to less where it reaches beyond an end; the missing share belongs to the
         fill value.
     """
     half_width_mm = max(source_spacing_mm, target_spacing_mm)
@@ -53,8 +54,9 @@ def interpolation_matrix(
     distance_mm = np.abs(indices * source_spacing_mm - targets_mm[:, None])
     weights = np.clip(1.0 - distance_mm / half_width_mm, 0.0, None)
     weights /= weights.sum(axis=1, keepdims=True)
-    if continues:
-        indices = np.clip(indices, 0, source_size - 1)
+    beyond_mm = np.maximum(-targets_mm, targets_mm - (source_size - 1) * source_spacing_mm)  # (T,)
+    goes_on = (beyond_mm <= continues_mm)[:, None] & (continues_mm > 0)
+    indices = np.where(goes_on, np.clip(indices, 0, source_size - 1), indices)
     return _scatter_rows(indices, weights, source_size)
 
 
@@ -99,6 +101,7 @@ def resample(
     target_start_mm: Vector,
     *,
     fill_value: float | None = AIR_HU,
+    whole_voxels: bool = False,
 ) -> FloatArray:
     """Sample a volume on a parallel grid; what lies outside the volume is `fill_value`, or goes on as at its edge.
 
@@ -109,6 +112,8 @@ def resample(
         target_spacing_mm: Spacing of the result in mm, in array order.
         target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's, in mm.
         fill_value: Value outside the volume; None continues the values at the volume's faces.
+        whole_voxels: The volume ends half a voxel beyond the centres of its outer voxels, and holds their values up
+            to there. Otherwise the fill value enters from their centres on.
 
     Returns:
         Shape `target_shape`, float32.
@@ -122,7 +127,7 @@ def resample(
             target_shape[axis],
             target_spacing_mm[axis],
             target_start_mm[axis],
-            continues=fill_value is None,
+            continues_mm=math.inf if fill_value is None else 0.5 * source_spacing_mm[axis] * whole_voxels,
         )
         start, stop = _nonzero_columns(matrix)
         matrices.append(matrix[:, start:stop])

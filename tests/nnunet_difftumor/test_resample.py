@@ -54,3 +54,16 @@ def test_a_volume_can_go_on_beyond_its_faces():
     result = resample(volume, (1, 1, 1), (9, 3, 3), (1, 1, 1), (-3.0, -1.0, 2.0), fill_value=None)
     np.testing.assert_allclose(result[:, 0, 0], [10, 10, 10, 10, 20, 30, 40, 40, 40], atol=1e-4)
     np.testing.assert_allclose(result, np.broadcast_to(result[:, :1, :1], result.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.5, 1.0])
+def test_a_volume_of_whole_voxels_ends_half_a_voxel_beyond_their_centres(spacing_mm: float):
+    volume = np.linspace(10.0, 40.0, 4, dtype=np.float32)[:, None, None] * np.ones((1, 3, 3), dtype=np.float32)
+    places_mm = (-5.0, -1.9, -0.9, 0.0, 6.0, 6.9, 8.1, 20.0)  # voxel centres at 0, 2, 4 and 6 mm
+    sampled = [
+        resample(
+            volume, (2, 1, 1), (1, 1, 1), (spacing_mm, 1, 1), (place_mm, 1.0, 1.0), fill_value=0.0, whole_voxels=True
+        ).item()
+        for place_mm in places_mm
+    ]
+    assert sampled == pytest.approx([0.0, 10 * 0.05, 10.0, 10.0, 40.0, 40.0, 0.0, 0.0], abs=1e-4)
