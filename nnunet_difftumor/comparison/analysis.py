@@ -378,8 +378,13 @@ class _Means(_Question):
             return math.nan, ""
         if self.measure.weighs_patients_alike and len(totals) >= statistics.SMALLEST_BOOTSTRAP:
             return float(statistics.wilcoxon_p_value(totals)), "Wilcoxon signed-rank"
-        draws = self.experiment.statistics.draws
-        return float(statistics.sign_flip_p_value(totals, draws=draws, rng=self.rng("test", arm))), "permutation"
+        p_value = statistics.sign_flip_p_value(
+            totals,
+            draws=self.experiment.statistics.draws,
+            rng=self.rng("test", arm),
+            is_of_hits=self.measure.scale.is_of_hits,
+        )
+        return float(p_value), "permutation"
 
     def seeds(self) -> list[SeedFigure]:
         return self.seed_figures([float(statistics.pooled_mean(row, self.weights)) for row in self.totals])

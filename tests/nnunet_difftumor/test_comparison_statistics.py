@@ -14,6 +14,8 @@ from nnunet_difftumor.comparison.statistics import (
     HIT_DIFFERENCE,
     HIT_SHARE,
     NO_DIFFERENCE,
+    OUTWEIGHED,
+    SAME_DIFFERENCE,
     SHARE,
     SHARE_DIFFERENCE,
     area_difference,
@@ -162,7 +164,7 @@ def measure_false_positive_rates(world, patients, repetitions, seed):
         tumors, found, dice, false_positives = draw_patients(world, (block, patients), rng)
         difference = dice[1] - dice[0]
         p_values = {
-            "permutation, sensitivity": sign_flip_p_value(found[1] - found[0], draws=DRAWS, rng=rng),
+            "permutation, sensitivity": sign_flip_p_value(found[1] - found[0], draws=DRAWS, rng=rng, is_of_hits=True),
             "permutation, false positives": sign_flip_p_value(
                 false_positives[1] - false_positives[0], draws=DRAWS, rng=rng
             ),
@@ -200,7 +202,7 @@ def test_holm_keeps_the_family_wise_error_over_organs_and_bins():
     studies = 2000
     p_values = np.stack(
         [
-            sign_flip_p_value(found[1] - found[0], draws=DRAWS, rng=rng)
+            sign_flip_p_value(found[1] - found[0], draws=DRAWS, rng=rng, is_of_hits=True)
             for _, found, _, _ in (draw_patients(World(0.7), (studies, 30), rng) for _ in range(8))
         ]
     )
@@ -394,6 +396,70 @@ def test_arms_that_never_differ_have_no_interval_but_a_reason():
     assert estimate.method == NO_DIFFERENCE
 
 
+def test_arms_that_differ_alike_everywhere_are_not_called_equal():
+    given = (np.full(60, 0.05), np.ones(60))
+    hospitals = [f"hospital {number % 6}" for number in range(60)]
+    options = {"draws": DRAWS, "rng": np.random.default_rng(0)}
+    for estimate in (
+        patient_interval(*given, SHARE_DIFFERENCE, **options),
+        hospital_interval(*given, hospitals, SHARE_DIFFERENCE, **options),
+    ):
+        assert estimate.value == pytest.approx(0.05)
+        assert np.isnan([estimate.low, estimate.high]).all()
+        assert estimate.method == SAME_DIFFERENCE
+
+
+def test_a_perfect_area_beside_one_of_chance_is_not_called_equal():
+    is_positive = np.repeat([True, False], 12)
+    perfect, chance = (
+        area_under_curve(scores, is_positive, np.arange(24), 24) for scores in (is_positive, np.ones(24))
+    )
+    estimate, p_value = area_difference(perfect, chance)
+    assert estimate.value == 0.5
+    assert estimate.method == SAME_DIFFERENCE
+    assert np.isnan(p_value)
+    estimate, p_value = area_difference(chance, chance)
+    assert (estimate.value, estimate.method, p_value) == (0.0, NO_DIFFERENCE, 1.0)
+
+
+@pytest.mark.parametrize(("weights", "effective"), [([30.0] + [1.0] * 11, 1.8), ([300.0] + [20.0] * 7, 2.1)])
+def test_a_patient_or_hospital_that_outweighs_all_others_gives_no_interval(weights, effective):
+    totals = np.random.default_rng(16).normal(size=len(weights)) * weights
+    estimate = patient_interval(totals, np.array(weights), SHARE_DIFFERENCE, draws=DRAWS, rng=np.random.default_rng(0))
+    assert np.isnan(estimate.low)
+    assert estimate.method == f"{OUTWEIGHED}: {len(weights)} patients count as {effective}"
+    hospitals = np.repeat([f"hospital {number}" for number in range(len(weights))], 2)
+    halves = (np.repeat(totals, 2) / 2, np.repeat(weights, 2) / 2)
+    over = hospital_interval(*halves, list(hospitals), SHARE_DIFFERENCE, draws=DRAWS, rng=np.random.default_rng(0))
+    assert over.method == f"{OUTWEIGHED}: {len(weights)} hospitals count as {effective}"
+
+
+def draw_unequal_patients(patients, studies, rng):
+    """Numbers of tumours that are lognormal: in 10 patients the largest is 14, in 30 it is 24, half have one or two."""
+    tumors = np.maximum(1, np.round(rng.lognormal(0.8, 1.1, (studies, patients)))).astype(int)
+    ease = rng.beta(2, 1, (studies, patients))
+    return tumors.astype(float), [rng.binomial(tumors, ease).astype(float) for _ in range(2)]
+
+
+@pytest.mark.parametrize("patients", [10, 15, 30, 60])
+def test_intervals_hold_the_truth_where_few_patients_have_most_tumors(patients):
+    rng = np.random.default_rng(17)
+    tumors, found = draw_unequal_patients(patients, 3000, rng)
+    for totals, scale, truth in ((found[0], HIT_SHARE, 2 / 3), (found[1] - found[0], HIT_DIFFERENCE, 0.0)):
+        critical = critical_value(totals, tumors, scale, draws=DRAWS, rng=rng)
+        low, high = interval_ends(totals, tumors, scale, critical)
+        assert 0.93 <= ((low <= truth) & (truth <= high)).mean() <= 0.97, scale.name
+
+
+def test_intervals_hold_the_truth_where_hospitals_differ_in_size():
+    rng = np.random.default_rng(18)
+    sizes = np.broadcast_to([100.0, 50.0, 20.0, 10.0, 10.0, 10.0], (3000, 6))
+    totals = sizes * rng.normal(0, 0.08, sizes.shape) + rng.normal(0, 0.2, sizes.shape) * np.sqrt(sizes)
+    critical = bootstrap_critical_value(totals, sizes, SHARE_DIFFERENCE, draws=DRAWS, rng=rng)
+    low, high = interval_ends(totals, sizes, SHARE_DIFFERENCE, critical)
+    assert 0.93 <= ((low <= 0) & (high >= 0)).mean() <= 0.97
+
+
 def test_five_hospitals_are_not_resampled():
     hospitals = [f"hospital {number % 5}" for number in range(50)]
     given = (np.ones(50), np.ones(50), hospitals, DIFFERENCE)
@@ -413,9 +479,31 @@ def test_hospitals_that_differ_widen_the_interval():
 def test_sign_flips_of_few_patients_are_all_tried():
     differences = np.array([1.0, 2.0, 4.0, 0.0])
     rng = np.random.default_rng(0)  # of 16 patterns, 4 are as extreme (the last patient counts nothing), none is more
-    assert sign_flip_p_value(differences, draws=DRAWS, rng=rng) == pytest.approx(4 / 16 / 2)
+    assert sign_flip_p_value(differences, draws=DRAWS, rng=rng) == pytest.approx(4 / 16 * 5 / 6)
+    assert sign_flip_p_value(differences, draws=DRAWS, rng=rng, is_of_hits=True) == pytest.approx(4 / 16 / 2)
     # 1 + 2 - 4 = -1: only 1 + 2 - 4 and its opposite are as small as that
     assert sign_flip_p_value(differences * [1, 1, -1, 1], draws=DRAWS, rng=rng) == pytest.approx((12 + 4 / 2) / 16)
+
+
+@pytest.mark.parametrize("patients", range(3, 13))
+@pytest.mark.parametrize("are_alike", [True, False])
+def test_no_pattern_of_differences_is_called_an_effect_too_often(patients, are_alike):
+    """Under no effect each sign is as likely: the share of all patterns with p of at most 0.05."""
+    amounts = np.ones(patients) if are_alike else np.random.default_rng(15).exponential(size=patients)
+    signs = 1.0 - 2.0 * ((np.arange(2**patients)[:, None] >> np.arange(patients)) & 1)
+    p_values = sign_flip_p_value(signs * amounts, draws=2**patients, rng=np.random.default_rng(0))
+    assert (p_values <= 0.05).mean() <= 0.06
+    with_others = np.pad(amounts, (0, 3))  # who does not differ changes nothing
+    expected = sign_flip_p_value(amounts, draws=2**patients, rng=np.random.default_rng(0))
+    assert sign_flip_p_value(with_others, draws=2 ** (patients + 3), rng=np.random.default_rng(0)) == pytest.approx(
+        expected
+    )
+
+
+@pytest.mark.parametrize("patients", [12, 40])
+def test_arms_that_are_alike_have_a_p_value_of_one(patients):
+    nothing = np.zeros(patients)
+    assert sign_flip_p_value(nothing, draws=DRAWS, rng=np.random.default_rng(0)) == 1.0
 
 
 def test_wilcoxon_is_scipys_with_pratts_zeros():
