@@ -30,7 +30,7 @@ COMMANDS: dict[str, str] = {
 }
 """Name and one-line help of every subcommand."""
 
-_DESCRIPTION = """Synthetic tumours that make nnU-Net better at real ones.
+_DESCRIPTION = """Train nnU-Net with synthetic tumours, placed in healthy CT while it trains.
 
   1. difftumor train-autoencoder --data RAW_DATASET --output ae --preset tiny
   2. difftumor train-diffusion --data RAW_DATASET --autoencoder ae --output dm --preset tiny

@@ -197,7 +197,9 @@ def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
         UnsupportedImageError: If the file is not one 3D scalar volume.
     """
     if not path.is_file():
-        raise CorruptImageError(f"{path} is not a file. Check the path, and dataset.json's file_ending.")
+        raise CorruptImageError(
+            f"{path} does not exist. Check the path, and in a data set the file_ending of dataset.json."
+        )
     ending = file_ending(path)
     if ending is None:
         raise UnsupportedImageError(
@@ -289,5 +291,6 @@ def _check_hounsfield(image_hu: NDArray[np.float32], path: Path) -> None:
         return
     raise NotHounsfieldError(
         f"{path} should be a CT in HU (air near -1000, water 0), but its values run from {low:.4g} to {high:.4g}: "
-        f"these look like {found}. To fix it, {fix}, or convert the DICOM series again (dcm2niix keeps HU)."
+        f"these look like {found}. To fix it, {fix}, or convert the DICOM series again (dcm2niix keeps HU). "
+        "Images that are no CT, such as MR, cannot be used."
     )

@@ -30,6 +30,8 @@ def evaluate_generator(
     settings: EvaluationSettings,
     *,
     target: str | None = None,
+    organ_label: str | None = None,
+    tumor_label: str | None = None,
     splits_path: Path | None = None,
     fold: int | None = None,
     other_organs: Sequence[OtherOrgan] = (),
@@ -44,6 +46,8 @@ def evaluate_generator(
         output: Folder for the results.
         settings: What is made and measured.
         target: What requested looks are drawn from (see `appearance_priors`); by default, as in use.
+        organ_label: Name or value of the organ; by default inferred from the names.
+        tumor_label: Name or value of the tumour; by default inferred from the names.
         splits_path: A splits_final.json; with `fold`, its validation cases are evaluated.
         fold: Fold of the splits; without it, every case that did not train the generator.
         other_organs: Scans of organs that the generator never saw.
@@ -70,7 +74,7 @@ def evaluate_generator(
     loaded = load_generator(generator_folder)
     dataset = load_raw_dataset(raw_dataset)
     cases = _held_out_cases(dataset, loaded.provenance, splits_path, fold)
-    organ_label, tumor_label = resolve_label_roles(dataset.options["labels"])
+    organ, tumor = resolve_label_roles(dataset.options["labels"], _value(organ_label), _value(tumor_label))
     held_out = {case.identifier for case in cases}
     training = [case for case in dataset.cases if case.identifier not in held_out] if use_training_range else []
     tissue = DiffusionTissue(loaded, steps=settings.steps, sampler=settings.sampler)
@@ -80,8 +84,8 @@ def evaluate_generator(
         autoencoder=loaded.pipeline.autoencoder,
         cases=cases,
         looks=make_appearance_rule(target),
-        organ_label=organ_label,
-        tumor_label=tumor_label,
+        organ_label=organ,
+        tumor_label=tumor,
         training_cases=training,
         other_organs=other_organs,
         description={
@@ -92,6 +96,11 @@ def evaluate_generator(
         },
     )
     return evaluate(given, settings, output).summary
+
+
+def _value(label: str | None) -> str | int | None:
+    """A label as an option gives it: a name, or a value as a number."""
+    return int(label) if label is not None and label.isdigit() else label
 
 
 def _name(generator: str | Path, folder: Path) -> str:

@@ -199,5 +199,6 @@ def _the_only(key: str, candidates: list[str], values: Mapping[str, tuple[int, .
     found = f"several fit ({', '.join(candidates)})" if candidates else "none fits"
     raise ConfigurationError(
         f"{key} cannot be inferred from the label names: {found}. Labels in dataset.json: {_listing(values)}. "
-        f'Set it, e.g. {{"{key}": "{next(iter(values), "liver")}"}} in difftumor.json beside the plans.'
+        f'Set it: {{"{key}": "{candidates[0] if candidates else "NAME"}"}} in difftumor.json beside the plans (or '
+        "the command's option). Where no label means it, declare one in dataset.json, even if no case has it."
     )

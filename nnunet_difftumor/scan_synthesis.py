@@ -28,6 +28,7 @@ from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.synthesis import SynthesisResult, TumorSynthesizer
 
 RECORDS_FORMAT = 1
+_MOST_LISTED_LABELS = 30
 _ROUNDS = 4
 _RESULT_FILES = ("ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png")
 
@@ -126,14 +127,21 @@ def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest)
     if request.organ_label is None:
         if len(values) > 1:
             raise MissingLabelError(
-                f"{request.organ_mask_path} holds the labels {values}; name the organ's with --organ-label N."
+                f"{request.organ_mask_path} holds {_list_labels(values)}; name the organ's with --organ-label N."
             )
         return values[0]
     if request.organ_label not in values:
         raise MissingLabelError(
-            f"--organ-label {request.organ_label} is not in {request.organ_mask_path}, which holds {values}."
+            f"--organ-label {request.organ_label} is not in {request.organ_mask_path}, which holds "
+            f"{_list_labels(values)}."
         )
     return request.organ_label
+
+
+def _list_labels(values: list[int]) -> str:
+    if len(values) <= _MOST_LISTED_LABELS:
+        return f"the labels {values}"
+    return f"{len(values)} different values from {values[0]} to {values[-1]}: this looks like an image and no mask"
 
 
 def _make_host(ct: CTVolume, organ_map: NDArray[np.integer[Any]], organ_label: int) -> Host:

@@ -121,6 +121,8 @@ def read_splits(path: Path) -> tuple[Split, ...]:
     Raises:
         DatasetError: If the file is no list of objects with "train" and "val".
     """
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist. Check the path; `difftumor splits -d ID` writes such a file.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return tuple(Split(_identifiers(fold["train"]), _identifiers(fold["val"])) for fold in content)

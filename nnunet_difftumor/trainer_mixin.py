@@ -522,7 +522,8 @@ def _require_healthy(cases: FoldCases) -> None:
     if not cases.healthy_train:
         raise ConfigurationError(
             f"No healthy case is among the {len(cases.split.train)} training cases, so there is nowhere to put "
-            "synthetic tumours. Add cases with the organ and without tumour to the data set, or set "
+            "synthetic tumours. Add cases with the organ and without tumour to the data set, or use those of another "
+            "(difftumor add-healthy -d ID --from OTHER), or set "
             '"injection_probability": 0 to train without synthetic tumours.'
         )
 

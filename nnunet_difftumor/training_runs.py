@@ -15,6 +15,7 @@ from accelerate import PartialState
 
 from diffusion.provenance import CaseFingerprint, Provenance, load_provenance, save_provenance
 from nnunet_difftumor.atomic_files import write_json
+from nnunet_difftumor.builtin import is_builtin, resolve_generator
 from nnunet_difftumor.cache_building import SMALLEST_COMPONENT_VOXELS, build_crop_cache, is_cached
 from nnunet_difftumor.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
 from nnunet_difftumor.crop_cache import CachedCase, CropCache
@@ -168,7 +169,8 @@ def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:
     """Find an autoencoder and the record of the cases that trained it.
 
     Args:
-        folder: What `train-autoencoder` wrote, a generator folder, or the folder of the model itself inside one.
+        folder: What `train-autoencoder` wrote, a generator folder or `builtin:NAME`, or the folder of the model itself
+            inside one.
 
     Returns:
         Folder of the model, and the fingerprints of its training cases.
@@ -176,6 +178,7 @@ def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:
     Raises:
         DatasetError: If there is no model, or nothing says which cases trained it.
     """
+    folder = resolve_generator(str(folder)) if is_builtin(folder) else folder
     model = folder / "autoencoder" if (folder / "autoencoder" / "config.json").is_file() else folder
     if not (model / "config.json").is_file():
         raise DatasetError(

@@ -10,8 +10,8 @@ usage: bash scripts/demo.sh [--data phantom|real] [--output DIR] [--fresh] [--qu
 Makes .venv in the checkout if it is absent, then trains the autoencoder and the diffusion model, trains
 nnU-Net with injected tumours, predicts, and writes DIR/report.html. Every command is shown.
 
-  --data phantom   a CT phantom, made on the spot; about 10 minutes on two CPU cores (default)
-  --data real      the real CT in the folder named by DIFFTUMOR_REAL_CT (default: ../shared/data);
+  --data phantom   a CT phantom, made on the spot; 12 to 20 minutes on two CPU cores (default)
+  --data real      the real CT in the folder named by DIFFTUMOR_REAL_CT, which holds a folder sts;
                    about 45 minutes on two CPU cores
   --output DIR     folder for everything (default: demo_output/phantom or demo_output/real)
   --fresh          remove what an earlier demo made in DIR and start over

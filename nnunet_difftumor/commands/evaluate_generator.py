@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)"
     )
     parser.add_argument("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
+    parser.add_argument("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
+    parser.add_argument("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")
     parser.add_argument("--splits", type=Path, metavar="FILE", help="splits_final.json")
     parser.add_argument("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
@@ -85,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         options.output,
         _settings(options),
         target=options.target,
+        organ_label=options.organ_label,
+        tumor_label=options.tumor_label,
         splits_path=options.splits,
         fold=options.fold,
         other_organs=_other_organs(options.other_organ),

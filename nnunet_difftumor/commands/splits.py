@@ -74,13 +74,20 @@ def run(args: argparse.Namespace) -> int:
     about = {"holdout": list(holdout), "share": share, "healthy_cases": len(groups.healthy), "seed": args.seed}
     is_new = write_splits(folder, folds, about, overwrite=args.overwrite)
     print(
-        f"{len(groups.tumor)} cases with tumour, {len(groups.healthy)} healthy, {len(groups.other)} other; "
-        f"held out: {', '.join(holdout) or 'none'}"
+        f"{len(groups.tumor)} cases with tumour, {len(groups.healthy)} healthy, {len(groups.other)} without "
+        f"organ and tumour; held out: {', '.join(holdout) or 'none'}"
     )
     for number, fold in enumerate(folds):
-        print(f"fold {number}: {len(fold.train)} training cases, {len(fold.val)} validation cases")
+        print(f"fold {number}: training {len(fold.train)}, validation {len(fold.val)} (cases)")
+    if len(folds) < args.folds:
+        print(f"{len(folds)} folds, not {args.folds}: there are no more cases to divide.")
     if not groups.tumor:
         print("No case has an annotated tumour: the healthy cases were split; validation shows false alarms only.")
+    if not groups.healthy:
+        print(
+            "No case is healthy (organ and no tumour): nnUNetTrainerDiffTumor has nowhere to put tumours. Add such "
+            "cases, or use those of another data set: difftumor add-healthy -d ID --from OTHER"
+        )
     print(f"{'Wrote' if is_new else 'Unchanged:'} {folder / 'splits_final.json'}")
     return 0
 

@@ -20,6 +20,12 @@ Writes into --output:
   label.nii.gz  the organ mask with the tumours as one more label
   tumors.json   a record per tumour: size, shape, seed, contrast; enough to replay it (--replay)
   montage.png   before, after and label in three planes"""
+_REASONS = {
+    "no_room": "without room in the organ",
+    "overlap": "overlapping",
+    "outside_organ": "outside the organ",
+    "invisible": "not visible against the surroundings",
+}
 EXAMPLE = (
     "difftumor synthesize --ct ct.nii.gz --organ-mask liver.nii.gz --target liver --count 3 --radius-mm 6 12 "
     "--output out"
@@ -49,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=("LO", "HI"),
-        help="range of radii in mm (default: the size classes of the paper)",
+        help="range of radii in mm (default: those of the paper: 3-5 and 6-10 mm in 40%% each, 12-20 and 24-64 mm in "
+        "10%% each); beyond 0.4 of the scan's shortest side they are limited to it",
     )
     parser.add_argument(
         "--target",
@@ -106,13 +113,20 @@ def run(options: argparse.Namespace) -> int:
         replay_path=options.replay,
     )
     result = synthesize_scan(request, options.output, overwrite=options.overwrite)
-    print(f"Generator {options.generator}, target {request.target}.")
+    print(f"Generator {options.generator}, {_contrasts(request)}.")
     return _report(request, options.output, len(result.tumors), dict(result.rejected))
 
 
+def _contrasts(request: ScanRequest) -> str:
+    if request.contrast_hu is None:
+        return f"target {request.target}"
+    return f"contrasts from {request.contrast_hu[0]:g} to {request.contrast_hu[1]:g} HU"
+
+
 def _report(request: ScanRequest, output: Path, placed: int, rejected: dict[str, int]) -> int:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
-    print(f"{placed} tumours placed{f'; given up: {reasons}' if reasons else ''}.")
+    reasons = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(rejected.items()))
+    wanted = f" of {request.count}" if request.replay_path is None and request.tumor_mask_path is None else ""
+    print(f"{placed}{wanted} tumours placed{f'; attempts given up: {reasons}' if reasons else ''}.")
     if placed == 0:
         print("Nothing was written. Try smaller radii (--radius-mm), another seed, or a stronger --contrast-hu.")
         return 1

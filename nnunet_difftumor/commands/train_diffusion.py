@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, nargs="+", required=True, metavar="RAW_DATASET", help="nnU-Net raw data sets with tumours"
     )
     parser.add_argument(
-        "--autoencoder", type=Path, required=True, metavar="DIR", help="--output of train-autoencoder, or a generator"
+        "--autoencoder",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="--output of train-autoencoder, a generator, or builtin:NAME",
     )
     parser.add_argument(
         "--tumor-label", metavar="NAME", help="name of the tumour label in dataset.json (default: found by its name)"

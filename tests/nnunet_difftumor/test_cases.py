@@ -120,7 +120,7 @@ BAD_CTS: list[tuple[Any, str, type[DiffTumorError], str]] = [
     (truncated, "ct.nii", CorruptImageError, "truncated"),
     (text_file, "ct.nii.gz", CorruptImageError, "truncated"),
     (text_file, "ct.mha", CorruptImageError, "truncated"),
-    (lambda path: path, "absent.nii.gz", CorruptImageError, "is not a file"),
+    (lambda path: path, "absent.nii.gz", CorruptImageError, "does not exist"),
     (text_file, "ct.png", UnsupportedImageError, "nii.gz"),
     (with_nan, "ct.nii.gz", CorruptImageError, "1 NaN"),
     (lambda path: save_nifti(path, make_hu((4, 4, 4, 2))), "ct.nii.gz", UnsupportedImageError, "4 axes"),

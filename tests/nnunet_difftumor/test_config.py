@@ -67,6 +67,13 @@ def test_ambiguous_labels_are_listed(labels):
     assert all(f"'{name}'" in str(error.value) for name in labels if name != "background")
 
 
+def test_a_label_that_means_something_else_is_not_suggested():
+    with pytest.raises(ConfigurationError, match='{"tumor_label": "NAME"}'):
+        resolve_config({"background": 0, "liver": 1, "spleen": 2}, [])
+    with pytest.raises(ConfigurationError, match='{"tumor_label": "liver_tumor"}'):
+        resolve_config({"background": 0, "liver": 1, "liver_tumor": 2, "kidney": 3, "kidney_tumor": 4}, [])
+
+
 def test_label_roles_can_be_given_by_name_or_value():
     labels = {"background": 0, "liver": 1, "kidney": 2, "liver_tumor": 3, "kidney_tumor": 4}
     config = resolve(labels, organ_label="kidney", tumor_label=4)

@@ -148,6 +148,10 @@ def test_wrong_arguments_are_named(dataset, nano_generator_folder, tmp_path, cap
     assert "--transplants must be 1 or more" in capsys.readouterr().err
     assert main([*fixed, "--other-organ", "ct.nii.gz", "label.nii.gz", "liver"]) == 1
     assert "ORGAN_LABEL" in capsys.readouterr().err
+    assert main([*fixed, "--tumor-label", "nodule"]) == 1
+    assert "tumor_label is 'nodule'" in capsys.readouterr().err
+    assert main([*fixed, "--organ-label", "2", "--tumor-label", "2"]) == 1
+    assert "organ" in capsys.readouterr().err
 
 
 def test_a_generator_can_be_named_and_its_looks_chosen(dataset, nano_generator_folder, tmp_path, capsys):

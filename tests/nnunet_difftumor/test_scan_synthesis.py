@@ -133,6 +133,26 @@ def test_an_unsuitable_wish_is_named(words, message, scan, nano_generator_folder
     assert not (tmp_path / "out").exists()
 
 
+def test_a_ct_in_the_place_of_a_mask_is_called_one(scan, nano_generator_folder, tmp_path, capsys):
+    words = arguments(scan, nano_generator_folder, tmp_path / "out")
+    given = nibabel.load(words[words.index("--ct") + 1])
+    whole = tmp_path / "whole.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.rint(given.get_fdata()).astype(np.int16), given.affine), whole)
+    words[words.index("--organ-mask") + 1] = str(whole)
+    assert main(words) == 1
+    printed = capsys.readouterr().err
+    assert "this looks like an image and no mask" in printed
+    assert len(printed) < 600
+
+
+def test_what_was_placed_is_said_in_words(scan, nano_generator_folder, tmp_path, capsys):
+    words = arguments(scan, nano_generator_folder, tmp_path / "out", "--count", "2", "--contrast-hu", "-50", "-40")
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 2 tumours placed" in printed
+    assert "contrasts from -50 to -40 HU" in printed
+
+
 def test_without_a_generator_the_builtin_one_makes_darker_tumours(scan, nano_generator_folder, tmp_path, monkeypatch):
     folder = tmp_path / "builtin" / "soft-tissue-tiny"
     shutil.copytree(nano_generator_folder, folder)

@@ -127,6 +127,24 @@ def test_command_writes_splits_before_preprocessing(raw_dataset, tmp_path, capsy
     assert "splits_final.json" in capsys.readouterr().out
 
 
+def test_command_says_that_healthy_cases_and_folds_are_missing(raw_dataset, capsys):
+    for identifier in HEALTHY:
+        (raw_dataset / "labelsTr" / f"{identifier}.nii.gz").unlink()
+        (raw_dataset / "imagesTr" / f"{identifier}_0000.nii.gz").unlink()
+    content = json.loads((raw_dataset / "dataset.json").read_text())
+    (raw_dataset / "dataset.json").write_text(json.dumps({**content, "numTraining": 6}))
+    assert main(["splits", "-d", "907", "--folds", "9"]) == 0
+    printed = capsys.readouterr().out
+    assert "difftumor add-healthy" in printed
+    assert "6 folds, not 9" in printed
+
+
+def test_a_missing_splits_file_is_not_called_malformed(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist") as error:
+        read_splits(tmp_path / "splits.json")
+    assert "--overwrite" not in str(error.value)
+
+
 def test_command_refuses_other_splits_unless_asked(raw_dataset, capsys):
     assert main(["splits", "-d", "907", "--folds", "3"]) == 0
     assert main(["splits", "-d", "907", "--folds", "3"]) == 0
