@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from nnunet_difftumor.experiment.data_views import open_data
     from nnunet_difftumor.experiment.generator_training import check_stage
-    from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
+    from nnunet_difftumor.experiment.plan_text import command_of_study, describe_plan, write_slurm_script
     from nnunet_difftumor.experiment.running import check_record
     from nnunet_difftumor.experiment.runs import plan_runs
     from nnunet_difftumor.experiment.study import read_study
@@ -98,13 +99,20 @@ def run(args: argparse.Namespace) -> int:
         print(describe_plan(chosen))
         return 0
     if args.slurm is not None:
-        count = write_slurm_script(args.slurm, runs, args.study, args.output, overwrite=args.overwrite)
-        print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {args.slurm}")
+        count = write_slurm_script(args.slurm, chosen, args.study, args.output, overwrite=args.overwrite)
+        _say_what_was_written(args, count, command_of_study(args.study, args.output))
         return 0
     with ending_on_sigterm():
         if args.ray is not None:
             return _run_on_ray(args, study, runs, chosen, data)
         return _run_here(args, study, runs, chosen, data)
+
+
+def _say_what_was_written(args: argparse.Namespace, count: int, command: str) -> None:
+    if count:
+        print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {shlex.quote(str(args.slurm))}")
+    else:
+        print(f"{args.slurm} is not written: all its runs are finished. To compare them: {command}")
 
 
 def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:

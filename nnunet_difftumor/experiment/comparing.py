@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nnunet_difftumor.atomic_files import written_whole
-from nnunet_difftumor.comparison.experiment import file_name_of
+from nnunet_difftumor.atomic_files import write_json, written_whole
+from nnunet_difftumor.comparison.experiment import Experiment, file_name_of, read_experiment
 from nnunet_difftumor.comparison.report import REPORT_FILE
-from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.experiment.data_views import StudyData
 from nnunet_difftumor.experiment.runs import Run
 from nnunet_difftumor.experiment.study import Annotated, Study
+from nnunet_difftumor.experiment.validation_cases import validation_cases
+from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
+from nnunet_difftumor.scoring.request import find_label_maps
 
 COMPARE_FOLDER = "compare"
+_STAMPS_FILE = "compared.json"
 _VALIDATION = "validation"
 
 
@@ -27,6 +30,9 @@ def compare_all(
     study: Study, runs: Sequence[Run], data: StudyData, output: Path, *, compare: Callable[..., Any]
 ) -> tuple[Path, ...]:
     """Write the experiments for `difftumor compare` and run them; what was compared before is skipped.
+
+    A report counts as made before if the experiment, the models or predictions, the references, metadata and labels
+    that it was made from are the same still, by size and time of change.
 
     Args:
         study: The study.
@@ -42,18 +48,18 @@ def compare_all(
     for annotated in study.annotated:
         of_number = [run for run in runs if run.annotated == annotated]
         folder = output.resolve() / COMPARE_FOLDER / f"annotated-{annotated}"
-        path, is_new = write_experiment(study, of_number, data, annotated, folder)
-        report = folder / "report" / REPORT_FILE
-        if is_new or not report.is_file():
+        path = write_experiment(study, of_number, data, annotated, folder)
+        report, stamps_file = folder / "report" / REPORT_FILE, folder / _STAMPS_FILE
+        stamps = _stamp(path)
+        if not report.is_file() or stamps != _read_stamps(stamps_file):
             print(f"\n=== Comparing with {annotated} annotated cases", flush=True)
             compare(path, report.parent, overwrite=True)
+            write_json(stamps_file, stamps, overwrite=True)
         reports.append(report)
     return tuple(reports)
 
 
-def write_experiment(
-    study: Study, runs: Sequence[Run], data: StudyData, annotated: Annotated, folder: Path
-) -> tuple[Path, bool]:
+def write_experiment(study: Study, runs: Sequence[Run], data: StudyData, annotated: Annotated, folder: Path) -> Path:
     """Write the experiment of one number of annotated cases.
 
     Args:
@@ -64,7 +70,7 @@ def write_experiment(
         folder: Where the experiment, and links to models or predictions, are written.
 
     Returns:
-        The experiment, and False if the same one was there before.
+        The experiment.
     """
     arms = list(dict.fromkeys(run.arm.name for run in runs))
     models = [
@@ -84,11 +90,30 @@ def write_experiment(
     content["prediction"] = {"device": study.device, **content.get("prediction", {})}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     path = folder / "experiment.yaml"
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return path, False
     with written_whole(path, overwrite=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return path, True
+    return path
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """The experiment, and size and time of change of all files that its report is made from."""
+    files = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in _files_of(read_experiment(path))}
+    return {"experiment": path.read_text(encoding="utf-8"), "files": files}
+
+
+def _read_stamps(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _files_of(experiment: Experiment) -> Iterator[Path]:
+    yield from (file for file in (experiment.dataset_json, experiment.metadata) if file is not None)
+    for model in experiment.models:
+        if model.trained is not None:
+            yield from (model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds)
+    for hospital in experiment.hospitals:
+        folders = [model.folder_of(hospital) for model in experiment.models if model.trained is None]
+        for folder in (*folders, *([hospital.labels] if hospital.labels is not None else ())):
+            yield from find_label_maps(folder).values()
 
 
 def _model(arm: str, seed: int, runs: Sequence[Run], folder: Path, study: Study) -> dict[str, Any]:
@@ -103,11 +128,16 @@ def _model(arm: str, seed: int, runs: Sequence[Run], folder: Path, study: Study)
 
 
 def _link_model(runs: Sequence[Run], folder: Path) -> Path:
-    """One folder with the folds of several runs, as nnU-Net predicts from."""
-    first = runs[0].model_folder
-    links = {path.name: path for path in first.iterdir() if path.is_file()}
-    links |= {run.fold_folder.name: run.fold_folder for run in runs}
-    return _fill_with_links(folder, links)
+    """One folder with the folds of several runs, as nnU-Net predicts from.
+
+    Each fold lists its training cases, which nnU-Net's own trainers do not, for the comparison's leak guard.
+    """
+    _fill_with_links(folder, {path.name: path for path in runs[0].model_folder.iterdir() if path.is_file()})
+    for run in runs:
+        fold = _fill_with_links(folder / run.fold_folder.name, {path.name: path for path in run.fold_folder.iterdir()})
+        if not (fold / SPLIT_RECORD_NAME).is_file():
+            write_json(fold / SPLIT_RECORD_NAME, run.split.to_json())
+    return folder
 
 
 def _link_predictions(runs: Sequence[Run], folder: Path) -> Path:
@@ -121,13 +151,7 @@ def _link_predictions(runs: Sequence[Run], folder: Path) -> Path:
 
 
 def _link_references(study: Study, data: StudyData, folder: Path) -> Path:
-    cases = [case for fold in study.folds for case in data.folds[fold].split.val]
-    if len(set(cases)) < len(cases):
-        raise ConfigurationError(
-            f"{study.path}: the folds share validation cases, which would be counted twice. Name test data in compare: "
-            "hospitals, or correct the splits."
-        )
-    files = [data.cases.label_file(case) for case in cases]
+    files = [data.cases.label_file(case) for case in validation_cases(study, data)]
     return _fill_with_links(folder / "references", {file.name: file for file in files})
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.cases import read_dataset_json
 from nnunet_difftumor.config import (
     CONFIG_FILE_NAME,
@@ -17,13 +18,24 @@ from nnunet_difftumor.config import (
     is_generator_name,
     resolve_config,
 )
-from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
 from nnunet_difftumor.experiment.study import ALL_ANNOTATED, Annotated, Study
+from nnunet_difftumor.experiment.work_folders import alone
 from nnunet_difftumor.healthy import CASE_FACTS_FILE_NAME, CaseGroups, hashed_order
-from nnunet_difftumor.splits import HOLDOUT_FILE_NAME, SPLITS_FILE_NAME, Split, write_splits
+from nnunet_difftumor.splits import (
+    DEFAULT_SEED,
+    HOLDOUT_FILE_NAME,
+    SPLITS_FILE_NAME,
+    Split,
+    cross_validation,
+    read_holdout,
+    read_splits,
+    write_splits,
+)
 from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, choose_cases, find_raw_images
 
 _NOT_LINKED = (SPLITS_FILE_NAME, HOLDOUT_FILE_NAME, CONFIG_FILE_NAME, CASE_FACTS_FILE_NAME)
+_CANNOT_TRAIN = Split((), ())
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,9 @@ class StudyData:
     Attributes:
         cases: Its preprocessed cases.
         dataset_json: Content of its dataset.json.
-        folds: Cases of each fold of the study, as a trainer with all annotated cases settles them.
+        folds: Cases of each fold, as a trainer with all annotated cases settles them; of the folds that the study
+            leaves out, those that could be trained.
+        fold_count: How many folds the data set's splits have.
         seed_of_cases: Seed of the order in which annotated cases join.
         raw: Its folder in nnUNet_raw, which may not be at hand.
     """
@@ -41,6 +55,7 @@ class StudyData:
     cases: PreprocessedCases
     dataset_json: Mapping[str, Any]
     folds: Mapping[int, FoldCases]
+    fold_count: int
     seed_of_cases: int
     raw: Path
 
@@ -87,6 +102,26 @@ class StudyData:
                 "annotated list of its own without it."
             )
         return Split(train, cases.split.val)
+
+    def lists_of_view(self, annotated: Annotated, *, healthy: bool) -> list[Split]:
+        """Cases of all folds of the data set, whichever of them the study trains.
+
+        Args:
+            annotated: How many annotated tumour cases train, or "all".
+            healthy: Whether healthy cases train.
+
+        Returns:
+            The lists; empty ones for a fold that cannot be trained so.
+        """
+        return [self._split_if_possible(fold, annotated, healthy=healthy) for fold in range(self.fold_count)]
+
+    def _split_if_possible(self, fold: int, annotated: Annotated, *, healthy: bool) -> Split:
+        if fold not in self.folds:
+            return _CANNOT_TRAIN
+        try:
+            return self.split(fold, annotated, healthy=healthy)
+        except ConfigurationError:
+            return _CANNOT_TRAIN
 
 
 def open_data(study: Study, *, show_progress: bool = False) -> StudyData:
@@ -139,7 +174,27 @@ def open_data(study: Study, *, show_progress: bool = False) -> StudyData:
     )
     config = common_config(study, folder, dataset_json)
     folds = {fold: choose_cases(cases, config, fold, show_progress=show_progress) for fold in study.folds}
-    return StudyData(cases, dataset_json, folds, study.seed_of_cases, raw)
+    count = _count_folds(cases, folds[study.folds[0]])
+    folds |= dict(_settle_other_folds(cases, config, set(range(count)) - folds.keys()))
+    return StudyData(cases, dataset_json, folds, count, study.seed_of_cases, raw)
+
+
+def _count_folds(cases: PreprocessedCases, fold: FoldCases) -> int:
+    splits_file = cases.folder / SPLITS_FILE_NAME
+    if splits_file.is_file():
+        return len(read_splits(splits_file))
+    return len(cross_validation(fold.groups, fold.holdout, seed=DEFAULT_SEED))
+
+
+def _settle_other_folds(
+    cases: PreprocessedCases, config: DiffTumorConfig, folds: Collection[int]
+) -> Iterator[tuple[int, FoldCases]]:
+    """Settle the folds that a study leaves out; one that cannot be trained is no error of the study."""
+    for fold in folds:
+        try:
+            yield fold, choose_cases(cases, config, fold)
+        except DatasetError:
+            continue
 
 
 def settings_beside_plans(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,55 +232,91 @@ def common_config(study: Study, folder: Path, dataset_json: Mapping[str, Any]) -
 _DECIDE_CASES = ("organ_label", "tumor_label", "healthy_holdout", "healthy_cases", "confirmed_healthy")
 
 
-def make_view(data: StudyData, root: Path, annotated: Annotated, *, healthy: bool) -> Path:
+def make_view(
+    data: StudyData, root: Path, annotated: Annotated, *, healthy: bool, trained_folds: Collection[int] = ()
+) -> Path:
     """Make a folder that is the preprocessed data set in all but its splits, with links to other data sets beside it.
 
-    Its files are links. Nothing is written where the same view is there already.
+    Its files are links. Its lists are those of all folds of the data set, so that the study may train others later.
+    Nothing is written where the same view is there already. A view of an earlier version, which had lists of the
+    study's folds alone, is completed.
 
     Args:
         data: The data set.
         root: Folder for views.
         annotated: How many annotated tumour cases train, or "all".
         healthy: Whether healthy cases train.
+        trained_folds: Folds that were trained with this view: their lists, the holdout and the data must stay.
 
     Returns:
         What nnUNet_preprocessed is to be set to.
 
     Raises:
-        OutputExistsError: If another view is there.
+        OutputExistsError: If something that must stay would change, or something else is in its place.
     """
     parent = root / view_name(annotated, healthy=healthy)
+    parent.mkdir(parents=True, exist_ok=True)
     folder = parent / data.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in data.cases.folder.iterdir():
-        link = folder / entry.name
-        if entry.name not in _NOT_LINKED and not entry.name.startswith(".") and not link.is_symlink():
-            link.symlink_to(entry)
-    _link_other_datasets(data, parent)
-    splits = [
-        data.split(fold, annotated, healthy=healthy) if fold in data.folds else _never_trained(data)
-        for fold in range(max(data.folds) + 1)
-    ]
-    holdout = next(iter(data.folds.values())).holdout
-    write_splits(folder, splits, {"holdout": list(holdout)})
+    with alone(parent, f"the view {parent.name}", waits=True, work="makes it"):
+        if folder.is_symlink():
+            raise OutputExistsError(f"{parent} is a view of another data set than {data.name}. Name another --output.")
+        folder.mkdir(exist_ok=True)
+        _link_data(data, parent, is_trained=bool(trained_folds))
+        _write_lists(data, folder, data.lists_of_view(annotated, healthy=healthy), trained_folds)
     return parent
 
 
-def _link_other_datasets(data: StudyData, parent: Path) -> None:
-    """Extra healthy cases are looked for beside the data set."""
-    for other in data.cases.folder.parent.glob("Dataset[0-9][0-9][0-9]_*"):
-        if other.name != data.name and not (parent / other.name).is_symlink():
-            (parent / other.name).symlink_to(other)
+def _link_data(data: StudyData, parent: Path, *, is_trained: bool) -> None:
+    """Link the files of the data set, and the other data sets, beside which extra healthy cases are looked for."""
+    source = data.cases.folder
+    links = {
+        parent / data.name / entry.name: entry
+        for entry in source.iterdir()
+        if entry.name not in _NOT_LINKED and not entry.name.startswith(".")
+    }
+    others = source.parent.glob("Dataset[0-9][0-9][0-9]_*")
+    links |= {parent / other.name: other for other in others if other.name != data.name}
+    for link, target in links.items():
+        _link(link, target, is_trained=is_trained)
+
+
+def _link(link: Path, target: Path, *, is_trained: bool) -> None:
+    """Let a link lead to its target, also where it led elsewhere, unless trainings have read from there."""
+    if link.is_symlink() and link.resolve() == target.resolve():
+        return
+    if link.exists() and not link.is_symlink():
+        raise OutputExistsError(f"{link} should be a link to {target}, but is none. Move it away.")
+    if link.is_symlink() and is_trained:
+        raise OutputExistsError(
+            f"{link} leads to {os.readlink(link)}, from which runs of this study were trained, but nnUNet_preprocessed "
+            f"now has {target}. Export it as before; if the data were moved, link the old place to the new one (ln -s "
+            f"{target.parent} {Path(os.readlink(link)).parent}); if they are others, name another --output."
+        )
+    with written_whole(link, overwrite=True) as temporary:
+        temporary.symlink_to(target)
+
+
+def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained_folds: Collection[int]) -> None:
+    """Write splits and holdout of a view where they are missing, or differ in what no run was trained on."""
+    holdout = next(iter(data.folds.values())).holdout
+    if (folder / SPLITS_FILE_NAME).is_file():
+        before, holdout_before = read_splits(folder / SPLITS_FILE_NAME), read_holdout(folder / HOLDOUT_FILE_NAME)
+        if before == tuple(splits) and holdout_before == holdout:
+            return
+        changed = [f"fold {n}" for n in sorted(trained_folds) if before[n : n + 1] != tuple(splits[n : n + 1])]
+        changed += ["the held-out healthy cases"] if trained_folds and holdout_before != holdout else []
+        if changed:
+            raise OutputExistsError(
+                f"{folder} holds other lists than the study would write now, and runs were trained with them: "
+                f"{', '.join(changed)}. Restore the data set's splits, seed_of_cases and the settings of healthy cases "
+                "that they were made with, or name another --output."
+            )
+    write_splits(folder, splits, {"holdout": list(holdout)}, overwrite=True)
 
 
 def view_name(annotated: Annotated, *, healthy: bool) -> str:
     """Name of a view's folder."""
     return f"annotated-{annotated}{'' if healthy else '-without-healthy'}"
-
-
-def _never_trained(data: StudyData) -> Split:
-    """Fills the place of a fold that the study leaves out, so that the others keep their numbers."""
-    return next(iter(data.folds.values())).split
 
 
 def _from_anywhere(key: str, value: Any, source: ConfigSource) -> Any:

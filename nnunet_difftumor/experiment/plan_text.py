@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.experiment.generator_training import state_of_stage
 from nnunet_difftumor.experiment.generators import Stage
-from nnunet_difftumor.experiment.running import seconds_per_epoch, state_of
+from nnunet_difftumor.experiment.running import epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.experiment.runs import Run
 from nnunet_difftumor.experiment.work_folders import FINISHED, INTERRUPTED
 
@@ -44,9 +44,13 @@ def describe_plan(runs: Sequence[Run]) -> str:
             lines.append("#   time unknown: no seconds_per_epoch in the study, and no log of this arm yet")
         else:
             source = "measured" if run.arm.name in measured else "from the study"
-            expected = seconds * run.arm.epochs
-            total += expected
-            lines.append(f"#   {run.arm.epochs} epochs of {seconds:.3g} s ({source}): {show_seconds(expected)}")
+            count = epochs_left(run)
+            total += seconds * count
+            before = f"; {run.arm.epochs - count} of {run.arm.epochs} are in the last checkpoint"
+            lines.append(
+                f"#   {count} epochs of {seconds:.3g} s ({source}): {show_seconds(seconds * count)}"
+                f"{before if count < run.arm.epochs else ''}"
+            )
     left = sum(state_of(run) != FINISHED for run in runs)
     lines.append(f"# {len(runs)} runs, {len(runs) - left} finished, {left} to train, one after the other:")
     at_least = "at least " if unknown else ""
@@ -83,11 +87,11 @@ def show_seconds(seconds: float) -> str:
 
 
 def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output: Path, *, overwrite: bool) -> int:
-    """Write a job array with one run a task; finished runs are left out.
+    """Write a job array with one run a task; finished runs are left out, and without others nothing is written.
 
     Args:
         path: The script.
-        runs: All runs of a study.
+        runs: The runs.
         study_file: The study's file.
         output: Output folder of the study.
         overwrite: Replace a file that exists.
@@ -99,14 +103,16 @@ def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output
         OutputExistsError: If the file exists and `overwrite` is False.
     """
     left = [run for run in runs if state_of(run) != FINISHED]
-    command = shlex.join(["difftumor", "experiment", str(study_file.resolve()), "--output", str(output.resolve())])
+    if not left:
+        return 0
+    command = command_of_study(study_file, output)
     logs = output.resolve() / "slurm"
     logs.mkdir(parents=True, exist_ok=True)
     names = "\n".join(f"  {shlex.quote(run.name)}" for run in left)
     text = f"""#!/bin/bash
 #SBATCH --job-name=difftumor
-#SBATCH --array=0-{max(0, len(left) - 1)}
-#SBATCH --output={logs}/%A_%a.log
+#SBATCH --array=0-{len(left) - 1}
+#SBATCH --output={shlex.quote(f"{_for_slurm(logs)}/%A_%a.log")}
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 # Add what your cluster needs, e.g. --gres=gpu:1 --cpus-per-task=12 --mem=64G --time=48:00:00, and the environment.
@@ -120,6 +126,16 @@ exec {command} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"
     with written_whole(path, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return len(left)
+
+
+def command_of_study(study_file: Path, output: Path) -> str:
+    """The command that trains and compares all of a study, to be given in any folder."""
+    return shlex.join(["difftumor", "experiment", str(study_file.resolve()), "--output", str(output.resolve())])
+
+
+def _for_slurm(path: Path) -> str:
+    """Escape the sign that Slurm replaces in the names of logs."""
+    return str(path).replace("%", "%%")
 
 
 def _facts(run: Run) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 
 from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.comparison.prediction import Run as RunCommand
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.experiment.data_views import StudyData, make_view
 from nnunet_difftumor.experiment.generator_training import train_stage
-from nnunet_difftumor.experiment.runs import VIEWS_FOLDER, Run
+from nnunet_difftumor.experiment.runs import RUNS_FOLDER, VIEWS_FOLDER, Run
 from nnunet_difftumor.experiment.work_folders import (
     DONE_FILE,
     FINISHED,
@@ -27,6 +30,11 @@ from nnunet_difftumor.experiment.work_folders import (
 from nnunet_difftumor.logged_command import end_of_log, run_logged
 
 _RECORD_FILE = "run.json"
+_CHECKPOINTS_TO_CONTINUE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""From which nnU-Net goes on with `--c`: the first one that is there."""
+_LINE_OF_EPOCH = re.compile(
+    r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)?: Epoch (?:(\d+)|time: ([\d.]+) s) *$", re.MULTILINE
+)
 
 
 def state_of(run: Run) -> str:
@@ -84,7 +92,8 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
             return False
         for stage in run.generator_stages:
             train_stage(stage, run_command=run_command)
-        make_view(data, run.root / VIEWS_FOLDER, run.annotated, healthy=run.healthy)
+        views = run.root / VIEWS_FOLDER
+        make_view(data, views, run.annotated, healthy=run.healthy, trained_folds=_trained_folds(run))
         is_continued = state_of(run) == INTERRUPTED
         write_json(run.settings_file, dict(run.settings), overwrite=True)
         write_json(run.folder / _RECORD_FILE, run.to_json(), overwrite=True)
@@ -130,6 +139,41 @@ def seconds_per_epoch(run: Run) -> float | None:
     """Median time of an epoch in a run's logs, in s; None if it has finished none."""
     times = [float(found) for text in _training_logs(run) for found in re.findall(r"Epoch time: ([\d.]+) s", text)]
     return statistics.median(times) if times else None
+
+
+def epochs_left(run: Run) -> int:
+    """Epochs that a run has still to be trained for, from the checkpoint on that nnU-Net would continue from."""
+    if state_of(run) == FINISHED:
+        return 0
+    checkpoints = [run.fold_folder / name for name in _CHECKPOINTS_TO_CONTINUE]
+    saved_at = next((path.stat().st_mtime for path in checkpoints if path.is_file()), float("-inf"))
+    saved = [epoch for text in _training_logs(run) for epoch, middle in _finished_epochs(text) if middle <= saved_at]
+    return max(0, run.arm.epochs - 1 - max(saved, default=-1))
+
+
+def _finished_epochs(log: str) -> Iterator[tuple[int, float]]:
+    """Number of each epoch in a log, and when half of it was over, in s.
+
+    A checkpoint that is younger than its middle holds the epoch, also where a file server's clock is a little off.
+    """
+    epoch = 0
+    for time_of_line, number, seconds in _LINE_OF_EPOCH.findall(log):
+        if number:
+            epoch = int(number)
+        else:
+            yield epoch, datetime.fromisoformat(time_of_line).timestamp() - float(seconds) / 2
+
+
+def _trained_folds(run: Run) -> set[int]:
+    """Folds that any run in the output folder, also one that the study no longer has, trained with this run's view."""
+    mine = {"annotated": run.annotated, "healthy": run.healthy, "dataset": run.dataset}
+    records = [path for path in (run.root / RUNS_FOLDER).glob(f"*/{_RECORD_FILE}") if _was_trained(path.parent)]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in records]
+    return {record["fold"] for record in found if {key: record[key] for key in mine} == mine}
+
+
+def _was_trained(folder: Path) -> bool:
+    return (folder / DONE_FILE).is_file() or any(folder.glob("results/*/*/fold_*/checkpoint_*.pth"))
 
 
 def _check_training(run: Run) -> None:

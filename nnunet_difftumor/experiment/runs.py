@@ -24,6 +24,7 @@ from nnunet_difftumor.experiment.data_views import StudyData, settings_beside_pl
 from nnunet_difftumor.experiment.generators import Stage, check_stages, generator_folder, plan_generator
 from nnunet_difftumor.experiment.study import STUDY_GENERATOR, Annotated, Arm, Study
 from nnunet_difftumor.experiment.trainers import TrainerFacts, trainer_of
+from nnunet_difftumor.experiment.validation_cases import check_validation_cases
 from nnunet_difftumor.logged_command import program
 from nnunet_difftumor.schedule import SCHEDULE_KEYS
 from nnunet_difftumor.splits import Split
@@ -142,9 +143,11 @@ def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
         The runs; no two have one name.
 
     Raises:
-        ConfigurationError: If a trainer, a setting, a generator, or a number of annotated cases does not fit.
+        ConfigurationError: If a trainer, a setting, a generator, or a number of annotated cases does not fit, or the
+            runs could not be compared.
         DatasetError: If generators are to be trained and the raw data set is not at hand.
     """
+    check_validation_cases(study, data)
     trainers = {arm.name: trainer_of(arm, _schedule(study, arm), str(study.path)) for arm in study.arms}
     base = settings_beside_plans(data.cases.folder, data.dataset_json)
     runs = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunet_difftumor.commands.training_arguments import PRESETS
 from nnunet_difftumor.comparison.experiment import check_names, read_hospital, read_prediction, read_statistics
-from nnunet_difftumor.comparison.measures import MEASURES
+from nnunet_difftumor.comparison.measures import AUROC, DICE, MEASURES
 from nnunet_difftumor.comparison.yaml_entries import Entries, read_entries
 from nnunet_difftumor.config import is_generator_name
 from nnunet_difftumor.errors import ConfigurationError
@@ -149,6 +149,8 @@ def read_study(path: Path) -> Study:
         path=path,
     )
     arms = tuple(arm for entry in entries.list_of("arms") for arm in _read_arms(entry, shared))
+    if not arms:
+        raise ConfigurationError(f"{path}: arms must list at least one, got []; see `difftumor experiment --help`.")
     check_names("arms", [arm.name for arm in arms], path)
     baseline = entries.text("baseline", arms[0].name)
     if baseline not in [arm.name for arm in arms]:
@@ -214,7 +216,7 @@ class _Shared:
 def _read_arms(entries: Entries, shared: _Shared) -> list[Arm]:
     """One arm for each combination of the keys that hold a list, and for equal epochs and equal wall-clock time."""
     entries.refuse_unknown(_ARM_KEYS)
-    lists = {key: entries.get(key) if isinstance(entries.get(key), list) else [entries.get(key)] for key in _AXES}
+    lists = {key: _values_of(entries, key) for key in _AXES}
     factor = _positive(entries, "wall_clock_factor")
     seconds = _positive(entries, "seconds_per_epoch") or shared.seconds_per_epoch
     arms = []
@@ -243,6 +245,17 @@ def _read_arms(entries: Entries, shared: _Shared) -> list[Arm]:
         if factor is not None:
             arms.append(_with_more_epochs(arm, factor))
     return arms
+
+
+def _values_of(entries: Entries, key: str) -> list[Any]:
+    """The values of a key that may hold one or a list of them."""
+    value = entries.get(key)
+    if isinstance(value, list) and not value:
+        raise ConfigurationError(
+            f"{entries.where}: {key} must be a value or a list of at least one, got []: the arm would not be trained. "
+            f"Write a value, or remove {key}."
+        )
+    return value if isinstance(value, list) else [value]
 
 
 def _with_more_epochs(arm: Arm, factor: float) -> Arm:
@@ -356,11 +369,11 @@ def _read_compare(entries: Entries) -> dict[str, Any]:
     """Check what `difftumor compare` will be given, now and not after weeks of training."""
     compare = entries.mapping("compare")
     compare.refuse_unknown(_COMPARE_KEYS)
-    content = entries.raw_mapping("compare")
-    compare.choice("primary", "dice", [measure.key for measure in MEASURES])
+    content = {key: value for key, value in entries.raw_mapping("compare").items() if compare.has(key)}
+    primary = compare.choice("primary", DICE.key, [measure.key for measure in MEASURES])
     compare.texts("labels")
     compare.boolean("acknowledge_identifier_matches", False)
-    read_prediction(compare.mapping("prediction"))
+    prediction = read_prediction(compare.mapping("prediction"))
     read_statistics(compare.mapping("statistics"))
     metadata = compare.existing("metadata", is_folder=False)
     if metadata is not None:
@@ -375,6 +388,12 @@ def _read_compare(entries: Entries) -> dict[str, Any]:
             {key: str(value.resolve() if isinstance(value, Path) else value) for key, value in vars(each).items()}
             for each in hospitals
         ]
+    if primary == AUROC.key and not (compare.has("hospitals") and prediction.probabilities):
+        raise ConfigurationError(
+            f"{compare.where}: primary is {AUROC.key}, which needs probabilities, and nnU-Net keeps none of its "
+            "validation cases. Name test data in hospitals and write prediction: {probabilities: true}, or choose "
+            "another primary."
+        )
     return content
 
 

@@ -38,13 +38,14 @@ def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, ad
 
 
 @contextmanager
-def alone(folder: Path, name: str, *, waits: bool = False) -> Iterator[None]:
-    """Keep two processes from training one thing; the lock goes with the process that holds it.
+def alone(folder: Path, name: str, *, waits: bool = False, work: str = "trains it") -> Iterator[None]:
+    """Keep two processes from making one thing; the lock goes with the process that holds it.
 
     Args:
         folder: Where the lock lies.
-        name: What is trained, for messages.
+        name: What is made, for messages.
         waits: Wait for the other process, and say so, instead of raising.
+        work: What the other process does, for messages.
 
     Raises:
         RunError: If another process holds the lock and `waits` is False.
@@ -55,7 +56,7 @@ def alone(folder: Path, name: str, *, waits: bool = False) -> Iterator[None]:
         except OSError as error:
             if not waits:
                 raise RunError(f"{name}: another process trains this run at the moment ({error}).") from error
-            print(f"    {name}: another process trains it at the moment; waiting for that", flush=True)
+            print(f"    {name}: another process {work} at the moment; waiting for that", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -4,12 +4,15 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import nibabel
@@ -20,8 +23,9 @@ import yaml
 
 from nnunet_difftumor.cli import _build_parser, main
 from nnunet_difftumor.comparison.experiment import read_experiment
+from nnunet_difftumor.comparison.prediction import refuse_training_cases
 from nnunet_difftumor.comparison.run import compare
-from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, OutputExistsError
+from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.experiment.comparing import compare_all
 from nnunet_difftumor.experiment.data_views import make_view, open_data
 from nnunet_difftumor.experiment.generator_training import check_stage, state_of_stage, train_stage
@@ -30,7 +34,7 @@ from nnunet_difftumor.experiment.running import RunError, check_record, state_of
 from nnunet_difftumor.experiment.runs import plan_runs
 from nnunet_difftumor.experiment.study import read_study
 from nnunet_difftumor.logged_command import run_logged
-from nnunet_difftumor.splits import read_splits
+from nnunet_difftumor.splits import Split, read_holdout, read_splits
 from nnunet_difftumor.training_runs import check_output_folder
 
 STUDY = {
@@ -196,6 +200,157 @@ def test_other_data_sets_are_beside_a_view(plan, project):
     assert (beside / "dataset.json").is_file()
 
 
+ONE_ARM = {"arms": ARMS[1:2], "annotated": ["all"], "baseline": ARMS[1]["name"]}
+
+
+def view_of(run):
+    return Path(run.environment["nnUNet_preprocessed"]) / run.dataset
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"folds": [0]}, {"folds": [0, 1]}),
+        ({"folds": [0, 2]}, {"folds": [0, 1, 2]}),
+        ({"folds": [0, 1]}, {"folds": [0], "seeds": [0, 1]}),
+    ],
+)
+def test_folds_may_be_added_and_taken_away_at_any_time(plan, before, after):
+    _, data, runs = plan(**ONE_ARM, **{"seeds": [0], **before})
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    lists = (view_of(runs[0]) / "splits_final.json").read_bytes()
+    _, data, runs = plan(**ONE_ARM, **{"seeds": [0], **after})
+    nnunet = FakeNnunet()
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert 0 < len(nnunet.starts) < len(runs)
+    assert (view_of(runs[0]) / "splits_final.json").read_bytes() == lists
+    for run in runs:
+        assert read_splits(view_of(run) / "splits_final.json")[run.fold] == run.split
+
+
+@pytest.mark.parametrize("old_folds", [[0], [0, 2]])
+def test_a_view_of_an_earlier_version_is_completed(plan, old_folds):
+    """It had the study's folds alone, with copies of the first in place of those between them."""
+    _, data, runs = plan(**ONE_ARM, folds=old_folds, seeds=[0])
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    path = view_of(runs[0]) / "splits_final.json"
+    complete = read_splits(path)
+    old = [complete[fold if fold in old_folds else 0].to_json() for fold in range(max(old_folds) + 1)]
+    path.write_text(json.dumps(old))
+    _, data, runs = plan(**ONE_ARM, folds=[0, 1, 2], seeds=[0])
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert read_splits(path) == complete
+
+
+def test_lists_that_a_run_was_trained_with_are_never_replaced(plan):
+    """The run's arm is no longer in the study, so its record is not looked at."""
+    _, data, runs = plan(**ONE_ARM, folds=[2], seeds=[0])
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    path = view_of(runs[0]) / "splits_final.json"
+    other_arm = {"arms": [{**ARMS[1], "name": "later"}], "annotated": ["all"], "baseline": "later"}
+    content = json.loads(path.read_text())
+    content[2]["train"].pop()
+    path.write_text(json.dumps(content))
+    _, data, later = plan(**other_arm, folds=[0], seeds=[0])
+    with pytest.raises(OutputExistsError, match=r"runs were trained with them: fold 2\. Restore the data set's splits"):
+        train(later[0], data, run_command=FakeNnunet())
+    assert json.loads(path.read_text()) == content
+    shutil.rmtree(runs[0].folder)
+    assert train(later[0], data, run_command=FakeNnunet())
+    assert read_splits(path)[2] == runs[0].split
+
+
+def test_the_holdout_that_a_run_was_trained_with_is_never_replaced(plan):
+    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    path = view_of(runs[0]) / "healthy_holdout.json"
+    assert read_holdout(path) == data.folds[0].holdout
+    path.write_text('{"holdout": []}')
+    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    with pytest.raises(OutputExistsError, match="the held-out healthy cases"):
+        train(runs[1], data, run_command=FakeNnunet())
+
+
+def test_a_fold_that_cannot_be_trained_hinders_no_other(plan, project):
+    """Neither where too few annotated cases are in it, nor where no tumour case validates."""
+    tumor, healthy = [f"tumor_{n}" for n in range(6)], [f"healthy_{n}" for n in range(5)]
+    folds = [
+        {"train": [*tumor[1:], *healthy], "val": tumor[:1]},
+        {"train": [tumor[0], tumor[5], *healthy], "val": tumor[1:5]},
+        {"train": tumor, "val": healthy},
+    ]
+    (project.preprocessed / "splits_final.json").write_text(json.dumps(folds))
+    _, data, runs = plan(**{**ONE_ARM, "annotated": [3]}, folds=[0], seeds=[0])
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert read_splits(view_of(runs[0]) / "splits_final.json") == (runs[0].split, Split((), ()), Split((), ()))
+    with pytest.raises(ConfigurationError, match="fold 1 has 2 training cases with annotated tumour"):
+        plan(**{**ONE_ARM, "annotated": [3]}, folds=[0, 1])
+    with pytest.raises(DiffTumorError, match="No validation case is left in this fold"):
+        plan(**{**ONE_ARM, "annotated": [3]}, folds=[2])
+
+
+def test_processes_that_start_together_make_one_view(plan, tmp_path, monkeypatch):
+    _, data, _ = plan(**ONE_ARM)
+    link = Path.symlink_to
+
+    def slowly(self, target):
+        time.sleep(0.01)
+        link(self, target)
+
+    monkeypatch.setattr(Path, "symlink_to", slowly)
+    with ThreadPoolExecutor(4) as starts:
+        made = [starts.submit(make_view, data, tmp_path / "views", "all", healthy=True) for _ in range(4)]
+    assert {each.result() for each in made} == {tmp_path / "views" / "annotated-all"}
+    assert sorted(os.listdir(tmp_path / "views" / "annotated-all")) == [".lock", data.name]
+
+
+def move_data(project, monkeypatch, folder):
+    """Move nnUNet_preprocessed, and say so."""
+    shutil.move(project.root / "preprocessed", folder)
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder))
+
+
+def test_a_view_follows_data_that_moved_before_the_first_checkpoint(plan, project, monkeypatch, tmp_path):
+    project.add_extra(["donor_0"])
+    _, data, runs = plan(**ONE_ARM)
+    with pytest.raises(RunError):
+        train(runs[0], data, run_command=lambda words, environment, log: log.write_text("a line"))
+    move_data(project, monkeypatch, tmp_path / "moved")
+    _, data, runs = plan(**ONE_ARM)
+    assert train(runs[0], data, run_command=FakeNnunet())
+    assert (view_of(runs[0]) / "nnUNetPlans.json").resolve() == tmp_path / "moved" / data.name / "nnUNetPlans.json"
+    beside = view_of(runs[0]).parent / "Dataset906_Extra"
+    assert beside.resolve() == tmp_path / "moved" / "Dataset906_Extra"
+
+
+def test_a_view_that_trained_does_not_change_its_data(plan, project, monkeypatch, tmp_path):
+    _, data, runs = plan(**ONE_ARM)
+    train(runs[0], data, run_command=FakeNnunet())
+    move_data(project, monkeypatch, tmp_path / "moved")
+    _, data, runs = plan(**ONE_ARM)
+    with pytest.raises(OutputExistsError, match=r"if the data were moved, link the old place to the new one \(ln -s"):
+        train(runs[1], data, run_command=FakeNnunet())
+    (project.root / "preprocessed").symlink_to(tmp_path / "moved")
+    assert train(runs[1], data, run_command=FakeNnunet())
+
+
+def test_a_file_in_place_of_a_link_is_refused(plan):
+    _, data, runs = plan(**ONE_ARM)
+    view_of(runs[0]).mkdir(parents=True)
+    (view_of(runs[0]) / "nnUNetPlans.json").write_text("{}")
+    with pytest.raises(OutputExistsError, match=r"nnUNetPlans.json should be a link to .*, but is none. Move it away"):
+        train(runs[0], data, run_command=FakeNnunet())
+
+
+def test_a_view_of_another_data_set_is_refused(plan, project):
+    _, data, runs = plan(**ONE_ARM)
+    view_of(runs[0]).parent.mkdir(parents=True)
+    view_of(runs[0]).symlink_to(project.preprocessed)
+    with pytest.raises(OutputExistsError, match="is a view of another data set than Dataset905_Test"):
+        train(runs[0], data, run_command=FakeNnunet())
+    assert not (project.preprocessed / "splits_final.json").exists()
+
+
 def test_stock_training_takes_the_schedule_and_nothing_else(plan, monkeypatch):
     import torch
 
@@ -316,6 +471,37 @@ def test_the_time_is_measured_or_unknown(plan):
     assert "at least 10 s of training; unknown for 2 runs" in printed
 
 
+@pytest.mark.parametrize(
+    ("checkpoints", "left", "duration"),
+    [
+        ({}, 100, "4.2 d"),
+        ({"best": 80}, 20, "20.0 h"),
+        ({"latest": 50, "best": 80}, 50, "2.1 d"),
+        ({"final": 100, "latest": 50}, 0, "0 s"),
+        ({"latest": 99}, 1, "1.0 h"),
+    ],
+)
+def test_the_time_of_an_interrupted_run_is_that_of_the_epochs_after_its_checkpoint(plan, checkpoints, left, duration):
+    """nnU-Net goes on from the final, else the latest, else the best checkpoint; what came after it is trained anew."""
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0], schedule={"epochs": 100}, seconds_per_epoch=10)
+    folder = runs[0].fold_folder
+    folder.mkdir(parents=True)
+    start = datetime(2026, 1, 1, 10).timestamp()
+
+    def line(epoch, text):
+        return f"{datetime.fromtimestamp(start + 3600 * epoch + 0.25)}: {text} \n"
+
+    lines = [line(n, f"Epoch {n}") + line(n + 1, "Epoch time: 3600.0 s") for n in range(100 if left == 0 else 99)]
+    (folder / "training_log_1.txt").write_text("".join(lines))
+    for name, epochs in checkpoints.items():
+        (folder / f"checkpoint_{name}.pth").touch()
+        os.utime(folder / f"checkpoint_{name}.pth", (start + 3600 * epochs + 2,) * 2)
+    printed = describe_plan(runs)
+    assert f"#   {left} epochs of 3.6e+03 s (measured): {duration}" in printed
+    assert f"# {duration} of training, " in printed
+    assert (f"; {100 - left} of 100 are in the last checkpoint" in printed) == (left < 100)
+
+
 def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
     study, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
     train(runs[0], data, run_command=FakeNnunet())
@@ -332,6 +518,36 @@ def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
     assert names == [run.name for run in runs[1:]]
     with pytest.raises(OutputExistsError):
         write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False)
+
+
+def test_slurm_takes_an_output_folder_of_any_name(plan, tmp_path):
+    study, _, runs = plan("my study, 50%", **ONE_ARM, folds=[0], seeds=[0])
+    write_slurm_script(tmp_path / "array.sh", runs, study.path, runs[0].root, overwrite=False)
+    (line,) = (line for line in (tmp_path / "array.sh").read_text().splitlines() if "--output=" in line)
+    assert shlex.split(line)[1:] == [f"--output={tmp_path}/my study, 50%%/slurm/%A_%a.log"]
+    assert (tmp_path / "my study, 50%" / "slurm").is_dir()
+
+
+def test_slurm_is_given_the_run_of_only(plan, tmp_path, capsys):
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
+    words += ["--slurm", str(tmp_path / "array.sh")]
+    assert main([*words, "--only", runs[1].name]) == 0
+    text = (tmp_path / "array.sh").read_text()
+    assert "#SBATCH --array=0-0\n" in text
+    assert runs[1].name in text
+    assert runs[0].name not in text
+    assert "array.sh: 1 runs." in capsys.readouterr().out
+
+
+def test_no_slurm_script_is_written_for_finished_runs(plan, tmp_path, capsys):
+    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--slurm", str(tmp_path / "array.sh")]) == 0
+    assert not (tmp_path / "array.sh").exists()
+    printed = capsys.readouterr().out
+    assert f"all its runs are finished. To compare them: difftumor {' '.join(words)}" in printed
 
 
 def test_validation_cases_of_all_folds_are_compared(plan):
@@ -356,6 +572,95 @@ def test_validation_cases_of_all_folds_are_compared(plan):
         assert all(file.is_file() for file in folder.iterdir())
     assert compare_all(study, runs, data, runs[0].root, compare=compare) == (report,)
     assert len(calls) == 1
+
+
+def count_comparisons(study, runs, data):
+    """Compare as far as needed, without figures; gives how often there was something to do."""
+    calls = []
+
+    def compare(path, output, *, overwrite):
+        calls.append(read_experiment(path))
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "report.html").touch()
+
+    compare_all(study, runs, data, runs[0].root, compare=compare)
+    return len(calls)
+
+
+def retrain(runs, data, **_):
+    shutil.rmtree(runs[0].folder)
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+
+
+def change_metadata(folder, **_):
+    (folder / "patients.csv").write_text("case,patient\ntumor_0,x\n")
+
+
+def change_a_reference(project, **_):
+    for path in project.preprocessed.glob("gt_segmentations/*"):
+        shutil.copy(path, f"{path}.new")
+        os.replace(f"{path}.new", path)
+
+
+def remove_the_report(runs, **_):
+    next(runs[0].root.glob("compare/*/report/report.html")).unlink()
+
+
+@pytest.mark.parametrize("with_hospitals", [False, True])
+@pytest.mark.parametrize("change", [retrain, change_metadata, change_a_reference, remove_the_report])
+def test_a_report_is_made_again_when_its_inputs_change(plan, project, tmp_path, change, with_hospitals):
+    (tmp_path / "patients.csv").write_text("case,patient\n")
+    labels = project.preprocessed / "gt_segmentations"
+    hospitals = {"hospitals": [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(labels)}]}
+    settings = {"metadata": "patients.csv", **(hospitals if with_hospitals else {})}
+    study, data, runs = plan(arms=ARMS[:2], annotated=["all"], folds=[0], seeds=[0], compare=settings)
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert count_comparisons(study, runs, data) == 1
+    assert count_comparisons(study, runs, data) == 0
+    change(runs=runs, data=data, project=project, folder=tmp_path)
+    assert count_comparisons(study, runs, data) == 1
+    assert count_comparisons(study, runs, data) == 0
+
+
+def test_a_comparison_that_failed_is_made_again(plan):
+    study, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert count_comparisons(study, runs, data) == 1
+    retrain(runs, data)
+
+    def fail(path, output, *, overwrite):
+        raise DiffTumorError("no space left")
+
+    with pytest.raises(DiffTumorError, match="no space left"):
+        compare_all(study, runs, data, runs[0].root, compare=fail)
+    assert count_comparisons(study, runs, data) == 1
+
+
+@pytest.mark.parametrize("key", ["prediction", "hospitals", "statistics", "metadata", "labels"])
+def test_a_key_of_compare_without_a_value_is_as_if_it_were_not_there(plan, key):
+    study, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0], compare={key: None})
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert count_comparisons(study, runs, data) == 1
+
+
+def test_the_training_cases_of_every_arm_are_known_to_the_leak_guard(plan, project, monkeypatch):
+    """nnU-Net's own trainers leave no list, and the splits that trained them are in the view alone."""
+    hospitals = [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(project.raw / "labelsTr")}]
+    study, data, runs = plan(arms=ARMS[:2], annotated=[3], seeds=[0], compare={"hospitals": hospitals})
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    experiments = []
+    compare_all(study, runs, data, runs[0].root, compare=lambda path, *_, **__: experiments.append(path))
+    experiment = read_experiment(experiments[0])
+    monkeypatch.delenv("nnUNet_preprocessed")
+    for model in experiment.models:
+        with pytest.raises(LeakError, match=r"was trained on cases of these names: X: "):
+            refuse_training_cases(model, experiment.hospitals, acknowledged=False)
+        (note,) = refuse_training_cases(model, experiment.hospitals, acknowledged=True)
+        mine = [run for run in runs if run.arm.name == model.arm]
+        known = {case for run in mine for case in (*run.split.train, *run.split.val)}
+        assert note.endswith(f"({len(known)}).")
+        assert all((model.trained / f"fold_{fold}" / "checkpoint_final.pth").is_file() for fold in model.folds)
+        assert not any((run.fold_folder / "difftumor_split.json").exists() for run in mine)
 
 
 def test_validation_predictions_are_scored_and_compared(plan, project):
@@ -424,7 +729,11 @@ WRONG = [
     ({"settings": {"stepz": 3}}, "Unknown setting 'stepz'"),
     ({"compare": {"models": []}}, "Unknown setting 'models'"),
     ({"compare": {"primary": "dicee"}}, "primary must be one of"),
-    ({"arms": []}, "arms must list at least one"),
+    ({"compare": {"primary": "auroc"}}, "primary is auroc, which needs probabilities"),
+    ({"compare": {"primary": "specificity"}}, "primary is specificity.*all 3 validation cases .* have a tumour"),
+    ({"arms": []}, "arms must list at least one.*difftumor experiment --help"),
+    (arm(trainer="difftumor", steps=[]), r"arms\[0\]: steps must be a value or a list of at least one, got \[\]"),
+    (arm(trainer="difftumor", backbone=[]), "backbone must be a value or a list of at least one"),
     (arm(trainer="difftumour"), "finds no trainer difftumour"),
     (arm(trainer="diff-tumor"), "Did you mean 'difftumor'"),
     (arm(trainer="nnUNetTrainerNotThere"), "finds no trainer nnUNetTrainerNotThere"),
@@ -456,6 +765,32 @@ def test_errors_name_what_is_wrong(plan, changes, message):
         changes = {**changes, "baseline": changes["arms"][0]["name"]}
     with pytest.raises(DiffTumorError, match=message):
         plan(**changes)
+
+
+def test_a_primary_measure_that_can_be_measured_is_taken(plan, project):
+    hospitals = [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(project.raw / "labelsTr")}]
+    with pytest.raises(ConfigurationError, match=r"write prediction: \{probabilities: true\}"):
+        plan(compare={"primary": "auroc", "hospitals": hospitals})
+    plan(compare={"primary": "auroc", "hospitals": hospitals, "prediction": {"probabilities": True}})
+    plan(compare={"primary": "specificity", "hospitals": hospitals})
+
+
+def test_specificity_is_measured_where_healthy_cases_validate(plan, project):
+    """Without any annotated tumour, healthy cases are not moved to the training lists."""
+    for path in [*project.preprocessed.glob("gt_segmentations/*"), *project.raw.glob("labelsTr/*")]:
+        image = nibabel.load(path)
+        without = np.minimum(np.asarray(image.dataobj), 1)
+        nibabel.save(nibabel.Nifti1Image(without, image.affine), path)
+    settings = {"confirmed_healthy": True}
+    arms = [{"name": "hand-crafted", "trainer": "hand-crafted", "settings": settings}]
+    plan(arms=arms, annotated=[0], baseline="hand-crafted", compare={"primary": "specificity"})
+
+
+def test_folds_that_share_validation_cases_are_refused_before_training(plan, project):
+    folds = [{"train": ["tumor_0", "tumor_1", "healthy_0"], "val": ["tumor_2"]}] * 3
+    (project.preprocessed / "splits_final.json").write_text(json.dumps(folds))
+    with pytest.raises(ConfigurationError, match="the folds share validation cases"):
+        plan(**ONE_ARM)
 
 
 def test_a_generator_that_is_missing_stops_its_run_alone(plan, tmp_path):
