@@ -8,10 +8,10 @@ for which |value - m| is at most a critical value times the standard error at m.
 error depends on m as in Wilson's interval (with the effective number of patients of Korn and Graubard, 1998), so
 intervals are lopsided where they should be and never leave the scale. Below 30 patients the critical value is
 Student's; from 30 on it is the 95% quantile of the same statistic over resampled patients (bootstrap-t), or
-Student's where that is larger. Student's degrees of freedom are half a degree fewer than the effective
-number of patients, (sum w)^2 / sum w^2 for weights w (Kish, Survey Sampling, 1965), and at most one fewer than
-patients. Where a patient with most of the tumours, or a hospital with most of the patients, decides the figure
-nearly alone (an effective number below 3 and below half of the units), there is no interval.
+Student's where that is larger. Student's degrees of freedom follow the effective number of patients, (sum w)^2 /
+sum w^2 for weights w (Kish, Survey Sampling, 1965). Where a patient with most of the tumours, or a hospital with most
+of the patients, decides the figure nearly alone (an effective number below 3 and below half of the units), there is no
+interval.
 
 The plain percentile interval is too short: for patients with several tumours each it holds the truth in 65 to 92%
 of simulated studies with 10 patients, in 90 to 94% with 30, and in 85% with 6 resampled hospitals. BCa is no better
@@ -43,6 +43,7 @@ SMALLEST_SEEDS = 3
 _CONFIDENCE = 0.95
 _BLOCK = 20_000_000
 _LARGEST_RATE = 0.06
+_DEGREES = 1.2
 _SMALLEST_EFFECTIVE = 3.0
 NO_DIFFERENCE = "the arms do not differ in any patient"
 SAME_DIFFERENCE = "the arms differ by the same amount in every patient"
@@ -282,8 +283,10 @@ def effective_number(weights: FloatArray) -> FloatArray:
 def student_critical_value(weights: FloatArray) -> FloatArray:
     """97.5% quantile of Student's t, its degrees of freedom by the units' weights.
 
-    In simulations, intervals of moderately unequal units are too long with one degree fewer than the effective number
-    (0.97 of them hold the truth), and those of very unequal ones too short with one fewer than units (0.89).
+    1.2 degrees for each unit of the effective number but one, and at most one fewer than units. In simulations of 10
+    patients with tumours, one degree each makes intervals of moderately unequal patients too long (0.974 hold the
+    truth, with 1.2 0.970), and one fewer than patients those of very unequal ones too short (0.89, with 1.2 0.94; in
+    15 to 29 such patients 0.93).
 
     Args:
         weights: Weight of each unit. Shape (..., P).
@@ -291,7 +294,7 @@ def student_critical_value(weights: FloatArray) -> FloatArray:
     Returns:
         The quantile. Shape (...).
     """
-    freedom = np.minimum(effective_number(weights) - 0.5, np.shape(weights)[-1] - 1)
+    freedom = np.minimum(_DEGREES * (effective_number(weights) - 1), np.shape(weights)[-1] - 1)
     return np.asarray(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom))
 
 
