@@ -17,7 +17,6 @@ from nnunet_difftumor.comparison.measures import (
     AUROC,
     HEALTHY_SCANS,
     MEASURES,
-    PANOPTIC_QUALITY,
     SIZE_MEASURES,
     SUBGROUP_MEASURES,
     TUMOR_SCANS,
@@ -298,7 +297,7 @@ class _Means(_Question):
         table = self.study.tumors if is_of_tumors else self.study.cases
         keep = self.in_group(table)
         if self.measure.of == TUMOR_SCANS:
-            keep &= table["reference_tumors"] > 0 if self.measure is PANOPTIC_QUALITY else table["reference_ml"] > 0
+            keep &= table["reference_tumors"] > 0
         elif self.measure.of == HEALTHY_SCANS:
             keep &= table["is_healthy"]
         return select(table, keep)

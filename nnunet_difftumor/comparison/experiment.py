@@ -163,8 +163,8 @@ def read_experiment(path: Path) -> Experiment:
     hospitals = tuple(read_hospital(entry) for entry in entries.list_of("hospitals"))
     models = tuple(_read_model(entry) for entry in entries.list_of("models"))
     check_names("hospitals", [hospital.name for hospital in hospitals], path)
-    check_names("models", [model.name for model in models], path)
     _check_seeds(models, path)
+    check_names("models", [model.name for model in models], path)
     _check_sources(models, hospitals, path)
     arms = list(dict.fromkeys(model.arm for model in models))
     baseline = entries.text("baseline", arms[0])
@@ -298,12 +298,13 @@ def check_names(key: str, names: Sequence[str], path: Path) -> None:
         raise ConfigurationError(f"{path}: {key} must list at least one; see `difftumor compare --help`.")
     files: dict[str, str] = {}
     for name in names:
-        other = files.setdefault(file_name_of(name).lower(), name)
-        if other is not name:
+        file = file_name_of(name).lower()
+        if file in files:
             raise ConfigurationError(
-                f"{path}: two {key} are named {other!r} and {name!r}; they need different names"
+                f"{path}: two {key} are named {files[file]!r} and {name!r}; they need different names"
                 f"{' (name:) or seeds' if key == 'models' else ''}."
             )
+        files[file] = name
 
 
 def _check_seeds(models: Sequence[Model], path: Path) -> None:

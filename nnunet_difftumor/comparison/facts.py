@@ -16,6 +16,7 @@ from nnunet_difftumor.comparison.measures import AUROC
 from nnunet_difftumor.comparison.metadata import bins_of
 from nnunet_difftumor.comparison.study import Study, select
 from nnunet_difftumor.comparison.text import is_lack, measure_of
+from nnunet_difftumor.comparison.trained_models import dataset_of
 
 _RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
 _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
@@ -76,7 +77,7 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
 def _model_facts(model: Model) -> dict[str, Any]:
     if model.trained is not None:
         folds = ", ".join(map(str, model.folds))
-        source = f"{model.trained.name} of {model.trained.parent.name}, folds {folds}, {model.checkpoint}"
+        source = f"{model.trained.name} of {dataset_of(model.trained)}, folds {folds}, {model.checkpoint}"
     else:
         source = "predictions as given" if model.predictions else "scores as given"
     seed = "" if model.seed is None else f"seed {model.seed}: "

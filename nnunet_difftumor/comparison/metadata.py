@@ -66,10 +66,19 @@ def read_metadata(path: Path | None, scans: Sequence[tuple[str, str]], age_bins:
     table, notes = _read_table(path)
     rows = _rows_of(table, scans, path)
     records = table.to_dict("records")
-    facts = {scan: _facts(scan, records[row], age_bins, f"{path}, row {row + 2}") for scan, row in rows.items()}
+    patients = _patients({scan: records[row].get("patient", "") for scan, row in rows.items()})
+    facts = {
+        scan: ScanFacts(patients[scan], _groups(records[row], age_bins, f"{path}, row {row + 2}"))
+        for scan, row in rows.items()
+    }
     _check_sexes(facts, path)
     if "patient" not in table:
         notes.append("The metadata name no patients: every scan counts as a patient of its own.")
+    elif nameless := sum(not records[row]["patient"] for row in rows.values()):
+        notes.append(
+            f"The metadata name no patient for {nameless} of {len(rows)} scans: each of these counts as a patient of "
+            "its own."
+        )
     return Metadata(facts, tuple(notes))
 
 
@@ -110,13 +119,25 @@ def _rows_of(table: pd.DataFrame, scans: Sequence[tuple[str, str]], path: Path) 
     return {scan: numbers[0] for scan, numbers in found.items()}
 
 
-def _facts(scan: tuple[str, str], row: Mapping[Any, str], age_bins: Sequence[float], where: str) -> ScanFacts:
-    hospital, case = scan
-    patient = row.get("patient", "")
+def _patients(written: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+    """Name the patient of every scan; a scan without one gets a name that no other patient has."""
+    patients = {(hospital, case): f"{hospital}/{patient}" for (hospital, case), patient in written.items() if patient}
+    taken = set(patients.values())
+    for scan in written:
+        if scan not in patients:
+            name = "/".join(scan)
+            while name in taken:
+                name += "*"
+            patients[scan] = name
+            taken.add(name)
+    return patients
+
+
+def _groups(row: Mapping[Any, str], age_bins: Sequence[float], where: str) -> dict[str, str]:
     groups = {kind: row[kind] or NOT_RECORDED for kind in _TEXT_GROUPS if kind in row}
     if "age" in row:
         groups = {"age": _age_group(row["age"], age_bins, where), **groups}
-    return ScanFacts(f"{hospital}/{patient or case}", groups)
+    return groups
 
 
 def _check_sexes(facts: Mapping[tuple[str, str], ScanFacts], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Predicting what is missing with trained nnU-Net models; what is there is kept."""
+"""Predicting what is missing with trained nnU-Net models; what is there is kept while its images are the same."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from typing import Any
 from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
 from nnunet_difftumor.comparison.experiment import Hospital, Model, PredictionSettings
+from nnunet_difftumor.comparison.file_stamps import stamp_of
+from nnunet_difftumor.comparison.prediction_images import (
+    cases_of_replaced_images,
+    images_of,
+    record_images,
+    record_unknown_images,
+    refuse_missing_images,
+    remove_predictions,
+)
+from nnunet_difftumor.comparison.trained_models import training_cases_of_splits
 from nnunet_difftumor.ct_files import file_ending, read_labels
-from nnunet_difftumor.errors import CorruptImageError, DatasetError, DiffTumorError, LeakError, OutputExistsError
+from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.logged_command import end_of_log, program, run_logged
 from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
 from nnunet_difftumor.scoring.request import find_label_maps
-from nnunet_difftumor.splits import SPLITS_FILE_NAME, read_splits
 
 _PROGRAM = "nnUNetv2_predict_from_modelfolder"
 _SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
-_TRAINERS_VARIABLE, _PREPROCESSED_VARIABLE = "nnUNet_extTrainer", "nnUNet_preprocessed"
+_TRAINERS_VARIABLE = "nnUNet_extTrainer"
 _INPUT_FOLDER, _UNFINISHED_FOLDER = ".input", ".unfinished"
 
 Run = Callable[[Sequence[str], Mapping[str, str], Path], int]
@@ -40,13 +49,30 @@ def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:
     return tuple(case for case in references if case not in there)
 
 
+def cases_to_predict(model: Model, hospital: Hospital, folder: Path) -> tuple[str, ...]:
+    """Find the cases whose prediction is missing, or was made from images that were replaced since.
+
+    Args:
+        model: A trained model.
+        hospital: The hospital.
+        folder: Folder of this model's predictions in this hospital, which need not exist.
+
+    Returns:
+        The cases, all with a reference.
+    """
+    assert hospital.labels is not None
+    wanted = {*missing_predictions(hospital, folder), *cases_of_replaced_images(model, hospital, folder)}
+    return tuple(case for case in find_label_maps(hospital.labels) if case in wanted)
+
+
 def predict_missing(
     model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: Run = run_logged
 ) -> tuple[str, ...]:
-    """Predict the cases of a hospital that have a reference and no prediction yet.
+    """Predict the cases of a hospital that have a reference and no prediction of their images yet.
 
     Predictions appear whole: nnU-Net writes into a folder of its own, from which they are moved. What an
-    interrupted run finished is kept.
+    interrupted run finished is kept. Predictions of an earlier version, which did not record the images, are taken
+    as they are.
 
     Args:
         model: A trained model.
@@ -66,10 +92,15 @@ def predict_missing(
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, _describe(model, settings))
     _collect(folder)
-    missing = missing_predictions(hospital, folder)
+    missing = cases_to_predict(model, hospital, folder)
+    _record_unknown_images(model, hospital, folder, missing)
     if not missing:
         return ()
-    _link_images(model, hospital, missing, folder / _INPUT_FOLDER)
+    images = images_of(model, hospital, missing)
+    refuse_missing_images(model, images)
+    remove_predictions(folder, missing)
+    record_images(folder, images)
+    _link_images(images, folder / _INPUT_FOLDER)
     words = prediction_command(model, settings, folder / _INPUT_FOLDER, folder / _UNFINISHED_FOLDER)
     print(f"$ {shlex.join(words)}", flush=True)
     log = folder / _LOG_FILE
@@ -142,7 +173,7 @@ def _training_cases(model: Model) -> set[str]:
     assert model.trained is not None
     used = {str(fold) for fold in model.folds}
     lists_unknown = [fold for fold in used if not (model.trained / f"fold_{fold}" / SPLIT_RECORD_NAME).is_file()]
-    cases = _cases_of_splits(model.trained.parent.name, lists_unknown)
+    cases = training_cases_of_splits(model.trained, lists_unknown)
     for fold in model.trained.glob("fold_*"):
         name = fold.name.removeprefix("fold_")
         record = fold / SPLIT_RECORD_NAME
@@ -156,18 +187,6 @@ def _training_cases(model: Model) -> set[str]:
     return cases
 
 
-def _cases_of_splits(dataset: str, folds: Sequence[str]) -> set[str]:
-    """Training cases of folds by the splits that nnU-Net keeps beside the preprocessed data, where it is at hand."""
-    preprocessed = os.environ.get(_PREPROCESSED_VARIABLE)
-    path = Path(preprocessed or ".") / dataset / SPLITS_FILE_NAME
-    if not preprocessed or not path.is_file():
-        return set()
-    splits = read_splits(path)
-    known = [splits[int(fold)].train for fold in folds if fold.isdigit() and int(fold) < len(splits)]
-    known += [(*split.train, *split.val) for split in splits if "all" in folds]
-    return {case for cases in known for case in cases}
-
-
 def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
     assert model.trained is not None
     checkpoints = [model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds]
@@ -175,7 +194,7 @@ def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
         "trained": str(model.trained),
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
-        "checkpoint_stamps": [[path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoints],
+        "checkpoint_stamps": [stamp_of(path) for path in checkpoints],
         "mirroring": settings.mirroring,
         "step_size": settings.step_size,
         "probabilities": settings.probabilities,
@@ -220,23 +239,23 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _link_images(model: Model, hospital: Hospital, cases: Sequence[str], folder: Path) -> None:
-    """Fill a folder with links to the images of some cases, under the names that the model expects."""
-    assert model.trained is not None
-    assert hospital.images is not None
-    dataset = json.loads((model.trained / "dataset.json").read_text(encoding="utf-8"))
-    ending = dataset["file_ending"]
-    names = [f"{case}_{channel:04d}{ending}" for case in cases for channel in range(len(dataset["channel_names"]))]
-    lacking = [name for name in names if not (hospital.images / name).is_file()]
-    if lacking:
-        raise DatasetError(
-            f"{hospital.images} lacks {len(lacking)} of the {len(names)} images that {model.name} needs: "
-            f"{', '.join(lacking[:5])}. They must be named <case>_0000{ending}, as for its training."
+def _record_unknown_images(model: Model, hospital: Hospital, folder: Path, missing: Sequence[str]) -> None:
+    assert hospital.labels is not None
+    predicted = [case for case in find_label_maps(hospital.labels) if case not in missing]
+    if taken := record_unknown_images(model, hospital, folder, predicted):
+        print(
+            f"{model.name}, {hospital.name}: {len(taken)} predictions do not say which images they were made from, as "
+            "those of earlier versions. They are taken to be of the images that are there now.",
+            flush=True,
         )
+
+
+def _link_images(images: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    """Fill a folder with links to images."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name in names:
-        (folder / name).symlink_to((hospital.images / name).resolve())
+    for file in (file for files in images.values() for file in files):
+        (folder / file.name).symlink_to(file.resolve())
 
 
 def trainer_search_environment() -> dict[str, str]:

@@ -11,12 +11,13 @@ from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.comparison.analysis import Findings, analyze
 from nnunet_difftumor.comparison.experiment import Experiment, Hospital, Model, file_name_of, read_experiment
 from nnunet_difftumor.comparison.facts import collect_facts
-from nnunet_difftumor.comparison.prediction import missing_predictions, predict_missing, refuse_training_cases
+from nnunet_difftumor.comparison.prediction import cases_to_predict, predict_missing, refuse_training_cases
 from nnunet_difftumor.comparison.report import REPORT_FILE, write_report
 from nnunet_difftumor.comparison.scoring import score_once
 from nnunet_difftumor.comparison.study import load_study
 from nnunet_difftumor.comparison.tables import write_complete_tables, write_raw_tables
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
+from nnunet_difftumor.scoring.probabilities import NPZ_ENDING
 
 PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summary.json"
 
@@ -43,7 +44,7 @@ class Todo:
     Attributes:
         model: Name of the model.
         hospital: Name of the hospital.
-        missing: Cases to predict.
+        missing: Cases to predict, for the first time or because their images were replaced.
     """
 
     model: str
@@ -67,7 +68,7 @@ def plan(experiment_path: Path, output: Path) -> tuple[Todo, ...]:
     experiment = read_experiment(experiment_path)
     _check_models(experiment)
     return tuple(
-        Todo(model.name, hospital.name, missing_predictions(hospital, _predictions(output, model, hospital)))
+        Todo(model.name, hospital.name, cases_to_predict(model, hospital, _predictions(output, model, hospital)))
         for model in experiment.models
         if model.trained is not None
         for hospital in experiment.hospitals
@@ -95,7 +96,7 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
             "--overwrite; predictions and scores are kept."
         )
     experiment = read_experiment(experiment_path)
-    notes = _check_models(experiment)
+    notes = [*_check_models(experiment), *_note_models_without_probabilities(experiment)]
     score_folders = {
         (model.name, hospital.name): _score(experiment, model, hospital, output)
         for model in experiment.models
@@ -138,11 +139,30 @@ def _score(experiment: Experiment, model: Model, hospital: Hospital, output: Pat
         _dataset_json(experiment, model, predictions),
         folder,
         labels=experiment.labels or (),
-        probabilities=model.trained is not None and experiment.prediction.probabilities,
+        probabilities=experiment.prediction.probabilities and _has_probabilities(model, hospital),
         workers=experiment.prediction.processes,
     )
     print(f"{model.name}, {hospital.name}: {'scored' if is_new else 'scored before'}", flush=True)
     return folder
+
+
+def _has_probabilities(model: Model, hospital: Hospital) -> bool:
+    """Say whether a model's predictions come with nnU-Net's probabilities, if they are asked for."""
+    return model.trained is not None or any(model.folder_of(hospital).glob(f"*{NPZ_ENDING}"))
+
+
+def _note_models_without_probabilities(experiment: Experiment) -> list[str]:
+    if not experiment.prediction.probabilities:
+        return []
+    lacking = [
+        f"{model.name} in {hospital.name}"
+        for model in experiment.models
+        for hospital in experiment.hospitals
+        if model.scores is None and not _has_probabilities(model, hospital)
+    ]
+    if not lacking:
+        return []
+    return [f"No AUROC: no probabilities (<case>.npz) lie beside the predictions of {', '.join(lacking)}."]
 
 
 def _predictions(output: Path, model: Model, hospital: Hospital) -> Path:

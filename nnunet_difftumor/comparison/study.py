@@ -59,7 +59,7 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
     Raises:
         DatasetError: If tables are incomplete, or models were not scored on the same scans and references.
     """
-    cases, tumors, rules = [], [], {}
+    cases, tumors, rules, left_out = [], [], {}, {}
     for model in experiment.models:
         for hospital in experiment.hospitals:
             folder = score_folders[model.name, hospital.name]
@@ -67,6 +67,7 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
             cases.append(_with_origin(read.cases, model, hospital))
             tumors.append(_with_origin(read.tumors, model, hospital))
             rules[folder] = read.rules
+            left_out.setdefault(hospital.name, set()).update(read.not_predicted)
     all_cases, all_tumors = (pd.concat(tables, ignore_index=True) for tables in (cases, tumors))
     _require_same(all_cases, _KEY, ("is_healthy", "reference_ml", "reference_tumors"), experiment.models)
     _require_same(all_tumors, [*_KEY, "tumor"], ("volume_mm3",), experiment.models)
@@ -84,7 +85,7 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
         labels=tuple(dict.fromkeys(all_cases["label"])),
         group_kinds=kinds,
         rules=_common_rules(rules),
-        notes=metadata.notes,
+        notes=(*metadata.notes, *_note_left_out(left_out)),
     )
 
 
@@ -101,11 +102,13 @@ class ScoreTables:
         cases: cases.csv, tumour labels only.
         tumors: tumors.csv.
         rules: `rules` of summary.json.
+        not_predicted: Cases that `--only-predicted` left out.
     """
 
     cases: pd.DataFrame
     tumors: pd.DataFrame
     rules: Mapping[str, Any]
+    not_predicted: tuple[str, ...] = ()
 
 
 def read_score_folder(folder: Path, labels: Sequence[str] | None = None) -> ScoreTables:
@@ -119,15 +122,17 @@ def read_score_folder(folder: Path, labels: Sequence[str] | None = None) -> Scor
         The tables.
 
     Raises:
-        DatasetError: If a table or column is missing, a value is none, or a label was not scored.
+        DatasetError: If a table or column is missing, a value is none, a label was not scored, or cases failed.
     """
+    summary = _read_summary(folder / "summary.json")
+    _refuse_failed(summary, folder)
     cases = _read_csv(folder / "cases.csv", ["case", "label", "is_healthy", *_CASE_NUMBERS])
     tumors = _read_csv(folder / "tumors.csv", ["case", "label", "tumor", "detected", "touched", *_TUMOR_NUMBERS])
     _to_numbers(cases, _CASE_NUMBERS, folder / "cases.csv")
     _to_numbers(tumors, _TUMOR_NUMBERS, folder / "tumors.csv")
     _to_truth(cases, ("is_healthy",), folder / "cases.csv")
     _to_truth(tumors, ("detected", "touched"), folder / "tumors.csv")
-    cases = cases[cases["reference_tumors"].notna()]  # organs have no tumours to count
+    cases = select(cases, cases["reference_tumors"].notna())  # organs have no tumours to count
     known = list(dict.fromkeys(cases["label"]))
     unknown = [label for label in labels or () if label not in known]
     if unknown or not known:
@@ -136,12 +141,15 @@ def read_score_folder(folder: Path, labels: Sequence[str] | None = None) -> Scor
             f"{', '.join(known) or 'none'}. Correct labels in the experiment, or score again."
         )
     kept = known if labels is None else labels
-    cases, tumors = (table[table["label"].isin(kept)].reset_index(drop=True) for table in (cases, tumors))
-    _require_values(cases[cases["reference_ml"] > 0], ("dice", "nsd_1mm", "nsd_2mm"), folder / "cases.csv")
-    _require_values(cases[cases["reference_tumors"] > 0], ("panoptic_quality",), folder / "cases.csv")
+    cases, tumors = (select(table, table["label"].isin(kept)).reset_index(drop=True) for table in (cases, tumors))
+    _require_values(select(cases, cases["reference_ml"] > 0), ("dice", "nsd_1mm", "nsd_2mm"), folder / "cases.csv")
+    _require_values(select(cases, cases["reference_tumors"] > 0), ("panoptic_quality",), folder / "cases.csv")
     _require_values(tumors, ("dice", "equivalent_diameter_mm", "axial_diameter_mm"), folder / "tumors.csv")
     cases["is_clean"] = (cases["false_positives"] == 0).astype(float)
-    return ScoreTables(cases, tumors, _read_rules(folder / "summary.json"))
+    rules = summary.get("rules")
+    return ScoreTables(
+        cases, tumors, rules if isinstance(rules, dict) else {}, tuple(map(str, summary.get("not_predicted") or ()))
+    )
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -184,13 +192,32 @@ def _require_values(table: pd.DataFrame, columns: Sequence[str], path: Path) -> 
             raise DatasetError(f"{path}: {name} of {empty.iloc[0]['case']} is empty, but it has a tumour. Score again.")
 
 
-def _read_rules(path: Path) -> Mapping[str, Any]:
+def _read_summary(path: Path) -> Mapping[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read: {error}. `difftumor score` writes it.") from error
-    rules = summary.get("rules") if isinstance(summary, dict) else None
-    return rules if isinstance(rules, dict) else {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def _refuse_failed(summary: Mapping[str, Any], folder: Path) -> None:
+    """A case that failed in every model would be in no table. Predictions without a reference are no cases."""
+    without_reference = summary.get("without_reference") or ()
+    failed = [str(case) for case in summary.get("failed") or () if case not in without_reference]
+    if failed:
+        raise DatasetError(
+            f"{folder}: {len(failed)} cases could not be scored: {', '.join(failed[:5])}; see errors.csv there. "
+            "Correct them and score again: leaving cases out of a comparison would favour the model that fails on them."
+        )
+
+
+def _note_left_out(cases: Mapping[str, set[str]]) -> list[str]:
+    return [
+        f"{name}: {len(left_out)} cases are not in this comparison, because scores were made with --only-predicted and "
+        f"without a prediction of them: {', '.join(sorted(left_out)[:5])}{' ...' if len(left_out) > 5 else ''}."
+        for name, left_out in cases.items()
+        if left_out
+    ]
 
 
 def _with_origin(table: pd.DataFrame, model: Model, hospital: Hospital) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import yaml
 from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
 
 _NUMBER = (int, float)
+_NAMED_BY_TEXT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
 
 
 def read_entries(path: Path, kind: str = "experiment") -> Entries:
@@ -174,11 +175,12 @@ class Entries:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice instead of taking the last."""
+    """Refuses a key that is given twice instead of taking the last; keys that are merged in (<<) may be overridden."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node: Any = super().compose_mapping_node(anchor)  # later, what is merged in cannot be told from what is written
+        keys = [key.value if key.tag in _NAMED_BY_TEXT else self.construct_object(key, True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
+        return node

@@ -56,7 +56,8 @@ def score_case(
         The scores.
 
     Raises:
-        DiffTumorError: If a file cannot be read, the grids differ, or the values are not those of the scheme.
+        DiffTumorError: If a file cannot be read, the grids differ or are sheared, or the values are not those of the
+            scheme.
     """
     files = CaseFiles(
         case=case or Path(reference).name.split(".")[0],
@@ -111,7 +112,6 @@ def _score_label(
     reference, prediction, whole = reference[box], prediction[box], whole[box]
     shared = int(np.count_nonzero(reference & prediction))
     near, far = surface_agreement(reference, prediction, maps.spacing_mm, TOLERANCES_MM)
-    voxel_mm3 = float(np.prod(maps.spacing_mm))
     tumors: tuple[TumorScore, ...] = ()
     predictions: tuple[PredictionScore, ...] = ()
     if label.is_tumor:
@@ -124,8 +124,8 @@ def _score_label(
         dice=2.0 * shared / sum(voxels) if sum(voxels) else math.nan,
         nsd_1mm=near,
         nsd_2mm=far,
-        reference_ml=voxels[0] * voxel_mm3 / 1000.0,
-        predicted_ml=voxels[1] * voxel_mm3 / 1000.0,
+        reference_ml=voxels[0] * maps.voxel_mm3 / 1000.0,
+        predicted_ml=voxels[1] * maps.voxel_mm3 / 1000.0,
         tumors=tumors,
         predictions=predictions,
         panoptic_quality=_quality(tumors, len(predictions)) if label.is_tumor else math.nan,
@@ -142,9 +142,8 @@ def _score_tumors(
     rules: ScoringRules,
 ) -> tuple[tuple[TumorScore, ...], tuple[PredictionScore, ...]]:
     """Reference and predicted tumours; predictions that say nothing about right or wrong are left out."""
-    voxel_mm3 = float(np.prod(maps.spacing_mm))
-    true = find_components(reference, voxel_mm3, rules)
-    found = find_components(prediction, voxel_mm3, rules, is_ignored)
+    true = find_components(reference, maps.voxel_mm3, rules)
+    found = find_components(prediction, maps.voxel_mm3, rules, is_ignored)
     matching = match_components(true, found, rules.match_iou)
     is_unknown = (matching.touches_speck | found.is_mostly_ignored) & ~matching.touching_predictions
     counted = np.flatnonzero(~is_unknown)
@@ -153,7 +152,7 @@ def _score_tumors(
     predictions = tuple(
         PredictionScore(
             component=number,
-            volume_mm3=float(found.voxels[index] * voxel_mm3),
+            volume_mm3=float(found.voxels[index] * maps.voxel_mm3),
             matched_tumor=int(partner) + 1 if (partner := matching.match_of_prediction[index]) >= 0 else None,
             iou=float(matching.iou[partner, index] if partner >= 0 else matching.iou[:, index].max(initial=0.0)),
             score=float(scores[index]),
@@ -171,7 +170,7 @@ def _tumor_scores(
     boxes = ndimage.find_objects(true.numbers)
     touched = matching.touched_references
     for index, (voxels, box) in enumerate(zip(true.voxels, boxes, strict=True)):
-        volume_mm3 = float(voxels * np.prod(maps.spacing_mm))
+        volume_mm3 = float(voxels * maps.voxel_mm3)
         diameter_mm = equivalent_diameter_mm(volume_mm3)
         partner = int(matching.match_of_reference[index])
         iou = float(matching.iou[index, partner] if partner >= 0 else matching.iou[index].max(initial=0.0))

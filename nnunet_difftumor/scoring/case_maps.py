@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnunet_difftumor.ct_files import read_labels
-from nnunet_difftumor.errors import DatasetError, GeometryMismatchError
+from nnunet_difftumor.errors import DatasetError, DiffTumorError, GeometryMismatchError
 from nnunet_difftumor.grid_geometry import GridGeometry, turn_onto_grid
 from nnunet_difftumor.scoring.probabilities import NPZ_ENDING, read_probabilities
 from nnunet_difftumor.scoring.scheme import LabelScheme
 
 _MARGIN_VOXELS = 1
 _CHANCE_SLACK = 0.01
+_LARGEST_SHEAR_DEGREES = 1.0  # where distances between neighbours are wrong by less than 1%
+
+
+class ShearedGridError(DiffTumorError):
+    """The axes of a label map do not meet at right angles, so that a spacing gives no distances."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class CaseMaps:
         reference: Reference labels. Shape (D, H, W).
         prediction: Predicted labels. Shape (D, H, W).
         spacing_mm: Spacing in mm, (D, H, W).
+        voxel_mm3: Volume of a voxel in mm3.
         axial_axis: The axis that runs from axial slice to slice.
         probabilities: Probabilities by tumour label. Shapes (D, H, W).
         largest_probability: Largest probability in the whole scan, outside the ignore label, by tumour label.
@@ -59,6 +65,7 @@ class CaseMaps:
     reference: NDArray[np.int16]
     prediction: NDArray[np.int16]
     spacing_mm: tuple[float, float, float]
+    voxel_mm3: float
     axial_axis: int
     probabilities: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     largest_probability: Mapping[str, float] = field(default_factory=dict)
@@ -78,9 +85,11 @@ def read_case_maps(files: CaseFiles, scheme: LabelScheme) -> CaseMaps:
     Raises:
         CorruptImageError: If a file cannot be read.
         GeometryMismatchError: If the grids differ.
+        ShearedGridError: If the axes of the reference do not meet at right angles.
         DatasetError: If a label map holds values that dataset.json does not declare.
     """
     reference, grid = read_labels(files.reference)
+    _check_right_angles(grid, files.reference)
     _check_declared(reference, scheme, files.reference)
     prediction, own_grid = read_labels(files.prediction)
     _check_declared(prediction, scheme, files.prediction)
@@ -98,6 +107,7 @@ def read_case_maps(files: CaseFiles, scheme: LabelScheme) -> CaseMaps:
         reference=reference[box].copy(),
         prediction=prediction[box].copy(),
         spacing_mm=grid.spacing_mm,
+        voxel_mm3=abs(float(np.linalg.det(grid.affine[:3, :3]))),
         axial_axis=axial_axis(grid),
         probabilities={name: values[box].copy() for name, values in probabilities.items()},
         largest_probability=largest,
@@ -108,6 +118,18 @@ def read_case_maps(files: CaseFiles, scheme: LabelScheme) -> CaseMaps:
 def axial_axis(grid: GridGeometry) -> int:
     """Return the array axis closest to the patient's long axis: it runs from axial slice to slice."""
     return int(np.argmax(np.abs(grid.affine[2, :3]) / np.asarray(grid.spacing_mm)))
+
+
+def _check_right_angles(grid: GridGeometry, path: Path) -> None:
+    directions = grid.affine[:3, :3] / np.asarray(grid.spacing_mm)
+    cosines = np.abs(directions.T @ directions)[np.triu_indices(3, 1)]
+    shear_degrees = float(np.rad2deg(np.arcsin(min(cosines.max(), 1.0))))
+    if shear_degrees > _LARGEST_SHEAR_DEGREES:
+        raise ShearedGridError(
+            f"{path} lies on a sheared grid: two of its axes meet at {90.0 - shear_degrees:.1f} degrees, as with a "
+            "tilted gantry, where 90 are needed to measure distances. Resample reference and prediction with nearest "
+            "neighbour onto a grid with right angles."
+        )
 
 
 def _check_declared(labels: NDArray[np.int16], scheme: LabelScheme, path: Path) -> None:

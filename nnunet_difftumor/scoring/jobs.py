@@ -17,6 +17,22 @@ from nnunet_difftumor.scoring.rules import ScoringRules
 from nnunet_difftumor.scoring.scheme import LabelScheme
 
 
+class KilledProcessError(DiffTumorError):
+    """A scoring process was killed.
+
+    Attributes:
+        workers: Processes that ran.
+        fewer_workers: Processes to try with next.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.fewer_workers = workers, max(1, workers // 2)
+        super().__init__(
+            f"One of {workers} scoring processes was killed, most likely for want of memory. Nothing was written. "
+            f"Use fewer: --workers {self.fewer_workers}."
+        )
+
+
 @dataclass(frozen=True)
 class CaseError:
     """Why a case has no scores; the attributes are the columns of errors.csv.
@@ -73,7 +89,7 @@ def run_jobs(jobs: Sequence[ScoringJob], workers: int) -> Iterator[ScoredCase | 
         Scores, or why there are none, in the order of the jobs.
 
     Raises:
-        DiffTumorError: If a process dies.
+        KilledProcessError: If a process dies.
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
@@ -84,10 +100,7 @@ def run_jobs(jobs: Sequence[ScoringJob], workers: int) -> Iterator[ScoredCase | 
         with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
             yield from pool.map(_run_job, jobs)
     except BrokenProcessPool as error:
-        raise DiffTumorError(
-            f"One of {workers} scoring processes was killed, most likely for want of memory. Nothing was written. "
-            f"Use fewer: --workers {max(1, workers // 2)}."
-        ) from error
+        raise KilledProcessError(workers) from error
 
 
 def _run_job(job: ScoringJob) -> ScoredCase | CaseError:

@@ -51,11 +51,13 @@ class ScoringPlan:
         cases: Files of the cases to score.
         errors: Cases whose files are not complete.
         not_predicted: Cases that are left out because the request says so.
+        without_reference: Predicted cases without a reference; they are among the errors.
     """
 
     cases: tuple[CaseFiles, ...]
     errors: tuple[CaseError, ...]
     not_predicted: tuple[str, ...]
+    without_reference: tuple[str, ...]
 
 
 def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
@@ -73,6 +75,8 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
     """
     references = find_label_maps(request.reference, "--reference")
     predictions = find_label_maps(request.prediction, "--prediction")
+    if _holds_probabilities_too(request):
+        predictions = _without_probability_images(predictions, references, scheme)
     organ_folder = request.organ_filter.folder if request.organ_filter is not None else None
     organ_masks = find_label_maps(organ_folder, "--organ-filter") if organ_folder is not None else None
     left_out = references.keys() - predictions.keys() if request.only_predicted else set()
@@ -97,7 +101,8 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
             )
         except DatasetError as error:
             errors.append(CaseError(case, type(error).__name__, str(error)))
-    return ScoringPlan(tuple(cases), tuple(errors), tuple(sorted(left_out)))
+    without_reference = sorted(predictions.keys() - references.keys())
+    return ScoringPlan(tuple(cases), tuple(errors), tuple(sorted(left_out)), tuple(without_reference))
 
 
 def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
@@ -133,8 +138,22 @@ def _file_of(case: str, files: Mapping[str, Path], problem: str) -> Path:
     return files[case]
 
 
+def _holds_probabilities_too(request: ScoringRequest) -> bool:
+    """Say whether the folder of predictions is that of the probabilities."""
+    return request.probabilities is not None and request.probabilities.resolve() == request.prediction.resolve()
+
+
+def _without_probability_images(
+    predictions: Mapping[str, Path], references: Mapping[str, Path], scheme: LabelScheme
+) -> dict[str, Path]:
+    """Leave out files named <case>_<tumour label>, unless there is a reference of just that name."""
+    cases = predictions.keys() | references.keys()
+    images = {f"{case}_{label.name}" for case in cases for label in scheme.tumors} - references.keys()
+    return {case: path for case, path in predictions.items() if case not in images}
+
+
 def _probabilities(request: ScoringRequest, case: str, scheme: LabelScheme) -> Mapping[str, Path]:
     if request.probabilities is None:
         return {}
-    is_same = request.probabilities.resolve() == request.prediction.resolve()
+    is_same = _holds_probabilities_too(request)
     return find_probability_files(request.probabilities, case, scheme, is_prediction_folder=is_same)

@@ -62,7 +62,7 @@ def score_folders(
         DatasetError: If a folder holds no label map, or two for one case.
         MissingLabelError: If tumour or organ labels cannot be told.
         OutputExistsError: If results would be overwritten.
-        DiffTumorError: If a process dies.
+        DiffTumorError: If the folder cannot be written to, or a process dies.
     """
     check_output(output, overwrite=overwrite)
     scheme = read_label_scheme(
@@ -73,8 +73,17 @@ def score_folders(
     )
     plan = plan_scoring(request, scheme)
     jobs = [ScoringJob(files, scheme, request.organ_filter, request.rules) for files in plan.cases]
-    bar = tqdm(run_jobs(jobs, workers), total=len(jobs), desc="Scoring", unit="case", disable=not show_progress)
-    results = list(bar)
+    with new_output_folder(output, overwrite=overwrite) as folder:
+        bar = tqdm(run_jobs(jobs, workers), total=len(jobs), desc="Scoring", unit="case", disable=not show_progress)
+        scores = _collect(request, plan, list(bar))
+        write_tables(folder, scores.cases, scores.errors, scores.summary)
+        if request.organ_filter is not None and scores.filtered:
+            other = {"organ_filter": request.organ_filter.source, "labels": summarize(scores.filtered)}
+            write_tables(folder / FILTERED_FOLDER, scores.filtered, scores.errors, {**scores.summary, **other})
+    return scores
+
+
+def _collect(request: ScoringRequest, plan: ScoringPlan, results: Sequence[ScoredCase | CaseError]) -> FolderScores:
     scored = [result for result in results if isinstance(result, ScoredCase)]
     failed = [result for result in results if isinstance(result, CaseError)]
     cases = tuple(result.scores for result in scored)
@@ -82,11 +91,6 @@ def score_folders(
     errors = tuple(sorted([*plan.errors, *failed], key=lambda error: error.case))
     about = _describe(request, plan, errors)
     summary = {**about, "organ_filter": None, "cases": len(cases), "labels": summarize(cases)}
-    with new_output_folder(output, overwrite=overwrite) as folder:
-        write_tables(folder, cases, errors, summary)
-        if request.organ_filter is not None and filtered:
-            other = {**summary, "organ_filter": request.organ_filter.source, "labels": summarize(filtered)}
-            write_tables(folder / FILTERED_FOLDER, filtered, errors, other)
     return FolderScores(cases, filtered, errors, summary)
 
 
@@ -98,4 +102,5 @@ def _describe(request: ScoringRequest, plan: ScoringPlan, errors: Sequence[CaseE
         "with_probabilities": request.probabilities is not None,
         "failed": [error.case for error in errors],
         "not_predicted": list(plan.not_predicted),
+        "without_reference": list(plan.without_reference),
     }

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.atomic_files import write_json
-from nnunet_difftumor.errors import OutputExistsError
+from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
 from nnunet_difftumor.scoring.jobs import CaseError
 from nnunet_difftumor.scoring.records import CaseScores, LabelScores, PredictionScore, TumorScore
 from nnunet_difftumor.scoring.summary import froc_of_label, score_curve, volume_curve
@@ -68,6 +69,9 @@ def write_tables(folder: Path, cases: Sequence[CaseScores], errors: Sequence[Cas
 def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder, and move what is in it to `output` when the block ends without an error.
 
+    The temporary folder lies in `output` if that exists, else beside it: on the same file system, where `output` is
+    a link or a mount point too.
+
     Args:
         output: Folder for the results.
         overwrite: Replace results of an earlier scoring; other files in the folder are left alone.
@@ -77,19 +81,26 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
 
     Raises:
         OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.
+        DiffTumorError: If `output` cannot be written to.
     """
     check_output(output, overwrite=overwrite)
-    temporary = output.with_name(f".partial-{os.getpid()}-{output.name}")
-    temporary.mkdir(parents=True)
+    place = output.resolve()
+    temporary = (place if place.exists() else place.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
+    new_parents = [folder for folder in temporary.parents if not folder.exists()]
     try:
+        _make_folder(temporary, output)
         yield temporary
-        if output.exists():
+        check_output(output, overwrite=overwrite)
+        if place.exists():
             for name in _OUR_FILES:
-                _replace(temporary / name, output / name)
+                _replace(temporary / name, place / name)
         else:
-            os.replace(temporary, output)
+            os.replace(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for folder in new_parents:
+            with suppress(OSError):  # it holds the results
+                folder.rmdir()
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -101,6 +112,16 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(
             f"{output} holds {', '.join(existing)} already. Choose another --output, or add --overwrite."
         )
+
+
+def _make_folder(temporary: Path, output: Path) -> None:
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise DiffTumorError(
+            f"--output {output} cannot be written to: {error.strerror} ({temporary.parent}). Choose another folder, or "
+            "make this one writable."
+        ) from error
 
 
 def _replace(new: Path, old: Path) -> None:

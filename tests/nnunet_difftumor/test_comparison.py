@@ -479,6 +479,24 @@ def test_six_hospitals_are_resampled_and_three_seeds_enter(tmp_path):
     assert "trained 3 times with different seeds" in text
 
 
+def test_a_scan_that_holds_only_specks_is_not_one_with_a_tumor(tmp_path):
+    tumors = [tumor_row(f"c{number:02d}", 1, 15.0, 0.5 + 0.01 * number) for number in range(12)]
+    overlaps = dict.fromkeys(("dice", "nsd_1mm", "nsd_2mm"), 0.0)
+    speck = case_row("speck", false_positives=1, is_healthy=False, reference_ml=0.01, **overlaps)
+    cases = [*(case_row(tumor["case"], [tumor]) for tumor in tumors), speck]
+    for arm in "ab":
+        write_scores(tmp_path / arm, cases, tumors)
+    path = tmp_path / "experiment.yaml"
+    models = [{"arm": arm, "scores": arm} for arm in "ab"]
+    path.write_text(yaml.safe_dump({"hospitals": [{"name": "X"}], "models": models, "statistics": {"draws": 1000}}))
+    compare(path, tmp_path / "out")
+    arms = pd.read_csv(tmp_path / "out" / "arms.csv").query("arm == 'a' and group_kind == 'all'").set_index("measure")
+    for measure in ("dice", "nsd_1mm", "nsd_2mm", "panoptic_quality"):
+        assert (arms.loc[measure, "items"], arms.loc[measure, "value"]) == (12, pytest.approx(0.555)), measure
+    assert arms.loc["specificity", "items"] == 0
+    assert (arms.loc["false_positives", "items"], arms.loc["false_positives", "value"]) == (13, pytest.approx(1 / 13))
+
+
 def test_one_arm_alone_is_described(tmp_path):
     path = write_experiment(tmp_path, {"Aachen": 14}, {"only": 0.2})
     compare(path, tmp_path / "out")

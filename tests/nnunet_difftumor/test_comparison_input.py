@@ -12,6 +12,7 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.comparison.experiment import read_experiment
 from nnunet_difftumor.comparison.metadata import bins_of, read_metadata
 from nnunet_difftumor.comparison.study import load_study
+from nnunet_difftumor.comparison.yaml_entries import read_entries
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 
 COLUMNS = {
@@ -136,6 +137,8 @@ WRONG = [
     ("models.1.name", "A", "two models are named 'a' and 'A'"),
     ("models.1", {"arm": "a", "name": "a2", "scores": "scores/b/X"}, "has 2 models with the seeds .*Give each a seed"),
     ("hospitals", [{"name": "X"}, {"name": "x"}], "two hospitals are named 'X' and 'x'"),
+    ("hospitals", [{"name": "A"}, {"name": "A"}], "two hospitals are named 'A' and 'A'"),
+    ("hospitals", [{"name": "Bern"}, {"name": "Bern"}], "two hospitals are named 'Bern' and 'Bern'"),
     ("models.0", {"arm": "a", "trained": "nowhere"}, "trained should be a folder"),
     ("models.0", {**TRAINED, "folds": [7]}, "fold_7/checkpoint_final.pth does not exist.*with that checkpoint: 0, 1"),
     ("models.0", {**TRAINED, "checkpoint": "checkpoint_best.pth"}, "no fold of .* has checkpoint_best.pth"),
@@ -177,6 +180,38 @@ def test_a_file_that_is_no_mapping_is_refused(experiment, text, message):
         read_experiment(write((experiment[0], text)))
 
 
+MERGED = """
+hospitals: [{name: X}]
+statistics: &few {minimum_patients: 5, draws: 2000}
+models:
+  - &first {arm: a, scores: "scores/a/{hospital}"}
+  - {<<: *first, arm: b}
+"""
+
+
+def test_keys_can_be_merged_in_and_overridden(experiment):
+    read = read_experiment(write((experiment[0], MERGED)))
+    assert [(model.arm, model.scores) for model in read.models] == [
+        ("a", str(experiment[0] / "scores/a/{hospital}")),
+        ("b", str(experiment[0] / "scores/a/{hospital}")),
+    ]
+
+
+def test_a_merged_mapping_can_be_merged_again(tmp_path):
+    text = "outer: {inner: {deep: &two {<<: &one {arm: a, seed: 1}, arm: b}}}\nlast: {<<: *two, seed: 3}\n"
+    (tmp_path / "e.yaml").write_text(text)
+    assert read_entries(tmp_path / "e.yaml").raw_mapping("last") == {"arm": "b", "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("models", "key"),
+    [("[&a {arm: a, arm: b}, {<<: *a}]", "arm"), ("[&a {arm: a}, {<<: *a, <<: *a}]", "<<")],
+)
+def test_a_key_that_is_written_twice_is_refused_beside_merged_ones(experiment, models, key):
+    with pytest.raises(ConfigurationError, match=f"the key '{key}' is given twice"):
+        read_experiment(write((experiment[0], f"hospitals: [{{name: X}}]\nmodels: {models}\n")))
+
+
 def test_a_missing_file_is_named_by_the_command(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "none.yaml"), "--output", str(tmp_path / "out")]) == 1
     assert "none.yaml cannot be read" in capsys.readouterr().err
@@ -207,6 +242,25 @@ def test_without_metadata_every_scan_is_a_patient_and_the_report_says_so():
     read = read_metadata(None, SCANS, (50,))
     assert len({facts.patient for facts in read.facts.values()}) == 3
     assert "every scan counts as a patient of its own" in read.notes[0]
+
+
+def test_a_scan_without_a_patient_is_a_patient_of_its_own_whatever_it_is_named(tmp_path):
+    rows = [["case", "patient"], ["c1", "c2"], ["c2", ""], ["c2*", ""], ["c3", "p"], ["c4", "p"]]
+    scans = [("X", case) for case, _ in rows[1:]]
+    read = read_metadata(write_csv(tmp_path / "m.csv", rows), scans, (50,))
+    patients = [read.facts[scan].patient for scan in scans]
+    assert len(set(patients)) == 4
+    assert patients[3] == patients[4] == "X/p"
+    assert read.notes == (
+        "The metadata name no patient for 2 of 5 scans: each of these counts as a patient of its own.",
+    )
+
+
+def test_a_patient_column_without_patients_is_noted(tmp_path):
+    rows = [["case", "patient"], ["c1", ""], ["c2", " "]]
+    read = read_metadata(write_csv(tmp_path / "m.csv", rows), [("X", "c1"), ("X", "c2")], (50,))
+    assert {facts.patient for facts in read.facts.values()} == {"X/c1", "X/c2"}
+    assert "no patient for 2 of 2 scans" in read.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +336,31 @@ def test_wrong_scores_are_named(experiment, file, old, new, message):
     edit(experiment[0] / "scores" / "b" / "X" / file, old, new)
     with pytest.raises(DatasetError, match=message):
         read_study(experiment)
+
+
+def change_summaries(experiment, **entries):
+    for arm in "ab":
+        path = experiment[0] / "scores" / arm / "X" / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def test_a_case_that_failed_in_every_model_is_not_left_out(experiment):
+    change_summaries(experiment, failed=["c3", "stranger"], without_reference=["stranger"])
+    with pytest.raises(DatasetError, match=r"scores/a/X: 1 cases could not be scored: c3; see errors\.csv there"):
+        read_study(experiment)
+
+
+def test_predictions_without_a_reference_do_not_count_as_failed(experiment):
+    change_summaries(experiment, failed=["stranger"], without_reference=["stranger"])
+    assert set(read_study(experiment).cases["case"]) == {"c1", "c2"}
+
+
+def test_cases_that_only_predicted_left_out_are_noted(experiment):
+    change_summaries(experiment, failed=[], not_predicted=["c8", "c9"])
+    assert main(["compare", str(write(experiment)), "--output", str(experiment[0] / "out")]) == 0
+    page = (experiment[0] / "out" / "report.html").read_text()
+    assert "X: 2 cases are not in this comparison, because scores were made with --only-predicted" in page
+    assert "c8, c9" in page
 
 
 def test_a_missing_score_table_is_named(experiment):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -16,13 +17,16 @@ from nnunet_difftumor.comparison import scoring
 from nnunet_difftumor.comparison.experiment import Hospital, Model, PredictionSettings
 from nnunet_difftumor.comparison.prediction import (
     PredictionError,
+    cases_to_predict,
     missing_predictions,
     predict_missing,
     prediction_command,
     refuse_training_cases,
 )
 from nnunet_difftumor.comparison.scoring import score_once
-from nnunet_difftumor.errors import DatasetError, LeakError, OutputExistsError
+from nnunet_difftumor.comparison.trained_models import dataset_of
+from nnunet_difftumor.errors import DatasetError, DiffTumorError, LeakError, OutputExistsError
+from nnunet_difftumor.scoring.jobs import KilledProcessError
 from nnunet_difftumor.scoring.request import find_label_maps
 
 CASES = ("c1", "c2", "c3")
@@ -137,6 +141,65 @@ def test_a_missing_image_is_named_before_anything_is_predicted(hospital, model, 
     assert not nnunet.calls
 
 
+def replace_image(hospital, case):
+    write_labels(hospital.images / f"{case}_0000.nii.gz", 41)
+
+
+def test_only_replaced_images_are_predicted_again(hospital, model, tmp_path):
+    nnunet = FakeNnunet()
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    kept = (tmp_path / "p" / "c1.nii.gz").stat().st_mtime_ns
+    replace_image(hospital, "c2")
+    (tmp_path / "p" / "c2.npz").write_bytes(b"of the other image")
+    assert cases_to_predict(model, hospital, tmp_path / "p") == ("c2",)
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ("c2",)
+    assert nnunet.calls == [list(CASES), ["c2"]]
+    assert (tmp_path / "p" / "c1.nii.gz").stat().st_mtime_ns == kept
+    assert not (tmp_path / "p" / "c2.npz").exists()
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ()
+
+
+def test_an_image_that_is_replaced_while_a_prediction_is_interrupted_is_noticed(hospital, model, tmp_path):
+    with pytest.raises(PredictionError):
+        predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=FakeNnunet(stop_after=2))
+    replace_image(hospital, "c1")  # predicted, but still where nnU-Net wrote it
+    nnunet = FakeNnunet()
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ("c1", "c3")
+    assert nnunet.calls == [["c1", "c3"]]
+
+
+def test_predictions_of_an_earlier_version_are_taken_as_they_are(hospital, model, tmp_path, capsys):
+    nnunet = FakeNnunet()
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    (tmp_path / "p" / "images.json").unlink()
+    (tmp_path / "p" / "c3.nii.gz").unlink()
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ("c3",)
+    assert "m, X: 2 predictions do not say which images they were made from" in capsys.readouterr().out
+    replace_image(hospital, "c1")
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ("c1",)
+    assert "do not say" not in capsys.readouterr().out
+
+
+def test_predictions_of_images_that_are_gone_are_kept(hospital, model, tmp_path):
+    nnunet = FakeNnunet()
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    (hospital.images / "c1_0000.nii.gz").unlink()
+    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ()
+    assert (tmp_path / "p" / "c1.nii.gz").is_file()
+
+
+def test_nothing_is_removed_while_an_image_is_missing(hospital, model, tmp_path):
+    nnunet = FakeNnunet()
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    replace_image(hospital, "c1")
+    (tmp_path / "p" / "c2.nii.gz").unlink()
+    (hospital.images / "c2_0000.nii.gz").unlink()
+    with pytest.raises(DatasetError, match="lacks 1 of the 2 images"):
+        predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    assert (tmp_path / "p" / "c1.nii.gz").is_file()
+    assert cases_to_predict(model, hospital, tmp_path / "p") == ("c1", "c2")
+
+
 def test_the_command_says_all_that_was_asked(model):
     settings = PredictionSettings(device="mps", mirroring=False, step_size=0.75, processes=2, probabilities=True)
     words = prediction_command(model, settings, Path("in"), Path("out"))
@@ -173,6 +236,45 @@ def test_training_cases_of_a_stock_trainer_are_those_of_the_data_sets_splits(hos
     assert refuse_training_cases(alone, [hospital], acknowledged=False) == ()
 
 
+def write_splits(folder, train):
+    folder.mkdir(parents=True)
+    (folder / "splits_final.json").write_text(json.dumps([{"train": train, "val": []}]))
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_splits_are_those_of_the_data_set_that_the_plans_name(hospital, model, tmp_path, monkeypatch, is_link):
+    """Wherever the model's folder lies, and whether it is a folder of links or a link itself."""
+    (model.trained / "plans.json").write_text(json.dumps({"dataset_name": "Dataset007_Pancreas"}))
+    linked = tmp_path / "elsewhere" / "m"
+    if is_link:
+        linked.parent.mkdir()
+        linked.symlink_to(model.trained)
+    else:
+        linked.mkdir(parents=True)
+        for path in model.trained.iterdir():
+            (linked / path.name).symlink_to(path)
+    write_splits(tmp_path / "preprocessed" / "Dataset007_Pancreas", ["c1"])
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    assert dataset_of(linked) == "Dataset007_Pancreas"
+    with pytest.raises(LeakError, match=r"X: c1 \(1\)"):
+        refuse_training_cases(replace(model, trained=linked, folds=(0,)), [hospital], acknowledged=False)
+
+
+def test_without_plans_the_data_set_is_the_folder_that_a_link_leads_to(model, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "m").symlink_to(model.trained)
+    assert dataset_of(tmp_path / "elsewhere" / "m") == tmp_path.name
+
+
+def test_the_splits_are_found_where_nnunet_noted_that_it_trained_from(hospital, model, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    write_splits(tmp_path / "data" / "Dataset007_Pancreas", ["c2"])
+    noted = {"preprocessed_dataset_folder_base": str(tmp_path / "data" / "Dataset007_Pancreas")}
+    (model.trained / "fold_0" / "debug.json").write_text(json.dumps(noted))
+    with pytest.raises(LeakError, match=r"X: c2 \(1\)"):
+        refuse_training_cases(replace(model, folds=(0,)), [hospital], acknowledged=False)
+
+
 def test_validation_cases_of_one_fold_trained_the_others(hospital, model):
     write_labels(model.trained / "fold_1" / "validation" / "c1.nii.gz")
     with pytest.raises(LeakError, match="X: c1"):  # fold 0 was trained on it
@@ -190,22 +292,27 @@ def test_fold_all_validates_on_its_training_cases(hospital, model):
         refuse_training_cases(everything, [hospital], acknowledged=False)
 
 
+def write_dataset(path, labels, **more):
+    path.write_text(json.dumps({"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "labels": labels, **more}))
+
+
 @pytest.fixture
 def scored(hospital, tmp_path, monkeypatch):
     """A function that scores the hospital's labels as predictions with a scorer that only counts its calls."""
     calls = []
 
-    def call(reference, prediction, dataset_json, output, *rest):
-        calls.append(prediction)
+    def call(request, output, workers):
+        calls.append(request.prediction)
         output.mkdir()
         (output / "cases.csv").write_text("made\n")
 
     monkeypatch.setattr(scoring, "_call_scorer", call)
     predictions = tmp_path / "predictions"
     shutil.copytree(hospital.labels, predictions)
+    write_dataset(tmp_path / "dataset.json", {"background": 0, "tumor": 1, "organ": 2})
 
-    def score():
-        return score_once(hospital.labels, predictions, tmp_path / "dataset.json", tmp_path / "scores")
+    def score(**options):
+        return score_once(hospital.labels, predictions, tmp_path / "dataset.json", tmp_path / "scores", **options)
 
     return score, predictions, calls
 
@@ -218,6 +325,58 @@ def test_scores_are_made_once_and_again_after_a_change(scored, tmp_path):
     write_labels(predictions / "c1.nii.gz", 0)
     assert score()
     assert (tmp_path / "scores" / "cases.csv").read_text() == "made\n"
+
+
+def test_scores_are_made_again_when_dataset_json_means_other_labels(scored, tmp_path):
+    score, _, calls = scored
+    score()
+    write_dataset(tmp_path / "dataset.json", {"background": 0, "tumor": 1, "organ": 2}, numTraining=7)
+    assert not score()
+    write_dataset(tmp_path / "dataset.json", {"background": 0, "organ": 1, "tumor": 2})
+    assert score()
+    assert score(labels=["organ"])
+    assert not score(labels=["organ"])
+    assert len(calls) == 3
+
+
+def test_scores_are_made_again_when_probabilities_change(scored):
+    score, predictions, _ = scored
+    for case in CASES:
+        (predictions / f"{case}.npz").write_bytes(b"one")
+    score()
+    assert score(probabilities=True)
+    assert not score(probabilities=True)
+    (predictions / "c2.npz").write_bytes(b"another")
+    assert score(probabilities=True)
+    (predictions / "c2.npz").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 3 cases .* could not be scored:\n  c2: .*holds no probabilities"):
+        score(probabilities=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("__version__", "0.0.0"), ("SUMMARY_FORMAT", 0)])
+def test_scores_of_another_version_are_made_again(scored, monkeypatch, name, value):
+    score, _, _ = scored
+    score()
+    monkeypatch.setattr(scoring, name, value)
+    assert score()
+
+
+def test_scores_that_do_not_say_what_they_were_made_from_are_made_again(scored, tmp_path):
+    score, _, _ = scored
+    score()
+    (tmp_path / "scores" / "inputs.json").write_text('{"labels": [], "probabilities": false}')
+    assert score()
+
+
+def test_a_killed_process_is_advised_by_the_key_of_the_experiment(hospital, tmp_path, monkeypatch):
+    def kill(*_, **__):
+        raise KilledProcessError(4)
+
+    write_dataset(tmp_path / "dataset.json", {"background": 0, "tumor": 1})
+    monkeypatch.setattr(scoring, "score_folders", kill)
+    with pytest.raises(DiffTumorError, match=r"prediction: \{processes: 2\} in the experiment") as caught:
+        score_once(hospital.labels, hospital.labels, tmp_path / "dataset.json", tmp_path / "scores", workers=4)
+    assert "--workers" not in str(caught.value)
 
 
 def test_a_case_without_prediction_is_named(scored):
@@ -248,6 +407,64 @@ def test_check_says_what_is_to_predict_and_writes_nothing(hospital, model, tmp_p
     assert main(["compare", str(path), "--output", str(tmp_path / "out"), "--check"]) == 0
     assert "m, X: 2 scans to predict (c2, c3)" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_counts_replaced_images(hospital, model, tmp_path, capsys):
+    predict_missing(model, hospital, SETTINGS, tmp_path / "out" / "predictions" / "m" / "X", run=FakeNnunet())
+    replace_image(hospital, "c2")
+    hospitals = [{"name": "X", "images": "images", "labels": "labels"}]
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump({"hospitals": hospitals, "models": [{"arm": "m", "trained": "trained"}]}))
+    assert main(["compare", str(path), "--output", str(tmp_path / "out"), "--check"]) == 0
+    assert "m, X: 1 scans to predict (c2)" in capsys.readouterr().out
+
+
+@pytest.fixture
+def given_predictions(tmp_path):
+    """An experiment of one arm with predictions and nnU-Net's probabilities of two ill and two healthy scans."""
+    for number in range(4):
+        labels = np.zeros((12, 12, 12), np.uint8)
+        labels[3:8, 3:8, 3:8] = number % 2
+        for folder in ("labels", "given"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), tmp_path / folder / f"c{number}.nii.gz")
+        tumor = np.where(labels.T == 1, 0.9, 0.1 + 0.01 * number).astype(np.float32)
+        np.savez_compressed(tmp_path / "given" / f"c{number}.npz", probabilities=np.stack([1 - tumor, tumor]))
+    write_dataset(tmp_path / "dataset.json", {"background": 0, "tumor": 1})
+    content = {
+        "dataset_json": "dataset.json",
+        "hospitals": [{"name": "X", "labels": "labels"}],
+        "models": [{"arm": "m", "predictions": "given"}],
+        "prediction": {"probabilities": True, "processes": 1},
+        "statistics": {"draws": 1000, "minimum_patients": 2, "minimum_tumors": 1},
+    }
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path
+
+
+def area_of(folder):
+    assert main(["compare", str(folder / "experiment.yaml"), "--output", str(folder / "out")]) == 0
+    arms = pd.read_csv(folder / "out" / "arms.csv").query("measure == 'auroc' and group_kind == 'all'")
+    return float(arms["value"].iloc[0])
+
+
+def test_probabilities_beside_given_predictions_give_an_auroc(given_predictions):
+    assert area_of(given_predictions) == 1.0
+    assert "No AUROC" not in (given_predictions / "out" / "report.html").read_text()
+
+
+def test_given_predictions_without_probabilities_are_noted(given_predictions):
+    for path in (given_predictions / "given").glob("*.npz"):
+        path.unlink()
+    assert np.isnan(area_of(given_predictions))
+    assert "beside the predictions of m in X" in (given_predictions / "out" / "report.html").read_text()
+
+
+def test_a_given_prediction_that_lacks_its_probabilities_is_named(given_predictions, capsys):
+    (given_predictions / "given" / "c2.npz").unlink()
+    words = ["compare", str(given_predictions / "experiment.yaml"), "--output", str(given_predictions / "out")]
+    assert main(words) == 1
+    assert "c2: " in capsys.readouterr().err
 
 
 def save_untrained_checkpoint(project, fold):

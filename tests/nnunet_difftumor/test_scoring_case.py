@@ -7,10 +7,11 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, GeometryMismatchError, MissingLabelError
 from nnunet_difftumor.scoring.case import score_case, score_maps
-from nnunet_difftumor.scoring.case_maps import CaseFiles, CaseMaps, axial_axis, read_case_maps
+from nnunet_difftumor.scoring.case_maps import CaseFiles, CaseMaps, ShearedGridError, axial_axis, read_case_maps
 from nnunet_difftumor.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.scoring.rules import ScoringRules
 from nnunet_difftumor.scoring.scheme import read_label_scheme
@@ -45,7 +46,13 @@ def labels_with(**values):
 
 def maps_of(reference, prediction, spacing_mm=(1.0, 1.0, 1.0), **others):
     return CaseMaps(
-        case="case", reference=reference, prediction=prediction, spacing_mm=spacing_mm, axial_axis=0, **others
+        case="case",
+        reference=reference,
+        prediction=prediction,
+        spacing_mm=spacing_mm,
+        voxel_mm3=math.prod(spacing_mm),
+        axial_axis=0,
+        **others,
     )
 
 
@@ -312,6 +319,33 @@ def test_a_prediction_on_another_grid_is_refused(files, scheme_of, tmp_path):
         score_case(reference, smaller, scheme_of())
 
 
+def sheared(degrees):
+    """A grid of 1 x 1 x 5 mm whose slices slide along an axis, so that the volume of a voxel stays 5 mm3."""
+    affine = np.diag([1.0, 1.0, 5.0, 1.0])
+    affine[1, 2] = 5.0 * math.tan(math.radians(degrees))
+    return affine
+
+
+def test_a_sheared_grid_is_refused(scheme_of, tmp_path):
+    path = save(tmp_path / "tilted.nii.gz", labels_with(value_2=[A]), sheared(20.0))
+    with pytest.raises(ShearedGridError, match=r"tilted\.nii\.gz lies on a sheared grid.* meet at 70\.0 degrees"):
+        score_case(path, path, scheme_of())
+
+
+def test_a_small_shear_changes_no_volume(scheme_of, tmp_path):
+    path = save(tmp_path / "c1.nii.gz", labels_with(value_2=[A]), sheared(0.9))
+    scores = score_case(path, path, scheme_of()).of_label("tumor")
+    assert scores.reference_ml == scores.predicted_ml == pytest.approx(27 * 5 / 1000, rel=1e-6)
+    assert scores.tumors[0].volume_mm3 == scores.predictions[0].volume_mm3 == pytest.approx(27 * 5, rel=1e-6)
+
+
+def test_a_rotated_grid_is_not_sheared(scheme_of, tmp_path):
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
+    path = save(tmp_path / "c1.nii.gz", labels_with(value_2=[A]), turn @ np.diag([0.8, 0.8, 2.5, 1.0]))
+    assert score_case(path, path, scheme_of()).of_label("tumor").reference_ml == pytest.approx(27 * 1.6 / 1000)
+
+
 def test_values_that_are_not_declared_are_refused(files, scheme_of, tmp_path):
     reference, _ = files
     wrong = save(tmp_path / "wrong.nii.gz", labels_with(value_2=[A], value_7=[B]))
@@ -325,7 +359,8 @@ def test_cropping_to_the_content_changes_no_score(files, scheme_of):
     maps = read_case_maps(CaseFiles(case="c1", reference=reference, prediction=prediction), scheme)
     assert maps.reference.shape < SHAPE
     whole = maps_of(*(np.asarray(nibabel.load(path).dataobj).T for path in files), spacing_mm=maps.spacing_mm)
-    assert repr(score_maps(replace(whole, case="c1"), scheme)) == repr(score_maps(maps, scheme))
+    whole = replace(whole, case="c1", voxel_mm3=maps.voxel_mm3)
+    assert repr(score_maps(whole, scheme)) == repr(score_maps(maps, scheme))
 
 
 @pytest.mark.parametrize("rows", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])

@@ -1,8 +1,12 @@
 """`difftumor score` on folders: tables, summary, curves, broken cases, nothing half-written."""
 
+import errno
 import json
 import math
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -16,7 +20,9 @@ from nnunet_difftumor.scoring.curves import froc_curve, patient_curve, wilson_in
 from nnunet_difftumor.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.scoring.run import ScoringRequest, load_scores, score_folders
 from nnunet_difftumor.scoring.tables import CASE_COLUMNS
+from nnunet_difftumor.scoring.writing import new_output_folder
 
+SHARED_MEMORY = Path("/dev/shm")
 SHAPE = (10, 40, 40)
 LABELS = {"background": 0, "liver": 1, "tumor": 2}
 ORGAN = np.s_[1:9, 2:30, 2:30]
@@ -206,6 +212,7 @@ def test_a_corrupt_case_is_reported_and_the_rest_finish(folders, capsys):
     assert "has no reference" in messages["stranger"]
     assert set(scores.cases["case"]) == {"both", "false"}
     assert scores.summary["failed"] == ["clear", "missed", "one", "stranger"]
+    assert scores.summary["without_reference"] == ["stranger"]
     assert "4 cases could not be scored" in capsys.readouterr().out
 
 
@@ -249,8 +256,8 @@ def test_a_process_that_dies_is_named(folders, monkeypatch):
 
     monkeypatch.setattr(jobs, "_run_job", Killer())
     with pytest.raises(DiffTumorError, match="--workers 1"):
-        score_folders(request(folders), folders / "out", workers=2)
-    assert not (folders / "out").exists()
+        score_folders(request(folders), folders / "new" / "out", workers=2)
+    assert not (folders / "new").exists()
 
 
 # ---------------------------------------------------------------------------------------------------- output folder
@@ -281,6 +288,84 @@ def test_nothing_is_half_written(folders, monkeypatch):
     assert sorted(path.name for path in folders.iterdir()) == ["dataset.json", "prediction", "reference"]
 
 
+def files_of(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+RESULTS = {"cases.csv", "tumors.csv", "predictions.csv", "specificity.csv", "summary.json"}
+
+
+def test_the_output_may_be_the_folder_one_is_in(folders, monkeypatch):
+    (folders / "here").mkdir()
+    monkeypatch.chdir(folders / "here")
+    score_folders(request(folders), Path("."))
+    assert files_of(folders / "here") == RESULTS
+
+
+def test_the_output_may_be_a_link_to_another_file_system(folders):
+    if not SHARED_MEMORY.is_dir() or SHARED_MEMORY.stat().st_dev == folders.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as elsewhere:
+        (folders / "out").symlink_to(elsewhere)
+        score_folders(request(folders), folders / "out")
+        assert files_of(Path(elsewhere)) == RESULTS
+    assert (folders / "out").is_symlink()
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_that_exists_is_written_from_within(folders, is_link):
+    """So it may be a mount point, or lie in a folder that nothing can be written to."""
+    place = folders / "place"
+    place.mkdir()
+    if is_link:
+        (folders / "link").symlink_to(place)
+    with new_output_folder(folders / "link" if is_link else place) as temporary:
+        assert temporary.parent == place
+        (temporary / "cases.csv").write_text("made")
+    assert files_of(place) == {"cases.csv"}
+
+
+def test_a_link_to_a_folder_that_does_not_exist_makes_it(folders):
+    (folders / "out").symlink_to(folders / "disk" / "scores")
+    score_folders(request(folders), folders / "out")
+    assert files_of(folders / "disk" / "scores") == RESULTS
+    assert files_of(folders / "disk") == {"scores"}
+
+
+def test_an_output_that_cannot_be_written_to_is_named_before_anything_is_scored(folders, monkeypatch):
+    def score(*_):
+        raise AssertionError("scored")
+
+    monkeypatch.setattr("nnunet_difftumor.scoring.run.run_jobs", score)
+    with pytest.raises(DiffTumorError, match=r"--output .*dataset\.json/out cannot be written to: Not a directory"):
+        score_folders(request(folders), folders / "dataset.json" / "out")
+    mkdir = Path.mkdir
+
+    def refuse(path, *arguments, **options):
+        if path.parent == folders / "readonly":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        mkdir(path, *arguments, **options)
+
+    mkdir(folders / "readonly")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(DiffTumorError, match=r"--output .*readonly/out cannot be written to: Permission denied"):
+        score_folders(request(folders), folders / "readonly" / "out")
+
+
+def test_results_that_came_in_the_meantime_are_not_overwritten(folders):
+    def write_beside_another():
+        with new_output_folder(folders / "out") as temporary:
+            (temporary / "cases.csv").write_text("ours")
+            (folders / "out").mkdir()
+            (folders / "out" / "cases.csv").write_text("theirs")
+
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        write_beside_another()
+    assert files_of(folders / "out") == {"cases.csv"}
+    assert (folders / "out" / "cases.csv").read_text() == "theirs"
+    assert files_of(folders) == {"dataset.json", "prediction", "reference", "out"}
+
+
 def test_folders_that_hold_nothing_are_named(folders):
     (folders / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"--prediction .*empty holds no label map"):
@@ -306,6 +391,28 @@ def test_probability_images_in_a_folder_of_their_own(folders):
         overwrite=True,
     )
     assert len(same.errors) == 5  # probability maps are no label maps
+
+
+def test_probability_images_beside_the_predictions_are_no_predictions(folders):
+    for path in (folders / "prediction").glob("*.npz"):
+        path.unlink()
+    for case in ("both", "one", "missed", "clear", "false"):
+        values = np.full(SHAPE, 0.25, dtype=np.float32)
+        image = nibabel.Nifti1Image(values.T, np.eye(4))
+        nibabel.save(image, folders / "prediction" / f"{case}_tumor.nii.gz")
+    assert main(words(folders, "--probabilities", str(folders / "prediction"))) == 0
+    scores = load_scores(folders / "out")
+    assert set(scores.cases["case"]) == {"both", "one", "missed", "clear", "false"}
+    assert set(scores.cases.query("label == 'tumor'")["patient_score"]) == {0.25}
+
+
+def test_a_case_that_is_named_like_a_probability_image_stays_a_case(folders):
+    for folder in ("reference", "prediction"):
+        shutil.copy(folders / folder / "clear.nii.gz", folders / folder / "both_tumor.nii.gz")
+    shutil.copy(folders / "prediction" / "clear.npz", folders / "prediction" / "both_tumor.npz")
+    result = score_folders(request(folders, probabilities=folders / "prediction"), folders / "out")
+    assert not result.errors
+    assert "both_tumor" in {case.case for case in result.cases}
 
 
 # ----------------------------------------------------------------------------------------------------------- curves

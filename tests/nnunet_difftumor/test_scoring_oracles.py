@@ -65,6 +65,7 @@ def score_pair(pair, scheme, rules=EVERY_COMPONENT, probabilities=None, case="ca
         reference=np.where(reference, 2, 0).astype(np.int16),
         prediction=np.where(prediction, 2, 0).astype(np.int16),
         spacing_mm=spacing_mm,
+        voxel_mm3=float(np.prod(spacing_mm)),
         axial_axis=0,
         probabilities={} if probabilities is None else {"tumor": probabilities},
         largest_probability={} if probabilities is None else {"tumor": float(probabilities.max())},
