@@ -111,6 +111,8 @@ def _files_of(experiment: Experiment) -> Iterator[Path]:
         if model.trained is not None:
             yield from (model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds)
     for hospital in experiment.hospitals:
+        if hospital.images is not None:
+            yield from (file for file in sorted(hospital.images.iterdir()) if file.is_file())
         folders = [model.folder_of(hospital) for model in experiment.models if model.trained is None]
         for folder in (*folders, *([hospital.labels] if hospital.labels is not None else ())):
             yield from find_label_maps(folder).values()

@@ -602,6 +602,12 @@ def change_a_reference(project, **_):
         os.replace(f"{path}.new", path)
 
 
+def replace_an_image(project, **_):
+    for path in project.raw.glob("imagesTr/*_0000.nii.gz"):
+        shutil.copy(path, f"{path}.new")
+        os.replace(f"{path}.new", path)
+
+
 def remove_the_report(runs, **_):
     next(runs[0].root.glob("compare/*/report/report.html")).unlink()
 
@@ -618,6 +624,17 @@ def test_a_report_is_made_again_when_its_inputs_change(plan, project, tmp_path, 
     assert count_comparisons(study, runs, data) == 1
     assert count_comparisons(study, runs, data) == 0
     change(runs=runs, data=data, project=project, folder=tmp_path)
+    assert count_comparisons(study, runs, data) == 1
+    assert count_comparisons(study, runs, data) == 0
+
+
+def test_a_report_is_made_again_when_images_of_a_hospital_are_replaced(plan, project):
+    labels = project.preprocessed / "gt_segmentations"
+    hospitals = [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(labels)}]
+    study, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0], compare={"hospitals": hospitals})
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert count_comparisons(study, runs, data) == 1
+    replace_an_image(project)
     assert count_comparisons(study, runs, data) == 1
     assert count_comparisons(study, runs, data) == 0
 
