@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autoencoder.files import write_json
-from autoencoder.fit import Fit, LossFunction
+from autoencoder.fit import Fit, LossFunction, ResumeError
 from autoencoder.fit_loop import run_fit
 from autoencoder.model import AutoencoderKL3D
 from autoencoder.records import TrainingRecord
@@ -41,6 +42,7 @@ from diffusion.texture_profiles import measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D
 
 GENERATOR_FOLDER = "generator"
+DIFFERENCES_FILE = "differences.json"
 _PICTURES = 4
 _MEASURED_BATCHES = 24
 _CALIBRATION_BATCHES = 6
@@ -71,7 +73,7 @@ def train_diffusion(
     """Train the second stage and save both stages as a generator.
 
     The output folder receives `generator/`, `heldout.json` (see `in_mask_statistics`), `history.csv`,
-    `heldout_history.csv`, `tensorboard/`, `fit.json` and `checkpoints/`.
+    `heldout_history.csv`, `tensorboard/`, `fit.json`, `differences.json` (see `Differences`) and `checkpoints/`.
 
     Args:
         batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU, "tumor_mask":
@@ -104,8 +106,6 @@ def train_diffusion(
     output_folder = Path(output_folder)
     frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
     model = preset.build_model(autoencoder.latent_channels, torch.Generator().manual_seed(seed))
-    if preset.draws_differences:
-        model.set_differences(*measure_differences(frozen, batches, _MEASURED_BATCHES))
     settings = preset.fit_settings(
         steps=steps,
         seed=seed,
@@ -121,6 +121,11 @@ def train_diffusion(
     }
     loss = diffusion_loss_function(frozen, preset.condition_dropout)
     fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
+    if preset.draws_differences:
+        differences = _read_differences(output_folder) or measure_differences(frozen, batches, _MEASURED_BATCHES)
+        model.set_differences(*differences)
+        if fit.is_main_process:
+            write_json(output_folder / DIFFERENCES_FILE, differences._asdict())
     pipeline = make_pipeline(frozen, model).to(fit.device)
     evaluate = partial(_evaluate, fit, pipeline, heldout) if heldout else None
     run_fit(fit, "diffusion", evaluate, evaluate_every, show_progress=show_progress)
@@ -217,6 +222,21 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
         tuple(np.maximum(floor, np.maximum(0.2 * std, _SMALLEST_DIFFERENCE)).tolist()),
         tuple(per_hu.tolist()),
     )
+
+
+def _read_differences(output_folder: Path) -> Differences | None:
+    """What a run measured when it started; None for one that starts, or that an earlier release started."""
+    path = output_folder / DIFFERENCES_FILE
+    if not path.is_file():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Differences(**{name: tuple(map(float, stored[name])) for name in Differences._fields})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResumeError(
+            f"{path} must hold the lists {', '.join(Differences._fields)} that the run was started with ({error!r}). "
+            "Restore the file; removed, the differences are measured anew, and equal these only in the same release."
+        ) from error
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
-from nnunet_difftumor.donors import Donor, make_donor, paste_texture
+from nnunet_difftumor.donors import Donor, donor_box, make_donor, paste_texture
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.generators import DescribedTissue, GeneratedRegions
 from nnunet_difftumor.host import Host
@@ -107,4 +107,6 @@ class CopyPasteSource:
         image_hu = self.intensities.to_hu(np.asarray(data[0]))
         for number, box in enumerate(find_objects(components), start=1):
             if box is not None and int((components[box] == number).sum()) >= _SMALLEST_DONOR_VOXELS:
-                yield make_donor(case, image_hu, components == number, labels == self.organ_label, self.spacing_mm)
+                near = donor_box(box, self.spacing_mm, labels.shape)
+                tumor, organ = components[near] == number, labels[near] == self.organ_label
+                yield make_donor(case, image_hu[near], tumor, organ, self.spacing_mm)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
 from nnunet_difftumor.crop_cache import CachedCase, TumorComponent
 from nnunet_difftumor.resample import AIR_HU, resample
@@ -51,6 +52,20 @@ class Crop:
     def tumor_mask(self) -> NDArray[np.bool_]:
         """Sample the tumour mask: voxels of which at least half is tumour. Shape (side, side, side)."""
         return self.tumor_share() >= 0.5
+
+    def share_of(self, tumor: TumorComponent) -> FloatArray:
+        """Sample the mask of one tumour alone, 0 to 1. Shape (side, side, side)."""
+        alone = read_component(self.case, tumor)
+
+        def read_box(start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+            first, last = np.maximum(start, tumor.start), np.minimum(stop, tumor.stop)
+            box = np.zeros(np.subtract(stop, start), dtype=bool)
+            if (first < last).all():
+                inside = tuple(map(slice, first - start, last - start))
+                box[inside] = alone[tuple(map(slice, first - tumor.start, last - tumor.start))]
+            return box
+
+        return self._sample(read_box, 0.0)
 
     def _read_tumor_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
         return np.isin(self.case.read_label_box(start, stop), self.case.tumor_values)
@@ -144,12 +159,13 @@ def centred_tumor_crop(case: CachedCase, tumor: TumorComponent, side: int, fines
     return Crop(case, side, spacing_mm, _triple(tumor.centre_mm(case.spacing_mm)))
 
 
-def sample_tumor_crop(crop: Crop, tumor: TumorComponent) -> tuple[Crop, NDArray[np.bool_]]:
+def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False) -> tuple[Crop, NDArray[np.bool_]]:
     """Sample a tumour mask that is never empty.
 
     Args:
         crop: A cube that holds the tumour.
         tumor: The tumour.
+        alone: The mask holds this tumour only, not the others of the cube.
 
     Returns:
         The cube, at a finer spacing around the tumour's centre if the mask was empty at the given one, and
@@ -158,13 +174,29 @@ def sample_tumor_crop(crop: Crop, tumor: TumorComponent) -> tuple[Crop, NDArray[
     """
     tried = crop
     for _ in range(_FINER_TRIES):
-        mask = tried.tumor_mask()
+        mask = (tried.share_of(tumor) if alone else tried.tumor_share()) >= 0.5
         if mask.any():
             return tried, mask
         centre_mm = _triple(tumor.centre_mm(crop.case.spacing_mm))
         tried = replace(tried, spacing_mm=tried.spacing_mm * _FINER, centre_mm=centre_mm)
-    share = crop.tumor_share()
+    share = crop.share_of(tumor) if alone else crop.tumor_share()
     return crop, (share >= 0.5 * share.max()) & (share > 0.0)
+
+
+def read_component(case: CachedCase, tumor: TumorComponent) -> NDArray[np.bool_]:
+    """Read the voxels of one tumour, without those of others that reach into its bounding box.
+
+    Args:
+        case: The case.
+        tumor: One of its tumours.
+
+    Returns:
+        True in the tumour. Shape of its bounding box.
+    """
+    tumors = np.isin(case.read_label_box(tumor.start, tumor.stop), case.tumor_values)
+    numbered = np.asarray(label(tumors, structure=np.ones((3, 3, 3)))[0])  # type: ignore[index]
+    voxels = tumor.volume_mm3 / float(np.prod(case.spacing_mm))
+    return numbered == 1 + int(np.argmin(np.abs(np.bincount(numbered.ravel())[1:] - voxels)))
 
 
 def margin_voxels(side: int) -> tuple[float, float]:

@@ -17,12 +17,14 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.injection import InjectedCrop, InjectionRequest, InjectionRules, TumorInjector
+from nnunet_difftumor.injection import PADDING_LABEL, InjectedCrop, InjectionRequest, InjectionRules, TumorInjector
 from nnunet_difftumor.injection_log import SamplePicture, take_picture
+from nnunet_difftumor.organ_depth import lies_at_depth
 from nnunet_difftumor.patch_geometry import PatchGeometry
 
 REPORT_KEY = "difftumor"
 _PICTURES_PER_WORKER = 4
+_ZONE_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class InjectionState:
 
     Attributes:
         case: Identifier of the case that was loaded last.
+        labels: Its labels as nnU-Net stores them, until its crop is chosen. Shape (1, D, H, W).
         draws: Draws of samples whose transforms are still to run.
         outcomes: Draws and injected crops of the batch in the making.
         pictures: Pictures that were not handed over yet.
@@ -76,6 +79,7 @@ class InjectionState:
             first_sample: Number of the first sample; a continued training starts beyond those it has used.
         """
         self.case = ""
+        self.labels: Any = None
         self.draws: deque[SampleDraw] = deque()
         self.outcomes: list[tuple[SampleDraw, InjectedCrop | None]] = []
         self.pictures: list[SamplePicture] = []
@@ -185,7 +189,7 @@ class TargetReader:
 
 
 class _CaseTracker:
-    """A data set that remembers which case was loaded last."""
+    """A data set that remembers which case was loaded last, and its labels."""
 
     def __init__(self, dataset: nnUNetBaseDataset, state: InjectionState) -> None:
         self._dataset = dataset
@@ -193,8 +197,9 @@ class _CaseTracker:
         self.identifiers = dataset.identifiers
 
     def load_case(self, identifier: str) -> Any:
-        self._state.case = identifier
-        return self._dataset.load_case(identifier)
+        loaded: Any = self._dataset.load_case(identifier)
+        self._state.case, self._state.labels = identifier, loaded[1]
+        return loaded
 
 
 class DiffTumorDataLoader(nnUNetDataLoader):
@@ -290,6 +295,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         lower, upper = super().get_bbox(data_shape, force_fg, class_locations, overwrite_class, verbose)
         draw = self._draw(data_shape, class_locations)
         self._state.draws.append(draw)
+        self._state.labels = None
         if draw.request is not None:
             lower = list(draw.request.crop_start)
             upper = [start + int(size) for start, size in zip(lower, self.patch_size, strict=True)]
@@ -316,8 +322,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         target = _choose({key: self._weights[key] for key, voxels in organs.items() if len(voxels)}, rng)
         if target is None:
             return SampleDraw(is_healthy=True, refusal="organ_lost_in_resampling")
-        voxels = organs[target]
-        voxel = np.asarray(voxels[int(rng.integers(len(voxels)))][1:])
+        voxel = self._draw_voxel(organs[target], self._rules[target], rng)
         start = self._geometry.draw_crop_start(voxel, *self._stock_range(data_shape), rng)
         depth, height, width = (int(value) for value in voxel - np.asarray(start))
         request = InjectionRequest(
@@ -329,6 +334,19 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             stream=stream.words,
         )
         return SampleDraw(is_healthy=True, request=request)
+
+    def _draw_voxel(
+        self, voxels: Sequence[Any], rules: InjectionRules, rng: np.random.Generator
+    ) -> NDArray[np.integer]:
+        """Draw the place of a tumour among an organ's voxels, in the zone if one of some draws lies there."""
+        depth_range_mm, labels = rules.zone.surface_distance_mm, self._state.labels
+        for _ in range(_ZONE_TRIES):
+            voxel = np.asarray(voxels[int(rng.integers(len(voxels)))][1:])
+            if depth_range_mm is None or lies_at_depth(
+                labels, voxel, rules.organ_label, PADDING_LABEL, rules.spacing_mm, depth_range_mm
+            ):
+                break
+        return voxel
 
     def _organ_voxels(self, class_locations: Mapping[Any, Any], organ_label: int) -> Sequence[Any]:
         """Sampled voxels of the organ's label, or of the smallest region that holds it."""

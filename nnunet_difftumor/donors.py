@@ -62,7 +62,7 @@ def make_donor(
     near = _box(voxels, margin, tumor.shape)
     level_hu = ring_level_hu(image_hu[near], organ[near], signed_distance_mm(tumor[near], spacing_mm))
     box = _box(voxels, np.ones(3, dtype=int), tumor.shape)
-    mask, inside_hu = tumor[box], image_hu[box]
+    mask, inside_hu = tumor[box].copy(), image_hu[box]  # a donor outlives its scan
     nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
     mean_hu = float(inside_hu[mask].mean())
     volume_mm3 = len(voxels) * float(np.prod(spacing_mm))
@@ -74,6 +74,23 @@ def make_donor(
         radius_mm=(3.0 * volume_mm3 / (4.0 * np.pi)) ** (1.0 / 3.0),
         contrast_hu=mean_hu - level_hu if np.isfinite(level_hu) else None,
     )
+
+
+def donor_box(
+    tumor_box: Sequence[slice], spacing_mm: tuple[float, float, float], shape: Sequence[int]
+) -> tuple[slice, ...]:
+    """Widen a tumour's bounding box to all that `make_donor` looks at.
+
+    Args:
+        tumor_box: Bounding box of the tumour.
+        spacing_mm: Spacing in mm, array order.
+        shape: Shape of the scan.
+
+    Returns:
+        The box, inside the scan.
+    """
+    margin = np.ceil(_MARGIN_MM / np.asarray(spacing_mm)).astype(int)
+    return _box(np.array([(part.start, part.stop - 1) for part in tumor_box]).T, margin, shape)
 
 
 def paste_texture(

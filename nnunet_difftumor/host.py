@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from nnunet_difftumor.errors import GeometryMismatchError
 
 GROWTH_RANGE_HU = (-300.0, 300.0)
 """Outside its organ a tumour takes the place of fat and soft tissue only, not of air or bone."""
+
+_LOWEST_FAT_HU = -120.0
+"""Where an image is clipped below this, fat keeps its noise; above, much of it is as flat as air."""
+
+_PLATEAU_VOXELS = 3
+_RESAMPLED_WITHIN_HU = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Host:
             leave the organ; never another label, ignore or padding. Shape (D, H, W).
         valid_mask: True in real CT, False in padding. Shape (D, H, W).
         avoid_mask: True in what tumours keep away from, such as vessels; None if there is nothing. Shape (D, H, W).
+        clipped_to_hu: Lowest and highest value that the image was clipped to, in HU; None if it was not.
     """
 
     image_hu: NDArray[np.float32]
@@ -33,6 +41,7 @@ class Host:
     replaceable_mask: NDArray[np.bool_]
     valid_mask: NDArray[np.bool_]
     avoid_mask: NDArray[np.bool_] | None = None
+    clipped_to_hu: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         shapes = {
@@ -49,6 +58,9 @@ class Host:
     def may_become_tumor(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
         """Say which voxels of a box a tumour may change: replaceable real CT, and no air or bone beside the organ.
 
+        A clipped image is flat at an end of its window where there is air or bone. Where the window ends above
+        -120 HU, fat is as flat, and air is taken for fat.
+
         Args:
             box: Part of the scan.
 
@@ -56,6 +68,41 @@ class Host:
             Shape of the box.
         """
         low_hu, high_hu = GROWTH_RANGE_HU
-        image_hu = self.image_hu[box]
+        image_hu, organ = self.image_hu[box], self.organ_mask[box]
+        allowed = self.replaceable_mask[box] & self.valid_mask[box]
         tissue = (image_hu > low_hu) & (image_hu < high_hu)
-        return self.replaceable_mask[box] & self.valid_mask[box] & (self.organ_mask[box] | tissue)
+        if (allowed & ~organ).any():
+            for end_hu in self._telling_ends_hu():
+                tissue &= ~self._plateaus(box, end_hu)
+        return allowed & (organ | tissue)
+
+    def _telling_ends_hu(self) -> tuple[float, ...]:
+        """Ends of the window inside the range of growth at which nothing but air or bone is flat."""
+        if self.clipped_to_hu is None:
+            return ()
+        (low_hu, high_hu), (lowest_hu, highest_hu) = self.clipped_to_hu, GROWTH_RANGE_HU
+        is_air, is_bone = lowest_hu < low_hu <= _LOWEST_FAT_HU, high_hu < highest_hu
+        return (low_hu,) * is_air + (high_hu,) * is_bone
+
+    def _plateaus(self, box: tuple[slice, slice, slice], end_hu: float) -> NDArray[np.bool_]:
+        """Voxels of a box in cubes that lie at an end of the window as a whole. Shape of the box."""
+        margin = _PLATEAU_VOXELS - 1
+        bounds = [part.indices(size)[:2] for part, size in zip(box, self.image_hu.shape, strict=True)]
+        wide = tuple(slice(max(0, start - margin), stop + margin) for start, stop in bounds)
+        is_clipped = is_clipped_to(self.image_hu[wide], end_hu)
+        cubes = minimum_filter(is_clipped, _PLATEAU_VOXELS)  # at their centres
+        plateaus = np.asarray(maximum_filter(cubes, _PLATEAU_VOXELS), dtype=bool)
+        return plateaus[tuple(slice(min(margin, start), min(margin, start) + stop - start) for start, stop in bounds)]
+
+
+def is_clipped_to(image_hu: NDArray[np.float32], end_hu: float) -> NDArray[np.bool_]:
+    """Say where an image lies at an end of the window that it was clipped to, but for nnU-Net's resampling after it.
+
+    Args:
+        image_hu: Values in HU, any shape.
+        end_hu: The end of the window in HU.
+
+    Returns:
+        Same shape.
+    """
+    return np.abs(image_hu - np.float32(end_hu)) <= _RESAMPLED_WITHIN_HU

@@ -344,6 +344,7 @@ class TumorInjector:
             replaceable_mask=replaceable,
             valid_mask=labels != PADDING_LABEL,
             avoid_mask=np.isin(labels, self.rules.avoid_labels) if self.rules.avoid_labels else None,
+            clipped_to_hu=(self.rules.intensities.low_hu, self.rules.intensities.high_hu),
         )
 
     def apply(

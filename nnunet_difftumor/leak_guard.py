@@ -34,13 +34,13 @@ class CaseContent:
     Attributes:
         identifier: Case identifier.
         image_hash: Hash of the decoded CT; None where the raw CT is not at hand.
-        tumor_mask_hash: Hash of the decoded tumour mask; None for a case without tumour.
-        tumor_prints: Prints of the tumour and of its largest parts.
+        tumor_mask_hashes: Hashes of the decoded tumour masks that a training may have seen; none without tumour.
+        tumor_prints: Prints of these masks and of their largest parts.
     """
 
     identifier: str
     image_hash: str | None = None
-    tumor_mask_hash: str | None = None
+    tumor_mask_hashes: tuple[str, ...] = ()
     tumor_prints: tuple[TumorPrint, ...] = ()
 
 
@@ -115,7 +115,11 @@ def read_provenance(generator_folder: Path) -> Provenance:
 
 
 def describe_case(
-    identifier: str, label_file: Path, image_file: Path | None, tumor_label: int, cache: FactCache
+    identifier: str,
+    label_file: Path,
+    image_file: Path | None,
+    tumor_masks: Sequence[tuple[int, ...]],
+    cache: FactCache,
 ) -> CaseContent:
     """Fingerprint a case as the generator's training fingerprints its own.
 
@@ -123,24 +127,29 @@ def describe_case(
         identifier: Case identifier.
         label_file: Label file, on the raw grid.
         image_file: The raw CT, if it is at hand.
-        tumor_label: Value of the tumour label.
+        tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
+            label, and the regions that it belongs to.
         cache: Hashes known from earlier; new ones are kept in it.
 
     Returns:
         The fingerprint.
     """
-    mask_hash = cache.get_or_compute(
-        label_file,
-        f"tumor_mask_hash_{tumor_label}",
-        lambda: hash_tumor_file(label_file, [tumor_label]) or "",  # "" is kept: known to have no tumour
-    )
+    mask_hashes = {values: _hash_mask(label_file, values, cache) for values in tumor_masks}
     image_hash = None
     image_file = image_file if image_file is not None and image_file.is_file() else None
     if image_file is not None:
         image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_ct_file(image_file))
-    prints = _describe_tumors(label_file, image_file, tumor_label, image_hash, cache) if mask_hash else ()
+    prints = [
+        print_
+        for values, mask_hash in mask_hashes.items()
+        if mask_hash
+        for print_ in _describe_tumors(label_file, image_file, values, image_hash, cache)
+    ]
     return CaseContent(
-        identifier=identifier, image_hash=image_hash, tumor_mask_hash=mask_hash or None, tumor_prints=prints
+        identifier=identifier,
+        image_hash=image_hash,
+        tumor_mask_hashes=tuple(dict.fromkeys(filter(None, mask_hashes.values()))),
+        tumor_prints=tuple(dict.fromkeys(prints)),
     )
 
 
@@ -233,7 +242,7 @@ def describe_blind_spots(cases: Iterable[CaseContent], overlap: GeneratorOverlap
             "The generator's provenance.json was written by an earlier release and holds no tumour prints: exact "
             "copies of its training cases are recognised under any name, resampled ones are not.",
         )
-    small = [case.identifier for case in cases if case.tumor_mask_hash and not can_be_told(case.tumor_prints)]
+    small = [case.identifier for case in cases if case.tumor_mask_hashes and not can_be_told(case.tumor_prints)]
     if not small:
         return ()
     return (
@@ -272,7 +281,7 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
     found: dict[str, list[str]] = {kind: [] for kind in kinds}
     for case in cases:
         namesakes = by_name.get(hash_identifier(case.identifier), [])
-        if case.image_hash in images or case.tumor_mask_hash in masks:
+        if case.image_hash in images or masks.intersection(case.tumor_mask_hashes):
             found["same" if namesakes else "renamed"].append(case.identifier)
             continue
         if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):
@@ -284,14 +293,20 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
     return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()}, unprinted=unprinted)
 
 
+def _hash_mask(label_file: Path, values: tuple[int, ...], cache: FactCache) -> str:
+    """Hash of a case's tumour mask; "" is kept as well: known to have no tumour."""
+    fact = f"tumor_mask_hash_{_joined(values)}"
+    return cache.get_or_compute(label_file, fact, lambda: hash_tumor_file(label_file, values) or "")
+
+
 def _describe_tumors(
-    label_file: Path, image_file: Path | None, tumor_label: int, image_hash: str | None, cache: FactCache
+    label_file: Path, image_file: Path | None, values: tuple[int, ...], image_hash: str | None, cache: FactCache
 ) -> tuple[TumorPrint, ...]:
     """Prints of a case's tumour; kept for the CT that they were taken with."""
-    fact = f"tumor_prints_{PRINT_VERSION}_{tumor_label}_{image_hash or 'without_ct'}"
+    fact = f"tumor_prints_{PRINT_VERSION}_{_joined(values)}_{image_hash or 'without_ct'}"
 
     def take() -> Any:
-        prints = print_tumor_file(label_file, [tumor_label], image_file)
+        prints = print_tumor_file(label_file, values, image_file)
         return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
 
     prints = cache.get_or_compute(label_file, fact, take)
@@ -299,10 +314,12 @@ def _describe_tumors(
 
 
 def _differs(case: CaseContent, other: CaseFingerprint) -> bool:
-    """True if the content is proven to differ."""
-    if case.image_hash is not None:
-        return case.image_hash != other.image_hash
-    return case.tumor_mask_hash is not None and other.tumor_mask_hash is not None
+    """True if the content is proven to differ: another mask alone may be another labelling of the same CT."""
+    return case.image_hash is not None and case.image_hash != other.image_hash
+
+
+def _joined(values: tuple[int, ...]) -> str:
+    return "_".join(map(str, values))
 
 
 def _count(cases: Sequence[str], noun: str = "validation case") -> str:

@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float32]
 
 _RADIUS_VOXELS = (2.5, 14.0)
 _COARSEST_LESION_MM = 13.0
-_HOST_SPACING_MM = (1.5, 3.2)
+_COARSEST_HOST_MM = 3.2
 _SOFT_TISSUE_HU = (-30.0, 200.0)
 _SOFT_TISSUE_SHARE = 0.93
 _LESION_RANGE_HU = (-70.0, 90.0)
@@ -29,7 +29,12 @@ _CENTRE_TRIES = 20
 
 
 def draw_pasted_lesion(
-    case: CachedCase, tumor: TumorComponent, host: CachedCase, side: int, rng: np.random.Generator
+    case: CachedCase,
+    tumor: TumorComponent,
+    host: CachedCase,
+    side: int,
+    spacing_range_mm: tuple[float, float],
+    rng: np.random.Generator,
 ) -> tuple[FloatArray, NDArray[np.bool_]] | None:
     """Sample a tumour so coarsely that it has 2.5 to 14 voxels in radius, and blend it into soft tissue.
 
@@ -41,6 +46,7 @@ def draw_pasted_lesion(
         tumor: The tumour.
         host: Case that receives it.
         side: Side of the cube in voxels.
+        spacing_range_mm: Finest and coarsest spacing of the crops in mm; the host's is at most 3.2 mm where it can be.
         rng: Random generator.
 
     Returns:
@@ -60,7 +66,7 @@ def draw_pasted_lesion(
         return None
     lesion_hu = lesion.image_hu()
     for _ in range(_TRIES):
-        place = _draw_place(host, side, rng)
+        place = _draw_place(host, side, spacing_range_mm, rng)
         if place is None:
             return None
         host_hu = place.image_hu()
@@ -70,15 +76,19 @@ def draw_pasted_lesion(
     return None
 
 
-def _draw_place(host: CachedCase, side: int, rng: np.random.Generator) -> Crop | None:
+def _draw_place(
+    host: CachedCase, side: int, spacing_range_mm: tuple[float, float], rng: np.random.Generator
+) -> Crop | None:
     """Draw a cube centred on a voxel of tumour-free soft tissue; None if none was found."""
     low_hu, high_hu = _SOFT_TISSUE_HU
+    finest_mm, coarsest_mm = spacing_range_mm
+    host_range_mm = finest_mm, min(coarsest_mm, max(finest_mm, _COARSEST_HOST_MM))
     for _ in range(_CENTRE_TRIES):
         voxel = host.draw_body_voxel(rng)
         value_hu = host.read_box(voxel.tolist(), (voxel + 1).tolist()).item()
         label = host.read_label_box(voxel.tolist(), (voxel + 1).tolist()).item()
         if low_hu < value_hu < high_hu and label not in host.tumor_values:
-            spacing_mm = float(np.exp(rng.uniform(*np.log(_HOST_SPACING_MM))))
+            spacing_mm = float(np.exp(rng.uniform(*np.log(host_range_mm))))
             d, h, w = (voxel * np.array(host.spacing_mm)).tolist()
             return Crop(host, side, spacing_mm, (d, h, w))
     return None

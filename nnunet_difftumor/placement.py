@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from nnunet_difftumor.appearance import Appearance, AppearanceRule, Range
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.host import Host
+from nnunet_difftumor.organ_depth import organ_depth_mm
 from nnunet_difftumor.roi import support_radius_mm
 from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
 from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_class, fit_size_classes
@@ -28,7 +29,7 @@ class Zone:
 
     Attributes:
         surface_distance_mm: Smallest and largest distance of the centre from the organ's surface in mm. What the
-            host's edge cuts off counts as organ that goes on.
+            host's edge or its padding cuts off counts as organ that goes on.
         avoid_distance_mm: Distance that the tumour's surface keeps from the host's `avoid_mask`, in mm.
         outside_share: Share of the surface outside the organ, for tumours that may leave it: a range, or
             "kidney" for shares by size as in real kidney tumours.
@@ -147,7 +148,7 @@ def place_tumors(
         sample: The drawn tumours.
         rng: Random generator.
         first_centre: Voxel index at which the first tumour is tried first, for example because a patch
-            was centred there.
+            was centred there; left out if the zone has a distance from the surface and the voxel is not at it.
         region: Part of the host in which centres may lie; the whole host by default.
 
     Returns:
@@ -160,6 +161,8 @@ def place_tumors(
     candidates = _organ_voxels(host, region, plan.zone)
     if len(candidates) == 0:
         raise EmptyOrganError("The organ mask has no voxel where a tumour may be placed; choose a scan that shows it.")
+    if first_centre is not None and plan.zone.surface_distance_mm is not None:
+        first_centre = first_centre if (candidates == np.asarray(first_centre)).all(axis=1).any() else None
     smallest_mm = min(size.radius_mm[0] for size in ((sample.size_class,) if plan.keeps_class else plan.size_classes))
     placed: list[TumorSpec] = []
     given_up: Counter[str] = Counter()
@@ -197,7 +200,7 @@ def _organ_voxels(host: Host, region: Box, zone: Zone) -> NDArray[np.int64]:
     inside = allowed[region]
     if zone.surface_distance_mm is not None and inside.any():
         low_mm, high_mm = zone.surface_distance_mm
-        depth_mm = np.asarray(distance_transform_edt(host.organ_mask, sampling=host.spacing_mm))[region]
+        depth_mm = organ_depth_mm(host.organ_mask, host.valid_mask, host.spacing_mm)[region]
         inside = inside & (depth_mm >= low_mm) & (depth_mm <= high_mm)
     flat = np.flatnonzero(inside)
     corner = [part.start or 0 for part in region]

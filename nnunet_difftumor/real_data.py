@@ -20,7 +20,7 @@ from nnunet_difftumor.ct_files import read_ct, read_labels
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.grid_geometry import GridGeometry
 from nnunet_difftumor.healthy import CaseGroups
-from nnunet_difftumor.resample import resample
+from nnunet_difftumor.resample import AIR_HU, resample
 from nnunet_difftumor.splits import Split, cross_validation
 
 TRAINING_CASES = tuple(f"STS_{number:03d}" for number in range(1, 30))
@@ -228,11 +228,12 @@ def _resampled(scan: _Scan, spacing_mm: tuple[float, float, float] | None) -> _S
         for size, own, new in zip(scan.labels.shape, own_mm, spacing_mm, strict=True)
     )
     start_mm = (0.0, 0.0, 0.0)
-    image_hu = resample(scan.image_hu, own_mm, (d, h, w), spacing_mm, start_mm)
-    shares = [
-        resample((scan.labels == value).astype(np.float32), own_mm, (d, h, w), spacing_mm, start_mm, fill_value=0.0)
-        for value in (0, ORGAN, TUMOR)
-    ]
+
+    def on_grid(volume: NDArray[np.generic], fill_value: float) -> NDArray[np.float32]:
+        return resample(volume, own_mm, (d, h, w), spacing_mm, start_mm, fill_value=fill_value, whole_voxels=True)
+
+    image_hu = on_grid(scan.image_hu, AIR_HU)
+    shares = [on_grid(scan.labels == value, 0.0) for value in (0, ORGAN, TUMOR)]
     affine = scan.geometry.affine.copy()
     affine[:3, :3] *= np.divide(spacing_mm, own_mm)
     return _Scan(image_hu, np.argmax(shares, axis=0).astype(np.int16), GridGeometry((d, h, w), affine))

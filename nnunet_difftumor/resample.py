@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 AIR_HU = -1000.0
+_ROUNDING_SHARE = 1e-6
+"""Positions this share of a distance beyond its end still count as inside: rounding puts them there."""
+
 FloatArray = NDArray[np.float32]
 Vector = Sequence[float] | NDArray[np.floating[Any]]
 
@@ -55,7 +58,7 @@ def interpolation_matrix(
     weights = np.clip(1.0 - distance_mm / half_width_mm, 0.0, None)
     weights /= weights.sum(axis=1, keepdims=True)
     beyond_mm = np.maximum(-targets_mm, targets_mm - (source_size - 1) * source_spacing_mm)  # (T,)
-    goes_on = (beyond_mm <= continues_mm)[:, None] & (continues_mm > 0)
+    goes_on = (beyond_mm <= continues_mm * (1.0 + _ROUNDING_SHARE))[:, None] & (continues_mm > 0)
     indices = np.where(goes_on, np.clip(indices, 0, source_size - 1), indices)
     return _scatter_rows(indices, weights, source_size)
 

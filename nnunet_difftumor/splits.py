@@ -73,7 +73,9 @@ def cross_validation(
     )
 
 
-def arrange_split(split: Split, groups: CaseGroups, holdout: Collection[str]) -> Split:
+def arrange_split(
+    split: Split, groups: CaseGroups, holdout: Collection[str], *, origin: str = "The splits file"
+) -> Split:
     """Apply the rules for healthy cases to a fold of an existing splits file.
 
     Healthy validation cases move to the training list, since tumour Dice is undefined on them; the
@@ -83,18 +85,19 @@ def arrange_split(split: Split, groups: CaseGroups, holdout: Collection[str]) ->
         split: The fold as written.
         groups: The cases.
         holdout: Healthy cases that are in no list.
+        origin: File and fold, for messages.
 
     Returns:
         The fold to train with.
 
     Raises:
-        DatasetError: If a list ends up empty, or the file names cases that the data set does not have.
+        DatasetError: If a list ends up empty, both hold the same case, or the data set does not have one.
     """
     known = {*groups.tumor, *groups.healthy, *groups.other}
     unknown = sorted((set(split.train) | set(split.val)) - known)
     if unknown:
         raise DatasetError(
-            f"The splits file names {len(unknown)} cases that are not in the data set, e.g. {unknown[0]}. "
+            f"{origin} names {len(unknown)} cases that are not in the data set, e.g. {unknown[0]}. "
             "Correct the file, or write a new one: difftumor splits -d ID --overwrite"
         )
     moved = {case for case in split.val if case in groups.healthy} if groups.tumor else set()
@@ -105,6 +108,14 @@ def arrange_split(split: Split, groups: CaseGroups, holdout: Collection[str]) ->
             f"No {'validation' if not val else 'training'} case is left in this fold: of {len(split.val)} validation "
             f"cases, {len(moved)} are healthy and train instead, because tumour Dice is undefined on them. "
             "Write splits over the tumour cases: difftumor splits -d ID --overwrite"
+        )
+    shared = sorted({*train} & {*val})
+    if shared:
+        names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+        raise DatasetError(
+            f'{origin} has {len(shared)} case{"s" if len(shared) > 1 else ""} in both "train" and "val" ({names}): '
+            "validation would be on what was learned. Take each out of one of the lists. Fold 'all' trains on every "
+            "case and makes no claim about validation."
         )
     return Split(tuple(train), tuple(val))
 

@@ -16,7 +16,7 @@ from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.composite import composite, measure_visibility, robust_sd
 from nnunet_difftumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
 from nnunet_difftumor.generators import DiffusionTissue, TissueGenerator
-from nnunet_difftumor.host import Host
+from nnunet_difftumor.host import Host, is_clipped_to
 from nnunet_difftumor.resample import average_onto
 from nnunet_difftumor.roi import RegionOfInterest, choose_roi
 from nnunet_difftumor.shape import TumorSpec, TumorSurface
@@ -27,6 +27,7 @@ FloatArray = NDArray[np.float32]
 _RIM_MM = 4.0
 _LARGEST_SHIFT_HU = 25.0
 _ENOUGH_VOXELS = 20
+_FAT_HU = np.float32(-100.0)
 
 
 @dataclass(frozen=True)
@@ -247,8 +248,10 @@ class TumorSynthesizer:
         Yields:
             Each tumour with the host's box after blending, in HU, in any order.
         """
-        for prepared, tumor_hu, reconstruction_hu in self._generate(host, pending, attempt):
-            yield prepared, _blend(host, prepared, tumor_hu, reconstruction_hu, self.tissue.window_hu)
+        for shown, chosen in _shown_hosts(host, pending):
+            for prepared, tumor_hu, reconstruction_hu in self._generate(shown, chosen, attempt):
+                image_hu = _blend(shown, prepared, tumor_hu, reconstruction_hu, self.tissue.window_hu)
+                yield prepared, np.where(prepared.weight > 0, image_hu, host.image_hu[prepared.box])
 
     def _prepare(self, host: Host, tumor: TumorSpec | MaskSurface, occupied: NDArray[np.bool_]) -> PreparedTumor | str:
         """Draw a tumour on the host and clip it, or say why it has no place."""
@@ -291,6 +294,22 @@ class TumorSynthesizer:
 def attempt_seed(seed: int, attempt: int) -> int:
     """Return the seed of one attempt at a tumour."""
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _shown_hosts(host: Host, pending: Sequence[PreparedTumor]) -> list[tuple[Host, Sequence[PreparedTumor]]]:
+    """What the generator is shown for which tumours.
+
+    A tumour in an organ contrasts with the soft tissue around it (see `rim_median_hu`). Where the window ends at
+    -30 HU or above, clipped fat would count as such; there it is shown as fat.
+    """
+    from diffusion.conditioning import SOFT_TISSUE_LOW_HU
+
+    if not pending or host.clipped_to_hu is None or host.clipped_to_hu[0] < SOFT_TISSUE_LOW_HU:
+        return [(host, pending)]
+    is_fat = is_clipped_to(host.image_hu, host.clipped_to_hu[0]) & ~host.organ_mask & host.valid_mask
+    with_fat = replace(host, image_hu=np.where(is_fat, _FAT_HU, host.image_hu))
+    in_organ = [prepared for prepared in pending if prepared.has_organ_rim]
+    return [(with_fat, in_organ), (host, [prepared for prepared in pending if not prepared.has_organ_rim])]
 
 
 def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray[np.bool_], FloatArray] | None:

@@ -354,9 +354,7 @@ class DiffTumorMixin(CpuTrainingMixin):
         notes: list[str] = []
         shared: dict[Any, LoadedOnce] = {}
         for number, (target, folder) in enumerate(zip(config.organ_targets, folders, strict=True)):
-            found = check_leaks(
-                folder, self._preprocessed_cases(), cases, config, self.fold, tumor_label=target.tumor_label
-            )
+            found = check_leaks(folder, self._preprocessed_cases(), cases, config, self.fold, target=target)
             findings.append(found)
             notes += found.notes
             if is_builtin(str(target.generator)):

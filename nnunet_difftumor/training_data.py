@@ -193,7 +193,7 @@ class TumorCrops(Dataset[Batch]):
         tumor = tumors[int(rng.integers(len(tumors)))]
         if rng.random() < self._sampling.pasted_share:
             host = self._hosts[int(rng.integers(len(self._hosts)))]
-            pasted = draw_pasted_lesion(case, tumor, host, side, rng)
+            pasted = draw_pasted_lesion(case, tumor, host, side, self._sampling.spacing_range_mm, rng)
             if pasted is not None:
                 return pasted
         return self._draw_in_place(case, tumor, side, rng)
@@ -294,7 +294,12 @@ def heldout_image_crops(
 
 
 def heldout_tumor_crops(
-    cache: CropCache, side: int, *, per_case: int = 2, early_only: bool = False
+    cache: CropCache,
+    side: int,
+    *,
+    per_case: int = 2,
+    early_only: bool = False,
+    finest_mm: float = SPACING_RANGE_MM[0],
 ) -> tuple[Batch, ...]:
     """Cut crops around real tumours, one batch a case: centred, not augmented, nothing drawn.
 
@@ -303,6 +308,7 @@ def heldout_tumor_crops(
         side: Side in voxels.
         per_case: Most tumours of a case, largest first.
         early_only: Use only tumours with a radius of at most 10 mm.
+        finest_mm: Finest spacing in mm; tumours that do not fit get a coarser one.
 
     Returns:
         {"image_hu": (B, 1, side, side, side), "tumor_mask": same shape} for each case with a tumour.
@@ -310,7 +316,7 @@ def heldout_tumor_crops(
     batches = []
     for case, tumors in usable_tumors(cache, early_only=early_only):
         chosen = sorted(tumors, key=lambda tumor: -tumor.volume_mm3)[:per_case]
-        cubes = [centred_tumor_crop(case, tumor, side, SPACING_RANGE_MM[0]) for tumor in chosen]
+        cubes = [centred_tumor_crop(case, tumor, side, finest_mm) for tumor in chosen]
         crops = [sample_tumor_crop(cube, tumor) for cube, tumor in zip(cubes, chosen, strict=True)]
         batches.append(_as_batch([(crop.image_hu(), mask) for crop, mask in crops]))
     return tuple(batches)

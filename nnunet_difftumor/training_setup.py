@@ -18,7 +18,7 @@ from nnunet_difftumor.healthy import (
     count_label_voxels,
     group_cases,
 )
-from nnunet_difftumor.label_roles import LabelRoles
+from nnunet_difftumor.label_roles import LabelRoles, foreground_labels
 from nnunet_difftumor.splits import (
     DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
@@ -144,7 +144,8 @@ def choose_cases(
         split, note = _all_cases(groups, holdout), "Fold 'all': validation cases are training cases."
     elif splits_file.is_file():
         folds = read_splits(splits_file)
-        split = arrange_split(_the_fold(folds, int(fold), str(splits_file)), groups, holdout)
+        chosen = _the_fold(folds, int(fold), str(splits_file))
+        split = arrange_split(chosen, groups, holdout, origin=f"Fold {fold} of {splits_file}")
         note = f"Using fold {fold} of {splits_file}; healthy validation cases train instead."
     else:
         folds = cross_validation(groups, holdout, seed=DEFAULT_SEED)
@@ -182,6 +183,23 @@ def roles_of(labels: Mapping[str, Any], target: OrganTarget) -> LabelRoles:
     return LabelRoles.of_dataset(labels, target.organ_label, target.tumor_label)
 
 
+def tumor_masks_of(labels: Mapping[str, Any], target: OrganTarget) -> tuple[tuple[int, ...], ...]:
+    """Return what a generator's training may have taken for a target's tumour: a label, or one of its regions.
+
+    Args:
+        labels: `labels` of dataset.json.
+        target: The target.
+
+    Returns:
+        Label values of each mask, the tumour's own label first.
+    """
+    roles = roles_of(labels, target)
+    regions = [
+        values for values in foreground_labels(labels).values() if roles.tumor in values and roles.organ not in values
+    ]
+    return tuple(dict.fromkeys([(roles.tumor,), tuple(sorted((roles.tumor, *roles.tumor_parts))), *regions]))
+
+
 def check_leaks(
     generator_folder: Path,
     data: PreprocessedCases,
@@ -189,7 +207,7 @@ def check_leaks(
     config: DiffTumorConfig,
     fold: int | str,
     *,
-    tumor_label: int | None = None,
+    target: OrganTarget | None = None,
 ) -> LeakFindings:
     """Compare a generator's training cases with a fold's validation cases and with the holdout.
 
@@ -199,7 +217,7 @@ def check_leaks(
         cases: Cases of the fold.
         config: Settings.
         fold: nnU-Net's fold; "all" makes no validation claim, so nothing is refused.
-        tumor_label: Tumour whose masks are compared; by default that of the settings.
+        target: Target whose tumour masks are compared; by default the first of the settings.
 
     Returns:
         What was found and accepted.
@@ -212,11 +230,11 @@ def check_leaks(
     provenance = leak_guard.read_provenance(generator_folder)
     cache = data.open_cache()
 
-    label = config.tumor_label if tumor_label is None else tumor_label
+    masks = tumor_masks_of(data.labels, config.organ_targets[0] if target is None else target)
 
     def describe(identifiers: Sequence[str]) -> list[leak_guard.CaseContent]:
         return [
-            leak_guard.describe_case(case, data.label_file(case), data.images.get(case), label, cache)
+            leak_guard.describe_case(case, data.label_file(case), data.images.get(case), masks, cache)
             for case in identifiers
         ]
 

@@ -26,17 +26,23 @@ _MOST_TUMORS = 1000
 
 
 def measure_training_tumors(
-    cache: CropCache, *, early_only: bool = False, window: IntensityWindow = ABDOMEN_WINDOW
+    cache: CropCache,
+    *,
+    early_only: bool = False,
+    window: IntensityWindow = ABDOMEN_WINDOW,
+    finest_mm: float = SPACING_RANGE_MM[0],
 ) -> tuple[TrainingTumor, ...]:
     """Measure the tumours that train, on the grid on which the generator would make them.
 
     The contrast is against soft tissue (above -30 HU) of the rim: synthetic tumours are placed in an organ,
-    and one measured against fat would be 100 HU off there. Tumours with hardly any are left out.
+    and one measured against fat would be 100 HU off there. Tumours with hardly any are left out. Other tumours
+    nearby belong neither to the tumour nor to its rim.
 
     Args:
         cache: The training cases.
         early_only: Only tumours with a radius of at most 10 mm.
         window: HU window of the generator; values outside are limited to it.
+        finest_mm: Finest spacing of the generator in mm.
 
     Returns:
         One record for each tumour that could be measured, of at most 1000 spread evenly over the cases.
@@ -46,15 +52,18 @@ def measure_training_tumors(
     """
     pairs = [(case, tumor) for case, tumors in usable_tumors(cache, early_only=early_only) for tumor in tumors]
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_TUMORS)).round().astype(int))
-    measured = [_measure(case, tumor, window) for case, tumor in (pairs[index] for index in chosen)]
+    measured = [_measure(case, tumor, window, finest_mm) for case, tumor in (pairs[index] for index in chosen)]
     return tuple(record for record in measured if record is not None)
 
 
-def _measure(case: CachedCase, tumor: TumorComponent, window: IntensityWindow) -> TrainingTumor | None:
-    crop, mask = sample_tumor_crop(centred_tumor_crop(case, tumor, _SIDE, SPACING_RANGE_MM[0]), tumor)
+def _measure(
+    case: CachedCase, tumor: TumorComponent, window: IntensityWindow, finest_mm: float
+) -> TrainingTumor | None:
+    crop, mask = sample_tumor_crop(centred_tumor_crop(case, tumor, _SIDE, finest_mm), tumor, alone=True)
     batched = torch.from_numpy(mask)[None, None]
     image_hu = np.clip(crop.image_hu(), window.low_hu, window.high_hu)
-    rim_hu = image_hu[_rim(mask)]
+    other_tumors = crop.tumor_share() > crop.share_of(tumor)
+    rim_hu = image_hu[_rim(mask) & ~other_tumors]
     soft_hu = rim_hu[rim_hu > SOFT_TISSUE_LOW_HU]
     if soft_hu.size < _SMALLEST_SOFT_SHARE * max(rim_hu.size, 1):
         return None

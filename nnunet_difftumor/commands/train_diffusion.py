@@ -119,7 +119,9 @@ def _train(options: argparse.Namespace) -> None:
         autoencoder,
         preset,
         options.output,
-        heldout=heldout_tumor_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides))),
+        heldout=heldout_tumor_crops(
+            runs.reported_cases(selected), min(48, max(preset.crop_sides)), finest_mm=_spacing_range_mm(options)[0]
+        ),
         info=_info(options, autoencoder, selected),
         provenance=provenance,
         steps=options.steps,
@@ -199,7 +201,12 @@ def _info(options: argparse.Namespace, autoencoder: AutoencoderKL3D, selected: S
     from nnunet_difftumor.tumor_statistics import measure_training_tumors
 
     window = autoencoder.window
-    tumors = measure_training_tumors(CropCache(selected.training), early_only=options.early_only, window=window)
+    tumors = measure_training_tumors(
+        CropCache(selected.training),
+        early_only=options.early_only,
+        window=window,
+        finest_mm=_spacing_range_mm(options)[0],
+    )
     return GeneratorInfo(
         roi_sides=tuple(sorted(_preset(options).crop_sides)),
         spacing_range_mm=_spacing_range_mm(options),

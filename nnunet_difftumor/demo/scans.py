@@ -188,7 +188,7 @@ def _crop(case: Case, tumor_label: int) -> Volume:
     centre_mm = np.argwhere(wanted).mean(axis=0) * np.asarray(ct.spacing_mm)
     start_mm = _start(ct, centre_mm)
     spacing = (_CROP_SPACING_MM,) * 3
-    crop_hu = resample(ct.image_hu, ct.spacing_mm, (_CROP_SIDE,) * 3, spacing, start_mm.tolist())
+    crop_hu = resample(ct.image_hu, ct.spacing_mm, (_CROP_SIDE,) * 3, spacing, start_mm.tolist(), whole_voxels=True)
     return np.ascontiguousarray(np.flip(crop_hu, flips_to_display(ct.geometry.affine)), dtype=np.float32)
 
 

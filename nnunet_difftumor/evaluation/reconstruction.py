@@ -71,8 +71,8 @@ def _tiles(
             max(4, int(size * step / spacing_mm)) for size, step in zip(image_hu.shape, scan.spacing_mm, strict=True)
         ]
         grid = (shape, (spacing_mm,) * 3, (0.0, 0.0, 0.0))
-        image_hu = resample(image_hu, scan.spacing_mm, *grid, fill_value=AIR_HU)
-        tumor = resample(tumor, scan.spacing_mm, *grid, fill_value=0.0) >= 0.5
+        image_hu = resample(image_hu, scan.spacing_mm, *grid, fill_value=AIR_HU, whole_voxels=True)
+        tumor = resample(tumor, scan.spacing_mm, *grid, fill_value=0.0, whole_voxels=True) >= 0.5
     usable = [size // 4 * 4 for size in image_hu.shape]
     tiles = []
     for corner in np.ndindex(*[-(-size // _INNER) for size in usable]):

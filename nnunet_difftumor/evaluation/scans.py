@@ -78,7 +78,9 @@ def read_scan(case: Case, organ_label: int, tumor_label: int | None, *, native: 
     ]
 
     def on_grid(volume: NDArray, fill_value: float) -> FloatArray:
-        return resample(volume, ct.spacing_mm, shape, spacing, (0.0, 0.0, 0.0), fill_value=fill_value)
+        return resample(
+            volume, ct.spacing_mm, shape, spacing, (0.0, 0.0, 0.0), fill_value=fill_value, whole_voxels=True
+        )
 
     def mask_of(value: int | None) -> BoolArray:
         if native:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,13 @@ from torch.utils.data import Dataset
 from autoencoder.fit import OutputFolderExistsError, ResumeError
 from autoencoder.initial_weights import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
+from diffusion import training
 from diffusion.conditioning import fill_tumor_region, smooth_texture
 from diffusion.generator_folder import GeneratorInfo, check_generator_folder, load_generator
 from diffusion.objectives import OBJECTIVES
 from diffusion.presets import DIFFUSION_PRESETS
 from diffusion.provenance import CaseFingerprint, Provenance
-from diffusion.training import diffusion_loss_function, measure_differences, train_diffusion
+from diffusion.training import Differences, diffusion_loss_function, measure_differences, train_diffusion
 
 SIDE = 16
 STEPS = 9
@@ -132,6 +134,30 @@ def test_finished_run_can_be_resumed_without_a_change(undisturbed):
     train(undisturbed, resume=True)
     after = load_file(undisturbed / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def denoiser_config(output_folder: Path) -> dict:
+    return json.loads((output_folder / "generator" / "denoiser" / "config.json").read_text())
+
+
+def test_a_resumed_run_keeps_the_differences_that_it_measured_when_it_started(tmp_path, monkeypatch):
+    """Another release may draw other batches; the path of a run must not change half way."""
+    train(tmp_path / "run")
+    before = denoiser_config(tmp_path / "run")
+    measured = Differences((9.0,) * 8, (9.0,) * 8, (1.0,) * 8)
+    monkeypatch.setattr(training, "measure_differences", lambda *_: measured)
+    train(tmp_path / "run", resume=True)
+    assert denoiser_config(tmp_path / "run") == before
+    (tmp_path / "run" / "differences.json").unlink()  # as a run of an earlier release
+    train(tmp_path / "run", resume=True)
+    assert denoiser_config(tmp_path / "run")["difference_std"] == [9.0] * 8
+
+
+def test_differences_that_cannot_be_read_are_named(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    (tmp_path / "run" / "differences.json").write_text('{"std": [1.0]}')
+    with pytest.raises(ResumeError, match=r"differences\.json must hold the lists std, floor, per_hu"):
+        train(tmp_path / "run", resume=True)
 
 
 def test_folder_of_another_run_is_not_overwritten(undisturbed):

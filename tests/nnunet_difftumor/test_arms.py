@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.ndimage import find_objects
 from threadpoolctl import threadpool_limits
 
 from nnunet_difftumor.appearance import AppearanceRule
@@ -17,7 +18,7 @@ from nnunet_difftumor.builtin import DEFAULT_GENERATOR, resolve_generator
 from nnunet_difftumor.config import resolve_config
 from nnunet_difftumor.copy_paste import CopyPasteSource
 from nnunet_difftumor.data_loader import sampling_probabilities
-from nnunet_difftumor.donors import make_donor, paste_texture
+from nnunet_difftumor.donors import donor_box, make_donor, paste_texture
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.injection import GeneratorFolderSource, LoadedOnce
@@ -224,6 +225,22 @@ def test_pasted_texture_is_the_donors_at_the_requested_contrast():
     # whole voxels are copied: up to one shift, every pasted value is one of the donor's
     texture, values = np.sort(donor.texture_hu.ravel()), pasted_hu[label] - pasted_hu[label][0]
     assert min(_largest_gap(texture, values + start) for start in texture) < 1e-3
+
+
+def test_a_donor_is_taken_from_its_surroundings_and_keeps_nothing_else_alive():
+    rng = np.random.default_rng(2)
+    image_hu = rng.normal(60.0, 5.0, (40, 50, 60)).astype(np.float32)
+    tumor = np.linalg.norm((np.indices(image_hu.shape).T - (5, 20, 40)).T, axis=0) < 9
+    spacing_mm = (2.0, 0.8, 0.8)
+    whole = make_donor("a", image_hu, tumor, ~tumor, spacing_mm)
+    near = donor_box(find_objects(tumor.astype(int))[0], spacing_mm, tumor.shape)
+    assert np.prod([part.stop - part.start for part in near]) < 0.6 * tumor.size
+    part = make_donor("a", image_hu[near], tumor[near], ~tumor[near], spacing_mm)
+    assert np.array_equal(part.texture_hu, whole.texture_hu)
+    assert np.array_equal(part.mask, whole.mask)
+    assert (part.radius_mm, part.contrast_hu) == (whole.radius_mm, whole.contrast_hu)
+    for array in (whole.mask, whole.texture_hu):
+        assert array.base is None
 
 
 def _largest_gap(known, values):

@@ -68,9 +68,9 @@ def test_ambiguous_labels_are_listed(labels):
 
 
 def test_a_label_that_means_something_else_is_not_suggested():
-    with pytest.raises(ConfigurationError, match='{"tumor_label": "NAME"}'):
+    with pytest.raises(ConfigurationError, match='"tumor_label": "NAME"'):
         resolve_config({"background": 0, "liver": 1, "spleen": 2}, [])
-    with pytest.raises(ConfigurationError, match='{"tumor_label": "liver_tumor"}'):
+    with pytest.raises(ConfigurationError, match='"tumor_label": "liver_tumor"'):
         resolve_config({"background": 0, "liver": 1, "liver_tumor": 2, "kidney": 3, "kidney_tumor": 4}, [])
 
 

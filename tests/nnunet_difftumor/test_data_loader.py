@@ -17,6 +17,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.data_loader import DiffTumorDataLoader, InjectionState, TargetReader
@@ -25,6 +26,7 @@ from nnunet_difftumor.generators import GeneratedRegions
 from nnunet_difftumor.injection import GeneratorFolderSource, InjectionRequest, InjectionRules, TumorInjector
 from nnunet_difftumor.intensities import CTIntensities
 from nnunet_difftumor.patch_geometry import PatchGeometry
+from nnunet_difftumor.placement import Zone
 from nnunet_difftumor.roi import RoiRule
 from nnunet_difftumor.shape import TumorSpec
 from nnunet_difftumor.sizes import SizeClass
@@ -344,6 +346,16 @@ def test_only_the_support_changes_and_labels_replace_only_what_they_may(grid, ex
     assert not (support & (labels == -1)).any()
 
 
+def test_bone_that_nnunet_clipped_is_no_place_to_grow_into():
+    image_hu, labels = make_case(ISOTROPIC, np.random.default_rng(1), has_tumor=False)
+    image_hu[10:30, :6, 10:40] = 900.0
+    injector = TumorInjector(None, make_rules(ISOTROPIC, exophytic=True))
+    host = injector.make_host(CT.normalise(image_hu), labels.astype(np.int16))
+    allowed = host.may_become_tumor((slice(0, 44), slice(0, 52), slice(0, 50)))
+    assert not allowed[image_hu == 900.0].any()
+    assert allowed[image_hu != 900.0].all()
+
+
 def test_injected_values_stay_inside_the_clip_window():
     rules = make_rules(ISOTROPIC, appearances=AppearanceRule(contrast_hu=(-200.0, -200.0)))
     image, labels = make_crop(ISOTROPIC, np.random.default_rng(2))
@@ -388,6 +400,48 @@ def test_replay_gives_the_very_batch(datasets):
     )
     assert np.array_equal(batch["data"][0, 0].numpy(), image)
     assert np.array_equal(batch["target"][0, 0].numpy(), labels)
+
+
+def drawn_requests(loader, count=12):
+    """What the loader draws for healthy samples before it cuts their crops."""
+    loader.transforms = None
+    take(loader, count)
+    return [draw.request for draw in loader._state.draws if draw.request is not None]
+
+
+@GRIDS
+def test_crops_are_centred_on_voxels_of_the_zone(datasets, grid):
+    """Both the crop's centre and the tumours keep their distance from the surface, and a zone that is all of the
+    organ changes no draw."""
+    zone = Zone(surface_distance_mm=(12.0, 25.0))
+    data = nnUNetDatasetBlosc2(str(datasets[grid["shape"], "plain"]))
+    depths = {}
+    for case in ("healthy_1", "healthy_2", "healthy_3"):
+        depths[case] = distance_transform_edt(np.asarray(data.load_case(case)[1][0]) == 1, sampling=grid["spacing"])
+    requests = drawn_requests(make_loader(datasets, grid, 1.0, rules=make_rules(grid, zone=zone)))
+    in_zone = [12.0 <= depths[each.case][tuple(np.add(each.crop_start, each.centre))] <= 25.0 for each in requests]
+    assert len(in_zone) >= 12
+    assert np.mean(in_zone) > 0.9
+    everywhere = make_rules(grid, zone=Zone(surface_distance_mm=(0.0, 1e6)))
+    assert drawn_requests(make_loader(datasets, grid, 1.0, rules=everywhere)) == drawn_requests(
+        make_loader(datasets, grid, 1.0)
+    )
+
+
+def test_injected_tumours_keep_to_their_zone(datasets):
+    grid = ISOTROPIC
+    rules = make_rules(grid, zone=Zone(surface_distance_mm=(14.0, 25.0)))
+    loader = make_loader(datasets, grid, 1.0, rules=rules)
+    loader.inject_only()
+    records = [record for batch in take(loader, 12) for record in batch["difftumor"]["records"]]
+    assert len(records) >= 10
+    data = nnUNetDatasetBlosc2(str(datasets[grid["shape"], "plain"]))
+    for record in records:
+        labels = cut_crop(data.load_case(record["case"])[1][0], record, 1)  # the organ goes on behind the padding
+        depth_mm = distance_transform_edt(labels == 1, sampling=grid["spacing"])
+        for spec in record["drawn"]:
+            voxel = np.round(np.divide(spec["centre_mm"], grid["spacing"])).astype(int)
+            assert depth_mm[tuple(voxel)] >= 14.0 - 2.0 * np.sqrt(3)  # drawn inside a voxel of the zone
 
 
 def test_an_organ_that_cannot_hold_a_tumor_is_counted_and_not_labelled():

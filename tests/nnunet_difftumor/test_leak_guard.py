@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
 from nnunet_difftumor.cases import Case
-from nnunet_difftumor.config import DiffTumorConfig
+from nnunet_difftumor.config import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.errors import LeakError
 from nnunet_difftumor.fingerprints import fingerprint_case
 from nnunet_difftumor.healthy import CaseGroups, FactCache
@@ -19,7 +20,7 @@ from nnunet_difftumor.leak_guard import (
     refuse_overlap,
 )
 from nnunet_difftumor.splits import Split
-from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, check_leaks
+from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, check_leaks, tumor_masks_of
 
 NAMES = ("train_1", "train_2", "val_1", "val_2", "holdout_1")
 LABELS = {"background": 0, "liver": 1, "tumor": 2}
@@ -69,9 +70,7 @@ def check(data, diffusion, autoencoder=(), fold=0, keep_images=True, **settings)
     folder.mkdir(exist_ok=True)
     save_provenance(folder / "provenance.json", Provenance(diffusion=tuple(diffusion), autoencoder=tuple(autoencoder)))
     if not keep_images:
-        data = PreprocessedCases(
-            folder=data.folder, identifiers=NAMES, label_ending=".nii.gz", images={}, labels=LABELS
-        )
+        data = replace(data, images={})
     config = DiffTumorConfig(generator=None, organ_label=1, tumor_label=2, **settings)
     return check_leaks(folder, data, CASES, config, fold)
 
@@ -120,6 +119,47 @@ def test_a_name_whose_content_cannot_be_compared_tells_what_is_missing(data):
         check(data, [unmasked], keep_images=False)
 
 
+REGIONS = {"background": 0, "liver": [1, 2, 3], "tumor": [2, 3], "necrosis": 3}
+
+
+@pytest.fixture
+def regional(data):
+    """The same data set with a tumour that is a region: part of it is necrosis."""
+    for name in NAMES[:-1]:
+        image = nibabel.load(data.label_file(name))
+        labels = np.asarray(image.dataobj).copy()
+        labels[2, 1, 1] = 3
+        nibabel.save(nibabel.Nifti1Image(labels, image.affine), data.label_file(name))
+    return replace(data, labels=REGIONS)
+
+
+def fingerprint_mask(data, name, as_name, values):
+    return fingerprint_case(Case(as_name, data.images[name], data.label_file(name)), values)
+
+
+@pytest.mark.parametrize("values", [[2, 3], [2]], ids=["as train-diffusion takes it", "its own label alone"])
+@pytest.mark.parametrize("keep_images", [True, False], ids=["with raw CT", "labels only"])
+def test_a_renamed_copy_of_a_tumor_that_is_a_region_is_refused(regional, keep_images, values):
+    leak = fingerprint_mask(regional, "val_1", "patient_77", values)
+    with pytest.raises(LeakError, match="under another identifier"):
+        check(regional, [leak], keep_images=keep_images)
+
+
+def test_every_region_that_may_have_been_the_tumor_is_compared():
+    labels = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2, "tumor_core": [2, 4]}
+    target = OrganTarget(organ_label=1, tumor_label=2)
+    assert tumor_masks_of(labels, target) == ((2,), (2, 4), (2, 3))
+    assert tumor_masks_of({"background": 0, "liver": 1, "tumor": 2}, target) == ((2,),)
+
+
+def test_another_mask_alone_does_not_prove_another_case(data):
+    relabelled = fingerprint(data, "train_1", as_name="val_1")
+    with pytest.raises(LeakError, match="cannot be compared without the raw CT"):
+        check(data, [relabelled], keep_images=False)
+    with pytest.raises(LeakError, match="but with other content"):
+        check(data, [relabelled])
+
+
 def test_autoencoder_overlap_needs_an_acknowledgement(data):
     seen = [fingerprint(data, "val_1")]
     with pytest.raises(LeakError, match="acknowledge_autoencoder_overlap"):
@@ -159,15 +199,15 @@ def test_a_generator_without_provenance_is_refused(tmp_path):
 
 def test_empty_tumor_masks_are_not_taken_for_copies(data):
     healthy = fingerprint(data, "holdout_1", as_name="other_healthy")
-    content = describe_case("val_9", data.label_file("holdout_1"), None, 2, FactCache(None))
-    assert content.tumor_mask_hash is None
+    content = describe_case("val_9", data.label_file("holdout_1"), None, [(2,)], FactCache(None))
+    assert content.tumor_mask_hashes == ()
     assert describe_overlap(find_overlap([content], Provenance(diffusion=(healthy,), autoencoder=()))) == ()
 
 
 def test_hashes_are_kept_and_follow_the_file(data, tmp_path):
     def describe():
         cache = FactCache(tmp_path / "facts.json")
-        content = describe_case("val_1", data.label_file("val_1"), data.images["val_1"], 2, cache)
+        content = describe_case("val_1", data.label_file("val_1"), data.images["val_1"], [(2,)], cache)
         cache.save()
         return content
 
@@ -176,7 +216,7 @@ def test_hashes_are_kept_and_follow_the_file(data, tmp_path):
     shutil.copy(data.label_file("val_2"), data.label_file("val_1"))
     shutil.copy(data.images["val_2"], data.images["val_1"])
     changed = describe()
-    assert changed.tumor_mask_hash != before.tumor_mask_hash
+    assert changed.tumor_mask_hashes != before.tumor_mask_hashes
     assert changed.image_hash != before.image_hash
 
 
@@ -190,7 +230,7 @@ def test_recompressed_and_retyped_copies_are_recognised(data, tmp_path):
 
 def test_refusal_names_every_case_once():
     named = CaseFingerprint(identifier_hash=hash_identifier("val_1"), image_hash="c" * 64, tumor_mask_hash="d" * 64)
-    content = CaseContent(identifier="val_1", image_hash="e" * 64, tumor_mask_hash="f" * 64)
+    content = CaseContent(identifier="val_1", image_hash="e" * 64, tumor_mask_hashes=("f" * 64,))
     overlap = find_overlap([content], Provenance(diffusion=(named,), autoencoder=(named,)))
     with pytest.raises(LeakError, match=r"1 validation case \(val_1\)"):
         refuse_overlap(overlap, acknowledge_identifier_matches=False, acknowledge_autoencoder_overlap=False)

@@ -67,3 +67,12 @@ def test_a_volume_of_whole_voxels_ends_half_a_voxel_beyond_their_centres(spacing
         for place_mm in places_mm
     ]
     assert sampled == pytest.approx([0.0, 10 * 0.05, 10.0, 10.0, 40.0, 40.0, 0.0, 0.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.7, 0.8, 1.1, 1.5])
+def test_rounding_does_not_decide_what_lies_at_the_very_end_of_a_scan(spacing_mm: float):
+    """A crop of the scan's own spacing and an even side has samples exactly half a voxel beyond the outer centres."""
+    for centre in range(15):
+        start_mm = centre * spacing_mm - 0.5 * 31 * spacing_mm
+        matrix = interpolation_matrix(40, spacing_mm, 32, spacing_mm, start_mm, continues_mm=0.5 * spacing_mm)
+        assert matrix.sum(axis=1) == pytest.approx([0.0] * (15 - centre) + [1.0] * (17 + centre))

@@ -67,6 +67,14 @@ def test_without_any_tumor_healthy_cases_stay_in_validation():
     assert arranged == Split(train=("h0", "h1"), val=("h3", "h4"))
 
 
+def test_a_case_that_would_train_and_validate_is_refused_and_named():
+    split = Split(train=("h0", "t00", "t02"), val=("h0", "t01", "t02"))
+    with pytest.raises(DatasetError, match=r'Fold 1 of x\.json has 1 case in both "train" and "val" \(t02\)'):
+        arrange_split(split, GROUPS, holdout=(), origin="Fold 1 of x.json")
+    healthy_twice = Split(train=("h0", "t00"), val=("h0", "t01"))  # it trains, and validates nowhere
+    assert arrange_split(healthy_twice, GROUPS, holdout=()) == Split(train=("h0", "t00"), val=("t01",))
+
+
 def test_written_splits_are_read_back_and_not_replaced_by_others(tmp_path):
     folds = cross_validation(GROUPS, holdout=("h3",))
     assert write_splits(tmp_path, folds, {"holdout": ["h3"]})

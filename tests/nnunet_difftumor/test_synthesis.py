@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import binary_erosion
 
-from diffusion.conditioning import rim_median_hu
+from diffusion.conditioning import fill_tumor_region, rim_median_hu
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.composite import composite, measure_visibility
 from nnunet_difftumor.drawing import MaskSurface
@@ -209,6 +209,82 @@ def test_an_exophytic_tumour_leaves_air_and_bone_alone():
     inside = TumorSpec(centre_mm=(44.0, 48.0, 33.0), radius_mm=9.0, contrast_hu=-40.0)
     (tumor,) = TumorSynthesizer(FlatTissue()).synthesize(exophytic, [inside]).tumors
     assert tumor.label[image[tumor.box] == 900.0].all()
+
+
+WINDOWS = pytest.mark.parametrize("window_hu", [(-160.0, 240.0), (-120.0, 201.0)])
+
+
+def clipped_host(window_hu: tuple[float, float]) -> Host:
+    """An organ in noisy fat, with a block of air and one of bone, as nnU-Net restores them: clipped, then resampled."""
+    rng = np.random.default_rng(0)
+    image = np.where(make_host().organ_mask, 150.0, -100.0) + rng.normal(0.0, 15.0, (48, 64, 64))
+    image[10:30, :8, 10:30] = -1000.0
+    image[10:30, :8, 34:54] = 800.0
+    image = np.clip(image, *window_hu) + rng.uniform(-0.4, 0.4, image.shape)
+    replaceable = np.ones(image.shape, dtype=bool)
+    return replace(
+        make_host(), image_hu=image.astype(np.float32), replaceable_mask=replaceable, clipped_to_hu=window_hu
+    )
+
+
+@WINDOWS
+def test_clipped_air_and_bone_beside_the_organ_are_left_alone_and_noisy_fat_is_not(window_hu: tuple[float, float]):
+    host = clipped_host(window_hu)
+    box = (slice(5, 35), slice(0, 40), slice(5, 60))
+    allowed = np.zeros(host.image_hu.shape, dtype=bool)
+    allowed[box] = host.may_become_tumor(box)
+    assert not allowed[10:30, :8, 10:30].any()
+    assert not allowed[10:30, :8, 34:54].any()
+    assert allowed[box][host.organ_mask[box]].all()
+    assert allowed[30:35, :8, 5:60].mean() > 0.999
+    part = (slice(12, 20), slice(2, 12), slice(8, 40))
+    assert np.array_equal(host.may_become_tumor(part), allowed[part])  # whatever part is asked for
+
+
+def test_where_fat_is_clipped_as_well_air_is_taken_for_fat():
+    host = clipped_host((-79.0, 304.0))
+    box = (slice(0, 48), slice(0, 64), slice(0, 64))
+    unclipped = replace(host, clipped_to_hu=None)
+    assert np.array_equal(host.may_become_tumor(box), unclipped.may_become_tumor(box))
+    assert host.may_become_tumor(box)[10:30, :8, 10:30].all()
+
+
+class FilledTissue(FlatTissue):
+    """The fill alone, against the rim that the network's fill is set against."""
+
+    def generate(self, host_hu, tumor_masks, appearances, seeds):
+        reconstruction = np.clip(host_hu, *self.window_hu)
+        contrasts = torch.tensor([look.contrast_hu for look in appearances])
+        masks = torch.from_numpy(tumor_masks[:, None])
+        filled = fill_tumor_region(torch.from_numpy(reconstruction[:, None]), masks, contrasts)
+        return GeneratedRegions(filled[:, 0].numpy(), reconstruction)
+
+
+@pytest.mark.parametrize("low_hu", [-30.0, -17.0])
+def test_a_tumour_beside_clipped_fat_is_as_bright_as_beside_fat(low_hu: float):
+    """A tumour that bulges out of its organ: fat clipped to soft tissue must not count as what it contrasts with."""
+    whole = clipped_host((-1024.0, 3000.0))
+    whole = replace(whole, image_hu=np.where(whole.organ_mask | (whole.image_hu > -200), whole.image_hu, -100.0))
+    clipped = replace(whole, image_hu=np.clip(whole.image_hu, low_hu, 201.0), clipped_to_hu=(low_hu, 201.0))
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 14.0), radius_mm=10.0, contrast_hu=-30.0)
+    expected, found = (TumorSynthesizer(FilledTissue()).synthesize(host, [spec]).tumors[0] for host in (whole, clipped))
+    assert np.array_equal(found.label, expected.label)
+    assert found.record.contrast_hu == pytest.approx(expected.record.contrast_hu, abs=1.0)
+    inside, outside = (found.label & (clipped.organ_mask[found.box] == organ) for organ in (True, False))
+    for part in (inside, outside):
+        assert part.sum() > 100
+        assert found.image_hu[part].mean() == pytest.approx(expected.image_hu[part].mean(), abs=4.0)
+    assert np.array_equal(found.image_hu[~found.support], clipped.image_hu[found.box][~found.support])
+
+
+def test_a_window_that_shows_fat_changes_nothing():
+    host = clipped_host((-31.0, 201.0))
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 14.0), radius_mm=10.0, contrast_hu=-30.0)
+    found, expected = (
+        TumorSynthesizer(FilledTissue()).synthesize(each, [spec]).tumors[0].image_hu
+        for each in (host, replace(host, clipped_to_hu=None))
+    )
+    assert np.array_equal(found, expected)
 
 
 def test_a_users_mask_is_labelled_as_drawn():

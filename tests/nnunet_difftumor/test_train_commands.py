@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from diffusion.generator_folder import check_generator_folder
 from diffusion.provenance import hash_identifier, load_provenance
+from nnunet_difftumor import training_data, tumor_statistics
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.training_data import AutoencoderCrops, TumorCrops
 
@@ -126,6 +128,30 @@ def test_held_out_cases_are_listed_and_measured(diffusion: Path, autoencoder: Pa
     assert json.loads((diffusion / "cases.json").read_text())["heldout"] == ["case_4"]
     assert set(json.loads((autoencoder / "heldout.json").read_text())) == {"all", "body", "tumor"}
     assert "synthetic" in json.loads((diffusion / "heldout.json").read_text())
+
+
+def test_the_spacing_reaches_all_crops_around_tumours(
+    dataset: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finest, ranges = [], []
+    centred, pasted = tumor_statistics.centred_tumor_crop, training_data.draw_pasted_lesion
+
+    def cut(case: Any, tumor: Any, side: int, finest_mm: float) -> Any:
+        finest.append(finest_mm)
+        return centred(case, tumor, side, finest_mm)
+
+    def paste(case: Any, tumor: Any, host: Any, side: int, spacing_range_mm: Any, rng: Any) -> Any:
+        ranges.append(spacing_range_mm)
+        return pasted(case, tumor, host, side, spacing_range_mm, rng)
+
+    for module in (training_data, tumor_statistics):
+        monkeypatch.setattr(module, "centred_tumor_crop", cut)
+    monkeypatch.setattr(training_data, "draw_pasted_lesion", paste)
+    words = [*split_arguments(dataset), "--spacing-mm", "2.5", "4"]
+    assert train_diffusion(dataset, autoencoder, tmp_path / "dm", *words, steps=1) == 0
+    assert len(finest) >= 4  # three training tumours that are measured, and a held-out one
+    assert set(finest) == {2.5}
+    assert set(ranges) == {(2.5, 4.0)}
 
 
 def test_excluded_cases_do_not_train(dataset: Path, tmp_path: Path) -> None:

@@ -205,6 +205,13 @@ def test_splits_file_with_healthy_validation_cases(project):
         make_trainer(project, fold=1).do_split()
 
 
+def test_a_splits_file_whose_lists_overlap_is_named(project):
+    cases = [f"tumor_{number}" for number in range(3)] + [f"healthy_{number}" for number in range(8)]
+    (project.preprocessed / "splits_final.json").write_text(json.dumps([{"train": cases, "val": cases[:2]}]))
+    with pytest.raises(DatasetError, match=r"Fold 0 of .*splits_final.json has 2 cases in both.*tumor_0, tumor_1"):
+        make_trainer(project).do_split()
+
+
 def test_no_healthy_case_to_inject_into_is_told(project):
     project.configure(healthy_cases=[])
     with pytest.raises(ConfigurationError, match="No healthy case"):

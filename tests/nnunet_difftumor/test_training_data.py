@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from nnunet_difftumor import pasted_lesions
 from nnunet_difftumor.augment import (
     add_faint_blobs,
     cut_at_border,
@@ -25,6 +26,7 @@ from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.pasted_lesions import draw_pasted_lesion
 from nnunet_difftumor.training_data import (
     NO_VARIATION,
+    SPACING_RANGE_MM,
     AutoencoderCrops,
     TumorCrops,
     TumorSampling,
@@ -308,7 +310,7 @@ class TestPastedLesions:
         host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
         ratios = []
         for _ in range(12):
-            pasted = draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, rng)
+            pasted = draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, SPACING_RANGE_MM, rng)
             if pasted is not None and pasted[1].sum() > 300:
                 image_hu, mask = pasted
                 fine_hu = image_hu - ndimage.gaussian_filter(image_hu, 1.0)
@@ -322,7 +324,8 @@ class TestPastedLesions:
     def test_a_large_tumour_becomes_a_small_lesion_in_muscle(self, cache: CropCache) -> None:
         rng = np.random.default_rng(0)
         drawn = [
-            draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], cache.cases[2], 32, rng) for _ in range(12)
+            draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], cache.cases[2], 32, SPACING_RANGE_MM, rng)
+            for _ in range(12)
         ]
         made = [pair for pair in drawn if pair is not None]
         assert len(made) >= 8
@@ -336,7 +339,41 @@ class TestPastedLesions:
         case = save_case(tmp_path, "fat", np.full(SHAPE, FAT_HU), np.zeros(SHAPE))
         host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
         rng = np.random.default_rng(0)
-        assert draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, rng) is None
+        assert draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, SPACING_RANGE_MM, rng) is None
+
+
+class TestSpacing:
+    @pytest.mark.parametrize(
+        ("asked_mm", "expected_mm"),
+        [((1.5, 6.0), (1.5, 3.2)), ((0.8, 0.8), (0.8, 0.8)), ((2.0, 2.5), (2.0, 2.5)), ((4.0, 5.0), (4.0, 4.0))],
+    )
+    def test_lesions_are_pasted_at_the_spacing_of_the_crops(
+        self, cache: CropCache, asked_mm: tuple[float, float], expected_mm: tuple[float, float]
+    ) -> None:
+        rng = np.random.default_rng(0)
+        places = [pasted_lesions._draw_place(cache.cases[2], 32, asked_mm, rng) for _ in range(60)]
+        drawn_mm = [place.spacing_mm for place in places if place is not None]
+        assert len(drawn_mm) > 30
+        assert min(drawn_mm) == pytest.approx(expected_mm[0], rel=0.1)
+        assert max(drawn_mm) == pytest.approx(expected_mm[1], rel=0.1)
+
+    @pytest.mark.parametrize("finest_mm", [0.6, 1.5])
+    def test_held_out_tumors_are_cut_at_the_finest_spacing(self, single: CropCache, finest_mm: float) -> None:
+        (batch,) = heldout_tumor_crops(CropCache(single.cases[:1]), 48, finest_mm=finest_mm)
+        volume_mm3 = single.cases[0].tumors[0].volume_mm3
+        assert float(batch["tumor_mask"].sum()) * finest_mm**3 == pytest.approx(volume_mm3, rel=0.3)
+
+    def test_statistics_are_measured_at_the_finest_spacing(self, tmp_path: Path) -> None:
+        """A checkered tumour is smooth where its squares cannot be seen."""
+        image = np.full(SHAPE, MUSCLE_HU, dtype=float)
+        image[..., :5] = -1000
+        tumor = ball((60.0, 55.0, 55.0), 8.0)
+        image[tumor] += np.where(np.indices(SHAPE)[2][tumor] // 4 % 2, 30, -30)
+        case = save_case(tmp_path, "checkered", image, np.where(tumor, 2, 0))
+        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+        (fine,), (coarse,) = (measure_training_tumors(cases, finest_mm=finest_mm) for finest_mm in (0.7, 3.0))
+        assert fine.heterogeneity_hu > 2 * coarse.heterogeneity_hu
+        assert measure_training_tumors(cases) == measure_training_tumors(cases, finest_mm=1.5)
 
 
 class TestStatistics:
@@ -354,6 +391,33 @@ class TestStatistics:
         assert cut.radius_mm == pytest.approx(0.8 * inside.radius_mm, rel=0.1)
         assert cut.contrast_hu == pytest.approx(inside.contrast_hu, abs=4)
         assert cut.heterogeneity_hu == pytest.approx(inside.heterogeneity_hu, abs=2)
+
+    def test_a_tumor_is_measured_apart_from_its_neighbours(self, tmp_path: Path) -> None:
+        """A dark and a bright one in the same crop: neither the other's voxels nor the other as rim."""
+        image = np.full(SHAPE, MUSCLE_HU, dtype=float)
+        image[..., :5] = -1000
+        labels = np.zeros(SHAPE, np.uint8)
+        for height_mm, radius_mm, contrast_hu in ((40.0, 18.0, -60), (68.0, 8.0, 40)):
+            tumor = ball((60.0, height_mm, 55.0), radius_mm)
+            image[tumor], labels[tumor] = MUSCLE_HU + contrast_hu, 2
+        case = save_case(tmp_path, "pair", image, labels)
+        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+        bright, dark = sorted(measure_training_tumors(cases), key=lambda tumor: tumor.radius_mm)
+        assert dark.contrast_hu == pytest.approx(-60, abs=8)
+        assert bright.contrast_hu == pytest.approx(40, abs=12)  # the edge of a small one is half muscle
+        assert max(dark.heterogeneity_hu, bright.heterogeneity_hu) < 4
+
+    def test_a_tumor_inside_another_ones_box_is_told_apart(self, tmp_path: Path) -> None:
+        labels = np.zeros(SHAPE, np.uint8)
+        labels[ball((60.0, 55.0, 55.0), 30.0) & ~ball((60.0, 55.0, 55.0), 20.0)] = 2
+        inner = ball((60.0, 55.0, 55.0), 9.0)
+        labels[inner] = 2
+        case = save_case(tmp_path, "shell", np.full(SHAPE, FAT_HU), labels)
+        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+        small, shell = sorted(cached.tumors, key=lambda tumor: tumor.radius_mm)
+        crop = Crop(cached, 64, 1.0, (60.0, 55.0, 55.0))
+        assert (crop.share_of(small) >= 0.5).sum() == pytest.approx(small.volume_mm3, rel=0.08)
+        np.testing.assert_allclose(crop.share_of(small) + crop.share_of(shell), crop.tumor_share(), atol=1e-6)
 
     def test_contrast_and_radius_are_measured(self, cache: CropCache) -> None:
         tumors = measure_training_tumors(CropCache(cache.cases[:2]))

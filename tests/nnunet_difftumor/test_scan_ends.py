@@ -1,0 +1,72 @@
+"""A scan holds tissue to the end of its outer voxels, on whatever grid it is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from nnunet_difftumor.cases import Case, read_ct, read_labels
+from nnunet_difftumor.demo import scans as demo_scans
+from nnunet_difftumor.evaluation import reconstruction
+from nnunet_difftumor.evaluation.scans import EvaluationScan, read_scan
+from nnunet_difftumor.real_data import make_real_dataset
+
+TISSUE_HU = -40
+SPACINGS = pytest.mark.parametrize("spacing_mm", [(0.8, 0.8, 0.8), (1.0, 0.7, 0.7), (3.0, 0.8, 0.8)])
+
+
+def save_scan(folder: Path, spacing_mm: tuple[float, float, float]) -> Case:
+    """A scan of nothing but organ, and of a tumour that reaches its first slice."""
+    shape = tuple(int(40 / spacing) for spacing in spacing_mm)
+    labels = np.ones(shape, np.uint8)
+    labels[: shape[0] // 2, shape[1] // 4 : shape[1] // 2, shape[2] // 4 : shape[2] // 2] = 2
+    affine = np.diag([*spacing_mm[::-1], 1.0])
+    for name, array in (("ct", np.full(shape, TISSUE_HU, np.int16)), ("labels", labels)):
+        nibabel.save(nibabel.Nifti1Image(array.T, affine), folder / f"{name}.nii.gz")
+    return Case("a", folder / "ct.nii.gz", folder / "labels.nii.gz")
+
+
+@SPACINGS
+def test_an_evaluated_scan_has_no_air_in_its_outer_planes(tmp_path: Path, spacing_mm: tuple[float, float, float]):
+    scan = read_scan(save_scan(tmp_path, spacing_mm), 1, 2)
+    np.testing.assert_allclose(scan.image_hu, TISSUE_HU, atol=0.01)
+    assert (scan.organ | scan.tumors).all()
+    assert scan.tumors[0].sum() == pytest.approx(scan.tumors[1].sum(), rel=0.1)
+
+
+@pytest.mark.parametrize("spacing_mm", [1.5, 3.0, 4.0])
+def test_a_reconstructed_tile_has_no_air_in_its_outer_planes(spacing_mm: float):
+    organ = np.ones((32, 48, 48), bool)
+    tumor = np.zeros_like(organ)
+    tumor[:8, 20:32, 20:32] = True
+    image_hu = np.full(organ.shape, TISSUE_HU, np.float32)
+    scan = EvaluationScan("a", (2.0, 2.0, 2.0), image_hu, organ & ~tumor, tumor, tumor)
+    tile_hu, tile_tumor, _ = reconstruction._tiles(scan, spacing_mm, 1)[0]
+    np.testing.assert_allclose(tile_hu, TISSUE_HU, atol=0.01)
+    assert tile_tumor[0].sum() == tile_tumor[1].sum() > 0
+
+
+@SPACINGS
+def test_a_crop_of_the_demo_has_no_air_inside_the_scan(tmp_path: Path, spacing_mm: tuple[float, float, float]):
+    crop_hu = demo_scans._crop(save_scan(tmp_path, spacing_mm), 2)
+    corners_hu = crop_hu[::63, ::63, ::63]  # one of them is the scan's first voxel, the crop is larger than the scan
+    assert corners_hu.shape == (2, 2, 2)
+    assert corners_hu.max() == pytest.approx(TISSUE_HU, abs=0.01)
+
+
+def test_resampled_real_data_have_no_air_in_their_outer_planes(tmp_path: Path):
+    (tmp_path / "real" / "sts").mkdir(parents=True)
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    for case in ("STS_001", "STS_031"):
+        labels = np.ones((20, 20, 44), np.uint8)
+        labels[6:14, 6:14, :8] = 2
+        for name, array in (("ct", np.full(labels.shape, TISSUE_HU, np.int16)), ("label", labels)):
+            nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "real" / "sts" / f"{case}_{name}.nii.gz")
+    made = make_real_dataset(tmp_path / "real", tmp_path / "raw", healthy_count=0, spacing_mm=(4.0, 2.0, 2.0))
+    assert (read_ct(made.folder / "imagesTr" / "STS_031_0000.nii.gz").image_hu == TISSUE_HU).all()
+    labels, _ = read_labels(made.folder / "labelsTr" / "STS_031.nii.gz")
+    assert (labels > 0).all()
+    assert (labels[0] == 2).sum() == (labels[1] == 2).sum() > 0
