@@ -207,7 +207,7 @@ def hospital_interval(
 def _lack(totals: FloatArray, weights: FloatArray, scale: Scale, units: str) -> str:
     """Why there is no interval; empty if there is."""
     if scale.lacks_spread(totals, weights):
-        return _same_everywhere(float(pooled_mean(totals, weights)))
+        return _same_everywhere(float(pooled_mean(totals, weights))).replace("patient", units.removesuffix("s"))
     effective = float(effective_number(weights))
     if effective < min(_SMALLEST_EFFECTIVE, len(weights) / 2):
         return f"{OUTWEIGHED}: {len(weights)} {units} count as {effective:.1f}"

@@ -400,13 +400,14 @@ def test_arms_that_differ_alike_everywhere_are_not_called_equal():
     given = (np.full(60, 0.05), np.ones(60))
     hospitals = [f"hospital {number % 6}" for number in range(60)]
     options = {"draws": DRAWS, "rng": np.random.default_rng(0)}
-    for estimate in (
-        patient_interval(*given, SHARE_DIFFERENCE, **options),
-        hospital_interval(*given, hospitals, SHARE_DIFFERENCE, **options),
+    of_hospitals = SAME_DIFFERENCE.replace("patient", "hospital")
+    for estimate, reason in (
+        (patient_interval(*given, SHARE_DIFFERENCE, **options), SAME_DIFFERENCE),
+        (hospital_interval(*given, hospitals, SHARE_DIFFERENCE, **options), of_hospitals),
     ):
         assert estimate.value == pytest.approx(0.05)
         assert np.isnan([estimate.low, estimate.high]).all()
-        assert estimate.method == SAME_DIFFERENCE
+        assert estimate.method == reason
 
 
 def test_a_perfect_area_beside_one_of_chance_is_not_called_equal():
