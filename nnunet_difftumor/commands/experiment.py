@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from nnunet_difftumor.experiment.data_views import open_data
     from nnunet_difftumor.experiment.generator_training import check_stage
+    from nnunet_difftumor.experiment.hospital_cases import check_hospitals
     from nnunet_difftumor.experiment.plan_text import command_of_study, describe_plan, write_slurm_script
     from nnunet_difftumor.experiment.running import check_record
     from nnunet_difftumor.experiment.runs import plan_runs
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     study = read_study(args.study)
     data = open_data(study, show_progress=True)
     runs = plan_runs(study, data, args.output)
+    check_hospitals(study, runs)
     for each in runs:
         check_record(each)
     for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,29 @@ def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknow
     """
     if model.trained is None:
         return ()
-    training = _training_cases(model)
+    who_trains = f"{model.name} was trained"
+    return refuse_shared_names(who_trains, _training_cases(model), hospitals, acknowledged=acknowledged)
+
+
+def refuse_shared_names(
+    who_trains: str, training: Collection[str], hospitals: Sequence[Hospital], *, acknowledged: bool
+) -> tuple[str, ...]:
+    """Refuse hospitals that have cases of the same names as training cases.
+
+    Args:
+        who_trains: Start of the message, like "nnU-Net was trained".
+        training: Its training cases.
+        hospitals: The hospitals.
+        acknowledged: The user knows that they are other scans of the same name.
+
+    Returns:
+        A note for the report; empty without an overlap.
+
+    Raises:
+        LeakError: If there is an overlap that is not acknowledged.
+    """
     overlap = {
-        hospital.name: sorted(training & find_label_maps(hospital.labels).keys())
+        hospital.name: sorted(find_label_maps(hospital.labels).keys() & set(training))
         for hospital in hospitals
         if hospital.labels is not None
     }
@@ -162,11 +182,11 @@ def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknow
     listed = "; ".join(f"{name}: {', '.join(cases[:5])} ({len(cases)})" for name, cases in overlap.items())
     if not acknowledged:
         raise LeakError(
-            f"{model.name} was trained on cases of these names: {listed}. On its training cases, a model looks better "
+            f"{who_trains} on cases of these names: {listed}. On its training cases, a model looks better "
             "than it is. Leave them out (remove their label maps), or write acknowledge_identifier_matches: "
             "true if they are other scans."
         )
-    return (f"{model.name} was trained on other scans that have the same names, as was acknowledged: {listed}.",)
+    return (f"{who_trains} on other scans that have the same names, as was acknowledged: {listed}.",)
 
 
 def _training_cases(model: Model) -> set[str]:

@@ -680,6 +680,50 @@ def test_the_training_cases_of_every_arm_are_known_to_the_leak_guard(plan, proje
         assert not any((run.fold_folder / "difftumor_split.json").exists() for run in mine)
 
 
+ARM_NAMES = ("nnU-Net", "own")
+HOSPITAL_CASES = [
+    ("a_training_case", "the arm 'nnU-Net' is trained on cases of these names: X: {} \\(1\\)"),
+    ("a_case_of_the_generator", "the arm 'own' is trained on cases of these names: X: {} \\(1\\)"),
+    ("a_case_that_one_fold_validates_on", "the arm 'nnU-Net' is trained on cases of these names: X: {} \\(1\\)"),
+    ("another", None),
+]
+
+
+@pytest.mark.parametrize(("case", "message"), HOSPITAL_CASES)
+def test_hospitals_with_training_cases_are_refused_before_training(plan, project, tmp_path, capsys, case, message):
+    folds = [0, 2] if case == "a_case_that_one_fold_validates_on" else [0]
+    arms = [ARMS[0], {"name": "own", "trainer": "difftumor", "generator": "study"}]
+    changes = {"arms": arms, "folds": folds, "annotated": [2], "seeds": [0], "generators": {"preset": "nano"}}
+    _, _, runs = plan(**changes)
+    trains = {name: {each for run in runs for each in run.split.train if run.arm.name == name} for name in ARM_NAMES}
+    validates = {each for run in runs for each in run.split.val}
+    of_generators = {each for run in runs for stage in run.generator_stages for each in stage.split.train}
+    name = {
+        "a_training_case": min(trains["nnU-Net"] - validates),
+        "a_case_of_the_generator": min(of_generators - trains["own"] - validates),
+        "a_case_that_one_fold_validates_on": min(validates - trains["nnU-Net"]),
+        "another": "elsewhere_1",
+    }[case]
+    (tmp_path / "labels").mkdir()
+    shutil.copy(next(project.raw.glob("labelsTr/*")), tmp_path / "labels" / f"{name}.nii.gz")
+    hospital = {"name": "X", "images": str(project.raw / "imagesTr"), "labels": "labels"}
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]
+    plan(**changes, compare={"hospitals": [hospital]})
+    assert main(words) == (0 if message is None else 1)
+    if message is not None:
+        assert re.search(message.format(name), capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+    plan(**changes, compare={"hospitals": [hospital], "acknowledge_identifier_matches": True})
+    assert main(words) == 0
+
+
+def test_a_hospital_without_labels_is_refused_before_training(plan, project, tmp_path, capsys):
+    (tmp_path / "labels").mkdir()
+    plan(compare={"hospitals": [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": "labels"}]})
+    assert main(["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]) == 1
+    assert "holds no label map" in capsys.readouterr().err
+
+
 def test_validation_predictions_are_scored_and_compared(plan, project):
     """No hospital is named: what every fold predicted of its validation cases goes through the real scorer."""
     study, data, runs = plan(annotated=["all"], arms=ARMS[:2], seeds=[0], baseline="nnU-Net, healthy too")

@@ -37,11 +37,12 @@ def test_a_killed_study_is_finished_by_the_same_command(make_nnunet_project, tmp
     runs = [f"{arm}.annotated-3.fold-0.seed-0" for arm in ("nnU-Net", "DiffTumor")]
     (tmp_path / "labels").mkdir()
     path, output = tmp_path / "study.yaml", tmp_path / "out"
-    path.write_text(yaml.safe_dump(study))
+    path.write_text(yaml.safe_dump({**study, "compare": {}}))
     printed = project.run("difftumor", "experiment", str(path), "--output", str(output), "--dry-run")
     held_out = json.loads(_view_of(project, path, output, printed).read_text())[0]["val"]
     for case in held_out:
         (tmp_path / "labels" / f"{case}.nii.gz").symlink_to(project.raw / "labelsTr" / f"{case}.nii.gz")
+    path.write_text(yaml.safe_dump(study))
 
     words = [str(Path(sys.executable).parent / "difftumor"), "experiment", str(path), "--output", str(output)]
     environment = {**project.environment(), "PYTHONUNBUFFERED": "1"}
