@@ -33,9 +33,15 @@ def run_fit(
     total = fit.settings.steps
     progress = tqdm(total=total, initial=fit.steps_done, desc=heading, disable=not show_progress)
     with fit.saved_on_interrupt(), progress, TrainingRecord(fit.output_folder, fit.steps_done) as record:
+
+        def evaluate_if_due(index: int) -> None:
+            if evaluate is not None and (index % evaluate_every == 0 or index == total):
+                evaluate(index, record)
+
+        if fit.steps_done > 0 and not record.has_heldout(fit.steps_done):  # it was interrupted
+            evaluate_if_due(fit.steps_done)
         for step in fit:
             record.add_step(step)
             progress.update()
             progress.set_postfix(loss=f"{step.losses['total']:.4f}", refresh=False)
-            if evaluate is not None and (step.index % evaluate_every == 0 or step.index == total):
-                evaluate(step.index, record)
+            evaluate_if_due(step.index)

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+SMALLEST_SIDE = 20
+"""Voxels that a side of a slice must have: three poolings come before the last layer that is compared."""
 _COMPARED_LAYERS = (1, 4, 7, 9, 12)  # after the first ReLU and after Fire modules, fine to coarse
 _PHOTOGRAPH_MEAN = (0.485, 0.456, 0.406)
 _PHOTOGRAPH_STD = (0.229, 0.224, 0.225)

@@ -64,6 +64,10 @@ class TrainingRecord:
         self._add_scalars(index, "heldout", values)
         self._tensorboard.flush()
 
+    def has_heldout(self, index: int) -> bool:
+        """Say whether there are measurements on held-out data after `index` steps."""
+        return index in self._heldout.steps
+
     def add_picture(self, index: int, name: str, picture: NDArray[np.float32]) -> None:
         """Record a grey picture with values in [0, 1]. Shape (height, width)."""
         self._tensorboard.add_image(name, picture, global_step=index, dataformats="HW")
@@ -79,10 +83,14 @@ class CsvHistory:
     Args:
         path: CSV file, made at the first row; rows after `steps_done` are dropped from an old one.
         steps_done: Last step that an old file may keep.
+
+    Attributes:
+        steps: The steps that have a row.
     """
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self._path = path
+        self.steps: set[int] = set()
         self._columns = self._cut_back(steps_done) if path.exists() else None
         self._file = path.open("a", newline="", encoding="utf-8")
 
@@ -97,6 +105,7 @@ class CsvHistory:
             writer.writeheader()
         writer.writerow(row)
         self._file.flush()
+        self.steps.add(step)
 
     def close(self) -> None:
         """Close the file."""
@@ -107,6 +116,7 @@ class CsvHistory:
             header, *rows = list(csv.reader(file)) or [[]]
         # A killed run can leave half a row behind, so a row must also be complete.
         kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= steps_done]
+        self.steps.update(int(row[0]) for row in kept)
         temporary = self._path.with_name(f".unfinished_{self._path.name}")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *kept] if header else [])

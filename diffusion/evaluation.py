@@ -15,7 +15,6 @@ from autoencoder.intensity import IntensityWindow
 from diffusion.conditioning import (
     FILL_DILATION_VOXELS,
     dilate,
-    fill_tumor_region,
     measure_contrast,
     measure_heterogeneity,
 )
@@ -51,7 +50,7 @@ class HeldoutSample:
     Attributes:
         real_hu: The crop with its real tumour.
         tumor_mask: True inside the tumour.
-        filled_hu: The crop with the tumour region filled, which is all that the network sees.
+        filled_hu: The crop with the tumour region filled, texture included: all that the network sees.
         synthetic_hu: The pipeline's tumour, decoded.
         fill_only_hu: The filled crop after the autoencoder: the result without any diffusion.
         reconstruction_hu: The real crop after the autoencoder: the best that diffusion could do.
@@ -91,7 +90,10 @@ def synthesize_heldout(
         output = pipeline(
             real_hu, mask, contrast_hu=contrast_hu, heterogeneity_hu=heterogeneity_hu, generators=generators
         )
-        filled_hu = fill_tumor_region(real_hu, mask, contrast_hu)
+        generators = [_generator(seed, number) for number in numbers]
+        filled_hu = pipeline.fill(
+            real_hu, mask, contrast_hu=contrast_hu, heterogeneity_hu=heterogeneity_hu, generators=generators
+        )
         fill_only_hu = pipeline.autoencoder.reconstruct(filled_hu)
         columns = (real_hu, mask, filled_hu, output.tumor_hu, fill_only_hu, output.reconstruction_hu)
         samples += [HeldoutSample(*row) for row in zip(*(column.cpu() for column in columns), strict=True)]

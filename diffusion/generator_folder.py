@@ -21,6 +21,7 @@ from diffusion.records import read_json
 if TYPE_CHECKING:
     import torch
 
+    from autoencoder.model import AutoencoderKL3D
     from diffusion.pipeline import TumorDiffusionPipeline
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "LoadedGenerator",
     "TrainingTumor",
     "check_generator_folder",
+    "load_autoencoder",
     "load_generator",
     "read_generator_info",
     "read_provenance",
@@ -38,6 +40,7 @@ __all__ = [
 INFO_FILE = "generator.json"
 PROVENANCE_FILE = "provenance.json"
 CARD_FILE = "README.md"
+_FIX_AUTOENCODER = "Copy the whole folder again, or train it again with `difftumor train-autoencoder`."
 _FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
 
 
@@ -84,7 +87,9 @@ def save_generator(
         pipeline.save_pretrained(str(unfinished), safe_serialization=True)
         _forget_paths(unfinished)
         (unfinished / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
-        (unfinished / CARD_FILE).write_text(write_model_card(info, provenance), encoding="utf-8")
+        (unfinished / CARD_FILE).write_text(
+            write_model_card(info, provenance, str(pipeline.denoiser.config["objective"])), encoding="utf-8"
+        )
         save_provenance(unfinished / PROVENANCE_FILE, provenance)
 
 
@@ -163,10 +168,12 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
 
     folder = Path(folder)
     info, provenance = check_generator_folder(folder)
+    from autoencoder.model import AutoencoderKL3D
     from diffusion.pipeline import TumorDiffusionPipeline
+    from diffusion.unet import DenoisingUNet3D
 
-    for component in ("autoencoder", "denoiser"):
-        _check_weights(folder / component)
+    for component, model_class in (("autoencoder", AutoencoderKL3D), ("denoiser", DenoisingUNet3D)):
+        _check_weights(folder / component, model_class, _FIX)
     try:
         pipeline = TumorDiffusionPipeline.from_pretrained(folder)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
@@ -180,7 +187,28 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
     return LoadedGenerator(pipeline, info, provenance)
 
 
-def _check_weights(component: Path) -> None:
+def load_autoencoder(folder: Path) -> AutoencoderKL3D:
+    """Load the folder of an autoencoder; nothing is downloaded or unpickled.
+
+    Args:
+        folder: Folder with config.json and the weights.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
+
+    Raises:
+        GeneratorFolderError: If a file is missing, or weights and config do not fit.
+    """
+    from autoencoder.model import AutoencoderKL3D
+
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise GeneratorFolderError(f"{folder} holds no {WEIGHTS_FILE}; other weights are not read. {_FIX_AUTOENCODER}")
+    _check_weights(folder, AutoencoderKL3D, _FIX_AUTOENCODER)
+    fixed = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+    return AutoencoderKL3D.from_pretrained(str(folder), **fixed).eval()
+
+
+def _check_weights(component: Path, model_class: Any, how_to_fix: str) -> None:
     """Compare the tensors of a weights file with those that its config asks for.
 
     diffusers leaves a tensor that the file lacks at its random start, with a warning only.
@@ -188,11 +216,7 @@ def _check_weights(component: Path) -> None:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    from autoencoder.model import AutoencoderKL3D
-    from diffusion.unet import DenoisingUNet3D
-
     path = component / WEIGHTS_FILE
-    model_class: Any = {"autoencoder": AutoencoderKL3D, "denoiser": DenoisingUNet3D}[component.name]
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
@@ -201,12 +225,13 @@ def _check_weights(component: Path) -> None:
         with torch.device("meta"):  # shapes only
             model = model_class.from_config(config)
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise GeneratorFolderError(f"{path} and its config cannot be read ({error}). {_FIX}") from error
+        raise GeneratorFolderError(f"{path} and its config cannot be read ({error}). {how_to_fix}") from error
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise GeneratorFolderError(
-            f"{path} does not fit {component / 'config.json'}: {len(wrong)} tensors differ, first {wrong[0]!r}. {_FIX}"
+            f"{path} does not fit {component / 'config.json'}: {len(wrong)} tensors differ, first {wrong[0]!r}. "
+            f"{how_to_fix}"
         )
 
 

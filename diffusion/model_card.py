@@ -21,7 +21,7 @@ tags:
 
 # Generator of synthetic tumours in CT
 
-A 3D autoencoder and a latent diffusion model (rectified flow) that draw a tumour into a given mask of a
+A 3D autoencoder and a latent diffusion model ({objective}) that draw a tumour into a given mask of a
 healthy CT crop. Made by nnunet-difftumor after the method of Chen et al., "Towards Generalizable Tumor
 Synthesis", CVPR 2024; code, weights and data are not theirs.
 
@@ -59,17 +59,19 @@ output = generator.pipeline(image_hu, tumor_mask, contrast_hu=contrast_hu, gener
 """
 
 
-def write_model_card(info: GeneratorInfo, provenance: Provenance) -> str:
+def write_model_card(info: GeneratorInfo, provenance: Provenance, objective: str) -> str:
     """Return the model card as Markdown.
 
     Args:
         info: What the generator was made for.
         provenance: The cases that trained it.
+        objective: What the denoiser predicts (see `diffusion.objectives`).
 
     Returns:
         Markdown text.
     """
     return _CARD.format(
+        objective={"flow": "rectified flow"}.get(objective, f"{objective} prediction"),
         preset=info.preset,
         data_note=info.data_note or "not stated",
         diffusion_cases=len(provenance.diffusion),

@@ -125,25 +125,22 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         Raises:
             ValueError: If shapes, number of generators, mask or image values do not fit.
         """
-        _check_inputs(image_hu, tumor_mask, generators)
         if num_inference_steps < 1 or sampler not in SAMPLERS:
             raise ValueError(
                 f"num_inference_steps must be at least 1 and sampler one of {', '.join(SAMPLERS)}, got "
                 f"{num_inference_steps} and {sampler!r}. Four steps in the angle are the default."
             )
         device, dtype = self.denoiser.device, self.denoiser.dtype
+        filled_hu = self.fill(
+            image_hu,
+            tumor_mask,
+            contrast_hu=contrast_hu,
+            heterogeneity_hu=heterogeneity_hu,
+            generators=generators,
+            texture_hu=texture_hu,
+        )
         image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
-        not_given = torch.full((image_hu.shape[0],), torch.nan)
-        contrast_hu = limit_contrast((not_given if contrast_hu is None else contrast_hu).to(device, dtype))
-        heterogeneity_hu = not_given if heterogeneity_hu is None else heterogeneity_hu
-        heterogeneity_hu = limit_heterogeneity(heterogeneity_hu.to(device, dtype))
-        if texture_hu is not None:
-            texture_hu = texture_hu.to(device, dtype)
-
-        if texture_hu is None:
-            asked_hu = heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
-            texture_hu = draw_texture(tumor_mask, asked_hu, generators, profiles=self.denoiser.texture_profiles)
-        filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
+        contrast_hu, heterogeneity_hu = self._limit_looks(len(image_hu), contrast_hu, heterogeneity_hu)
         lower = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
         with lower:
             latents = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).to(dtype)
@@ -159,6 +156,54 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             decoded_hu = self.autoencoder.decode(torch.cat([sample, original])).to(dtype)
         tumor_hu, reconstruction_hu = decoded_hu.chunk(2)
         return TumorPipelineOutput(tumor_hu, reconstruction_hu)
+
+    @torch.no_grad()
+    def fill(
+        self,
+        image_hu: Tensor,
+        tumor_mask: Tensor,
+        *,
+        contrast_hu: Tensor | None = None,
+        heterogeneity_hu: Tensor | None = None,
+        generators: Sequence[torch.Generator],
+        texture_hu: Tensor | None = None,
+    ) -> Tensor:
+        """Fill the tumour regions of crops, texture included: all that the network sees of the tumours.
+
+        Fresh generators of the same seeds give the fill that a call with them starts from.
+
+        Args:
+            image_hu: As for a call.
+            tumor_mask: As for a call.
+            contrast_hu: As for a call.
+            heterogeneity_hu: As for a call.
+            generators: As for a call; texture is the first that is drawn from them.
+            texture_hu: As for a call.
+
+        Returns:
+            Filled crops in HU. Shape (B, 1, D, H, W).
+
+        Raises:
+            ValueError: If shapes, number of generators, mask or image values do not fit.
+        """
+        _check_inputs(image_hu, tumor_mask, generators)
+        device, dtype = self.denoiser.device, self.denoiser.dtype
+        image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
+        contrast_hu, heterogeneity_hu = self._limit_looks(len(image_hu), contrast_hu, heterogeneity_hu)
+        if texture_hu is None:
+            asked_hu = heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
+            texture_hu = draw_texture(tumor_mask, asked_hu, generators, profiles=self.denoiser.texture_profiles)
+        return fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu.to(device, dtype))
+
+    def _limit_looks(
+        self, count: int, contrast_hu: Tensor | None, heterogeneity_hu: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Contrast and heterogeneity of each crop within what the network knows; NaN where nothing is asked."""
+        device, dtype = self.denoiser.device, self.denoiser.dtype
+        not_given = torch.full((count,), torch.nan)
+        contrast_hu = (not_given if contrast_hu is None else contrast_hu).to(device, dtype)
+        heterogeneity_hu = (not_given if heterogeneity_hu is None else heterogeneity_hu).to(device, dtype)
+        return limit_contrast(contrast_hu), limit_heterogeneity(heterogeneity_hu)
 
 
 def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:

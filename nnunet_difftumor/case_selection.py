@@ -41,12 +41,14 @@ class HoldOut:
         train_only: Where a folder has any of the identifiers in a split, only these train. None: all others.
         fold: Fold of the split, if there is one.
         splits_hash: Hash of the splits file, if there is one.
+        trained_before: Hashes of the CTs that trained an earlier stage: without a rule, others are held out first.
     """
 
     identifiers: frozenset[str] | None = None
     train_only: frozenset[str] | None = None
     fold: int | None = None
     splits_hash: str | None = None
+    trained_before: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def open_data_folder(folder: Path) -> DataFolder:
         DatasetError: If there is none, or the data set is incomplete.
     """
     if (folder / "dataset.json").is_file() or (folder / "imagesTr").is_dir():
-        dataset = load_raw_dataset(folder)
+        dataset = load_raw_dataset(folder, needs_labels=False)
         return DataFolder(folder, dataset.cases, dataset)
     return DataFolder(folder, find_ct_files(folder), None)
 
@@ -122,7 +124,7 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
     A fold rules every folder that has one of its cases: there, only its training cases train, so that
     neither its validation cases nor a healthy holdout do. A case whose CT or tumour equals a held-out one
     is held out as well, whatever its name. Without any rule a tenth of the cases is held out, at least one
-    of four or more, chosen by the hash of the identifier.
+    of four or more, chosen by the hash of the identifier, first among those that trained no earlier stage.
 
     Args:
         folders: Each folder with its cases.
@@ -136,7 +138,7 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
     """
     every = [case for _, cases in folders for case in cases]
     if hold_out.identifiers is None:
-        held, notes = _choose_tenth(every), []
+        held, notes = _choose_tenth(every, hold_out.trained_before), []
     else:
         held, notes = _apply_rule(folders, hold_out)
     selected = _divide(every, held)
@@ -147,6 +149,12 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
     if not selected.training:
         raise DatasetError(
             f"All {len(every)} cases are held out; none is left to train on. Check --splits and --exclude-cases."
+        )
+    seen = {each.identifier for each in selected.heldout if each.fingerprint.image_hash in hold_out.trained_before}
+    if seen:
+        notes.append(
+            f"The autoencoder was trained on the CT of {_listing(seen)} that are held out here: what is measured on "
+            "them is a little too good. Train both with the same --splits and --fold."
         )
     return replace(selected, notes=tuple(notes), fold=hold_out.fold, splits_hash=hold_out.splits_hash)
 
@@ -182,8 +190,9 @@ def _apply_rule(
     return frozenset(held), notes
 
 
-def _choose_tenth(cases: Sequence[CachedCase]) -> frozenset[str]:
-    identifiers = sorted({case.identifier for case in cases}, key=hash_identifier)
+def _choose_tenth(cases: Sequence[CachedCase], trained_before: frozenset[str]) -> frozenset[str]:
+    seen = {case.identifier for case in cases if case.fingerprint.image_hash in trained_before}
+    identifiers = sorted({case.identifier for case in cases}, key=lambda name: (name in seen, hash_identifier(name)))
     if len(identifiers) < _FEWEST_TO_HOLD_OUT:
         return frozenset()
     return frozenset(identifiers[: max(1, round(_HELDOUT_SHARE * len(identifiers)))])

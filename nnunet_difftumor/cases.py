@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,12 @@ def find_cases(raw_dataset_folder: Path) -> tuple[Case, ...]:
     return load_raw_dataset(raw_dataset_folder).cases
 
 
-def load_raw_dataset(folder: Path) -> RawDataset:
+def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
     """Read dataset.json and find the training cases.
 
     Args:
         folder: An nnU-Net raw data set: dataset.json, imagesTr, labelsTr.
+        needs_labels: Refuse cases without a label map; otherwise they have none.
 
     Returns:
         The data set. Nothing is decoded.
@@ -117,7 +118,9 @@ def load_raw_dataset(folder: Path) -> RawDataset:
     if not cases:
         raise DatasetError(f"{folder / 'imagesTr'} holds no file named <case>_0000{ending}. Check file_ending.")
     missing = [case.identifier for case in cases if case.label_path is None or not case.label_path.is_file()]
-    if missing:
+    if not needs_labels:
+        cases = tuple(replace(case, label_path=None) if case.identifier in missing else case for case in cases)
+    elif missing:
         raise DatasetError(
             f"{folder / 'labelsTr'} lacks the labels of {len(missing)} of {len(cases)} cases: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Add <case>{ending}, or remove the images."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,16 +160,9 @@ class DiffusionTissue(DescribedTissue):
         """Generate tissue for regions of one side (see `TissueGenerator.generate`)."""
         import torch
 
-        device = next(self._loaded.pipeline.denoiser.parameters()).device
-        contrasts_hu = [_or_nan(appearance.contrast_hu) for appearance in appearances]
-        heterogeneities_hu = [_or_nan(appearance.heterogeneity_hu) for appearance in appearances]
         with torch.inference_mode():
             output = self._loaded.pipeline(
-                torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32)).to(device),
-                torch.from_numpy(tumor_masks[:, None].astype(np.float32)).to(device),
-                contrast_hu=torch.tensor(contrasts_hu, dtype=torch.float32, device=device),
-                heterogeneity_hu=torch.tensor(heterogeneities_hu, dtype=torch.float32, device=device),
-                generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+                **self._inputs(host_hu, tumor_masks, appearances, seeds),
                 num_inference_steps=self._steps,
                 sampler=self._sampler,
                 autocast_dtype=torch.bfloat16 if self.precision == BFLOAT16 else None,
@@ -177,6 +170,48 @@ class DiffusionTissue(DescribedTissue):
         return GeneratedRegions(
             output.tumor_hu[:, 0].float().cpu().numpy(), output.reconstruction_hu[:, 0].float().cpu().numpy()
         )
+
+    def fill(
+        self,
+        host_hu: FloatArray,
+        tumor_masks: NDArray[np.bool_],
+        appearances: Sequence[Appearance],
+        seeds: list[int],
+    ) -> FloatArray:
+        """Fill the regions as `generate` does before it draws, texture included.
+
+        Args:
+            host_hu: As for `generate`.
+            tumor_masks: As for `generate`.
+            appearances: As for `generate`.
+            seeds: As for `generate`.
+
+        Returns:
+            What the network sees of the tumours, in HU. Shape (N, S, S, S).
+        """
+        filled_hu = self._loaded.pipeline.fill(**self._inputs(host_hu, tumor_masks, appearances, seeds))
+        return filled_hu[:, 0].float().cpu().numpy()
+
+    def _inputs(
+        self,
+        host_hu: FloatArray,
+        tumor_masks: NDArray[np.bool_],
+        appearances: Sequence[Appearance],
+        seeds: list[int],
+    ) -> dict[str, Any]:
+        """Regions and requests as the pipeline takes them."""
+        import torch
+
+        device = next(self._loaded.pipeline.denoiser.parameters()).device
+        contrasts_hu = [_or_nan(appearance.contrast_hu) for appearance in appearances]
+        heterogeneities_hu = [_or_nan(appearance.heterogeneity_hu) for appearance in appearances]
+        return {
+            "image_hu": torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32)).to(device),
+            "tumor_mask": torch.from_numpy(tumor_masks[:, None].astype(np.float32)).to(device),
+            "contrast_hu": torch.tensor(contrasts_hu, dtype=torch.float32, device=device),
+            "heterogeneity_hu": torch.tensor(heterogeneities_hu, dtype=torch.float32, device=device),
+            "generators": [torch.Generator().manual_seed(seed) for seed in seeds],
+        }
 
 
 def require_in_window(level_hu: float, window_hu: tuple[float, float], what: str) -> None:

@@ -83,7 +83,7 @@ def prepare_cases(
         )
     selected = select_cases(cached, hold_out)
     if is_first:
-        print(describe_selection(selected), flush=True)
+        print(describe_selection(selected, hold_out), flush=True)
     return selected
 
 
@@ -104,7 +104,7 @@ def resume_hint() -> Iterator[None]:
         raise
 
 
-def describe_selection(selected: SelectedCases) -> str:
+def describe_selection(selected: SelectedCases, hold_out: HoldOut) -> str:
     """Say which cases train and which are held out, in a few lines."""
     held = ", ".join(case.identifier for case in selected.heldout[:20])
     more = ", ..." if len(selected.heldout) > 20 else ""
@@ -112,7 +112,8 @@ def describe_selection(selected: SelectedCases) -> str:
         f"{len(selected.training)} cases train; {len(selected.heldout)} are held out{': ' if held else ''}{held}{more}"
     ]
     if not selected.heldout:
-        lines.append("No case is held out (fewer than 4): the errors reported are those on training cases.")
+        why = "fewer than 4" if hold_out.identifiers is None else "none of those listed can be used"
+        lines.append(f"No case is held out ({why}): the errors reported are those on training cases.")
     return "\n".join([*selected.notes, *lines])
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nnunet_difftumor.evaluation.settings import EvaluationSettings
 
 HELP = "compare generated with real tumours on cases that it never saw"
-DESCRIPTION = """Compare generated with real tumours, with copy-paste and with the same fill without diffusion.
+DESCRIPTION = """Compare generated with real tumours, with copy-paste, and with fills without diffusion.
 
 Tumours are made in place of the real ones, where nothing of the real tumour is left, and in tumour-free
 tissue. A network tries to tell them from real ones. Writes into --output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     from autoencoder.model import AutoencoderKL3D
     from diffusion.generator_info import GeneratorInfo
     from diffusion.presets import DiffusionPreset
+    from diffusion.provenance import CaseFingerprint
     from nnunet_difftumor.case_selection import SelectedCases
-    from nnunet_difftumor.training_data import TumorCrops
+    from nnunet_difftumor.training_data import Batch, TumorCrops
 
 HELP = "stage 2: learn tumours from annotated cases"
 DESCRIPTION = """Train the diffusion model that draws tumours, from CTs with annotated tumours.
@@ -22,7 +24,7 @@ DESCRIPTION = """Train the diffusion model that draws tumours, from CTs with ann
 (--splits and --fold): a generator that knows the validation cases is refused by the trainer.
 Writes into --output:
   generator/         both stages, for nnUNetTrainerDiffTumor and difftumor synthesize
-  heldout.json       HU inside held-out tumours, real and generated, beside the same fill without diffusion
+  heldout.json       HU inside held-out tumours, real and generated, beside the network's input decoded: no diffusion
   provenance.json    hashes of the cases that trained both stages, for the leak guard; cases.json: names
   history.csv, heldout_history.csv, tensorboard/, checkpoints/
 
@@ -97,31 +99,29 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from autoencoder.model import AutoencoderKL3D
+    from diffusion.generator_folder import load_autoencoder
     from diffusion.provenance import Provenance
     from diffusion.training import train_diffusion
     from nnunet_difftumor import training_runs as runs
-    from nnunet_difftumor.training_data import heldout_tumor_crops
 
     runs.check_output_folder(options.output, resume=options.resume)
     preset = _preset(options)
     model_folder, autoencoder_cases = runs.find_autoencoder(options.autoencoder)
-    autoencoder = AutoencoderKL3D.from_pretrained(model_folder, low_cpu_mem_usage=False)
-    selected = _select(options)
+    autoencoder = load_autoencoder(model_folder)
+    selected = _select(options, autoencoder_cases)
     provenance = Provenance(
         diffusion=runs.fingerprints(selected.training),
         autoencoder=autoencoder_cases,
         fold=selected.fold,
         splits_hash=selected.splits_hash,
     )
+    heldout, is_heldout = _crops_to_measure(options, preset, selected)
     generator = train_diffusion(
         _batches(options, selected),
         autoencoder,
         preset,
         options.output,
-        heldout=heldout_tumor_crops(
-            runs.reported_cases(selected), min(48, max(preset.crop_sides)), finest_mm=_spacing_range_mm(options)[0]
-        ),
+        heldout=heldout,
         info=_info(options, autoencoder, selected),
         provenance=provenance,
         steps=options.steps,
@@ -136,7 +136,7 @@ def _train(options: argparse.Namespace) -> None:
     )
     if runs.is_main_process():
         runs.save_run_records(options.output, selected, provenance)
-        print(_report(options, generator, has_heldout=bool(selected.heldout)))
+        print(_report(options, generator, has_heldout=is_heldout))
 
 
 def _preset(options: argparse.Namespace) -> DiffusionPreset:
@@ -149,13 +149,32 @@ def _preset(options: argparse.Namespace) -> DiffusionPreset:
     )
 
 
-def _select(options: argparse.Namespace) -> SelectedCases:
+def _crops_to_measure(
+    options: argparse.Namespace, preset: DiffusionPreset, selected: SelectedCases
+) -> tuple[Sequence[Batch], bool]:
+    """Cut the crops to measure on, and say whether they are of held-out cases."""
+    from nnunet_difftumor import training_runs as runs
+    from nnunet_difftumor.training_data import EARLY_RADIUS_MM, heldout_tumor_crops
+
+    cache, is_heldout = runs.reported_cases(selected), bool(selected.heldout)
+    if options.early_only and is_heldout:
+        early = [case for case in selected.heldout if any(each.radius_mm <= EARLY_RADIUS_MM for each in case.tumors)]
+        if not early and runs.is_main_process():
+            print("No held-out case has an early tumour: the errors reported are those on training cases.", flush=True)
+        is_heldout = bool(early)
+        cache = runs.reported_cases(replace(selected, heldout=tuple(early)))
+    side, finest_mm = min(48, max(preset.crop_sides)), _spacing_range_mm(options)[0]
+    return heldout_tumor_crops(cache, side, early_only=options.early_only, finest_mm=finest_mm), is_heldout
+
+
+def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerprint]) -> SelectedCases:
     from nnunet_difftumor import training_runs as runs
     from nnunet_difftumor.case_selection import DataFolder, read_hold_out
     from nnunet_difftumor.cases import find_tumor_label, load_raw_dataset
     from nnunet_difftumor.commands.training_arguments import cache_folder
 
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
+    hold_out = replace(hold_out, trained_before=frozenset(case.image_hash for case in autoencoder_cases))
     datasets = [load_raw_dataset(folder) for folder in options.data]
     return runs.prepare_cases(
         [DataFolder(dataset.folder, dataset.cases, dataset) for dataset in datasets],

@@ -18,7 +18,13 @@ from nnunet_difftumor.evaluation.places import TRANSPLANT, Place, find_places, p
 from nnunet_difftumor.evaluation.residual import free_residual
 from nnunet_difftumor.evaluation.scans import EvaluationScan
 from nnunet_difftumor.evaluation.settings import EvaluationSettings
-from nnunet_difftumor.evaluation.tissues import AutoencoderTissue, FillTissue, Reconstruct
+from nnunet_difftumor.evaluation.tissues import (
+    AutoencoderTissue,
+    FillingGenerator,
+    FillTissue,
+    Reconstruct,
+    TexturedFillTissue,
+)
 from nnunet_difftumor.generators import TissueGenerator
 from nnunet_difftumor.resample import average_onto
 from nnunet_difftumor.rings import ring_level_hu
@@ -36,21 +42,24 @@ class Sources:
         reconstruct: Its autoencoder.
         looks: What requested looks are drawn from; by default the tumours that the generator was trained on.
         donors: Real tumours for copy-paste.
-        fill: The same fill without diffusion.
+        fill: A flat fill without diffusion.
+        textured_fill: The generator's own fill without diffusion.
         floor: The autoencoder alone.
     """
 
-    generator: TissueGenerator
+    generator: FillingGenerator
     reconstruct: Reconstruct
     donors: tuple[Donor, ...] = ()
     looks: AppearanceRule = field(default_factory=AppearanceRule)
     fill: FillTissue = field(init=False)
+    textured_fill: TexturedFillTissue = field(init=False)
     floor: AutoencoderTissue = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.looks.examples:
             object.__setattr__(self, "looks", replace(self.looks, examples=self.generator.appearances))
         object.__setattr__(self, "fill", FillTissue(self.generator, self.reconstruct))
+        object.__setattr__(self, "textured_fill", TexturedFillTissue(self.generator, self.reconstruct))
         object.__setattr__(self, "floor", AutoencoderTissue(self.generator, self.reconstruct))
 
 
@@ -97,6 +106,7 @@ def replace_target(
     add(making.GENERATED, generated)
     add(making.NO_RESIDUAL, generated, has_residual=False)
     add(making.NO_DIFFUSION, generate_tissue(places, sources.fill))
+    add(making.TEXTURED_FILL, generate_tissue(places, sources.textured_fill))
     add(making.AUTOENCODER, generate_tissue(places[:1], sources.floor))
     for draw, place in enumerate(places):
         pasted_hu = paste(place, sources.donors, window_hu, rng)
@@ -141,12 +151,12 @@ def make_at(places: Sequence[Place], sources: Sources, rng: np.random.Generator)
     """
     window_hu = sources.generator.window_hu
     made = []
-    for place, smooth, filled in zip(
-        places, generate_tissue(places, sources.generator), generate_tissue(places, sources.fill), strict=True
-    ):
+    tissues = [generate_tissue(places, each) for each in (sources.generator, sources.fill, sources.textured_fill)]
+    for place, smooth, flat, textured in zip(places, *tissues, strict=True):
         made.append(MadeTumor(place, making.GENERATED, 0, blend(place, smooth, window_hu, has_residual=True)))
         made.append(MadeTumor(place, making.NO_RESIDUAL, 0, blend(place, smooth, window_hu, has_residual=False)))
-        made.append(MadeTumor(place, making.NO_DIFFUSION, 0, blend(place, filled, window_hu, has_residual=True)))
+        made.append(MadeTumor(place, making.NO_DIFFUSION, 0, blend(place, flat, window_hu, has_residual=True)))
+        made.append(MadeTumor(place, making.TEXTURED_FILL, 0, blend(place, textured, window_hu, has_residual=True)))
         pasted_hu = paste(place, sources.donors, window_hu, rng)
         if pasted_hu is not None:
             smooth = SmoothTissue(pasted_hu, np.clip(place.host_hu, *window_hu))

@@ -27,6 +27,7 @@ COLORS = {
     making.NO_RESIDUAL: "#7fb8e0",
     making.COPY_PASTE: "#2ca02c",
     making.NO_DIFFUSION: "#d62728",
+    making.TEXTURED_FILL: "#ff7f0e",
     making.AUTOENCODER: "#9467bd",
 }
 _SHOWN = 5

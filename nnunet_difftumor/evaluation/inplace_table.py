@@ -20,7 +20,8 @@ _ROWS = {
     "synthetic": making.GENERATED,
     "synthetic, no residual": making.NO_RESIDUAL,
     "copy-paste": making.COPY_PASTE,
-    "fill and residual, no diffusion": making.NO_DIFFUSION,
+    "flat fill and residual, no diffusion": making.NO_DIFFUSION,
+    "textured fill and residual, no diffusion": making.TEXTURED_FILL,
     "autoencoder": making.AUTOENCODER,
 }
 

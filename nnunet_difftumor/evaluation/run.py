@@ -26,9 +26,8 @@ from nnunet_difftumor.evaluation.reconstruction import measure_reconstruction
 from nnunet_difftumor.evaluation.scans import EvaluationScan, read_scan
 from nnunet_difftumor.evaluation.settings import EVALUATION_SPACING_MM, EvaluationSettings
 from nnunet_difftumor.evaluation.summary import Probes
-from nnunet_difftumor.evaluation.tissues import Reconstruct
+from nnunet_difftumor.evaluation.tissues import FillingGenerator, Reconstruct
 from nnunet_difftumor.evaluation.tumor_measures import write_tumors
-from nnunet_difftumor.generators import TissueGenerator
 
 SUMMARY_FILE, TUMORS_FILE, REPORT_FILE = "summary.json", "tumors.csv", "report.html"
 INPLACE_FILE = "inplace.json"
@@ -65,7 +64,7 @@ class EvaluationInput:
         description: Plain values that are written into the summary as they are.
     """
 
-    generator: TissueGenerator
+    generator: FillingGenerator
     reconstruct: Reconstruct
     autoencoder: Any
     cases: Sequence[Case]

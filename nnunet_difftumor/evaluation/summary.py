@@ -26,7 +26,7 @@ from nnunet_difftumor.evaluation.statistics import (
 from nnunet_difftumor.evaluation.tables import Reference
 from nnunet_difftumor.evaluation.tumor_measures import DIAMETER_BINS_MM
 
-PROBED = (making.GENERATED, making.NO_DIFFUSION, making.COPY_PASTE)
+PROBED = (making.GENERATED, making.NO_DIFFUSION, making.TEXTURED_FILL, making.COPY_PASTE)
 SANITY = "real against real"
 _HALVES = 400
 

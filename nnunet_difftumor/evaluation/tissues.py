@@ -1,9 +1,9 @@
-"""Tissue to compare a generator with: the fill without diffusion, and the autoencoder alone."""
+"""Tissue to compare a generator with: its fill without diffusion, flat or textured, and the autoencoder alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,20 @@ Reconstruct = Callable[[FloatArray], FloatArray]
 """Takes regions in HU, shape (N, S, S, S), and returns them encoded and decoded."""
 
 _REGIONS_AT_ONCE = 4
+
+
+class FillingGenerator(TissueGenerator, Protocol):
+    """A generator that shows what its network is given (see `DiffusionTissue.fill`)."""
+
+    def fill(
+        self,
+        host_hu: FloatArray,
+        tumor_masks: NDArray[np.bool_],
+        appearances: Sequence[Appearance],
+        seeds: list[int],
+    ) -> FloatArray:
+        """Fill regions, texture included. Arguments as for `generate`; shape (N, S, S, S), in HU."""
+        ...
 
 
 def reconstruct_with(autoencoder: Any) -> Reconstruct:
@@ -46,7 +60,7 @@ def reconstruct_with(autoencoder: Any) -> Reconstruct:
 class _Derived:
     """What a comparison shares with the generator that it is compared with."""
 
-    def __init__(self, generator: TissueGenerator, reconstruct: Reconstruct) -> None:
+    def __init__(self, generator: FillingGenerator, reconstruct: Reconstruct) -> None:
         """Take regions, window and looks from a generator.
 
         Args:
@@ -73,7 +87,7 @@ class _Derived:
 
 
 class FillTissue(_Derived):
-    """The no-diffusion baseline: the contrast fill itself, encoded and decoded."""
+    """Neither diffusion nor noise: a flat fill at the requested contrast, encoded and decoded."""
 
     def generate(
         self,
@@ -95,6 +109,24 @@ class FillTissue(_Derived):
             requested,
         )
         return GeneratedRegions(self._reconstruct(filled[:, 0].numpy()), self._reconstruct(host_hu))
+
+
+class TexturedFillTissue(_Derived):
+    """What the generator's network starts from, with the noise that stands in for texture, encoded and decoded.
+
+    What a generator is better by than this is its network's doing.
+    """
+
+    def generate(
+        self,
+        host_hu: FloatArray,
+        tumor_masks: NDArray[np.bool_],
+        appearances: Sequence[Appearance],
+        seeds: list[int],
+    ) -> GeneratedRegions:
+        """Decode the generator's own fill of every region (see `TissueGenerator.generate`)."""
+        filled_hu = self._generator.fill(host_hu, tumor_masks, appearances, seeds)
+        return GeneratedRegions(self._reconstruct(filled_hu), self._reconstruct(host_hu))
 
 
 class AutoencoderTissue(_Derived):

@@ -16,7 +16,9 @@ from autoencoder.fit import (
     OutputFolderExistsError,
     ResumeError,
 )
+from autoencoder.fit_loop import run_fit
 from autoencoder.initial_weights import draw_initial_weights_
+from autoencoder.records import TrainingRecord
 
 
 class _Numbers(Dataset[dict[str, Tensor]]):
@@ -121,6 +123,30 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_last_finished_step(make_fit) -> None:
     undisturbed = make_fit(folder="undisturbed")
     list(undisturbed), list(resumed)
     assert torch.equal(_weights(resumed), _weights(undisturbed))
+
+
+@pytest.mark.parametrize("interrupted_at", [4, 8, 12])
+def test_held_out_data_are_measured_at_every_due_step_after_ctrl_c_in_between(
+    make_fit, tmp_path, interrupted_at
+) -> None:
+    """Ctrl-C comes while they are measured; the checkpoint is of that step."""
+
+    def train(fit: Fit, interrupt_at: int | None = None) -> None:
+        def evaluate(index: int, record: TrainingRecord) -> None:
+            if index == interrupt_at:
+                raise KeyboardInterrupt
+            with fit.averaged_model() as model:
+                record.add_heldout(index, {"bias": float(model[2].bias.detach())})
+
+        run_fit(fit, "numbers", evaluate, 4, show_progress=False)
+
+    train(make_fit(folder="undisturbed"))
+    with pytest.raises(KeyboardInterrupt):
+        train(make_fit(), interrupted_at)
+    train(make_fit(resume=True))
+    whole, resumed = ((tmp_path / name / "heldout_history.csv").read_text() for name in ("undisturbed", "run"))
+    assert [line.split(",")[0] for line in whole.split()] == ["step", "4", "8", "12"]
+    assert resumed == whole
 
 
 def test_ctrl_c_in_the_middle_of_a_step_saves_nothing_half_done(make_fit) -> None:

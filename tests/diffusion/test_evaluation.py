@@ -6,6 +6,8 @@ import torch
 
 from autoencoder.intensity import IntensityWindow
 from diffusion.evaluation import HeldoutSample, in_mask_statistics, picture_of, synthesize_heldout
+from diffusion.pipeline import make_pipeline
+from diffusion.presets import DIFFUSION_PRESETS
 
 WINDOW = IntensityWindow(-100.0, 100.0)
 
@@ -64,3 +66,17 @@ def test_a_crops_sample_does_not_depend_on_the_batches(pipeline, make_crops):
     for one, other in zip(first, second, strict=True):
         assert (one.synthetic_hu - other.synthetic_hu).abs().max() < 0.05
         assert torch.equal(one.filled_hu, other.filled_hu)
+
+
+def test_without_a_network_a_sample_is_the_fill_with_its_texture(autoencoder, make_crops):
+    """A denoiser whose last layer is zero, in differences of nearly no width: the yardstick must be level with it."""
+    denoiser = DIFFUSION_PRESETS["nano"].build_model(autoencoder.config["latent_channels"], torch.Generator())
+    channels = autoencoder.config["latent_channels"]
+    denoiser.set_differences([1e-3] * channels, [1e-3] * channels, [0.0] * channels)
+    denoiser.set_texture_share(1.0)
+    image_hu, mask = make_crops(2, 32, radius=8.0)
+    image_hu[..., 16:] += 30.0 * mask[..., 16:]  # half of each tumour is brighter: texture to ask for
+    batch = {"image_hu": image_hu, "tumor_mask": mask}
+    for one in synthesize_heldout(make_pipeline(autoencoder, denoiser.eval()), [batch]):
+        assert one.filled_hu[one.tumor_mask].std() > 3.0
+        assert (one.synthetic_hu - one.fill_only_hu).abs().max() < 0.5

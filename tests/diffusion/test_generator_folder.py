@@ -18,10 +18,12 @@ from diffusion.generator_folder import (
     GeneratorInfo,
     TrainingTumor,
     check_generator_folder,
+    load_autoencoder,
     load_generator,
     read_generator_info,
     save_generator,
 )
+from diffusion.model_card import write_model_card
 from diffusion.pipeline import TumorDiffusionPipeline
 from diffusion.provenance import CaseFingerprint, Provenance, ProvenanceError, hash_identifier
 
@@ -207,6 +209,25 @@ def test_cut_off_weights_are_named(folder):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(GeneratorFolderError, match=f"{WEIGHTS} and its config cannot be read"):
         load_generator(folder)
+
+
+def test_an_autoencoder_is_loaded_with_all_its_tensors_or_not_at_all(folder, pipeline):
+    loaded = load_autoencoder(folder / "autoencoder")
+    assert all(torch.equal(*pair) for pair in zip(loaded.parameters(), pipeline.autoencoder.parameters(), strict=True))
+    path = folder / "autoencoder" / WEIGHTS
+    tensors = load_file(path)
+    save_file({name: value for name, value in tensors.items() if name != min(tensors)}, path)
+    with pytest.raises(GeneratorFolderError, match=r"1 tensors differ.*train-autoencoder"):
+        load_autoencoder(folder / "autoencoder")
+    torch.save(tensors, folder / "autoencoder" / "diffusion_pytorch_model.bin")
+    path.unlink()
+    with pytest.raises(GeneratorFolderError, match="other weights are not read"):
+        load_autoencoder(folder / "autoencoder")
+
+
+@pytest.mark.parametrize(("objective", "told"), [("flow", "(rectified flow)"), ("epsilon", "(epsilon prediction)")])
+def test_the_model_card_names_the_objective(objective, told):
+    assert told in write_model_card(INFO, PROVENANCE, objective)
 
 
 def test_config_that_builds_no_model_is_named(folder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,23 @@ def test_without_a_rule_a_tenth_is_held_out_whatever_the_order() -> None:
     again = select_cases([(FOLDER, cases[::-1])], read_hold_out(None, None, None))
     assert len(selected.heldout) == 3
     assert set(names(selected.heldout)) == set(names(again.heldout))
+
+
+def test_without_a_rule_cases_that_trained_no_earlier_stage_are_held_out_first() -> None:
+    """Stage one sees healthy cases too, so that a tenth of its cases is another tenth."""
+    healthy, tumors = ([make_cached(f"{kind}_{number}") for number in range(30)] for kind in ("healthy", "tumor"))
+    first = select_cases([(FOLDER, healthy + tumors)], read_hold_out(None, None, None))
+    trained = frozenset(case.fingerprint.image_hash for case in first.training)
+    unseen = set(names(first.heldout)) & set(names(tumors))
+    assert 0 < len(unseen) < 6
+    second = select_cases([(FOLDER, tumors)], replace(read_hold_out(None, None, None), trained_before=trained))
+    assert len(second.heldout) == 3
+    assert unseen <= set(names(second.heldout)) or set(names(second.heldout)) <= unseen
+    seen = sorted(set(names(second.heldout)) - unseen)
+    assert [note for note in second.notes if "little too good" in note] == [
+        note for note in second.notes if all(name in note for name in seen)
+    ]
+    assert bool(second.notes) == bool(seen)
 
 
 def test_of_four_cases_one_is_held_out_and_of_three_none() -> None:

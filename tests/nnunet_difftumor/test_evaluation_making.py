@@ -16,7 +16,7 @@ from nnunet_difftumor.evaluation.places import find_places, place_of_target
 from nnunet_difftumor.evaluation.residual import FreeResidual, free_residual
 from nnunet_difftumor.evaluation.scans import EvaluationScan
 from nnunet_difftumor.evaluation.settings import EvaluationSettings
-from nnunet_difftumor.evaluation.tissues import FillTissue
+from nnunet_difftumor.evaluation.tissues import FillTissue, TexturedFillTissue
 from nnunet_difftumor.evaluation.tumor_measures import measure_tumor
 from nnunet_difftumor.generators import GeneratedRegions
 from nnunet_difftumor.roi import RoiRule
@@ -42,6 +42,11 @@ class ConstantTissue:
         levels = np.array([60.0 + (look.contrast_hu or 0.0) for look in appearances], dtype=np.float32)
         tumor_hu = np.broadcast_to(levels[:, None, None, None], host_hu.shape).copy()
         return GeneratedRegions(tumor_hu, blur(host_hu))
+
+    def fill(self, host_hu, tumor_masks, appearances: Sequence[Appearance], seeds: list[int]):
+        noise_hu = [np.random.default_rng(seed).normal(0.0, 9.0, host_hu.shape[1:]) for seed in seeds]
+        generated_hu = self.generate(host_hu, tumor_masks, appearances, seeds).tumor_hu
+        return np.where(tumor_masks, generated_hu + np.stack(noise_hu), host_hu).astype(np.float32)
 
 
 def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> EvaluationScan:
@@ -154,7 +159,13 @@ def test_every_method_gets_the_same_places_and_requests(sources):
     first = [tumor for tumor in made if experiments.is_first_draw(tumor)]
     by_method = {
         method: [(id(t.place), t.place.spec) for t in first if t.method == method]
-        for method in (making.GENERATED, making.NO_RESIDUAL, making.COPY_PASTE, making.NO_DIFFUSION)
+        for method in (
+            making.GENERATED,
+            making.NO_RESIDUAL,
+            making.COPY_PASTE,
+            making.NO_DIFFUSION,
+            making.TEXTURED_FILL,
+        )
     }
     assert len(by_method[making.GENERATED]) == 4
     assert all(places == by_method[making.GENERATED] for places in by_method.values())
@@ -181,6 +192,19 @@ def test_the_fill_without_diffusion_has_the_requested_contrast_and_no_texture():
     regions = tissue.generate(host, masks, looks, [0, 1])
     assert regions.tumor_hu[:, 16, 16, 16] == pytest.approx([30.0, 60.0], abs=0.1)
     assert np.allclose(regions.reconstruction_hu, 60.0, atol=1e-3)
+
+
+def test_the_textured_fill_is_the_generators_own():
+    """Encoding and decoding it is all that is done."""
+    host = np.full((2, 32, 32, 32), 60.0, dtype=np.float32)
+    masks = np.zeros(host.shape, dtype=bool)
+    masks[:, 10:22, 10:22, 10:22] = True
+    looks = [Appearance(contrast_hu=-30.0), Appearance()]
+    regions = TexturedFillTissue(ConstantTissue(), blur).generate(host, masks, looks, [3, 4])
+    filled_hu = ConstantTissue().fill(host, masks, looks, [3, 4])
+    assert filled_hu[0][masks[0]].std() == pytest.approx(9.0, rel=0.1)
+    assert np.array_equal(regions.tumor_hu, blur(filled_hu))
+    assert np.array_equal(regions.reconstruction_hu, blur(host))
 
 
 def test_a_shrunken_tumour_keeps_its_shape_and_loses_its_noise():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,72 @@ def test_the_spacing_reaches_all_crops_around_tumours(
     assert len(finest) >= 4  # three training tumours that are measured, and a held-out one
     assert set(finest) == {2.5}
     assert set(ranges) == {(2.5, 4.0)}
+
+
+def test_early_tumours_are_measured_on_early_tumours(
+    dataset: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The held-out tumour has 12 mm radius, those that train 6 to 10 mm."""
+    measured = []
+    cut = training_data.heldout_tumor_crops
+
+    def keep(cache: Any, side: int, **options: Any) -> Any:
+        measured.append([case.identifier for case in cache.cases])
+        return cut(cache, side, **options)
+
+    monkeypatch.setattr(training_data, "heldout_tumor_crops", keep)
+    words = [*split_arguments(dataset), "--early-only"]
+    assert train_diffusion(dataset, autoencoder, tmp_path / "late", *words, steps=1) == 0
+    printed = capsys.readouterr().out
+    assert "No held-out case has an early tumour" in printed
+    assert "training cases, no compositing" in printed
+    (tmp_path / "exclude.txt").write_text("case_1\ncase_4\n")
+    words = ["--exclude-cases", str(tmp_path / "exclude.txt"), "--early-only"]
+    assert train_diffusion(dataset, autoencoder, tmp_path / "early", *words, steps=1) == 0
+    printed = capsys.readouterr().out
+    assert "held-out cases, no compositing" in printed
+    assert "trained on the CT of 1 case (case_1)" in printed
+    assert measured == [["case_1", "case_2", "case_3"], ["case_1"]]
+
+
+def test_cases_without_labels_train_the_autoencoder(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "Dataset998_NoLabels"))
+    for name in ("case_2", "healthy_1"):
+        (copy / "labelsTr" / f"{name}.nii.gz").unlink()
+    assert train_autoencoder(copy, tmp_path / "ae", *split_arguments(dataset), steps=1) == 0
+    listed = json.loads((tmp_path / "ae" / "cases.json").read_text())
+    assert listed["training"] == ["case_1", "case_2", "case_3", "healthy_1"]
+    assert train_diffusion(copy, tmp_path / "ae", tmp_path / "dm", *split_arguments(dataset)) == 1
+    assert "lacks the labels of 2 of 5 cases" in capsys.readouterr().err
+
+
+def test_why_nothing_is_held_out_is_told(
+    dataset: Path, autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "splits.json").write_text(json.dumps([{"train": list(CASES[:4]), "val": ["healthy_1"]}]))
+    words = ["--splits", str(tmp_path / "splits.json"), "--fold", "0"]
+    assert train_diffusion(dataset, autoencoder, tmp_path / "dm", *words, steps=1) == 0
+    assert "No case is held out (none of those listed can be used)" in capsys.readouterr().out
+
+
+def test_an_autoencoder_that_is_no_better_than_its_start_is_told(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train_autoencoder(dataset, tmp_path / "ae", *split_arguments(dataset), steps=1) == 0
+    body = json.loads((tmp_path / "ae" / "heldout.json").read_text())["body"]
+    assert ("does not beat 2x pooling" in capsys.readouterr().out) == (body["mae_hu"] > body["mae_pool2_hu"])
+    assert body["mae_hu"] > body["mae_pool2_hu"]  # one step from the start, which is 2x pooling
+
+
+def test_a_preset_too_small_for_the_perceptual_term_is_refused_before_training(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--perceptual-weights", str(tmp_path / "weights.safetensors")]
+    assert train_autoencoder(dataset, tmp_path / "ae", *words) == 1
+    assert "--preset nano has crops of 16" in capsys.readouterr().err
+    assert not (tmp_path / "ae").exists()
 
 
 def test_excluded_cases_do_not_train(dataset: Path, tmp_path: Path) -> None:
