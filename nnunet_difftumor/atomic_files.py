@@ -53,6 +53,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OutputExistsError: If `path` is a file or a folder with something in it.
     """
+    path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputExistsError(f"{path} exists already; choose another name or remove it first.")
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")

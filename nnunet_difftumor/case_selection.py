@@ -217,7 +217,7 @@ def _copies_of_held_out(selected: SelectedCases) -> frozenset[str]:
 
 def _read_identifiers(path: Path) -> frozenset[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if text.lstrip().startswith("[") else text.split("\n")
         identifiers = frozenset(str(item).strip() for item in content) - {""}
     except (OSError, ValueError) as error:

@@ -339,7 +339,8 @@ def _target_values(labels: Mapping[str, Any], given: Mapping[str, Any], origins:
 
 def _label_value(labels: Mapping[str, Any], label: str | int) -> int:
     value = labels.get(label, label) if isinstance(label, str) else label
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+    known = {number for each in labels.values() for number in (each if isinstance(each, list) else [each])}
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0 or value not in known:
         raise ConfigurationError(
             f"avoid_labels: {label!r} is no label of this data set. Labels in dataset.json: {dict(labels)}."
         )
@@ -354,7 +355,7 @@ def is_generator_name(generator: str) -> bool:
 def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, is_continued: bool) -> tuple[str, ...]:
     """Compare the settings that a training recorded with the current ones.
 
-    The path of the generator may differ (its content is compared elsewhere), and a continued training may
+    The path of a generator may differ (its content is compared elsewhere), and a continued training may
     get more or fewer epochs. A setting that did not exist when the training was recorded had its default.
 
     Args:
@@ -372,8 +373,18 @@ def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, i
     return tuple(
         f"{key}: {before.get(key)!r} was used, now {current.get(key)!r}"
         for key in keys
-        if before.get(key) != current.get(key)
+        if _without_generators(before.get(key)) != _without_generators(current.get(key))
     )
+
+
+def _without_generators(value: Any) -> Any:
+    """A setting without the paths of generators in its entries, as `targets` has them."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [
+        {key: each for key, each in entry.items() if key != "generator"} if isinstance(entry, Mapping) else entry
+        for entry in value
+    ]
 
 
 def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
@@ -517,4 +528,12 @@ def _size_class(entry: Any, source: ConfigSource) -> SizeClass:
             'Each of size_classes must look like {"name": "tiny", "radius_mm": [3, 5], "probability": 0.4, '
             f'"max_count": 3}}, got {entry!r} in {source.name}.'
         )
+    count, probability = entry.get("max_count", 1), entry["probability"]
+    for key, value, types, expected in (
+        ("name", entry["name"], str, "a text"),
+        ("probability", probability, _NUMBER, "a number"),
+        ("max_count", count, int, "a whole number"),
+    ):
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise ConfigurationError(f"size_classes: {key} must be {expected}, got {value!r} in {source.name}.")
     return SizeClass(**{**entry, "radius_mm": _numbers("radius_mm", entry["radius_mm"], source)})

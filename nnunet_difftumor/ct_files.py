@@ -183,6 +183,29 @@ def load_nifti(path: Path) -> Any:
     return image
 
 
+def read_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape of a volume from its header, (D, H, W).
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file.
+
+    Returns:
+        The shape, as `read_array` gives it.
+
+    Raises:
+        CorruptImageError: If the header cannot be read.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise CorruptImageError(f"{path} cannot be read ({error}). Copy it again.") from error
+    return tuple(reversed(reader.GetSize()))
+
+
 def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     """Read the values of a volume, of whatever meaning.
 
@@ -196,6 +219,10 @@ def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
         CorruptImageError: If the file is missing or truncated, or has no usable grid.
         UnsupportedImageError: If the file is not one 3D scalar volume.
     """
+    if path.is_dir():
+        raise UnsupportedImageError(
+            f"{path} is a folder. Name one file; a DICOM series must be converted first, for example with dcm2niix."
+        )
     if not path.is_file():
         raise CorruptImageError(
             f"{path} does not exist. Check the path, and in a data set the file_ending of dataset.json."

@@ -6,6 +6,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from nnunet_difftumor.ct_files import (
     load_sitk,
 )
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
+
+_LARGEST_SHEAR = 1e-4
 
 
 def write_ct_like(
@@ -73,22 +76,46 @@ def write_labels_like(
     Args:
         ct: The CT whose grid the labels lie on.
         out_path: Where the file is to appear.
-        labels: Whole numbers from 0 to 255. Shape (D, H, W).
+        labels: Whole numbers; stored in one byte if they are from 0 to 255, in two otherwise. Shape (D, H, W).
         overwrite: Replace `out_path` if it exists.
 
     Raises:
         OutputExistsError: If `out_path` exists and `overwrite` is False.
         GeometryMismatchError: If the shape differs from the CT's.
+        UnsupportedImageError: If a label does not fit into two bytes.
     """
     _check_shapes(ct.geometry.shape, labels.shape, out_path)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(labels, dtype=np.uint8))
+    stored = np.ascontiguousarray(labels, dtype=_type_for(labels, out_path))
+    image = sitk.GetImageFromArray(stored)
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]]
     spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
+    direction = to_lps[:3, :3] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR):  # SimpleITK writes no tilted gantry
+        _write_sheared(ct, out_path, stored, overwrite=overwrite)
+        return
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(to_lps[:3, 3].tolist())
-    image.SetDirection((to_lps[:3, :3] / spacing).ravel().tolist())
+    image.SetDirection(direction.ravel().tolist())
     with written_whole(out_path, overwrite=overwrite) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _type_for(labels: NDArray[np.integer[Any]], out_path: Path) -> type[np.integer[Any]]:
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    for dtype in (np.uint8, np.int16):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    raise UnsupportedImageError(
+        f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
+    )
+
+
+def _write_sheared(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]], *, overwrite: bool) -> None:
+    if file_ending(out_path) not in NIFTI_ENDINGS:
+        raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
+    image = nibabel.Nifti1Image(labels.transpose(2, 1, 0), ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]])
+    with written_whole(out_path, overwrite=overwrite) as temporary:
+        nibabel.save(image, temporary)
 
 
 def _write_nifti_bytes(

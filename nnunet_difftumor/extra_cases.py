@@ -270,7 +270,10 @@ def _refuse(
     copies: Sequence[tuple[str, str]], error_type: type[ConfigurationError] | type[LeakError], why: str
 ) -> None:
     if copies:
-        raise error_type(f"{len(copies)} extra cases {why}: {_pairs(copies)}. Take them out of the extra data set.")
+        raise error_type(
+            f"{len(copies)} extra cases {why}: {_pairs(copies)}. Take them out of the raw extra data "
+            "set and run `difftumor add-healthy` again."
+        )
 
 
 def _pairs(copies: Sequence[tuple[str, str]]) -> str:

@@ -207,7 +207,8 @@ def check_healthy(
     if ill:
         raise ConfigurationError(
             f"{len(ill)} cases of {name} have voxels of a tumour label ({', '.join(map(str, sorted(tumors)))}): "
-            f"{list_some(ill)}. An extra data set must be healthy: take them out of it, or make one data set of both."
+            f"{list_some(ill)}. An extra data set must be healthy: take them out of the "
+            "raw one and run `difftumor add-healthy` again, or make one data set of both."
         )
     named = {value for values in labels.values() for value in (values if isinstance(values, list) else [values])}
     odd = sorted(case for case in voxels if set(voxels[case]) - named)

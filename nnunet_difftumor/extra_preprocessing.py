@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.atomic_files import write_json
-from nnunet_difftumor.cases import RawDataset, load_raw_dataset
+from nnunet_difftumor.cases import Case, RawDataset, load_raw_dataset
 from nnunet_difftumor.config import CONFIG_FILE_NAME, ENVIRONMENT_VARIABLE, find_sources, resolve_config
+from nnunet_difftumor.ct_files import read_shape
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
 from nnunet_difftumor.extra_healthy import (
     ExtraHealthyDataset,
@@ -63,8 +64,18 @@ class ExtraPreprocessing:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every case is preprocessed; nnU-Net writes the properties of a case last."""
-        return all((self.data_folder / f"{case.identifier}.pkl").is_file() for case in self.raw.cases)
+        """Whether the raw cases, and no others, are preprocessed with their present labels.
+
+        nnU-Net writes the properties of a case after its voxels, and copies the labels after all cases.
+        """
+        preprocessed = {path.stem for path in self.data_folder.glob("*.pkl")}
+        return preprocessed == {case.identifier for case in self.raw.cases} and all(
+            map(self._has_label, self.raw.cases)
+        )
+
+    def _has_label(self, case: Case) -> bool:
+        copy = self.folder / "gt_segmentations" / f"{case.identifier}{self.raw.file_ending}"
+        return copy.is_file() and (case.label_path is None or copy.stat().st_mtime >= case.label_path.stat().st_mtime)
 
 
 def open_target(folder: Path, plans_name: str, configuration: str) -> TargetDataset:
@@ -134,6 +145,7 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
     roles = tuple(LabelRoles.of_dataset(labels, each.organ_label, each.tumor_label) for each in targets)
     work = ExtraPreprocessing(target, raw, roles)
     files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
+    _refuse_other_grids(raw)
     cache = FactCache(work.folder / CASE_FACTS_FILE_NAME if work.folder.is_dir() else None)
     healthy = check_healthy(files, work.roles, raw.options["labels"], raw_folder.name, cache, show_progress=True)
     if not healthy:
@@ -227,6 +239,22 @@ def _refuse_other_plans(work: ExtraPreprocessing) -> None:
         check_plans(plans, work.raw.folder.name, work.target)
     except ConfigurationError as error:
         raise OutputExistsError(f"{work.plans_file} exists already, made for other plans. {error}") from error
+
+
+def _refuse_other_grids(raw: RawDataset) -> None:
+    """Compare the shapes of images and labels, which nnU-Net would find out after hours, naming no case."""
+    shapes = [
+        (case.identifier, read_shape(case.image_path), read_shape(case.label_path))
+        for case in raw.cases
+        if case.label_path is not None
+    ]
+    odd = [(case, image, label) for case, image, label in shapes if image != label]
+    if odd:
+        case, image, label = odd[0]
+        raise DatasetError(
+            f"{len(odd)} label maps of {raw.folder.name} have another shape than their image: "
+            f"{', '.join(name for name, _, _ in odd[:5])} ({case}: image {image}, label {label}, D H W). Correct them."
+        )
 
 
 def _read_settings(path: Path) -> Mapping[str, Any]:

@@ -48,7 +48,7 @@ class CaseGroups:
 class FactCache:
     """What was once computed about files, kept in a JSON file; a changed file is computed again.
 
-    A file is known by folder name, file name, size and time of change.
+    A file is known by its name and those of the two folders above it, by size and time of change.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -119,16 +119,19 @@ def count_label_voxels(
             f"{len(missing)} cases have no label file: {_some(missing)} (looked for {label_files[missing[0]]}). "
             "nnU-Net keeps a copy of every training label in gt_segmentations; run nnUNetv2_plan_and_preprocess again."
         )
-    unknown = [path for path in label_files.values() if cache.get(path, "label_voxels") is None]
+    cached = {path: cache.get(path, "label_voxels") for path in label_files.values()}
+    found: dict[Path, dict[str, int]] = {path: voxels for path, voxels in cached.items() if voxels is not None}
+    unknown = [path for path in cached if path not in found]
     is_shown = show_progress and bool(unknown)
     with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
         counts = readers.map(_count_voxels, unknown)
         bar = tqdm(counts, total=len(unknown), desc="Looking for healthy cases", disable=not is_shown)
         for path, voxels in zip(unknown, bar, strict=True):
-            cache.put(path, "label_voxels", {str(label): count for label, count in voxels.items()})
+            found[path] = {str(label): count for label, count in voxels.items()}
+            cache.put(path, "label_voxels", found[path])
     cache.save()
     return {
-        identifier: {int(label): int(count) for label, count in (cache.get(path, "label_voxels") or {}).items()}
+        identifier: {int(label): int(count) for label, count in found[path].items()}
         for identifier, path in label_files.items()
     }
 
@@ -265,7 +268,7 @@ def _count_voxels(path: Path) -> dict[int, int]:
 
 
 def _key(file: Path) -> str:
-    return f"{file.parent.name}/{file.name}"
+    return "/".join(file.resolve().parts[-3:])  # a site's folder above labelsTr, where several sites share names
 
 
 def _stamp(file: Path) -> list[int]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.injection import InjectedTumor
 from nnunet_difftumor.own_style import own_style
 
 HISTOGRAM_FILE_NAME = "injection_histogram.csv"
+EPOCHS_FILE_NAME = "injection_histogram_epochs.jsonl"
 PICTURE_FILE_NAME = "injection_histogram.png"
 RADIUS_EDGES_MM = (0.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 70.0, 100.0)
 CONTRAST_EDGES_HU = tuple(float(edge) for edge in range(-100, 101, 10))
@@ -37,39 +40,70 @@ class Bin:
     name: str
 
 
+def _read_epochs(path: Path) -> list[dict[str, Any]]:
+    """What each epoch added; half a line of a killed training is dropped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
 class InjectionHistogram:
     """Counts drawn and placed tumours by target, size class, radius and contrast, over a whole training."""
 
-    def __init__(self, folder: Path, target_names: Sequence[str], *, is_continued: bool) -> None:
-        """Start, or go on with what the output folder holds.
+    def __init__(self, folder: Path, target_names: Sequence[str], *, first_epoch: int = 0) -> None:
+        """Start, or go on with what the output folder holds of earlier epochs.
+
+        An interrupted training repeats the epochs after its last checkpoint, so that counts are kept by epoch.
 
         Args:
             folder: The training's output folder.
             target_names: Name of each target.
-            is_continued: The training continues from a checkpoint.
+            first_epoch: Epoch that this training starts or continues at.
         """
         self._folder = folder
         self._names = tuple(target_names)
         self.drawn: Counter[Bin] = Counter()
         self.placed: Counter[Bin] = Counter()
-        if is_continued:
-            self._read(folder / HISTOGRAM_FILE_NAME)
+        self._drawn_since: Counter[Bin] = Counter()
+        self._placed_since: Counter[Bin] = Counter()
+        self._is_untouched = True
+        self._epochs = [row for row in _read_epochs(folder / EPOCHS_FILE_NAME) if row["epoch"] < first_epoch]
+        for row in self._epochs:
+            for target, quantity, name, drawn, placed in row["bins"]:
+                self.drawn[Bin(target, quantity, name)] += drawn
+                self.placed[Bin(target, quantity, name)] += placed
 
     def add(self, tumors: Iterable[tuple[int, InjectedTumor]]) -> None:
         """Count tumours, each with the number of its target; those without a place count as drawn only."""
         for number, tumor in tumors:
             target = self._names[number]
-            self.drawn[Bin(target, SIZE_CLASS, tumor.size_class)] += 1
-            self.drawn[Bin(target, RADIUS, _lower_end(tumor.drawn_radius_mm, RADIUS_EDGES_MM))] += 1
+            drawn = [Bin(target, SIZE_CLASS, tumor.size_class)]
+            drawn.append(Bin(target, RADIUS, _lower_end(tumor.drawn_radius_mm, RADIUS_EDGES_MM)))
             if tumor.requested_hu is not None:
-                self.drawn[Bin(target, CONTRAST, _lower_end(tumor.requested_hu, CONTRAST_EDGES_HU))] += 1
+                drawn.append(Bin(target, CONTRAST, _lower_end(tumor.requested_hu, CONTRAST_EDGES_HU)))
+            placed = []
             if tumor.radius_mm is not None and tumor.contrast_hu is not None:
-                self.placed[Bin(target, SIZE_CLASS, tumor.size_class)] += 1
-                self.placed[Bin(target, RADIUS, _lower_end(tumor.radius_mm, RADIUS_EDGES_MM))] += 1
-                self.placed[Bin(target, CONTRAST, _lower_end(tumor.contrast_hu, CONTRAST_EDGES_HU))] += 1
+                placed.append(Bin(target, SIZE_CLASS, tumor.size_class))
+                placed.append(Bin(target, RADIUS, _lower_end(tumor.radius_mm, RADIUS_EDGES_MM)))
+                placed.append(Bin(target, CONTRAST, _lower_end(tumor.contrast_hu, CONTRAST_EDGES_HU)))
+            for counter, since, bins in (
+                (self.drawn, self._drawn_since, drawn),
+                (self.placed, self._placed_since, placed),
+            ):
+                counter.update(bins)
+                since.update(bins)
 
-    def write(self) -> None:
-        """Write table and picture, if there is anything to show."""
+    def write(self, epoch: int) -> None:
+        """Write table and picture, if there is anything to show, and what an epoch added.
+
+        Args:
+            epoch: Number of the epoch that the tumours since the last call belong to.
+        """
+        self._write_epoch(epoch)
         if not self.drawn:
             return
         bins = sorted({*self.drawn, *self.placed}, key=_order)
@@ -85,13 +119,16 @@ class InjectionHistogram:
         with own_style():
             self._draw(self._folder / PICTURE_FILE_NAME)
 
-    def _read(self, path: Path) -> None:
-        if not path.is_file():
-            return
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                line = Bin(row["target"], row["quantity"], row["bin"])
-                self.drawn[line], self.placed[line] = int(row["drawn"]), int(row["placed"])
+    def _write_epoch(self, epoch: int) -> None:
+        bins = [
+            (*astuple(each), self._drawn_since[each], self._placed_since[each])
+            for each in sorted({*self._drawn_since, *self._placed_since})
+        ]
+        rows = [*self._epochs, {"epoch": epoch, "bins": bins}]
+        with (self._folder / EPOCHS_FILE_NAME).open("w" if self._is_untouched else "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in (rows if self._is_untouched else rows[-1:]))
+        self._is_untouched, self._epochs = False, []
+        self._drawn_since, self._placed_since = Counter(), Counter()
 
     def _draw(self, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

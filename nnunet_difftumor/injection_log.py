@@ -90,7 +90,7 @@ class InjectionLog:
         recorded = _count_lines(output_folder / RECORDS_FILE_NAME) if first_epoch > 0 else 0
         self._records_left = recorded_samples - recorded
         self._first_epoch = first_epoch
-        self._histogram = InjectionHistogram(output_folder, target_names, is_continued=first_epoch > 0)
+        self._histogram = InjectionHistogram(output_folder, target_names, first_epoch=first_epoch)
         self._is_untouched = True
         self.clear()
 
@@ -139,7 +139,7 @@ class InjectionLog:
         if epoch == self._first_epoch and self._pictures:
             write_montage(self._folder / MONTAGE_FILE_NAME, self._pictures)
         self._histogram.add(self._tumors)
-        self._histogram.write()
+        self._histogram.write(epoch)
         return describe_counts(self._counts)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabe
 from nnunet_difftumor.generators import DiffusionTissue, require_in_window
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.montage import MontageRow, crop_around, draw_montage, flips_to_display, save_figure
+from nnunet_difftumor.output_record import hash_generator
 from nnunet_difftumor.placement import TumorPlan, draw_tumors
 from nnunet_difftumor.shape import TumorSpec
 from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.synthesis import SynthesisResult, TumorSynthesizer
 
 RECORDS_FORMAT = 1
+DEFAULT_STEPS = 4
 _MOST_LISTED_LABELS = 30
 _ROUNDS = 4
 _RESULT_FILES = ("ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png")
@@ -49,7 +51,7 @@ class ScanRequest:
         contrast_hu: Range of contrasts in HU; None: as `target` says.
         heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
             the training tumours.
-        steps: Denoising steps T.
+        steps: Denoising steps T; None for four, or those of the record that is replayed.
         seed: Seed of places, shapes and tissue.
         replay_path: A tumors.json whose tumours are made again, or None.
     """
@@ -64,13 +66,17 @@ class ScanRequest:
     target: str = TRAINING
     contrast_hu: tuple[float, float] | None = None
     heterogeneity_hu: tuple[float, float] | None = None
-    steps: int = 4
+    steps: int | None = None
     seed: int = 0
     replay_path: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.steps < 1:
+        if self.count < 1 or (self.steps is not None and self.steps < 1):
             raise DiffTumorError(f"--count and --steps must be at least 1, got {self.count} and {self.steps}.")
+        if self.seed < 0:
+            raise DiffTumorError(f"--seed must be 0 or more, got {self.seed}.")
+        if self.replay_path is not None and self.tumor_mask_path is not None:
+            raise DiffTumorError("--replay and --tumor-mask both say which tumours to make; give one of them.")
         self.appearances(())
 
     def appearances(self, examples: tuple[Appearance, ...]) -> AppearanceRule:
@@ -94,12 +100,15 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     Raises:
         DiffTumorError: For every kind of bad input, with the file and the fix.
     """
-    _check_output(output, overwrite)
+    output = output.resolve()
+    _check_output(request, output, overwrite)
+    if request.replay_path is not None:
+        request = _like_the_record(request, request.replay_path)
     ct = read_ct(request.ct_path)
     organ_map = read_mask(request.organ_mask_path, ct)
     organ_label = _find_organ_label(organ_map, request)
     host = _make_host(ct, organ_map, organ_label)
-    tissue = DiffusionTissue.from_folder(request.generator_folder, steps=request.steps)
+    tissue = DiffusionTissue.from_folder(request.generator_folder, steps=request.steps or DEFAULT_STEPS)
     synthesizer = TumorSynthesizer(tissue)
     level_hu = float(np.median(ct.image_hu[organ_map == organ_label]))
     require_in_window(level_hu, tissue.window_hu, f"The organ in {request.ct_path.name}")
@@ -110,7 +119,25 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     return result
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def _like_the_record(request: ScanRequest, path: Path) -> ScanRequest:
+    """Take over what a tumors.json says about how its tumours were made, unless the user asks for something else."""
+    content = _read_content(path)
+    recorded, given = content.get("generator_hash"), hash_generator(request.generator_folder)
+    if recorded is not None and recorded != given:
+        raise DiffTumorError(
+            f"{path} was made with another generator than {request.generator_folder}, so its tumours cannot be made "
+            "again. Name the generator that made them with --generator."
+        )
+    steps, target = content.get("steps", DEFAULT_STEPS), content.get("target", request.target)
+    return replace(request, steps=request.steps or int(steps), target=str(target))
+
+
+def _check_output(request: ScanRequest, output: Path, overwrite: bool) -> None:
+    inputs = (request.ct_path, request.organ_mask_path, request.tumor_mask_path, request.replay_path)
+    results = {output / name for name in _RESULT_FILES}
+    for path in inputs:
+        if path is not None and path.resolve() in results:
+            raise OutputExistsError(f"--output {output} would replace {path}, which is an input. Name another folder.")
     existing = [name for name in _RESULT_FILES if (output / name).exists()]
     if existing and not overwrite:
         raise OutputExistsError(
@@ -199,13 +226,7 @@ def read_records(path: Path) -> tuple[TumorSpec, ...]:
     Raises:
         DiffTumorError: If the file is not such a file, or a tumour was drawn by hand and cannot be replayed.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        records = [tumor["spec"] for tumor in content["tumors"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DiffTumorError(
-            f"{path} is no tumors.json that `difftumor synthesize` wrote ({type(error).__name__}: {error})."
-        ) from error
+    records = [tumor["spec"] for tumor in _read_content(path)["tumors"]]
     try:
         specs = tuple(TumorSpec.from_json(record) for record in records)
     except (DiffTumorError, TypeError) as error:
@@ -213,6 +234,17 @@ def read_records(path: Path) -> tuple[TumorSpec, ...]:
     if any(spec.size_class == "mask" for spec in specs):
         raise DiffTumorError(f"{path} holds a tumour drawn as a mask; replay it with --tumor-mask and its --seed.")
     return specs
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _ = [tumor["spec"] for tumor in content["tumors"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DiffTumorError(
+            f"{path} is no tumors.json that `difftumor synthesize` wrote ({type(error).__name__}: {error})."
+        ) from error
+    return content
 
 
 def _write_results(
@@ -254,7 +286,8 @@ def _records(
         "ct": request.ct_path.name,
         "organ_label": organ_label,
         "tumor_label": tumor_label,
-        "steps": request.steps,
+        "steps": request.steps or DEFAULT_STEPS,
+        "generator_hash": hash_generator(request.generator_folder),
         "precision": precision,
         "target": request.target,
         "seed": request.seed,

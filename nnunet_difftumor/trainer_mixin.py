@@ -160,7 +160,11 @@ class DiffTumorMixin(CpuTrainingMixin):
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """Open the cases as nnU-Net does, and join those of the extra healthy data sets to the training cases."""
         train, val = super().get_tr_and_val_datasets()
-        return join_datasets(train, self._extra_healthy), val
+        return self.with_extra_cases(train), val
+
+    def with_extra_cases(self, train: Any) -> Any:
+        """Join the cases of the extra healthy data sets to nnU-Net's data set of the training cases."""
+        return join_datasets(train, self._extra_healthy)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Make the loaders as nnU-Net 2.8 does (an explicit copy), with ours for training."""

@@ -122,6 +122,7 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
 
 def _other_organs(words: Sequence[Sequence[str]]) -> list[OtherOrgan]:
     from nnunet_difftumor.cases import Case
+    from nnunet_difftumor.ct_files import file_ending
     from nnunet_difftumor.errors import ConfigurationError
     from nnunet_difftumor.evaluation.run import OtherOrgan
 
@@ -129,8 +130,16 @@ def _other_organs(words: Sequence[Sequence[str]]) -> list[OtherOrgan]:
     for image, label, value in words:
         if not value.isdigit():
             raise ConfigurationError(f"--other-organ needs CT LABEL ORGAN_LABEL with a number last, got {value!r}.")
-        identifier = Path(image).name.split(".")[0].removesuffix("_0000").removesuffix("_ct")
+        name = Path(image).name
+        identifier = name.removesuffix(file_ending(Path(image)) or "").removesuffix("_0000").removesuffix("_ct")
         organs.append(OtherOrgan(Case(identifier, Path(image), Path(label)), int(value)))
+    shown = [(organ.case.identifier, organ.organ_label) for organ in organs]
+    for entry in shown:
+        if shown.count(entry) > 1:
+            raise ConfigurationError(
+                f"--other-organ: two scans are named {entry[0]!r} (by their files), with the same organ label "
+                f"{entry[1]}; tables and pictures could not tell them apart. Rename one of the files."
+            )
     return organs
 
 

@@ -80,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="range of standard deviations inside a tumour, without noise, in HU (default: those of the "
         "training tumours)",
     )
-    parser.add_argument("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
+    parser.add_argument(
+        "--steps", type=int, metavar="T", help="denoising steps (default 4; with --replay those of the file)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="make the tumours of this tumors.json again")
     parser.add_argument("--overwrite", action="store_true", help="replace results in --output")

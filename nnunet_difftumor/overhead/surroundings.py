@@ -19,8 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_difftumor.atomic_files import write_json
-from nnunet_difftumor.builtin import is_builtin
-from nnunet_difftumor.config import ENVIRONMENT_VARIABLE
+from nnunet_difftumor.config import ENVIRONMENT_VARIABLE, is_generator_name
 from nnunet_difftumor.environment import temporary_environment
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.trainer_discovery import find_trainer
@@ -102,10 +101,22 @@ def make_trainers(choice: TrainingChoice, device: str) -> tuple[nnUNetTrainer, n
         baseline = _make(find_trainer(choice.baseline), choice, content, device)
         trainer = _make(trainer_class, choice, content, device)
         baseline.do_split = trainer.do_split
+        _share_extra_cases(baseline, trainer)
         for each in (baseline, trainer):
             each.disable_checkpointing = True
             each.initialize()
     return baseline, trainer
+
+
+def _share_extra_cases(baseline: nnUNetTrainer, trainer: Any) -> None:
+    """Let the baseline find the cases of extra data sets, which are in the training list that it is given."""
+    own_datasets = baseline.get_tr_and_val_datasets
+
+    def datasets() -> tuple[Any, Any]:
+        train, val = own_datasets()
+        return trainer.with_extra_cases(train), val
+
+    baseline.get_tr_and_val_datasets = datasets
 
 
 def quiet() -> contextlib.AbstractContextManager[object]:
@@ -166,6 +177,6 @@ def _absolute(value: Any, folder: Path) -> Any:
         return value
     changed = {key: _absolute(entry, folder) for key, entry in value.items()}
     generator = changed.get(_GENERATOR_KEY)
-    if isinstance(generator, str) and not is_builtin(generator):
+    if isinstance(generator, str) and not is_generator_name(generator):
         changed[_GENERATOR_KEY] = str(folder / Path(generator).expanduser())
     return changed

@@ -144,6 +144,7 @@ def write_phantom_dataset(
             f"a data set needs cases >= 0, healthy >= 0 and at least one of them, got cases={cases} and "
             f"healthy={healthy}."
         )
+    output_folder = output_folder.resolve()
     if output_folder.exists() and any(output_folder.iterdir()):
         raise OutputExistsError(f"'{output_folder}' exists and is not empty. Name a new folder or remove this one.")
     unfinished = output_folder.with_name(f".{output_folder.name}.{os.getpid()}.unfinished")

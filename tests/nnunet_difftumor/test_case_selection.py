@@ -68,6 +68,11 @@ def test_excluded_cases_are_held_out_in_every_folder(tmp_path: Path) -> None:
         assert names(selected.heldout) == ["b", "c", "b"]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_case(tmp_path: Path) -> None:
+    (tmp_path / "exclude.txt").write_bytes(b"\xef\xbb\xbfb\r\nc\r\n")
+    assert read_hold_out(None, None, tmp_path / "exclude.txt").identifiers == {"b", "c"}
+
+
 def test_without_a_rule_a_tenth_is_held_out_whatever_the_order() -> None:
     cases = [make_cached(f"case_{number}") for number in range(30)]
     selected = select_cases([(FOLDER, cases)], read_hold_out(None, None, None))

@@ -181,6 +181,12 @@ def test_an_unknown_key_is_an_error_with_the_closest_one():
         ("size_classes", [{"name": "tiny"}]),
         ("size_classes", [{"name": "tiny", "radius_mm": [5, 3], "probability": 1}]),
         ("size_classes", [{"name": "tiny", "radius_mm": [3, 5], "probability": 1, "colour": 1}]),
+        ("size_classes", [{"name": "tiny", "radius_mm": [3, 5], "probability": "1"}]),
+        ("size_classes", [{"name": "tiny", "radius_mm": [3, 5], "probability": 1, "max_count": "3"}]),
+        ("size_classes", [{"name": "tiny", "radius_mm": [3, 5], "probability": 1, "max_count": 2.5}]),
+        ("size_classes", [{"name": 5, "radius_mm": [3, 5], "probability": 1}]),
+        ("avoid_labels", [99]),
+        ("avoid_labels", ["vein"]),
         ("healthy_cases", "case_1"),
         ("confirmed_healthy", "yes"),
         ("generator", 3),
@@ -279,6 +285,16 @@ def test_changed_settings_are_listed_and_the_place_of_the_generator_is_not_one()
         "seed: 1 was used, now 2",
     )
     assert changed_settings(stored, other, is_continued=True) == ("seed: 1 was used, now 2",)
+
+
+def test_the_place_of_a_targets_generator_is_not_a_changed_setting():
+    def stored(**changes):
+        target = {"organ_label": "liver", "tumor_label": "tumor", "generator": "a/fold_{fold}", **changes}
+        return resolve({"background": 0, "liver": 1, "tumor": 2}, targets=[target]).to_json()
+
+    assert changed_settings(stored(), stored(generator="b/fold_{fold}"), is_continued=True) == ()
+    (line,) = changed_settings(stored(), stored(generator="b", contrast_hu=[-20, -10]), is_continued=True)
+    assert line.startswith("targets: ")
 
 
 def test_a_training_of_an_older_version_had_the_default_of_a_setting_that_came_later():

@@ -1,6 +1,7 @@
 """Healthy cases of further data sets: settings, what is refused, training with them, the command."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets as transfer
 
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.composite_dataset import CompositeDataset
@@ -357,6 +360,53 @@ def test_the_command_keeps_what_is_there_and_refuses_other_plans(project, capsys
     assert status == 1
     assert "OutputExistsError" in printed
     assert "--overwrite" in printed
+
+
+def preprocess_nothing(monkeypatch):
+    """Count what is preprocessed in place of doing it; nnU-Net's functions are tested in the slow suite."""
+    calls = []
+    monkeypatch.setattr(api, "extract_fingerprint_dataset", lambda *_, **__: None)
+    monkeypatch.setattr(api, "preprocess_dataset", lambda number, *_: calls.append(number))
+    monkeypatch.setattr(transfer, "move_plans_between_datasets", lambda *_: None)
+    return calls
+
+
+def take_one_out(extra):
+    for part, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (extra.raw / part / f"donor_3{ending}").unlink()
+
+
+def lose_copied_labels(extra):
+    shutil.rmtree(extra.preprocessed / "gt_segmentations")
+
+
+def correct_a_label(extra):
+    later = (extra.preprocessed / "gt_segmentations" / "donor_1.nii.gz").stat().st_mtime + 60
+    os.utime(extra.raw / "labelsTr" / "donor_1.nii.gz", (later, later))
+
+
+@pytest.mark.parametrize("change", [take_one_out, lose_copied_labels, correct_a_label])
+def test_changed_raw_cases_are_preprocessed_again(project, capsys, monkeypatch, change):
+    extra = project.add_extra(NAMES)
+    calls = preprocess_nothing(monkeypatch)
+    assert run_here(capsys, "--confirmed-healthy")[0] == 0
+    assert calls == []
+    change(extra)
+    status, printed = run_here(capsys, "--confirmed-healthy")
+    assert calls == [906]
+    assert status == 1  # nothing was preprocessed here
+    assert "did not preprocess every case" in printed
+
+
+def test_labels_of_another_shape_are_named_before_anything_is_preprocessed(project, capsys, monkeypatch):
+    extra = project.add_extra(NAMES)
+    calls = preprocess_nothing(monkeypatch)
+    path = extra.raw / "labelsTr" / "donor_2.nii.gz"
+    stored = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(stored.dataobj)[:, :, :-2], stored.affine), path)
+    status, printed = run_here(capsys, "--confirmed-healthy")
+    assert (status, calls) == (1, [])
+    assert "1 label maps of Dataset906_Extra have another shape than their image: donor_2" in printed
 
 
 @pytest.mark.slow

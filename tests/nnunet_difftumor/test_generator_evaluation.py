@@ -13,6 +13,8 @@ import torch
 from diffusion.generator_folder import load_generator, save_generator
 from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.commands.evaluate_generator import _other_organs
+from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.settings import quick_settings
 from nnunet_difftumor.generator_evaluation import evaluate_generator
 from nnunet_difftumor.synthesis_precision import synthesis_precision
@@ -172,3 +174,12 @@ def test_a_generator_can_be_named_and_its_looks_chosen(dataset, nano_generator_f
         }
     assert asked
     assert len(asked) > 4  # drawn from the published distribution, not from the two training tumours
+
+
+def test_scans_of_other_organs_need_names_of_their_own():
+    words = [["a/ct.nii.gz", "a/mask.nii.gz", "1"], ["b/ct.nii.gz", "b/mask.nii.gz", "1"]]
+    with pytest.raises(ConfigurationError, match="two scans are named 'ct'"):
+        _other_organs(words)
+    (first, second) = _other_organs([["scan.1_ct.nii.gz", "m.nii.gz", "1"], ["scan.2_ct.nii.gz", "m.nii.gz", "1"]])
+    assert (first.case.identifier, second.case.identifier) == ("scan.1", "scan.2")
+    assert len(_other_organs([words[0], ["b/ct.nii.gz", "b/mask.nii.gz", "2"]])) == 2

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import nibabel
 import numpy as np
@@ -52,6 +53,23 @@ def test_counts_are_kept_and_a_changed_file_is_read_again(label_files, tmp_path,
     again = count_label_voxels(label_files, FactCache(cache_file))
     assert read == ["healthy.nii.gz"]
     assert again["healthy"] == {1: 1, 2: 5}
+
+
+def test_files_of_several_sites_with_equal_names_are_told_apart(label_files, tmp_path):
+    """nnU-Net's `dataset` listing may name <site>/labelsTr/001.nii.gz of several sites."""
+    sites = {"a": "tumor", "b": "healthy"}
+    for site, case in sites.items():
+        (tmp_path / site / "labelsTr").mkdir(parents=True)
+        shutil.copy(label_files[case], tmp_path / site / "labelsTr" / "001.nii.gz")
+    files = {site: tmp_path / site / "labelsTr" / "001.nii.gz" for site in sites}
+    same_names = {**files, "c": write_labels(tmp_path / "001.nii.gz", np.ones((3, 3, 3)))}
+    (tmp_path / "d" / "a" / "labelsTr").mkdir(parents=True)
+    same_names["d"] = write_labels(tmp_path / "d" / "a" / "labelsTr" / "001.nii.gz", np.full((2, 2, 2), 2))
+    for cache in (FactCache(None), FactCache(tmp_path / "cases.json"), FactCache(tmp_path / "cases.json")):
+        counts = count_label_voxels(same_names, cache)
+        assert counts["a"] == {0: 84, 1: 35, 2: 1}
+        assert counts["b"] == {0: 84, 1: 36}
+        assert (counts["c"], counts["d"]) == ({1: 27}, {2: 8})
 
 
 def test_a_damaged_cache_is_started_anew(label_files, tmp_path):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 
 from nnunet_difftumor.injection import InjectedTumor
-from nnunet_difftumor.injection_histogram import HISTOGRAM_FILE_NAME, PICTURE_FILE_NAME, InjectionHistogram
+from nnunet_difftumor.injection_histogram import (
+    EPOCHS_FILE_NAME,
+    HISTOGRAM_FILE_NAME,
+    PICTURE_FILE_NAME,
+    InjectionHistogram,
+)
 
 TUMORS = [
     (0, InjectedTumor("small", 6.0, 6.0, -20.0, -20.0)),
@@ -18,11 +24,31 @@ TUMORS = [
 
 def _picture(folder: Path) -> bytes:
     folder.mkdir()
-    histogram = InjectionHistogram(folder, ("tumor",), is_continued=False)
+    histogram = InjectionHistogram(folder, ("tumor",))
     histogram.add(TUMORS)
-    histogram.write()
+    histogram.write(0)
     assert (folder / HISTOGRAM_FILE_NAME).is_file()
     return (folder / PICTURE_FILE_NAME).read_bytes()
+
+
+def test_epochs_that_are_repeated_after_an_interruption_count_once(tmp_path: Path) -> None:
+    histogram = InjectionHistogram(tmp_path, ("tumor",))
+    for epoch in range(10):
+        histogram.add(TUMORS)
+        histogram.write(epoch)
+    with (tmp_path / EPOCHS_FILE_NAME).open("a") as file:
+        file.write('{"epoch": 10, "bi')  # killed
+    for _ in range(2):  # the checkpoint is of epoch 5; killed once more
+        histogram = InjectionHistogram(tmp_path, ("tumor",), first_epoch=5)
+        for epoch in range(5, 8):
+            histogram.add(TUMORS)
+            histogram.write(epoch)
+    rows = list(csv.DictReader((tmp_path / HISTOGRAM_FILE_NAME).open()))
+    counts = {(row["quantity"], row["bin"]): (row["drawn"], row["placed"]) for row in rows}
+    assert counts["size_class", "small"] == ("16", "8")
+    assert counts["contrast_hu", "-30"] == ("8", "0")
+    InjectionHistogram(tmp_path, ("tumor",)).write(0)
+    assert (tmp_path / EPOCHS_FILE_NAME).read_text().count("\n") == 1
 
 
 def test_the_picture_does_not_take_the_text_size_that_nnunet_sets_for_its_own(tmp_path: Path) -> None:

@@ -84,6 +84,27 @@ def test_another_probability_is_tried_without_touching_the_settings(project, tmp
     assert os.environ[ENVIRONMENT_VARIABLE] == str(settings)
 
 
+def test_extra_healthy_cases_are_in_both_trainings(project, capsys):
+    project.add_extra(["donor_1", "donor_2"])
+    project.configure(extra_healthy_datasets=[{"dataset": 906, "confirmed_healthy": True}])
+    assert main([*COMMAND, "--iterations", "0"]) == 0
+    with surroundings():
+        baseline, trainer = make_trainers(TrainingChoice(dataset="905"), "cpu")
+        (train, _), (same, _) = (each.get_tr_and_val_datasets() for each in (baseline, trainer))
+    assert sorted(train.identifiers) == sorted(same.identifiers)
+    assert {"donor_1", "donor_2"} <= set(train.identifiers)
+    assert train.load_case("donor_1")[0].shape == same.load_case("donor_1")[0].shape
+
+
+def test_a_named_generator_is_no_path_where_another_probability_is_tried(project, tmp_path, monkeypatch):
+    settings = tmp_path / "mine.json"
+    settings.write_text(json.dumps({"generator": "handcrafted"}))
+    monkeypatch.setenv("nnUNet_difftumor", str(settings))
+    with surroundings(injection_probability=0.25):
+        content = json.loads(Path(os.environ[ENVIRONMENT_VARIABLE]).read_text())
+    assert content == {"generator": "handcrafted", "injection_probability": 0.25}
+
+
 def test_both_trainers_get_the_same_cases_and_the_same_batches_without_injection(project):
     project.configure(injection_probability=0.0)
     with surroundings():

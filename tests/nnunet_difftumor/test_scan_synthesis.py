@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nnunet_difftumor import builtin
+from nnunet_difftumor.cases import read_ct, read_mask
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.scan_synthesis import ScanRequest, read_records, synthesize_scan
@@ -79,6 +80,84 @@ def test_a_replayed_record_gives_the_same_bytes(scan, nano_generator_folder, tmp
         )
     assert read_records(first / "tumors.json") == read_records(second / "tumors.json")
     assert {json.loads((each / "tumors.json").read_text())["precision"] for each in (first, second)} == {precision}
+
+
+def test_a_replay_takes_the_steps_of_the_record_and_no_other_generator(
+    scan, nano_generator_folder, tmp_path, monkeypatch, capsys
+):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert main(arguments(scan, nano_generator_folder, first, "--steps", "2", "--target", "liver")) == 0
+    replay = ("--replay", str(first / "tumors.json"))
+    assert main(arguments(scan, nano_generator_folder, second, *replay)) == 0
+    before, after = (nibabel.load(each / "ct.nii.gz").dataobj.get_unscaled() for each in (first, second))
+    assert np.array_equal(before, after)
+    facts = [json.loads((each / "tumors.json").read_text()) for each in (first, second)]
+    assert [(each["steps"], each["target"]) for each in facts] == [(2, "liver")] * 2
+    assert main(arguments(scan, nano_generator_folder, third, *replay, "--steps", "3")) == 0
+    assert not np.array_equal(before, nibabel.load(third / "ct.nii.gz").dataobj.get_unscaled())
+    other = Path(shutil.copytree(nano_generator_folder, tmp_path / "other"))
+    info = json.loads((other / "generator.json").read_text())
+    (other / "generator.json").write_text(json.dumps({**info, "data_note": "another"}))
+    capsys.readouterr()
+    assert main(arguments(scan, other, tmp_path / "fourth", *replay)) == 1
+    assert "was made with another generator" in capsys.readouterr().err
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "fifth", *replay, "--tumor-mask", str(scan[1]))) == 1
+    assert "--replay and --tumor-mask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [255, 300])
+def test_masks_with_large_values_keep_their_tumours(scan, nano_generator_folder, tmp_path, value):
+    mask = nibabel.load(scan[1])
+    organ = np.where(np.asarray(mask.dataobj) == 1, value, 0).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(organ, mask.affine), scan[1])
+    words = arguments(scan, nano_generator_folder, tmp_path / "out")
+    words[words.index("--organ-label") + 1] = str(value)
+    assert main(words) == 0
+    label = np.asarray(nibabel.load(tmp_path / "out" / "label.nii.gz").dataobj)
+    assert set(np.unique(label)) == {0, value, value + 1}
+    assert json.loads((tmp_path / "out" / "tumors.json").read_text())["tumor_label"] == value + 1
+
+
+def test_labels_lie_on_the_grid_of_a_tilted_gantry(scan, nano_generator_folder, tmp_path):
+    for path in scan:
+        image = nibabel.load(path)
+        affine = image.affine.copy()
+        affine[1, 2] = 0.8  # mm that each slice is moved
+        image.set_qform(None, 0)
+        image.set_sform(affine, 1)
+        nibabel.save(image, path)
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out")) == 0
+    label = nibabel.load(tmp_path / "out" / "label.nii.gz")
+    assert np.allclose(label.affine, affine)
+    assert (np.asarray(label.dataobj) == 4).any()
+    read_mask(tmp_path / "out" / "label.nii.gz", read_ct(tmp_path / "out" / "ct.nii.gz"))
+
+
+def test_inputs_are_never_replaced(scan, nano_generator_folder, tmp_path, capsys):
+    folder = tmp_path / "patient"
+    folder.mkdir()
+    moved = folder / "ct.nii.gz", folder / "label.nii.gz"
+    for before, after in zip(scan, moved, strict=True):
+        shutil.move(before, after)
+    content = [path.read_bytes() for path in moved]
+    assert main(arguments(moved, nano_generator_folder, folder, "--overwrite")) == 1
+    assert "which is an input" in capsys.readouterr().err
+    assert [path.read_bytes() for path in moved] == content
+
+
+def test_the_current_folder_takes_results(scan, nano_generator_folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(arguments(scan, nano_generator_folder, Path())) == 0
+    assert (tmp_path / "here" / "ct.nii.gz").is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".partial")] == []
+
+
+def test_a_folder_and_a_negative_seed_are_named(scan, nano_generator_folder, tmp_path, capsys):
+    assert main(arguments((tmp_path, scan[1]), nano_generator_folder, tmp_path / "out")) == 1
+    assert "is a folder. Name one file; a DICOM series" in capsys.readouterr().err
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out", "--seed", "-1")) == 1
+    assert "--seed must be 0 or more" in capsys.readouterr().err
 
 
 def test_a_tumour_mask_is_used_as_it_is(scan, nano_generator_folder, tmp_path):
