@@ -120,7 +120,7 @@ def tables(scores: pd.DataFrame, baseline: str) -> str:
                 words += ["", ""]
             else:
                 p_value = float(sign_flip_p_value(difference, draws=DRAWS, rng=np.random.default_rng(0)))
-                words += [_text(_interval(difference, SHARE_DIFFERENCE)), f"{p_value:.2f}"]
+                words += [_text(_interval(difference, SHARE_DIFFERENCE)), f"{p_value:.2g}"]
             lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines)
 
