@@ -22,7 +22,7 @@ GENERATED = "generated"
 NO_RESIDUAL = "generated, no residual"
 COPY_PASTE = "copy-paste"
 NO_DIFFUSION = "no diffusion"
-TEXTURED_FILL = "no diffusion, textured fill"
+TEXTURED_FILL = "textured fill"
 AUTOENCODER = "autoencoder"
 METHODS = (REAL, GENERATED, NO_RESIDUAL, COPY_PASTE, NO_DIFFUSION, TEXTURED_FILL, AUTOENCODER)
 
