@@ -82,9 +82,7 @@ def test_a_replayed_record_gives_the_same_bytes(scan, nano_generator_folder, tmp
     assert {json.loads((each / "tumors.json").read_text())["precision"] for each in (first, second)} == {precision}
 
 
-def test_a_replay_takes_the_steps_of_the_record_and_no_other_generator(
-    scan, nano_generator_folder, tmp_path, monkeypatch, capsys
-):
+def test_a_replay_takes_the_steps_of_the_record_and_no_other_generator(scan, nano_generator_folder, tmp_path, capsys):
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     assert main(arguments(scan, nano_generator_folder, first, "--steps", "2", "--target", "liver")) == 0
     replay = ("--replay", str(first / "tumors.json"))
