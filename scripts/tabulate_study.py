@@ -90,7 +90,7 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def tables(scores: pd.DataFrame, baseline: str) -> str:
-    """Write the tables: each run, then the arms on the same patients and repetitions.
+    """Write the tables: each run, then each arm beside the baseline's trainings of the same repetitions.
 
     Args:
         scores: All runs.
@@ -101,28 +101,35 @@ def tables(scores: pd.DataFrame, baseline: str) -> str:
     """
     rows: Any
     of_number: Any
-    values: Any
     lines = ["| run | patients | Dice |", "|---|---|---|"]
     for run, rows in scores.groupby("run", sort=False):
         lines.append(f"| {run} | {len(rows)} | {_text(_interval(rows['dice'].to_numpy(), SHARE))} |")
     for annotated, of_number in scores.groupby("annotated", sort=False):
-        values = of_number.pivot(index=["fold", "case", "seed"], columns="arm", values="dice").dropna()
-        if baseline not in values or values.empty:
-            continue
-        seeds = values.index.get_level_values("seed").nunique()
-        values = values.groupby(level=["fold", "case"]).mean()
-        lines += ["", f"{annotated} annotated cases, {len(values)} patients, trainings per fold and arm: {seeds}", ""]
-        lines += [f"| arm | Dice | difference to {baseline} | p |", "|---|---|---|---|"]
-        for arm in [baseline, *(name for name in values if name != baseline)]:
-            words = [str(arm), _text(_interval(values[arm].to_numpy(), SHARE))]
-            difference = (values[arm] - values[baseline]).to_numpy()
-            if arm == baseline:
-                words += ["", ""]
-            else:
-                p_value = float(sign_flip_p_value(difference, draws=DRAWS, rng=np.random.default_rng(0)))
-                words += [_text(_interval(difference, SHARE_DIFFERENCE)), f"{p_value:.2g}"]
-            lines.append("| " + " | ".join(words) + " |")
+        values = of_number.pivot(index=["fold", "case", "seed"], columns="arm", values="dice")
+        arms = [name for name in values if name != baseline]
+        compared = [_compare(values, str(arm), baseline) for arm in arms] if baseline in values else []
+        if any(compared):
+            lines += ["", f"{annotated} annotated cases", ""]
+            lines += [f"| arm | repetitions | patients | Dice | {baseline} beside it | difference | p |"]
+            lines += ["|---|---|---|---|---|---|---|", *(line for line in compared if line)]
     return "\n".join(lines)
+
+
+def _compare(values: Any, arm: str, baseline: str) -> str:
+    """One row of a table from the repetitions that both arms have of all folds; empty if there is none."""
+    paired = values[[arm, baseline]].dropna()
+    folds = paired.index.get_level_values("fold")
+    seeds = [
+        seed for seed, rows in paired.groupby(level="seed") if set(rows.index.get_level_values("fold")) == set(folds)
+    ]
+    if not seeds:
+        return ""
+    paired = paired[paired.index.get_level_values("seed").isin(seeds)].groupby(level=["fold", "case"]).mean()
+    difference = (paired[arm] - paired[baseline]).to_numpy()
+    p_value = float(sign_flip_p_value(difference, draws=DRAWS, rng=np.random.default_rng(0)))
+    means = (_text(_interval(paired[name].to_numpy(), SHARE)) for name in (arm, baseline))
+    words = (arm, str(len(seeds)), str(len(paired)), *means, _text(_interval(difference, SHARE_DIFFERENCE)))
+    return f"| {' | '.join(words)} | {p_value:.2g} |"
 
 
 def _interval(values: np.ndarray, scale: Scale) -> Estimate:

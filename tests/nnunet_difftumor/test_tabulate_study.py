@@ -46,7 +46,13 @@ def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, study: Path, scores
     return script.main()
 
 
-def test_arms_are_compared_on_the_patients_and_repetitions_that_all_have(
+def compared_rows(printed: str) -> list[list[str]]:
+    """Cells of the rows that compare arms."""
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    return [cells for cells in rows if len(cells) == 7 and cells[0] != "arm"]
+
+
+def test_an_arm_is_compared_on_the_patients_and_repetitions_that_both_have(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_run(tmp_path / "a", "nnU-Net", 0, {"p1": 0.2, "p2": 0.4, "p3": 0.6})
@@ -54,16 +60,32 @@ def test_arms_are_compared_on_the_patients_and_repetitions_that_all_have(
     add_run(tmp_path / "a", "nnU-Net", 1, {"p4": 0.0})
     add_run(tmp_path / "a", "DiffTumor", 1, {"p4": 1.0}, finished=False)
     assert run(script, monkeypatch, tmp_path / "a", tmp_path / "scores.csv") == 0
+    capsys.readouterr()
     add_run(tmp_path / "b", "nnU-Net", 0, {"p1": 0.4, "p2": 0.4, "p3": 0.6}, seed=1)
     add_run(tmp_path / "b", "DiffTumor", 0, {"p1": 0.5, "p2": 0.4, "p3": 0.9}, seed=1)
     assert run(script, monkeypatch, tmp_path / "b", tmp_path / "scores.csv") == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert "6 annotated cases, 3 patients, trainings per fold and arm: 2" in printed
-    compared = next(line for line in reversed(printed) if line.startswith("| DiffTumor |"))
+    compared = compared_rows(capsys.readouterr().out)
     # p1: 0.4 - 0.3, p2: 0.5 - 0.4, p3: 0.75 - 0.6
-    assert compared.split("|")[2].startswith(" 0.550 (")
-    assert compared.split("|")[3].startswith(" 0.117 (")
+    assert [(*cells[:3], *(cell.split(" ")[0] for cell in cells[3:6])) for cells in compared] == [
+        ("DiffTumor", "2", "3", "0.550", "0.433", "0.117")
+    ]
     assert len(pd.read_csv(tmp_path / "scores.csv")) == 13
+
+
+def test_each_arm_has_its_own_repetitions_and_only_whole_ones(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, gain in enumerate((0.1, 0.3, 0.5)):
+        for fold, patients in enumerate((("p1", "p2"), ("p3", "p4"))):
+            add_run(tmp_path / "a", "nnU-Net", fold, dict.fromkeys(patients, 0.2), seed=seed)
+            if (seed, fold) != (2, 1):  # a repetition with one fold only
+                add_run(tmp_path / "a", "DiffTumor", fold, dict.fromkeys(patients, 0.2 + gain), seed=seed)
+            if seed == 1:
+                add_run(tmp_path / "a", "copy-paste", fold, dict.fromkeys(patients, 0.1), seed=seed)
+    add_run(tmp_path / "a", "hand-crafted", 1, {"p5": 0.3}, seed=1)  # a patient that nnU-Net lacks
+    assert run(script, monkeypatch, tmp_path / "a", tmp_path / "scores.csv") == 0
+    rows = {cells[0]: (*cells[1:3], cells[5].split(" ")[0]) for cells in compared_rows(capsys.readouterr().out)}
+    assert rows == {"DiffTumor": ("2", "4", "0.200"), "copy-paste": ("1", "4", "-0.100")}
 
 
 def test_a_run_has_one_result(
