@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.arms import COPY_PASTE, HEALTHY_ONLY
+from nnunet_difftumor.arms import COPY_PASTE, DIFFUSION, HANDCRAFTED, HEALTHY_ONLY
 from nnunet_difftumor.builtin import resolve_generator
 from nnunet_difftumor.comparison.experiment import check_names, file_name_of
 from nnunet_difftumor.comparison.prediction import trainer_search_environment
@@ -31,6 +31,7 @@ from nnunet_difftumor.splits import Split
 
 RUNS_FOLDER, VIEWS_FOLDER = "runs", "data"
 _PLACEHOLDERS = ("fold", "annotated")
+_OF_LOOKS = {"generator", "targets"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +159,36 @@ def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
                     if annotated in arm.annotated:
                         facts = trainers[arm.name]
                         runs.append(_make_run(study, data, output.resolve(), arm, facts, base, annotated, fold, seed))
+    _check_looks(study, trainers, base)
     check_names("runs", [run.name for run in runs], study.path)
     check_stages([stage for run in runs for stage in run.generator_stages], study.path)
     return tuple(runs)
+
+
+def _check_looks(study: Study, trainers: Mapping[str, TrainerFacts], base: Mapping[str, Any]) -> None:
+    """Refuse a control arm whose tumours look like those of another generator only because none was written.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    for control in study.arms:
+        if trainers[control.name].tumors not in (COPY_PASTE, HANDCRAFTED) or _OF_LOOKS & control.settings.keys():
+            continue
+        beside = [arm for arm in study.arms if set(arm.annotated) & set(control.annotated)]
+        users = [arm for arm in beside if trainers[arm.name].tumors == DIFFUSION]
+        inherited = _generators(control, base)
+        if users and all(_generators(user, base) != inherited for user in users):
+            raise ConfigurationError(
+                f"{study.path}, arm {control.name!r}: it names no generator, so that the looks of its tumours would "
+                f"be drawn from {inherited[0]}, and it would differ from {users[0].name!r} in more than what is put "
+                f"in. Write generator: {users[0].settings.get('generator')} into it, or the other one if that is meant."
+            )
+
+
+def _generators(arm: Arm, base: Mapping[str, Any]) -> list[str]:
+    settings = {**base, **arm.settings}
+    one = settings.get("generator") or DEFAULT_GENERATOR
+    return [target.get("generator") or one for target in settings.get("targets") or [{}]]
 
 
 def _make_run(

@@ -37,6 +37,7 @@ from nnunet_difftumor.logged_command import run_logged
 from nnunet_difftumor.splits import Split, read_holdout, read_splits
 from nnunet_difftumor.training_runs import check_output_folder
 
+GENERATOR = "generators/{fold}_of_{annotated}"
 STUDY = {
     "dataset": 905,
     "device": "cpu",
@@ -48,9 +49,9 @@ STUDY = {
         {"name": "nnU-Net", "trainer": "stock", "healthy": False, "annotated": [3, "all"]},
         {"name": "nnU-Net, healthy too", "trainer": "stock", "healthy": True},
         {"name": "healthy only", "trainer": "healthy-only", "wall_clock_factor": 1.5},
-        {"name": "copy-paste", "trainer": "copy-paste", "annotated": [3, "all"]},
-        {"name": "hand-crafted", "trainer": "hand-crafted"},
-        {"name": "DiffTumor", "trainer": "difftumor", "steps": [2, 4], "generator": "generators/{fold}_of_{annotated}"},
+        {"name": "copy-paste", "trainer": "copy-paste", "generator": GENERATOR, "annotated": [3, "all"]},
+        {"name": "hand-crafted", "trainer": "hand-crafted", "generator": GENERATOR},
+        {"name": "DiffTumor", "trainer": "difftumor", "steps": [2, 4], "generator": GENERATOR},
     ],
 }
 
@@ -817,7 +818,25 @@ WRONG = [
     ({"generators": {"preset": "nano", "spacing_mm": [3, 2]}}, "spacing_mm must be the finest"),
     ({"generators": {"preset": "nano"}, **arm(trainer="difftumor", generator="study")}, "with 0 annotated cases"),
     ({"arms": [STUDY["arms"][1], {**STUDY["arms"][4], "settings": {"healthy_holdout": 0.5}}]}, "same healthy cases"),
+    (
+        {"arms": [{"name": "control", "trainer": "hand-crafted"}, STUDY["arms"][5]]},
+        r"arm 'control': it names no generator.*Write generator: .*generators/\{fold\}_of_\{annotated\} into it",
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("user", "control"),
+    [
+        ({"generator": GENERATOR}, {"generator": "builtin:soft-tissue-tiny"}),  # written, so meant
+        ({}, {}),  # both have that of difftumor.json beside the plans
+        ({"generator": GENERATOR, "annotated": [3]}, {"annotated": ["all"]}),  # never beside one another
+    ],
+)
+def test_a_control_may_have_looks_of_its_own_only_if_they_are_written(plan, user, control):
+    arms = [{"name": "user", "trainer": "difftumor", **user}, {"name": "control", "trainer": "hand-crafted", **control}]
+    _, _, runs = plan(arms=arms, baseline="user")
+    assert {run.arm.name for run in runs} == {"user", "control"}
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG, ids=lambda value: str(value)[:40])
