@@ -35,7 +35,7 @@ from nnunet_difftumor.training_data import (
     heldout_tumor_crops,
     usable_tumors,
 )
-from nnunet_difftumor.tumor_statistics import measure_training_tumors
+from nnunet_difftumor.tumor_statistics import measure_training_tumors, solid_part
 
 SPACING_MM = (3.0, 1.0, 1.0)
 SHAPE = (40, 110, 110)  # (D, H, W)
@@ -391,6 +391,34 @@ class TestStatistics:
         assert cut.radius_mm == pytest.approx(0.8 * inside.radius_mm, rel=0.1)
         assert cut.contrast_hu == pytest.approx(inside.contrast_hu, abs=4)
         assert cut.heterogeneity_hu == pytest.approx(inside.heterogeneity_hu, abs=2)
+
+    @pytest.mark.parametrize("outside_hu", [FAT_HU, -1000.0])
+    def test_fat_and_air_under_the_edge_of_a_label_do_not_enter(self, tmp_path: Path, outside_hu: float) -> None:
+        """The same tumour with a fitting outline, and with one that reaches 4 mm beyond the muscle."""
+        measured = []
+        for name, reach_mm in (("fitting", 0.0), ("sloppy", 4.0)):
+            image = np.full(SHAPE, MUSCLE_HU, dtype=float)
+            image[..., :5] = -1000
+            image[:, 72:] = outside_hu  # the muscle ends beside the tumour
+            tumor = ball((60.0, 60.0, 55.0), 12.0)
+            image[tumor] = TUMOR_HU
+            label = ball((60.0, 60.0 + reach_mm, 55.0), 12.0)
+            case = save_case(tmp_path, name, image, np.where(label, 2, 0))
+            cases = build_crop_cache([case], tmp_path / f"cache_{name}", tumor_values=(2,), show_progress=False)
+            measured += measure_training_tumors(cases)
+        fitting, sloppy = measured
+        assert sloppy.contrast_hu == pytest.approx(fitting.contrast_hu, abs=6)
+        assert sloppy.heterogeneity_hu == pytest.approx(fitting.heterogeneity_hu, abs=4)
+
+    def test_a_fatty_tumor_is_measured_whole(self) -> None:
+        image, mask = np.full((40, 40, 40), MUSCLE_HU), ball((20.0, 20.0, 20.0), 12.0)[:40, :40, :40]
+        image[ball((20.0, 20.0, 20.0), 8.0)[:40, :40, :40]] = FAT_HU
+        assert solid_part(image, mask).tolist() == mask.tolist()
+        image[:] = MUSCLE_HU
+        image[:, 28:] = FAT_HU  # only its edge
+        part = solid_part(image, mask)
+        assert not part[:, 28:].any()
+        assert part[:, :27].tolist() == mask[:, :27].tolist()
 
     def test_a_tumor_is_measured_apart_from_its_neighbours(self, tmp_path: Path) -> None:
         """A dark and a bright one in the same crop: neither the other's voxels nor the other as rim."""
