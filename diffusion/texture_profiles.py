@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from autoencoder.intensity import IntensityWindow
 from diffusion.conditioning import SMOOTHING_VOXELS, smooth, smooth_texture
 from diffusion.flow import draw_noise
+from diffusion.solid_part import solid_part
 
 TEXTURE_SCALES_VOXELS = (SMOOTHING_VOXELS, 2 * SMOOTHING_VOXELS, 4 * SMOOTHING_VOXELS)
 """Standard deviations of the Gaussians whose smoothed noises make up a texture, in voxels."""
@@ -81,6 +82,8 @@ def measure_texture_profiles(
 ) -> tuple[TextureProfile, ...]:
     """Measure the textures of the training tumours, as far as they have room for one (1000 voxels).
 
+    Fat and air under the edge of a label do not enter (see `diffusion.solid_part`).
+
     The autocovariance inside the mask is fitted by those of smoothed white noise in the same mask, weights not
     negative: so what the mask does to it (it takes away the mean) is the same on both sides.
 
@@ -96,8 +99,10 @@ def measure_texture_profiles(
     profiles: list[TextureProfile] = []
     for index in range(count):
         image_hu, tumor_mask = (batches[index][name] for name in ("image_hu", "tumor_mask"))
-        textures_hu = smooth_texture(window.clip(image_hu), tumor_mask)[:, 0]
-        for texture_hu, mask in zip(textures_hu, tumor_mask[:, 0] > 0, strict=True):
+        pairs = zip(window.clip(image_hu)[:, 0], tumor_mask[:, 0] > 0, strict=True)
+        solid = torch.stack([torch.from_numpy(solid_part(each_hu.numpy(), mask.numpy())) for each_hu, mask in pairs])
+        textures_hu = smooth_texture(window.clip(image_hu), solid[:, None])[:, 0]
+        for texture_hu, mask in zip(textures_hu, solid, strict=True):
             if int(mask.sum()) >= _SMALLEST_TUMOR_VOXELS and len(profiles) < _MOST_PROFILES:
                 profile = _measure(texture_hu, mask, torch.Generator().manual_seed(seed + len(profiles)))
                 profiles += [] if profile is None else [profile]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from diffusion.conditioning import (
@@ -17,6 +16,7 @@ from diffusion.conditioning import (
     measure_heterogeneity,
 )
 from diffusion.generator_info import TrainingTumor
+from diffusion.solid_part import solid_part
 from nnunet_difftumor.crop_cache import CachedCase, CropCache, TumorComponent
 from nnunet_difftumor.crops import centred_tumor_crop, sample_tumor_crop
 from nnunet_difftumor.training_data import SPACING_RANGE_MM, usable_tumors
@@ -24,8 +24,6 @@ from nnunet_difftumor.training_data import SPACING_RANGE_MM, usable_tumors
 _SIDE = 48
 _SMALLEST_SOFT_SHARE = 0.1
 _MOST_TUMORS = 1000
-_FATTY_SHARE = 0.1
-_SMALLEST_PART = 0.25
 
 
 def measure_training_tumors(
@@ -77,31 +75,6 @@ def _measure(
         contrast_hu=float(np.clip(image_hu[solid].mean() - np.median(soft_hu), -CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU)),
         heterogeneity_hu=float(measure_heterogeneity(torch.from_numpy(image_hu)[None, None], batched)[0]),
     )
-
-
-def solid_part(image_hu: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A tumour without the fat or air that its outline reaches over.
-
-    What is below -30 HU after a Gaussian of one voxel, normalised by the mask, is left out with the voxels beside it,
-    which show a share of it. A tumour whose inner half is fat or air by more than a tenth is such itself, and stays
-    whole; so does one of which less than a quarter would be left.
-
-    Args:
-        image_hu: CT in HU. Shape (D, H, W).
-        mask: The tumour. Shape (D, H, W).
-
-    Returns:
-        The part of the mask. Shape (D, H, W).
-    """
-    weight = ndimage.gaussian_filter(mask.astype(np.float32), 1.0)
-    smoothed = ndimage.gaussian_filter(np.where(mask, image_hu, 0.0).astype(np.float32), 1.0)
-    low = mask & (smoothed < SOFT_TISSUE_LOW_HU * weight)
-    depth = ndimage.distance_transform_edt(mask)
-    inner = mask & (depth >= np.median(depth[mask]))
-    solid = mask & ~ndimage.binary_dilation(low, structure=np.ones((3, 3, 3)))
-    if low[inner].mean() > _FATTY_SHARE or solid.sum() < _SMALLEST_PART * mask.sum():
-        return mask
-    return solid
 
 
 def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

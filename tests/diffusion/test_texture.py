@@ -79,6 +79,23 @@ def test_a_textures_profile_is_found_again():
     assert -low > 1.5 * high
 
 
+def test_fat_under_the_edge_of_a_label_is_no_texture():
+    """A symmetric texture stays one although a slice of fat lies in the mask."""
+
+    class Sloppy:
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            mask = ball(13.0)
+            generators = [torch.Generator().manual_seed(10 * index + number) for number in range(2)]
+            image_hu = 40.0 + draw_texture(mask, torch.tensor([6.0, 6.0]), generators)
+            image_hu[..., 26:] = -100.0
+            return {"image_hu": image_hu, "tumor_mask": mask.float()}
+
+    profiles = measure_texture_profiles(Sloppy(), 4, IntensityWindow(-175.0, 250.0), seed=0)
+    assert len(profiles) == 8
+    assert max(profile.heterogeneity_hu for profile in profiles) < 8.0  # 17 with the fat
+    assert -sum(profile.quantiles[0] for profile in profiles) / 8 < 3.2  # 5.4 with the fat
+
+
 def test_a_profile_is_most_often_of_a_tumour_as_heterogeneous_as_asked():
     others = [dataclasses.replace(LOPSIDED, heterogeneity_hu=value) for value in (2.0, 11.0, 60.0)]
     generator = torch.Generator().manual_seed(0)
