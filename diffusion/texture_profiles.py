@@ -98,10 +98,11 @@ def measure_texture_profiles(
     """
     profiles: list[TextureProfile] = []
     for index in range(count):
-        image_hu, tumor_mask = (batches[index][name] for name in ("image_hu", "tumor_mask"))
-        pairs = zip(window.clip(image_hu)[:, 0], tumor_mask[:, 0] > 0, strict=True)
+        batch = batches[index]
+        image_hu, tumor_mask = window.clip(batch["image_hu"]), batch["tumor_mask"]
+        pairs = zip(image_hu[:, 0], tumor_mask[:, 0] > 0, strict=True)
         solid = torch.stack([torch.from_numpy(solid_part(each_hu.numpy(), mask.numpy())) for each_hu, mask in pairs])
-        textures_hu = smooth_texture(window.clip(image_hu), solid[:, None])[:, 0]
+        textures_hu = smooth_texture(image_hu, solid[:, None])[:, 0]
         for texture_hu, mask in zip(textures_hu, solid, strict=True):
             if int(mask.sum()) >= _SMALLEST_TUMOR_VOXELS and len(profiles) < _MOST_PROFILES:
                 profile = _measure(texture_hu, mask, torch.Generator().manual_seed(seed + len(profiles)))

@@ -181,7 +181,7 @@ def _check_looks(study: Study, trainers: Mapping[str, TrainerFacts], base: Mappi
             raise ConfigurationError(
                 f"{study.path}, arm {control.name!r}: it names no generator, so that the looks of its tumours would "
                 f"be drawn from {inherited[0]}, and it would differ from {users[0].name!r} in more than what is put "
-                f"in. Write generator: {users[0].settings.get('generator')} into it, or the other one if that is meant."
+                f"in. Write generator: {_generators(users[0], base)[0]} into it, or the other one if that is meant."
             )
 
 
