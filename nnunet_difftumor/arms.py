@@ -12,6 +12,7 @@ DIFFUSION = "generated"
 HANDCRAFTED = "hand-crafted"
 COPY_PASTE = "copied and pasted"
 HEALTHY_ONLY = "none"
+MISPLACED = "generated, labelled elsewhere"
 """What an arm puts in; with one seed all arms choose the same cases and crops, and draw the same tumours."""
 
 

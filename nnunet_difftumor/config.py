@@ -28,6 +28,8 @@ ENVIRONMENT_VARIABLE = "nnUNet_difftumor"
 DATASET_JSON_KEY = "difftumor"
 HANDCRAFTED = "handcrafted"
 TRAINING_TUMORS = "training_tumors"
+HEALTHY_CASES, ANNOTATED_CASES, BOTH = "healthy", "annotated", "both"
+INJECT_INTO = (HEALTHY_CASES, ANNOTATED_CASES, BOTH)
 _MAY_GROW = "num_epochs"
 _RANGES = ("contrast_hu", "heterogeneity_hu", "surface_distance_mm", "outside_share")
 
@@ -106,7 +108,13 @@ class DiffTumorConfig(OrganTarget):
             ("hypodense"). Inferred by default, see `appearance_priors.default_target`.
         heterogeneity_hu: Range to draw; None: that of the tumours that the generator was trained on.
         targets: Several targets in one run; empty: one, described by the other settings.
-        injection_probability: Share of the drawn healthy samples that get tumours (the paper: 0.5).
+        injection_probability: Share of the samples of healthy cases whose case carries tumours (the paper: 0.5).
+        inject_into: Cases that carry synthetic tumours: "healthy", "annotated" (in tumour-free tissue, 4 mm off the
+            real tumours) or "both".
+        annotated_injection_probability: Share of the samples of annotated cases whose case carries synthetic tumours,
+            where `inject_into` takes those in.
+        tumors_per_case: Fewest and most tumours of a case that carries some. None: as many as the fold's annotated
+            cases have; without any, as many as the size class allows.
         healthy_share: Share of the samples that are drawn from healthy cases. None: as many as there are, as stock
             nnU-Net does.
         steps: Sampling steps of the generator (the paper: 4).
@@ -124,13 +132,13 @@ class DiffTumorConfig(OrganTarget):
             the identifiers of validation cases.
         acknowledge_autoencoder_overlap: Go on although the autoencoder was trained on validation cases.
         recorded_samples: How many injected samples are recorded for replay.
-        curriculum_every: Epochs between two rounds of a curriculum: sizes and contrasts that the network misses on
-            a fixed set of synthetic tumours are drawn more often. None: no curriculum.
-        curriculum_samples: Synthetic tumours in that set.
     """
 
     targets: tuple[OrganTarget, ...] = ()
     injection_probability: float = 0.5
+    inject_into: str = HEALTHY_CASES
+    annotated_injection_probability: float = 0.5
+    tumors_per_case: tuple[int, int] | None = None
     healthy_share: float | None = None
     steps: int = 4
     seed: int = 0
@@ -145,21 +153,37 @@ class DiffTumorConfig(OrganTarget):
     acknowledge_identifier_matches: bool = False
     acknowledge_autoencoder_overlap: bool = False
     recorded_samples: int = 16
-    curriculum_every: int | None = None
-    curriculum_samples: int = 24
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(0 <= self.injection_probability <= 1, "injection_probability", "from 0 to 1", self)
+        for key in ("injection_probability", "annotated_injection_probability"):
+            _require(0 <= getattr(self, key) <= 1, key, "from 0 to 1", self)
+        _require(self.inject_into in INJECT_INTO, "inject_into", f"one of {', '.join(INJECT_INTO)}", self)
+        counts = self.tumors_per_case
+        _require(counts is None or 1 <= counts[0] <= counts[1], "tumors_per_case", "[fewest, most], 1 or more", self)
         _require(self.healthy_share is None or 0 <= self.healthy_share <= 1, "healthy_share", "from 0 to 1", self)
         _require(0 <= self.healthy_holdout < 1, "healthy_holdout", "at least 0 and below 1", self)
         _require(self.steps >= 1, "steps", "1 or more (4 in the paper)", self)
         _require(self.seed >= 0, "seed", "0 or more", self)
         _require(self.recorded_samples >= 0, "recorded_samples", "0 or more", self)
-        _require(self.curriculum_samples >= 1, "curriculum_samples", "1 or more", self)
-        for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "curriculum_every"):
+        for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
             _require(getattr(self, key) is None or getattr(self, key) >= 1, key, "1 or more, or null", self)
         _refuse_clashes(self.organ_targets)
+
+    @property
+    def healthy_probability(self) -> float:
+        """Share of the samples of healthy cases whose case carries tumours."""
+        return 0.0 if self.inject_into == ANNOTATED_CASES else self.injection_probability
+
+    @property
+    def annotated_probability(self) -> float:
+        """Share of the samples of annotated cases whose case carries synthetic tumours."""
+        return 0.0 if self.inject_into == HEALTHY_CASES else self.annotated_injection_probability
+
+    @property
+    def injects(self) -> bool:
+        """Whether any case carries synthetic tumours."""
+        return max(self.healthy_probability, self.annotated_probability) > 0
 
     @property
     def organ_targets(self) -> tuple[OrganTarget, ...]:
@@ -400,7 +424,7 @@ def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
         ConfigurationError: If a key is unknown or a value is wrong.
     """
     source = ConfigSource("recorded settings", values, Path.cwd())
-    converted = {key: _convert(key, value, source) for key, value in values.items()}
+    converted = {key: _convert(key, value, source) for key, value in values.items() if key not in _REMOVED}
     converted["targets"] = tuple(OrganTarget(**entry) for entry in converted.get("targets", ()))
     return DiffTumorConfig(**converted)
 
@@ -435,6 +459,9 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "organ_label": ((str, int), "a label name or value"),
     "tumor_label": ((str, int), "a label name or value"),
     "injection_probability": (_NUMBER, "a number"),
+    "annotated_injection_probability": (_NUMBER, "a number"),
+    "inject_into": ((str,), f"one of {', '.join(INJECT_INTO)}"),
+    "tumors_per_case": ((list, tuple, type(None)), "two whole numbers [fewest, most], or null"),
     "probability": (_NUMBER, "a number"),
     "size_classes": ((list, tuple, str), f'a list of size classes, or "{TRAINING_TUMORS}"'),
     "exophytic": ((bool,), "true or false"),
@@ -460,13 +487,19 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "acknowledge_identifier_matches": ((bool,), "true or false"),
     "acknowledge_autoencoder_overlap": ((bool,), "true or false"),
     "recorded_samples": ((int,), "a whole number"),
-    "curriculum_every": ((int, type(None)), "a whole number, or null"),
-    "curriculum_samples": ((int,), "a whole number"),
 }
+
+
+_REMOVED = dict.fromkeys(
+    ("curriculum_every", "curriculum_samples"),
+    "there is no curriculum: sizes and contrasts are drawn as often as size_classes and contrast_hu say",
+)
 
 
 def _convert(key: str, value: Any, source: ConfigSource) -> Any:
     """Check one setting's type and turn JSON's lists into the types of DiffTumorConfig."""
+    if key in _REMOVED:
+        raise ConfigurationError(f"{key} in {source.name} is no setting; {_REMOVED[key]}. Take it out.")
     if key not in _EXPECTED:
         raise ConfigurationError(unknown_key_message(key, _EXPECTED, source.name))
     types, description = _EXPECTED[key]
@@ -486,6 +519,11 @@ def _to_field(key: str, value: Any, source: ConfigSource) -> Any:
         return parse_extra_healthy(value, source.name)
     if key in _RANGES:
         return _numbers(key, value, source)
+    if key == "tumors_per_case":
+        if not all(isinstance(end, int) for end in value):
+            raise ConfigurationError(f"{key} must be two whole numbers [fewest, most], got {value!r} in {source.name}.")
+        fewest, most = _numbers(key, value, source)
+        return int(fewest), int(most)
     if key == "size_classes" and not isinstance(value, str):
         return tuple(_size_class(entry, source) for entry in value)
     if key == "avoid_labels":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,32 +9,25 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 from threadpoolctl import threadpool_limits
 
 from nnunet_difftumor.appearance import AppearanceRule
 from nnunet_difftumor.config import OrganTarget
-from nnunet_difftumor.curriculum import NO_EMPHASIS, Emphasis
-from nnunet_difftumor.errors import EmptyOrganError
+from nnunet_difftumor.drawing import draw_on_grid
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.intensities import CTIntensities
-from nnunet_difftumor.placement import (
-    INSIDE,
-    Box,
-    DrawnSample,
-    TumorPlan,
-    Zone,
-    draw_sample,
-    largest_radius_mm,
-    place_tumors,
-)
-from nnunet_difftumor.shape import TumorSpec
-from nnunet_difftumor.sizes import SizeClass, fit_size_classes
-from nnunet_difftumor.synthesis import SynthesisResult, SynthesizedTumor, TumorSynthesizer
+from nnunet_difftumor.placement import INSIDE, Zone, with_look
+from nnunet_difftumor.shape import TumorSpec, TumorSurface
+from nnunet_difftumor.sizes import SizeClass
+from nnunet_difftumor.synthesis import INVISIBLE, SynthesisResult, SynthesizedTumor, TumorSynthesizer
 
 BACKGROUND = 0
 PADDING_LABEL = -1
-_ROUNDS = 3
-_LARGEST_SHARE_OF_PATCH = 0.4  # largest radius over the patch's shortest side: the longest semi-axis still fits
+REAL_TUMOR_RIM_MM = 4.0
+"""Distance that synthetic tumours, their soft rims included, keep from annotated ones, in mm."""
+
+_LOOKS = 3  # looks that are tried for the tumours of a crop that cannot be seen
 
 
 class SynthesizerSource(Protocol):
@@ -92,11 +84,14 @@ class InjectionRules:
         exophytic: Tumours may replace background voxels as well.
         spacing_mm: Spacing of the preprocessed data in mm, array order.
         intensities: nnU-Net's normalisation.
-        size_classes: Classes of radii in mm, limited to what the patch can show.
+        size_classes: Classes of radii in mm.
         appearances: What contrast and heterogeneity are drawn from; without examples, those of the generator's
             training tumours are taken.
         zone: Where in the organ tumours lie.
         avoid_labels: Labels that tumours keep away from.
+        tumor_counts: Numbers of tumours that a case may get, drawn from alike: those of the annotated cases. None: as
+            many as the size class that is drawn for the case allows.
+        real_tumor_labels: Labels of annotated tumours, which are not touched.
     """
 
     organ_label: int
@@ -108,6 +103,13 @@ class InjectionRules:
     appearances: AppearanceRule = field(default_factory=AppearanceRule)
     zone: Zone = INSIDE
     avoid_labels: tuple[int, ...] = ()
+    tumor_counts: tuple[int, ...] | None = None
+    real_tumor_labels: tuple[int, ...] = ()
+
+    def replaceable(self, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """True where a label may become tumour: organ, and background if tumours may leave it. Shape of the labels."""
+        organ = labels == self.organ_label
+        return organ | (labels == BACKGROUND) if self.exophytic else organ
 
 
 def make_rules(
@@ -115,8 +117,9 @@ def make_rules(
     size_classes: Sequence[SizeClass],
     plans: Mapping[str, Any],
     spacing_mm: Sequence[float],
-    patch_size: Sequence[int],
     *,
+    tumor_counts: Sequence[int] = (),
+    real_tumor_labels: Sequence[int] = (),
     is_kidney: bool = False,
 ) -> InjectionRules:
     """Derive the rules of one target from its settings and nnU-Net's plans.
@@ -126,17 +129,17 @@ def make_rules(
         size_classes: Its radii in mm; those of the settings, or of the fold's real tumours.
         plans: Content of nnUNetPlans.json.
         spacing_mm: Spacing of the configuration in mm, array order.
-        patch_size: Size of the network's patch in voxels. (D, H, W).
+        tumor_counts: Numbers of tumours in the fold's annotated cases; none if there are no such cases.
+        real_tumor_labels: Labels of annotated tumours.
         is_kidney: Shares outside the organ that are not set are those of real kidney tumours.
 
     Returns:
-        The rules, with radii limited to what the patch can show.
+        The rules.
 
     Raises:
         ConfigurationError: If the plans do not hold the constants of the normalisation.
     """
     depth, height, width = (float(value) for value in spacing_mm)
-    extent_mm = float(np.multiply(patch_size, spacing_mm).min())
     outside = target.outside_share or ("kidney" if is_kidney else None)
     return InjectionRules(
         organ_label=target.organ_label,
@@ -144,7 +147,7 @@ def make_rules(
         exophytic=target.exophytic,
         spacing_mm=(depth, height, width),
         intensities=CTIntensities.from_plans(plans),
-        size_classes=fit_size_classes(size_classes, _LARGEST_SHARE_OF_PATCH * extent_mm),
+        size_classes=tuple(size_classes),
         appearances=target.appearances,
         zone=Zone(
             surface_distance_mm=target.surface_distance_mm,
@@ -152,28 +155,34 @@ def make_rules(
             outside_share=outside if target.exophytic else None,
         ),
         avoid_labels=target.avoid_labels,
+        tumor_counts=tuple(tumor_counts) or None,
+        real_tumor_labels=tuple(real_tumor_labels),
     )
 
 
 @dataclass(frozen=True)
 class InjectionRequest:
-    """Where the tumours of one crop shall lie.
+    """The tumours that reach one crop.
 
     Attributes:
         case: Case identifier.
         crop_start: Corner of the crop in the preprocessed case, in voxels; may be negative.
-        centre: Voxel of the crop that the first tumour is centred on, in the organ.
-        region: Part of the crop that reaches the network under every spatial augmentation.
+        specs: Tumours that reach the crop, without looks, in mm from its voxel (0, 0, 0).
+        labelled: What is labelled: the same tumours, but for the negative control.
         target: Number of the target that is injected.
-        stream: Words that the random stream of this sample starts from: seed, rank, worker, number of the sample.
+        stream: Words that the random streams of this sample start from: seed, rank, worker, number of the sample.
     """
 
     case: str
     crop_start: tuple[int, int, int]
-    centre: tuple[int, int, int]
-    region: Box
+    specs: tuple[TumorSpec, ...]
+    labelled: tuple[TumorSpec, ...]
     target: int = 0
     stream: tuple[int, ...] = ()
+
+    def only(self, reaches: Callable[[TumorSpec], bool]) -> InjectionRequest:
+        """The same without the tumours that do not reach some place."""
+        return replace(self, specs=tuple(filter(reaches, self.specs)), labelled=tuple(filter(reaches, self.labelled)))
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,7 @@ class InjectedCrop:
         labels: Labels. Shape (D, H, W).
         placed: Tumours that were put in.
         rejected: Drawn tumours that were not, by reason.
-        tumors: What was drawn in the last round, put in or not.
+        tumors: What was to be put in, with the look of the last try.
         record: Plain values that replay the tumours on the same crop; None if there are none.
     """
 
@@ -224,22 +233,14 @@ class InjectedCrop:
 class TumorInjector:
     """Puts synthetic tumours into crops. The generator is loaded at the first use, once a process."""
 
-    def __init__(
-        self,
-        source: SynthesizerSource | None,
-        rules: InjectionRules,
-        *,
-        emphasis: Callable[[], Emphasis] | None = None,
-    ) -> None:
+    def __init__(self, source: SynthesizerSource | None, rules: InjectionRules) -> None:
         """Prepare an injector; nothing is loaded yet.
 
         Args:
             source: Where the synthesizer comes from; None if nothing will be injected.
             rules: What may be put where.
-            emphasis: Tells what is drawn more often at the moment; None draws as the rules say.
         """
         self.rules = rules
-        self._emphasis = emphasis
         self._source = source
         self._synthesizer: TumorSynthesizer | None = None
 
@@ -256,57 +257,38 @@ class TumorInjector:
             self._synthesizer = self._source()
         return self._synthesizer
 
-    def inject(
-        self,
-        image: NDArray[np.float32],
-        labels: NDArray[np.int16],
-        request: InjectionRequest,
-        rng: np.random.Generator,
-    ) -> InjectedCrop:
-        """Draw tumours for a crop and put them in.
+    def inject(self, image: NDArray[np.float32], labels: NDArray[np.int16], request: InjectionRequest) -> InjectedCrop:
+        """Put the tumours of a crop into it.
 
-        Voxels outside the tumours' supports keep their value to the bit. If no drawn tumour can be used,
-        others of the same size class are drawn, three times in all. What is drawn in each round depends on the
-        random stream alone; only the places, and radii that have no room, depend on the crop.
+        Voxels outside the tumours' supports keep their value to the bit. A tumour that cannot be seen keeps its place
+        and size and gets another look, three in all; then it is left out.
 
         Args:
             image: Normalised image. Shape (D, H, W). Not changed.
             labels: Labels, -1 in padding. Shape (D, H, W). Not changed.
-            request: Where the tumours shall lie.
-            rng: Random generator of this sample.
+            request: The tumours.
 
         Returns:
-            New image and labels, or the given ones if no tumour could be placed.
+            New image and labels, or the given ones if no tumour could be put in.
         """
-        host = self.make_host(image, labels)
-        plan = self._plan()
-        limit_mm = largest_radius_mm(image.shape, self.rules.spacing_mm)
-        rejected: Counter[str] = Counter()
-        size_class: SizeClass | None = None
-        missed: tuple[InjectedTumor, ...] = ()
-        for _ in range(_ROUNDS):
-            draw_rng, place_rng = rng.spawn(2)
-            sample = draw_sample(plan, limit_mm, draw_rng, size_class=size_class)
-            size_class = sample.size_class
-            missed = tuple(_describe(spec) for spec in sample.specs)
-            try:
-                specs, given_up = place_tumors(
-                    host, plan, sample, place_rng, first_centre=request.centre, region=request.region
-                )
-            except EmptyOrganError:
-                rejected["no_organ_in_patch"] += 1
+        host, appearances = self.make_host(image, labels), self._appearances()
+        specs = [with_look(spec, appearances) for spec in request.specs]
+        result = self.synthesizer.synthesize(host, specs)
+        for attempt in range(1, _LOOKS):
+            seen = {tumor.record.spec.seed for tumor in result.tumors}
+            if not result.rejected.get(INVISIBLE):
                 break
-            rejected.update(given_up)
-            if not specs:
-                continue
+            specs = [spec if spec.seed in seen else with_look(spec, appearances, attempt) for spec in specs]
             result = self.synthesizer.synthesize(host, specs)
-            rejected.update(result.rejected)
-            if result.tumors:
-                new_image, new_labels = self.apply(image, labels, result)
-                record = _record(request, image.shape, self.rules, sample, specs, result)
-                tumors = _describe_all(sample, result)
-                return InjectedCrop(new_image, new_labels, len(result.tumors), dict(rejected), tumors, record)
-        return InjectedCrop(image, labels, 0, dict(rejected), missed)
+        tumors = _describe_all(specs, result)
+        is_misplaced = request.labelled != request.specs
+        if not result.tumors and not is_misplaced:
+            return InjectedCrop(image, labels, 0, dict(result.rejected), tumors)
+        new_image, new_labels = self.apply(image, labels, result)
+        if is_misplaced:
+            new_labels = self._label(labels, request.labelled)
+        record = _record(request, image.shape, self.rules, specs, result)
+        return InjectedCrop(new_image, new_labels, len(result.tumors), dict(result.rejected), tumors, record)
 
     def replay(
         self, image: NDArray[np.float32], labels: NDArray[np.int16], record: Mapping[str, Any]
@@ -323,7 +305,11 @@ class TumorInjector:
         """
         specs = [TumorSpec.from_json(values) for values in record["drawn"]]
         with threadpool_limits(limits=1, user_api=None):
-            return self.apply(image, labels, self.synthesizer.synthesize(self.make_host(image, labels), specs))
+            result = self.synthesizer.synthesize(self.make_host(image, labels), specs)
+        new_image, new_labels = self.apply(image, labels, result)
+        if record.get("labelled") is not None:
+            new_labels = self._label(labels, [TumorSpec.from_json(values) for values in record["labelled"]])
+        return new_image, new_labels
 
     def make_host(self, image: NDArray[np.float32], labels: NDArray[np.int16]) -> Host:
         """Describe a crop as a host in HU.
@@ -335,12 +321,14 @@ class TumorInjector:
         Returns:
             The host; padding is not valid and cannot be replaced.
         """
-        organ = labels == self.rules.organ_label
-        replaceable = organ | (labels == BACKGROUND) if self.rules.exophytic else organ
+        replaceable = self.rules.replaceable(labels)
+        real = np.isin(labels, self.rules.real_tumor_labels)
+        if real.any():
+            replaceable &= np.asarray(distance_transform_edt(~real, sampling=self.rules.spacing_mm)) > REAL_TUMOR_RIM_MM
         return Host(
             image_hu=self.rules.intensities.to_hu(image),
             spacing_mm=self.rules.spacing_mm,
-            organ_mask=organ,
+            organ_mask=labels == self.rules.organ_label,
             replaceable_mask=replaceable,
             valid_mask=labels != PADDING_LABEL,
             avoid_mask=np.isin(labels, self.rules.avoid_labels) if self.rules.avoid_labels else None,
@@ -365,25 +353,29 @@ class TumorInjector:
             part = labels[tumor.box]
             support = tumor.support & (part != PADDING_LABEL)
             image[tumor.box][support] = self.rules.intensities.normalise(tumor.image_hu[support])
-            may_change = (part == self.rules.organ_label) | ((part == BACKGROUND) & self.rules.exophytic)
-            part[tumor.label & may_change] = self.rules.tumor_label
+            part[tumor.label & self.rules.replaceable(part)] = self.rules.tumor_label
         return image, labels
 
-    def _plan(self) -> TumorPlan:
+    def _label(self, labels: NDArray[np.int16], specs: Sequence[TumorSpec]) -> NDArray[np.int16]:
+        """Label places without looking at the image: the negative control."""
+        labels = labels.copy()
+        for spec in specs:
+            drawn = draw_on_grid(TumorSurface(spec), self.rules.spacing_mm)
+            voxels = np.argwhere(drawn.label) + drawn.start  # (N, 3)
+            voxels = voxels[np.all((voxels >= 0) & (voxels < labels.shape), axis=1)]
+            index = tuple(voxels.T)
+            labels[index] = np.where(self.rules.replaceable(labels[index]), self.rules.tumor_label, labels[index])
+        return labels
+
+    def _appearances(self) -> AppearanceRule:
         appearances = self.rules.appearances
-        if not appearances.examples:
-            appearances = replace(appearances, examples=self.synthesizer.tissue.appearances)
-        emphasis = NO_EMPHASIS if self._emphasis is None else self._emphasis()
-        return TumorPlan(
-            size_classes=emphasis.apply_to(self.rules.size_classes),
-            appearances=appearances,
-            zone=self.rules.zone,
-            keeps_class=True,
-            faint_share=emphasis.faint_share,
+        return (
+            appearances if appearances.examples else replace(appearances, examples=self.synthesizer.tissue.appearances)
         )
 
 
-def _describe(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> InjectedTumor:
+def describe_tumor(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> InjectedTumor:
+    """Return what counts and histograms need of a tumour that was put in, or was not."""
     return InjectedTumor(
         size_class=spec.size_class,
         drawn_radius_mm=spec.radius_mm,
@@ -393,17 +385,16 @@ def _describe(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> Inject
     )
 
 
-def _describe_all(sample: DrawnSample, result: SynthesisResult) -> tuple[InjectedTumor, ...]:
+def _describe_all(specs: Sequence[TumorSpec], result: SynthesisResult) -> tuple[InjectedTumor, ...]:
     by_seed = {tumor.record.spec.seed: tumor for tumor in result.tumors}
-    return tuple(_describe(spec, by_seed.get(spec.seed)) for spec in sample.specs)
+    return tuple(describe_tumor(spec, by_seed.get(spec.seed)) for spec in specs)
 
 
 def _record(
     request: InjectionRequest,
     crop_size: tuple[int, ...],
     rules: InjectionRules,
-    sample: DrawnSample,
-    specs: list[TumorSpec],
+    specs: Sequence[TumorSpec],
     result: SynthesisResult,
 ) -> dict[str, Any]:
     """Everything that replays a crop's tumours, and what became of them."""
@@ -417,7 +408,7 @@ def _record(
         "organ_label": rules.organ_label,
         "tumor_label": rules.tumor_label,
         "exophytic": rules.exophytic,
-        "requested": [spec.to_json() for spec in sample.specs],
         "drawn": [spec.to_json() for spec in specs],
+        "labelled": [spec.to_json() for spec in request.labelled] if request.labelled != request.specs else None,
         "tumors": [tumor.record.to_json() for tumor in result.tumors],
     }

@@ -18,12 +18,13 @@ from nnunet_difftumor.injection import InjectedTumor
 from nnunet_difftumor.injection_histogram import InjectionHistogram
 from nnunet_difftumor.intensities import CTIntensities
 from nnunet_difftumor.own_style import own_style
+from nnunet_difftumor.sample_shares import describe_shares
 
 COUNTS_FILE_NAME = "injection_counts.csv"
 RECORDS_FILE_NAME = "difftumor_records.jsonl"
 MONTAGE_FILE_NAME = "difftumor_samples.png"
 _MONTAGE_SAMPLES = 8
-_FIRST_COLUMNS = ("epoch", "healthy_samples", "attempted", "injected")
+_FIRST_COLUMNS = ("epoch", "healthy_samples", "carrying", "injected", "out_of_view")
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,20 @@ def take_picture(
     before: NDArray[np.float32],
     after: NDArray[np.float32],
     is_tumor: NDArray[np.bool_],
-    section: int,
 ) -> SamplePicture:
-    """Take the slice of a crop that shows most tumour, or a given one if none does.
+    """Take the slice of a crop that shows most tumour, or the middle one if none does.
 
     Args:
         intensities: nnU-Net's normalisation, for the grey scale.
         before: Normalised crop. Shape (D, H, W).
         after: Normalised crop with tumours. Shape (D, H, W).
         is_tumor: True in the tumours. Shape (D, H, W).
-        section: Index of the slice if there is no tumour.
 
     Returns:
         The picture.
     """
     area = is_tumor.sum(axis=(1, 2))
-    section = int(np.argmax(area)) if area.any() else section
+    section = int(np.argmax(area)) if area.any() else len(area) // 2
     grey = [_to_grey(intensities, image[section]) for image in (before, after)]
     return SamplePicture(grey[0], grey[1], is_tumor[section].copy())
 
@@ -117,14 +116,14 @@ class InjectionLog:
             "tumors": self._tumors,
         }
 
-    def write_epoch(self, epoch: int) -> str:
+    def write_epoch(self, epoch: int) -> tuple[str, ...]:
         """Write an epoch's counts and records, and the montage of the first epoch.
 
         Args:
             epoch: Number of the epoch.
 
         Returns:
-            One line for the training log.
+            Lines for the training log.
         """
         row = {"epoch": epoch, **{key: self._counts.get(key, 0) for key in _FIRST_COLUMNS[1:]}, **self._counts}
         self._rows = [*self._rows, row]
@@ -140,20 +139,19 @@ class InjectionLog:
             write_montage(self._folder / MONTAGE_FILE_NAME, self._pictures)
         self._histogram.add(self._tumors)
         self._histogram.write(epoch)
-        return describe_counts(self._counts)
+        return describe_counts(self._counts), *describe_shares(self._counts)
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
     """Return an epoch's counts as one line for the training log.
 
     Args:
-        counts: Counts by name: healthy_samples, attempted, injected, rejected_<reason>, tumors_<...>.
+        counts: Counts by name: healthy_samples, carrying, injected, out_of_view, rejected_<reason>, tumors_<...>.
 
     Returns:
         The line.
     """
-    attempted, injected = counts.get("attempted", 0), counts.get("injected", 0)
-    share = f" ({100 * injected / attempted:.1f} %)" if attempted else ""
+    carrying, injected = counts.get("carrying", 0), counts.get("injected", 0)
     reasons = {key[len("rejected_") :]: value for key, value in sorted(counts.items()) if key.startswith("rejected_")}
     rejected = ", ".join(f"{reason} {value}" for reason, value in reasons.items()) or "none"
     control = counts.get("control_samples", 0)
@@ -163,8 +161,9 @@ def describe_counts(counts: Mapping[str, int]) -> str:
             f"crops chosen as for a tumour {control}"
         )
     return (
-        f"Synthetic tumours: healthy samples {counts.get('healthy_samples', 0)}, attempted {attempted}, "
-        f"injected {injected}{share}, tumours placed {counts.get('tumors_placed', 0)}, rejected: {rejected}"
+        f"Synthetic tumours: healthy samples {counts.get('healthy_samples', 0)}, with tumours in their case {carrying}: "
+        f"shown {injected}, out of view {counts.get('out_of_view', 0)}, rejected: {rejected}; "
+        f"tumours put in {counts.get('tumors_placed', 0)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Sizes of a fold's real tumours, as size classes to draw synthetic ones from."""
+"""Sizes and numbers of a fold's real tumours, to draw synthetic ones from."""
 
 from __future__ import annotations
 
@@ -33,13 +33,7 @@ def real_size_classes(
     Raises:
         ConfigurationError: If no file has a tumour of at least 14 mm3.
     """
-    fact = "tumor_radii_mm_" + "_".join(str(value) for value in tumor_labels)
-
-    def radii_mm(path: Path) -> list[float]:
-        return cache.get_or_compute(path, fact, lambda: measure_radii_mm(path, tumor_labels))
-
-    radii = [radius_mm for path in label_files for radius_mm in radii_mm(path)]
-    cache.save()
+    radii = [radius_mm for of_case in _radii_of_cases(label_files, tumor_labels, cache) for radius_mm in of_case]
     if not radii:
         raise ConfigurationError(
             f'size_classes is "training_tumors", but none of the {len(label_files)} training cases with tumours has '
@@ -49,6 +43,32 @@ def real_size_classes(
         SizeClass(name="real", radius_mm=((1 - _SPREAD) * radius, (1 + _SPREAD) * radius), probability=1.0)
         for radius in sorted(radii)
     )
+
+
+def real_tumor_counts(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> tuple[int, ...]:
+    """Count the tumours of each case that has any.
+
+    Args:
+        label_files: Label files of the training cases with tumours, on their raw grids.
+        tumor_labels: Values of the tumour.
+        cache: Radii known from earlier; new ones are kept in it.
+
+    Returns:
+        Numbers of components of at least 14 mm3, without zeros.
+    """
+    counts = (len(of_case) for of_case in _radii_of_cases(label_files, tumor_labels, cache))
+    return tuple(count for count in counts if count > 0)
+
+
+def _radii_of_cases(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> list[list[float]]:
+    fact = "tumor_radii_mm_" + "_".join(str(value) for value in tumor_labels)
+
+    def radii_mm(path: Path) -> list[float]:
+        return cache.get_or_compute(path, fact, lambda: measure_radii_mm(path, tumor_labels))
+
+    found = [radii_mm(path) for path in label_files]
+    cache.save()
+    return found
 
 
 def measure_radii_mm(path: Path, tumor_labels: Sequence[int]) -> list[float]:

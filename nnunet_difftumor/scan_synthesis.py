@@ -204,7 +204,7 @@ def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynth
     for _ in range(_ROUNDS):
         kept = [tumor.record.spec for tumor in result.tumors]
         drawn, given_up = draw_tumors(host, plan, rng, count=request.count - len(kept))
-        rejected.update(given_up)
+        rejected.update({"no_room": len(given_up)} if given_up else {})
         if not drawn:
             break
         result = synthesizer.synthesize(host, [*kept, *drawn])

@@ -27,6 +27,8 @@ FloatArray = NDArray[np.float32]
 _RIM_MM = 4.0
 _LARGEST_SHIFT_HU = 25.0
 _ENOUGH_VOXELS = 20
+INVISIBLE = "invisible"
+"""Reason for a rejection: the tumour does not stand out as it was requested."""
 _FAT_HU = np.float32(-100.0)
 
 
@@ -167,7 +169,7 @@ class TumorSynthesizer:
     Attributes:
         tissue: Where the tumour tissue comes from.
         max_attempts: How often a tumour that cannot be seen is generated before it is dropped.
-        minimum_inside_share: Least share of a drawn label that must survive clipping to the host.
+        minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
     """
 
     def __init__(self, tissue: TissueGenerator, *, max_attempts: int = 2, minimum_inside_share: float = 0.5) -> None:
@@ -176,7 +178,7 @@ class TumorSynthesizer:
         Args:
             tissue: Where the tumour tissue comes from.
             max_attempts: Attempts per tumour, at least 1.
-            minimum_inside_share: Least share of a drawn label that must survive clipping to the host.
+            minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
         """
         self.tissue = tissue
         self.max_attempts = max_attempts
@@ -232,7 +234,7 @@ class TumorSynthesizer:
                     finished.append(tumor)
             pending = invisible
         if pending:
-            rejected["invisible"] += len(pending)
+            rejected[INVISIBLE] += len(pending)
         return SynthesisResult(tuple(finished), dict(rejected))
 
     def blended(
@@ -261,10 +263,11 @@ class TumorSynthesizer:
         if cropped is None:
             return "outside_organ"
         box, label, weight = cropped
+        drawn_in_host = int(label.sum())  # a crop may cut a tumour off, as it does with real ones
         allowed = host.may_become_tumor(box)
         label = label & allowed
         weight = np.where(allowed, weight, np.float32(0.0))
-        if label.sum() < max(1.0, self.minimum_inside_share * drawn.label.sum()):
+        if label.sum() < max(1.0, self.minimum_inside_share * drawn_in_host):
             return "outside_organ"
         if (occupied[box] & (weight > 0)).any():
             return "overlap"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_difftumor.arms import COPY_PASTE, HANDCRAFTED, HEALTHY_ONLY
+from nnunet_difftumor.arms import COPY_PASTE, HANDCRAFTED, HEALTHY_ONLY, MISPLACED
 from nnunet_difftumor.schedule import ScheduleMixin
 from nnunet_difftumor.trainer_mixin import DiffTumorMixin
 
@@ -33,3 +33,9 @@ class nnUNetTrainerHandcrafted(DiffTumorMixin, nnUNetTrainer):
     """Control: the same fill with a drawn texture, and no network."""
 
     arm = HANDCRAFTED
+
+
+class nnUNetTrainerMisplaced(DiffTumorMixin, nnUNetTrainer):
+    """Negative control: the same tumours, each labelled at another random place of the organ."""
+
+    arm = MISPLACED

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 
-from nnunet_difftumor.arms import COPY_PASTE, DIFFUSION, HANDCRAFTED, HEALTHY_ONLY, HandcraftedSource
+from nnunet_difftumor.arms import COPY_PASTE, DIFFUSION, HANDCRAFTED, HEALTHY_ONLY, MISPLACED, HandcraftedSource
 from nnunet_difftumor.builtin import is_builtin
 from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.config import (
@@ -36,16 +35,13 @@ from nnunet_difftumor.config import (
 from nnunet_difftumor.config import HANDCRAFTED as NO_GENERATOR
 from nnunet_difftumor.copy_paste import CopyPasteSource
 from nnunet_difftumor.cpu_training import CpuTrainingMixin
-from nnunet_difftumor.curriculum import (
-    HIT_SHARE,
-    EmphasisReader,
-    Trial,
-    describe_emphasis,
-    emphasise,
-    forget_emphasis,
-    write_emphasis,
+from nnunet_difftumor.data_loader import (
+    REPORT_KEY,
+    DiffTumorDataLoader,
+    HostCases,
+    TargetReader,
+    sampling_probabilities,
 )
-from nnunet_difftumor.data_loader import REPORT_KEY, DiffTumorDataLoader, TargetReader, sampling_probabilities
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.extra_cases import (
     ExtraCases,
@@ -55,7 +51,6 @@ from nnunet_difftumor.extra_cases import (
     refuse_copies,
 )
 from nnunet_difftumor.extra_healthy import TargetDataset
-from nnunet_difftumor.fixed_set import FIXED_SET_RANK, FixedSample, collect_fixed_samples, kept_random_state
 from nnunet_difftumor.generators import require_in_window
 from nnunet_difftumor.injection import (
     GeneratorFolderSource,
@@ -76,7 +71,8 @@ from nnunet_difftumor.output_record import (
     refuse_conflicts,
     write_output_record,
 )
-from nnunet_difftumor.real_sizes import real_size_classes
+from nnunet_difftumor.real_sizes import real_size_classes, real_tumor_counts
+from nnunet_difftumor.sample_shares import describe_shares
 from nnunet_difftumor.schedule import set_schedule
 from nnunet_difftumor.supported_plans import refuse_unsupported_plans
 from nnunet_difftumor.training_setup import (
@@ -88,6 +84,8 @@ from nnunet_difftumor.training_setup import (
     find_raw_images,
     roles_of,
 )
+
+_PREVIEWED_SAMPLES = 200
 
 
 class DiffTumorMixin(CpuTrainingMixin):
@@ -135,7 +133,6 @@ class DiffTumorMixin(CpuTrainingMixin):
         self._extra_healthy: tuple[ExtraCases, ...] = ()
         self._injection_log: InjectionLog | None = None
         self._sources: list[LoadedOnce | None] = []
-        self._fixed_set: list[FixedSample] | None = None
 
     def initialize(self) -> None:
         """Apply the schedule from the settings, then initialise as nnU-Net does."""
@@ -193,7 +190,8 @@ class DiffTumorMixin(CpuTrainingMixin):
         )
         val_transforms = self.get_validation_transforms(scales, **labels)
         dataset_tr, dataset_val = self.get_tr_and_val_datasets()
-        dl_tr = self._make_training_loader(dataset_tr, crop_size, tr_transforms, in_plane_only)
+        dl_tr = self._make_training_loader(dataset_tr, crop_size, tr_transforms)
+        self._print_expected_shares(dl_tr)
         dl_val = nnUNetDataLoader(
             dataset_val,
             self.batch_size,
@@ -224,43 +222,6 @@ class DiffTumorMixin(CpuTrainingMixin):
         super().on_train_epoch_end(train_outputs)
         self._log_injections()
 
-    def on_epoch_end(self) -> None:
-        """End the epoch as nnU-Net does, and hold a round of the curriculum where one is due."""
-        super().on_epoch_end()
-        if self._resolved is None or self.arm == HEALTHY_ONLY or self.local_rank != 0:
-            return
-        config = self._resolved.config
-        if config.curriculum_every and self.current_epoch % config.curriculum_every == 0 and any(self._sources):
-            trials = self._try_fixed_set(config)
-            emphasis = emphasise(trials)
-            write_emphasis(self._output, self.current_epoch, trials, emphasis)
-            self.print_to_log_file(describe_emphasis(trials, emphasis))
-
-    def _try_fixed_set(self, config: DiffTumorConfig) -> list[Trial]:
-        """Run the current network on the fixed set of synthetic tumours, made at the first call."""
-        if self._fixed_set is None:
-            with kept_random_state():
-                self._fixed_set = self._make_fixed_set(config.curriculum_samples)
-        network: Any = self.network
-        network = network.module if self.is_ddp else network  # the other ranks do not take part
-        network.eval()
-        trials = []
-        with torch.no_grad():
-            for sample in self._fixed_set:
-                output = network(sample.image[None].to(self.device))
-                finest = (output[0] if isinstance(output, (list, tuple)) else output)[0].float().cpu()
-                target = config.organ_targets[sample.target]
-                reader = TargetReader(self.label_manager, target.organ_label, target.tumor_label)
-                trials.append(sample.trial(is_found=reader.predicted_share(finest, sample.tumor) >= HIT_SHARE))
-        network.train()
-        return trials
-
-    def _make_fixed_set(self, count: int) -> list[FixedSample]:
-        dataset, _ = self.get_tr_and_val_datasets()
-        patch_size = self.configuration_manager.patch_size
-        loader = self._make_training_loader(dataset, patch_size, None, False, for_fixed_set=True)
-        return collect_fixed_samples(loader, count)
-
     def _log_injections(self) -> None:
         """Sum the epoch's reports over all ranks and write them."""
         log = self._injection_log
@@ -273,7 +234,8 @@ class DiffTumorMixin(CpuTrainingMixin):
             for report in reports:
                 log.add(report)
         if self.local_rank == 0:
-            self.print_to_log_file(log.write_epoch(self.current_epoch))
+            for line in log.write_epoch(self.current_epoch):
+                self.print_to_log_file(line)
 
     def _start_workers(self, dl_tr: nnUNetDataLoader, dl_val: nnUNetDataLoader) -> tuple[Any, Any]:
         """Run the loaders in background processes as nnU-Net does, and wait for a first batch of each."""
@@ -323,9 +285,9 @@ class DiffTumorMixin(CpuTrainingMixin):
         for target in targets:
             TargetReader(self.label_manager, target.organ_label, target.tumor_label)  # refuses what cannot be learned
         self._sources = [None] * len(targets)
-        if resolved.config.injection_probability > 0:
-            _require_healthy(cases)
-        if resolved.config.injection_probability > 0 and self.arm != HEALTHY_ONLY:
+        if resolved.config.injects:
+            _require_hosts(cases, resolved.config)
+        if resolved.config.injects and self.arm != HEALTHY_ONLY:
             generator_hash, findings = self._prepare_sources(resolved, cases)
         is_continued = self.current_epoch > 0
         conflicts = find_output_conflicts(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
@@ -334,8 +296,6 @@ class DiffTumorMixin(CpuTrainingMixin):
             write_output_record(
                 output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings
             )
-            if not is_continued:
-                forget_emphasis(output_folder)
             self._print_settings(resolved, (*cases.notes, *copies, *findings.notes))
         labels = self.dataset_json["labels"]
         self._injection_log = InjectionLog(
@@ -441,40 +401,34 @@ class DiffTumorMixin(CpuTrainingMixin):
             labels=self.dataset_json["labels"],
         )
 
-    def _make_training_loader(
-        self, dataset: Any, crop_size: Any, transforms: Any, in_plane_only: bool, *, for_fixed_set: bool = False
-    ) -> DiffTumorDataLoader:
-        """Make the loader; that of the curriculum's fixed set draws from streams of its own, always with tumours."""
+    def _make_training_loader(self, dataset: Any, crop_size: Any, transforms: Any) -> DiffTumorDataLoader:
         if self._resolved is None or self._fold_cases is None:
             raise RuntimeError("_prepare_training must run before the loaders are made.")
         config, cases = self._resolved.config, self._fold_cases
-        reader = EmphasisReader(self._output) if config.curriculum_every and not for_fixed_set else None
+        targets = range(len(config.organ_targets))
         injectors = [
-            TumorInjector(
-                source,
-                self._make_rules(target),
-                emphasis=None if reader is None else partial(reader.current, number),
-            )
-            for number, (source, target) in enumerate(zip(self._sources, config.organ_targets, strict=True))
+            TumorInjector(source, self._make_rules(target))
+            for source, target in zip(self._sources, config.organ_targets, strict=True)
         ]
-        healthy = set(cases.healthy_train)
         return DiffTumorDataLoader(
             dataset,
-            1 if for_fixed_set else self.batch_size,
+            self.batch_size,
             crop_size,
             self.configuration_manager.patch_size,
             self.label_manager,
             injectors=injectors,
-            healthy_cases={case: cases.groups.places[case] for case in cases.healthy_train},
-            injection_probability=1.0 if for_fixed_set else config.injection_probability,
-            in_plane_only=in_plane_only,
-            seed_words=(config.seed, FIXED_SET_RANK if for_fixed_set else self.local_rank),
-            first_sample=0 if for_fixed_set else self.current_epoch * self.num_iterations_per_epoch * self.batch_size,
+            healthy=HostCases(
+                {case: cases.groups.places[case] for case in cases.healthy_train}, config.healthy_probability
+            ),
+            annotated=HostCases(dict.fromkeys(cases.tumor_train, targets), config.annotated_probability),
+            seed_words=(config.seed, self.local_rank),
+            first_sample=self.current_epoch * self.num_iterations_per_epoch * self.batch_size,
             target_weights=[target.probability for target in config.organ_targets],
             is_control=self.arm == HEALTHY_ONLY,
+            is_misplaced=self.arm == MISPLACED,
             oversample_foreground_percent=self.oversample_foreground_percent,
             sampling_probabilities=sampling_probabilities(
-                dataset.identifiers, healthy, 1.0 if for_fixed_set else config.healthy_share
+                dataset.identifiers, set(cases.healthy_train), config.healthy_share
             ),
             transforms=transforms,
             probabilistic_oversampling=self.probabilistic_oversampling,
@@ -482,19 +436,35 @@ class DiffTumorMixin(CpuTrainingMixin):
 
     def _make_rules(self, target: OrganTarget) -> InjectionRules:
         data, cases = self._preprocessed_cases(), self._fold_cases
+        if self._resolved is None or cases is None:
+            raise RuntimeError("_prepare_training must run before the loaders are made.")
+        config, roles = self._resolved.config, roles_of(data.labels, target)
+        tumor_labels = (roles.tumor, *roles.tumor_parts)
+        files, cache = [data.label_file(case) for case in cases.tumor_train], data.open_cache()
         size_classes = target.size_classes
         if isinstance(size_classes, str):
-            roles = roles_of(data.labels, target)
-            files = [data.label_file(case) for case in (cases.tumor_train if cases is not None else ())]
-            size_classes = real_size_classes(files, (roles.tumor, *roles.tumor_parts), data.open_cache())
+            size_classes = real_size_classes(files, tumor_labels, cache)
+        if config.tumors_per_case is None:
+            counts = real_tumor_counts(files, tumor_labels, cache)
+        else:
+            fewest, most = config.tumors_per_case
+            counts = tuple(range(fewest, most + 1))
+        others = [roles_of(data.labels, each) for each in config.organ_targets]
         return make_rules(
             target,
             size_classes,
             self.plans_manager.plans,
             self.configuration_manager.spacing,
-            self.configuration_manager.patch_size,
+            tumor_counts=counts,
+            real_tumor_labels=sorted({value for each in others for value in (each.tumor, *each.tumor_parts)}),
             is_kidney=is_exophytic_organ(data.labels, target.organ_label),
         )
+
+    def _print_expected_shares(self, loader: DiffTumorDataLoader) -> None:
+        """Say before the first epoch what samples will show, by the labels of some that are drawn to be looked at."""
+        if self.local_rank == 0 and self._resolved is not None and self._resolved.config.injects:
+            for line in describe_shares(loader.preview(_PREVIEWED_SAMPLES)):
+                self.print_to_log_file(f"Expected before augmentation. {line}")
 
     def _print_settings(self, resolved: ResolvedConfig, notes: tuple[str, ...]) -> None:
         self.print_to_log_file("Settings of the synthetic tumours:", add_timestamp=False)
@@ -520,13 +490,18 @@ def _name_of(labels: Mapping[str, Any], target: OrganTarget) -> str:
     return tumor if organ.lower() in tumor.lower() else f"{organ} {tumor}"
 
 
-def _require_healthy(cases: FoldCases) -> None:
-    if not cases.healthy_train:
+def _require_hosts(cases: FoldCases, config: DiffTumorConfig) -> None:
+    if config.annotated_probability > 0 and not cases.tumor_train:
+        raise ConfigurationError(
+            f'inject_into is "{config.inject_into}", but no training case has an annotated tumour. Set "inject_into": '
+            '"healthy".'
+        )
+    if config.healthy_probability > 0 and not cases.healthy_train:
         raise ConfigurationError(
             f"No healthy case is among the {len(cases.split.train)} training cases, so there is nowhere to put "
             "synthetic tumours. Add cases with the organ and without tumour to the data set, or use those of another "
-            "(difftumor add-healthy -d ID --from OTHER), or set "
-            '"injection_probability": 0 to train without synthetic tumours.'
+            '(difftumor add-healthy -d ID --from OTHER), or put tumours into annotated cases ("inject_into": '
+            '"annotated"), or set "injection_probability": 0 to train without synthetic tumours.'
         )
 
 
