@@ -161,7 +161,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
             f"crops chosen as for a tumour {control}"
         )
     return (
-        f"Synthetic tumours: healthy samples {counts.get('healthy_samples', 0)}, with tumours in their case {carrying}: "
+        f"Synthetic tumours: healthy samples {counts.get('healthy_samples', 0)}, tumours in their case {carrying}: "
         f"shown {injected}, out of view {counts.get('out_of_view', 0)}, rejected: {rejected}; "
         f"tumours put in {counts.get('tumors_placed', 0)}"
     )

@@ -77,6 +77,6 @@ def _warning(counts: Mapping[str, int], what: str) -> str:
     shown = "show a tumour" if what == WITH_TUMOR else "show no organ"
     return (
         f"WARNING: {shares} of the samples (annotated cases, healthy cases with synthetic tumours) {shown}, so that a "
-        "network can learn which kind of scan has tumours. Compare the extent of both kinds of scans, and tumors_per_case "
-        "and size_classes with the annotated tumours."
+        "network can learn which kind of scan has tumours. Compare the extent of both kinds of scans, and "
+        "tumors_per_case and size_classes with the annotated tumours."
     )

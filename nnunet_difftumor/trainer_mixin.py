@@ -63,6 +63,7 @@ from nnunet_difftumor.injection import (
 from nnunet_difftumor.injection_log import InjectionLog
 from nnunet_difftumor.intensities import CTIntensities
 from nnunet_difftumor.label_roles import is_exophytic_organ, name_of_label
+from nnunet_difftumor.loss_notice import batch_dice_notes
 from nnunet_difftumor.output_record import (
     find_output_conflicts,
     find_split_conflicts,
@@ -296,7 +297,13 @@ class DiffTumorMixin(CpuTrainingMixin):
             write_output_record(
                 output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings
             )
-            self._print_settings(resolved, (*cases.notes, *copies, *findings.notes))
+            loss_notes = batch_dice_notes(
+                plans_name=self.plans_manager.plans_name,
+                configuration=self.configuration_name,
+                is_batch_dice=self.configuration_manager.batch_dice,
+                trains_on_healthy=bool(cases.healthy_train),
+            )
+            self._print_settings(resolved, (*cases.notes, *copies, *findings.notes, *loss_notes))
         labels = self.dataset_json["labels"]
         self._injection_log = InjectionLog(
             output_folder,

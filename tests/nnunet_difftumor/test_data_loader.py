@@ -20,12 +20,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.appearance import Appearance, AppearanceRule
-from nnunet_difftumor.data_loader import DiffTumorDataLoader, InjectionState, TargetReader
+from nnunet_difftumor.case_tumors import draw_case_tumors, locations_with_tumors
+from nnunet_difftumor.data_loader import DiffTumorDataLoader, HostCases, InjectionState, TargetReader
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.generators import GeneratedRegions
 from nnunet_difftumor.injection import GeneratorFolderSource, InjectionRequest, InjectionRules, TumorInjector
 from nnunet_difftumor.intensities import CTIntensities
-from nnunet_difftumor.patch_geometry import PatchGeometry
 from nnunet_difftumor.placement import Zone
 from nnunet_difftumor.roi import RoiRule
 from nnunet_difftumor.shape import TumorSpec
@@ -146,7 +146,7 @@ def make_transforms(grid, labels, scales):
         regions=labels.foreground_regions if labels.has_regions else None,
         ignore_label=labels.ignore_label,
     )
-    return crop, in_plane_only, transforms
+    return crop, transforms
 
 
 def make_loader(
@@ -161,10 +161,11 @@ def make_loader(
     labelling="plain",
     scales=SCALES,
     source=make_synthesizer,
+    annotated_probability=0.0,
     **options,
 ):
     labels = LABELLINGS[labelling]
-    crop, in_plane_only, transforms = make_transforms(grid, labels, scales)
+    crop, transforms = make_transforms(grid, labels, scales)
     data = nnUNetDatasetBlosc2(str(datasets[grid["shape"], labelling]))
     if is_stock:
         return nnUNetDataLoader(data, batch_size, crop, grid["patch"], labels, 0.33, transforms=transforms)
@@ -175,9 +176,8 @@ def make_loader(
         grid["patch"],
         labels,
         injectors=[TumorInjector(source, rules or make_rules(grid))],
-        healthy_cases=dict.fromkeys(("healthy_1", "healthy_2", "healthy_3"), (0,)),
-        injection_probability=probability,
-        in_plane_only=in_plane_only,
+        healthy=HostCases(dict.fromkeys(("healthy_1", "healthy_2", "healthy_3"), (0,)), probability),
+        annotated=HostCases({"tumor_1": (0,)}, annotated_probability),
         seed_words=(seed, 0),
         transforms=transforms,
         oversample_foreground_percent=0.33,
@@ -239,8 +239,10 @@ def test_probability_one_reaches_the_final_target(datasets, grid, labelling):
     rejected = sum(count for key, count in counts.items() if key.startswith("rejected_"))
     assert counts["healthy_samples"] == sum(key.startswith("healthy") for batch in batches for key in batch["keys"])
     assert counts["healthy_samples"] >= 45
-    assert counts["attempted"] == counts["healthy_samples"] == counts["injected"] + rejected
-    assert counts["injected"] >= 0.98 * counts["healthy_samples"]
+    assert counts["carrying"] == counts["healthy_samples"]
+    assert counts["carrying"] == counts["injected"] + counts["out_of_view"] + rejected
+    assert counts["injected"] >= 0.5 * counts["healthy_samples"]
+    assert rejected <= 0.02 * counts["healthy_samples"]
     healthy = [
         (batch, index) for batch in batches for index, key in enumerate(batch["keys"]) if key.startswith("healthy")
     ]
@@ -252,7 +254,7 @@ def test_probability_one_reaches_the_final_target(datasets, grid, labelling):
 def test_nothing_is_injected_where_nobody_looked(datasets):
     """The loader's raw crops: ignored voxels keep their label and their value."""
     loader = make_loader(datasets, ISOTROPIC, 1.0, labelling="ignore")
-    loader.transforms = loader.transforms.transforms[0]
+    loader.inject_only()
     records = [record for batch in take(loader, 6) for record in batch["difftumor"]["records"]]
     injector = TumorInjector(make_synthesizer, make_rules(ISOTROPIC))
     data = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"], "ignore"]))
@@ -288,10 +290,10 @@ def test_regions_that_do_not_tell_the_tumor_from_the_organ_are_refused():
 def test_probability_is_the_share_of_healthy_samples(datasets):
     loader = make_loader(datasets, ISOTROPIC, 0.3)
     organ = {1: np.array([[0, 20, 25, 25]]), 2: []}
-    loader._state.case = "healthy_1"
     for _ in range(1000):
+        loader._data.load_case("healthy_1")
         loader.get_bbox(ISOTROPIC["shape"], True, organ)
-    assert 0.25 < np.mean([draw.request is not None for draw in loader._state.draws]) < 0.35
+    assert 0.25 < np.mean([draw.is_carrying for draw in loader._state.draws]) < 0.35
 
 
 def test_real_tumor_cases_are_left_alone(datasets):
@@ -316,10 +318,9 @@ def make_crop(grid, rng, padding=0):
 
 def inject_once(grid, image, labels, seed=0, rules=None):
     injector = TumorInjector(make_synthesizer, rules or make_rules(grid))
-    centre = tuple(int(value) for value in np.argwhere(labels == 1).mean(axis=0).round())
-    region = tuple(slice(0, size) for size in image.shape)
-    request = InjectionRequest("case", (0, 0, 0), centre, region)
-    return injector, injector.inject(image, labels, request, np.random.default_rng(seed))
+    organ_voxels = np.argwhere(labels == 1)
+    tumors = draw_case_tumors(labels[None], organ_voxels, injector.rules, np.random.default_rng(seed))
+    return injector, injector.inject(image, labels, InjectionRequest("case", (0, 0, 0), tumors.specs, tumors.labelled))
 
 
 @GRIDS
@@ -369,7 +370,7 @@ def test_injected_values_stay_inside_the_clip_window():
 @GRIDS
 def test_a_record_replays_the_same_crop(datasets, grid):
     loader = make_loader(datasets, grid, 1.0)
-    loader.transforms = loader.transforms.transforms[0]  # injection only: the batch is the raw crop
+    loader.inject_only()
     records = [record for batch in take(loader, 4) for record in batch["difftumor"]["records"]]
     rules = make_rules(grid)
     assert records
@@ -391,7 +392,7 @@ def cut_crop(array, record, fill):
 
 def test_replay_gives_the_very_batch(datasets):
     loader = make_loader(datasets, ISOTROPIC, 1.0, batch_size=1)
-    loader.transforms = loader.transforms.transforms[0]
+    loader.inject_only()
     batch = next(b for b in take(loader, 20) if b["difftumor"]["records"])
     record = batch["difftumor"]["records"][0]
     data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"], "plain"])).load_case(record["case"])
@@ -400,32 +401,6 @@ def test_replay_gives_the_very_batch(datasets):
     )
     assert np.array_equal(batch["data"][0, 0].numpy(), image)
     assert np.array_equal(batch["target"][0, 0].numpy(), labels)
-
-
-def drawn_requests(loader, count=12):
-    """What the loader draws for healthy samples before it cuts their crops."""
-    loader.transforms = None
-    take(loader, count)
-    return [draw.request for draw in loader._state.draws if draw.request is not None]
-
-
-@GRIDS
-def test_crops_are_centred_on_voxels_of_the_zone(datasets, grid):
-    """Both the crop's centre and the tumours keep their distance from the surface, and a zone that is all of the
-    organ changes no draw."""
-    zone = Zone(surface_distance_mm=(12.0, 25.0))
-    data = nnUNetDatasetBlosc2(str(datasets[grid["shape"], "plain"]))
-    depths = {}
-    for case in ("healthy_1", "healthy_2", "healthy_3"):
-        depths[case] = distance_transform_edt(np.asarray(data.load_case(case)[1][0]) == 1, sampling=grid["spacing"])
-    requests = drawn_requests(make_loader(datasets, grid, 1.0, rules=make_rules(grid, zone=zone)))
-    in_zone = [12.0 <= depths[each.case][tuple(np.add(each.crop_start, each.centre))] <= 25.0 for each in requests]
-    assert len(in_zone) >= 12
-    assert np.mean(in_zone) > 0.9
-    everywhere = make_rules(grid, zone=Zone(surface_distance_mm=(0.0, 1e6)))
-    assert drawn_requests(make_loader(datasets, grid, 1.0, rules=everywhere)) == drawn_requests(
-        make_loader(datasets, grid, 1.0)
-    )
 
 
 def test_injected_tumours_keep_to_their_zone(datasets):
@@ -448,11 +423,9 @@ def test_an_organ_that_cannot_hold_a_tumor_is_counted_and_not_labelled():
     image, labels = make_crop(ISOTROPIC, np.random.default_rng(3))
     thin = np.where(labels == 1, 0, labels)
     thin[20, 24, 24] = 1
-    _, crop = inject_once(ISOTROPIC, image, thin)
-    assert crop.placed == 0
-    assert crop.record is None
-    assert sum(crop.rejected.values()) >= 1
-    assert np.array_equal(crop.labels, thin)
+    tumors = draw_case_tumors(thin[None], np.argwhere(thin == 1), make_rules(ISOTROPIC), np.random.default_rng(0))
+    assert not tumors.specs
+    assert tumors.given_up
 
 
 def test_organ_lost_in_resampling_is_a_named_rejection(datasets):
@@ -466,7 +439,7 @@ def test_organ_lost_in_resampling_is_a_named_rejection(datasets):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nnUNetDatasetBlosc2, "load_case", without_organ)
         counts = total_counts(take(loader, 4))
-    assert counts["attempted"] == counts["rejected_organ_lost_in_resampling"] > 0
+    assert counts["carrying"] == counts["rejected_organ_lost_in_resampling"] > 0
 
 
 def test_each_worker_and_seed_has_its_own_stream():
@@ -508,42 +481,6 @@ def test_injector_pickles_without_its_generator():
     assert copy._synthesizer is None
     assert copy._source == injector._source
     assert copy.rules == injector.rules
-
-
-@pytest.mark.parametrize("in_plane_only", [False, True])
-def test_crop_shows_the_voxel_where_every_augmentation_keeps_it(in_plane_only):
-    geometry = PatchGeometry((40, 70, 72), (24, 48, 50), in_plane_only)
-    rng = np.random.default_rng(0)
-    lowest, highest = np.array([-8, -11, -11]), np.array([30, 60, 70])
-    for _ in range(500):
-        voxel = rng.integers(0, (62, 119, 131))
-        start = np.array(geometry.draw_crop_start(voxel, lowest, highest, rng))
-        offset = voxel - start - np.array(geometry.crop_size) // 2
-        assert is_always_seen(offset, geometry)
-
-
-def is_always_seen(offset, geometry):
-    """Brute force over nnU-Net's rotations and scales: the voxel stays inside the final patch."""
-    half = np.array(geometry.final_size) / 2
-    if geometry.in_plane_only:
-        angles = np.linspace(-np.pi, np.pi, 73)
-        turned = np.stack(
-            [
-                np.cos(angles) * offset[1] + np.sin(angles) * offset[2],
-                -np.sin(angles) * offset[1] + np.cos(angles) * offset[2],
-            ]
-        )
-        return abs(offset[0]) <= half[0] and (np.abs(turned).max(axis=1) / 0.7 <= half[1:]).all()
-    return np.linalg.norm(offset) / 0.7 <= half.min()
-
-
-def test_crop_stays_in_nnunets_range_for_voxels_in_the_middle():
-    geometry = PatchGeometry((40, 40, 40), (32, 32, 32), False)
-    rng = np.random.default_rng(0)
-    starts = [geometry.draw_crop_start((50, 50, 50), (-4,) * 3, (64,) * 3, rng) for _ in range(200)]
-    assert len(set(starts)) > 50  # the tumour is not always at the centre
-    assert np.min(starts) >= -4
-    assert np.max(starts) <= 64
 
 
 def test_normalisation_equals_nnunets_and_inverts_inside_the_window():

@@ -46,7 +46,7 @@ def test_labels_of_the_reference_are_understood_as_written():
     rows = [row for row in table_rows(text) if row[0].startswith("`{")]
     assert len(rows) >= 5
     for labels, organ, tumor in rows:
-        mapping = json.loads(re.match(r"`(.*?)`", labels)[1])
+        mapping = json.loads(re.findall(r"`(.*?)`", labels)[0])
         assert resolve_label_roles(mapping) == (int(organ), int(tumor))
 
 
@@ -95,17 +95,20 @@ def test_help_shows_an_example_that_parses(name, capsys):
     assert _build_parser(words).parse_args(words).command == name
 
 
-def test_the_documented_trainer_is_found_by_nnunet(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "base"), enumerate(["nnUNetTrainerDA5", "nnUNetTrainerDiceTopK10Loss"]))
+def test_the_documented_trainers_are_found_by_nnunet(tmp_path, monkeypatch, number, base):
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
 
-    (example,) = blocks(ROOT / "docs" / "how-to" / "backbones.md", "python")
+    examples = blocks(ROOT / "docs" / "how-to" / "backbones.md", "python")
+    assert len(examples) == 2
+    example = examples[number]
     (tmp_path / "my_trainers.py").write_text(example)
     monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(ext_trainer_folder()), str(tmp_path)]))
-    name = re.search(r"class (\w+)", example)[1]
+    name = re.findall(r"class (\w+)", example)[0]
     found = recursive_find_trainer_class_by_name(name)
-    assert [base.__name__ for base in found.__bases__] == ["DiffTumorMixin", "nnUNetTrainerDA5"]
+    assert [base.__name__ for base in found.__bases__] == ["DiffTumorMixin", base]
 
 
 QUICK = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
