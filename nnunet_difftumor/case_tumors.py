@@ -148,10 +148,10 @@ def locations_with_tumors(
         if PADDING_LABEL in values:
             continue  # where the case was annotated
         if rules.tumor_label in values and rules.organ_label not in values:
-            known = np.asarray(changed[key]).reshape(-1, 4)
+            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
             changed[key] = np.concatenate([known, _share_of(new, known, tumors, labels, values, rules)])
         elif rules.organ_label in values and rules.tumor_label not in values:
-            known = np.asarray(changed[key]).reshape(-1, 4)
+            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
             changed[key] = known[~_inside_any(known[:, 1:], tumors, rules.spacing_mm)]
     return changed
 
@@ -170,10 +170,10 @@ def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRule
     found = []
     for spec, volume_mm3 in zip(tumors, volumes_mm3, strict=True):
         count = max(1, round(share * volume_mm3 / voxel_mm3))
-        points_mm = np.asarray(spec.centre_mm) + TumorSurface(spec).interior_offsets_mm(count)
-        voxels = np.round(points_mm / spacing).astype(np.int64)
+        surface, centre_mm = TumorSurface(spec), np.asarray(spec.centre_mm)
+        voxels = np.round((centre_mm + surface.interior_offsets_mm(count)) / spacing).astype(np.int64)
         inside = np.all((voxels >= 0) & (voxels < labels.shape[1:]), axis=1)
-        voxels = voxels[inside]
+        voxels = voxels[inside & (surface.signed_distance(voxels * spacing - centre_mm) <= 0.0)]
         if len(voxels):
             low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
             box = np.asarray(labels[(0, *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))])

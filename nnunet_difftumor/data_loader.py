@@ -24,6 +24,7 @@ from nnunet_difftumor.placement import Box
 from nnunet_difftumor.sample_shares import ANNOTATED, INJECTED, count_sample
 from nnunet_difftumor.seen_region import find_seen_region, kept_random_state, seeded_numpy
 from nnunet_difftumor.shape import TumorSpec, TumorSurface
+from nnunet_difftumor.synthesis import OUT_OF_VIEW
 
 REPORT_KEY = "difftumor"
 _PICTURES_PER_WORKER = 4
@@ -399,17 +400,15 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         target = _choose({key: self._weights[key] for key, voxels in organs.items() if len(voxels)}, rng)
         if target is None:
             return replace(plain, refusal="organ_lost_in_resampling"), CaseTumors(), stream
-        tumors = draw_case_tumors(
-            self._state.labels,
-            np.asarray(organs[target])[:, 1:],
-            self._rules[target],
-            stream.rng(_TUMORS),
-            is_misplaced=self._is_misplaced,
-        )
+        tumors = self._draw_tumors(np.asarray(organs[target])[:, 1:], target, stream.rng(_TUMORS))
         draw = replace(plain, target=target, given_up=tumors.given_up)
         if not tumors.labelled:
             return replace(draw, refusal="no_room"), tumors, stream
         return replace(draw, is_carrying=True), tumors, stream
+
+    def _draw_tumors(self, organ_voxels: NDArray[np.integer], target: int, rng: np.random.Generator) -> CaseTumors:
+        rules, labels = self._rules[target], self._state.labels
+        return draw_case_tumors(labels, organ_voxels, rules, rng, is_misplaced=self._is_misplaced)
 
     def _request(
         self, draw: SampleDraw, tumors: CaseTumors, lower: Sequence[int], stream: SampleStream
@@ -471,9 +470,9 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         """Name of what became of a sample whose case carries tumours."""
         if draw.refusal is not None:
             return f"rejected_{draw.refusal}"
-        if crop is not None and crop.record is None:
+        if crop is not None and crop.record is None and crop.main_reason != OUT_OF_VIEW:
             return f"rejected_{crop.main_reason}"
-        return "injected" if crop is not None and shows_tumor else "out_of_view"
+        return "injected" if crop is not None and crop.record is not None and shows_tumor else OUT_OF_VIEW
 
     def _shows_tumor(self, target: torch.Tensor, number: int) -> bool:
         if self._shows_labels:

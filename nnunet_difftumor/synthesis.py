@@ -27,8 +27,8 @@ FloatArray = NDArray[np.float32]
 _RIM_MM = 4.0
 _LARGEST_SHIFT_HU = 25.0
 _ENOUGH_VOXELS = 20
-INVISIBLE = "invisible"
-"""Reason for a rejection: the tumour does not stand out as it was requested."""
+INVISIBLE, OUT_OF_VIEW = "invisible", "out_of_view"
+"""Why a tumour is left out: it does not stand out as it was requested, or no voxel of its label lies in the host."""
 _FAT_HU = np.float32(-100.0)
 
 
@@ -210,7 +210,7 @@ class TumorSynthesizer:
             tumors: Drawn tumours, or surfaces of masks to use as they are.
 
         Returns:
-            The visible tumours, and the others counted by reason: "outside_organ", "overlap", "invisible".
+            The visible tumours, and the others counted by reason: "outside_organ", "out_of_view", "overlap", "invisible".
         """
         rejected: Counter[str] = Counter()
         occupied = np.zeros(host.image_hu.shape, dtype=bool)
@@ -261,12 +261,14 @@ class TumorSynthesizer:
         drawn = surface.draw() if isinstance(surface, MaskSurface) else draw_on_grid(surface, host.spacing_mm)
         cropped = _crop_to_host(drawn, host.image_hu.shape)
         if cropped is None:
-            return "outside_organ"
+            return OUT_OF_VIEW
         box, label, weight = cropped
         drawn_in_host = int(label.sum())  # a crop may cut a tumour off, as it does with real ones
         allowed = host.may_become_tumor(box)
         label = label & allowed
         weight = np.where(allowed, weight, np.float32(0.0))
+        if drawn_in_host == 0:
+            return OUT_OF_VIEW
         if label.sum() < max(1.0, self.minimum_inside_share * drawn_in_host):
             return "outside_organ"
         if (occupied[box] & (weight > 0)).any():

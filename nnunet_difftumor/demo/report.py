@@ -166,10 +166,10 @@ def _cards(
         errors = heldout.get("body", heldout["all"])
         note = f"2x pooling {errors['mae_pool2_hu']:.1f}, 4x pooling {errors['mae_pool4_hu']:.1f} HU"
         cards.append((f"{errors['mae_hu']:.1f} HU", "reconstruction error inside the body, held-out cases", note))
-    attempted, injected = (sum(row.get(key, 0) for row in counts) for key in ("attempted", "injected"))
-    if attempted:
-        note = f"{injected} of {attempted} healthy samples"
-        cards.append((f"{100 * injected / attempted:.1f} %", "of the attempts put a tumour into the target", note))
+    carrying, injected = (sum(row.get(key, 0) for row in counts) for key in ("carrying", "injected"))
+    if carrying:
+        note = f"{injected} of {carrying}; the others look elsewhere in their case, as nnU-Net's samples do"
+        cards.append((f"{100 * injected / carrying:.0f} %", "of the samples of such cases show a tumour", note))
     mean = _mean([score.tumor_dice for score in scores])
     if mean is not None:
         count = sum(score.tumor_dice is not None for score in scores)
@@ -186,7 +186,7 @@ def _score_note(score: CaseScore) -> str:
 
 
 def _count_order(name: str) -> tuple[int, str]:
-    first = ("epoch", "healthy_samples", "attempted", "injected")
+    first = ("epoch", "healthy_samples", "carrying", "injected", "out_of_view")
     return (first.index(name), name) if name in first else (len(first) + name.startswith("rejected_"), name)
 
 

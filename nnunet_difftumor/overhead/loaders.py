@@ -52,7 +52,7 @@ class LoaderPair:
         baseline_s: CPU-seconds of the baseline's loader.
         trainer_s: CPU-seconds of the trainer's loader.
         healthy: Samples of the trainer that were drawn from healthy cases.
-        attempted: Samples in which tumours were to be placed.
+        carrying: Samples whose case carries synthetic tumours, whether the crop shows one or not.
         injected: Samples whose target shows a tumour that was injected.
     """
 
@@ -60,7 +60,7 @@ class LoaderPair:
     baseline_s: float
     trainer_s: float
     healthy: int
-    attempted: int
+    carrying: int
     injected: int
 
 
@@ -99,9 +99,9 @@ class LoaderCosts:
         return sum(pair.injected for pair in self.pairs) / sum(pair.samples for pair in self.pairs)
 
     @property
-    def attempted_share(self) -> float:
-        """Share of the samples in which tumours were to be placed."""
-        return sum(pair.attempted for pair in self.pairs) / sum(pair.samples for pair in self.pairs)
+    def carrying_share(self) -> float:
+        """Share of the samples whose case carries synthetic tumours."""
+        return sum(pair.carrying for pair in self.pairs) / sum(pair.samples for pair in self.pairs)
 
     @property
     def injected(self) -> Spread | None:
@@ -162,7 +162,7 @@ def _measure_pair(loaders: Sequence[Any], batches: int, batch_size: int, repeat:
         baseline_s=seconds[0],
         trainer_s=seconds[1],
         healthy=counts["healthy_samples"],
-        attempted=counts["attempted"],
+        carrying=counts["carrying"],
         injected=counts["injected"],
     )
 

@@ -65,7 +65,7 @@ class Overhead:
                 "baseline_cpu_seconds_per_sample": asdict(loaders.baseline),
                 "trainer_cpu_seconds_per_sample": asdict(loaders.trainer),
                 "ratio": asdict(loaders.ratio),
-                "attempted_share": loaders.attempted_share,
+                "carrying_share": loaders.carrying_share,
                 "injected_share": loaders.injected_share,
                 "cpu_seconds_per_injected_sample": None if injected is None else asdict(injected),
                 "pairs": [asdict(pair) for pair in loaders.pairs],
@@ -122,7 +122,7 @@ def describe(overhead: Overhead) -> str:
         f"  {choice.trainer:32s}{loaders.trainer!s:>24s}",
         f"  {'ratio':32s}{loaders.ratio!s:>24s}",
         f"  {'per injected sample':32s}{loaders.injected or 'no sample was injected'!s:>24s}",
-        f"  tumours in {loaders.injected_share:.1%} of the samples, tried in {loaders.attempted_share:.1%}",
+        f"  tumours in {loaders.injected_share:.1%} of the samples, in the case of {loaders.carrying_share:.1%}",
     ]
     if overhead.epochs is not None and overhead.verdict is not None:
         lines += ["", *_epoch_lines(overhead, overhead.epochs), "", *overhead.verdict.lines]

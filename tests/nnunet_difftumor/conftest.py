@@ -17,6 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nnunet_difftumor.appearance import Appearance
+from nnunet_difftumor.generators import GeneratedRegions
+from nnunet_difftumor.roi import RoiRule
+from nnunet_difftumor.synthesis import TumorSynthesizer
+
 DATASET_NAME = "Dataset905_Test"
 _PLAIN = {"background": 0, "liver": 1, "tumor": 2}
 _REGIONS = {"background": 0, "whole_liver": [1, 2], "tumor": 2}
@@ -155,6 +160,29 @@ class NnunetProject:
         plans = json.loads(path.read_text())
         plans["configurations"]["3d_fullres"].update(changes)
         path.write_text(json.dumps(plans))
+
+
+class ContrastTissue:
+    """A stand-in for the diffusion model: the host, with the requested contrast inside the mask."""
+
+    roi_rule = RoiRule(sides=(32, 48), margin_voxels=8, spacing_range_mm=(1.5, 6.0))
+    window_hu = (-175.0, 250.0)
+    appearances = (Appearance(contrast_hu=-50.0),)
+
+    def generate(self, host_hu, tumor_masks, appearances, seeds):  # type: ignore[no-untyped-def]
+        host_hu = np.clip(host_hu, *self.window_hu)
+        contrast_hu = np.array([look.contrast_hu for look in appearances], np.float32).reshape(-1, 1, 1, 1)
+        return GeneratedRegions(host_hu + contrast_hu * tumor_masks, host_hu)
+
+
+def make_contrast_synthesizer() -> TumorSynthesizer:
+    return TumorSynthesizer(ContrastTissue())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def contrast_source() -> Callable[[], TumorSynthesizer]:
+    """A source of tumours that need no network."""
+    return make_contrast_synthesizer
 
 
 def draw_case(seed: int, *, has_tumor: bool) -> tuple[NDArray[np.int16], NDArray[np.int16]]:

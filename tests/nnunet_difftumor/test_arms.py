@@ -22,7 +22,7 @@ from nnunet_difftumor.donors import donor_box, make_donor, paste_texture
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.host import Host
 from nnunet_difftumor.injection import GeneratorFolderSource, LoadedOnce
-from nnunet_difftumor.placement import TumorPlan, Zone, draw_sample, place_tumors
+from nnunet_difftumor.placement import HostGround, TumorPlan, Zone, draw_sizes, draw_tumors, place_tumors
 from nnunet_difftumor.shape import TumorSpec, TumorSurface
 from nnunet_difftumor.sizes import SizeClass
 from nnunet_difftumor.synthesis import TumorSynthesizer
@@ -66,7 +66,7 @@ def make_loader(project, kind):
     trainer.initialize()
     trainer._prepare_training()
     dataset, _ = trainer.get_tr_and_val_datasets()
-    loader = trainer._make_training_loader(dataset, (40, 40, 40), None, False)
+    loader = trainer._make_training_loader(dataset, (40, 40, 40), None)
     loader.inject_only()
     return loader
 
@@ -120,11 +120,18 @@ def test_arms_share_cases_and_crops_and_differ_inside_the_tumours_only(project):
         common = generated.keys() & records.keys()
         assert len(common) >= 5
         for stream in common:
-            for key in ("case", "crop_start", "requested"):
+            for key in ("case", "crop_start"):
                 assert generated[stream][key] == records[stream][key]
+            assert shapes_in(generated[stream]) == shapes_in(records[stream])
             index = healthy[stream[-1]]
             images = [samples[index][1] for samples, others, _ in found.values() if stream in others]
             assert not np.array_equal(images[0], images[-1])
+
+
+def shapes_in(record):
+    """What was drawn, without the looks, of which a tumour that cannot be seen gets others."""
+    looks = ("contrast_hu", "heterogeneity_hu")
+    return [{key: value for key, value in spec.items() if key not in looks} for spec in record["drawn"]]
 
 
 def test_the_tumours_of_a_stream_are_the_same_in_every_run_and_after_going_on(project):
@@ -133,16 +140,20 @@ def test_the_tumours_of_a_stream_are_the_same_in_every_run_and_after_going_on(pr
     common = drawn[0].keys() & drawn[1].keys()
     assert len(common) >= 3
     assert any(drawn[0][stream]["case"] != drawn[1][stream]["case"] for stream in common)
-    same = [drawn[0][stream]["requested"] == drawn[1][stream]["requested"] for stream in common]
-    assert sum(same) >= len(same) - 1  # a tumour without room in one of the crops is drawn again there
+    same = [seeds_in(drawn[0][stream]) == seeds_in(drawn[1][stream]) for stream in common]
+    assert sum(same) >= len(same) - 1  # a tumour may find no room in one of the cases
 
     trainer = make_trainer(project, nnUNetTrainerDiffTumor)
     trainer.initialize()
     trainer._prepare_training()
     trainer.current_epoch = 3
     dataset, _ = trainer.get_tr_and_val_datasets()
-    continued = trainer._make_training_loader(dataset, (40, 40, 40), None, False)
+    continued = trainer._make_training_loader(dataset, (40, 40, 40), None)
     assert continued._state.next_stream().words == (0, 0, 0, 3 * trainer.num_iterations_per_epoch * trainer.batch_size)
+
+
+def seeds_in(record):
+    return {spec["seed"] for spec in record["drawn"]}
 
 
 def test_copied_tumours_come_from_training_cases_alone(project):
@@ -200,7 +211,7 @@ def test_handcrafted_tumours_have_the_contrast_and_the_hosts_noise(handcrafted):
         appearances=AppearanceRule(contrast_hu=(-45.0, -35.0), heterogeneity_hu=(4.0, 6.0)),
     )
     for _ in range(8):
-        specs, _ = place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)
+        specs, _ = draw_tumors(host, plan, rng, count=1)
         (tumor,) = handcrafted.synthesize(host, specs).tumors
         contrasts.append(tumor.record.contrast_hu - tumor.record.spec.contrast_hu)
         inside = tumor.image_hu[tumor.label]
@@ -324,7 +335,7 @@ def test_sizes_land_as_often_as_they_were_asked_for():
     radii = {size.name: [] for size in SIZES}
     for number in range(1000):
         rng = np.random.default_rng([3, number])
-        specs, _ = place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)
+        specs, _ = place_tumors(HostGround(host, plan.zone), plan, draw_sizes(plan, 30.0, rng), rng)
         for spec in specs:
             landed[spec.size_class] += 1
             radii[spec.size_class].append(spec.radius_mm)
@@ -344,11 +355,11 @@ def test_a_tumour_without_room_shrinks_within_its_class_only():
     plan = TumorPlan(size_classes=SIZES, keeps_class=True)
     for number in range(40):
         rng = np.random.default_rng(number)
-        sample = draw_sample(plan, 30.0, rng)
-        specs, given_up = place_tumors(host, plan, sample, rng)
-        assert len(specs) + given_up["no_room"] == 1
+        (drawn,) = draw_sizes(plan, 30.0, rng)
+        specs, given_up = place_tumors(HostGround(host, plan.zone), plan, [drawn], rng)
+        assert len(specs) + len(given_up) == 1
         for spec in specs:
-            assert sample.size_class.radius_mm[0] <= spec.radius_mm <= sample.size_class.radius_mm[1]
+            assert drawn.size_class.radius_mm[0] <= spec.radius_mm <= drawn.size_class.radius_mm[1]
 
 
 def test_centres_keep_to_their_zone():
@@ -361,7 +372,7 @@ def test_centres_keep_to_their_zone():
     rng = np.random.default_rng(5)
     count = 0
     for _ in range(60):
-        for spec in place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)[0]:
+        for spec in draw_tumors(host, plan, rng)[0]:
             centre = np.asarray(spec.centre_mm)
             depth_mm = 44.0 - np.linalg.norm(centre - 47.0)
             assert 5.0 < depth_mm < 23.0  # a voxel more or less
@@ -381,7 +392,7 @@ def test_exophytic_tumours_have_the_share_outside_that_was_asked_for():
         rng = np.random.default_rng(7)
         found = []
         for _ in range(30):
-            (spec,) = place_tumors(host, plan, draw_sample(plan, 30.0, rng), rng)[0]
+            (spec,) = draw_tumors(host, plan, rng, count=1)[0]
             points = TumorSurface(spec).surface_offsets_mm(500) + np.asarray(spec.centre_mm)
             found.append(np.mean(np.linalg.norm(points - 47.0, axis=1) > 44.0))
         shares[wanted] = np.median(found)

@@ -42,7 +42,7 @@ def train_nothing(project, fold):
     for name in ("plans.json", "dataset.json"):
         (output.parent / name).write_text(json.dumps(plans if name == "plans.json" else dataset_json))
     (output.parent / "dataset_fingerprint.json").write_text(json.dumps({"spacings": [[1, 1, 1]]}))
-    (output / COUNTS_FILE_NAME).write_text("epoch,healthy_samples,attempted,injected\n0,3,2,1\n")
+    (output / COUNTS_FILE_NAME).write_text("epoch,healthy_samples,carrying,injected\n0,3,2,1\n")
     (output / "validation").mkdir()
     (output / "validation" / f"{SECRET}.nii.gz").write_bytes(b"")
     return output.parent

@@ -56,7 +56,7 @@ def test_the_command_measures_both_trainers_and_leaves_nothing_behind(project, t
     assert len(loader["pairs"]) == 2
     assert all(pair["samples"] == 2 and pair["baseline_s"] > 0 for pair in loader["pairs"])
     assert loader["ratio"]["lowest"] > 1
-    assert 0 < loader["injected_share"] <= loader["attempted_share"] <= 1
+    assert 0 < loader["injected_share"] <= loader["carrying_share"] <= 1
     assert loader["cpu_seconds_per_injected_sample"]["median"] > 0
     assert [epoch["iterations"] for epoch in figures["epoch"]] == [2, 2]
     assert all(epoch["epoch_seconds"]["median"] > epoch["waited_seconds"]["median"] > 0 for epoch in figures["epoch"])
@@ -130,7 +130,7 @@ def test_each_pair_has_the_same_samples_and_the_first_one_is_not_counted(project
         def __next__(self):
             self.drawn.append(np.random.random())  # noqa: NPY002
             clock[0] += self.factor * self.drawn[-1]
-            return {"difftumor": {"counts": {"injected": 1, "attempted": 2}}} if self.factor > 1 else {}
+            return {"difftumor": {"counts": {"injected": 1, "carrying": 2}}} if self.factor > 1 else {}
 
     clock = [0.0]
     pair = Loader(1.0), Loader(3.0)
@@ -139,11 +139,11 @@ def test_each_pair_has_the_same_samples_and_the_first_one_is_not_counted(project
     assert pair[0].drawn == pair[1].drawn
     assert len(set(pair[0].drawn)) == 12
     assert [each.trainer_s / each.baseline_s for each in measured] == pytest.approx([3.0, 3.0, 3.0])
-    assert {(each.samples, each.injected, each.attempted) for each in measured} == {(8, 4, 8)}
+    assert {(each.samples, each.injected, each.carrying) for each in measured} == {(8, 4, 8)}
 
 
 def costs(*, baseline=0.1, trainer=0.2, injected=25, batch_size=2):
-    pair = LoaderPair(100, 100 * baseline, 100 * trainer, healthy=50, attempted=injected, injected=injected)
+    pair = LoaderPair(100, 100 * baseline, 100 * trainer, healthy=50, carrying=injected, injected=injected)
     return LoaderCosts(batch_size, (64, 64, 64), (pair, pair))
 
 
@@ -152,7 +152,7 @@ def epochs(*, step_s, waited_s, iterations=10):
 
 
 def test_figures_follow_from_the_pairs():
-    slow = LoaderPair(100, 10.0, 40.0, healthy=50, attempted=25, injected=20)
+    slow = LoaderPair(100, 10.0, 40.0, healthy=50, carrying=25, injected=20)
     both = LoaderCosts(2, (64, 64, 64), (costs().pairs[0], slow))
     assert (both.ratio.lowest, both.ratio.highest) == (2.0, 4.0)
     assert both.injected == Spread((10 / 25 + 30 / 20) / 2, 10 / 25, 30 / 20)

@@ -13,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_difftumor.appearance import Appearance
-from nnunet_difftumor.data_loader import DiffTumorDataLoader
+from nnunet_difftumor.data_loader import DiffTumorDataLoader, HostCases
 from nnunet_difftumor.generators import GeneratedRegions
 from nnunet_difftumor.injection import InjectionRules, TumorInjector
 from nnunet_difftumor.intensities import CTIntensities
@@ -24,9 +24,7 @@ from nnunet_difftumor.synthesis import TumorSynthesizer
 CT = CTIntensities(mean_hu=90.0, std_hu=25.0, low_hu=-60.0, high_hu=190.0)
 LABELS = LabelManager({"background": 0, "liver": 1, "tumor": 2}, None)
 NAMED = {
-    "lost_in_augmentation",
     "organ_lost_in_resampling",
-    "no_organ_in_patch",
     "no_room",
     "outside_organ",
     "overlap",
@@ -119,15 +117,14 @@ def make_loader(spacing, patch, cases, seed, *, is_raw):
         patch,
         LABELS,
         injectors=[TumorInjector(make_synthesizer, rules)],
-        healthy_cases=dict.fromkeys(cases, (0,)),
-        injection_probability=1.0,
-        in_plane_only=is_flat,
+        healthy=HostCases(dict.fromkeys(cases, (0,)), 1.0),
+        annotated=HostCases({}, 0.0),
         seed_words=(seed, 0),
         transforms=transforms,
         oversample_foreground_percent=0.5,
     )
     if is_raw:
-        loader.transforms = loader.transforms.transforms[0]  # injection only: the batch is the raw crop
+        loader.inject_only()
     return loader
 
 
@@ -147,7 +144,7 @@ def check_dataset(seed):
     counts = Counter(report["counts"])
     rejected = {key.removeprefix("rejected_"): n for key, n in counts.items() if key.startswith("rejected_")}
     assert set(rejected) <= NAMED
-    assert counts["attempted"] == 2 == counts["injected"] + sum(rejected.values())
+    assert counts["carrying"] == 2 == counts["injected"] + counts["out_of_view"] + sum(rejected.values())
     records = iter(report["records"])
     for index, name in enumerate(batch["keys"]):
         if not (batch["target"][index] == 2).any():
@@ -180,7 +177,7 @@ def check_datasets(seeds):
     total = Counter()
     for seed in seeds:
         total.update(check_dataset(seed))
-    assert total["injected"] > 0.25 * total["attempted"], total
+    assert total["injected"] > 0.25 * total["carrying"], total
     assert sum(count for key, count in total.items() if key.startswith("rejected_")) > 0, total
 
 

@@ -90,7 +90,7 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFolder:
     synthetic = {"tumors": [{}, {}], "rejected": {"too faint": 1}, "steps": 4, "ct": "phantom_healthy_000_0000.nii.gz"}
     (folder.synthetic / "tumors.json").write_text(json.dumps(synthetic))
     (folder.training / "injection_counts.csv").write_text(
-        "epoch,healthy_samples,attempted,injected,rejected_too_faint\n0,10,6,6,0\n1,12,4,3,1\n"
+        "epoch,healthy_samples,carrying,injected,out_of_view,rejected_too_faint\n0,10,6,6,0,0\n1,12,4,3,0,1\n"
     )
     (folder.training / "training_log_2026.txt").write_text(TRAINING_LOG)
     for identifier in ("phantom_tumor_001", "phantom_healthy_000"):
@@ -135,7 +135,7 @@ def test_report_of_real_data_says_that_it_is_not_the_papers(tmp_path: Path) -> N
 def test_report_shows_the_numbers_of_every_stage(html: str) -> None:
     assert "8.5 HU" in html
     assert "3.2 HU" in html or "3.3 HU" in html
-    assert "90.0 %" in html  # 9 of 10 attempts
+    assert "90 %" in html  # 9 of 10
     assert "rejected: too faint" in html
     assert "1 too faint" in html
     assert "phantom_tumor_001" in html

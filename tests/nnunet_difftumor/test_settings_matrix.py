@@ -52,7 +52,7 @@ def test_every_kind_of_labels_trains_and_validates(make_project, labelling, netw
     make_trainer(project).run_training()
     counts = read_counts(project.output() / "injection_counts.csv")[0]
     assert counts["injected"] > 0
-    assert counts["attempted"] == counts["healthy_samples"]
+    assert counts["carrying"] == counts["healthy_samples"]
     assert (project.output() / "checkpoint_final.pth").is_file()
 
 

@@ -314,7 +314,7 @@ def test_placement_ends_on_an_organ_that_is_too_thin():
     host = replace(host, organ_mask=organ, replaceable_mask=organ)
     specs, given_up = draw_tumors(host, TumorPlan(size_classes=SMALL), np.random.default_rng(5), count=1)
     assert specs == []
-    assert given_up == {"no_room": 1}
+    assert len(given_up) == 1
 
 
 def test_an_empty_organ_is_a_named_error():

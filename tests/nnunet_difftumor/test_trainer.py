@@ -237,8 +237,8 @@ def test_a_data_set_without_annotated_tumors_trains(unannotated_project):
     trainer = make_trainer(unannotated_project)
     trainer.run_training()
     counts = read_counts(unannotated_project.output() / "injection_counts.csv")[0]
-    assert counts["healthy_samples"] == counts["attempted"] == 10  # 5 iterations of 2 samples
-    assert counts["injected"] >= 9
+    assert counts["healthy_samples"] == counts["carrying"] == 10  # 5 iterations of 2 samples
+    assert counts["injected"] >= 6
     assert "synthetic tumours only" in Path(trainer.log_file).read_text()
     assert (unannotated_project.output() / "checkpoint_final.pth").is_file()
 
@@ -316,7 +316,7 @@ def test_generator_hash_follows_weights_and_not_the_place(tmp_path, generator_wi
 
 
 REPORT = {
-    "counts": {"healthy_samples": 4, "attempted": 3, "injected": 2, "rejected_invisible": 1, "tumors_placed": 3},
+    "counts": {"healthy_samples": 4, "carrying": 3, "injected": 2, "rejected_invisible": 1, "tumors_placed": 3},
     "records": [{"case": "h0"}, {"case": "h1"}],
     "pictures": [],
 }
@@ -328,15 +328,15 @@ def test_log_sums_batches_and_continues_where_a_training_was_cut(tmp_path):
         log.clear()
         log.add(REPORT)
         log.add(REPORT)
-        line = log.write_epoch(epoch)
-    assert "healthy samples 8, attempted 6, injected 4 (66.7 %)" in line
+        (line,) = log.write_epoch(epoch)
+    assert "healthy samples 8, tumours in their case 6: shown 4, out of view 0" in line
     assert "rejected: invisible 2" in line
     continued = InjectionLog(tmp_path, 3, first_epoch=2)
-    continued.add({**REPORT, "counts": {"healthy_samples": 1, "rejected_no_room": 1, "attempted": 1}})
+    continued.add({**REPORT, "counts": {"healthy_samples": 1, "rejected_no_room": 1, "carrying": 1}})
     continued.write_epoch(2)
     rows = read_counts(tmp_path / "injection_counts.csv")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
-    assert [row["attempted"] for row in rows] == [6, 6, 1]
+    assert [row["carrying"] for row in rows] == [6, 6, 1]
     assert (rows[2]["rejected_no_room"], rows[0]["rejected_no_room"]) == (1, 0)
     assert len((tmp_path / "difftumor_records.jsonl").read_text().splitlines()) == 3
 

@@ -31,7 +31,10 @@ def test_training_injects_tumors_and_validates_on_real_ones(make_nnunet_project)
     assert "injection_probability: 1.0" in log
     row = read_counts(output)[0]
     rejected = sum(int(value) for key, value in row.items() if key.startswith("rejected_"))
-    assert int(row["attempted"]) == int(row["healthy_samples"]) == int(row["injected"]) + rejected > 0
+    assert int(row["carrying"]) == int(row["healthy_samples"]) > 0
+    assert int(row["carrying"]) == int(row["injected"]) + int(row["out_of_view"]) + rejected
+    assert "Expected before augmentation. Samples show: annotated cases" in log
+    assert "Samples show: annotated cases" in log.split("Epoch 0", 1)[1]
     recorded = json.loads((output / "difftumor_config.json").read_text())
     assert recorded["settings"]["num_iterations_per_epoch"] == 5
     assert recorded["origins"]["generator"].endswith("difftumor.json")
@@ -140,7 +143,7 @@ def test_control_arms_train_and_predict(make_nnunet_project, tmp_path, trainer):
         assert int(row["control_samples"]) == int(row["healthy_samples"]) > 0
         assert int(row["injected"]) == 0
     else:
-        assert int(row["injected"]) >= 0.8 * int(row["attempted"]) > 0
+        assert int(row["injected"]) + int(row["out_of_view"]) >= 0.8 * int(row["carrying"]) > 0
         assert (output / "injection_histogram.csv").is_file()
     predicted = tmp_path / "predicted"
     names = ["-d", "905", "-c", "3d_fullres", "-tr", trainer, "-f", "0", "-device", "cpu"]
