@@ -58,7 +58,7 @@ def check_record(run: Run) -> None:
     if state_of(run) == NOT_STARTED:
         return
     advice = "Restore them, give the arm another name, or name another --output."
-    refuse_changes(path, run.to_json(), run.folder, advice)
+    refuse_changes(path, run.to_json(), run.folder, advice, run.root)
 
 
 def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) -> bool:

@@ -27,6 +27,7 @@ from nnunet_difftumor.experiment.generators import Stage, check_stages, generato
 from nnunet_difftumor.experiment.study import STUDY_GENERATOR, Annotated, Arm, Study
 from nnunet_difftumor.experiment.trainers import TrainerFacts, trainer_of
 from nnunet_difftumor.experiment.validation_cases import check_validation_cases
+from nnunet_difftumor.experiment.work_folders import relative_paths
 from nnunet_difftumor.logged_command import program
 from nnunet_difftumor.schedule import SCHEDULE_KEYS
 from nnunet_difftumor.splits import Split
@@ -133,7 +134,7 @@ class Run:
         return " ".join([*variables, shlex.join(["nnUNetv2_train", *words[1:]])])
 
     def to_json(self) -> dict[str, Any]:
-        """What must not change between two starts of this run."""
+        """What must not change between two starts of this run, wherever the study's folder lies."""
         return {
             "arm": self.arm.name,
             "annotated": self.annotated,
@@ -146,7 +147,7 @@ class Run:
             "configuration": self.study.configuration,
             "plans": self.study.plans,
             **self.split.to_json(),
-            "settings": dict(self.settings),
+            "settings": relative_paths(self.settings, self.root),
         }
 
 
