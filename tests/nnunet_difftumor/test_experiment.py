@@ -735,17 +735,76 @@ def test_validation_cases_of_all_folds_are_compared(plan):
     assert len(calls) == 1
 
 
-def count_comparisons(study, runs, data):
-    """Compare as far as needed, without figures; gives how often there was something to do."""
-    calls = []
+def experiments_of(study, runs, data):
+    """Compare without figures; gives the experiments for which there was something to do."""
+    made = []
 
     def compare(path, output, *, overwrite):
-        calls.append(read_experiment(path))
+        made.append(read_experiment(path))
         output.mkdir(parents=True, exist_ok=True)
         (output / "report.html").touch()
 
     compare_all(study, runs, data, runs[0].root, compare=compare)
-    return len(calls)
+    return made
+
+
+def test_what_is_finished_is_compared_and_what_is_missing_named(plan, capsys):
+    """An arm's repetition is compared with all its folds or not at all, and joins when they are finished."""
+    arms = [ARMS[0], ARMS[1], ARMS[3]]
+    study, data, runs = plan(annotated=[3, "all"], arms=arms)
+    missing = ["nnU-Net.annotated-3.fold-2.seed-1", "nnU-Net_healthy_too.annotated-3.fold-0.seed-0"]
+    missing += ["nnU-Net_healthy_too.annotated-3.fold-0.seed-1", "copy-paste.annotated-3.fold-2.seed-0"]
+    assert len(train_all(runs, data, run_command=FakeNnunet(failing=[*missing, "annotated-all"]))) == 4 + len(runs) / 2
+    (experiment,) = experiments_of(study, runs, data)
+    assert experiment.title == "study: 3 annotated cases"
+    assert experiment.arms == ("nnU-Net", "copy-paste")
+    assert [(model.arm, model.seed) for model in experiment.models] == [("nnU-Net", 0), ("copy-paste", 1)]
+    assert sorted(experiment.notes) == [
+        f"copy-paste, seed 0 is left out; runs that are not finished: {missing[3]}.",
+        f"nnU-Net, healthy too, seed 0 is left out; runs that are not finished: {missing[1]}.",
+        f"nnU-Net, healthy too, seed 1 is left out; runs that are not finished: {missing[2]}.",
+        f"nnU-Net, seed 1 is left out; runs that are not finished: {missing[0]}.",
+    ]
+    printed = capsys.readouterr().out
+    assert all(f"3 annotated cases: {note}" in printed for note in experiment.notes)
+    assert "all annotated cases: nnU-Net, seed 0 is left out" in printed
+    assert experiments_of(study, runs, data) == []
+    assert len(train_all(runs, data, run_command=FakeNnunet(failing=[missing[2], "annotated-all"]))) == 1 + len(runs) / 2
+    (experiment,) = experiments_of(study, runs, data)
+    assert len(experiment.notes) == 1
+    assert len(experiment.models) == 5
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert [(len(each.models), each.notes) for each in experiments_of(study, runs, data)] == [(6, ())] * 2
+
+
+def test_a_baseline_that_is_left_out_is_named(plan):
+    study, data, runs = plan(annotated=[3], seeds=[0], arms=ARMS[:2])
+    train_all(runs, data, run_command=FakeNnunet(failing=["nnU-Net.annotated-3.fold-0"]))
+    (experiment,) = experiments_of(study, runs, data)
+    assert experiment.baseline == "nnU-Net, healthy too"
+    assert experiment.notes[1] == "The baseline is nnU-Net, healthy too: nnU-Net, that of the study, is left out."
+
+
+def test_compare_trains_nothing(plan, tmp_path, capsys, monkeypatch):
+    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--compare"]
+    assert main(words) == 1
+    assert "Nothing was compared: no arm has a repetition" in capsys.readouterr().err
+    train(runs[0], data, run_command=FakeNnunet())
+    compared = []
+    monkeypatch.setattr("nnunet_difftumor.comparison.run.compare", lambda path, *_, **__: compared.append(path))
+    assert main(words) == 0
+    assert len(compared) == 1
+    assert state_of(runs[1]) == "not started"
+    printed = capsys.readouterr().out
+    assert f"all annotated cases: nnU-Net, healthy too, seed 1 is left out; {'runs that are not finished: '}" in printed
+    assert main([*words, "--only", runs[0].name]) == 1
+    assert "--compare compares what is finished and does nothing else. Remove --only." in capsys.readouterr().err
+
+
+def count_comparisons(study, runs, data):
+    """Compare as far as needed, without figures; gives how often there was something to do."""
+    return len(experiments_of(study, runs, data))
 
 
 def retrain(runs, data, **_):
@@ -1194,6 +1253,56 @@ def test_finished_generators_may_be_copied_to_another_study(plan, tmp_path):
     nnunet = FakeNnunet()
     assert train(runs[1], data, run_command=nnunet)
     assert nnunet.generator_starts == []
+
+
+@pytest.mark.parametrize("with_hospitals", [False, True])
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_study_goes_on_where_its_folder_was_moved_to(plan, project, tmp_path, is_copied, with_hospitals):
+    """Nothing is trained or compared again, nothing refused, and what was interrupted continues."""
+    images, labels = project.raw / "imagesTr", project.preprocessed / "gt_segmentations"
+    hospitals = {"hospitals": [{"name": "X", "images": str(images), "labels": str(labels)}]}
+    targets = [{"organ_label": "liver", "tumor_label": "tumor", "generator": "study"}]
+    arms = [*GENERATORS["arms"], {"name": "targets", "trainer": "difftumor", "settings": {"targets": targets}}]
+    changes = {**GENERATORS, "arms": arms, "seeds": [0], "folds": [0], "compare": hospitals if with_hospitals else {}}
+    _, data, runs = plan("first", **changes)
+    assert len(train_all(runs, data, run_command=FakeNnunet(failing=[runs[-1].name]))) == 1
+    runs[-1].fold_folder.mkdir(parents=True)
+    (runs[-1].fold_folder / "checkpoint_latest.pth").touch()
+    study, data, runs = plan("first", **changes)
+    assert len(experiments_of(study, runs, data)) == 2
+    if is_copied:
+        subprocess.run(["cp", "-a", str(tmp_path / "first"), str(tmp_path / "second")], check=True)
+        shutil.move(tmp_path / "first", tmp_path / "gone")
+    else:
+        shutil.move(tmp_path / "first", tmp_path / "second")
+    study, data, runs = plan("second", **changes)
+    for run in runs:
+        check_record(run)
+    nnunet = FakeNnunet()
+    assert experiments_of(study, runs, data) == []
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert nnunet.generator_starts == []
+    assert nnunet.starts == [(str(runs[-1].settings_file), True)]
+    settings = json.loads(runs[-1].settings_file.read_text())
+    generator = tmp_path / "second" / "generators" / "fold-0.annotated-all" / "generator"
+    assert settings["targets"][0]["generator"] == str(generator)
+    record = (runs[-1].folder / "run.json").read_text()
+    assert "generators/fold-0.annotated-all/generator" in record
+    assert str(tmp_path) not in record
+
+
+def test_records_with_full_paths_in_the_folder_of_the_study_are_read(plan):
+    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    path = runs[1].folder / "run.json"
+    record = json.loads(path.read_text())
+    assert record["settings"]["generator"] == "generators/fold-0.annotated-3/generator"
+    path.write_text(json.dumps({**record, "settings": dict(runs[1].settings)}))
+    check_record(runs[1])
+    record["settings"]["generator"] = "/elsewhere/generators/fold-0.annotated-3/generator"
+    path.write_text(json.dumps(record))
+    with pytest.raises(OutputExistsError, match="generator: '/elsewhere/"):
+        check_record(runs[1])
 
 
 def test_a_folder_that_the_study_did_not_train_is_refused(plan, tmp_path):
