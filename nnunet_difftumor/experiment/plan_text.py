@@ -10,12 +10,7 @@ from pathlib import Path
 from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.experiment.generator_training import state_of_stage
 from nnunet_difftumor.experiment.generators import Stage
-from nnunet_difftumor.experiment.running import (
-    annotated_samples_seen,
-    epochs_left,
-    seconds_per_epoch,
-    state_of,
-)
+from nnunet_difftumor.experiment.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.experiment.runs import Run
 from nnunet_difftumor.experiment.work_folders import FINISHED, INTERRUPTED
 

@@ -206,11 +206,8 @@ def _check_samples(run: Run) -> None:
     """Make sure that a run of a study with equal exposure saw as many annotated samples as it was to."""
     if run.study.exposure != EQUAL or run.shares is None:
         return
-    expected, margin, seen = (
-        run.samples * run.shares.annotated,
-        run.shares.margin(run.samples),
-        annotated_samples_seen(run),
-    )
+    expected, margin = run.samples * run.shares.annotated, run.shares.margin(run.samples)
+    seen = annotated_samples_seen(run)
     path = run.fold_folder / SAMPLES_FILE_NAME
     if seen is None:
         raise RunError(
