@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import torch
 
 from nnunet_difftumor.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    _Trainer = nnUNetTrainer
-else:
-    _Trainer = object
+from nnunet_difftumor.sample_counts import SampleCountMixin
 
 CPU_THREADS_VARIABLE = "nnUNet_difftumor_cpu_threads"
 
 
-class CpuTrainingMixin(_Trainer):
-    """Lets a trainer of nnU-Net share a CPU and use its bfloat16; on other devices it changes nothing.
+class CpuTrainingMixin(SampleCountMixin):
+    """Lets a trainer of nnU-Net share a CPU and use its bfloat16; on other devices it counts samples and no more.
 
     Attributes:
         trains_in_bfloat16: Whether forward pass and loss run under autocast to bfloat16 on a CPU, as nnU-Net runs

@@ -17,7 +17,12 @@ STUDY.yaml names a preprocessed data set, folds, repetitions, numbers of annotat
 see the same plans, the same validation cases, and the same first N annotated cases, for equal epochs. Each run
 has a folder of its own, --output/runs/NAME. A finished run is never done again; an interrupted one continues when
 the same command is given again. When all runs are finished, `difftumor compare` is run once for each number of
-annotated cases, on the hospitals of the study or on the validation cases: --output/compare/annotated-N/report.
+annotated cases, on the hospitals of the study or on the validation cases: --output/compare/annotated-N/report. With
+--compare that is done before, with the arms and repetitions of which all folds are finished; the others are named.
+
+With `exposure: equal`, not the epochs are equal but the samples of annotated cases: arms that also draw healthy
+samples are trained for more epochs, and what each run has seen is checked. `length: longest` in an arm trains it as
+long as the longest other one. --dry-run shows epochs and annotated samples of every run.
 
 With `generators: {preset: base}` and `generator: study` in an arm, the study also trains the generator of each fold
 and number of annotated cases, on the same tumour cases as the arm: --output/generators/fold-F.annotated-N. It comes
@@ -49,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to train and compare")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the study")
     parser.add_argument("--only", metavar="RUN", help="train this run alone, and compare nothing")
+    parser.add_argument("--compare", action="store_true", help="train nothing; compare the runs that are finished")
     parser.add_argument("--dry-run", action="store_true", help="print commands and expected time; train nothing")
     parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a Slurm job array, a run a task; no training")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --slurm")
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.experiment.runs import plan_runs
     from nnunet_difftumor.experiment.study import read_study
 
+    _refuse_compare_with_others(args)
     study = read_study(args.study)
     data = open_data(study, show_progress=True)
     runs = plan_runs(study, data, args.output)
@@ -120,7 +127,7 @@ def _say_what_was_written(args: argparse.Namespace, count: int, command: str) ->
 def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
     from nnunet_difftumor.experiment.running import train_all
 
-    errors = train_all(chosen, data)
+    errors = {} if args.compare else train_all(chosen, data)
     if errors:
         _report(errors, len(chosen))
         return 1
@@ -128,7 +135,7 @@ def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data
         from nnunet_difftumor.comparison.run import compare
         from nnunet_difftumor.experiment.comparing import compare_all
 
-        _show(compare_all(study, runs, data, args.output, compare=compare))
+        return _show(compare_all(study, runs, data, args.output, compare=compare))
     return 0
 
 
@@ -137,18 +144,30 @@ def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, da
 
     gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
     with ray_session(RayOptions(address=args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)) as ray:
-        errors = ray.train_all(chosen, data)
+        errors = {} if args.compare else ray.train_all(chosen, data)
         if errors:
             _report(errors, len(chosen))
             return 1
         if args.only is None:
-            _show(ray.compare_all(study, runs, data, args.output))
+            return _show(ray.compare_all(study, runs, data, args.output))
     return 0
 
 
-def _show(reports: Any) -> None:
+def _show(reports: Any) -> int:
     for report in reports:
         print(f"Look at {report}.")
+    if not reports:
+        print("Nothing was compared: no arm has a repetition with all its folds finished.", file=sys.stderr)
+    return 0 if reports else 1
+
+
+def _refuse_compare_with_others(args: argparse.Namespace) -> None:
+    from nnunet_difftumor.errors import ConfigurationError
+
+    others = {"--only": args.only is not None, "--dry-run": args.dry_run, "--slurm": args.slurm is not None}
+    given = [name for name, is_given in others.items() if is_given]
+    if args.compare and given:
+        raise ConfigurationError(f"--compare compares what is finished and does nothing else. Remove {given[0]}.")
 
 
 def _choose(runs: Any, only: str | None) -> Any:
@@ -165,3 +184,4 @@ def _choose(runs: Any, only: str | None) -> Any:
 def _report(errors: Any, count: int) -> None:
     print(f"\n{len(errors)} of {count} runs failed: {', '.join(errors)}.", file=sys.stderr)
     print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
+    print("With --compare it trains nothing and compares what is finished.", file=sys.stderr)

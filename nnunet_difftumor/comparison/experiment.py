@@ -118,6 +118,7 @@ class Experiment:
         prediction: How trained models predict.
         statistics: How figures are computed.
         acknowledge_identifier_matches: Go on although cases are named like training cases of a model.
+        notes: What a reader of the report should know.
     """
 
     path: Path
@@ -132,6 +133,7 @@ class Experiment:
     prediction: PredictionSettings = field(default_factory=PredictionSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     acknowledge_identifier_matches: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -187,6 +189,7 @@ def read_experiment(path: Path) -> Experiment:
         prediction=read_prediction(entries.mapping("prediction")),
         statistics=read_statistics(entries.mapping("statistics")),
         acknowledge_identifier_matches=entries.boolean("acknowledge_identifier_matches", False),
+        notes=entries.texts("notes") or (),
     )
 
 
@@ -207,6 +210,7 @@ _EXPERIMENT_KEYS = (
     "prediction",
     "statistics",
     "acknowledge_identifier_matches",
+    "notes",
 )
 _MODEL_SOURCES = ("trained", "predictions", "scores")
 

@@ -222,14 +222,19 @@ def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
 
 
 def _claim(folder: Path, source: dict[str, Any]) -> None:
-    """Record whose predictions a folder holds, or refuse if they are another's."""
+    """Record whose predictions a folder holds, or refuse if they are another's.
+
+    The stamps of the checkpoints tell models apart; a model that was moved is the same one.
+    """
     path = folder / _SOURCE_FILE
     if not path.is_file():
         write_json(path, source)
         return
     recorded = json.loads(path.read_text(encoding="utf-8"))
     changed = [
-        f"{key}: {recorded.get(key)!r}, now {value!r}" for key, value in source.items() if recorded.get(key) != value
+        f"{key}: {recorded.get(key)!r}, now {value!r}"
+        for key, value in source.items()
+        if key != "trained" and recorded.get(key) != value
     ]
     if changed:
         raise OutputExistsError(

@@ -109,7 +109,7 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
     write_raw_tables(study, experiment, output)
     write_complete_tables(findings, output)
     write_json(output / SUMMARY_FILE, facts, overwrite=True)
-    write_report(findings, experiment, facts, (*study.notes, *notes), output)
+    write_report(findings, experiment, facts, (*experiment.notes, *study.notes, *notes), output)
     return Comparison(experiment, findings, facts)
 
 

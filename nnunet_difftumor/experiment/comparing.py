@@ -13,11 +13,14 @@ import yaml
 
 from nnunet_difftumor.atomic_files import write_json, written_whole
 from nnunet_difftumor.comparison.experiment import Experiment, file_name_of, read_experiment
+from nnunet_difftumor.comparison.file_stamps import stamp_of
 from nnunet_difftumor.comparison.report import REPORT_FILE
 from nnunet_difftumor.experiment.data_views import StudyData
+from nnunet_difftumor.experiment.running import state_of
 from nnunet_difftumor.experiment.runs import Run
 from nnunet_difftumor.experiment.study import Annotated, Study
 from nnunet_difftumor.experiment.validation_cases import validation_cases
+from nnunet_difftumor.experiment.work_folders import FINISHED
 from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
 from nnunet_difftumor.scoring.request import find_label_maps
 
@@ -31,24 +34,31 @@ def compare_all(
 ) -> tuple[Path, ...]:
     """Write the experiments for `difftumor compare` and run them; what was compared before is skipped.
 
-    A report counts as made before if the experiment, the models or predictions, the references, metadata and labels
-    that it was made from are the same still, by size and time of change.
+    An arm's repetition is compared when all its folds are finished. One that lacks a fold is left out, and named in
+    the output and in the notes of the report. A report counts as made before if the experiment, the models or
+    predictions, the references, metadata and labels that it was made from are the same still, by size and time of
+    change.
 
     Args:
         study: The study.
-        runs: All its runs, finished.
+        runs: All its runs.
         data: Its data set.
         output: Output folder of the study.
         compare: `nnunet_difftumor.comparison.run.compare`.
 
     Returns:
-        The reports.
+        The reports; none of a number of annotated cases of which no repetition is finished.
     """
     reports = []
     for annotated in study.annotated:
         of_number = [run for run in runs if run.annotated == annotated]
         folder = output.resolve() / COMPARE_FOLDER / f"annotated-{annotated}"
-        path = write_experiment(study, of_number, data, annotated, folder)
+        finished, notes = _complete_repetitions(study, of_number)
+        for note in notes:
+            print(f"{annotated} annotated cases: {note}", flush=True)
+        if not finished:
+            continue
+        path = write_experiment(study, finished, data, annotated, folder, notes=notes)
         report, stamps_file = folder / "report" / REPORT_FILE, folder / _STAMPS_FILE
         stamps = _stamp(path)
         if not report.is_file() or stamps != _read_stamps(stamps_file):
@@ -59,34 +69,46 @@ def compare_all(
     return tuple(reports)
 
 
-def write_experiment(study: Study, runs: Sequence[Run], data: StudyData, annotated: Annotated, folder: Path) -> Path:
-    """Write the experiment of one number of annotated cases.
+def write_experiment(
+    study: Study,
+    runs: Sequence[Run],
+    data: StudyData,
+    annotated: Annotated,
+    folder: Path,
+    *,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write the experiment of one number of annotated cases; its paths start from its folder, which may be moved.
 
     Args:
         study: The study.
-        runs: Its runs with that number.
+        runs: Its runs with that number, all folds of each repetition.
         data: Its data set.
         annotated: The number.
         folder: Where the experiment, and links to models or predictions, are written.
+        notes: What a reader of the report should know.
 
     Returns:
         The experiment.
     """
     arms = list(dict.fromkeys(run.arm.name for run in runs))
+    repetitions = _by_repetition(runs)
     models = [
-        _model(name, seed, [run for run in runs if run.arm.name == name and run.seed == seed], folder, study)
-        for name in arms
-        for seed in study.seeds
+        _model(arm, seed, folds, folder, study)
+        for arm in arms
+        for (name, seed), folds in repetitions.items()
+        if name == arm
     ]
     content: dict[str, Any] = {
         "title": f"{study.title}: {annotated} annotated cases",
         "baseline": study.baseline if study.baseline in arms else arms[0],
         "dataset_json": str(data.cases.folder / "dataset.json"),
         **study.compare,
+        **({"notes": list(notes)} if notes else {}),
         "models": models,
     }
     if "hospitals" not in content:
-        content["hospitals"] = [{"name": _VALIDATION, "labels": str(_link_references(study, data, folder))}]
+        content["hospitals"] = [{"name": _VALIDATION, "labels": _link_references(study, data, folder).name}]
     content["prediction"] = {"device": study.device, **content.get("prediction", {})}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     path = folder / "experiment.yaml"
@@ -95,9 +117,36 @@ def write_experiment(study: Study, runs: Sequence[Run], data: StudyData, annotat
     return path
 
 
+def _by_repetition(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
+    """The folds of each arm and repetition."""
+    found: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.arm.name, run.seed), []).append(run)
+    return found
+
+
+def _complete_repetitions(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Runs of the repetitions of which every fold is finished, and what is to be said of the others."""
+    finished, notes = [], []
+    for (arm, seed), folds in _by_repetition(runs).items():
+        missing = [run.name for run in folds if state_of(run) != FINISHED]
+        if missing:
+            notes.append(f"{arm}, seed {seed} is left out; runs that are not finished: {', '.join(missing)}.")
+        else:
+            finished += folds
+    arms = {run.arm.name for run in finished}
+    if arms and study.baseline not in arms and any(run.arm.name == study.baseline for run in runs):
+        notes.append(f"The baseline is {finished[0].arm.name}: {study.baseline}, that of the study, is left out.")
+    return finished, notes
+
+
 def _stamp(path: Path) -> dict[str, Any]:
     """The experiment, and size and time of change of all files that its report is made from."""
-    files = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in _files_of(read_experiment(path))}
+    folder = path.resolve().parent
+    files = {
+        str(file.relative_to(folder) if file.is_relative_to(folder) else file): stamp_of(file)
+        for file in _files_of(read_experiment(path))
+    }
     return {"experiment": path.read_text(encoding="utf-8"), "files": files}
 
 
@@ -125,11 +174,13 @@ def _model(arm: str, seed: int, runs: Sequence[Run], folder: Path, study: Study)
     if len(study.seeds) > 1:
         model["seed"] = seed
     if "hospitals" in study.compare:
-        return {**model, "trained": str(_link_model(runs, folder / "models" / name)), "folds": [r.fold for r in runs]}
-    return {**model, "predictions": str(_link_predictions(runs, folder / "predictions" / name))}
+        _link_model(runs, folder / "models" / name)
+        return {**model, "trained": f"models/{name}", "folds": [run.fold for run in runs]}
+    _link_predictions(runs, folder / "predictions" / name)
+    return {**model, "predictions": f"predictions/{name}"}
 
 
-def _link_model(runs: Sequence[Run], folder: Path) -> Path:
+def _link_model(runs: Sequence[Run], folder: Path) -> None:
     """One folder with the folds of several runs, as nnU-Net predicts from.
 
     Each fold lists its training cases, which nnU-Net's own trainers do not, for the comparison's leak guard.
@@ -139,17 +190,16 @@ def _link_model(runs: Sequence[Run], folder: Path) -> Path:
         fold = _fill_with_links(folder / run.fold_folder.name, {path.name: path for path in run.fold_folder.iterdir()})
         if not (fold / SPLIT_RECORD_NAME).is_file():
             write_json(fold / SPLIT_RECORD_NAME, run.split.to_json())
-    return folder
 
 
-def _link_predictions(runs: Sequence[Run], folder: Path) -> Path:
+def _link_predictions(runs: Sequence[Run], folder: Path) -> None:
     """What nnU-Net predicted of the validation cases of each fold, by the model that did not see them."""
     links = {
         f"{case}{ending}": run.fold_folder / _VALIDATION / f"{case}{ending}"
         for run in runs
         for case, ending in ((case, _ending(run)) for case in run.split.val)
     }
-    return _fill_with_links(folder, links)
+    _fill_with_links(folder, links)
 
 
 def _link_references(study: Study, data: StudyData, folder: Path) -> Path:

@@ -50,6 +50,7 @@ class StudyData:
         fold_count: How many folds the data set's splits have.
         seed_of_cases: Seed of the order in which annotated cases join.
         raw: Its folder in nnUNet_raw, which may not be at hand.
+        batch_size: Samples in a batch of the study's plans and configuration.
     """
 
     cases: PreprocessedCases
@@ -58,6 +59,7 @@ class StudyData:
     fold_count: int
     seed_of_cases: int
     raw: Path
+    batch_size: int
 
     @property
     def name(self) -> str:
@@ -176,7 +178,7 @@ def open_data(study: Study, *, show_progress: bool = False) -> StudyData:
     folds = {fold: choose_cases(cases, config, fold, show_progress=show_progress) for fold in study.folds}
     count = _count_folds(cases, folds[study.folds[0]])
     folds |= dict(_settle_other_folds(cases, config, set(range(count)) - folds.keys()))
-    return StudyData(cases, dataset_json, folds, count, study.seed_of_cases, raw)
+    return StudyData(cases, dataset_json, folds, count, study.seed_of_cases, raw, configuration.batch_size)
 
 
 def _count_folds(cases: PreprocessedCases, fold: FoldCases) -> int:

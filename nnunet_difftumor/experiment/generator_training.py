@@ -46,7 +46,7 @@ def check_stage(stage: Stage) -> None:
             "generator: its full path, instead of generator: study."
         )
     advice = "Restore them, or name another --output: runs that used this generator are matched with no other."
-    refuse_changes(record, stage.to_json(), stage.folder, advice)
+    refuse_changes(record, stage.to_json(), stage.folder, advice, stage.root.parent)
 
 
 def train_stage(stage: Stage, *, run_command: RunCommand = run_logged) -> bool:

@@ -126,7 +126,7 @@ class RaySession:
 
         Args:
             study: The study.
-            runs: All its runs, finished.
+            runs: All its runs.
             data: Its data set.
             output: Output folder of the study.
 

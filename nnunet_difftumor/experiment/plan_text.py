@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.experiment.generator_training import state_of_stage
 from nnunet_difftumor.experiment.generators import Stage
-from nnunet_difftumor.experiment.running import epochs_left, seconds_per_epoch, state_of
+from nnunet_difftumor.experiment.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.experiment.runs import Run
 from nnunet_difftumor.experiment.work_folders import FINISHED, INTERRUPTED
 
@@ -33,7 +33,7 @@ def describe_plan(runs: Sequence[Run]) -> str:
     lines, total, unknown = _describe_generators(runs), 0.0, 0
     for run in runs:
         state = state_of(run)
-        lines.append(f"# {run.name}: {state}; {_facts(run)}")
+        lines.append(f"# {run.name}: {state}; {_facts(run)}{_samples(run, state)}")
         if state == FINISHED:
             continue
         lines += [f"#   not there yet: {folder}" for folder in run.missing_generators]
@@ -46,10 +46,10 @@ def describe_plan(runs: Sequence[Run]) -> str:
             source = "measured" if run.arm.name in measured else "from the study"
             count = epochs_left(run)
             total += seconds * count
-            before = f"; {run.arm.epochs - count} of {run.arm.epochs} are in the last checkpoint"
+            before = f"; {run.epochs - count} of {run.epochs} are in the last checkpoint"
             lines.append(
                 f"#   {count} epochs of {seconds:.3g} s ({source}): {show_seconds(seconds * count)}"
-                f"{before if count < run.arm.epochs else ''}"
+                f"{before if count < run.epochs else ''}"
             )
     left = sum(state_of(run) != FINISHED for run in runs)
     lines.append(f"# {len(runs)} runs, {len(runs) - left} finished, {left} to train, one after the other:")
@@ -142,6 +142,15 @@ def _facts(run: Run) -> str:
     cases = f"{len(run.split.train)} training and {len(run.split.val)} validation cases"
     control = "" if run.arm.wall_clock_factor is None else "; wall-clock control"
     return f"{run.trainer}, {cases}{'' if run.healthy else ', without healthy ones'}{control}"
+
+
+def _samples(run: Run, state: str) -> str:
+    """Samples of annotated cases: how many are planned, and how many a finished run has seen."""
+    if run.annotated_samples is None:
+        return ""
+    seen = annotated_samples_seen(run) if state == FINISHED else None
+    planned = f"; {run.annotated_samples:.0f} of {run.samples} samples annotated"
+    return planned if seen is None else f"{planned}, {seen} seen"
 
 
 def _measured(runs: Sequence[Run]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.comparison.prediction import Run as RunCommand
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.experiment.data_views import StudyData, make_view
+from nnunet_difftumor.experiment.exposure import EQUAL
 from nnunet_difftumor.experiment.generator_training import train_stage
 from nnunet_difftumor.experiment.runs import RUNS_FOLDER, VIEWS_FOLDER, Run
 from nnunet_difftumor.experiment.work_folders import (
@@ -28,6 +29,7 @@ from nnunet_difftumor.experiment.work_folders import (
     refuse_changes,
 )
 from nnunet_difftumor.logged_command import end_of_log, run_logged
+from nnunet_difftumor.sample_counts import SAMPLES_FILE_NAME, read_samples_seen
 
 _RECORD_FILE = "run.json"
 _CHECKPOINTS_TO_CONTINUE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
@@ -56,7 +58,7 @@ def check_record(run: Run) -> None:
     if state_of(run) == NOT_STARTED:
         return
     advice = "Restore them, give the arm another name, or name another --output."
-    refuse_changes(path, run.to_json(), run.folder, advice)
+    refuse_changes(path, run.to_json(), run.folder, advice, run.root)
 
 
 def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) -> bool:
@@ -75,8 +77,8 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
     Raises:
         OutputExistsError: If it was started with other settings.
         ConfigurationError: If a generator is missing.
-        RunError: If a command ends with an error, nnU-Net trained for other epochs, or another process trains this
-            run.
+        RunError: If a command ends with an error, nnU-Net trained for other epochs or, in a study with equal
+            exposure, on another number of annotated samples, or another process trains this run.
     """
     check_record(run)
     if state_of(run) == FINISHED:
@@ -106,6 +108,7 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
                 f"{run.name}: nnU-Net ended with status {status}. Its log is {log}; it ends with:\n{end_of_log(log)}"
             )
         _check_training(run)
+        _check_samples(run)
         content = {"seconds_of_last_start": round(time.monotonic() - start, 1), "starts": len(logs_in(run.folder))}
         write_json(run.folder / DONE_FILE, content)
     return True
@@ -148,7 +151,7 @@ def epochs_left(run: Run) -> int:
     checkpoints = [run.fold_folder / name for name in _CHECKPOINTS_TO_CONTINUE]
     saved_at = next((path.stat().st_mtime for path in checkpoints if path.is_file()), float("-inf"))
     saved = [epoch for text in _training_logs(run) for epoch, middle in _finished_epochs(text) if middle <= saved_at]
-    return max(0, run.arm.epochs - 1 - max(saved, default=-1))
+    return max(0, run.epochs - 1 - max(saved, default=-1))
 
 
 def _finished_epochs(log: str) -> Iterator[tuple[int, float]]:
@@ -184,10 +187,39 @@ def _check_training(run: Run) -> None:
         raise RunError(f"{run.name}: nnU-Net ended well but left no {', '.join(missing)}.")
     epochs = [int(found) for text in _training_logs(run) for found in re.findall(r": Epoch (\d+) *$", text, re.M)]
     trained = max(epochs, default=-1) + 1
-    if trained != run.arm.epochs:
+    if trained != run.epochs:
         raise RunError(
-            f"{run.name}: {run.trainer} trained for {trained} epochs instead of {run.arm.epochs}, so the arms are not "
+            f"{run.name}: {run.trainer} trained for {trained} epochs instead of {run.epochs}, so the arms are not "
             "matched. Use a trainer that takes num_epochs from the settings, and move the run's folder away."
+        )
+
+
+def annotated_samples_seen(run: Run) -> int | None:
+    """Training samples of annotated cases that a run has counted so far; None if it has not."""
+    seen = read_samples_seen(run.fold_folder / SAMPLES_FILE_NAME)
+    if seen is None or run.shares is None:
+        return None
+    return sum(seen.get(case, 0) for case in run.shares.annotated_cases)
+
+
+def _check_samples(run: Run) -> None:
+    """Make sure that a run of a study with equal exposure saw as many annotated samples as it was to."""
+    if run.study.exposure != EQUAL or run.shares is None:
+        return
+    expected, margin = run.samples * run.shares.annotated, run.shares.margin(run.samples)
+    seen = annotated_samples_seen(run)
+    path = run.fold_folder / SAMPLES_FILE_NAME
+    if seen is None:
+        raise RunError(
+            f"{run.name}: {run.trainer} left no {path}, which says how many annotated samples it has seen. It is "
+            "written where every epoch was counted; move the run's folder away to train it anew."
+        )
+    if abs(seen - expected) > margin:
+        raise RunError(
+            f"{run.name}: {run.trainer} has seen {seen} samples of annotated cases instead of {expected:.0f} "
+            f"(+/- {margin:.0f}, three standard deviations), so the arms are not matched. {path} has the samples of "
+            "each case; check healthy_share and that the trainer draws cases as nnU-Net does, and move the run's "
+            "folder away."
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from nnunet_difftumor.config import (
     DEFAULT_GENERATOR,
     ENVIRONMENT_VARIABLE,
     ConfigSource,
+    DiffTumorConfig,
     is_generator_name,
     resolve_config,
 )
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.experiment.data_views import StudyData, settings_beside_plans, view_name
+from nnunet_difftumor.experiment.exposure import EQUAL, SampleShares, fitting_epochs, shares_of
 from nnunet_difftumor.experiment.generators import Stage, check_stages, generator_folder, plan_generator
 from nnunet_difftumor.experiment.study import STUDY_GENERATOR, Annotated, Arm, Study
 from nnunet_difftumor.experiment.trainers import TrainerFacts, trainer_of
 from nnunet_difftumor.experiment.validation_cases import check_validation_cases
+from nnunet_difftumor.experiment.work_folders import relative_paths
 from nnunet_difftumor.logged_command import program
 from nnunet_difftumor.schedule import SCHEDULE_KEYS
 from nnunet_difftumor.splits import Split
@@ -47,6 +50,9 @@ class Run:
         healthy: Whether healthy cases train.
         trainer: Name of the trainer's class.
         split: Training and validation cases.
+        epochs: Epochs that it is trained for.
+        shares: What its samples are drawn from; None: not known before it is trained.
+        batch_size: Samples in a batch.
         settings: The file that nnUNet_difftumor will name.
         missing_generators: Generator folders that do not exist yet and that the study does not train.
         generator_stages: What the study trains before this run, unless it is finished.
@@ -63,6 +69,9 @@ class Run:
     healthy: bool
     trainer: str
     split: Split
+    epochs: int
+    shares: SampleShares | None
+    batch_size: int
     settings: Mapping[str, Any]
     missing_generators: tuple[str, ...]
     generator_stages: tuple[Stage, ...]
@@ -79,6 +88,16 @@ class Run:
     def settings_file(self) -> Path:
         """The file that nnUNet_difftumor names."""
         return self.folder / "settings.json"
+
+    @property
+    def samples(self) -> int:
+        """Training samples of all its epochs."""
+        return self.epochs * self.study.iterations * self.batch_size
+
+    @property
+    def annotated_samples(self) -> float | None:
+        """Expected number of them that are of annotated cases; None: not known before it is trained."""
+        return None if self.shares is None else self.samples * self.shares.annotated
 
     @property
     def model_folder(self) -> Path:
@@ -115,7 +134,7 @@ class Run:
         return " ".join([*variables, shlex.join(["nnUNetv2_train", *words[1:]])])
 
     def to_json(self) -> dict[str, Any]:
-        """What must not change between two starts of this run."""
+        """What must not change between two starts of this run, wherever the study's folder lies."""
         return {
             "arm": self.arm.name,
             "annotated": self.annotated,
@@ -128,7 +147,7 @@ class Run:
             "configuration": self.study.configuration,
             "plans": self.study.plans,
             **self.split.to_json(),
-            "settings": dict(self.settings),
+            "settings": relative_paths(self.settings, self.root),
         }
 
 
@@ -149,20 +168,61 @@ def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
         DatasetError: If generators are to be trained and the raw data set is not at hand.
     """
     check_validation_cases(study, data)
-    trainers = {arm.name: trainer_of(arm, _schedule(study, arm), str(study.path)) for arm in study.arms}
+    trainers = {arm.name: _trainer_of(arm, study) for arm in study.arms}
     base = settings_beside_plans(data.cases.folder, data.dataset_json)
-    runs = []
+    runs: list[Run] = []
     for seed in study.seeds:
         for annotated in study.annotated:
             for fold in study.folds:
-                for arm in study.arms:
-                    if annotated in arm.annotated:
-                        facts = trainers[arm.name]
-                        runs.append(_make_run(study, data, output.resolve(), arm, facts, base, annotated, fold, seed))
+                beside = [
+                    _make_run(study, data, output.resolve(), arm, trainers[arm.name], base, annotated, fold, seed)
+                    for arm in study.arms
+                    if annotated in arm.annotated
+                ]
+                runs += _with_longest(beside)
+    _check_exposure(study, runs)
     _check_looks(study, trainers, base)
     check_names("runs", [run.name for run in runs], study.path)
     check_stages([stage for run in runs for stage in run.generator_stages], study.path)
     return tuple(runs)
+
+
+def _trainer_of(arm: Arm, study: Study) -> TrainerFacts:
+    is_steered = study.exposure == EQUAL or arm.is_longest
+    return trainer_of(arm, _schedule(study, arm.epochs), str(study.path), is_steered=is_steered)
+
+
+def _with_longest(beside: Sequence[Run]) -> list[Run]:
+    """Runs of one fold, number of annotated cases and repetition; the long ones as long as the longest other."""
+    longest = max((run.epochs for run in beside if not run.arm.is_longest), default=None)
+    runs = []
+    for run in beside:
+        if run.arm.is_longest and longest is None:
+            raise ConfigurationError(
+                f"{run.study.path}, arm {run.arm.name!r}: length: longest needs another arm with annotated: "
+                f"{run.annotated} that it is to be as long as. Add one, or give this arm an annotated list without "
+                f"{run.annotated}."
+            )
+        if run.arm.is_longest and longest is not None:
+            run = replace(run, epochs=longest, settings={**run.settings, **_schedule(run.study, longest)})
+        runs.append(run)
+    return runs
+
+
+def _check_exposure(study: Study, runs: Sequence[Run]) -> None:
+    """Refuse epochs that cannot be stretched to whole ones with the same annotated samples, to 1 %."""
+    if study.exposure != EQUAL:
+        return
+    shares = [(run, run.shares) for run in runs if run.shares is not None and not run.arm.is_longest]
+    for run, share in shares:
+        epochs = run.arm.epochs
+        if not share.fits(epochs):
+            fitting = " or ".join(map(str, fitting_epochs(epochs, [each for _, each in shares])))
+            raise ConfigurationError(
+                f"{study.path}, run {run.name}: exposure: equal needs {share.stretch:.3f} times the {epochs} epochs of "
+                f"the schedule, from which {share.epochs(epochs)} whole ones differ by more than 1 %. Write epochs: "
+                f"{fitting}, which fits all runs."
+            )
 
 
 def _check_looks(study: Study, trainers: Mapping[str, TrainerFacts], base: Mapping[str, Any]) -> None:
@@ -213,10 +273,12 @@ def _make_run(
         split = data.split(fold, annotated, healthy=healthy)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
-    settings = {**base, **arm.settings, **_schedule(study, arm), "seed": seed}
+    settings = {**base, **arm.settings, **_schedule(study, arm.epochs), "seed": seed}
     own_generator = str(generator_folder(output, fold, annotated))
     settings = _fill(settings, {"fold": str(fold), "annotated": str(annotated)}, own_generator)
     config = resolve_config(data.dataset_json["labels"], [ConfigSource(where, settings, output)]).config
+    shares = _shares(study, data, split, facts, config, where)
+    epochs = arm.epochs if shares is None or study.exposure != EQUAL else shares.epochs(arm.epochs)
     needs_generator = facts.tumors not in (None, HEALTHY_ONLY) and config.injection_probability > 0
     targets = config.organ_targets if needs_generator else ()
     own_targets = [each for each in targets if study.generators is not None and each.generator == own_generator]
@@ -230,7 +292,10 @@ def _make_run(
         healthy=healthy,
         trainer=facts.name,
         split=split,
-        settings=settings,
+        epochs=epochs,
+        shares=shares,
+        batch_size=data.batch_size,
+        settings={**settings, **_schedule(study, epochs)},
         missing_generators=tuple(
             name for name in generators if not is_generator_name(name) and not resolve_generator(name).is_dir()
         ),
@@ -243,8 +308,23 @@ def _make_run(
     )
 
 
-def _schedule(study: Study, arm: Arm) -> dict[str, int]:
-    return dict(zip(SCHEDULE_KEYS, (arm.epochs, study.iterations, study.val_iterations), strict=True))
+def _shares(
+    study: Study, data: StudyData, split: Split, facts: TrainerFacts, config: DiffTumorConfig, where: str
+) -> SampleShares | None:
+    """What a run's samples are drawn from; trainers without this package's data loading draw all cases alike."""
+    healthy_share = None if facts.tumors is None else config.healthy_share
+    if facts.tumors is not None and healthy_share is None and config.extra_healthy_datasets:
+        if study.exposure != EQUAL:
+            return None
+        raise ConfigurationError(
+            f"{where}: how often cases of extra_healthy_datasets are drawn is not known before training. Write "
+            "healthy_share (e.g. 0.5) beside exposure: equal, or remove extra_healthy_datasets."
+        )
+    return shares_of(split.train, set(data.groups.tumor), set(data.groups.healthy), healthy_share)
+
+
+def _schedule(study: Study, epochs: int) -> dict[str, int]:
+    return dict(zip(SCHEDULE_KEYS, (epochs, study.iterations, study.val_iterations), strict=True))
 
 
 def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from nnunet_difftumor.comparison.measures import AUROC, DICE, MEASURES
 from nnunet_difftumor.comparison.yaml_entries import Entries, read_entries
 from nnunet_difftumor.config import is_generator_name
 from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.experiment.exposure import EQUAL, EXPOSURES, ITERATIONS
 from nnunet_difftumor.schedule import SCHEDULE_KEYS, STOCK_SCHEDULE
 
 ALL_ANNOTATED = "all"
@@ -21,6 +22,7 @@ BACKBONES = ("nnunet", "unet", "swin_unetr")
 DEVICES = ("cuda", "cpu", "mps")
 PRECISIONS = ("bf16", "fp16")
 SEED_OF_CASES = 12345
+LONGEST = "longest"
 STUDY_GENERATOR = "study"
 """Value of `generator` that means: the one that the study trains for the run's fold and number of annotated cases."""
 
@@ -38,7 +40,8 @@ class Arm:
         healthy: Whether healthy cases train; None where the trainer leaves no choice.
         annotated: Numbers of annotated tumour cases that train, "all" among them.
         settings: Settings of the trainer on top of the study's.
-        epochs: Epochs of each run.
+        epochs: Epochs of each run, before equal exposure or the longest other run stretch them.
+        is_longest: Each run is trained as long as the longest other one of its fold and number of annotated cases.
         wall_clock_factor: By how much `epochs` was multiplied to take the time of another arm; None: equal epochs.
         seconds_per_epoch: Expected time of an epoch in s; None: unknown.
     """
@@ -50,6 +53,7 @@ class Arm:
     annotated: tuple[Annotated, ...] = (ALL_ANNOTATED,)
     settings: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = STOCK_SCHEDULE["num_epochs"]
+    is_longest: bool = False
     wall_clock_factor: float | None = None
     seconds_per_epoch: float | None = None
 
@@ -97,6 +101,7 @@ class Study:
         baseline: Name of the arm that the others are compared with.
         compare: Entries for `difftumor compare`, with full paths.
         generators: How the study trains generators; None: it trains none.
+        exposure: What is equal in all arms: "iterations", or "equal" for the number of annotated samples.
     """
 
     path: Path
@@ -114,6 +119,7 @@ class Study:
     baseline: str
     compare: Mapping[str, Any]
     generators: GeneratorSettings | None = None
+    exposure: str = ITERATIONS
 
     @property
     def annotated(self) -> tuple[Annotated, ...]:
@@ -146,6 +152,7 @@ def read_study(path: Path) -> Study:
         settings=_read_settings(entries, path),
         epochs=epochs,
         seconds_per_epoch=seconds,
+        exposure=entries.choice("exposure", ITERATIONS, EXPOSURES),
         path=path,
     )
     arms = tuple(arm for entry in entries.list_of("arms") for arm in _read_arms(entry, shared))
@@ -174,6 +181,7 @@ def read_study(path: Path) -> Study:
         baseline=baseline,
         compare=_read_compare(entries),
         generators=generators,
+        exposure=shared.exposure,
     )
 
 
@@ -185,7 +193,7 @@ _SCHEDULE = {
 _STUDY_KEYS = (
     *("title", "dataset", "configuration", "plans", "device", "folds", "seeds", "seed_of_cases", "annotated"),
     *("schedule", "seconds_per_epoch", "settings", "arms", "baseline", "compare"),
-    "generators",
+    *("generators", "exposure"),
 )
 _GENERATOR_KEYS = (
     *("preset", "autoencoder_steps", "diffusion_steps", "spacing_mm", "precision", "workers", "early_only"),
@@ -193,6 +201,7 @@ _GENERATOR_KEYS = (
 _AXES = ("backbone", "healthy_share", "injection_probability", "steps")
 _ARM_KEYS = (
     *("name", "trainer", "healthy", "annotated", "generator", "settings", "wall_clock_factor", "seconds_per_epoch"),
+    "length",
     *_AXES,
 )
 _OWN_SETTINGS = (*SCHEDULE_KEYS, "seed")
@@ -210,6 +219,7 @@ class _Shared:
     settings: Mapping[str, Any]
     epochs: int
     seconds_per_epoch: float | None
+    exposure: str
     path: Path
 
 
@@ -218,6 +228,8 @@ def _read_arms(entries: Entries, shared: _Shared) -> list[Arm]:
     entries.refuse_unknown(_ARM_KEYS)
     lists = {key: _values_of(entries, key) for key in _AXES}
     factor = _positive(entries, "wall_clock_factor")
+    is_longest = entries.has("length") and entries.choice("length", LONGEST, (LONGEST,)) == LONGEST
+    _check_length(entries, factor, shared.exposure, is_longest=is_longest)
     seconds = _positive(entries, "seconds_per_epoch") or shared.seconds_per_epoch
     arms = []
     for values in itertools.product(*lists.values()):
@@ -239,12 +251,24 @@ def _read_arms(entries: Entries, shared: _Shared) -> list[Arm]:
             annotated=_read_annotated(entries, shared.annotated),
             settings=settings,
             epochs=shared.epochs,
+            is_longest=is_longest,
             seconds_per_epoch=seconds,
         )
         arms.append(arm)
         if factor is not None:
             arms.append(_with_more_epochs(arm, factor))
     return arms
+
+
+def _check_length(entries: Entries, factor: float | None, exposure: str, *, is_longest: bool) -> None:
+    """Refuse an arm whose epochs would follow two rules."""
+    if factor is None or (exposure != EQUAL and not is_longest):
+        return
+    other = f"length: {LONGEST}" if is_longest else f"exposure: {EQUAL}"
+    raise ConfigurationError(
+        f"{entries.where}: wall_clock_factor {factor:g} and {other} both say how long the arm is trained. Remove one "
+        "of them; for equal time beside an arm of another length, write a second study."
+    )
 
 
 def _values_of(entries: Entries, key: str) -> list[Any]:

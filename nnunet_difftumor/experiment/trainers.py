@@ -18,6 +18,7 @@ _CLASS_NAMES = {
     "copy-paste": "nnUNetTrainerCopyPaste",
     "hand-crafted": "nnUNetTrainerHandcrafted",
     "difftumor": "nnUNetTrainerDiffTumor",
+    "misplaced": "nnUNetTrainerMisplaced",
 }
 _SUFFIXES: dict[str, str] = dict(zip(BACKBONES, ("", "UNet", "SwinUNETR"), strict=True))
 
@@ -37,13 +38,14 @@ class TrainerFacts:
     takes_schedule: bool
 
 
-def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str) -> TrainerFacts:
+def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> TrainerFacts:
     """Find the trainer of an arm, as nnU-Net will.
 
     Args:
         arm: The arm.
         schedule: Epochs and iterations of its runs, by the names of the settings.
         where: The study's file, for errors.
+        is_steered: Its runs have lengths of their own, or their samples are to be counted.
 
     Returns:
         The trainer.
@@ -51,8 +53,14 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str) -> TrainerFact
     Raises:
         ConfigurationError: If nnU-Net cannot find it, or it cannot be matched with the other arms.
     """
-    name = class_name_of(arm, schedule, where)
+    name = class_name_of(arm, schedule, where, is_steered=is_steered)
     facts = _look_up(name, f"{where}, arm {arm.name!r}")
+    if not facts.takes_schedule and is_steered:
+        raise ConfigurationError(
+            f"{where}, arm {arm.name!r}: {name} trains for epochs of its own and counts no samples, so exposure: equal "
+            "and length: longest cannot be had with it. Let its class begin with "
+            "nnunet_difftumor.schedule.ScheduleMixin (class MyTrainer(ScheduleMixin, ...))."
+        )
     if not facts.takes_schedule and dict(schedule) != STOCK_SCHEDULE:
         raise ConfigurationError(
             f"{where}, arm {arm.name!r}: {name} trains for epochs of its own and cannot be matched with "
@@ -73,11 +81,11 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str) -> TrainerFact
     return facts
 
 
-def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str) -> str:
+def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> str:
     """Name of an arm's trainer class; plain nnU-Net is itself only with its own schedule."""
     suffix = _SUFFIXES[arm.backbone]
     if arm.trainer == STOCK:
-        is_own = dict(schedule) == STOCK_SCHEDULE
+        is_own = dict(schedule) == STOCK_SCHEDULE and not is_steered
         return f"nnUNetTrainer{suffix}" if suffix or is_own else "nnUNetTrainerScheduled"
     if arm.trainer in _CLASS_NAMES:
         return _CLASS_NAMES[arm.trainer] + suffix

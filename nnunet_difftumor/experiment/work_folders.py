@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
 
@@ -19,22 +20,40 @@ class RunError(DiffTumorError):
     """A training ended with an error, or did not train what the study asks for."""
 
 
-def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, advice: str) -> None:
+def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, advice: str, root: Path) -> None:
     """Refuse to go on with a training that was started with other settings or cases.
 
     Args:
-        record: What it was started with, as JSON.
+        record: What it was started with, as JSON; paths in the study's folder may be full ones.
         current: What it would be started with now.
         folder: Its folder, for the error.
         advice: What to do about it.
+        root: Output folder of the study, from which paths in it start.
 
     Raises:
         OutputExistsError: If anything differs.
     """
-    recorded = json.loads(record.read_text(encoding="utf-8"))
+    recorded = relative_paths(json.loads(record.read_text(encoding="utf-8")), root)
     changed = _differences(recorded, json.loads(json.dumps(current)))
     if changed:
         raise OutputExistsError(f"{folder} was started with other settings:\n  " + "\n  ".join(changed) + f"\n{advice}")
+
+
+def relative_paths(content: Any, root: Path) -> Any:
+    """Let the paths of a study's own files start from its output folder, which may be moved.
+
+    Args:
+        content: What JSON can hold.
+        root: Output folder of the study.
+
+    Returns:
+        The same with shorter paths; other texts and paths stay.
+    """
+    if isinstance(content, Mapping):
+        return {key: relative_paths(value, root) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [relative_paths(value, root) for value in content]
+    return content.removeprefix(f"{root}/") if isinstance(content, str) else content
 
 
 @contextmanager

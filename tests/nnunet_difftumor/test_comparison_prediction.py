@@ -133,6 +133,13 @@ def test_predictions_of_another_model_are_not_mixed_in(hospital, model, tmp_path
         predict_missing(model, hospital, settings, tmp_path / "p", run=FakeNnunet())
 
 
+def test_predictions_of_a_model_that_was_moved_are_kept(hospital, model, tmp_path):
+    predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=FakeNnunet())
+    moved = Model(name="m", arm="m", trained=tmp_path / "moved", folds=model.folds)
+    model.trained.rename(moved.trained)
+    assert predict_missing(moved, hospital, SETTINGS, tmp_path / "p", run=FakeNnunet()) == ()
+
+
 def test_a_missing_image_is_named_before_anything_is_predicted(hospital, model, tmp_path):
     (hospital.images / "c2_0000.nii.gz").unlink()
     nnunet = FakeNnunet()

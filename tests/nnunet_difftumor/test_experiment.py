@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shlex
@@ -28,9 +29,10 @@ from nnunet_difftumor.comparison.run import compare
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.experiment.comparing import compare_all
 from nnunet_difftumor.experiment.data_views import make_view, open_data
+from nnunet_difftumor.experiment.exposure import fitting_epochs, shares_of
 from nnunet_difftumor.experiment.generator_training import check_stage, state_of_stage, train_stage
 from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
-from nnunet_difftumor.experiment.running import RunError, check_record, state_of, train, train_all
+from nnunet_difftumor.experiment.running import RunError, check_record, epochs_left, state_of, train, train_all
 from nnunet_difftumor.experiment.runs import plan_runs
 from nnunet_difftumor.experiment.study import read_study
 from nnunet_difftumor.logged_command import run_logged
@@ -391,6 +393,164 @@ def test_equal_wall_clock_is_a_second_control_and_says_so(plan):
     assert names["healthy only (wall-clock control, epochs x 1.5)"] == 6
 
 
+class CountingNnunet(FakeNnunet):
+    """Trains for the epochs of the settings, and counts samples that it draws as nnU-Net does; or other ones."""
+
+    def __init__(self, batch_size=2, draws=None, **options):
+        super().__init__(**options)
+        self.batch_size, self.draws, self.rng = batch_size, draws, np.random.default_rng(0)
+
+    def __call__(self, words, environment, log):
+        settings = json.loads(Path(environment["nnUNet_difftumor"]).read_text())
+        self.epochs = settings["num_epochs"]
+        status = super().__call__(words, environment, log)
+        lists = read_splits(Path(environment["nnUNet_preprocessed"]) / words[1] / "splits_final.json")
+        cases = lists[int(words[3])].train
+        (folder,) = Path(environment["nnUNet_results"]).glob("*/*/fold_*")
+        share = None if "Scheduled" in words[5] else settings.get("healthy_share")
+        is_healthy = np.array([case.startswith("healthy") for case in cases])
+        weights = np.where(is_healthy, share, 1 - share) if share else np.ones(len(cases))
+        weights = weights / np.where(is_healthy, is_healthy.sum(), (~is_healthy).sum()) if share else weights
+        samples = self.epochs * settings["num_iterations_per_epoch"] * self.batch_size
+        drawn = (self.draws or self.rng.multinomial)(samples, weights / weights.sum())
+        rows = [f"{case},{count}\n" for case, count in zip(cases, drawn, strict=True)]
+        (folder / "samples_seen.csv").write_text("case,samples\n" + "".join(rows))
+        return status
+
+
+EQUAL = {
+    "exposure": "equal",
+    "seeds": [0],
+    "folds": [0],
+    "annotated": [3],
+    "schedule": {"epochs": 60, "iterations": 50, "val_iterations": 1},
+    "arms": [
+        {"name": "nnU-Net", "trainer": "stock", "healthy": False},
+        {"name": "nnU-Net, healthy too", "trainer": "stock", "healthy": True},
+        {"name": "as drawn", "trainer": "healthy-only"},
+        {"name": "half", "trainer": "healthy-only", "healthy_share": 0.5},
+        {"name": "most", "trainer": "hand-crafted", "healthy_share": 0.75, "generator": GENERATOR},
+    ],
+}
+LONG = {"name": "long", "trainer": "stock", "healthy": False, "length": "longest"}
+
+
+def test_equal_exposure_gives_every_arm_the_same_annotated_samples(plan):
+    """Healthy samples take time of their own: 4 healthy cases beside 3 annotated ones make the training 7/3 as long."""
+    _, data, runs = plan(**EQUAL)
+    assert len(data.folds[0].healthy_train) == 4
+    epochs = {run.arm.name: run.epochs for run in runs}
+    assert epochs == {"nnU-Net": 60, "nnU-Net, healthy too": 140, "as drawn": 140, "half": 120, "most": 240}
+    assert [run.annotated_samples for run in runs] == [pytest.approx(60 * 50 * 2)] * 5
+    assert [run.settings["num_epochs"] for run in runs] == list(epochs.values())
+    assert [epochs_left(run) for run in runs] == list(epochs.values())
+    _, _, as_ever = plan(**{**EQUAL, "exposure": "iterations"})
+    assert {run.epochs for run in as_ever} == {60}
+    assert [round(run.annotated_samples / 6000, 6) for run in as_ever] == [1, *[round(3 / 7, 6)] * 2, 0.5, 0.25]
+
+
+def test_the_share_of_stock_arms_is_that_of_the_cases(plan):
+    """healthy_share is a setting of trainers with healthy cases, which plain nnU-Net does not look at."""
+    _, _, runs = plan(**{**EQUAL, "settings": {"healthy_share": 0.75}, "arms": EQUAL["arms"][:3]})
+    assert [run.epochs for run in runs] == [60, 140, 240]
+
+
+def test_epochs_depend_on_the_run_where_the_share_does(plan):
+    _, _, runs = plan(**{**EQUAL, "annotated": [2, 4], "arms": [EQUAL["arms"][1]], "baseline": "nnU-Net, healthy too"})
+    assert [(run.annotated, run.epochs) for run in runs] == [(2, 180), (4, 120)]
+
+
+def test_a_run_without_annotated_cases_is_as_long_as_its_arm_or_the_study(plan):
+    arms = [*EQUAL["arms"][1:4], {**EQUAL["arms"][3], "name": "healthy alone", "healthy_share": 1}]
+    _, _, runs = plan(**{**EQUAL, "annotated": [0], "arms": arms, "baseline": "half"})
+    assert [run.epochs for run in runs] == [60, 60, 120, 60]
+    assert {run.annotated_samples for run in runs} == {0}
+
+
+def test_epochs_that_cannot_be_stretched_to_whole_ones_name_those_that_can(plan):
+    schedule = {"epochs": 4, "iterations": 50}
+    with pytest.raises(ConfigurationError, match=r"needs 2\.333 times the 4 epochs.* 9 whole .*epochs: 3 or 6, which"):
+        plan(**{**EQUAL, "schedule": schedule})
+    for epochs in (3, 6):
+        _, _, runs = plan(**{**EQUAL, "schedule": {**schedule, "epochs": epochs}})
+        assert max(abs(run.annotated_samples / (epochs * 100) - 1) for run in runs) < 0.01
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (3, 7), (5, 9), (99, 1)])
+def test_whole_epochs_fit_to_one_percent_or_are_refused(counts):
+    cases = [f"{kind}{number}" for kind, count in zip("th", counts, strict=True) for number in range(count)]
+    shares = shares_of(cases, cases[: counts[0]], cases[counts[0] :], None)
+    assert shares.annotated + shares.healthy == pytest.approx(1)
+    for epochs in range(1, 60):
+        is_within = abs(shares.epochs(epochs) * shares.annotated / epochs - 1) < 0.01 + 1e-6
+        assert shares.fits(epochs) == is_within
+        around = fitting_epochs(epochs, [shares])
+        assert all(shares.fits(each) for each in around)
+        between = range(around[0] if len(around) == 2 else 0, around[-1])
+        assert not any(shares.fits(each) for each in between[1:] if each != epochs)
+
+
+def test_the_longest_other_run_says_how_long_a_long_one_is(plan):
+    _, _, runs = plan(**{**EQUAL, "arms": [LONG, *EQUAL["arms"][:4]], "annotated": [2, 4], "baseline": "long"})
+    epochs = {(run.arm.name, run.annotated): run.epochs for run in runs}
+    assert (epochs["long", 2], epochs["long", 4]) == (180, 120)
+    assert {run.trainer for run in runs if run.arm.name == "long"} == {"nnUNetTrainerScheduled"}
+    arms = [LONG, {**EQUAL["arms"][0], "wall_clock_factor": 1.5}]
+    _, _, runs = plan(**{**EQUAL, "exposure": "iterations", "schedule": {}, "arms": arms, "baseline": "long"})
+    assert [(run.epochs, run.settings["num_epochs"]) for run in runs] == [(1500, 1500), (1000, 1000), (1500, 1500)]
+    assert [run.trainer for run in runs] == ["nnUNetTrainerScheduled", "nnUNetTrainer", "nnUNetTrainerScheduled"]
+
+
+def test_equal_exposure_is_found_in_what_was_seen(plan, capsys):
+    _, data, runs = plan(**EQUAL)
+    assert "6000 of 14000 samples annotated" in describe_plan(runs)
+    assert train_all(runs, data, run_command=CountingNnunet()) == {}
+    printed = describe_plan(runs)
+    assert re.search(r"nnU-Net\.annotated.*: finished;.*6000 of 6000 samples annotated, 6000 seen\n", printed)
+    (seen,) = re.findall(r"# half\..*6000 of 12000 samples annotated, (\d+) seen", printed)
+    assert 0 < abs(int(seen) - 6000) <= 3 * math.sqrt(12000 / 4)
+
+
+@pytest.mark.parametrize(("off", "is_refused"), [(164, False), (-164, False), (165, True), (-165, True)])
+def test_other_samples_than_planned_are_an_error_of_the_run(plan, off, is_refused):
+    """Of 12000 samples, 6000 +/- 164.3 are annotated."""
+    _, data, runs = plan(**EQUAL)
+    run = next(run for run in runs if run.arm.name == "half")
+
+    def draws(samples, weights):
+        assert weights.sum() == pytest.approx(1)
+        is_annotated = np.array([case in data.groups.tumor for case in run.split.train])
+        counts = np.zeros(len(weights), int)
+        counts[is_annotated.argmax()], counts[is_annotated.argmin()] = 6000 + off, 6000 - off
+        return counts
+
+    if not is_refused:
+        assert train(run, data, run_command=CountingNnunet(draws=draws))
+        return
+    with pytest.raises(RunError, match=rf"^half\..* seen {6000 + off} .*annotated cases instead of 6000 \(\+/- 164, "):
+        train(run, data, run_command=CountingNnunet(draws=draws))
+    assert state_of(run) != "finished"
+
+
+def test_samples_that_were_not_counted_are_an_error_of_the_run(plan):
+    _, data, runs = plan(**EQUAL)
+    with pytest.raises(RunError, match=r"left no .*samples_seen\.csv, which says how many annotated samples"):
+        train(runs[0], data, run_command=FakeNnunet(epochs=60))
+
+
+def test_extra_healthy_cases_need_a_share_to_be_equally_exposed(plan, project):
+    project.add_extra(["donor_0"])
+    settings = {"extra_healthy_datasets": [{"dataset": "Dataset906_Extra", "confirmed_healthy": True}]}
+    arms = [EQUAL["arms"][0], {**EQUAL["arms"][2], "settings": settings}]
+    with pytest.raises(ConfigurationError, match=r"Write healthy_share \(e\.g\. 0\.5\) beside exposure: equal"):
+        plan(**{**EQUAL, "arms": arms})
+    _, _, runs = plan(**{**EQUAL, "exposure": "iterations", "arms": arms})
+    assert [run.annotated_samples for run in runs] == [6000, None]
+    arms[1]["healthy_share"] = 0.5
+    _, _, runs = plan(**{**EQUAL, "arms": arms})
+    assert [run.epochs for run in runs] == [60, 120]
+
+
 @pytest.mark.parametrize("killed_at", [(1,), (2, 3), (1, 2, 5, 8)])
 def test_a_killed_study_goes_on_and_trains_nothing_twice(plan, killed_at):
     _, data, runs = plan(seeds=[0], annotated=["all"], arms=[*ARMS[:2], *ARMS[3:]])
@@ -575,17 +735,76 @@ def test_validation_cases_of_all_folds_are_compared(plan):
     assert len(calls) == 1
 
 
-def count_comparisons(study, runs, data):
-    """Compare as far as needed, without figures; gives how often there was something to do."""
-    calls = []
+def experiments_of(study, runs, data):
+    """Compare without figures; gives the experiments for which there was something to do."""
+    made = []
 
     def compare(path, output, *, overwrite):
-        calls.append(read_experiment(path))
+        made.append(read_experiment(path))
         output.mkdir(parents=True, exist_ok=True)
         (output / "report.html").touch()
 
     compare_all(study, runs, data, runs[0].root, compare=compare)
-    return len(calls)
+    return made
+
+
+def test_what_is_finished_is_compared_and_what_is_missing_named(plan, capsys):
+    """An arm's repetition is compared with all its folds or not at all, and joins when they are finished."""
+    arms = [ARMS[0], ARMS[1], ARMS[3]]
+    study, data, runs = plan(annotated=[3, "all"], arms=arms)
+    missing = ["nnU-Net.annotated-3.fold-2.seed-1", "nnU-Net_healthy_too.annotated-3.fold-0.seed-0"]
+    missing += ["nnU-Net_healthy_too.annotated-3.fold-0.seed-1", "copy-paste.annotated-3.fold-2.seed-0"]
+    assert len(train_all(runs, data, run_command=FakeNnunet(failing=[*missing, "annotated-all"]))) == 4 + len(runs) / 2
+    (experiment,) = experiments_of(study, runs, data)
+    assert experiment.title == "study: 3 annotated cases"
+    assert experiment.arms == ("nnU-Net", "copy-paste")
+    assert [(model.arm, model.seed) for model in experiment.models] == [("nnU-Net", 0), ("copy-paste", 1)]
+    assert sorted(experiment.notes) == [
+        f"copy-paste, seed 0 is left out; runs that are not finished: {missing[3]}.",
+        f"nnU-Net, healthy too, seed 0 is left out; runs that are not finished: {missing[1]}.",
+        f"nnU-Net, healthy too, seed 1 is left out; runs that are not finished: {missing[2]}.",
+        f"nnU-Net, seed 1 is left out; runs that are not finished: {missing[0]}.",
+    ]
+    printed = capsys.readouterr().out
+    assert all(f"3 annotated cases: {note}" in printed for note in experiment.notes)
+    assert "all annotated cases: nnU-Net, seed 0 is left out" in printed
+    assert experiments_of(study, runs, data) == []
+    train_all(runs, data, run_command=FakeNnunet(failing=[missing[2], "annotated-all"]))
+    (experiment,) = experiments_of(study, runs, data)
+    assert len(experiment.notes) == 1
+    assert len(experiment.models) == 5
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert [(len(each.models), each.notes) for each in experiments_of(study, runs, data)] == [(6, ())] * 2
+
+
+def test_a_baseline_that_is_left_out_is_named(plan):
+    study, data, runs = plan(annotated=[3], seeds=[0], arms=ARMS[:2])
+    train_all(runs, data, run_command=FakeNnunet(failing=["nnU-Net.annotated-3.fold-0"]))
+    (experiment,) = experiments_of(study, runs, data)
+    assert experiment.baseline == "nnU-Net, healthy too"
+    assert experiment.notes[1] == "The baseline is nnU-Net, healthy too: nnU-Net, that of the study, is left out."
+
+
+def test_compare_trains_nothing(plan, tmp_path, capsys, monkeypatch):
+    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--compare"]
+    assert main(words) == 1
+    assert "Nothing was compared: no arm has a repetition" in capsys.readouterr().err
+    train(runs[0], data, run_command=FakeNnunet())
+    compared = []
+    monkeypatch.setattr("nnunet_difftumor.comparison.run.compare", lambda path, *_, **__: compared.append(path))
+    assert main(words) == 0
+    assert len(compared) == 1
+    assert state_of(runs[1]) == "not started"
+    printed = capsys.readouterr().out
+    assert f"all annotated cases: nnU-Net, healthy too, seed 1 is left out; {'runs that are not finished: '}" in printed
+    assert main([*words, "--only", runs[0].name]) == 1
+    assert "--compare compares what is finished and does nothing else. Remove --only." in capsys.readouterr().err
+
+
+def count_comparisons(study, runs, data):
+    """Compare as far as needed, without figures; gives how often there was something to do."""
+    return len(experiments_of(study, runs, data))
 
 
 def retrain(runs, data, **_):
@@ -779,6 +998,15 @@ WRONG = [
     ({"folds": "0"}, r"folds must be a list of different whole numbers of 0 or more, got '0'"),
     ({"folds": [7]}, "fold"),
     ({"seeds": [0, 0]}, "seeds must be a list of different"),
+    ({"exposure": "even"}, "exposure must be one of iterations, equal, got 'even'"),
+    ({"exposure": "equal"}, r"wall_clock_factor 1\.5 and exposure: equal both say how long"),
+    (arm(trainer="healthy-only", length="long"), "length must be one of longest, got 'long'"),
+    (arm(trainer="healthy-only", length="longest"), "length: longest needs another arm with annotated: 0"),
+    (
+        arm(trainer="healthy-only", length="longest", wall_clock_factor=2),
+        "wall_clock_factor 2 and length: longest both say",
+    ),
+    (arm(trainer="nnUNetTrainerDA5", healthy=True, length="longest"), "exposure: equal and length: longest cannot be"),
     ({"annotated": [-1]}, "annotated must be a list"),
     ({"annotated": [50]}, "fewer than 50"),
     ({"schedule": {"epochs": 0}}, "epochs must be a whole number of 1 or more"),
@@ -1025,6 +1253,56 @@ def test_finished_generators_may_be_copied_to_another_study(plan, tmp_path):
     nnunet = FakeNnunet()
     assert train(runs[1], data, run_command=nnunet)
     assert nnunet.generator_starts == []
+
+
+@pytest.mark.parametrize("with_hospitals", [False, True])
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_study_goes_on_where_its_folder_was_moved_to(plan, project, tmp_path, is_copied, with_hospitals):
+    """Nothing is trained or compared again, nothing refused, and what was interrupted continues."""
+    images, labels = project.raw / "imagesTr", project.preprocessed / "gt_segmentations"
+    hospitals = {"hospitals": [{"name": "X", "images": str(images), "labels": str(labels)}]}
+    targets = [{"organ_label": "liver", "tumor_label": "tumor", "generator": "study"}]
+    arms = [*GENERATORS["arms"], {"name": "targets", "trainer": "difftumor", "settings": {"targets": targets}}]
+    changes = {**GENERATORS, "arms": arms, "seeds": [0], "folds": [0], "compare": hospitals if with_hospitals else {}}
+    _, data, runs = plan("first", **changes)
+    assert len(train_all(runs, data, run_command=FakeNnunet(failing=[runs[-1].name]))) == 1
+    runs[-1].fold_folder.mkdir(parents=True)
+    (runs[-1].fold_folder / "checkpoint_latest.pth").touch()
+    study, data, runs = plan("first", **changes)
+    assert len(experiments_of(study, runs, data)) == 2
+    if is_copied:
+        subprocess.run(["cp", "-a", str(tmp_path / "first"), str(tmp_path / "second")], check=True)
+        shutil.move(tmp_path / "first", tmp_path / "gone")
+    else:
+        shutil.move(tmp_path / "first", tmp_path / "second")
+    study, data, runs = plan("second", **changes)
+    for run in runs:
+        check_record(run)
+    nnunet = FakeNnunet()
+    assert experiments_of(study, runs, data) == []
+    assert train_all(runs, data, run_command=nnunet) == {}
+    assert nnunet.generator_starts == []
+    assert nnunet.starts == [(str(runs[-1].settings_file), True)]
+    settings = json.loads(runs[-1].settings_file.read_text())
+    generator = tmp_path / "second" / "generators" / "fold-0.annotated-all" / "generator"
+    assert settings["targets"][0]["generator"] == str(generator)
+    record = (runs[-1].folder / "run.json").read_text()
+    assert "generators/fold-0.annotated-all/generator" in record
+    assert str(tmp_path) not in record
+
+
+def test_records_with_full_paths_in_the_folder_of_the_study_are_read(plan):
+    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
+    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    path = runs[1].folder / "run.json"
+    record = json.loads(path.read_text())
+    assert record["settings"]["generator"] == "generators/fold-0.annotated-3/generator"
+    path.write_text(json.dumps({**record, "settings": dict(runs[1].settings)}))
+    check_record(runs[1])
+    record["settings"]["generator"] = "/elsewhere/generators/fold-0.annotated-3/generator"
+    path.write_text(json.dumps(record))
+    with pytest.raises(OutputExistsError, match="generator: '/elsewhere/"):
+        check_record(runs[1])
 
 
 def test_a_folder_that_the_study_did_not_train_is_refused(plan, tmp_path):

@@ -20,10 +20,11 @@ def test_a_killed_study_is_finished_by_the_same_command(make_nnunet_project, tmp
         "dataset": 905,
         "device": "cpu",
         "annotated": [3],
+        "exposure": "equal",
         "schedule": {"epochs": 1, "iterations": 2, "val_iterations": 1},
         "arms": [
             {"name": "nnU-Net", "trainer": "stock", "healthy": False},
-            {"name": "DiffTumor", "trainer": "difftumor", "generator": "study"},
+            {"name": "DiffTumor", "trainer": "difftumor", "generator": "study", "healthy_share": 0.5},
         ],
         "generators": {"preset": "nano", "autoencoder_steps": 2, "diffusion_steps": 2},
         "compare": {
@@ -68,6 +69,11 @@ def test_a_killed_study_is_finished_by_the_same_command(make_nnunet_project, tmp
         (summary,) = results.rglob("validation/summary.json")
         cases = {Path(case["prediction_file"]).name for case in json.loads(summary.read_text())["metric_per_case"]}
         assert cases == {f"{case}.nii.gz" for case in held_out}
+        (samples,) = results.rglob("samples_seen.csv")
+        seen = pd.read_csv(samples).set_index("case")["samples"]
+        train = json.loads((output / "runs" / name / "run.json").read_text())["train"]
+        assert set(seen.index) <= set(train)
+        assert seen.sum() == (4 if name.startswith("nnU-Net") else 8)  # of 2 iterations of 2, in 1 and 2 epochs
     check_generator(output, second)
     split = json.loads(next(second.rglob("difftumor_split.json")).read_text())
     assert len([case for case in split["train"] if case.startswith("tumor")]) == 3
