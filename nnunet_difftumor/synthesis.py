@@ -210,7 +210,7 @@ class TumorSynthesizer:
             tumors: Drawn tumours, or surfaces of masks to use as they are.
 
         Returns:
-            The visible tumours, and the others counted by reason: "outside_organ", "out_of_view", "overlap", "invisible".
+            The visible tumours, and the others by reason: "outside_organ", "out_of_view", "overlap", "invisible".
         """
         rejected: Counter[str] = Counter()
         occupied = np.zeros(host.image_hu.shape, dtype=bool)

@@ -279,7 +279,7 @@ def _make_run(
     config = resolve_config(data.dataset_json["labels"], [ConfigSource(where, settings, output)]).config
     shares = _shares(study, data, split, facts, config, where)
     epochs = arm.epochs if shares is None or study.exposure != EQUAL else shares.epochs(arm.epochs)
-    needs_generator = facts.tumors not in (None, HEALTHY_ONLY) and config.injection_probability > 0
+    needs_generator = facts.tumors not in (None, HEALTHY_ONLY) and config.injects
     targets = config.organ_targets if needs_generator else ()
     own_targets = [each for each in targets if study.generators is not None and each.generator == own_generator]
     generators = [target.generator or DEFAULT_GENERATOR for target in targets if target not in own_targets]

@@ -35,7 +35,8 @@ class Arm:
 
     Attributes:
         name: Its name, for tables and file names.
-        trainer: "stock", "healthy-only", "copy-paste", "hand-crafted", "difftumor", or a trainer's class name.
+        trainer: "stock", "healthy-only", "copy-paste", "hand-crafted", "difftumor", "misplaced", or a
+            trainer's class name.
         backbone: "nnunet", "unet" or "swin_unetr"; only with the short names.
         healthy: Whether healthy cases train; None where the trainer leaves no choice.
         annotated: Numbers of annotated tumour cases that train, "all" among them.

@@ -16,4 +16,5 @@ from nnunet_difftumor.trainer import nnUNetTrainerCopyPaste as nnUNetTrainerCopy
 from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor as nnUNetTrainerDiffTumor
 from nnunet_difftumor.trainer import nnUNetTrainerHandcrafted as nnUNetTrainerHandcrafted
 from nnunet_difftumor.trainer import nnUNetTrainerHealthyOnly as nnUNetTrainerHealthyOnly
+from nnunet_difftumor.trainer import nnUNetTrainerMisplaced as nnUNetTrainerMisplaced
 from nnunet_difftumor.trainer import nnUNetTrainerScheduled as nnUNetTrainerScheduled
