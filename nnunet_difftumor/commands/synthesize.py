@@ -24,6 +24,7 @@ _REASONS = {
     "no_room": "without room in the organ",
     "overlap": "overlapping",
     "outside_organ": "outside the organ",
+    "out_of_view": "outside the scan",
     "invisible": "not visible against the surroundings",
 }
 EXAMPLE = (

@@ -24,7 +24,13 @@ from nnunet_difftumor.case_tumors import draw_case_tumors
 from nnunet_difftumor.data_loader import DiffTumorDataLoader, HostCases, InjectionState, TargetReader
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.generators import GeneratedRegions
-from nnunet_difftumor.injection import GeneratorFolderSource, InjectionRequest, InjectionRules, TumorInjector
+from nnunet_difftumor.injection import (
+    REAL_TUMOR_RIM_MM,
+    GeneratorFolderSource,
+    InjectionRequest,
+    InjectionRules,
+    TumorInjector,
+)
 from nnunet_difftumor.intensities import CTIntensities
 from nnunet_difftumor.placement import Zone
 from nnunet_difftumor.roi import RoiRule
@@ -294,6 +300,47 @@ def test_probability_is_the_share_of_healthy_samples(datasets):
         loader._data.load_case("healthy_1")
         loader.get_bbox(ISOTROPIC["shape"], True, organ)
     assert 0.25 < np.mean([draw.is_carrying for draw in loader._state.draws]) < 0.35
+
+
+@GRIDS
+def test_tumours_that_the_patch_does_not_show_are_not_made_and_are_not_missed(datasets, grid):
+    """Making all tumours of the raw crop gives the same batches, to the bit, for more work."""
+    sparing, making_all = (make_loader(datasets, grid, 1.0) for _ in range(2))
+    making_all._inject.following = None
+    few, many = take(sparing, 25), take(making_all, 25)
+    for batch, expected in zip(few, many, strict=True):
+        assert torch.equal(batch["data"], expected["data"])
+        assert torch.equal(batch["target"][0], expected["target"][0])
+    assert total_counts(few)["tumors_placed"] < total_counts(many)["tumors_placed"]
+
+
+def raw_batches(datasets, count=12, **options):
+    loader = make_loader(datasets, ISOTROPIC, 1.0, annotated_probability=1.0, **options)
+    loader.inject_only()
+    return take(loader, count)
+
+
+def test_annotated_cases_carry_tumours_off_the_real_ones_in_the_crops_of_their_control(datasets):
+    """Real tumours and their rims stay to the bit; an arm without synthetic tumours sees the same crops."""
+    rules = make_rules(ISOTROPIC, real_tumor_labels=(2,))
+    changed, samples = 0, 0
+    for batch, control in zip(
+        raw_batches(datasets, rules=rules), raw_batches(datasets, rules=rules, is_control=True), strict=True
+    ):
+        assert list(batch["keys"]) == list(control["keys"])
+        for index in (i for i, key in enumerate(batch["keys"]) if key == "tumor_1"):
+            image, host = batch["data"][index, 0].numpy(), control["data"][index, 0].numpy()
+            labels, host_labels = (each["target"][index, 0].numpy() for each in (batch, control))
+            is_real = host_labels == 2
+            far_mm = distance_transform_edt(~is_real, sampling=ISOTROPIC["spacing"]) if is_real.any() else np.inf
+            is_kept = np.broadcast_to(far_mm <= REAL_TUMOR_RIM_MM, image.shape)
+            assert np.array_equal(image[is_kept], host[is_kept])
+            assert np.array_equal(labels[is_kept], host_labels[is_kept])
+            assert set(labels[labels != host_labels]) <= {2}
+            samples += 1
+            changed += not np.array_equal(image, host)
+    assert samples >= 4
+    assert changed >= 0.5 * samples
 
 
 def test_real_tumor_cases_are_left_alone(datasets):

@@ -71,14 +71,15 @@ def test_healthy_samples_get_tumors_whatever_the_trainer_changes(project, base):
 
 
 @STOCK
-def test_without_injection_batches_are_the_trainers_own_to_the_bit(project, base, monkeypatch):
+@pytest.mark.parametrize("inject_into", ["healthy", "both"])
+def test_without_injection_batches_are_the_trainers_own_to_the_bit(project, base, inject_into, monkeypatch):
     own_init = GaussianBlurTransform.__init__
 
     def without_benchmark(self, *args, **kwargs):  # timing decides between two blurs that differ by rounding
         own_init(self, *args, **{**kwargs, "benchmark": False})
 
     monkeypatch.setattr(GaussianBlurTransform, "__init__", without_benchmark)
-    project.configure(injection_probability=0)
+    project.configure(inject_into=inject_into, injection_probability=0, annotated_injection_probability=0)
     ours = project.make_trainer(combine(DiffTumorMixin, base))
     train_cases, val_cases = ours.do_split()
     split = [{"train": train_cases, "val": val_cases}]
