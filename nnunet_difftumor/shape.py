@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,19 +185,10 @@ class TumorSurface:
             spec: The tumour.
         """
         self.spec = spec
-        rng = np.random.default_rng(spec.seed)
-        directions = rng.normal(size=(_WAVES, 3))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        self._waves = directions * rng.uniform(2.0, 5.0, size=(_WAVES, 1))  # (K, 3)
-        self._phases = rng.uniform(0.0, 2.0 * math.pi, size=_WAVES)
-        self._amplitudes = rng.normal(size=_WAVES)
-        self._amplitudes *= spec.roughness * math.sqrt(2.0 / np.sum(self._amplitudes**2))
-        self._rotation = _rotation_matrix(spec.rotation)
-        sphere = _fibonacci_sphere(_QUADRATURE_POINTS)
-        log_radius = self._log_radius(self._angles(sphere))
-        shape_volume = float(np.prod(spec.axis_ratios) * np.mean(np.exp(3.0 * log_radius)))
-        self.semi_axes_mm = np.asarray(spec.axis_ratios) * spec.radius_mm / shape_volume ** (1.0 / 3.0)
-        self.half_extent_mm = np.abs(self._on_surface(sphere, log_radius)).max(axis=0)  # (3,) along D, H, W
+        shape = _shape_of(spec.seed, spec.roughness, spec.axis_ratios, spec.rotation, spec.radius_mm)
+        self._waves, self._phases, self._amplitudes, self._rotation = shape[:4]
+        self.semi_axes_mm = shape.semi_axes_mm
+        self.half_extent_mm = shape.half_extent_mm  # (3,) along D, H, W
 
     @cached_property
     def volume_mm3(self) -> float:
@@ -274,7 +265,7 @@ class TumorSurface:
 
     def _on_surface(self, direction: NDArray[np.floating], log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points of the surface at unit directions, relative to the centre in mm. Shape (N, 3)."""
-        return (np.exp(log_radius)[:, None] * direction * self.semi_axes_mm) @ self._rotation.T
+        return _on_surface(direction, log_radius, self.semi_axes_mm, self._rotation)
 
     def _angles(self, direction: NDArray[np.floating]) -> NDArray[np.float64]:
         """Phases of the waves at unit directions of shape (N, 3). Shape (N, K)."""
@@ -287,6 +278,50 @@ class TumorSurface:
     def _slope(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
         """Gradient of g along the directions. Shape (N, 3)."""
         return -(np.sin(angles) * self._amplitudes) @ self._waves
+
+
+class _Shape(NamedTuple):
+    """What a surface is made of, wherever it lies; shared by all that read it."""
+
+    waves: NDArray[np.float64]  # (K, 3)
+    phases: NDArray[np.float64]  # (K,)
+    amplitudes: NDArray[np.float64]  # (K,)
+    rotation: NDArray[np.float64]  # (3, 3)
+    semi_axes_mm: NDArray[np.float64]  # (3,)
+    half_extent_mm: NDArray[np.float64]  # (3,)
+
+
+@lru_cache(maxsize=256)
+def _shape_of(
+    seed: int, roughness: float, axis_ratios: Triple, rotation: tuple[float, float, float, float], radius_mm: float
+) -> _Shape:
+    """Shape of a spec; a tumour is looked at many times at other places, and measuring it takes a millisecond."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(_WAVES, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    waves = directions * rng.uniform(2.0, 5.0, size=(_WAVES, 1))
+    phases = rng.uniform(0.0, 2.0 * math.pi, size=_WAVES)
+    amplitudes = rng.normal(size=_WAVES)
+    amplitudes *= roughness * math.sqrt(2.0 / np.sum(amplitudes**2))
+    matrix = _rotation_matrix(rotation)
+    sphere = _fibonacci_sphere(_QUADRATURE_POINTS)
+    log_radius = np.cos(sphere @ waves.T + phases) @ amplitudes
+    shape_volume = float(np.prod(axis_ratios) * np.mean(np.exp(3.0 * log_radius)))
+    semi_axes_mm = np.asarray(axis_ratios) * radius_mm / shape_volume ** (1.0 / 3.0)
+    half_extent_mm = np.abs(_on_surface(sphere, log_radius, semi_axes_mm, matrix)).max(axis=0)
+    shape = _Shape(waves, phases, amplitudes, matrix, semi_axes_mm, half_extent_mm)
+    for values in shape:
+        values.flags.writeable = False
+    return shape
+
+
+def _on_surface(
+    direction: NDArray[np.floating],
+    log_radius: NDArray[np.float64],
+    semi_axes_mm: NDArray[np.float64],
+    rotation: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    return (np.exp(log_radius)[:, None] * direction * semi_axes_mm) @ rotation.T
 
 
 def _rotation_matrix(quaternion: Sequence[float]) -> NDArray[np.float64]:
