@@ -279,6 +279,8 @@ def _make_run(
     config = resolve_config(data.dataset_json["labels"], [ConfigSource(where, settings, output)]).config
     shares = _shares(study, data, split, facts, config, where)
     epochs = arm.epochs if shares is None or study.exposure != EQUAL else shares.epochs(arm.epochs)
+    if annotated == 0 and settings.get("healthy_share") is not None:
+        settings["healthy_share"] = 1.0  # there is nothing else to draw
     needs_generator = facts.tumors not in (None, HEALTHY_ONLY) and config.injects
     targets = config.organ_targets if needs_generator else ()
     own_targets = [each for each in targets if study.generators is not None and each.generator == own_generator]

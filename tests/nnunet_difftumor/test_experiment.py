@@ -465,6 +465,7 @@ def test_a_run_without_annotated_cases_is_as_long_as_its_arm_or_the_study(plan):
     _, _, runs = plan(**{**EQUAL, "annotated": [0], "arms": arms, "baseline": "half"})
     assert [run.epochs for run in runs] == [60, 60, 120, 60]
     assert {run.annotated_samples for run in runs} == {0}
+    assert {run.settings.get("healthy_share", 1.0) for run in runs} == {1.0}  # healthy cases are all there is to draw
 
 
 def test_epochs_that_cannot_be_stretched_to_whole_ones_name_those_that_can(plan):
