@@ -110,9 +110,7 @@ def make_patient(
     lesions: list[Lesion] = []
     for organ in () if is_healthy else _affected(style.organs, rng):
         count = int(rng.integers(1, style.tumors.most_per_organ + 1))
-        lesions += draw_lesions(
-            anatomy, count, scan.z_range_mm, rng, organ=organ, phase=phase, style=style.tumors
-        )
+        lesions += draw_lesions(anatomy, count, scan.z_range_mm, rng, organ=organ, phase=phase, style=style.tumors)
     return scan_patient(anatomy, tuple(lesions), scan, rng, style.organs), len(lesions)
 
 
@@ -190,9 +188,9 @@ def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int, style
     content = {
         "name": "CT phantom of the upper abdomen",
         "description": (
-            f"Computer-made phantom, not patient data: {cases} patients with {style.tumors.name} tumours ({organs}; 1 to "
-            f"{style.tumors.most_per_organ} in an affected organ) and {healthy} without, hospital '{style.hospital.name}' ({style.hospital.about}), "
-            f"seed {seed}. Made by nnunet-difftumor."
+            f"Computer-made phantom, not patient data: {cases} patients with {style.tumors.name} tumours ({organs}; "
+            f"1 to {style.tumors.most_per_organ} in an affected organ) and {healthy} without, hospital "
+            f"'{style.hospital.name}' ({style.hospital.about}), seed {seed}. Made by nnunet-difftumor."
         ),
         "licence": "CC0-1.0",
         "channel_names": {"0": "CT"},
