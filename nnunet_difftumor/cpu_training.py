@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import torch
 
@@ -16,8 +17,9 @@ class CpuTrainingMixin(SampleCountMixin):
     """Lets a trainer of nnU-Net share a CPU and use its bfloat16; on other devices it counts samples and no more.
 
     Attributes:
-        trains_in_bfloat16: Whether forward pass and loss run under autocast to bfloat16 on a CPU, as nnU-Net runs
-            them in float16 on a GPU. Weights, gradients and optimiser stay in float32.
+        trains_in_bfloat16: Whether forward pass and loss, and the prediction of validation cases, run under autocast
+            to bfloat16 on a CPU, as nnU-Net runs them in float16 on a GPU. Weights, gradients and optimiser stay in
+            float32.
     """
 
     trains_in_bfloat16: bool = False
@@ -29,10 +31,17 @@ class CpuTrainingMixin(SampleCountMixin):
 
     def train_step(self, batch: dict) -> dict:
         """One training step of nnU-Net."""
-        if self.device.type != "cpu" or not self.trains_in_bfloat16:
+        with self._autocast():
             return super().train_step(batch)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return super().train_step(batch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Prediction of the validation cases at the end of the training."""
+        with self._autocast():
+            super().perform_actual_validation(save_probabilities)
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        is_wanted = self.device.type == "cpu" and self.trains_in_bfloat16
+        return torch.autocast("cpu", dtype=torch.bfloat16) if is_wanted else nullcontext()
 
 
 def limit_cpu_threads(device: torch.device) -> None:

@@ -18,6 +18,10 @@ hospitals do:
   arterial      late arterial phase
   low-dose      unenhanced CT of a PET/CT, thick slices, much noise
 
+--tumors chooses what the tumours look like:
+  mixed         tiny to medium and well visible, 1 to 3 in an affected organ
+  early         4 to 12 mm radius and low contrast, varied in texture, core and edge, 1 to 4 in an affected organ
+
 It is drawn by formulas, not taken from patients. Good for trying commands, tests and teaching;
 no number measured on it says anything about patients."""
 EXAMPLE = "difftumor phantom --output nnUNet_raw/Dataset901_Phantom --cases 12 --healthy 6"
@@ -32,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="RAW_DATASET", help="new folder, e.g. Dataset901_Phantom"
     )
-    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases with 1 to 3 tumours (default 12)")
+    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases with tumours (default 12)")
     parser.add_argument("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
     parser.add_argument(
         "--organs",
@@ -46,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose"),
         default="standard",
         help="style of the scans (default standard)",
+    )
+    parser.add_argument(
+        "--tumors",
+        choices=("mixed", "early"),
+        default="mixed",
+        help="what the tumours look like (default mixed)",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
     parser.add_argument(
@@ -67,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
 
-    style = PhantomStyle.named(organs=args.organs, hospital=args.hospital, size=args.size)
+    style = PhantomStyle.named(organs=args.organs, hospital=args.hospital, size=args.size, tumors=args.tumors)
     written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, style=style)
     total = args.cases + args.healthy
     for number, case in enumerate(written, start=1):

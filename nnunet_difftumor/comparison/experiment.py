@@ -69,6 +69,7 @@ class PredictionSettings:
         step_size: Step of the sliding window as a share of the patch.
         processes: Processes that preprocess, that export, and that score.
         probabilities: Keep probabilities, so that AUROC can be measured; they are large.
+        cpu_bfloat16: On a CPU, the network calculates in bfloat16.
     """
 
     device: str = "cuda"
@@ -76,6 +77,7 @@ class PredictionSettings:
     step_size: float = 0.5
     processes: int = 3
     probabilities: bool = False
+    cpu_bfloat16: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +279,7 @@ def read_prediction(entries: Entries) -> PredictionSettings:
         step_size=entries.number("step_size", defaults.step_size, 0.01, 1.0),
         processes=entries.whole("processes", defaults.processes, 1) or defaults.processes,
         probabilities=entries.boolean("probabilities", defaults.probabilities),
+        cpu_bfloat16=entries.boolean("cpu_bfloat16", defaults.cpu_bfloat16),
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from nnunet_difftumor.output_record import SPLIT_RECORD_NAME
 from nnunet_difftumor.scoring.request import find_label_maps
 
 _PROGRAM = "nnUNetv2_predict_from_modelfolder"
+_BFLOAT16_PROGRAM = "nnunet_difftumor.comparison.cpu_prediction"
 _SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
 _TRAINERS_VARIABLE = "nnUNet_extTrainer"
 _INPUT_FOLDER, _UNFINISHED_FOLDER = ".input", ".unfinished"
@@ -122,7 +124,9 @@ def predict_missing(
 
 def prediction_command(model: Model, settings: PredictionSettings, images: Path, output: Path) -> list[str]:
     """Words of nnU-Net's command for a folder of images."""
-    words = [program(_PROGRAM), "-i", str(images), "-o", str(output)]
+    in_bfloat16 = settings.cpu_bfloat16 and settings.device == "cpu"
+    words = [sys.executable, "-m", _BFLOAT16_PROGRAM] if in_bfloat16 else [program(_PROGRAM)]
+    words += ["-i", str(images), "-o", str(output)]
     words += ["-m", str(model.trained), "-f", *map(str, model.folds), "-chk", model.checkpoint]
     words += ["-device", settings.device, "-step_size", f"{settings.step_size:g}"]
     words += ["-npp", str(settings.processes), "-nps", str(settings.processes)]
@@ -218,6 +222,7 @@ def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
         "mirroring": settings.mirroring,
         "step_size": settings.step_size,
         "probabilities": settings.probabilities,
+        "cpu_bfloat16": settings.cpu_bfloat16,
     }
 
 
@@ -231,6 +236,7 @@ def _claim(folder: Path, source: dict[str, Any]) -> None:
         write_json(path, source)
         return
     recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded = {"cpu_bfloat16": False, **recorded}  # versions that had no choice did not record it
     changed = [
         f"{key}: {recorded.get(key)!r}, now {value!r}"
         for key, value in source.items()

@@ -19,9 +19,9 @@ from nnunet_difftumor.phantom.drawing import draw_anatomy
 from nnunet_difftumor.phantom.hospitals import HOSPITALS, Hospital, choose_hospital
 from nnunet_difftumor.phantom.lesions import Lesion, draw_lesions
 from nnunet_difftumor.phantom.organs import LIVER, OrganRule, choose_organs, labels_of
+from nnunet_difftumor.phantom.tumor_styles import MIXED, TumorStyle, choose_tumor_style
 
 _FILE_ENDING = ".nii.gz"
-_MOST_TUMORS = 3
 _SECOND_ORGAN_SHARE = 0.5
 
 
@@ -33,24 +33,27 @@ class PhantomStyle:
         organs: Organs that are labelled and carry tumours.
         hospital: Scanner, reconstruction and contrast phase.
         size: A key of `SCAN_SIZES`.
+        tumors: How tumours look.
     """
 
     organs: tuple[OrganRule, ...] = (LIVER,)
     hospital: Hospital = HOSPITALS["standard"]
     size: str = "small"
+    tumors: TumorStyle = MIXED
 
     def __post_init__(self) -> None:
         if self.size not in SCAN_SIZES:
             raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{self.size}'.")
 
     @classmethod
-    def named(cls, *, organs: Sequence[str], hospital: str, size: str) -> PhantomStyle:
+    def named(cls, *, organs: Sequence[str], hospital: str, size: str, tumors: str = MIXED.name) -> PhantomStyle:
         """Look up a style by names.
 
         Args:
             organs: Names of organs, keys of `organs.ORGANS`.
             hospital: A key of `HOSPITALS`.
             size: A key of `SCAN_SIZES`.
+            tumors: A key of `TUMOR_STYLES`.
 
         Returns:
             The style.
@@ -58,7 +61,7 @@ class PhantomStyle:
         Raises:
             ConfigurationError: If a name is unknown.
         """
-        return cls(choose_organs(tuple(organs)), choose_hospital(hospital), size)
+        return cls(choose_organs(tuple(organs)), choose_hospital(hospital), size, choose_tumor_style(tumors))
 
 
 STANDARD = PhantomStyle()
@@ -106,8 +109,8 @@ def make_patient(
     scan = draw_scan(anatomy, SCAN_SIZES[style.size], style.hospital, rng)
     lesions: list[Lesion] = []
     for organ in () if is_healthy else _affected(style.organs, rng):
-        count = int(rng.integers(1, _MOST_TUMORS + 1))
-        lesions += draw_lesions(anatomy, count, scan.z_range_mm, rng, organ=organ, phase=phase)
+        count = int(rng.integers(1, style.tumors.most_per_organ + 1))
+        lesions += draw_lesions(anatomy, count, scan.z_range_mm, rng, organ=organ, phase=phase, style=style.tumors)
     return scan_patient(anatomy, tuple(lesions), scan, rng, style.organs), len(lesions)
 
 
@@ -185,9 +188,9 @@ def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int, style
     content = {
         "name": "CT phantom of the upper abdomen",
         "description": (
-            f"Computer-made phantom, not patient data: {cases} patients with tumours ({organs}; 1 to {_MOST_TUMORS} in "
-            f"an affected organ) and {healthy} without, hospital '{style.hospital.name}' ({style.hospital.about}), "
-            f"seed {seed}. Made by nnunet-difftumor."
+            f"Computer-made phantom, not patient data: {cases} patients with {style.tumors.name} tumours ({organs}; "
+            f"1 to {style.tumors.most_per_organ} in an affected organ) and {healthy} without, hospital "
+            f"'{style.hospital.name}' ({style.hospital.about}), seed {seed}. Made by nnunet-difftumor."
         ),
         "licence": "CC0-1.0",
         "channel_names": {"0": "CT"},

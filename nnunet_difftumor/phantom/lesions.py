@@ -11,6 +11,7 @@ from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField
 from nnunet_difftumor.phantom.organs import LIVER, PORTAL_VENOUS, OrganRule
 from nnunet_difftumor.phantom.painting import OrganPlanes, organ_distance
+from nnunet_difftumor.phantom.tumor_styles import MIXED, Range, TumorStyle
 from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
 from nnunet_difftumor.sizes import draw_size_class
 
@@ -27,6 +28,7 @@ class Lesion:
         texture: Field of its coarse texture.
         texture_hu: Standard deviation of the texture in HU.
         core_hu: Additional difference at the centre in HU, as a necrotic core has.
+        edge_mm: Width of the soft edge in mm.
         organ: The organ that it belongs to.
     """
 
@@ -34,6 +36,7 @@ class Lesion:
     texture: SmoothField
     texture_hu: float
     core_hu: float
+    edge_mm: float
     organ: OrganRule = LIVER
 
     @property
@@ -56,8 +59,7 @@ class Lesion:
         """
         share = np.zeros_like(hu)
         radius_mm = self.spec.radius_mm
-        rim_mm = float(np.clip(0.25 * radius_mm, 1.0, 3.0))
-        window = self._window(points, rim_mm)
+        window = self._window(points)
         if window is None:
             return share
         part = Points(points.x_mm[window], points.y_mm[window], points.z_mm[window])
@@ -65,7 +67,7 @@ class Lesion:
         distance_mm = self.surface.signed_distance(offsets).reshape(part.x_mm.shape).astype(np.float32)
         limit_mm = organs.free if self.organ.is_exophytic else organs.of(self.organ.name)
         allowed = np.clip(0.5 - limit_mm[window] / edge_mm, 0.0, 1.0)
-        ramp = np.clip(0.5 - distance_mm / rim_mm, 0.0, 1.0)
+        ramp = np.clip(0.5 - distance_mm / self.edge_mm, 0.0, 1.0)
         weight = ramp * ramp * (3.0 - 2.0 * ramp) * allowed
         core = np.clip(-distance_mm / radius_mm, 0.0, 1.0)
         value_hu = organ_hu + (self.spec.contrast_hu or 0.0) + self.core_hu * core
@@ -74,8 +76,8 @@ class Lesion:
         share[window] = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0) * allowed
         return share
 
-    def _window(self, points: Points, rim_mm: float) -> tuple[slice, slice] | None:
-        reach = self.surface.half_extent_mm + rim_mm
+    def _window(self, points: Points) -> tuple[slice, slice] | None:
+        reach = self.surface.half_extent_mm + self.edge_mm
         z, y, x = self.spec.centre_mm
         if np.abs(points.z_mm[0, 0] - z) > reach[0]:
             return None
@@ -94,6 +96,7 @@ def draw_lesions(
     *,
     organ: OrganRule = LIVER,
     phase: str = PORTAL_VENOUS,
+    style: TumorStyle = MIXED,
 ) -> tuple[Lesion, ...]:
     """Draw tumours of an organ that do not touch each other.
 
@@ -104,16 +107,18 @@ def draw_lesions(
         rng: Random generator.
         organ: The organ.
         phase: Contrast phase of the scan.
+        style: How the tumours look.
 
     Returns:
         The tumours.
     """
     places_mm, depth_mm = _organ_places(anatomy, organ, z_range_mm)
     lesions: list[Lesion] = []
+    size_classes = style.size_classes or organ.size_classes
     for index in range(count):
-        size = draw_size_class(organ.size_classes if index else organ.size_classes[:1], rng)
-        appearance = Appearance(contrast_hu=float(rng.uniform(*organ.contrast_hu[phase])))
-        drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), appearance, rng)
+        size = draw_size_class(size_classes if index else size_classes[:1], rng)
+        contrast_hu = _within(organ.contrast_hu[phase], rng) * _within(style.contrast_share, rng)
+        drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), Appearance(contrast_hu=contrast_hu), rng)
         suits = _suitable(drawn.radius_mm, organ, depth_mm, rng)
         centre_mm = _place(drawn.radius_mm, places_mm[suits], lesions, rng)
         if centre_mm is None:
@@ -121,13 +126,19 @@ def draw_lesions(
         lesions.append(
             Lesion(
                 surface=TumorSurface(drawn.moved_to(centre_mm)),
-                texture=SmoothField.draw((7.0, 22.0), rng),
-                texture_hu=float(rng.uniform(5.0, 11.0)),
-                core_hu=float(rng.uniform(-18.0, 0.0)) if drawn.radius_mm > 9.0 else 0.0,
+                texture=SmoothField.draw(style.texture_mm, rng),
+                texture_hu=_within(style.texture_hu, rng),
+                core_hu=_within(style.core_hu, rng) if drawn.radius_mm > style.core_from_mm else 0.0,
+                edge_mm=float(np.clip(_within(style.edge_share, rng) * drawn.radius_mm, 1.0, 3.0)),
                 organ=organ,
             )
         )
     return tuple(lesions)
+
+
+def _within(limits: Range, rng: np.random.Generator) -> float:
+    low, high = limits
+    return low if low == high else float(rng.uniform(low, high))
 
 
 def _organ_places(anatomy: Anatomy, organ: OrganRule, z_range_mm: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -215,6 +215,25 @@ def test_the_command_says_all_that_was_asked(model):
     assert words[1:] == [*expected.split(), *"-npp 2 -nps 2 --disable_tta --save_probabilities".split()]
 
 
+def test_bfloat16_is_for_cpus_alone(model):
+    for device, in_bfloat16 in (("cpu", True), ("cuda", False)):
+        settings = PredictionSettings(device=device, cpu_bfloat16=True)
+        words = prediction_command(model, settings, Path("in"), Path("out"))
+        assert ("nnunet_difftumor.comparison.cpu_prediction" in words) == in_bfloat16
+        assert words[words.index("-i") :][:2] == ["-i", "in"]
+
+
+def test_predictions_of_versions_without_bfloat16_are_kept(hospital, model, tmp_path):
+    nnunet, folder = FakeNnunet(), tmp_path / "p"
+    predict_missing(model, hospital, SETTINGS, folder, run=nnunet)
+    record = json.loads((folder / "source.json").read_text())
+    del record["cpu_bfloat16"]
+    (folder / "source.json").write_text(json.dumps(record))
+    assert predict_missing(model, hospital, SETTINGS, folder, run=nnunet) == ()
+    with pytest.raises(OutputExistsError, match="cpu_bfloat16: False, now True"):
+        predict_missing(model, hospital, replace(SETTINGS, cpu_bfloat16=True), folder, run=nnunet)
+
+
 def test_training_cases_are_refused(hospital, model):
     refuse_training_cases(model, [hospital], acknowledged=False)
     (model.trained / "fold_0" / "difftumor_split.json").write_text(json.dumps({"train": ["c3", "other"], "val": []}))

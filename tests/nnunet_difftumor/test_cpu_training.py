@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_difftumor.cpu_training import CPU_THREADS_VARIABLE, limit_cpu_threads
 from nnunet_difftumor.errors import ConfigurationError
@@ -106,3 +107,17 @@ def test_bfloat16_is_used_where_the_settings_ask_for_it(make_trainer: Callable[.
     moved = [float((half.network.state_dict()[name] - weights[name]).abs().max()) for name in weights]
     assert np.isfinite(moved).all()
     assert max(moved) > 0
+
+
+def test_validation_cases_are_predicted_in_the_same_precision(
+    make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: seen.append(_is_in_bfloat16()))
+    for wanted in (True, False):
+        make_trainer(nnUNetTrainerScheduled, cpu_bfloat16=wanted).perform_actual_validation()
+    assert seen == [True, False]
+
+
+def _is_in_bfloat16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

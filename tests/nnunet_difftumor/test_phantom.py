@@ -14,11 +14,15 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
 from nnunet_difftumor.phantom.acquisition import ScannedPatient
 from nnunet_difftumor.phantom.dataset import PhantomStyle, make_patient, write_phantom_dataset
+from nnunet_difftumor.phantom.drawing import draw_anatomy
 from nnunet_difftumor.phantom.hospitals import HOSPITALS
+from nnunet_difftumor.phantom.lesions import draw_lesions
 from nnunet_difftumor.phantom.organs import ORGANS
+from nnunet_difftumor.phantom.tumor_styles import TUMOR_STYLES
 
 LIVER_LABEL, TUMOR_LABEL = 1, 2
 THREE = PhantomStyle.named(organs=list(ORGANS), hospital="standard", size="small")
+EARLY = PhantomStyle.named(organs=["liver"], hospital="standard", size="small", tumors="early")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,46 @@ def test_same_seed_and_number_give_the_same_voxels(patient: ScannedPatient) -> N
     again = make_patient(0, 4, is_healthy=False)[0]
     np.testing.assert_array_equal(again.image_hu, patient.image_hu)
     np.testing.assert_array_equal(again.label, patient.label)
+
+
+def test_a_seed_gives_the_patient_that_it_gave_in_the_first_version(patient: ScannedPatient) -> None:
+    assert patient.image_hu.shape == (34, 88, 112)
+    tumor_voxels, total_hu = int((patient.label == TUMOR_LABEL).sum()), int(patient.image_hu.sum(dtype=np.int64))
+    # to the bit on one machine; a processor may round a few voxels otherwise
+    assert abs(tumor_voxels - 964) <= 1
+    assert abs(total_hu + 99_428_137) <= 100
+
+
+def test_early_tumors_are_small_and_hard_to_see() -> None:
+    rng = np.random.default_rng(0)
+    lesions = []
+    for _ in range(12):
+        anatomy = draw_anatomy(rng)
+        lesions += draw_lesions(anatomy, 4, (-70.0, 70.0), rng, style=TUMOR_STYLES["early"])
+    radii_mm = [lesion.spec.radius_mm for lesion in lesions]
+    contrasts_hu = [lesion.spec.contrast_hu for lesion in lesions]
+    assert len(lesions) == 48
+    assert 4.0 <= min(radii_mm) < 5.5
+    assert 10.0 < max(radii_mm) <= 12.0
+    assert np.median(radii_mm) < 9.0
+    assert -36.0 <= min(contrasts_hu) < -28.0
+    assert -16.0 < max(contrasts_hu) <= -12.0
+    assert np.std([lesion.edge_mm for lesion in lesions]) > 0.3
+    assert min(lesion.core_hu for lesion in lesions) < 0.0 < max(lesion.core_hu for lesion in lesions)
+
+
+def test_early_tumors_change_nothing_in_healthy_patients(healthy: ScannedPatient) -> None:
+    early = make_patient(0, 0, is_healthy=True, style=EARLY)[0]
+    np.testing.assert_array_equal(early.image_hu, healthy.image_hu)
+    np.testing.assert_array_equal(early.label, healthy.label)
+
+
+def test_early_tumors_are_the_same_with_the_same_seed(patient: ScannedPatient) -> None:
+    first, again = (make_patient(0, 4, is_healthy=False, style=EARLY)[0] for _ in range(2))
+    np.testing.assert_array_equal(first.image_hu, again.image_hu)
+    np.testing.assert_array_equal(first.label, again.label)
+    assert first.image_hu.shape == patient.image_hu.shape
+    assert 0 < (first.label == TUMOR_LABEL).sum() < (patient.label == TUMOR_LABEL).sum()
 
 
 def test_patients_differ_in_grid_and_anatomy(patient: ScannedPatient, healthy: ScannedPatient) -> None:
@@ -230,10 +274,12 @@ def test_a_data_set_names_its_organs_and_hospital(tmp_path: Path) -> None:
 
     folder = tmp_path / "Dataset903_Phantom"
     words = ["--cases", "1", "--healthy", "1", "--organs", "pancreas", "kidney", "--hospital", "thick-smooth"]
+    words += ["--tumors", "early"]
     assert main(["phantom", "--output", str(folder), *words]) == 0
     content = json.loads((folder / "dataset.json").read_text())
     assert content["labels"] == {"background": 0, "pancreas": 1, "pancreas_tumor": 2, "kidney": 3, "kidney_tumor": 4}
     assert "thick-smooth" in content["description"]
+    assert "early tumours" in content["description"]
     assert resolve_label_roles(content["labels"], organ="kidney") == (3, 4)
 
 
@@ -241,5 +287,7 @@ def test_unknown_styles_are_refused() -> None:
     for organs, hospital in ((["spleen"], "standard"), ([], "standard"), (["liver", "liver"], "standard")):
         with pytest.raises(ConfigurationError, match="organs must be"):
             PhantomStyle.named(organs=organs, hospital=hospital, size="small")
+    with pytest.raises(ConfigurationError, match="tumors must be one of mixed, early, got 'late'"):
+        PhantomStyle.named(organs=["liver"], hospital="standard", size="small", tumors="late")
     with pytest.raises(ConfigurationError, match="hospital must be one of standard"):
         PhantomStyle.named(organs=["liver"], hospital="mars", size="small")

@@ -1,0 +1,129 @@
+"""Run the positive control: does the product help where the truth is known, and may help be seen at all?
+
+CT phantoms with early tumours, one hospital to train on and three to test on, then the study
+docs/results/positive_control.yaml. Given again with the same folder, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunet_difftumor.atomic_files import write_json
+from nnunet_difftumor.demo.plans import write_small_plans
+from nnunet_difftumor.demo.settings import demo_settings
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
+from nnunet_difftumor.splits import SPLITS_FILE_NAME, Split, write_splits
+
+STUDY = Path(__file__).resolve().parent.parent / "docs" / "results" / "positive_control.yaml"
+CONFIGURATION, PLANS_NAME = "3d_fullres", "nnUNetPlansSmall"
+SAMPLE_DICE_PLANS_NAME = "nnUNetPlansSmallSampleDice"
+SPACING_MM = (3.0, 2.0, 2.0)
+PATCH_SIZE = (16, 24, 24)  # small: a tumour of 8 mm fills little of a larger one, and is learnt late
+ANNOTATED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomSet:
+    """One phantom data set of the control; frozen, as is everything in this file that changes a voxel or a step."""
+
+    name: str
+    hospital: str
+    seed: int
+    cases: int
+    healthy: int
+
+
+TRAINING = PhantomSet(name="Dataset911_PhantomEarly", hospital="standard", seed=100, cases=ANNOTATED + 1, healthy=12)
+TESTS = (
+    PhantomSet(name="Dataset912_PhantomEarlyStandard", hospital="standard", seed=201, cases=14, healthy=7),
+    PhantomSet(name="Dataset913_PhantomEarlyThin", hospital="thin-sharp", seed=202, cases=13, healthy=7),
+    PhantomSet(name="Dataset914_PhantomEarlyThick", hospital="thick-smooth", seed=203, cases=13, healthy=6),
+)
+
+
+def prepare(folder: Path) -> None:
+    """Make the data sets, plans, folds and preprocessed cases that are missing.
+
+    Args:
+        folder: Folder of everything.
+    """
+    raw, preprocessed = folder / "raw", folder / "preprocessed" / TRAINING.name
+    for phantoms in (TRAINING, *TESTS):
+        _write(phantoms, raw / phantoms.name)
+    number = TRAINING.name[len("Dataset") : len("Dataset") + 3]
+    if not (preprocessed / "nnUNetPlans.json").is_file():
+        plan = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "1", "-npfp", "1", "--no_pp"]
+        _run([*plan, "-overwrite_target_spacing", *(f"{value:g}" for value in SPACING_MM)])
+    cases = sorted(path.name.split(".")[0] for path in (raw / TRAINING.name / "labelsTr").iterdir())
+    if (preprocessed / SPLITS_FILE_NAME).is_file():
+        return
+    settings = replace(demo_settings("phantom"), patch_size=PATCH_SIZE)
+    write_small_plans(preprocessed, PLANS_NAME, CONFIGURATION, settings)
+    _write_sample_dice_plans(preprocessed)
+    _run(["nnUNetv2_preprocess", "-d", number, "-c", CONFIGURATION, "-plans_name", PLANS_NAME, "-np", "1"])
+    validation = f"phantom_tumor_{ANNOTATED:03d}"  # nnU-Net wants one; the comparison is on the test hospitals
+    split = Split(train=tuple(case for case in cases if case != validation), val=(validation,))
+    write_splits(preprocessed, [split], {"holdout": [], "share": 0.0, "healthy_cases": TRAINING.healthy})
+
+
+def _write(phantoms: PhantomSet, folder: Path) -> None:
+    if folder.is_dir():
+        return
+    style = PhantomStyle.named(organs=["liver"], hospital=phantoms.hospital, size="small", tumors="early")
+    made = write_phantom_dataset(
+        folder, cases=phantoms.cases, healthy=phantoms.healthy, seed=phantoms.seed, style=style
+    )
+    for number, case in enumerate(made, start=1):
+        print(f"{phantoms.name} [{number}/{phantoms.cases + phantoms.healthy}] {case.identifier}", flush=True)
+
+
+def _write_sample_dice_plans(preprocessed: Path) -> None:
+    """Copy the small plans, with a Dice loss of each sample on its own; the preprocessed cases are the same."""
+    plans = json.loads((preprocessed / f"{PLANS_NAME}.json").read_text(encoding="utf-8"))
+    plans["plans_name"] = SAMPLE_DICE_PLANS_NAME
+    plans["configurations"][CONFIGURATION]["batch_dice"] = False
+    write_json(preprocessed / f"{SAMPLE_DICE_PLANS_NAME}.json", plans, overwrite=True)
+
+
+def _run(words: list[str]) -> None:
+    print("$ " + " ".join(words), flush=True)
+    subprocess.run([str(Path(sys.executable).parent / words[0]), *words[1:]], check=True)
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: taskset -c 1 python scripts/positive_control.py --output control"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of data, runs and reports")
+    parser.add_argument(
+        "--study", type=Path, default=STUDY, help="the study (default: docs/results/positive_control.yaml)"
+    )
+    parser.add_argument("--prepare-only", action="store_true", help="make the data and stop")
+    parser.add_argument("words", nargs="*", help="further words for `difftumor experiment`, after --")
+    options = parser.parse_args()
+    folder = options.output.resolve()
+    for name in ("raw", "preprocessed", "results"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        os.environ[f"nnUNet_{name}"] = str(folder / name)
+    for name in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA", "OMP_NUM_THREADS", "nnUNet_difftumor_cpu_threads"):
+        os.environ.setdefault(name, "1")
+    try:
+        prepare(folder)
+        if not options.prepare_only:
+            _run(["difftumor", "experiment", str(options.study), "--output", str(folder / "study"), *options.words])
+    except (DiffTumorError, subprocess.CalledProcessError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
