@@ -20,6 +20,7 @@ from nnunet_difftumor.demo.settings import demo_settings
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
 from nnunet_difftumor.splits import SPLITS_FILE_NAME, Split, write_splits
+from nnunet_difftumor.synthesis_precision import BFLOAT16, PRECISION_VARIABLE
 
 STUDY = Path(__file__).resolve().parent.parent / "docs" / "results" / "positive_control.yaml"
 CONFIGURATION, PLANS_NAME = "3d_fullres", "nnUNetPlansSmall"
@@ -115,6 +116,7 @@ def main() -> int:
         os.environ[f"nnUNet_{name}"] = str(folder / name)
     for name in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA", "OMP_NUM_THREADS", "nnUNet_difftumor_cpu_threads"):
         os.environ.setdefault(name, "1")
+    os.environ.setdefault(PRECISION_VARIABLE, BFLOAT16)  # in all runs the same, whatever CPU they are made on
     try:
         prepare(folder)
         if not options.prepare_only:
