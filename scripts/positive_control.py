@@ -35,17 +35,17 @@ class PhantomSet:
     """One phantom data set of the control; frozen, as is everything in this file that changes a voxel or a step."""
 
     name: str
-    hospital: str
+    hospitals: tuple[str, ...]
     seed: int
     cases: int
     healthy: int
 
 
-TRAINING = PhantomSet(name="Dataset911_PhantomEarly", hospital="standard", seed=100, cases=ANNOTATED + 1, healthy=12)
-TESTS = (
-    PhantomSet(name="Dataset912_PhantomEarlyStandard", hospital="standard", seed=201, cases=14, healthy=7),
-    PhantomSet(name="Dataset913_PhantomEarlyThin", hospital="thin-sharp", seed=202, cases=13, healthy=7),
-    PhantomSet(name="Dataset914_PhantomEarlyThick", hospital="thick-smooth", seed=203, cases=13, healthy=6),
+HOSPITALS = ("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose")
+TRAINING = PhantomSet(name="Dataset911_PhantomEarly", hospitals=HOSPITALS, seed=100, cases=ANNOTATED + 1, healthy=15)
+TESTS = tuple(
+    PhantomSet(name=f"Dataset{912 + number}_PhantomEarlyTest", hospitals=(name,), seed=201 + number, cases=8, healthy=4)
+    for number, name in enumerate(HOSPITALS)
 )
 
 
@@ -77,7 +77,7 @@ def prepare(folder: Path) -> None:
 def _write(phantoms: PhantomSet, folder: Path) -> None:
     if folder.is_dir():
         return
-    style = PhantomStyle.named(organs=["liver"], hospital=phantoms.hospital, size="small", tumors="early")
+    style = PhantomStyle.named(organs=["liver"], hospitals=phantoms.hospitals, size="small", tumors="early")
     made = write_phantom_dataset(
         folder, cases=phantoms.cases, healthy=phantoms.healthy, seed=phantoms.seed, style=style
     )

@@ -47,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hospital",
+        nargs="+",
         choices=("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose"),
-        default="standard",
-        help="style of the scans (default standard)",
+        default=["standard"],
+        help="style of the scans; patients come from several in turn (default standard)",
     )
     parser.add_argument(
         "--tumors",
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
 
-    style = PhantomStyle.named(organs=args.organs, hospital=args.hospital, size=args.size, tumors=args.tumors)
+    style = PhantomStyle.named(organs=args.organs, hospitals=args.hospital, size=args.size, tumors=args.tumors)
     written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, style=style)
     total = args.cases + args.healthy
     for number, case in enumerate(written, start=1):

@@ -31,13 +31,13 @@ class PhantomStyle:
 
     Attributes:
         organs: Organs that are labelled and carry tumours.
-        hospital: Scanner, reconstruction and contrast phase.
+        hospitals: Scanners, reconstructions and contrast phases; patients come from them in turn.
         size: A key of `SCAN_SIZES`.
         tumors: How tumours look.
     """
 
     organs: tuple[OrganRule, ...] = (LIVER,)
-    hospital: Hospital = HOSPITALS["standard"]
+    hospitals: tuple[Hospital, ...] = (HOSPITALS["standard"],)
     size: str = "small"
     tumors: TumorStyle = MIXED
 
@@ -46,12 +46,14 @@ class PhantomStyle:
             raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{self.size}'.")
 
     @classmethod
-    def named(cls, *, organs: Sequence[str], hospital: str, size: str, tumors: str = MIXED.name) -> PhantomStyle:
+    def named(
+        cls, *, organs: Sequence[str], hospitals: Sequence[str], size: str, tumors: str = MIXED.name
+    ) -> PhantomStyle:
         """Look up a style by names.
 
         Args:
             organs: Names of organs, keys of `organs.ORGANS`.
-            hospital: A key of `HOSPITALS`.
+            hospitals: Keys of `HOSPITALS`, at least one.
             size: A key of `SCAN_SIZES`.
             tumors: A key of `TUMOR_STYLES`.
 
@@ -61,7 +63,8 @@ class PhantomStyle:
         Raises:
             ConfigurationError: If a name is unknown.
         """
-        return cls(choose_organs(tuple(organs)), choose_hospital(hospital), size, choose_tumor_style(tumors))
+        chosen = tuple(choose_hospital(name) for name in hospitals)
+        return cls(choose_organs(tuple(organs)), chosen, size, choose_tumor_style(tumors))
 
 
 STANDARD = PhantomStyle()
@@ -104,9 +107,10 @@ def make_patient(
     if seed < 0 or index < 0:
         raise ConfigurationError(f"seed and index must be 0 or more, got {seed} and {index}.")
     rng = np.random.default_rng([seed, int(is_healthy), index])
-    phase = style.hospital.phase
+    hospital = style.hospitals[index % len(style.hospitals)]
+    phase = hospital.phase
     anatomy = draw_anatomy(rng, phase)
-    scan = draw_scan(anatomy, SCAN_SIZES[style.size], style.hospital, rng)
+    scan = draw_scan(anatomy, SCAN_SIZES[style.size], hospital, rng)
     lesions: list[Lesion] = []
     for organ in () if is_healthy else _affected(style.organs, rng):
         count = int(rng.integers(1, style.tumors.most_per_organ + 1))
@@ -185,12 +189,13 @@ def _write_nifti(path: Path, values: NDArray[np.generic], spacing_mm: tuple[floa
 
 def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int, style: PhantomStyle) -> None:
     organs = ", ".join(organ.name for organ in style.organs)
+    hospitals = "; ".join(f"hospital '{each.name}' ({each.about})" for each in style.hospitals)
     content = {
         "name": "CT phantom of the upper abdomen",
         "description": (
             f"Computer-made phantom, not patient data: {cases} patients with {style.tumors.name} tumours ({organs}; "
-            f"1 to {style.tumors.most_per_organ} in an affected organ) and {healthy} without, hospital "
-            f"'{style.hospital.name}' ({style.hospital.about}), seed {seed}. Made by nnunet-difftumor."
+            f"1 to {style.tumors.most_per_organ} in an affected organ) and {healthy} without, "
+            f"{hospitals}, seed {seed}. Made by nnunet-difftumor."
         ),
         "licence": "CC0-1.0",
         "channel_names": {"0": "CT"},

@@ -21,8 +21,8 @@ from nnunet_difftumor.phantom.organs import ORGANS
 from nnunet_difftumor.phantom.tumor_styles import TUMOR_STYLES
 
 LIVER_LABEL, TUMOR_LABEL = 1, 2
-THREE = PhantomStyle.named(organs=list(ORGANS), hospital="standard", size="small")
-EARLY = PhantomStyle.named(organs=["liver"], hospital="standard", size="small", tumors="early")
+THREE = PhantomStyle.named(organs=list(ORGANS), hospitals=["standard"], size="small")
+EARLY = PhantomStyle.named(organs=["liver"], hospitals=["standard"], size="small", tumors="early")
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_organs_have_plausible_volumes(three_organs: list[ScannedPatient]) -> No
 
 
 def test_kidney_tumors_may_grow_out_of_the_kidney() -> None:
-    style = PhantomStyle.named(organs=["kidney"], hospital="standard", size="small")
+    style = PhantomStyle.named(organs=["kidney"], hospitals=["standard"], size="small")
     outside = []
     for index in range(4):
         with_tumor, _ = make_patient(3, index, is_healthy=False, style=style)
@@ -251,7 +251,7 @@ def test_kidney_tumors_may_grow_out_of_the_kidney() -> None:
 
 @pytest.mark.parametrize("name", HOSPITALS)
 def test_hospitals_differ_in_what_they_are_named_for(name: str) -> None:
-    style = PhantomStyle.named(organs=["liver"], hospital=name, size="small")
+    style = PhantomStyle.named(organs=["liver"], hospitals=[name], size="small")
     scan, _ = make_patient(0, 0, is_healthy=True, style=style)
     liver = scan.image_hu[scan.label == 1].astype(float)
     inside = scan.label == 1
@@ -286,8 +286,8 @@ def test_a_data_set_names_its_organs_and_hospital(tmp_path: Path) -> None:
 def test_unknown_styles_are_refused() -> None:
     for organs, hospital in ((["spleen"], "standard"), ([], "standard"), (["liver", "liver"], "standard")):
         with pytest.raises(ConfigurationError, match="organs must be"):
-            PhantomStyle.named(organs=organs, hospital=hospital, size="small")
+            PhantomStyle.named(organs=organs, hospitals=[hospital], size="small")
     with pytest.raises(ConfigurationError, match="tumors must be one of mixed, early, got 'late'"):
-        PhantomStyle.named(organs=["liver"], hospital="standard", size="small", tumors="late")
+        PhantomStyle.named(organs=["liver"], hospitals=["standard"], size="small", tumors="late")
     with pytest.raises(ConfigurationError, match="hospital must be one of standard"):
-        PhantomStyle.named(organs=["liver"], hospital="mars", size="small")
+        PhantomStyle.named(organs=["liver"], hospitals=["mars"], size="small")

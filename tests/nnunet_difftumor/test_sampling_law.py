@@ -90,8 +90,8 @@ def write_phantoms(folder: Path, size: str) -> dict[str, tuple]:
     tumors = {}
     for index in range(CASES):
         rng = np.random.default_rng([5, index])
-        anatomy = draw_anatomy(rng, STANDARD.hospital.phase)
-        scan = draw_scan(anatomy, SCAN_SIZES[size], STANDARD.hospital, rng)
+        anatomy = draw_anatomy(rng, STANDARD.hospitals[0].phase)
+        scan = draw_scan(anatomy, SCAN_SIZES[size], STANDARD.hospitals[0], rng)
         lesions = draw_lesions(anatomy, int(rng.integers(1, 4)), scan.z_range_mm, rng)
         start_mm = np.asarray(scan.start_mm) - 0.5 * np.subtract(SPACINGS_MM[size], scan.spacing_mm)
         tumors[f"case_{index}"] = tuple(
