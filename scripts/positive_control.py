@@ -1,6 +1,6 @@
 """Run the positive control: does the product help where the truth is known, and may help be seen at all?
 
-CT phantoms with early tumours, one hospital to train on and three to test on, then the study
+CT phantoms with early tumours from five hospitals, to train on and to test on, then the study
 docs/results/positive_control.yaml. Given again with the same folder, it goes on where it was.
 """
 

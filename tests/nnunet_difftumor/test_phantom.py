@@ -283,6 +283,15 @@ def test_a_data_set_names_its_organs_and_hospital(tmp_path: Path) -> None:
     assert resolve_label_roles(content["labels"], organ="kidney") == (3, 4)
 
 
+def test_patients_come_from_several_hospitals_in_turn() -> None:
+    both = PhantomStyle.named(organs=["liver"], hospitals=["thick-smooth", "low-dose"], size="small")
+    for index, name in enumerate(("thick-smooth", "low-dose", "thick-smooth")):
+        alone = PhantomStyle.named(organs=["liver"], hospitals=[name], size="small")
+        expected, _ = make_patient(3, index, is_healthy=True, style=alone)
+        found, _ = make_patient(3, index, is_healthy=True, style=both)
+        assert np.array_equal(found.image_hu, expected.image_hu)
+
+
 def test_unknown_styles_are_refused() -> None:
     for organs, hospital in ((["spleen"], "standard"), ([], "standard"), (["liver", "liver"], "standard")):
         with pytest.raises(ConfigurationError, match="organs must be"):
