@@ -20,10 +20,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import stats
 from scipy.ndimage import zoom
 
-from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.case_tumors import CaseTumors
 from nnunet_difftumor.data_loader import DiffTumorDataLoader, HostCases
-from nnunet_difftumor.generators import GeneratedRegions
 from nnunet_difftumor.injection import InjectionRules, TumorInjector
 from nnunet_difftumor.intensities import CTIntensities
 from nnunet_difftumor.phantom.acquisition import SCAN_SIZES, draw_scan, scan_patient
@@ -31,9 +29,7 @@ from nnunet_difftumor.phantom.dataset import STANDARD
 from nnunet_difftumor.phantom.drawing import draw_anatomy
 from nnunet_difftumor.phantom.lesions import draw_lesions
 from nnunet_difftumor.phantom.organs import LIVER
-from nnunet_difftumor.roi import RoiRule
 from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES
-from nnunet_difftumor.synthesis import TumorSynthesizer
 
 CT = CTIntensities(mean_hu=100.0, std_hu=30.0, low_hu=-100.0, high_hu=250.0)
 LABELS = LabelManager({"background": 0, "liver": 1, "tumor": 2}, None)
@@ -41,18 +37,6 @@ SPACINGS_MM = {"small": (3.0, 3.0, 3.0), "full": (3.0, 1.5, 1.5)}
 PATCHES = [(16, 32, 32), (32, 48, 48), (32, 64, 64)]
 CASES = 6
 SMALLEST_P = 0.001
-
-
-class DarkTissue:
-    """A stand-in for the diffusion model: the host, darker inside the mask."""
-
-    roi_rule = RoiRule(sides=(32, 48), margin_voxels=8, spacing_range_mm=(1.5, 6.0))
-    window_hu = (-175.0, 250.0)
-    appearances = (Appearance(contrast_hu=-60.0),)
-
-    def generate(self, host_hu, tumor_masks, appearances, seeds):
-        host_hu = np.clip(host_hu, *self.window_hu)
-        return GeneratedRegions(host_hu - 60.0 * tumor_masks.astype(np.float32), host_hu)
 
 
 class StockLoader(nnUNetDataLoader):
@@ -135,7 +119,9 @@ def take_samples(loader: Any, samples: int, organ_middles: dict[str, np.ndarray]
     return {"tumor": tumor, "no organ": ~organ, "depth": offsets[:, 0], "height": offsets[:, 1], "width": offsets[:, 2]}
 
 
-def compare_kinds(folder: Path, tumors: dict[str, tuple], size: str, patch: Sequence[int], samples: int) -> dict:
+def compare_kinds(
+    folder: Path, tumors: dict[str, tuple], size: str, patch: Sequence[int], samples: int, source: Any
+) -> dict:
     """Shares of both kinds of samples, and the p-values of two-sample tests."""
     crop, transforms = make_transforms(patch)
     annotated, healthy = (nnUNetDatasetBlosc2(str(folder / name)) for name in ("annotated", "healthy"))
@@ -157,7 +143,7 @@ def compare_kinds(folder: Path, tumors: dict[str, tuple], size: str, patch: Sequ
         crop,
         patch,
         LABELS,
-        injectors=[TumorInjector(lambda: TumorSynthesizer(DarkTissue()), rules)],
+        injectors=[TumorInjector(source, rules)],
         healthy=HostCases(dict.fromkeys(healthy.identifiers, (0,)), 1.0),
         annotated=HostCases({}, 0.0),
         seed_words=(0, 0),
@@ -191,6 +177,6 @@ def phantoms(request, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("patch", PATCHES, ids=str)
-def test_injected_samples_are_drawn_as_annotated_ones(phantoms, patch):
+def test_injected_samples_are_drawn_as_annotated_ones(phantoms, patch, contrast_source):
     size, folder, tumors = phantoms
-    check(compare_kinds(folder, tumors, size, patch, 4000), f"{size} {patch}")
+    check(compare_kinds(folder, tumors, size, patch, 4000, contrast_source), f"{size} {patch}")
