@@ -163,7 +163,7 @@ def values_of(label_or_region: Any) -> tuple[int, ...]:
 
 def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRules) -> NDArray[np.int64]:
     """Voxels (0, d, h, w) spread evenly over the tumours' volumes, as far as they may become tumour. Shape (N, 4)."""
-    spacing = np.asarray(rules.spacing_mm)
+    spacing = np.asarray(rules.spacing_mm, np.float64)
     voxel_mm3 = float(np.prod(spacing))
     volumes_mm3 = [TumorSurface(spec).volume_mm3 for spec in tumors]
     share = min(1.0, _MOST_LOCATIONS * voxel_mm3 / max(sum(volumes_mm3), 1e-9))

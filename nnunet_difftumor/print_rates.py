@@ -138,7 +138,7 @@ def drawn_scans(size_class: SizeClass, count: int, rng: np.random.Generator) -> 
         spacing_mm = (float(rng.choice(_SLICES_MM)), in_plane_mm, in_plane_mm)
         half = np.ceil(surface.half_extent_mm / spacing_mm).astype(int) + 2
         start_mm = (rng.uniform(-0.5, 0.5, size=3) - half) * spacing_mm
-        distance_mm = surface.signed_distance_on_grid(2 * half + 1, spacing_mm, start_mm)
+        distance_mm = surface.signed_distance_on_grid((2 * half + 1).tolist(), spacing_mm, start_mm)
         yield LabelledScan(distance_mm < 0, spacing_mm)
 
 
