@@ -32,7 +32,8 @@ def test_every_arm_of_the_positive_control_trains_and_is_compared(make_nnunet_pr
     assert "FAILED" not in printed
     runs = {folder.name: folder for folder in (output / "runs").iterdir()}
     assert len(runs) == len(study["arms"]) == 8
-    epochs = {name: json.loads((folder / "run.json").read_text())["epochs"] for name, folder in runs.items()}
+    records = {name: json.loads((folder / "run.json").read_text()) for name, folder in runs.items()}
+    epochs = {name: record["settings"]["num_epochs"] for name, record in records.items()}
     assert epochs.pop("nnU-Net.annotated-3.fold-0.seed-0") == 1
     assert set(epochs.values()) == {2}  # half of the samples are of healthy cases, or as long as the longest
     for name, folder in runs.items():

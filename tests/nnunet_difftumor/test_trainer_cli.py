@@ -130,7 +130,10 @@ def test_a_killed_training_continues(make_nnunet_project):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["nnUNetTrainerHealthyOnly", "nnUNetTrainerCopyPaste", "nnUNetTrainerHandcrafted"])
+@pytest.mark.parametrize(
+    "trainer",
+    ["nnUNetTrainerHealthyOnly", "nnUNetTrainerCopyPaste", "nnUNetTrainerHandcrafted", "nnUNetTrainerMisplaced"],
+)
 def test_control_arms_train_and_predict(make_nnunet_project, tmp_path, trainer):
     project = make_nnunet_project()
     project.configure(generator=None)
