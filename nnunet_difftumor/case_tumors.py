@@ -125,7 +125,11 @@ def draw_case_tumors(
 
 
 def locations_with_tumors(
-    class_locations: Mapping[Any, Any], tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRules
+    class_locations: Mapping[Any, Any],
+    tumors: Sequence[TumorSpec],
+    labels: Any,
+    rules: InjectionRules,
+    counted: dict[Any, int],
 ) -> dict[Any, Any]:
     """nnU-Net's locations of each class, as if the synthetic tumours of a case were annotated.
 
@@ -134,6 +138,8 @@ def locations_with_tumors(
         tumors: The tumours, in mm from the case's voxel (0, 0, 0).
         labels: Labels that are read by slices. Shape (1, D, H, W).
         rules: What may be put where.
+        counted: Voxels of this case's real tumours by class or region, as far as they were counted; learns new ones,
+            since counting reads all labels.
 
     Returns:
         Locations: those of the tumour's classes grow by the synthetic tumours, in proportion to volume where a case
@@ -149,7 +155,10 @@ def locations_with_tumors(
             continue  # where the case was annotated
         if rules.tumor_label in values and rules.organ_label not in values:
             known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
-            changed[key] = np.concatenate([known, _share_of(new, known, tumors, labels, values, rules)])
+            if len(known) >= _STOCK_LOCATIONS and key not in counted:
+                counted[key] = int(np.isin(np.asarray(labels[0]), values).sum())
+            real_voxels = counted.get(key, len(known))
+            changed[key] = np.concatenate([known, _share_of(new, known, real_voxels, tumors, rules)])
         elif rules.organ_label in values and rules.tumor_label not in values:
             known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
             changed[key] = known[~_inside_any(known[:, 1:], tumors, rules.spacing_mm)]
@@ -185,19 +194,15 @@ def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRule
 def _share_of(
     new: NDArray[np.int64],
     known: NDArray[np.int64],
+    real_voxels: int,
     tumors: Sequence[TumorSpec],
-    labels: Any,
-    values: Sequence[int],
     rules: InjectionRules,
 ) -> NDArray[np.int64]:
     """So many of the new voxels that they are to the known ones as the synthetic volume is to the real one."""
     if len(known) == 0 or len(new) == 0:
         return new
-    real = len(known)
-    if real >= _STOCK_LOCATIONS:
-        real = int(np.isin(np.asarray(labels[0]), values).sum())
     synthetic = sum(TumorSurface(spec).volume_mm3 for spec in tumors) / float(np.prod(rules.spacing_mm))
-    wanted = max(1, round(len(known) * synthetic / real))
+    wanted = max(1, round(len(known) * synthetic / real_voxels))
     return new[np.linspace(0, len(new) - 1, wanted).round().astype(int)]
 
 

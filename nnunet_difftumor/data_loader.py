@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,6 +88,7 @@ class InjectionState:
     Attributes:
         case: Identifier of the case that was loaded last.
         labels: Its labels as nnU-Net stores them, until its crop is chosen. Shape (1, D, H, W).
+        real_voxels: Voxels of the annotated tumours of cases, by case and class, as far as they were counted.
         draws: Draws of samples whose transforms are still to run.
         outcomes: Draws and injected crops of the batch in the making.
         pictures: Pictures that were not handed over yet.
@@ -102,6 +103,7 @@ class InjectionState:
         """
         self.case = ""
         self.labels: Any = None
+        self.real_voxels: defaultdict[str, dict[Any, int]] = defaultdict(dict)
         self.draws: deque[SampleDraw] = deque()
         self.outcomes: list[tuple[SampleDraw, InjectedCrop | None]] = []
         self.pictures: list[SamplePicture] = []
@@ -330,7 +332,8 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         draw, tumors, stream = self._draw(class_locations)
         if draw.is_carrying:
             rules = self._rules[draw.target]
-            locations = locations_with_tumors(class_locations, tumors.labelled, self._state.labels, rules)
+            counted = self._state.real_voxels[draw.case]
+            locations = locations_with_tumors(class_locations, tumors.labelled, self._state.labels, rules, counted)
             with seeded_numpy(int(stream.rng(_CROP).integers(2**32))):
                 lower, upper = choose(data_shape, force_fg, locations, overwrite_class, verbose)
             draw = replace(draw, request=self._request(draw, tumors, lower, stream))

@@ -114,7 +114,7 @@ def test_nnunet_is_told_of_the_tumours_as_if_they_were_annotated():
     tumors = draw(labels, 3, make_rules(tumor_counts=(3,))).specs
     voxels = np.random.default_rng(0).permutation(np.argwhere(labels == 1))[:8000]
     organ = np.concatenate([np.zeros((8000, 1), int), voxels], axis=1)
-    told = locations_with_tumors({1: organ, 2: []}, tumors, labels[None], make_rules())
+    told = locations_with_tumors({1: organ, 2: []}, tumors, labels[None], make_rules(), {})
     inside = np.zeros(SHAPE, bool)
     for spec in tumors:
         offsets = np.indices(SHAPE).reshape(3, -1).T * np.array(SPACING_MM) - spec.centre_mm
@@ -134,7 +134,9 @@ def test_real_and_synthetic_tumours_are_told_in_proportion_to_their_volumes():
     tumors = draw(labels, 5, make_rules(tumor_counts=(2,))).specs
     for known in (real, np.repeat(real, 10, axis=0)[:10_000]):  # all voxels, and as many as nnU-Net keeps
         known = np.concatenate([np.zeros((len(known), 1), int), known], axis=1)
-        told = locations_with_tumors({1: [], 2: known}, tumors, labels[None], make_rules())
+        counted = {}
+        told = locations_with_tumors({1: [], 2: known}, tumors, labels[None], make_rules(), counted)
+        assert counted == ({2: len(real)} if len(known) == 10_000 else {})  # read once, then known
         share = 1.0 - len(known) / len(told[2])
         volume = sum(TumorSurface(spec).volume_mm3 for spec in tumors) / np.prod(SPACING_MM)
         assert share == pytest.approx(volume / (volume + len(real)), rel=0.05)
@@ -145,7 +147,7 @@ def test_regions_are_told_in_their_own_words():
     tumors = draw(labels).specs
     organ = np.concatenate([np.zeros((500, 1), int), np.argwhere(labels == 1)[:500]], 1)
     everywhere = (-1, 0, 1, 2)
-    told = locations_with_tumors({(1, 2): organ, (2,): [], everywhere: organ}, tumors, labels[None], make_rules())
+    told = locations_with_tumors({(1, 2): organ, (2,): [], everywhere: organ}, tumors, labels[None], make_rules(), {})
     assert told[1, 2] is organ
     assert told[everywhere] is organ
     assert len(told[2,]) > 0
