@@ -163,15 +163,30 @@ class Entries:
         return path
 
     def _place(self, key: str, written: str) -> Path:
-        expanded = os.path.expanduser(os.path.expandvars(written))
-        if "$" in expanded:
-            raise ConfigurationError(
-                f"{self.where}: {key} names an environment variable that is not set: {written}. Export it."
-            )
-        return self.path.resolve().parent / expanded
+        return full_path(written, self.path, f"{self.where}: {key}")
 
     def _wrong(self, key: str, expected: str, value: Any) -> ConfigurationError:
         return ConfigurationError(f"{self.where}: {key} must be {expected}, got {value!r}.")
+
+
+def full_path(written: str, file: Path, what: str) -> Path:
+    """Find a path that is written in a file.
+
+    Args:
+        written: The path; it may start with ~ and hold environment variables.
+        file: The file; the path starts from its folder.
+        what: What names it, for the error.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigurationError: If an environment variable is not set.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(written))
+    if "$" in expanded:
+        raise ConfigurationError(f"{what} names an environment variable that is not set: {written}. Export it.")
+    return file.resolve().parent / expanded
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_difftumor.commands.training_arguments import PRESETS
 from nnunet_difftumor.comparison.experiment import check_names, read_hospital, read_prediction, read_statistics
 from nnunet_difftumor.comparison.measures import AUROC, DICE, MEASURES
-from nnunet_difftumor.comparison.yaml_entries import Entries, read_entries
+from nnunet_difftumor.comparison.yaml_entries import Entries, full_path, read_entries
 from nnunet_difftumor.config import is_generator_name
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.experiment.exposure import EQUAL, EXPOSURES, ITERATIONS
@@ -334,7 +334,7 @@ def _full_path(generator: str, path: Path) -> str:
     """A generator as trainers read it from any folder."""
     if generator == STUDY_GENERATOR or is_generator_name(generator):
         return generator
-    return str(path.resolve().parent / Path(generator).expanduser())
+    return str(full_path(generator, path, f"{path}: generator"))
 
 
 def _read_generators(entries: Entries) -> GeneratorSettings | None:

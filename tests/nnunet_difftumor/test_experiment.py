@@ -1347,6 +1347,18 @@ def test_targets_may_name_the_generator_of_the_study(plan, tmp_path):
     assert runs[1].missing_generators == (other,)
 
 
+def test_the_path_of_a_generator_may_hold_environment_variables(plan, tmp_path, monkeypatch):
+    arm = {"name": "a", "trainer": "difftumor", "generator": "$GENERATORS/fold-{fold}"}
+    values = {**ONE_ARM, "arms": [arm], "annotated": [3], "baseline": "a"}
+    with pytest.raises(ConfigurationError, match=r"study.yaml: generator names an environment variable .* not set"):
+        plan(**values)
+    monkeypatch.setenv("GENERATORS", str(tmp_path / "elsewhere"))
+    _, _, runs = plan(**values)
+    assert {run.settings["generator"] for run in runs} == {
+        str(tmp_path / "elsewhere" / f"fold-{run.fold}") for run in runs
+    }
+
+
 def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
     study, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0]})
     printed = describe_plan(runs)
