@@ -1,7 +1,9 @@
 """Run the positive control: does the product help where the truth is known, and may help be seen at all?
 
-CT phantoms with early tumours from five hospitals, to train on and to test on, then the study
-docs/results/positive_control.yaml. Given again with the same folder, it goes on where it was.
+CT phantoms with early tumours of several hospitals, to train on and to test on, then the two studies of
+docs/results: positive_control.yaml, beside 3 annotated livers, and across_organs.yaml, where the generator of those
+livers draws tumours of the pancreas, of which none is annotated. Given again with the same folder, it goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
 from nnunet_difftumor.splits import SPLITS_FILE_NAME, Split, write_splits
 from nnunet_difftumor.synthesis_precision import BFLOAT16, PRECISION_VARIABLE
 
-STUDY = Path(__file__).resolve().parent.parent / "docs" / "results" / "positive_control.yaml"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 CONFIGURATION, PLANS_NAME = "3d_fullres", "nnUNetPlansSmall"
 SAMPLE_DICE_PLANS_NAME = "nnUNetPlansSmallSampleDice"
-SPACING_MM = (3.0, 2.0, 2.0)
-PATCH_SIZE = (16, 24, 24)  # small: a tumour of 8 mm fills little of a larger one, and is learnt late
+SPACING_MM = (3.0, 2.5, 2.5)
+PATCH_SIZE = (16, 32, 32)
 ANNOTATED = 12
+HOSPITALS = ("standard", "thin-sharp", "thick-smooth", "arterial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,34 +38,52 @@ class PhantomSet:
     """One phantom data set of the control; frozen, as is everything in this file that changes a voxel or a step."""
 
     name: str
+    organ: str
     hospitals: tuple[str, ...]
     seed: int
     cases: int
     healthy: int
 
 
-HOSPITALS = ("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose")
-TRAINING = PhantomSet(name="Dataset911_PhantomEarly", hospitals=HOSPITALS, seed=100, cases=ANNOTATED + 1, healthy=15)
-TESTS = tuple(
-    PhantomSet(name=f"Dataset{912 + number}_PhantomEarlyTest", hospitals=(name,), seed=201 + number, cases=8, healthy=4)
-    for number, name in enumerate(HOSPITALS)
-)
+@dataclass(frozen=True)
+class Part:
+    """A study, and the data sets that it trains on and is tested on: one of each hospital."""
+
+    study: str
+    training: PhantomSet
+    tests: tuple[PhantomSet, ...]
 
 
-def prepare(folder: Path) -> None:
+def _part(study: str, organ: str, number: int, seed: int) -> Part:
+    name = f"Phantom{organ.capitalize()}"
+    training = PhantomSet(
+        name=f"Dataset{number}_{name}", organ=organ, hospitals=HOSPITALS, seed=seed, cases=ANNOTATED + 1, healthy=16
+    )
+    tests = (
+        replace(training, name=f"Dataset{number + k}_{name}Test", hospitals=(each,), seed=seed + k, cases=10, healthy=5)
+        for k, each in enumerate(HOSPITALS, start=1)
+    )
+    return Part(study, training, tuple(tests))
+
+
+PARTS = (_part("positive_control", "liver", 911, 100), _part("across_organs", "pancreas", 921, 200))
+
+
+def prepare(folder: Path, part: Part) -> None:
     """Make the data sets, plans, folds and preprocessed cases that are missing.
 
     Args:
         folder: Folder of everything.
+        part: The part that they are for.
     """
-    raw, preprocessed = folder / "raw", folder / "preprocessed" / TRAINING.name
-    for phantoms in (TRAINING, *TESTS):
+    raw, preprocessed = folder / "raw", folder / "preprocessed" / part.training.name
+    for phantoms in (part.training, *part.tests):
         _write(phantoms, raw / phantoms.name)
-    number = TRAINING.name[len("Dataset") : len("Dataset") + 3]
+    number = part.training.name[len("Dataset") : len("Dataset") + 3]
     if not (preprocessed / "nnUNetPlans.json").is_file():
         plan = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "1", "-npfp", "1", "--no_pp"]
         _run([*plan, "-overwrite_target_spacing", *(f"{value:g}" for value in SPACING_MM)])
-    cases = sorted(path.name.split(".")[0] for path in (raw / TRAINING.name / "labelsTr").iterdir())
+    cases = sorted(path.name.split(".")[0] for path in (raw / part.training.name / "labelsTr").iterdir())
     if (preprocessed / SPLITS_FILE_NAME).is_file():
         return
     settings = replace(demo_settings("phantom"), patch_size=PATCH_SIZE)
@@ -71,13 +92,13 @@ def prepare(folder: Path) -> None:
     _run(["nnUNetv2_preprocess", "-d", number, "-c", CONFIGURATION, "-plans_name", PLANS_NAME, "-np", "1"])
     validation = f"phantom_tumor_{ANNOTATED:03d}"  # nnU-Net wants one; the comparison is on the test hospitals
     split = Split(train=tuple(case for case in cases if case != validation), val=(validation,))
-    write_splits(preprocessed, [split], {"holdout": [], "share": 0.0, "healthy_cases": TRAINING.healthy})
+    write_splits(preprocessed, [split], {"holdout": [], "share": 0.0, "healthy_cases": part.training.healthy})
 
 
 def _write(phantoms: PhantomSet, folder: Path) -> None:
     if folder.is_dir():
         return
-    style = PhantomStyle.named(organs=["liver"], hospitals=phantoms.hospitals, size="small", tumors="early")
+    style = PhantomStyle.named(organs=[phantoms.organ], hospitals=phantoms.hospitals, size="small", tumors="early")
     made = write_phantom_dataset(
         folder, cases=phantoms.cases, healthy=phantoms.healthy, seed=phantoms.seed, style=style
     )
@@ -104,9 +125,8 @@ def main() -> int:
         description=__doc__, epilog="example: taskset -c 1 python scripts/positive_control.py --output control"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of data, runs and reports")
-    parser.add_argument(
-        "--study", type=Path, default=STUDY, help="the study (default: docs/results/positive_control.yaml)"
-    )
+    names = [part.study for part in PARTS]
+    parser.add_argument("--study", choices=names, help="one of the two studies (default: one after the other)")
     parser.add_argument("--prepare-only", action="store_true", help="make the data and stop")
     parser.add_argument("words", nargs="*", help="further words for `difftumor experiment`, after --")
     options = parser.parse_args()
@@ -118,9 +138,12 @@ def main() -> int:
         os.environ.setdefault(name, "1")
     os.environ.setdefault(PRECISION_VARIABLE, BFLOAT16)  # in all runs the same, whatever CPU they are made on
     try:
-        prepare(folder)
-        if not options.prepare_only:
-            _run(["difftumor", "experiment", str(options.study), "--output", str(folder / "study"), *options.words])
+        for part in PARTS:
+            if options.study in (None, part.study):
+                prepare(folder, part)
+                study = ["difftumor", "experiment", str(RESULTS / f"{part.study}.yaml"), "--output"]
+                if not options.prepare_only:
+                    _run([*study, str(folder / part.study), *options.words])
     except (DiffTumorError, subprocess.CalledProcessError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -42,17 +42,14 @@ class TumorStyle:
 MIXED = TumorStyle(name="mixed")
 EARLY = TumorStyle(
     name="early",
-    most_per_organ=4,
-    size_classes=(
-        SizeClass(name="small", radius_mm=(8.0, 12.0), probability=0.3),
-        SizeClass(name="tiny", radius_mm=(4.0, 8.0), probability=0.7),
-    ),
-    contrast_share=(0.4, 1.2),
+    most_per_organ=1,
+    size_classes=(SizeClass(name="early", radius_mm=(5.0, 12.0), probability=1.0),),
+    contrast_share=(0.9, 1.3),
     texture_mm=(5.0, 22.0),
-    texture_hu=(2.0, 10.0),
-    core_hu=(-20.0, 12.0),
+    texture_hu=(2.0, 8.0),
+    core_hu=(-20.0, 5.0),
     core_from_mm=6.0,
-    edge_share=(0.15, 0.6),
+    edge_share=(0.15, 0.4),
 )
 TUMOR_STYLES: Mapping[str, TumorStyle] = MappingProxyType({style.name: style for style in (MIXED, EARLY)})
 
