@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from autoencoder.training_preset import TrainingPreset
+from autoencoder.engine.preset import TrainingPreset
 
 if TYPE_CHECKING:  # the table itself is light enough for a command line's help
     import torch
@@ -78,7 +78,7 @@ class AutoencoderPreset(TrainingPreset):
         """
         import torch
 
-        from autoencoder.initial_weights import draw_initial_weights_
+        from autoencoder.engine.initial_weights import draw_initial_weights_
         from autoencoder.model import AutoencoderKL3D
 
         with torch.random.fork_rng(devices=[]):  # torch's layers draw a start of their own first

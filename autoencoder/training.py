@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autoencoder.adversarial import AdversarialPair, PatchDiscriminator3D
-from autoencoder.evaluation import body_masks, reconstruction_errors
-from autoencoder.files import replaced_folder, write_json
-from autoencoder.fit import Fit, LossFunction
-from autoencoder.fit_loop import run_fit
-from autoencoder.initial_weights import draw_initial_weights_
+from autoencoder.engine.files import replaced_folder, write_json
+from autoencoder.engine.fit import Fit, LossFunction
+from autoencoder.engine.initial_weights import draw_initial_weights_
+from autoencoder.engine.loop import run_fit
+from autoencoder.engine.records import TrainingRecord
+from autoencoder.heldout import body_masks, reconstruction_errors
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from autoencoder.losses import autoencoder_losses
 from autoencoder.model import AutoencoderKL3D
 from autoencoder.perceptual import PerceptualLoss
 from autoencoder.presets import AutoencoderPreset, LossWeights
-from autoencoder.records import TrainingRecord
 
 _STATISTICS_BATCHES = 16
 _PICTURES = 4

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoencoder.files import replaced_folder
-from diffusion.folder_check import WEIGHTS_FILE, GeneratorFolderError, check_component_classes, require_files
-from diffusion.generator_info import GeneratorInfo, TrainingTumor
-from diffusion.model_card import write_model_card
-from diffusion.provenance import Provenance, load_provenance, save_provenance
-from diffusion.records import read_json
+from autoencoder.engine.files import replaced_folder
+from diffusion.generator.folder_check import WEIGHTS_FILE, GeneratorFolderError, check_component_classes, require_files
+from diffusion.generator.info import GeneratorInfo, TrainingTumor
+from diffusion.generator.model_card import write_model_card
+from diffusion.generator.provenance import Provenance, load_provenance, save_provenance
+from diffusion.generator.records import read_json
 
 if TYPE_CHECKING:
     import torch

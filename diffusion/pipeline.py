@@ -15,7 +15,7 @@ from torch import Tensor
 from autoencoder.model import AutoencoderKL3D
 from diffusion.conditioning import fill_tumor_region, limit_contrast, limit_heterogeneity, unshuffle_mask
 from diffusion.flow import ANGLE, SAMPLERS, draw_noise
-from diffusion.folder_check import check_component_classes
+from diffusion.generator.folder_check import check_component_classes
 from diffusion.objectives import Predict
 from diffusion.texture import draw_texture
 from diffusion.unet import DenoisingUNet3D

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from autoencoder.training_preset import TrainingPreset
+from autoencoder.engine.preset import TrainingPreset
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class DiffusionPreset(TrainingPreset):
         Returns:
             The network, on the CPU.
         """
-        from autoencoder.initial_weights import draw_initial_weights_
+        from autoencoder.engine.initial_weights import draw_initial_weights_
         from diffusion.unet import DenoisingUNet3D
 
         model = DenoisingUNet3D(

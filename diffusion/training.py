@@ -17,11 +17,11 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoencoder.files import write_json
-from autoencoder.fit import Fit, LossFunction, ResumeError
-from autoencoder.fit_loop import run_fit
+from autoencoder.engine.files import write_json
+from autoencoder.engine.fit import Fit, LossFunction, ResumeError
+from autoencoder.engine.loop import run_fit
+from autoencoder.engine.records import TrainingRecord
 from autoencoder.model import AutoencoderKL3D
-from autoencoder.records import TrainingRecord
 from diffusion.conditioning import (
     fill_tumor_region,
     latent_mask_share,
@@ -30,13 +30,13 @@ from diffusion.conditioning import (
     smooth_texture,
     unshuffle_mask,
 )
-from diffusion.evaluation import HeldoutBatch, in_mask_statistics, picture_of, synthesize_heldout
 from diffusion.flow import draw_noise, flow_loss
+from diffusion.generator.provenance import Provenance
 from diffusion.generator_folder import GeneratorInfo, save_generator
+from diffusion.heldout import HeldoutBatch, in_mask_statistics, picture_of, synthesize_heldout
 from diffusion.objectives import as_factor
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.presets import DiffusionPreset
-from diffusion.provenance import Provenance
 from diffusion.texture import calibrate_texture
 from diffusion.texture_profiles import measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D

@@ -11,9 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autoencoder.single_crop import Conv3d, Linear
 from diffusion.conditioning import LATENT_STRIDE, limit_contrast, limit_heterogeneity
 from diffusion.objectives import OBJECTIVES
-from diffusion.single_crop import Conv3d, Linear
 from diffusion.texture_profiles import TextureProfile
 
 CONTRAST_SCALE_HU = 30.0

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_difftumor.atomic_files import written_whole
 from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.support.files.atomic_files import written_whole
 
 COLUMNS = (
     "in_mask_w1_hu",
@@ -152,8 +152,8 @@ def _measure(
 ) -> Mapping[str, Any]:
     from dataclasses import replace
 
-    from nnunet_difftumor.evaluation.settings import EvaluationSettings
-    from nnunet_difftumor.generator_evaluation import evaluate_generator
+    from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
+    from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 
     summary = folder / "summary.json"
     if summary.is_file():

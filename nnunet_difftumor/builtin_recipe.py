@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nnunet_difftumor.builtin import BUILTIN_NAMES, BUILTIN_ROOT
+from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, write_splits
+from nnunet_difftumor.demo.soft_tissue import DATASET_NAME, make_real_dataset
 from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
-from nnunet_difftumor.real_data import DATASET_NAME, make_real_dataset
-from nnunet_difftumor.splits import SPLITS_FILE_NAME, write_splits
+from nnunet_difftumor.synthesis.tissue.generator_names import BUILTIN_NAMES, BUILTIN_ROOT
 
 AUTOENCODER_STEPS = 1000
 DIFFUSION_STEPS = 3500

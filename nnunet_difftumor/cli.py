@@ -1,4 +1,4 @@
-"""The command `difftumor`: one subcommand a task, each in a module of `nnunet_difftumor.commands`."""
+"""The command `difftumor`: one subcommand a task, each in a module of a room of `nnunet_difftumor.commands`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,35 @@ from nnunet_difftumor import __version__
 from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.errors import DiffTumorError
 
-COMMANDS: dict[str, str] = {
-    "phantom": "make a CT phantom data set to try everything on",
-    "train-autoencoder": "stage 1: learn latents of CT, no labels needed",
-    "train-diffusion": "stage 2: learn tumours from annotated cases",
-    "synthesize": "put tumours into a CT of your own and look at them",
-    "evaluate-generator": "compare generated with real tumours on cases that it never saw",
-    "score": "score predicted label maps: Dice, surfaces, tumours found, false alarms",
-    "experiment": "train the matched arms of a study, predict, compare",
-    "compare": "compare models over hospitals: predict, score, test, report",
-    "add-healthy": "prepare healthy cases of another data set to train with",
-    "splits": "write splits_final.json for tumour and healthy cases",
-    "export-model": "rewrite a trained model so that stock nnU-Net predicts with it",
-    "ext-trainer": "print the folder for nnUNet_extTrainer",
-    "benchmark-overhead": "measure what synthetic tumours cost a training on your machine",
-    "demo": "run all stages on a small data set and write a report",
+ROOMS: dict[str, dict[str, str]] = {
+    "data": {
+        "phantom": "make a CT phantom data set to try everything on",
+        "splits": "write splits_final.json for tumour and healthy cases",
+        "add-healthy": "prepare healthy cases of another data set to train with",
+    },
+    "training": {
+        "train-autoencoder": "stage 1: learn latents of CT, no labels needed",
+        "train-diffusion": "stage 2: learn tumours from annotated cases",
+        "ext-trainer": "stage 3: print the folder for nnUNet_extTrainer",
+        "benchmark-overhead": "measure what synthetic tumours cost a training on your machine",
+        "export-model": "rewrite a trained model so that stock nnU-Net predicts with it",
+    },
+    "synthesis": {
+        "synthesize": "put tumours into a CT of your own and look at them",
+    },
+    "evaluation": {
+        "evaluate-generator": "compare generated with real tumours on cases that it never saw",
+        "score": "score predicted label maps: Dice, surfaces, tumours found, false alarms",
+        "compare": "compare models over hospitals: predict, score, test, report",
+    },
+    "study": {
+        "experiment": "train the matched arms of a study, predict, compare",
+        "demo": "run all stages on a small data set and write a report",
+    },
 }
-"""Name and one-line help of every subcommand."""
+"""Name and one-line help of every subcommand, by the room in `commands` that holds its module."""
+
+COMMANDS: dict[str, str] = {name: summary for room in ROOMS.values() for name, summary in room.items()}
 
 _DESCRIPTION = """Train nnU-Net with synthetic tumours, placed in healthy CT while it trains.
 
@@ -86,21 +98,30 @@ def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         prog="difftumor", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"difftumor {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", description=_list_commands()
+    )
     called = next((word for word in words if not word.startswith("-")), None)
-    for name, summary in COMMANDS.items():
+    for name in COMMANDS:
         if name == called:
-            _add_called(subparsers, name, summary)
+            _add_called(subparsers, name)
         else:
-            subparsers.add_parser(name, help=summary, add_help=False)
+            subparsers.add_parser(name, add_help=False)
     return parser
 
 
-def _add_called(subparsers: argparse._SubParsersAction, name: str, summary: str) -> None:
+def _list_commands() -> str:
+    width = max(map(len, COMMANDS))
+    lines = []
+    for room, commands in ROOMS.items():
+        lines += [f"{room}:", *(f"  {name:{width}}  {summary}" for name, summary in commands.items())]
+    return "\n".join(lines)
+
+
+def _add_called(subparsers: argparse._SubParsersAction, name: str) -> None:
     module = _load(name)
     subparser = subparsers.add_parser(
         name,
-        help=summary,
         description=module.DESCRIPTION,
         epilog=f"example:\n  {module.EXAMPLE.strip()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -111,4 +132,5 @@ def _add_called(subparsers: argparse._SubParsersAction, name: str, summary: str)
 
 
 def _load(name: str) -> ModuleType:
-    return importlib.import_module(f"nnunet_difftumor.commands.{name.replace('-', '_')}")
+    room = next(room for room, commands in ROOMS.items() if name in commands)
+    return importlib.import_module(f"nnunet_difftumor.commands.{room}.{name.replace('-', '_')}")

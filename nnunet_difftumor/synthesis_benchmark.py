@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_difftumor.generators import DiffusionTissue
-from nnunet_difftumor.host import Host
-from nnunet_difftumor.shape import TumorSpec
-from nnunet_difftumor.synthesis import TumorSynthesizer
+from nnunet_difftumor.synthesis.host import Host
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
+from nnunet_difftumor.tumor.surface import TumorSpec
 
 HOST_SPACING_MM = (1.5, 1.5, 1.5)
 FULL_PATCH_SIDE = 96
@@ -65,11 +65,11 @@ def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | No
 
     from autoencoder.intensity import ABDOMEN_WINDOW
     from autoencoder.presets import AUTOENCODER_PRESETS
+    from diffusion.generator.info import GeneratorInfo
+    from diffusion.generator.provenance import Provenance
     from diffusion.generator_folder import LoadedGenerator
-    from diffusion.generator_info import GeneratorInfo
     from diffusion.pipeline import make_pipeline
     from diffusion.presets import DIFFUSION_PRESETS
-    from diffusion.provenance import Provenance
     from diffusion.texture_profiles import NORMAL_SCORES, TEXTURE_SCALES_VOXELS, TextureProfile
 
     rng = torch.Generator().manual_seed(0)

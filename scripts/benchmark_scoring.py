@@ -11,8 +11,8 @@ from pathlib import Path
 
 def main() -> int:
     """Run the benchmark."""
-    from nnunet_difftumor.atomic_files import write_json
-    from nnunet_difftumor.scoring.benchmark import measure_scoring, write_benchmark_folders
+    from nnunet_difftumor.evaluation.scoring.benchmark import measure_scoring, write_benchmark_folders
+    from nnunet_difftumor.support.files.atomic_files import write_json
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where to write the figures")

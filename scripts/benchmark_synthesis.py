@@ -14,7 +14,7 @@ def main() -> int:
     """Run the benchmark."""
     for name in _ONE_THREAD:  # before numpy is imported: threads that wait for one another cost CPU-seconds too
         os.environ.setdefault(name, "1")
-    from nnunet_difftumor.atomic_files import write_json
+    from nnunet_difftumor.support.files.atomic_files import write_json
     from nnunet_difftumor.synthesis_benchmark import REFERENCE_RADIUS_MM, full_benchmark
 
     parser = argparse.ArgumentParser(description=__doc__)

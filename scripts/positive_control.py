@@ -16,13 +16,13 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_difftumor.atomic_files import write_json
+from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, Split, write_splits
 from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.settings import demo_settings
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
-from nnunet_difftumor.splits import SPLITS_FILE_NAME, Split, write_splits
-from nnunet_difftumor.synthesis_precision import BFLOAT16, PRECISION_VARIABLE
+from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.synthesis.tissue.precision import BFLOAT16, PRECISION_VARIABLE
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 CONFIGURATION, PLANS_NAME = "3d_fullres", "nnUNetPlansSmall"

@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from nnunet_difftumor.cases.splits import write_splits
 from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.settings import demo_settings
+from nnunet_difftumor.demo.soft_tissue import CROSS_VALIDATION_NAME, make_cross_validation_dataset
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.real_data import CROSS_VALIDATION_NAME, make_cross_validation_dataset
-from nnunet_difftumor.splits import write_splits
 
 CONFIGURATION = "3d_fullres"
 PLANS_NAME = "nnUNetPlansSmall"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_difftumor.atomic_files import written_whole
-from nnunet_difftumor.comparison.statistics import (
+from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
+from nnunet_difftumor.evaluation.statistics.comparisons import (
     SHARE,
     SHARE_DIFFERENCE,
     Estimate,
@@ -23,7 +23,7 @@ from nnunet_difftumor.comparison.statistics import (
     patient_interval,
     sign_flip_p_value,
 )
-from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
+from nnunet_difftumor.support.files.atomic_files import written_whole
 
 COLUMNS = ("run", "arm", "annotated", "fold", "seed", "case", "dice")
 DRAWS = 10_000

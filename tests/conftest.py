@@ -34,11 +34,11 @@ def nano_generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from autoencoder.intensity import ABDOMEN_WINDOW
     from autoencoder.presets import AUTOENCODER_PRESETS
+    from diffusion.generator.info import GeneratorInfo, TrainingTumor
+    from diffusion.generator.provenance import Provenance
     from diffusion.generator_folder import save_generator
-    from diffusion.generator_info import GeneratorInfo, TrainingTumor
     from diffusion.pipeline import make_pipeline
     from diffusion.presets import DIFFUSION_PRESETS
-    from diffusion.provenance import Provenance
 
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(0)

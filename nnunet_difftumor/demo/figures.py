@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from nnunet_difftumor.montage import SOFT_TISSUE_HU
+from nnunet_difftumor.support.pictures.montage import SOFT_TISSUE_HU
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.demo.settings import DemoSettings, demo_settings
 from nnunet_difftumor.errors import OutputExistsError
+from nnunet_difftumor.support.files.atomic_files import write_json
 
 PLANS_NAME = "nnUNetPlansSmall"
 TRAINER_NAME = "nnUNetTrainerDiffTumor"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.demo.settings import DemoSettings
+from nnunet_difftumor.support.files.atomic_files import write_json
 
 
 def write_small_plans(folder: Path, plans_name: str, configuration: str, settings: DemoSettings) -> Path:

@@ -13,16 +13,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from nnunet_difftumor.atomic_files import written_whole
-from nnunet_difftumor.cases import Case, load_raw_dataset
+from nnunet_difftumor.ct.datasets import Case, load_raw_dataset
+from nnunet_difftumor.ct.label_roles import resolve_label_roles
 from nnunet_difftumor.demo import figures, scans
 from nnunet_difftumor.demo.layout import FOLD, DemoFolder
 from nnunet_difftumor.demo.runner import StageRecord, read_stage_records
 from nnunet_difftumor.demo.scores import CaseScore, read_scores
 from nnunet_difftumor.demo.settings import DemoSettings
 from nnunet_difftumor.demo.split import DemoCases, read_demo_cases
-from nnunet_difftumor.injection_log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME, read_counts
-from nnunet_difftumor.label_roles import resolve_label_roles
+from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME, read_counts
+from nnunet_difftumor.support.files.atomic_files import written_whole
 
 _PACKAGES = (
     "nnunet-difftumor",

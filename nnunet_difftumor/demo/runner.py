@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_difftumor.atomic_files import write_json
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.logged_command import end_of_log, run_logged
+from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.processes.logged_command import end_of_log, run_logged
 
 
 class StageError(DiffTumorError):

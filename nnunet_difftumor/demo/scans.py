@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.cases import Case, CTVolume, read_ct, read_mask
+from nnunet_difftumor.ct.datasets import Case, CTVolume, read_ct, read_mask
+from nnunet_difftumor.ct.resample import resample
 from nnunet_difftumor.demo.figures import PREDICTION_COLOR, TRUTH_COLOR, Outlines, Tile, draw_tiles
-from nnunet_difftumor.montage import flips_to_display
-from nnunet_difftumor.resample import resample
+from nnunet_difftumor.support.pictures.montage import flips_to_display
 
 _CROP_SPACING_MM = 2.0
 _CROP_SIDE = 64

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.atomic_files import write_json
+from nnunet_difftumor.support.files.atomic_files import write_json
 
 
 @dataclass(frozen=True)

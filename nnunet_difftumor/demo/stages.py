@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_difftumor.atomic_files import write_json
-from nnunet_difftumor.cases import load_raw_dataset
-from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
-from nnunet_difftumor.config import CONFIG_FILE_NAME
+from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, write_splits
+from nnunet_difftumor.ct.datasets import load_raw_dataset
+from nnunet_difftumor.ct.label_roles import resolve_label_roles
 from nnunet_difftumor.demo.layout import CONFIGURATION, FOLD, PLANS_NAME, TRAINER_NAME, DemoFolder
 from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.runner import Stage
@@ -21,8 +20,9 @@ from nnunet_difftumor.demo.scores import score_predictions, write_scores
 from nnunet_difftumor.demo.settings import DemoSettings
 from nnunet_difftumor.demo.split import read_demo_cases
 from nnunet_difftumor.errors import DatasetError
-from nnunet_difftumor.label_roles import resolve_label_roles
-from nnunet_difftumor.splits import SPLITS_FILE_NAME, write_splits
+from nnunet_difftumor.settings.trainer_settings import CONFIG_FILE_NAME
+from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _SYNTHESIS_SEED = 1
@@ -91,7 +91,7 @@ class DemoStages:
         return ["difftumor", "phantom", "--output", str(self.folder.raw), *count]
 
     def _real(self) -> str:
-        from nnunet_difftumor.real_data import make_real_dataset
+        from nnunet_difftumor.demo.soft_tissue import make_real_dataset
 
         if self.real_data is None:
             raise DatasetError(

@@ -1,1 +1,1 @@
-"""Evaluation of a generator: real tumours against generated ones and against simpler ways to make them."""
+"""Is a tumour real, and does it help?"""

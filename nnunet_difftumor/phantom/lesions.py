@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField
 from nnunet_difftumor.phantom.organs import LIVER, PORTAL_VENOUS, OrganRule
 from nnunet_difftumor.phantom.painting import OrganPlanes, organ_distance
 from nnunet_difftumor.phantom.tumor_styles import MIXED, Range, TumorStyle
-from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
-from nnunet_difftumor.sizes import draw_size_class
+from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.sizes import draw_size_class
+from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface, draw_tumor_spec
 
 _SEARCH_STEP_MM = 4.0
 _PLACEMENT_TRIES = 200

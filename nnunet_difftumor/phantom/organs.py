@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.sizes import SizeClass
+from nnunet_difftumor.tumor.sizes import SizeClass
 
 PORTAL_VENOUS, ARTERIAL, UNENHANCED = "portal-venous", "arterial", "unenhanced"
 PHASES = (PORTAL_VENOUS, ARTERIAL, UNENHANCED)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoencoder.evaluation import body_masks, reconstruction_errors
+from autoencoder.heldout import body_masks, reconstruction_errors
 from autoencoder.intensity import ABDOMEN_WINDOW
 from autoencoder.model import AutoencoderKL3D
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autoencoder.files import replaced_folder, write_json
+from autoencoder.engine.files import replaced_folder, write_json
 
 
 def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoencoder.fit import (
+from autoencoder.engine.fit import (
     Fit,
     FitSettings,
     NonFiniteLossError,
     OutputFolderExistsError,
     ResumeError,
 )
-from autoencoder.fit_loop import run_fit
-from autoencoder.initial_weights import draw_initial_weights_
-from autoencoder.records import TrainingRecord
+from autoencoder.engine.initial_weights import draw_initial_weights_
+from autoencoder.engine.loop import run_fit
+from autoencoder.engine.records import TrainingRecord
 
 
 class _Numbers(Dataset[dict[str, Tensor]]):
@@ -321,7 +321,7 @@ def test_impossible_settings_are_refused_by_name(changes: dict) -> None:
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
-    from autoencoder.fit import _decay_groups
+    from autoencoder.engine.fit import _decay_groups
 
     decayed, kept = _decay_groups(_model(), 0.1)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from autoencoder.fit_settings import FitStep
-from autoencoder.records import CsvHistory, TrainingRecord
+from autoencoder.engine.records import CsvHistory, TrainingRecord
+from autoencoder.engine.settings import FitStep
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from autoencoder.fit import OutputFolderExistsError, ResumeError
+from autoencoder.engine.fit import OutputFolderExistsError, ResumeError
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from autoencoder.model import AutoencoderKL3D
 from autoencoder.presets import AUTOENCODER_PRESETS

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoencoder.intensity import IntensityWindow
-from diffusion.evaluation import HeldoutSample, in_mask_statistics, picture_of, synthesize_heldout
+from diffusion.heldout import HeldoutSample, in_mask_statistics, picture_of, synthesize_heldout
 from diffusion.pipeline import make_pipeline
 from diffusion.presets import DIFFUSION_PRESETS
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffusion.generator.model_card import write_model_card
+from diffusion.generator.provenance import CaseFingerprint, Provenance, ProvenanceError, hash_identifier
 from diffusion.generator_folder import (
     GeneratorFolderError,
     GeneratorInfo,
@@ -23,9 +25,7 @@ from diffusion.generator_folder import (
     read_generator_info,
     save_generator,
 )
-from diffusion.model_card import write_model_card
 from diffusion.pipeline import TumorDiffusionPipeline
-from diffusion.provenance import CaseFingerprint, Provenance, ProvenanceError, hash_identifier
 
 INFO = GeneratorInfo(
     roi_sides=(16, 32),

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from diffusion.provenance import (
+from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
@@ -134,6 +134,6 @@ def test_identifiers_and_files(tmp_path):
 
 
 def test_reading_provenance_imports_neither_torch_nor_diffusers():
-    code = "import sys, diffusion, diffusion.provenance; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
+    code = "import sys, diffusion.generator.provenance; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

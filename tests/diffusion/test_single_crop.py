@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from autoencoder.single_crop import Conv3d, Linear
 from diffusion.presets import DIFFUSION_PRESETS
-from diffusion.single_crop import Conv3d, Linear
 
 
 def awake(model: torch.nn.Module) -> torch.nn.Module:

@@ -17,15 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoencoder.fit import OutputFolderExistsError, ResumeError
-from autoencoder.initial_weights import draw_initial_weights_
+from autoencoder.engine.fit import OutputFolderExistsError, ResumeError
+from autoencoder.engine.initial_weights import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
 from diffusion import training
 from diffusion.conditioning import fill_tumor_region, smooth_texture
+from diffusion.generator.provenance import CaseFingerprint, Provenance
 from diffusion.generator_folder import GeneratorInfo, check_generator_folder, load_generator
 from diffusion.objectives import OBJECTIVES
 from diffusion.presets import DIFFUSION_PRESETS
-from diffusion.provenance import CaseFingerprint, Provenance
 from diffusion.training import Differences, diffusion_loss_function, measure_differences, train_diffusion
 
 SIDE = 16

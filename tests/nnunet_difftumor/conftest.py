@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nnunet_difftumor.appearance import Appearance
-from nnunet_difftumor.generators import GeneratedRegions
-from nnunet_difftumor.roi import RoiRule
-from nnunet_difftumor.synthesis import TumorSynthesizer
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.region import RoiRule
 
 DATASET_NAME = "Dataset905_Test"
 _PLAIN = {"background": 0, "liver": 1, "tumor": 2}
@@ -79,7 +79,7 @@ class NnunetProject:
 
     def environment(self) -> dict[str, str]:
         """Environment for nnU-Net's commands: one thread, no background worker."""
-        from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
+        from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
         return {
@@ -201,7 +201,7 @@ def draw_case(seed: int, *, has_tumor: bool) -> tuple[NDArray[np.int16], NDArray
 @pytest.fixture(scope="session")
 def generator_with_provenance(nano_generator_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The untrained generator, said to be trained on a case that no test validates on."""
-    from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
+    from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
 
     folder = tmp_path_factory.mktemp("with_provenance") / "generator"
     shutil.copytree(nano_generator_folder, folder)

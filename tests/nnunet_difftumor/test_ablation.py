@@ -26,7 +26,8 @@ def data(tmp_path: Path) -> AblationData:
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands that were called instead of being run; each leaves what the real one leaves."""
-    from nnunet_difftumor import cli, generator_evaluation
+    from nnunet_difftumor import cli
+    from nnunet_difftumor.evaluation.realism import generator as generator_evaluation
 
     called: list[list[str]] = []
 

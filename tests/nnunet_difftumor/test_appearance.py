@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_difftumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 
 EXAMPLES = (
     Appearance(contrast_hu=-30.0, heterogeneity_hu=12.0),

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import truncnorm
 
-from nnunet_difftumor.appearance import Appearance, AppearanceRule, TruncatedNormal
-from nnunet_difftumor.appearance_priors import (
+from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
+from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, TruncatedNormal
+from nnunet_difftumor.tumor.published_contrasts import (
     TARGET_PRIORS,
     TARGETS,
     default_target,
     find_target,
     make_appearance_rule,
 )
-from nnunet_difftumor.builtin import DEFAULT_GENERATOR
-from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 
 EXAMPLES = (
     Appearance(contrast_hu=-30.0, heterogeneity_hu=12.0),

@@ -16,16 +16,16 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from nnunet_difftumor import backbones
-from nnunet_difftumor.backbone_trainers import (
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.trainer.backbones import networks as backbones
+from nnunet_difftumor.trainer.backbones.learning_rate import WarmupCosine, warmup_cosine
+from nnunet_difftumor.trainer.backbones.networks import SWIN_UNETR, UNET, PaddedNetwork
+from nnunet_difftumor.trainer.backbones.trainers import (
     nnUNetTrainerDiffTumorSwinUNETR,
     nnUNetTrainerDiffTumorUNet,
     nnUNetTrainerSwinUNETR,
     nnUNetTrainerUNet,
 )
-from nnunet_difftumor.backbones import SWIN_UNETR, UNET, PaddedNetwork
-from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.learning_rate import WarmupCosine, warmup_cosine
 
 needs_monai = pytest.mark.skipif(find_spec("monai") is None, reason="MONAI is not installed (extra: backbones)")
 SLOW = pytest.mark.slow
@@ -48,7 +48,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 for name in sys.argv[1:]:
     found = recursive_find_trainer_class_by_name(name)
     assert found is recursive_find_trainer_class_by_name(name)
-    assert found.__module__ == "nnunet_difftumor.backbone_trainers"
+    assert found.__module__ == "nnunet_difftumor.trainer.backbones.trainers"
     assert pickle.loads(pickle.dumps(found)) is found
 heavy = [name for name in ("diffusers", "monai", "accelerate") if name in sys.modules]
 assert not heavy, heavy
@@ -214,7 +214,7 @@ def test_2d_configurations_are_refused_before_training(project, trainer):
 
 
 SHORT = """
-from nnunet_difftumor import backbone_trainers
+from nnunet_difftumor.trainer.backbones import trainers as backbone_trainers
 
 
 class {name}(backbone_trainers.{name}):

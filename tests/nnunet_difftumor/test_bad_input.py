@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffusion.generator_folder import load_generator
-from nnunet_difftumor.case_selection import read_hold_out
-from nnunet_difftumor.cases import find_ct_files, load_raw_dataset
+from nnunet_difftumor.cases.splits import read_holdout, read_splits
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.config import ConfigSource, resolve_config
+from nnunet_difftumor.ct.datasets import find_ct_files, load_raw_dataset
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.scan_synthesis import read_records
-from nnunet_difftumor.splits import read_holdout, read_splits
+from nnunet_difftumor.generator_training.case_selection import read_hold_out
+from nnunet_difftumor.settings.trainer_settings import ConfigSource, resolve_config
+from nnunet_difftumor.synthesis.scan import read_records
 
 EXAMPLES = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
@@ -249,7 +249,7 @@ def test_files_of_lists_are_read_or_named(tmp_path: Path, content: Any) -> None:
     key=st.sampled_from(["radius_mm", "centre_mm", "axis_ratios", "rotation", "seed", "contrast_hu"]), value=json_values
 )
 def test_a_spoilt_record_is_named(tmp_path: Path, key: str, value: Any) -> None:
-    from nnunet_difftumor.shape import TumorSpec
+    from nnunet_difftumor.tumor.surface import TumorSpec
 
     spec = TumorSpec(
         centre_mm=(1.0, 2.0, 3.0),
@@ -285,7 +285,7 @@ def test_a_full_disk_leaves_nothing_and_is_named(
         target.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
-    monkeypatch.setattr("nnunet_difftumor.scan_synthesis.write_ct_like", fill)
+    monkeypatch.setattr("nnunet_difftumor.synthesis.scan.write_ct_like", fill)
     assert synthesize(tmp_path, nano_generator_folder, tmp_path / "out") == 1
     printed = capsys.readouterr().err
     assert "No space left on device" in printed

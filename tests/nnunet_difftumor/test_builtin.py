@@ -12,15 +12,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nnunet_difftumor import builtin
-from nnunet_difftumor.builtin import (
+from nnunet_difftumor.errors import ConfigurationError, LeakError
+from nnunet_difftumor.synthesis.tissue import generator_names as builtin
+from nnunet_difftumor.synthesis.tissue.generator_names import (
     BUILTIN_NAMES,
     DEFAULT_GENERATOR,
     BuiltinNotInstalledError,
     is_builtin,
     resolve_generator,
 )
-from nnunet_difftumor.errors import ConfigurationError, LeakError
 
 LARGEST_BYTES = 12_000_000
 MAY_BE_SHIPPED = {".json", ".safetensors", ".md"}
@@ -113,7 +113,7 @@ def _safetensors_header(path: Path) -> bool:
 
 
 def _make_trainer(make_nnunet_project, monkeypatch, **settings):
-    from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+    from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
     project = make_nnunet_project()
     for key, value in project.environment().items():
@@ -139,8 +139,8 @@ def test_the_trainer_uses_the_builtin_one_when_nothing_is_set_and_says_so(instal
 
 
 def test_the_injected_tumours_get_the_organs_contrasts(installed, make_nnunet_project, monkeypatch):
-    from nnunet_difftumor import trainer_mixin as trainer_module
-    from nnunet_difftumor.appearance_priors import TARGET_PRIORS
+    from nnunet_difftumor.trainer import mixin as trainer_module
+    from nnunet_difftumor.tumor.published_contrasts import TARGET_PRIORS
 
     _, trainer = _make_trainer(make_nnunet_project, monkeypatch)
     trainer.initialize()
@@ -152,9 +152,9 @@ def test_the_injected_tumours_get_the_organs_contrasts(installed, make_nnunet_pr
 
 
 def test_who_validates_on_the_builtins_training_cases_is_refused(installed, make_nnunet_project, monkeypatch):
-    from diffusion.provenance import Provenance, save_provenance
-    from nnunet_difftumor.cases import Case
-    from nnunet_difftumor.fingerprints import fingerprint_case
+    from diffusion.generator.provenance import Provenance, save_provenance
+    from nnunet_difftumor.cases.fingerprints import fingerprint_case
+    from nnunet_difftumor.ct.datasets import Case
 
     project, trainer = _make_trainer(make_nnunet_project, monkeypatch)
     (validated,) = trainer.do_split()[1]

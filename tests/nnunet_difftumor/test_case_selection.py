@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusion.provenance import CaseFingerprint, hash_file, hash_identifier
-from nnunet_difftumor.case_selection import read_hold_out, select_cases
-from nnunet_difftumor.crop_cache import CachedCase
+from diffusion.generator.provenance import CaseFingerprint, hash_file, hash_identifier
 from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.generator_training.case_selection import read_hold_out, select_cases
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 
 
 def make_cached(identifier: str, content: str | None = None, mask: str | None = None) -> CachedCase:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from nnunet_difftumor.case_tumors import draw_case_tumors, locations_with_tumors
-from nnunet_difftumor.injection import REAL_TUMOR_RIM_MM, InjectionRequest, InjectionRules, TumorInjector
-from nnunet_difftumor.intensities import CTIntensities
-from nnunet_difftumor.placement import Zone
-from nnunet_difftumor.sample_shares import count_sample, describe_shares
-from nnunet_difftumor.shape import TumorSurface
-from nnunet_difftumor.sizes import SizeClass
+from nnunet_difftumor.injection.case_tumors import draw_case_tumors, locations_with_tumors
+from nnunet_difftumor.injection.injector import REAL_TUMOR_RIM_MM, InjectionRequest, InjectionRules, TumorInjector
+from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.sample_shares import count_sample, describe_shares
+from nnunet_difftumor.synthesis.placement import Zone
+from nnunet_difftumor.tumor.sizes import SizeClass
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 CT = CTIntensities(mean_hu=90.0, std_hu=25.0, low_hu=-20.0, high_hu=190.0)
 SPACING_MM = (3.0, 2.0, 2.0)

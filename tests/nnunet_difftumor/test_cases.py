@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difftumor.cases import (
+from nnunet_difftumor.ct.datasets import (
     CTVolume,
     UnsupportedImageError,
     find_cases,

@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.comparison.run import compare
+from nnunet_difftumor.evaluation.comparison.run import compare
 
 CASE_COLUMNS = (
     "case label is_healthy dice nsd_1mm nsd_2mm reference_ml predicted_ml reference_tumors detected_tumors "

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.comparison.experiment import read_experiment
-from nnunet_difftumor.comparison.metadata import bins_of, read_metadata
-from nnunet_difftumor.comparison.study import load_study
-from nnunet_difftumor.comparison.yaml_entries import read_entries
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.evaluation.comparison.inputs.metadata import bins_of, read_metadata
+from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
+from nnunet_difftumor.evaluation.comparison.inputs.scores import load_study
+from nnunet_difftumor.support.files.entries import read_entries
 
 COLUMNS = {
     "cases.csv": "case,label,is_healthy,dice,nsd_1mm,nsd_2mm,reference_ml,predicted_ml,reference_tumors,"

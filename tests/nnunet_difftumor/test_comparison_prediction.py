@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.comparison import scoring
-from nnunet_difftumor.comparison.experiment import Hospital, Model, PredictionSettings
-from nnunet_difftumor.comparison.prediction import (
+from nnunet_difftumor.errors import DatasetError, DiffTumorError, LeakError, OutputExistsError
+from nnunet_difftumor.evaluation.comparison.inputs import scoring
+from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
+from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
     PredictionError,
     cases_to_predict,
     missing_predictions,
@@ -23,11 +24,10 @@ from nnunet_difftumor.comparison.prediction import (
     prediction_command,
     refuse_training_cases,
 )
-from nnunet_difftumor.comparison.scoring import score_once
-from nnunet_difftumor.comparison.trained_models import dataset_of
-from nnunet_difftumor.errors import DatasetError, DiffTumorError, LeakError, OutputExistsError
-from nnunet_difftumor.scoring.jobs import KilledProcessError
-from nnunet_difftumor.scoring.request import find_label_maps
+from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
+from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
+from nnunet_difftumor.evaluation.scoring.jobs import KilledProcessError
+from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 
 CASES = ("c1", "c2", "c3")
 SETTINGS = PredictionSettings(device="cpu", processes=1)
@@ -87,7 +87,7 @@ def test_missing_scans_are_predicted_and_appear_whole(hospital, model, tmp_path)
     assert set(find_label_maps(tmp_path / "p")) == set(CASES)
     assert (tmp_path / "p" / "dataset.json").is_file()
     assert not [path for path in (tmp_path / "p").iterdir() if path.name.startswith(".")]
-    assert Path(nnunet.environment["nnUNet_extTrainer"].split(os.pathsep)[-1]).name == "ext_trainers"
+    assert Path(nnunet.environment["nnUNet_extTrainer"].split(os.pathsep)[-1]).name == "ext"
 
 
 def test_predictions_that_are_there_are_kept(hospital, model, tmp_path):
@@ -219,7 +219,7 @@ def test_bfloat16_is_for_cpus_alone(model):
     for device, in_bfloat16 in (("cpu", True), ("cuda", False)):
         settings = PredictionSettings(device=device, cpu_bfloat16=True)
         words = prediction_command(model, settings, Path("in"), Path("out"))
-        assert ("nnunet_difftumor.comparison.cpu_prediction" in words) == in_bfloat16
+        assert ("nnunet_difftumor.evaluation.comparison.inputs.cpu_prediction" in words) == in_bfloat16
         assert words[words.index("-i") :][:2] == ["-i", "in"]
 
 

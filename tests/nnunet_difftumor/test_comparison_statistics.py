@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from scipy.special import expit
 
-from nnunet_difftumor.comparison.statistics import (
+from nnunet_difftumor.evaluation.statistics.comparisons import (
     COUNT,
     DIFFERENCE,
     HIT_DIFFERENCE,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_difftumor import builtin
-from nnunet_difftumor.config import (
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.settings.trainer_settings import (
     ConfigSource,
     DiffTumorConfig,
     ResolvedConfig,
@@ -14,8 +14,8 @@ from nnunet_difftumor.config import (
     find_sources,
     resolve_config,
 )
-from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES
+from nnunet_difftumor.synthesis.tissue import generator_names as builtin
+from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES
 
 LIVER = {"background": 0, "liver": 1, "tumor": 2}
 

@@ -19,24 +19,24 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import distance_transform_edt
 
-from nnunet_difftumor.appearance import Appearance, AppearanceRule
-from nnunet_difftumor.case_tumors import draw_case_tumors
-from nnunet_difftumor.data_loader import DiffTumorDataLoader, HostCases, InjectionState, TargetReader
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.generators import GeneratedRegions
-from nnunet_difftumor.injection import (
+from nnunet_difftumor.injection.case_tumors import draw_case_tumors
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases, InjectionState, TargetReader
+from nnunet_difftumor.injection.injector import (
     REAL_TUMOR_RIM_MM,
     GeneratorFolderSource,
     InjectionRequest,
     InjectionRules,
     TumorInjector,
 )
-from nnunet_difftumor.intensities import CTIntensities
-from nnunet_difftumor.placement import Zone
-from nnunet_difftumor.roi import RoiRule
-from nnunet_difftumor.shape import TumorSpec
-from nnunet_difftumor.sizes import SizeClass
-from nnunet_difftumor.synthesis import TumorSynthesizer
+from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.synthesis.placement import Zone
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.tumor.region import RoiRule
+from nnunet_difftumor.tumor.sizes import SizeClass
+from nnunet_difftumor.tumor.surface import TumorSpec
 
 GET_DATALOADERS_HASHES = {
     "2.8.0": "5f59e2b907cfa2d1eb1e77ab2a5b8893161e7af8567fc5669c62a4810334899e",

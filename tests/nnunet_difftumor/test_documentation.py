@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from nnunet_difftumor.cli import COMMANDS, _build_parser
-from nnunet_difftumor.config import DiffTumorConfig, resolve_config
-from nnunet_difftumor.label_roles import resolve_label_roles
+from nnunet_difftumor.ct.label_roles import resolve_label_roles
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, resolve_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -99,7 +99,7 @@ def test_help_shows_an_example_that_parses(name, capsys):
 def test_the_documented_trainers_are_found_by_nnunet(tmp_path, monkeypatch, number, base):
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
+    from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 
     examples = blocks(ROOT / "docs" / "how-to" / "backbones.md", "python")
     assert len(examples) == 2

@@ -24,7 +24,7 @@ LOADER = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 def resident_mb(pid):
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -83,9 +83,9 @@ def _four_workers(project):
 CACHE = """
 import resource, sys
 from pathlib import Path
-from nnunet_difftumor.cache_building import build_crop_cache
-from nnunet_difftumor.cases import Case
-from nnunet_difftumor.training_data import AutoencoderCrops
+from nnunet_difftumor.generator_training.cache_building import build_crop_cache
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.generator_training.batches import AutoencoderCrops
 import nibabel, numpy as np
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])

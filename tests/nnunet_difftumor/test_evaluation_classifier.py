@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_difftumor.evaluation.classifier import PatchClassifier, PatchPairs, score_held_out
-from nnunet_difftumor.evaluation.probes import ProbeResult
-from nnunet_difftumor.evaluation.settings import ClassifierSettings
+from nnunet_difftumor.evaluation.realism.measures.classifier import PatchClassifier, PatchPairs, score_held_out
+from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
+from nnunet_difftumor.evaluation.realism.settings import ClassifierSettings
 
 SETTINGS = ClassifierSettings(steps=30, batch_pairs=4, patch_side=12, positions_per_tumor=12, width=4)
 PATIENTS = 6

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from nnunet_difftumor.appearance import Appearance, AppearanceRule
-from nnunet_difftumor.evaluation import experiments, making
-from nnunet_difftumor.evaluation.copy_paste import donor_of_scan, paste
-from nnunet_difftumor.evaluation.experiments import Sources
-from nnunet_difftumor.evaluation.measures import split_texture
-from nnunet_difftumor.evaluation.places import find_places, place_of_target
-from nnunet_difftumor.evaluation.residual import FreeResidual, free_residual
-from nnunet_difftumor.evaluation.scans import EvaluationScan
-from nnunet_difftumor.evaluation.settings import EvaluationSettings
-from nnunet_difftumor.evaluation.tissues import FillTissue, TexturedFillTissue
-from nnunet_difftumor.evaluation.tumor_measures import measure_tumor
-from nnunet_difftumor.generators import GeneratedRegions
-from nnunet_difftumor.roi import RoiRule
+from nnunet_difftumor.evaluation.realism.copy_paste import donor_of_scan, paste
+from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
+from nnunet_difftumor.evaluation.realism.measures.tumors import measure_tumor
+from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
+from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.evaluation.realism.tumors import tumors_of_a_scan as experiments
+from nnunet_difftumor.evaluation.realism.tumors.fills import FillTissue, TexturedFillTissue
+from nnunet_difftumor.evaluation.realism.tumors.places import find_places, place_of_target
+from nnunet_difftumor.evaluation.realism.tumors.residual import FreeResidual, free_residual
+from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
+from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Sources
+from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.tumor.region import RoiRule
 
 WINDOW = (-175.0, 250.0)
 SPACING = (2.0, 2.0, 2.0)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from nnunet_difftumor.evaluation import measures
-from nnunet_difftumor.rings import ring_level_hu, signed_distance_mm
+from nnunet_difftumor.evaluation.realism.measures import textures as measures
+from nnunet_difftumor.tumor.rim import ring_level_hu, signed_distance_mm
 
 SPACING = (2.0, 2.0, 2.0)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nnunet_difftumor.evaluation import statistics as st
+from nnunet_difftumor.evaluation.statistics import distributions as st
 
 WINDOW = (-175.0, 250.0)
 

@@ -22,22 +22,22 @@ import pandas as pd
 import pytest
 import yaml
 
+from nnunet_difftumor.cases.splits import Split, read_holdout, read_splits
 from nnunet_difftumor.cli import _build_parser, main
-from nnunet_difftumor.comparison.experiment import read_experiment
-from nnunet_difftumor.comparison.prediction import refuse_training_cases
-from nnunet_difftumor.comparison.run import compare
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, LeakError, OutputExistsError
-from nnunet_difftumor.experiment.comparing import compare_all
-from nnunet_difftumor.experiment.data_views import make_view, open_data
-from nnunet_difftumor.experiment.exposure import fitting_epochs, shares_of
-from nnunet_difftumor.experiment.generator_training import check_stage, state_of_stage, train_stage
-from nnunet_difftumor.experiment.plan_text import describe_plan, write_slurm_script
-from nnunet_difftumor.experiment.running import RunError, check_record, epochs_left, state_of, train, train_all
-from nnunet_difftumor.experiment.runs import plan_runs
-from nnunet_difftumor.experiment.study import read_study
-from nnunet_difftumor.logged_command import run_logged
-from nnunet_difftumor.splits import Split, read_holdout, read_splits
-from nnunet_difftumor.training_runs import check_output_folder
+from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
+from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_training_cases
+from nnunet_difftumor.evaluation.comparison.run import compare
+from nnunet_difftumor.generator_training.runs import check_output_folder
+from nnunet_difftumor.study.comparing import compare_all
+from nnunet_difftumor.study.data_views import make_view, open_data
+from nnunet_difftumor.study.exposure import fitting_epochs, shares_of
+from nnunet_difftumor.study.generator_training import check_stage, state_of_stage, train_stage
+from nnunet_difftumor.study.plan import read_study
+from nnunet_difftumor.study.plan_text import describe_plan, write_slurm_script
+from nnunet_difftumor.study.running import RunError, check_record, epochs_left, state_of, train, train_all
+from nnunet_difftumor.study.runs import plan_runs
+from nnunet_difftumor.support.processes.logged_command import run_logged
 
 GENERATOR = "generators/{fold}_of_{annotated}"
 STUDY = {
@@ -169,7 +169,7 @@ def test_trainers_of_this_package_settle_the_same_lists_in_a_view(plan, monkeypa
     """What a stock trainer reads as written must be what nnUNetTrainerDiffTumor makes of it."""
     import torch
 
-    from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+    from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
     _, data, runs = plan()
     run = next(run for run in runs if run.arm.name == "DiffTumor, steps 2" and (run.annotated, run.fold) == (3, 2))
@@ -357,7 +357,7 @@ def test_a_view_of_another_data_set_is_refused(plan, project):
 def test_stock_training_takes_the_schedule_and_nothing_else(plan, monkeypatch):
     import torch
 
-    from nnunet_difftumor.trainer import nnUNetTrainerScheduled
+    from nnunet_difftumor.trainer.trainers import nnUNetTrainerScheduled
 
     _, data, runs = plan()
     run = next(run for run in runs if run.arm.name == "nnU-Net")
@@ -793,7 +793,9 @@ def test_compare_trains_nothing(plan, tmp_path, capsys, monkeypatch):
     assert "Nothing was compared: no arm has a repetition" in capsys.readouterr().err
     train(runs[0], data, run_command=FakeNnunet())
     compared = []
-    monkeypatch.setattr("nnunet_difftumor.comparison.run.compare", lambda path, *_, **__: compared.append(path))
+    monkeypatch.setattr(
+        "nnunet_difftumor.evaluation.comparison.run.compare", lambda path, *_, **__: compared.append(path)
+    )
     assert main(words) == 0
     assert len(compared) == 1
     assert state_of(runs[1]) == "not started"
@@ -1388,7 +1390,7 @@ def test_ray_that_is_missing_names_the_extra(plan, tmp_path, monkeypatch, capsys
 
 
 def test_importing_the_command_does_not_import_ray():
-    script = "import sys, nnunet_difftumor.experiment.on_ray; print('ray' in sys.modules)"
+    script = "import sys, nnunet_difftumor.study.on_ray; print('ray' in sys.modules)"
     words = [sys.executable, "-c", script]
     assert subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout == "False\n"
 

@@ -106,8 +106,8 @@ def _view_of(project, path, output, printed):
     assert not output.exists()
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from nnunet_difftumor.experiment.data_views import make_view, open_data\n"
-        "from nnunet_difftumor.experiment.study import read_study\n"
+        "from nnunet_difftumor.study.data_views import make_view, open_data\n"
+        "from nnunet_difftumor.study.plan import read_study\n"
         "data = open_data(read_study(Path(sys.argv[1])))\n"
         "make_view(data, Path(sys.argv[2]), 3, healthy=True)\n"
     )

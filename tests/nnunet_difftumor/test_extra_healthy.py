@@ -14,12 +14,12 @@ import torch
 from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets as transfer
 
+from nnunet_difftumor.cases.extra.composite_dataset import CompositeDataset
+from nnunet_difftumor.cases.extra.preprocessing import setting_with, write_setting
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.composite_dataset import CompositeDataset
-from nnunet_difftumor.config import ConfigSource, config_from_json, resolve_config
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError
-from nnunet_difftumor.extra_preprocessing import setting_with, write_setting
-from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+from nnunet_difftumor.settings.trainer_settings import ConfigSource, config_from_json, resolve_config
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 EXTRA = [{"dataset": 906, "confirmed_healthy": True}]
 NAMES = ["donor_1", "donor_2", "donor_3"]

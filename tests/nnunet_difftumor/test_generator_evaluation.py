@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier
 from diffusion.generator_folder import load_generator, save_generator
-from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.commands.evaluate_generator import _other_organs
+from nnunet_difftumor.commands.evaluation.evaluate_generator import _other_organs
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.evaluation.settings import quick_settings
-from nnunet_difftumor.generator_evaluation import evaluate_generator
-from nnunet_difftumor.synthesis_precision import synthesis_precision
+from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
+from nnunet_difftumor.evaluation.realism.settings import quick_settings
+from nnunet_difftumor.synthesis.tissue.precision import synthesis_precision
 
 NAMES = ("a", "b", "healthy")
 

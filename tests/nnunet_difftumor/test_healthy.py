@@ -6,10 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_difftumor import healthy as module
+from nnunet_difftumor.cases import healthy as module
+from nnunet_difftumor.cases.healthy import CaseGroups, FactCache, choose_holdout, count_label_voxels, group_cases
+from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.healthy import CaseGroups, FactCache, choose_holdout, count_label_voxels, group_cases
-from nnunet_difftumor.label_roles import LabelRoles
 
 
 def write_labels(path, labels):

@@ -8,13 +8,13 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
-from nnunet_difftumor.injection import InjectedTumor
-from nnunet_difftumor.injection_histogram import (
+from nnunet_difftumor.injection.histogram import (
     EPOCHS_FILE_NAME,
     HISTOGRAM_FILE_NAME,
     PICTURE_FILE_NAME,
     InjectionHistogram,
 )
+from nnunet_difftumor.injection.injector import InjectedTumor
 
 TUMORS = [
     (0, InjectedTumor("small", 6.0, 6.0, -20.0, -20.0)),

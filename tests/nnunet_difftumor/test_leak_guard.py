@@ -5,13 +5,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from diffusion.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
-from nnunet_difftumor.cases import Case
-from nnunet_difftumor.config import DiffTumorConfig, OrganTarget
-from nnunet_difftumor.errors import LeakError
-from nnunet_difftumor.fingerprints import fingerprint_case
-from nnunet_difftumor.healthy import CaseGroups, FactCache
-from nnunet_difftumor.leak_guard import (
+from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
+from nnunet_difftumor.cases.fingerprints import fingerprint_case
+from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks, tumor_masks_of
+from nnunet_difftumor.cases.healthy import CaseGroups, FactCache
+from nnunet_difftumor.cases.leak_guard import (
     CaseContent,
     describe_case,
     describe_overlap,
@@ -19,8 +17,10 @@ from nnunet_difftumor.leak_guard import (
     read_provenance,
     refuse_overlap,
 )
-from nnunet_difftumor.splits import Split
-from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, check_leaks, tumor_masks_of
+from nnunet_difftumor.cases.splits import Split
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.errors import LeakError
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 
 NAMES = ("train_1", "train_2", "val_1", "val_2", "holdout_1")
 LABELS = {"background": 0, "liver": 1, "tumor": 2}

@@ -23,10 +23,10 @@ from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import 
     nnUNetTrainerTopk10LossLS01,
 )
 
-from nnunet_difftumor.data_loader import REPORT_KEY
-from nnunet_difftumor.loss_notice import batch_dice_notes
-from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor, nnUNetTrainerHealthyOnly
-from nnunet_difftumor.trainer_mixin import DiffTumorMixin
+from nnunet_difftumor.injection.data_loader import REPORT_KEY
+from nnunet_difftumor.trainer.loss_notice import batch_dice_notes
+from nnunet_difftumor.trainer.mixin import DiffTumorMixin
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor, nnUNetTrainerHealthyOnly
 
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = ROOT / "docs" / "how-to" / "backbones.md"

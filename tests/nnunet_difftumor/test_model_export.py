@@ -13,13 +13,13 @@ import pytest
 import SimpleITK
 import torch
 
-from nnunet_difftumor import model_export
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, ModelExportError, OutputExistsError
-from nnunet_difftumor.export_card import MANIFEST_NAME
-from nnunet_difftumor.injection_log import COUNTS_FILE_NAME
-from nnunet_difftumor.model_export import export_model
-from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+from nnunet_difftumor.injection.log import COUNTS_FILE_NAME
+from nnunet_difftumor.trainer.export import model_export
+from nnunet_difftumor.trainer.export.card import MANIFEST_NAME
+from nnunet_difftumor.trainer.export.model_export import export_model
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 STOCK_NAME = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 SECRET = "patient_4711"
@@ -163,7 +163,7 @@ def test_another_prediction_fails_and_leaves_nothing(trained, tmp_path, monkeypa
 
 OWN_NETWORK = """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunet_difftumor.trainer_mixin import DiffTumorMixin
+from nnunet_difftumor.trainer.mixin import DiffTumorMixin
 
 class nnUNetTrainerOwnNetwork(DiffTumorMixin, nnUNetTrainer):
     @staticmethod

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.config import ENVIRONMENT_VARIABLE
-from nnunet_difftumor.environment import temporary_environment
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.overhead import loaders as loaders_module
-from nnunet_difftumor.overhead.epochs import Epoch, EpochCosts
-from nnunet_difftumor.overhead.loaders import LoaderCosts, LoaderPair, Spread, measure_loaders
-from nnunet_difftumor.overhead.run import RESULT_NAME
-from nnunet_difftumor.overhead.surroundings import TrainingChoice, make_trainers, surroundings
-from nnunet_difftumor.overhead.verdict import judge
+from nnunet_difftumor.settings.trainer_settings import ENVIRONMENT_VARIABLE
+from nnunet_difftumor.support.processes.environment import temporary_environment
+from nnunet_difftumor.trainer.overhead import loaders as loaders_module
+from nnunet_difftumor.trainer.overhead.epochs import Epoch, EpochCosts
+from nnunet_difftumor.trainer.overhead.loaders import LoaderCosts, LoaderPair, Spread, measure_loaders
+from nnunet_difftumor.trainer.overhead.run import RESULT_NAME
+from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, surroundings
+from nnunet_difftumor.trainer.overhead.verdict import judge
 
 
 @pytest.fixture

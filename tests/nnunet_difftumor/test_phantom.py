@@ -267,7 +267,7 @@ def test_hospitals_differ_in_what_they_are_named_for(name: str) -> None:
 
 
 def test_a_data_set_names_its_organs_and_hospital(tmp_path: Path) -> None:
-    from nnunet_difftumor.label_roles import resolve_label_roles
+    from nnunet_difftumor.ct.label_roles import resolve_label_roles
 
     folder = tmp_path / "Dataset903_Phantom"
     words = ["--cases", "1", "--healthy", "1", "--organs", "pancreas", "kidney", "--hospital", "thick-smooth"]

@@ -12,14 +12,14 @@ from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_p
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_difftumor.appearance import Appearance
-from nnunet_difftumor.data_loader import DiffTumorDataLoader, HostCases
-from nnunet_difftumor.generators import GeneratedRegions
-from nnunet_difftumor.injection import InjectionRules, TumorInjector
-from nnunet_difftumor.intensities import CTIntensities
-from nnunet_difftumor.roi import RoiRule
-from nnunet_difftumor.sizes import SizeClass
-from nnunet_difftumor.synthesis import TumorSynthesizer
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
+from nnunet_difftumor.injection.injector import InjectionRules, TumorInjector
+from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.region import RoiRule
+from nnunet_difftumor.tumor.sizes import SizeClass
 
 CT = CTIntensities(mean_hu=90.0, std_hu=25.0, low_hu=-60.0, high_hu=190.0)
 LABELS = LabelManager({"background": 0, "liver": 1, "tumor": 2}, None)

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_difftumor.cases import load_raw_dataset, read_ct, read_labels
+from nnunet_difftumor.ct.datasets import load_raw_dataset, read_ct, read_labels
+from nnunet_difftumor.demo.soft_tissue import make_cross_validation_dataset, make_real_dataset, tumor_free_slices
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
-from nnunet_difftumor.real_data import make_cross_validation_dataset, make_real_dataset, tumor_free_slices
 
 AFFINE = np.array([[-1.0, 0, 0, 40.0], [0, -1.0, 0, 30.0], [0, 0, 3.0, -100.0], [0, 0, 0, 1]])
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nnunet_difftumor.experiment.data_views import open_data
-from nnunet_difftumor.experiment.plan_text import describe_plan
-from nnunet_difftumor.experiment.runs import plan_runs
-from nnunet_difftumor.experiment.study import ALL_ANNOTATED, STUDY_GENERATOR, read_study
+from nnunet_difftumor.study.data_views import open_data
+from nnunet_difftumor.study.plan import ALL_ANNOTATED, STUDY_GENERATOR, read_study
+from nnunet_difftumor.study.plan_text import describe_plan
+from nnunet_difftumor.study.runs import plan_runs
 
 HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 RECIPES = sorted((HOW_TO / "recipes").glob("*.yaml"))

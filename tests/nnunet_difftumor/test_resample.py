@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_difftumor.resample import AIR_HU, average_onto, interpolation_matrix, resample
+from nnunet_difftumor.ct.resample import AIR_HU, average_onto, interpolation_matrix, resample
 
 
 def test_same_grid_returns_the_same_values():

@@ -12,8 +12,8 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_difftumor.sample_counts import EPOCHS_FILE_NAME, SAMPLES_FILE_NAME, SampleLog, read_samples_seen
-from nnunet_difftumor.trainer import nnUNetTrainerHealthyOnly, nnUNetTrainerScheduled
+from nnunet_difftumor.trainer.sample_counts import EPOCHS_FILE_NAME, SAMPLES_FILE_NAME, SampleLog, read_samples_seen
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerHealthyOnly, nnUNetTrainerScheduled
 
 
 def seen(folder: Path) -> dict[str, int] | None:

@@ -20,16 +20,16 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import stats
 from scipy.ndimage import zoom
 
-from nnunet_difftumor.case_tumors import CaseTumors
-from nnunet_difftumor.data_loader import DiffTumorDataLoader, HostCases
-from nnunet_difftumor.injection import InjectionRules, TumorInjector
-from nnunet_difftumor.intensities import CTIntensities
+from nnunet_difftumor.injection.case_tumors import CaseTumors
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
+from nnunet_difftumor.injection.injector import InjectionRules, TumorInjector
+from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.phantom.acquisition import SCAN_SIZES, draw_scan, scan_patient
 from nnunet_difftumor.phantom.dataset import STANDARD
 from nnunet_difftumor.phantom.drawing import draw_anatomy
 from nnunet_difftumor.phantom.lesions import draw_lesions
 from nnunet_difftumor.phantom.organs import LIVER
-from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES
+from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES
 
 CT = CTIntensities(mean_hu=100.0, std_hu=30.0, low_hu=-100.0, high_hu=250.0)
 LABELS = LabelManager({"background": 0, "liver": 1, "tumor": 2}, None)

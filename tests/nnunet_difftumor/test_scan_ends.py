@@ -8,11 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_difftumor.cases import Case, read_ct, read_labels
+from nnunet_difftumor.ct.datasets import Case, read_ct, read_labels
 from nnunet_difftumor.demo import scans as demo_scans
-from nnunet_difftumor.evaluation import reconstruction
-from nnunet_difftumor.evaluation.scans import EvaluationScan, read_scan
-from nnunet_difftumor.real_data import make_real_dataset
+from nnunet_difftumor.demo.soft_tissue import make_real_dataset
+from nnunet_difftumor.evaluation.realism.measures import reconstruction
+from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, read_scan
 
 TISSUE_HU = -40
 SPACINGS = pytest.mark.parametrize("spacing_mm", [(0.8, 0.8, 0.8), (1.0, 0.7, 0.7), (3.0, 0.8, 0.8)])

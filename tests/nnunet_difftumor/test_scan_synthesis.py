@@ -8,12 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_difftumor import builtin
-from nnunet_difftumor.cases import read_ct, read_mask
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.ct.datasets import read_ct, read_mask
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.scan_synthesis import ScanRequest, read_records, synthesize_scan
-from nnunet_difftumor.synthesis_precision import PRECISION_VARIABLE
+from nnunet_difftumor.synthesis.scan import ScanRequest, read_records, synthesize_scan
+from nnunet_difftumor.synthesis.tissue import generator_names as builtin
+from nnunet_difftumor.synthesis.tissue.precision import PRECISION_VARIABLE
 
 SLOPE, INTERCEPT = 0.5, -1024.0
 

@@ -3,8 +3,8 @@
 import pytest
 
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.scoring.benchmark import measure_scoring, write_benchmark_folders
-from nnunet_difftumor.scoring.run import load_scores
+from nnunet_difftumor.evaluation.scoring.benchmark import measure_scoring, write_benchmark_folders
+from nnunet_difftumor.evaluation.scoring.run import load_scores
 
 
 def test_the_benchmark_scores_every_kind_of_error(tmp_path):

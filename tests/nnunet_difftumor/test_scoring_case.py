@@ -10,11 +10,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, GeometryMismatchError, MissingLabelError
-from nnunet_difftumor.scoring.case import score_case, score_maps
-from nnunet_difftumor.scoring.case_maps import CaseFiles, CaseMaps, ShearedGridError, axial_axis, read_case_maps
-from nnunet_difftumor.scoring.organ_filter import OrganFilter
-from nnunet_difftumor.scoring.rules import ScoringRules
-from nnunet_difftumor.scoring.scheme import read_label_scheme
+from nnunet_difftumor.evaluation.scoring.case import score_case, score_maps
+from nnunet_difftumor.evaluation.scoring.case_maps import (
+    CaseFiles,
+    CaseMaps,
+    ShearedGridError,
+    axial_axis,
+    read_case_maps,
+)
+from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
+from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
+from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 
 PLAIN = {"background": 0, "liver": 1, "tumor": 2}
 WITH_IGNORE = {**PLAIN, "ignore": 3}
@@ -365,7 +371,7 @@ def test_cropping_to_the_content_changes_no_score(files, scheme_of):
 
 @pytest.mark.parametrize("rows", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
 def test_axial_slices_are_found_in_any_orientation(files, rows):
-    from nnunet_difftumor.ct_files import read_labels
+    from nnunet_difftumor.ct.reading import read_labels
 
     _, grid = read_labels(files[0])
     turned = replace(grid, affine=grid.affine[:, [*rows, 3]])

@@ -15,12 +15,12 @@ import pytest
 
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.scoring import jobs
-from nnunet_difftumor.scoring.curves import froc_curve, patient_curve, wilson_interval
-from nnunet_difftumor.scoring.organ_filter import OrganFilter
-from nnunet_difftumor.scoring.run import ScoringRequest, load_scores, score_folders
-from nnunet_difftumor.scoring.tables import CASE_COLUMNS
-from nnunet_difftumor.scoring.writing import new_output_folder
+from nnunet_difftumor.evaluation.scoring import jobs
+from nnunet_difftumor.evaluation.scoring.curves import froc_curve, patient_curve, wilson_interval
+from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
+from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, load_scores, score_folders
+from nnunet_difftumor.evaluation.scoring.tables import CASE_COLUMNS
+from nnunet_difftumor.evaluation.scoring.writing import new_output_folder
 
 SHARED_MEMORY = Path("/dev/shm")
 SHAPE = (10, 40, 40)
@@ -283,7 +283,7 @@ def test_nothing_is_half_written(folders, monkeypatch):
     def no_space(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("nnunet_difftumor.scoring.writing.write_json", no_space)
+    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.writing.write_json", no_space)
     assert main(words(folders)) == 1
     assert sorted(path.name for path in folders.iterdir()) == ["dataset.json", "prediction", "reference"]
 
@@ -336,7 +336,7 @@ def test_an_output_that_cannot_be_written_to_is_named_before_anything_is_scored(
     def score(*_):
         raise AssertionError("scored")
 
-    monkeypatch.setattr("nnunet_difftumor.scoring.run.run_jobs", score)
+    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.run.run_jobs", score)
     with pytest.raises(DiffTumorError, match=r"--output .*dataset\.json/out cannot be written to: Not a directory"):
         score_folders(request(folders), folders / "dataset.json" / "out")
     mkdir = Path.mkdir

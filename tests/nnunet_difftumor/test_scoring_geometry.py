@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.scoring.components import axial_diameter_mm, equivalent_diameter_mm, find_components
-from nnunet_difftumor.scoring.matching import match_components, panoptic_quality
-from nnunet_difftumor.scoring.rules import ScoringRules, size_bin
-from nnunet_difftumor.scoring.surfaces import element_areas_mm2, surface_agreement
+from nnunet_difftumor.evaluation.scoring.components import axial_diameter_mm, equivalent_diameter_mm, find_components
+from nnunet_difftumor.evaluation.scoring.matching import match_components, panoptic_quality
+from nnunet_difftumor.evaluation.scoring.rules import ScoringRules, size_bin
+from nnunet_difftumor.evaluation.scoring.surfaces import element_areas_mm2, surface_agreement
 
 MM = (1.0, 1.0, 1.0)
 ALL = ScoringRules(smallest_voxels=1, smallest_mm3=0.0)

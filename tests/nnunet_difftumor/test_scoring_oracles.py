@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunet_difftumor.scoring.case import score_case, score_maps
-from nnunet_difftumor.scoring.case_maps import CaseFiles, CaseMaps, read_case_maps
-from nnunet_difftumor.scoring.rules import ScoringRules
-from nnunet_difftumor.scoring.run import ScoringRequest, score_folders
-from nnunet_difftumor.scoring.scheme import read_label_scheme
-from nnunet_difftumor.scoring.summary import froc_of_label, summarize
-from nnunet_difftumor.scoring.surfaces import element_areas_mm2, surface_agreement
+from nnunet_difftumor.evaluation.scoring.case import score_case, score_maps
+from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, read_case_maps
+from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
+from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
+from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
+from nnunet_difftumor.evaluation.scoring.summary import froc_of_label, summarize
+from nnunet_difftumor.evaluation.scoring.surfaces import element_areas_mm2, surface_agreement
 
 VOLUMES = 200
 LABELS = {"background": 0, "organ": [1, 2], "tumor": 2, "ignore": 3}

@@ -9,8 +9,8 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from nnunet_difftumor.injection_log import read_counts
-from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+from nnunet_difftumor.injection.log import read_counts
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 LABELLINGS = ("plain", "regions", "ignore", "regions+ignore")
 NETWORKS = ("isotropic", "dummy-2D", "ResEnc")
@@ -81,7 +81,7 @@ def check(start, labels, probability):
     import torch
     from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+    from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
     folder = Path(sys.argv[2])
     plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))

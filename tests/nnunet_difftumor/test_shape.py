@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from nnunet_difftumor.appearance import Appearance
-from nnunet_difftumor.drawing import MaskSurface, draw_on_grid
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.shape import TumorSpec, TumorSurface, draw_tumor_spec
-from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass
+from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.drawing import MaskSurface, draw_on_grid
+from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
+from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface, draw_tumor_spec
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (3.0, 0.8, 0.8)]
 

@@ -5,12 +5,19 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+from nnunet_difftumor.cases.fold import PreprocessedCases, choose_cases
+from nnunet_difftumor.cases.healthy import CaseGroups
+from nnunet_difftumor.cases.splits import (
+    Split,
+    arrange_split,
+    cross_validation,
+    read_holdout,
+    read_splits,
+    write_splits,
+)
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.config import DiffTumorConfig
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
-from nnunet_difftumor.healthy import CaseGroups
-from nnunet_difftumor.splits import Split, arrange_split, cross_validation, read_holdout, read_splits, write_splits
-from nnunet_difftumor.training_setup import PreprocessedCases, choose_cases
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 
 TUMOR = tuple(f"t{number:02d}" for number in range(12))
 HEALTHY = tuple(f"h{number}" for number in range(5))

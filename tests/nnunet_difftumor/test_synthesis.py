@@ -8,17 +8,17 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from diffusion.conditioning import fill_tumor_region, rim_median_hu
-from nnunet_difftumor.appearance import Appearance, AppearanceRule
-from nnunet_difftumor.composite import composite, measure_visibility
-from nnunet_difftumor.drawing import MaskSurface
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, GeometryMismatchError
-from nnunet_difftumor.generators import GeneratedRegions
-from nnunet_difftumor.host import Host
-from nnunet_difftumor.placement import TumorPlan, draw_tumors
-from nnunet_difftumor.roi import RoiRule, choose_roi
-from nnunet_difftumor.shape import TumorSpec, TumorSurface
-from nnunet_difftumor.sizes import PAPER_SIZE_CLASSES, SizeClass, fit_size_classes
-from nnunet_difftumor.synthesis import TumorSynthesizer
+from nnunet_difftumor.synthesis.blending import composite, measure_visibility
+from nnunet_difftumor.synthesis.host import Host
+from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.tumor.drawing import MaskSurface
+from nnunet_difftumor.tumor.region import RoiRule, choose_roi
+from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, fit_size_classes
+from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
 
 RULE = RoiRule(sides=(32, 48, 64), margin_voxels=12, spacing_range_mm=(1.5, 6.0))
 SMALL = (SizeClass(name="small", radius_mm=(6.0, 10.0), probability=1.0, max_count=3),)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_difftumor.appearance import Appearance
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.generators import DiffusionTissue, GeneratedRegions
-from nnunet_difftumor.synthesis_precision import PRECISION_VARIABLE, has_matrix_units, synthesis_precision
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue, GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.precision import PRECISION_VARIABLE, has_matrix_units, synthesis_precision
+from nnunet_difftumor.tumor.appearance import Appearance
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy import stats
 
-from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 BIN = Path(sys.executable).parent
 NAMES = ("liver_tumor", "pancreas_tumor", "kidney_tumor")

@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion.generator.provenance import hash_identifier, load_provenance
 from diffusion.generator_folder import check_generator_folder
-from diffusion.provenance import hash_identifier, load_provenance
-from nnunet_difftumor import training_data, tumor_statistics
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.training_data import AutoencoderCrops, TumorCrops
+from nnunet_difftumor.generator_training import batches as training_data
+from nnunet_difftumor.generator_training import tumor_statistics
+from nnunet_difftumor.generator_training.batches import AutoencoderCrops, TumorCrops
 
 CASES = ("case_1", "case_2", "case_3", "case_4", "healthy_1")
 
@@ -117,8 +118,8 @@ def test_provenance_names_exactly_the_cases_that_trained(autoencoder: Path, diff
 
 
 def test_the_leak_guard_knows_the_cases_from_their_files(dataset: Path, diffusion: Path) -> None:
-    from nnunet_difftumor.cases import find_cases
-    from nnunet_difftumor.fingerprints import fingerprint_case
+    from nnunet_difftumor.cases.fingerprints import fingerprint_case
+    from nnunet_difftumor.ct.datasets import find_cases
 
     by_name = {case.identifier: fingerprint_case(case, (2,)) for case in find_cases(dataset)}
     trained = set(load_provenance(diffusion / "provenance.json").diffusion)
@@ -352,7 +353,7 @@ class TestRefusals:
 def test_the_offered_presets_exist_in_both_stages() -> None:
     from autoencoder.presets import AUTOENCODER_PRESETS
     from diffusion.presets import DIFFUSION_PRESETS
-    from nnunet_difftumor.commands.training_arguments import PRESETS
+    from nnunet_difftumor.commands.training.training_arguments import PRESETS
 
     assert set(PRESETS) == set(AUTOENCODER_PRESETS) == set(DIFFUSION_PRESETS)
 

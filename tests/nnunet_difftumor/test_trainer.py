@@ -12,21 +12,21 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from nnunet_difftumor.commands.ext_trainer import ext_trainer_folder
-from nnunet_difftumor.config import ConfigSource, resolve_config
+from nnunet_difftumor.cases.fold import FoldCases
+from nnunet_difftumor.cases.healthy import CaseGroups
+from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError, OutputExistsError
-from nnunet_difftumor.healthy import CaseGroups
-from nnunet_difftumor.injection_log import InjectionLog, read_counts
-from nnunet_difftumor.output_record import (
+from nnunet_difftumor.injection.log import InjectionLog, read_counts
+from nnunet_difftumor.settings.trainer_settings import ConfigSource, resolve_config
+from nnunet_difftumor.trainer.output_record import (
     find_output_conflicts,
     hash_generator,
     read_recorded_config,
     refuse_conflicts,
     write_output_record,
 )
-from nnunet_difftumor.splits import Split
-from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
-from nnunet_difftumor.training_setup import FoldCases
+from nnunet_difftumor.trainer.search_path import ext_trainer_folder
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ import pickle, sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 found = recursive_find_trainer_class_by_name("nnUNetTrainerDiffTumor")
 assert found is recursive_find_trainer_class_by_name("nnUNetTrainerDiffTumor")
-assert found.__module__ == "nnunet_difftumor.trainer"
+assert found.__module__ == "nnunet_difftumor.trainer.trainers"
 assert pickle.loads(pickle.dumps(found)) is found
 heavy = [name for name in ("diffusers", "monai", "accelerate") if name in sys.modules]
 assert not heavy, heavy
@@ -138,9 +138,9 @@ def test_a_generator_for_another_window_is_refused(project):
 def test_a_generator_that_knows_the_validation_cases_is_refused(project, tmp_path, generator_with_provenance):
     import shutil
 
-    from diffusion.provenance import Provenance, save_provenance
-    from nnunet_difftumor.cases import Case
-    from nnunet_difftumor.fingerprints import fingerprint_case
+    from diffusion.generator.provenance import Provenance, save_provenance
+    from nnunet_difftumor.cases.fingerprints import fingerprint_case
+    from nnunet_difftumor.ct.datasets import Case
 
     folder = tmp_path / "generator"
     shutil.copytree(generator_with_provenance, folder)

@@ -21,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_5epochs
 
-from nnunet_difftumor.trainer_mixin import DiffTumorMixin
+from nnunet_difftumor.trainer.mixin import DiffTumorMixin
 
 STOCK = pytest.mark.parametrize(
     "base",

@@ -8,8 +8,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from nnunet_difftumor import pasted_lesions
-from nnunet_difftumor.augment import (
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.errors import DatasetError, MissingLabelError
+from nnunet_difftumor.generator_training import pasted_lesions
+from nnunet_difftumor.generator_training.augment import (
     add_faint_blobs,
     cut_at_border,
     draw_narrow_window,
@@ -18,13 +20,7 @@ from nnunet_difftumor.augment import (
     shift_soft_tissue,
     shift_tumor,
 )
-from nnunet_difftumor.cache_building import build_crop_cache
-from nnunet_difftumor.cases import Case
-from nnunet_difftumor.crop_cache import CropCache
-from nnunet_difftumor.crops import Crop, centred_tumor_crop, draw_tumor_crop, sample_tumor_crop
-from nnunet_difftumor.errors import DatasetError, MissingLabelError
-from nnunet_difftumor.pasted_lesions import draw_pasted_lesion
-from nnunet_difftumor.training_data import (
+from nnunet_difftumor.generator_training.batches import (
     NO_VARIATION,
     SPACING_RANGE_MM,
     AutoencoderCrops,
@@ -35,7 +31,11 @@ from nnunet_difftumor.training_data import (
     heldout_tumor_crops,
     usable_tumors,
 )
-from nnunet_difftumor.tumor_statistics import measure_training_tumors
+from nnunet_difftumor.generator_training.cache_building import build_crop_cache
+from nnunet_difftumor.generator_training.crop_cache import CropCache
+from nnunet_difftumor.generator_training.crops import Crop, centred_tumor_crop, draw_tumor_crop, sample_tumor_crop
+from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesion
+from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
 SPACING_MM = (3.0, 1.0, 1.0)
 SHAPE = (40, 110, 110)  # (D, H, W)

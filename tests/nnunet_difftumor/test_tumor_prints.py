@@ -12,18 +12,24 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from diffusion.provenance import CaseFingerprint, Provenance, ProvenanceError, load_provenance, save_provenance
-from nnunet_difftumor import tumor_prints
-from nnunet_difftumor.cases import Case
-from nnunet_difftumor.config import DiffTumorConfig
+from diffusion.generator.provenance import (
+    CaseFingerprint,
+    Provenance,
+    ProvenanceError,
+    load_provenance,
+    save_provenance,
+)
+from nnunet_difftumor.cases import tumor_prints
+from nnunet_difftumor.cases.fingerprints import fingerprint_case
+from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks
+from nnunet_difftumor.cases.healthy import CaseGroups
+from nnunet_difftumor.cases.splits import Split
+from nnunet_difftumor.cases.tumor_prints import can_be_told, mean_same_tumor, take_tumor_prints
+from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import LeakError
-from nnunet_difftumor.fingerprints import fingerprint_case
-from nnunet_difftumor.healthy import CaseGroups
 from nnunet_difftumor.print_rates import COPIES, LabelledScan, drawn_scans, measure_rates, phantom_scans, resample_copy
-from nnunet_difftumor.sizes import SizeClass
-from nnunet_difftumor.splits import Split
-from nnunet_difftumor.training_setup import FoldCases, PreprocessedCases, check_leaks
-from nnunet_difftumor.tumor_prints import can_be_told, mean_same_tumor, take_tumor_prints
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
+from nnunet_difftumor.tumor.sizes import SizeClass
 
 LARGE = SizeClass(name="large", radius_mm=(24.0, 36.0), probability=1.0)
 
@@ -277,7 +283,7 @@ def test_a_warning_is_logged_and_recorded(make_nnunet_project, monkeypatch, tmp_
 
     import torch
 
-    from nnunet_difftumor.trainer import nnUNetTrainerDiffTumor
+    from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
     project = make_nnunet_project()
     for key, value in project.environment().items():

@@ -7,10 +7,10 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.errors import EmptyOrganError
-from nnunet_difftumor.host import Host
-from nnunet_difftumor.organ_depth import lies_at_depth, organ_depth_mm
-from nnunet_difftumor.placement import TumorPlan, Zone, draw_tumors
-from nnunet_difftumor.sizes import SizeClass
+from nnunet_difftumor.synthesis.host import Host
+from nnunet_difftumor.synthesis.organ_depth import lies_at_depth, organ_depth_mm
+from nnunet_difftumor.synthesis.placement import TumorPlan, Zone, draw_tumors
+from nnunet_difftumor.tumor.sizes import SizeClass
 
 TINY = (SizeClass(name="tiny", radius_mm=(2.0, 3.0), probability=1.0),)
 SPACING_MM = (2.0, 1.0, 1.0)

@@ -1,0 +1,1 @@
+"""How either stage of the generator trains."""

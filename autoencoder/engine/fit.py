@@ -1,0 +1,292 @@
+"""The training engine of both generator stages: resumable to the bit, on one device or many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from autoencoder.engine.checkpoints import CheckpointFolder, load_averaged_weights, save_averaged_weights
+from autoencoder.engine.files import write_json
+from autoencoder.engine.run_folder import (
+    SETTINGS_FILE,
+    FitError,
+    OutputFolderExistsError,
+    ResumeError,
+    check_run_folder,
+)
+from autoencoder.engine.settings import FitSettings, FitStep
+
+__all__ = [
+    "Fit",
+    "FitError",
+    "FitSettings",
+    "FitStep",
+    "LossFunction",
+    "NonFiniteLossError",
+    "OutputFolderExistsError",
+    "ResumeError",
+]
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+LossFunction = Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
+
+CHECKPOINTS = "checkpoints"
+
+
+class NonFiniteLossError(FitError):
+    """The loss or the gradient became infinite or NaN."""
+
+
+class Fit(Generic[ModelT]):
+    """A training run as a generator of steps; killed and resumed it gives the same weights.
+
+    Nothing random is kept between steps: batch and noise are functions of the step's number, so a
+    checkpoint holds weights, optimiser and averaged weights only. On the CPU, with the same number
+    of threads, an interrupted run ends with the same bits as an undisturbed one. When the loop has
+    ended, the model holds the averaged weights and is in evaluation mode.
+
+    Args:
+        model: Model to train. Only parameters are averaged, so it should have no trained buffers.
+        batches: Map-style data set whose item i is a whole batch, the same whenever it is asked for.
+            Process r of n takes the batches r, n + r, 2n + r, ...
+        loss_function: Gets the model (call it, so that precision and gradient averaging work), a
+            batch on the model's device and a generator there; returns named scalars with "total".
+        settings: Everything else that decides the run.
+        output_folder: Receives `fit.json` and `checkpoints/`.
+        resume: Go on from the newest checkpoint in `output_folder`; from the start if there is none.
+        identity: JSON content that must be the same when the run is resumed (preset, data ...).
+
+    Raises:
+        OutputFolderExistsError: If the folder is not empty and `resume` is False.
+        ResumeError: If `resume` is True and the folder belongs to another run.
+    """
+
+    def __init__(
+        self,
+        model: ModelT,
+        batches: Dataset[dict[str, Tensor]],
+        loss_function: LossFunction,
+        settings: FitSettings,
+        output_folder: Path,
+        resume: bool = False,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.output_folder = Path(output_folder)
+        self.steps_done = 0
+        self._batches = batches
+        self._loss_function = loss_function
+        self._accelerator = _make_accelerator(settings.mixed_precision)
+        self._checkpoints = CheckpointFolder(self.output_folder / CHECKPOINTS)
+        self._claim_folder(resume, identity)
+        optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), betas=settings.betas)
+        self._wrapped, self._optimizer = self._accelerator.prepare(model, optimizer)
+        self._average = self._make_average()
+        self._is_between_steps = True
+        self._is_finished = False
+        if resume:
+            self._load_newest_checkpoint()
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process is the one that writes logs."""
+        return self._accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the model was moved to."""
+        return self._accelerator.device
+
+    def __iter__(self) -> Iterator[FitStep]:
+        """Train and yield every finished step; a loop left early can be entered again.
+
+        Raises:
+            NonFiniteLossError: If the loss or the gradient becomes infinite or NaN.
+        """
+        self.model.train()
+        for batch in self._loader():
+            step = self._update(batch)
+            yield step
+            if step.checkpoint_follows:
+                self.save_checkpoint()
+        self._finish()
+
+    @contextmanager
+    def averaged_model(self) -> Iterator[ModelT]:
+        """Lend the model with its averaged weights, in evaluation mode; training weights return after."""
+        if self._is_finished:
+            yield self.model
+            return
+        self.model.eval()
+        if self._average is not None:
+            self._average.store(self.model.parameters())
+        try:
+            if self._average is not None:
+                self._average.copy_to(self.model.parameters())
+            yield self.model
+        finally:
+            if self._average is not None:
+                self._average.restore(self.model.parameters())
+            self.model.train()
+
+    @contextmanager
+    def saved_on_interrupt(self) -> Iterator[None]:
+        """Write a checkpoint if the block is left by Ctrl-C between two steps.
+
+        In the middle of a step, or with several processes, the last regular checkpoint stands.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._is_between_steps and not self._is_finished and self._accelerator.num_processes == 1:
+                self.save_checkpoint()
+            raise
+
+    def save_checkpoint(self) -> Path:
+        """Write the state after the last finished step, under a temporary name and then renamed.
+
+        Returns:
+            The checkpoint's folder.
+        """
+        target = self._checkpoints.path_of(self.steps_done)
+        if target.exists():
+            return target
+        temporary = self._checkpoints.temporary_path_of(self.steps_done)
+        if self.is_main_process:
+            self._checkpoints.clear(temporary)
+        self._accelerator.wait_for_everyone()
+        self._accelerator.save_state(str(temporary), safe_serialization=True)
+        if self.is_main_process and self._average is not None:
+            save_averaged_weights(self._average, self.model, temporary)
+        self._accelerator.wait_for_everyone()
+        if self.is_main_process:
+            self._checkpoints.publish(temporary, target, keep=self.settings.keep_checkpoints)
+        self._accelerator.wait_for_everyone()
+        return target
+
+    def _update(self, batch: dict[str, Tensor]) -> FitStep:
+        self._is_between_steps = False
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        losses = self._loss_function(self._wrapped, batch, self._noise_generator())
+        self._accelerator.backward(losses["total"])
+        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        values = self._checked_values(losses, norm)
+        learning_rate = self.settings.learning_rate_at(self.steps_done)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self._average is not None and not self._accelerator.optimizer_step_was_skipped:
+            self._average.step(self.model.parameters())
+        self.steps_done += 1
+        self._is_between_steps = True
+        gradient_norm = values.pop("gradient_norm")
+        due = self.steps_done % self.settings.checkpoint_every == 0 or self.steps_done == self.settings.steps
+        return FitStep(self.steps_done, values, learning_rate, gradient_norm, checkpoint_follows=due)
+
+    def _checked_values(self, losses: dict[str, Tensor], norm: Tensor | None) -> dict[str, float]:
+        """Return the losses and the gradient norm as numbers, averaged over the processes."""
+        named = {name: value.detach().float() for name, value in losses.items()}
+        named["gradient_norm"] = torch.as_tensor(norm, device=self.device).float()
+        stacked = torch.stack([value.to(self.device) for value in named.values()])
+        mean = torch.as_tensor(self._accelerator.reduce(stacked, reduction="mean"))
+        values = dict(zip(named, mean.tolist(), strict=True))
+        watched = dict(values)
+        if self.settings.mixed_precision == "fp16":
+            del watched["gradient_norm"]  # the gradient scaler skips such a step and lowers the scale
+        if not all(math.isfinite(value) for value in watched.values()):
+            raise NonFiniteLossError(
+                f"Step {self.steps_done + 1} gave {values}. Look for NaN in the images, or lower "
+                f"learning_rate (now {self.settings.learning_rate}). The checkpoints before it are intact."
+            )
+        return values
+
+    def _noise_generator(self) -> torch.Generator:
+        entropy = (self.settings.seed, self.steps_done, self._accelerator.process_index)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return torch.Generator(device=self.device).manual_seed(seed)
+
+    def _loader(self) -> DataLoader[dict[str, Tensor]]:
+        processes, rank = self._accelerator.num_processes, self._accelerator.process_index
+        indices = range(self.steps_done * processes + rank, self.settings.steps * processes, processes)
+        return DataLoader(
+            self._batches,
+            batch_size=None,
+            sampler=indices,
+            num_workers=self.settings.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # otherwise the loader draws from torch's global generator
+        )
+
+    def _make_average(self) -> EMAModel | None:
+        # EMAModel's decay is 0 at the first update and then at most (1 + n) / (10 + n): the random
+        # start is forgotten at once and a short run averages its last tenth.
+        if self.settings.ema_decay is None:
+            return None
+        return EMAModel(self.model.parameters(), decay=self.settings.ema_decay)
+
+    def _claim_folder(self, resume: bool, identity: Mapping[str, Any] | None) -> None:
+        manifest = self._manifest(identity)
+        check_run_folder(self.output_folder, manifest, resume)
+        self._accelerator.wait_for_everyone()
+        if self.is_main_process:
+            self.output_folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.output_folder / SETTINGS_FILE, manifest)
+        self._accelerator.wait_for_everyone()
+
+    def _manifest(self, identity: Mapping[str, Any] | None) -> dict[str, Any]:
+        shapes = [(name, list(parameter.shape)) for name, parameter in self.model.named_parameters()]
+        content = {
+            "settings": asdict(self.settings),
+            "processes": self._accelerator.num_processes,
+            "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+            "identity": dict(identity or {}),
+        }
+        return json.loads(json.dumps(content))
+
+    def _load_newest_checkpoint(self) -> None:
+        step = self._checkpoints.newest_step()
+        if step is None:
+            return
+        folder = self._checkpoints.path_of(step)
+        self._accelerator.load_state(str(folder))
+        if self._average is not None:
+            load_averaged_weights(self._average, self.model, folder)
+        self.steps_done = step
+
+    def _finish(self) -> None:
+        if self._average is not None:
+            self._average.copy_to(self.model.parameters())
+        self._accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+        self.model.eval()
+        self._is_finished = True
+
+
+def _make_accelerator(mixed_precision: str) -> Accelerator:
+    state = AcceleratorState._shared_state
+    if state and state.get("_mixed_precision") != mixed_precision:
+        AcceleratorState._reset_state()  # a process may train one stage after the other
+    return Accelerator(mixed_precision=mixed_precision)
+
+
+def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]

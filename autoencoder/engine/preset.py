@@ -1,0 +1,63 @@
+"""What presets of both stages have in common: crops, steps, learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoencoder.engine.settings import FitSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPreset:
+    """Crops and training defaults of one preset.
+
+    Attributes:
+        name: Key of the preset in its table.
+        crop_sides: Sides of the cubic training crops, in voxels; multiples of 4.
+        crop_probabilities: How often each side is drawn; same length, sums to 1.
+        voxels_per_batch: Voxels of one batch, about the same for every side.
+        steps: Training steps.
+        learning_rate: Peak learning rate (cosine decay after warm-up).
+        warmup_steps: Steps of the linear warm-up.
+        ema_decay: Decay of the averaged weights; None keeps the last weights.
+    """
+
+    name: str
+    crop_sides: tuple[int, ...]
+    crop_probabilities: tuple[float, ...]
+    voxels_per_batch: int
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 50
+    ema_decay: float | None
+
+    def __post_init__(self) -> None:
+        same_length = len(self.crop_sides) == len(self.crop_probabilities)
+        if not self.crop_sides or not same_length or abs(sum(self.crop_probabilities) - 1) > 1e-6:
+            raise ValueError(
+                f"Preset {self.name!r} needs one probability per crop side, summing to 1, got sides "
+                f"{self.crop_sides} and probabilities {self.crop_probabilities}."
+            )
+        if any(side % 4 or side <= 0 for side in self.crop_sides):
+            raise ValueError(f"Crop sides must be positive multiples of 4, got {self.crop_sides}.")
+
+    def fit_settings(
+        self,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        mixed_precision: str = "no",
+        checkpoint_every: int = 200,
+        workers: int = 0,
+    ) -> FitSettings:
+        """Combine the preset's training defaults with what a run chooses."""
+        return FitSettings(
+            steps=self.steps if steps is None else steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            mixed_precision=mixed_precision,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            workers=workers,
+        )

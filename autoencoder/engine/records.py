@@ -1,0 +1,124 @@
+"""What a training run writes while it runs; at a resume it is cut back to the checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from autoencoder.engine.settings import FitStep
+
+
+class TrainingRecord:
+    """`history.csv`, `heldout_history.csv` and `tensorboard/` of one run.
+
+    Use it as a context manager, in the main process only.
+
+    Args:
+        output_folder: Folder of the run.
+        steps_done: Steps of the checkpoint that the run goes on from; later entries are dropped.
+        tensorboard_every: Steps between two scalars in TensorBoard.
+    """
+
+    def __init__(self, output_folder: Path, steps_done: int, tensorboard_every: int = 10) -> None:
+        self._history = CsvHistory(output_folder / "history.csv", steps_done)
+        self._heldout = CsvHistory(output_folder / "heldout_history.csv", steps_done)
+        self._tensorboard = SummaryWriter(str(output_folder / "tensorboard"), purge_step=steps_done + 1)
+        self._tensorboard_every = tensorboard_every
+
+    def __enter__(self) -> TrainingRecord:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._history.close()
+        self._heldout.close()
+        self._tensorboard.close()
+
+    def add_step(self, step: FitStep) -> None:
+        """Record one training step; everything is on the disk before a checkpoint is written."""
+        values = {
+            **step.losses,
+            "learning_rate": step.learning_rate,
+            "gradient_norm": step.gradient_norm,
+        }
+        self._history.add(step.index, values)
+        if step.index % self._tensorboard_every == 0 or step.checkpoint_follows:
+            self._add_scalars(step.index, "training", values)
+        if step.checkpoint_follows:
+            self._tensorboard.flush()
+
+    def add_heldout(self, index: int, values: Mapping[str, float]) -> None:
+        """Record measurements on held-out data after `index` steps, one row for each `index`."""
+        self._heldout.add(index, values)
+        self._add_scalars(index, "heldout", values)
+        self._tensorboard.flush()
+
+    def has_heldout(self, index: int) -> bool:
+        """Say whether there are measurements on held-out data after `index` steps."""
+        return index in self._heldout.steps
+
+    def add_picture(self, index: int, name: str, picture: NDArray[np.float32]) -> None:
+        """Record a grey picture with values in [0, 1]. Shape (height, width)."""
+        self._tensorboard.add_image(name, picture, global_step=index, dataformats="HW")
+
+    def _add_scalars(self, index: int, group: str, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{group}/{name}", value, global_step=index)
+
+
+class CsvHistory:
+    """A table with one row per step; the columns are those of the first row.
+
+    Args:
+        path: CSV file, made at the first row; rows after `steps_done` are dropped from an old one.
+        steps_done: Last step that an old file may keep.
+
+    Attributes:
+        steps: The steps that have a row.
+    """
+
+    def __init__(self, path: Path, steps_done: int) -> None:
+        self._path = path
+        self.steps: set[int] = set()
+        self._columns = self._cut_back(steps_done) if path.exists() else None
+        self._file = path.open("a", newline="", encoding="utf-8")
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row and hand it to the operating system, so that a killed run keeps it."""
+        row = {"step": step, **values}
+        first = self._columns is None
+        if self._columns is None:
+            self._columns = list(row)
+        writer = csv.DictWriter(self._file, self._columns)
+        if first:
+            writer.writeheader()
+        writer.writerow(row)
+        self._file.flush()
+        self.steps.add(step)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _cut_back(self, steps_done: int) -> list[str] | None:
+        with self._path.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        # A killed run can leave half a row behind, so a row must also be complete.
+        kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= steps_done]
+        self.steps.update(int(row[0]) for row in kept)
+        temporary = self._path.with_name(f".unfinished_{self._path.name}")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *kept] if header else [])
+        os.replace(temporary, self._path)
+        return header or None

@@ -1,0 +1,1 @@
+"""What a generator folder says of itself, without networks."""

@@ -1,0 +1,122 @@
+"""Checks that a generator folder is complete and ours, before any library reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusion.generator.records import read_json
+
+COMPONENT_CLASSES = {
+    "autoencoder": ("autoencoder.model", "AutoencoderKL3D"),
+    "denoiser": ("diffusion.unet", "DenoisingUNet3D"),
+}
+SCHEDULER_CLASSES = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "DDPMScheduler")
+"""Schedulers of diffusers that the objectives use."""
+
+_COMPONENTS = (*COMPONENT_CLASSES, "scheduler")
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+MODEL_INDEX_FILE = "model_index.json"
+_PIPELINE_CLASS = "TumorDiffusionPipeline"
+_CONFIG_FILES = {
+    "autoencoder": "autoencoder/config.json",
+    "denoiser": "denoiser/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+_PIPELINE_FILES = (
+    MODEL_INDEX_FILE,
+    *_CONFIG_FILES.values(),
+    f"autoencoder/{WEIGHTS_FILE}",
+    f"denoiser/{WEIGHTS_FILE}",
+)
+_HARMLESS_ENTRIES = {"_class_name", "_diffusers_version", "_name_or_path"}
+_UNSAFE_SUFFIXES = {
+    ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"
+}  # fmt: skip
+_FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
+
+
+class GeneratorFolderError(ValueError):
+    """A folder is no complete generator of this package, or must not be loaded or written."""
+
+
+def check_component_classes(folder: Path) -> None:
+    """Refuse a folder whose pipeline is incomplete, foreign or could run code when loaded.
+
+    Args:
+        folder: Generator folder.
+
+    Raises:
+        GeneratorFolderError: If a file is missing, a component is not of our own class, or a file is
+            a pickle or code.
+    """
+    require_files(folder, _PIPELINE_FILES)
+    unsafe = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in _UNSAFE_SUFFIXES
+    )
+    if unsafe:
+        raise GeneratorFolderError(
+            f"{folder} holds files that can run code when they are loaded: {', '.join(unsafe)}. Weights must be "
+            f"*.safetensors; remove these files if you trust the rest of the folder."
+        )
+    _check_model_index(folder / MODEL_INDEX_FILE)
+    for component, name in _CONFIG_FILES.items():
+        _check_class_name(folder / name, tuple(found for _, found in _allowed_classes(component)))
+
+
+def require_files(folder: Path, names: tuple[str, ...]) -> None:
+    """Refuse a folder that does not exist or lacks a file.
+
+    Args:
+        folder: Generator folder.
+        names: Files that must be there, relative to the folder.
+
+    Raises:
+        GeneratorFolderError: If the folder or a file is missing; the message names all that are.
+    """
+    if not folder.is_dir():
+        raise GeneratorFolderError(
+            f"{folder} is no folder. Name the generator folder that `difftumor train-diffusion` wrote "
+            f"(OUTPUT/generator)."
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise GeneratorFolderError(f"{folder} is no complete generator, it lacks {', '.join(missing)}. {_FIX}")
+
+
+def _check_model_index(path: Path) -> None:
+    index = _read_object(path)
+    if index.get("_class_name") != _PIPELINE_CLASS:
+        raise GeneratorFolderError(
+            f"{path} names the pipeline {index.get('_class_name')!r}, expected {_PIPELINE_CLASS!r}. This is not a "
+            f"generator of nnunet-difftumor."
+        )
+    components = {name: value for name, value in index.items() if name not in _HARMLESS_ENTRIES}
+    for name in sorted(components.keys() | set(_COMPONENTS)):
+        allowed = [list(pair) for pair in _allowed_classes(name)]
+        if components.get(name) not in allowed:
+            raise GeneratorFolderError(
+                f"{path} names {components.get(name)!r} as {name!r}, expected {allowed or 'nothing'}. Loading it "
+                f"would run foreign code, so it is refused. {_FIX}"
+            )
+
+
+def _allowed_classes(component: str) -> tuple[tuple[str, str], ...]:
+    """Module and name of each class that may stand for a component; none for an unknown component."""
+    if component == "scheduler":
+        return tuple(("diffusers", name) for name in SCHEDULER_CLASSES)
+    return (COMPONENT_CLASSES[component],) if component in COMPONENT_CLASSES else ()
+
+
+def _check_class_name(path: Path, allowed: tuple[str, ...]) -> None:
+    found = _read_object(path).get("_class_name")
+    if found not in allowed:
+        expected = " or ".join(map(repr, allowed))
+        raise GeneratorFolderError(f"{path} configures the class {found!r}, expected {expected}. {_FIX}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path, GeneratorFolderError, _FIX)
+    if not isinstance(content, dict):
+        raise GeneratorFolderError(f"{path} must hold a JSON object, got {type(content).__name__}. {_FIX}")
+    return content

@@ -1,0 +1,131 @@
+"""What a generator was made for: sizes, spacings, HU window and the tumours that trained it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from diffusion.generator.folder_check import GeneratorFolderError
+from diffusion.generator.records import require_entries, require_list
+
+if TYPE_CHECKING:
+    from autoencoder.intensity import IntensityWindow
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTumor:
+    """Statistics of one tumour that trained the diffusion model.
+
+    Attributes:
+        radius_mm: Radius of the sphere of the tumour's volume.
+        contrast_hu: Mean inside minus median of the rim, in HU.
+        heterogeneity_hu: Standard deviation inside after smoothing away the noise, in HU.
+    """
+
+    radius_mm: float
+    contrast_hu: float
+    heterogeneity_hu: float
+
+    def __post_init__(self) -> None:
+        for name in ("radius_mm", "contrast_hu", "heterogeneity_hu"):
+            _require_number(name, getattr(self, name))
+        if self.radius_mm <= 0 or self.heterogeneity_hu < 0:
+            raise GeneratorFolderError(
+                f"A training tumour needs radius_mm > 0 and heterogeneity_hu >= 0, got {self.radius_mm} and "
+                f"{self.heterogeneity_hu}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorInfo:
+    """What a caller must know to use a generator as it was trained.
+
+    Attributes:
+        roi_sides: Sides of the cubic crops that the networks were trained on, ascending, in voxels.
+        spacing_range_mm: Smallest and largest isotropic voxel spacing of those crops, in mm.
+        margin_voxels: Voxels that a crop should leave around the tumour.
+        low_hu: Lower end of the HU window.
+        high_hu: Upper end of the HU window.
+        training_tumors: Statistics of the tumours that trained the diffusion model.
+        preset: Name of the diffusion preset.
+        data_note: What the training data are, for the model card; say so if they are a phantom.
+        format_version: Version of this record.
+    """
+
+    roi_sides: tuple[int, ...] = (32, 48, 64)
+    spacing_range_mm: tuple[float, float] = (1.5, 6.0)
+    margin_voxels: int = 12
+    low_hu: float = -175.0
+    high_hu: float = 250.0
+    training_tumors: tuple[TrainingTumor, ...] = ()
+    preset: str = "tiny"
+    data_note: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise GeneratorFolderError(
+                f"The generator has format_version {self.format_version!r}, this release reads {FORMAT_VERSION}. "
+                f"Update nnunet-difftumor, or train the generator again."
+            )
+        sides = self.roi_sides
+        are_sizes = all(type(side) is int and side > 0 and side % 4 == 0 for side in sides)
+        if not sides or not are_sizes or list(sides) != sorted(set(sides)):
+            raise GeneratorFolderError(f"roi_sides must be ascending positive multiples of 4, got {sides!r}.")
+        for number in (*self.spacing_range_mm, self.low_hu, self.high_hu):
+            _require_number("spacing_range_mm, low_hu and high_hu", number)
+        if len(self.spacing_range_mm) != 2 or not 0 < self.spacing_range_mm[0] <= self.spacing_range_mm[1]:
+            raise GeneratorFolderError(f"spacing_range_mm must be (low, high) in mm, got {self.spacing_range_mm!r}.")
+        if self.low_hu >= self.high_hu:
+            raise GeneratorFolderError(f"low_hu must be below high_hu, got {self.low_hu} and {self.high_hu}.")
+        if type(self.margin_voxels) is not int or self.margin_voxels < 0:
+            raise GeneratorFolderError(f"margin_voxels must be an integer of 0 or more, got {self.margin_voxels!r}.")
+        if not isinstance(self.preset, str) or not isinstance(self.data_note, str):
+            raise GeneratorFolderError(f"preset and data_note must be text, got {self.preset!r}, {self.data_note!r}.")
+
+    @property
+    def window(self) -> IntensityWindow:
+        """HU window of the networks."""
+        from autoencoder.intensity import IntensityWindow
+
+        return IntensityWindow(self.low_hu, self.high_hu)
+
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(content: Any, source: str = "generator.json") -> GeneratorInfo:
+        """Read a record strictly.
+
+        Args:
+            content: Parsed JSON.
+            source: Name of the file, for messages.
+
+        Returns:
+            The record.
+
+        Raises:
+            GeneratorFolderError: If an entry is unknown, missing or of a wrong kind.
+        """
+        entries = require_entries(content, GeneratorInfo, source, GeneratorFolderError)
+        for name in ("roi_sides", "spacing_range_mm"):
+            entries[name] = tuple(require_list(entries[name], f"{source}: {name}", GeneratorFolderError))
+        tumors = require_list(entries["training_tumors"], f"{source}: training_tumors", GeneratorFolderError)
+        try:
+            entries["training_tumors"] = tuple(
+                TrainingTumor(**require_entries(tumor, TrainingTumor, "training_tumors", GeneratorFolderError))
+                for tumor in tumors
+            )
+            return GeneratorInfo(**entries)
+        except GeneratorFolderError as error:
+            raise GeneratorFolderError(f"{source}: {error}") from error
+
+
+def _require_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise GeneratorFolderError(f"{name} must be a finite number, got {value!r}.")

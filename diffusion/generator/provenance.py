@@ -1,0 +1,284 @@
+"""Which cases trained a generator, as hashes: what a leak guard compares with a validation split.
+
+Only numpy and the standard library are imported here, so that a trainer can read it cheaply. A hash of
+an identifier hides a name from a glance, not from someone who can guess the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion.generator.records import require_entries, require_list
+from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
+
+FORMAT_VERSION = 2
+_WITHOUT_PRINTS = 1
+"""The version before `tumor_prints`; it is read, and a leak guard tells what is missing."""
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class ProvenanceError(ValueError):
+    """A provenance record is malformed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFingerprint:
+    """One case, recognisable without its data.
+
+    Attributes:
+        identifier_hash: `hash_identifier` of the case's identifier.
+        image_hash: `hash_array` of the decoded CT in HU.
+        tumor_mask_hash: `hash_tumor_mask` of the tumour mask; None for a case without a tumour.
+        tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None: not
+            recorded, as in records of format 1.
+    """
+
+    identifier_hash: str
+    image_hash: str
+    tumor_mask_hash: str | None = None
+    tumor_prints: tuple[TumorPrint, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require_hash("identifier_hash", self.identifier_hash)
+        _require_hash("image_hash", self.image_hash)
+        if self.tumor_mask_hash is not None:
+            _require_hash("tumor_mask_hash", self.tumor_mask_hash)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """The cases that trained the two stages of a generator.
+
+    Attributes:
+        diffusion: Cases that trained the diffusion model.
+        autoencoder: Cases that trained the autoencoder.
+        fold: Cross-validation fold whose training cases were used; None without a split.
+        splits_hash: `hash_file` of the splits file; None without a split.
+        format_version: Version of this record.
+    """
+
+    diffusion: tuple[CaseFingerprint, ...]
+    autoencoder: tuple[CaseFingerprint, ...]
+    fold: int | None = None
+    splits_hash: str | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ProvenanceError(
+                f"Provenance has format_version {self.format_version!r}, this release reads {_WITHOUT_PRINTS} and "
+                f"{FORMAT_VERSION}. "
+                f"Use the release that wrote it, or train the generator again."
+            )
+        if self.fold is not None and (isinstance(self.fold, bool) or not isinstance(self.fold, int)):
+            raise ProvenanceError(f"fold must be an integer or null, got {self.fold!r}.")
+        if self.fold is not None and self.fold < 0:
+            raise ProvenanceError(f"fold must be 0 or more, got {self.fold}.")
+        if self.splits_hash is not None:
+            _require_hash("splits_hash", self.splits_hash)
+        if (self.fold is None) != (self.splits_hash is None):
+            raise ProvenanceError(
+                f"fold and splits_hash belong together, got fold={self.fold!r} and "
+                f"splits_hash={self.splits_hash!r}. Give both, or neither."
+            )
+
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: str = "provenance.json") -> Provenance:
+        """Read a record strictly: an unknown, a missing or a malformed entry is an error.
+
+        A record of format 1 becomes one of the current format without tumour prints.
+
+        Args:
+            text: JSON text.
+            source: Name of the file, for messages.
+
+        Returns:
+            The record.
+
+        Raises:
+            ProvenanceError: If the text is no such record; the message names the entry.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ProvenanceError(
+                f"{source} is not valid JSON ({error}). It may be cut off: copy the generator folder again."
+            ) from error
+        entries = require_entries(content, Provenance, source, ProvenanceError)
+        is_old = entries["format_version"] == _WITHOUT_PRINTS and not isinstance(entries["format_version"], bool)
+        if is_old:
+            entries["format_version"] = FORMAT_VERSION
+        for stage in ("diffusion", "autoencoder"):
+            entries[stage] = _parse_cases(entries[stage], f"{source}: {stage}", has_prints=not is_old)
+        try:
+            return Provenance(**entries)
+        except ProvenanceError as error:
+            raise ProvenanceError(f"{source}: {error}") from error
+
+
+def parse_fingerprint(entry: object, source: str) -> CaseFingerprint:
+    """Read one case strictly from parsed JSON.
+
+    Args:
+        entry: Parsed JSON value.
+        source: Where it stands, for messages.
+
+    Returns:
+        The case.
+
+    Raises:
+        ProvenanceError: If an entry is unknown, missing or malformed.
+    """
+    values = require_entries(entry, CaseFingerprint, source, ProvenanceError)
+    values["tumor_prints"] = parse_tumor_prints(values["tumor_prints"], f"{source}: tumor_prints", ProvenanceError)
+    try:
+        return CaseFingerprint(**values)
+    except ProvenanceError as error:
+        raise ProvenanceError(f"{source}: {error}") from error
+
+
+def save_provenance(path: Path, provenance: Provenance) -> None:
+    """Write a record to a file, by way of a temporary name.
+
+    Args:
+        path: File to write; an existing one is replaced.
+        provenance: The record.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(provenance.to_json(), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def load_provenance(path: Path) -> Provenance:
+    """Read a record from a file.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        The record.
+
+    Raises:
+        ProvenanceError: If the file is missing, unreadable or malformed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProvenanceError(
+            f"{path} cannot be read ({error}). A generator needs the record of the cases that trained it: "
+            f"copy the whole folder, or train it again with `difftumor train-diffusion`."
+        ) from error
+    return Provenance.from_json(text, source=str(path))
+
+
+def hash_identifier(identifier: str) -> str:
+    """Hash a case identifier.
+
+    Args:
+        identifier: nnU-Net's case identifier, without channel suffix and file ending.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: If the identifier is empty.
+    """
+    if not identifier:
+        raise ValueError("A case identifier must not be empty; use the file's name without its ending.")
+    return hashlib.sha256(b"nnunet-difftumor case\0" + identifier.encode("utf-8")).hexdigest()
+
+
+def hash_array(array: NDArray[Any]) -> str:
+    """Hash shape and values of an image; the stored type does not matter.
+
+    Values are compared as float32, so an int16 and a float64 copy of the same CT agree.
+
+    Args:
+        array: Numbers or booleans, any shape; a CT decoded to HU.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: If the array is empty or holds no real numbers.
+    """
+    if array.size == 0 or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"hash_array needs a non-empty array of numbers, got shape {array.shape} and type {array.dtype}."
+        )
+    digest = hashlib.sha256(_shape_header(b"array", array.shape))
+    for part in np.atleast_2d(array):  # slice by slice: a whole CT as float32 would double the memory
+        values = np.ascontiguousarray(part, dtype="<f4") + np.float32(0.0)  # -0 and +0 are the same value
+        digest.update(values.astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:
+    """Hash shape and voxels of a tumour mask.
+
+    Args:
+        tumor_mask: True inside the tumour. Shape (D, H, W).
+
+    Returns:
+        64 hexadecimal digits, or None if the mask is empty: empty masks tell no two cases apart.
+
+    Raises:
+        ValueError: If the mask is not boolean.
+    """
+    if tumor_mask.dtype != np.bool_:
+        raise ValueError(f"tumor_mask must be boolean, got type {tumor_mask.dtype}. Use (label == tumor_label).")
+    if not tumor_mask.any():
+        return None
+    digest = hashlib.sha256(_shape_header(b"mask", tumor_mask.shape))
+    digest.update(np.packbits(tumor_mask).tobytes())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Hash the bytes of a small file, such as splits_final.json.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _shape_header(kind: bytes, shape: tuple[int, ...]) -> bytes:
+    return b"nnunet-difftumor " + kind + b"\0" + ",".join(str(side) for side in shape).encode() + b"\0"
+
+
+def _require_hash(name: str, value: object) -> None:
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise ProvenanceError(
+            f"{name} must be 64 lower-case hexadecimal digits (SHA-256), got {value!r}. Use the hash functions "
+            f"of diffusion.generator.provenance."
+        )
+
+
+def _parse_cases(entries: object, source: str, *, has_prints: bool) -> tuple[CaseFingerprint, ...]:
+    cases = []
+    for index, entry in enumerate(require_list(entries, source, ProvenanceError)):
+        place = f"{source}[{index}]"
+        if not has_prints and isinstance(entry, dict):
+            if "tumor_prints" in entry:
+                raise ProvenanceError(f"{place}: tumor_prints belong to format {FORMAT_VERSION} and later.")
+            entry = {**entry, "tumor_prints": None}
+        cases.append(parse_fingerprint(entry, place))
+    return tuple(cases)

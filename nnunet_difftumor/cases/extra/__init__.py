@@ -1,0 +1,1 @@
+"""Healthy cases of other data sets."""

@@ -1,0 +1,273 @@
+"""Preprocessing an extra data set with the plans of the data set that is trained on, by nnU-Net's own functions."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.cases.extra.requirements import (
+    ExtraHealthyDataset,
+    TargetDataset,
+    check_description,
+    check_healthy,
+    check_plans,
+    parse_extra_healthy,
+    refuse_collisions,
+)
+from nnunet_difftumor.cases.healthy import CASE_FACTS_FILE_NAME, FactCache
+from nnunet_difftumor.ct.datasets import Case, RawDataset, load_raw_dataset
+from nnunet_difftumor.ct.label_roles import LabelRoles
+from nnunet_difftumor.ct.reading import read_shape
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
+from nnunet_difftumor.settings.trainer_settings import (
+    CONFIG_FILE_NAME,
+    ENVIRONMENT_VARIABLE,
+    find_sources,
+    resolve_config,
+)
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+_KEY = "extra_healthy_datasets"
+
+
+@dataclass(frozen=True)
+class ExtraPreprocessing:
+    """What preparing an extra data set needs to know.
+
+    Attributes:
+        target: The data set that is trained on.
+        raw: The extra raw data set.
+        roles: Organ and tumour of each target of the data set that is trained on.
+    """
+
+    target: TargetDataset
+    raw: RawDataset
+    roles: tuple[LabelRoles, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The extra data set's folder in nnUNet_preprocessed."""
+        return self.target.folder.parent / self.raw.folder.name
+
+    @property
+    def plans_file(self) -> Path:
+        """The transferred plans."""
+        return self.folder / f"{self.target.transferred_plans_name}.json"
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the preprocessed cases lie, once the plans are transferred."""
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        configuration = PlansManager(str(self.plans_file)).get_configuration(self.target.configuration)
+        return self.folder / configuration.data_identifier
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the raw cases, and no others, are preprocessed with their present labels.
+
+        nnU-Net writes the properties of a case after its voxels, and copies the labels after all cases.
+        """
+        preprocessed = {path.stem for path in self.data_folder.glob("*.pkl")}
+        return preprocessed == {case.identifier for case in self.raw.cases} and all(
+            map(self._has_label, self.raw.cases)
+        )
+
+    def _has_label(self, case: Case) -> bool:
+        copy = self.folder / "gt_segmentations" / f"{case.identifier}{self.raw.file_ending}"
+        return copy.is_file() and (case.label_path is None or copy.stat().st_mtime >= case.label_path.stat().st_mtime)
+
+
+def open_target(folder: Path, plans_name: str, configuration: str) -> TargetDataset:
+    """Read what extra cases must fit.
+
+    Args:
+        folder: The data set's folder in nnUNet_preprocessed.
+        plans_name: Name of its plans.
+        configuration: Configuration that is trained.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DatasetError: If it is not preprocessed with these plans and this configuration.
+    """
+    plans_file = folder / f"{plans_name}.json"
+    if not plans_file.is_file() or not (folder / "dataset.json").is_file():
+        raise DatasetError(
+            f"{plans_file} does not exist: preprocess {folder.name} first (nnUNetv2_plan_and_preprocess), and give the "
+            "name of its plans with --plans."
+        )
+    plans = json.loads(plans_file.read_text(encoding="utf-8"))
+    if configuration not in plans["configurations"]:
+        raise DatasetError(
+            f"{plans_file} has no configuration {configuration!r}, only {', '.join(plans['configurations'])}. "
+            "Choose one with -c."
+        )
+    dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    ending = dataset_json["file_ending"]
+    labels = (folder / "gt_segmentations").glob(f"*{ending}")
+    return TargetDataset(
+        name=folder.name,
+        folder=folder,
+        plans=plans,
+        configuration=configuration,
+        dataset_json=dataset_json,
+        identifiers=tuple(sorted(path.name[: -len(ending)] for path in labels)),
+    )
+
+
+def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
+    """Check that an extra raw data set fits, before hours are spent on it.
+
+    Args:
+        target: The data set that is trained on.
+        raw_folder: The extra data set's folder in nnUNet_raw.
+
+    Returns:
+        What is to be done.
+
+    Raises:
+        DatasetError: If the extra data set is incomplete or shares an identifier.
+        ConfigurationError: If its channels or labels differ, or a case has a tumour.
+    """
+    if raw_folder.name == target.name:
+        raise ConfigurationError(f"--from names {target.name} itself. Name another data set.")
+    raw = load_raw_dataset(raw_folder)
+    check_description(raw.options, raw_folder.name, target)
+    refuse_collisions(
+        [case.identifier for case in raw.cases], raw_folder.name, dict.fromkeys(target.identifiers, target.name)
+    )
+    labels = target.dataset_json["labels"]
+    sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), target.folder, target.dataset_json)
+    config = resolve_config(labels, sources).config
+    targets = config.organ_targets
+    roles = tuple(LabelRoles.of_dataset(labels, each.organ_label, each.tumor_label) for each in targets)
+    work = ExtraPreprocessing(target, raw, roles)
+    files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
+    _refuse_other_grids(raw)
+    cache = FactCache(work.folder / CASE_FACTS_FILE_NAME if work.folder.is_dir() else None)
+    healthy = check_healthy(files, work.roles, raw.options["labels"], raw_folder.name, cache, show_progress=True)
+    if not healthy:
+        organs = " or ".join(str(each.organ) for each in roles)
+        raise ConfigurationError(
+            f"No case of {raw_folder.name} has a voxel of the organ's label {organs}, so there would be "
+            "nowhere to put tumours. Annotate the organ first, for example with a published organ segmentation model."
+        )
+    return work
+
+
+def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: bool = False) -> bool:
+    """Take the fingerprint, transfer the plans and preprocess.
+
+    Args:
+        work: What is to be done.
+        processes: Processes that preprocess side by side.
+        overwrite: Replace transferred plans that differ, and preprocess again what is there.
+
+    Returns:
+        False if everything was there already.
+
+    Raises:
+        OutputExistsError: If other transferred plans are there and `overwrite` is False.
+        DatasetError: If a case is not preprocessed in the end.
+    """
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+    from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import (
+        move_plans_between_datasets,
+    )
+
+    name, target = work.raw.folder.name, work.target
+    if work.plans_file.is_file() and not overwrite:
+        _refuse_other_plans(work)
+        if work.is_complete:
+            return False
+    number = int(name.removeprefix("Dataset")[:3])
+    work.folder.mkdir(parents=True, exist_ok=True)
+    extract_fingerprint_dataset(number, num_processes=processes, clean=overwrite, verbose=False)
+    if overwrite or not (work.folder / "dataset.json").is_file():
+        shutil.copy(work.raw.folder / "dataset.json", work.folder / "dataset.json")
+    move_plans_between_datasets(target.name, name, target.plans["plans_name"], target.transferred_plans_name)
+    preprocess_dataset(number, target.transferred_plans_name, (target.configuration,), [processes])
+    if not work.is_complete:
+        raise DatasetError(
+            f"nnU-Net did not preprocess every case of {name}; see its messages above, and run this command again."
+        )
+    return True
+
+
+def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
+    """Return the setting of difftumor.json with one more data set.
+
+    Args:
+        folder: The folder of difftumor.json, beside the plans.
+        dataset: Name of the extra data set.
+
+    Returns:
+        The entries that are there, and the new one unless it is there.
+    """
+    path = folder / CONFIG_FILE_NAME
+    written = parse_extra_healthy(_read_settings(path).get(_KEY, ()), str(path))
+    if any(dataset == entry.dataset or _has_number(dataset, entry.dataset) for entry in written):
+        return written
+    return (*written, ExtraHealthyDataset(dataset=dataset, confirmed_healthy=True))
+
+
+def write_setting(folder: Path, entries: Sequence[ExtraHealthyDataset]) -> Path:
+    """Write the setting into difftumor.json; every other setting in it stays.
+
+    Args:
+        folder: The folder of difftumor.json, beside the plans.
+        entries: The setting.
+
+    Returns:
+        The file.
+    """
+    path = folder / CONFIG_FILE_NAME
+    write_json(path, {**_read_settings(path), **setting_to_json(entries)}, overwrite=True)
+    return path
+
+
+def setting_to_json(entries: Sequence[ExtraHealthyDataset]) -> dict[str, Any]:
+    """Return the setting as it stands in difftumor.json."""
+    return {_KEY: [{"dataset": each.dataset, "confirmed_healthy": each.confirmed_healthy} for each in entries]}
+
+
+def _refuse_other_plans(work: ExtraPreprocessing) -> None:
+    plans = json.loads(work.plans_file.read_text(encoding="utf-8"))
+    try:
+        check_plans(plans, work.raw.folder.name, work.target)
+    except ConfigurationError as error:
+        raise OutputExistsError(f"{work.plans_file} exists already, made for other plans. {error}") from error
+
+
+def _refuse_other_grids(raw: RawDataset) -> None:
+    """Compare the shapes of images and labels, which nnU-Net would find out after hours, naming no case."""
+    shapes = [
+        (case.identifier, read_shape(case.image_path), read_shape(case.label_path))
+        for case in raw.cases
+        if case.label_path is not None
+    ]
+    odd = [(case, image, label) for case, image, label in shapes if image != label]
+    if odd:
+        case, image, label = odd[0]
+        raise DatasetError(
+            f"{len(odd)} label maps of {raw.folder.name} have another shape than their image: "
+            f"{', '.join(name for name, _, _ in odd[:5])} ({case}: image {image}, label {label}, D H W). Correct them."
+        )
+
+
+def _read_settings(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    (source,) = find_sources(None, path.parent, {})
+    return source.values
+
+
+def _has_number(name: str, dataset: str) -> bool:
+    return dataset.isdigit() and name.startswith(f"Dataset{int(dataset):03d}_")

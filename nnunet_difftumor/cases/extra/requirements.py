@@ -1,0 +1,269 @@
+"""The setting `extra_healthy_datasets`, and what a data set must fulfil to be trained on as extra healthy cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.cases.healthy import FactCache, count_label_voxels
+from nnunet_difftumor.ct.label_roles import LabelRoles
+from nnunet_difftumor.errors import ConfigurationError, DatasetError
+
+_EXAMPLE = '{"dataset": 802, "confirmed_healthy": true}'
+_SAME_PLANS = ("transpose_forward", "foreground_intensity_properties_per_channel")
+_SAME_CONFIGURATION = (
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "preprocessor_name",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraHealthyDataset:
+    """One entry of the setting `extra_healthy_datasets`.
+
+    Attributes:
+        dataset: nnU-Net data set: number or full name.
+        confirmed_healthy: Its cases are known to be free of tumours; nothing else is accepted.
+    """
+
+    dataset: str
+    confirmed_healthy: bool
+
+
+def parse_extra_healthy(entries: Sequence[Any], source: str) -> tuple[ExtraHealthyDataset, ...]:
+    """Read the setting `extra_healthy_datasets`.
+
+    Args:
+        entries: The list as written.
+        source: Where it stands, for messages.
+
+    Returns:
+        The entries.
+
+    Raises:
+        ConfigurationError: If an entry is malformed, repeated, or not confirmed to be healthy.
+    """
+    parsed = [_parse_entry(entry, source) for entry in entries]
+    names = [entry.dataset for entry in parsed]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigurationError(f"extra_healthy_datasets names {repeated[0]} twice in {source}. Take one away.")
+    return tuple(parsed)
+
+
+def _parse_entry(entry: Any, source: str) -> ExtraHealthyDataset:
+    if isinstance(entry, ExtraHealthyDataset):
+        return entry
+    if not isinstance(entry, Mapping) or not {"dataset"} <= set(entry) <= {"dataset", "confirmed_healthy"}:
+        raise ConfigurationError(
+            f"Each of extra_healthy_datasets must look like {_EXAMPLE}, got {entry!r} in {source}."
+        )
+    dataset = entry["dataset"]
+    if isinstance(dataset, bool) or not isinstance(dataset, (str, int)) or not str(dataset):
+        raise ConfigurationError(
+            f"dataset in extra_healthy_datasets must be a number or a full name, got {dataset!r} in {source}."
+        )
+    if entry.get("confirmed_healthy") is not True:
+        raise ConfigurationError(
+            f"extra_healthy_datasets: data set {dataset} is not confirmed to be healthy in {source}. In a data set "
+            "without tumour labels, no label may only mean that nobody looked. If its cases are known to be free of "
+            f'tumours, write {{"dataset": {json.dumps(dataset)}, "confirmed_healthy": true}}.'
+        )
+    return ExtraHealthyDataset(dataset=str(dataset), confirmed_healthy=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetDataset:
+    """The data set that is trained on, which extra cases must fit.
+
+    Attributes:
+        name: `DatasetXXX_Name`.
+        folder: Its folder in nnUNet_preprocessed.
+        plans: Content of its plans file.
+        configuration: Name of the configuration that is trained.
+        dataset_json: Content of its dataset.json.
+        identifiers: Its cases.
+    """
+
+    name: str
+    folder: Path
+    plans: Mapping[str, Any]
+    configuration: str
+    dataset_json: Mapping[str, Any]
+    identifiers: tuple[str, ...]
+
+    @property
+    def transferred_plans_name(self) -> str:
+        """Name of this data set's plans in the folder of an extra data set."""
+        return f"{self.plans['plans_name']}_for_{self.name}"
+
+    def command_for(self, extra_name: str) -> str:
+        """Command that prepares an extra data set for this one."""
+        return (
+            f"difftumor add-healthy -d {self.name} --from {extra_name} --plans {self.plans['plans_name']} "
+            f"-c {self.configuration} --confirmed-healthy"
+        )
+
+
+def check_description(extra: Mapping[str, Any], name: str, target: TargetDataset) -> None:
+    """Check that channels and labels of an extra data set mean what they mean in the data set that is trained on.
+
+    Args:
+        extra: dataset.json of the extra data set.
+        name: Its name.
+        target: The data set that is trained on.
+
+    Raises:
+        ConfigurationError: If they do not; the message names what differs.
+    """
+    channels, expected = (_channels(each) for each in (extra, target.dataset_json))
+    if channels != expected:
+        raise ConfigurationError(
+            f"{name} has the channels {channels}, but {target.name} has {expected}. Extra healthy cases need the same."
+        )
+    labels, known = (dict(each["labels"]) for each in (extra, target.dataset_json))
+    foreign = sorted(set(labels) - set(known))
+    if foreign:
+        raise ConfigurationError(
+            f"{name} has labels that {target.name} lacks: {', '.join(foreign)}. Merge them into background or into a "
+            f"label of {target.name} ({', '.join(known)}), in the label files and in dataset.json of {name}."
+        )
+    clashing = [label for label in labels if labels[label] != known[label]]
+    if clashing:
+        listed = ", ".join(f"{label} is {labels[label]} there and {known[label]} here" for label in clashing)
+        raise ConfigurationError(
+            f"Labels of {name} have other values than in {target.name}: {listed}. Change the values in the label "
+            f"files and in dataset.json of {name}."
+        )
+    has_regions = any(isinstance(value, (list, tuple)) for value in known.values())
+    lacking = [label for label in known if label not in labels]
+    if lacking and (has_regions or "ignore" in known):
+        raise ConfigurationError(
+            f"{name} does not declare the labels {', '.join(lacking)}. With regions or an ignore label, nnU-Net needs "
+            f'the same "labels" in both data sets: write those of {target.name} into dataset.json of {name} (also in '
+            "nnUNet_preprocessed), although no case has a voxel of them, and run difftumor add-healthy --overwrite."
+        )
+
+
+def check_plans(plans: Mapping[str, Any], name: str, target: TargetDataset) -> None:
+    """Check that an extra data set was preprocessed as the data set that is trained on.
+
+    Args:
+        plans: Plans of the extra data set.
+        name: Its name.
+        target: The data set that is trained on.
+
+    Raises:
+        ConfigurationError: If spacing, normalisation, resampling or the order of axes differ.
+    """
+    theirs, ours = _settings_of(plans, target.configuration), _settings_of(target.plans, target.configuration)
+    differing = [key for key in ours if theirs.get(key) != ours[key]]
+    if differing:
+        shown = ", ".join(f"{key} ({_short(theirs.get(key))} there, {_short(ours[key])} here)" for key in differing)
+        raise ConfigurationError(
+            f"{name} was preprocessed for other plans than those of {target.name}: they differ in {shown}. "
+            f"Preprocess it again: {target.command_for(name)} --overwrite"
+        )
+
+
+def check_healthy(
+    label_files: Mapping[str, Path],
+    roles: Sequence[LabelRoles],
+    labels: Mapping[str, Any],
+    name: str,
+    cache: FactCache,
+    *,
+    show_progress: bool = False,
+) -> dict[str, tuple[int, ...]]:
+    """Check that no case of an extra data set has a voxel of a tumour label.
+
+    Args:
+        label_files: Label file of each case, on the raw grid.
+        roles: Organ and tumour of each kind of synthetic tumour.
+        labels: `labels` of the extra data set's dataset.json.
+        name: Its name.
+        cache: What is known of its files.
+        show_progress: Show a progress bar while labels are read.
+
+    Returns:
+        Cases with an organ, sorted, each with the numbers of the kinds whose organ it has.
+
+    Raises:
+        DatasetError: If a label file is missing, or holds values that dataset.json does not name.
+        ConfigurationError: If a case has a tumour.
+    """
+    voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
+    tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts)}
+    ill = sorted(case for case in voxels if tumors & {value for value, count in voxels[case].items() if count})
+    if ill:
+        raise ConfigurationError(
+            f"{len(ill)} cases of {name} have voxels of a tumour label ({', '.join(map(str, sorted(tumors)))}): "
+            f"{list_some(ill)}. An extra data set must be healthy: take them out of the "
+            "raw one and run `difftumor add-healthy` again, or make one data set of both."
+        )
+    named = {value for values in labels.values() for value in (values if isinstance(values, list) else [values])}
+    odd = sorted(case for case in voxels if set(voxels[case]) - named)
+    if odd:
+        raise DatasetError(
+            f"{len(odd)} label files of {name} hold values that its dataset.json does not name: {list_some(odd)} "
+            f"({sorted(set(voxels[odd[0]]) - named)}). Correct them."
+        )
+    places = {
+        case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))
+        for case in sorted(voxels)
+    }
+    return {case: numbers for case, numbers in places.items() if numbers}
+
+
+def refuse_collisions(identifiers: Collection[str], name: str, taken: Mapping[str, str]) -> None:
+    """Raise if a case has the identifier of another data set's case.
+
+    Args:
+        identifiers: Cases of an extra data set.
+        name: Its name.
+        taken: Name of the data set of each identifier that is used already.
+
+    Raises:
+        DatasetError: If an identifier is used already.
+    """
+    twice = sorted(identifier for identifier in identifiers if identifier in taken)
+    if twice:
+        raise DatasetError(
+            f"{len(twice)} cases of {name} have identifiers that {taken[twice[0]]} uses too: {list_some(twice)}. "
+            f"Rename their files in {name}, and run difftumor add-healthy again with --overwrite."
+        )
+
+
+def list_some(cases: Sequence[str]) -> str:
+    """Return the first five names, and dots for more."""
+    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+
+
+def _settings_of(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    try:
+        content: Mapping[str, Any] = PlansManager(dict(plans)).get_configuration(configuration).configuration
+    except RuntimeError:
+        content = {}
+    settings = {key: plans.get(key) for key in _SAME_PLANS}
+    settings |= {key: content.get(key) for key in _SAME_CONFIGURATION}
+    return json.loads(json.dumps(settings))
+
+
+def _channels(dataset_json: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in dict(dataset_json.get("channel_names", {})).items()}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,286 @@
+"""What is settled before a training starts: its cases, its fold, and that the generator does not know them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.cases.healthy import (
+    CASE_FACTS_FILE_NAME,
+    CaseGroups,
+    FactCache,
+    choose_holdout,
+    count_label_voxels,
+    group_cases,
+)
+from nnunet_difftumor.cases.splits import (
+    DEFAULT_SEED,
+    HOLDOUT_FILE_NAME,
+    SPLITS_FILE_NAME,
+    Split,
+    arrange_split,
+    cross_validation,
+    read_holdout,
+    read_splits,
+)
+from nnunet_difftumor.ct.datasets import load_raw_dataset
+from nnunet_difftumor.ct.label_roles import LabelRoles, foreground_labels
+from nnunet_difftumor.errors import DatasetError, DiffTumorError
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessedCases:
+    """The preprocessed cases of a data set and where their raw files are.
+
+    Attributes:
+        folder: The data set's folder in nnUNet_preprocessed.
+        identifiers: Preprocessed cases.
+        label_ending: Ending of the label files in gt_segmentations.
+        images: Raw CT of each case, as far as nnUNet_raw is at hand.
+        labels: `labels` of dataset.json.
+    """
+
+    folder: Path
+    identifiers: tuple[str, ...]
+    label_ending: str
+    images: Mapping[str, Path]
+    labels: Mapping[str, Any]
+
+    def label_file(self, identifier: str) -> Path:
+        """Return nnU-Net's copy of a case's label file, on the raw grid."""
+        return self.folder / "gt_segmentations" / f"{identifier}{self.label_ending}"
+
+    def open_cache(self) -> FactCache:
+        """Open what is known of the cases' files, beside the plans."""
+        return FactCache(self.folder / CASE_FACTS_FILE_NAME)
+
+
+def find_raw_images(raw_dataset_folder: Path) -> dict[str, Path]:
+    """Find the raw CT of each case.
+
+    Args:
+        raw_dataset_folder: The data set's folder in nnUNet_raw.
+
+    Returns:
+        CT by case identifier; empty where the raw data set is not at hand.
+    """
+    try:
+        return {case.identifier: case.image_path for case in load_raw_dataset(raw_dataset_folder).cases}
+    except DiffTumorError:
+        return {}
+
+
+@dataclass(frozen=True)
+class FoldCases:
+    """Cases of one training.
+
+    Attributes:
+        groups: All cases by what their labels say.
+        holdout: Healthy cases that are in no list.
+        split: Training and validation cases.
+        notes: Lines for the log.
+    """
+
+    groups: CaseGroups
+    holdout: tuple[str, ...]
+    split: Split
+    notes: tuple[str, ...]
+
+    @property
+    def healthy_train(self) -> tuple[str, ...]:
+        """Healthy training cases: those that tumours are injected into."""
+        healthy = set(self.groups.healthy)
+        return tuple(case for case in self.split.train if case in healthy)
+
+    @property
+    def tumor_train(self) -> tuple[str, ...]:
+        """Training cases with tumours: real ones are measured and copied from these alone."""
+        with_tumor = set(self.groups.tumor)
+        return tuple(case for case in self.split.train if case in with_tumor)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for the record in the output folder."""
+        return {**self.split.to_json(), "healthy_train": list(self.healthy_train), "holdout": list(self.holdout)}
+
+
+def choose_cases(
+    cases: PreprocessedCases, config: DiffTumorConfig, fold: int | str, *, show_progress: bool = False
+) -> FoldCases:
+    """Settle which cases train and which validate; nothing is written but the case facts.
+
+    Args:
+        cases: The data set.
+        config: Settings.
+        fold: nnU-Net's fold: a number or "all".
+        show_progress: Show a progress bar while labels are read.
+
+    Returns:
+        The cases of the fold.
+
+    Raises:
+        DatasetError: If the fold does not exist or one of its lists is empty.
+        ConfigurationError: If a listed healthy case is not healthy.
+    """
+    label_files = {identifier: cases.label_file(identifier) for identifier in cases.identifiers}
+    groups = group_cases(
+        count_label_voxels(label_files, cases.open_cache(), show_progress=show_progress),
+        [roles_of(cases.labels, target) for target in config.organ_targets],
+        healthy_cases=config.healthy_cases,
+        confirmed_healthy=config.confirmed_healthy,
+    )
+    written_holdout = read_holdout(cases.folder / HOLDOUT_FILE_NAME)
+    holdout = choose_holdout(groups.healthy, config.healthy_holdout) if written_holdout is None else written_holdout
+    notes = [_describe_groups(groups, holdout, written_holdout is not None)]
+    if not groups.tumor:
+        notes.append(
+            "No case has an annotated tumour: training sees synthetic tumours only, and validation on healthy cases "
+            "can say how often tumours are found where none are, but nothing about how many real ones are found."
+        )
+    splits_file = cases.folder / SPLITS_FILE_NAME
+    if fold == "all":
+        split, note = _all_cases(groups, holdout), "Fold 'all': validation cases are training cases."
+    elif splits_file.is_file():
+        folds = read_splits(splits_file)
+        chosen = _the_fold(folds, int(fold), str(splits_file))
+        split = arrange_split(chosen, groups, holdout, origin=f"Fold {fold} of {splits_file}")
+        note = f"Using fold {fold} of {splits_file}; healthy validation cases train instead."
+    else:
+        folds = cross_validation(groups, holdout, seed=DEFAULT_SEED)
+        split = _the_fold(folds, int(fold), "the default cross-validation")
+        note = (
+            f"There is no {splits_file}: using a {len(folds)}-fold cross-validation over the cases with tumours, "
+            "which is not written. Run `difftumor splits -d ID` first, so that a stock nnU-Net training and the "
+            "generators use the same folds."
+        )
+    return FoldCases(groups, tuple(holdout), split, (*notes, note))
+
+
+@dataclass(frozen=True)
+class LeakFindings:
+    """What a generator shares with the cases of a fold, after nothing was refused.
+
+    Attributes:
+        acknowledged: Overlaps that the settings accept; they go into the record.
+        notes: Lines for the log, warnings among them.
+        warnings: What may be an overlap; it goes into the record.
+    """
+
+    acknowledged: tuple[str, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def roles_of(labels: Mapping[str, Any], target: OrganTarget) -> LabelRoles:
+    """Return what the labels of a data set mean for one target.
+
+    Args:
+        labels: `labels` of dataset.json.
+        target: The target.
+    """
+    return LabelRoles.of_dataset(labels, target.organ_label, target.tumor_label)
+
+
+def tumor_masks_of(labels: Mapping[str, Any], target: OrganTarget) -> tuple[tuple[int, ...], ...]:
+    """Return what a generator's training may have taken for a target's tumour: a label, or one of its regions.
+
+    Args:
+        labels: `labels` of dataset.json.
+        target: The target.
+
+    Returns:
+        Label values of each mask, the tumour's own label first.
+    """
+    roles = roles_of(labels, target)
+    regions = [
+        values for values in foreground_labels(labels).values() if roles.tumor in values and roles.organ not in values
+    ]
+    return tuple(dict.fromkeys([(roles.tumor,), tuple(sorted((roles.tumor, *roles.tumor_parts))), *regions]))
+
+
+def check_leaks(
+    generator_folder: Path,
+    data: PreprocessedCases,
+    cases: FoldCases,
+    config: DiffTumorConfig,
+    fold: int | str,
+    *,
+    target: OrganTarget | None = None,
+) -> LeakFindings:
+    """Compare a generator's training cases with a fold's validation cases and with the holdout.
+
+    Args:
+        generator_folder: The generator folder.
+        data: The data set.
+        cases: Cases of the fold.
+        config: Settings.
+        fold: nnU-Net's fold; "all" makes no validation claim, so nothing is refused.
+        target: Target whose tumour masks are compared; by default the first of the settings.
+
+    Returns:
+        What was found and accepted.
+
+    Raises:
+        LeakError: If the generator knows validation cases, or does not tell what trained it.
+    """
+    from nnunet_difftumor.cases import leak_guard
+
+    provenance = leak_guard.read_provenance(generator_folder)
+    cache = data.open_cache()
+
+    masks = tumor_masks_of(data.labels, config.organ_targets[0] if target is None else target)
+
+    def describe(identifiers: Sequence[str]) -> list[leak_guard.CaseContent]:
+        return [
+            leak_guard.describe_case(case, data.label_file(case), data.images.get(case), masks, cache)
+            for case in identifiers
+        ]
+
+    contents = describe(cases.split.val)
+    validation = leak_guard.find_overlap(contents, provenance)
+    holdout = leak_guard.find_overlap(describe(cases.holdout), provenance)
+    cache.save()
+    notes = [
+        f"Held-out healthy cases: {line}; specificity measured on them may be too good."
+        for line in leak_guard.describe_overlap(holdout, "held-out case")
+    ]
+    warnings = leak_guard.describe_resemblance(validation)
+    notes += [f"WARNING: {line}" for line in warnings]
+    notes += leak_guard.describe_blind_spots(contents, validation)
+    if fold == "all":
+        lines = leak_guard.describe_overlap(validation)
+        notes += [f"Fold 'all' makes no claim about validation: {line}." for line in lines]
+        return LeakFindings((), tuple(notes), warnings)
+    acknowledged = leak_guard.refuse_overlap(
+        validation,
+        acknowledge_identifier_matches=config.acknowledge_identifier_matches,
+        acknowledge_autoencoder_overlap=config.acknowledge_autoencoder_overlap,
+    )
+    return LeakFindings(acknowledged, (*notes, *(f"Acknowledged: {line}." for line in acknowledged)), warnings)
+
+
+def _describe_groups(groups: CaseGroups, holdout: Sequence[str], is_written: bool) -> str:
+    origin = HOLDOUT_FILE_NAME if is_written else "healthy_holdout"
+    listed = f" ({', '.join(holdout)})" if holdout else ""
+    return (
+        f"Cases: {len(groups.tumor)} with tumour, {len(groups.healthy)} healthy, {len(groups.other)} other. "
+        f"Held out of training by {origin}: {len(holdout)} healthy{listed}."
+    )
+
+
+def _all_cases(groups: CaseGroups, holdout: Sequence[str]) -> Split:
+    train = sorted({*groups.tumor, *groups.healthy, *groups.other} - set(holdout))
+    val = list(groups.tumor) or train
+    if not train:
+        raise DatasetError("No case is left to train with; lower healthy_holdout.")
+    return Split(tuple(train), tuple(val))
+
+
+def _the_fold(folds: Sequence[Split], fold: int, origin: str) -> Split:
+    if not 0 <= fold < len(folds):
+        raise DatasetError(
+            f"Fold {fold} does not exist: {origin} has the folds 0 to {len(folds) - 1}. Choose one of them, or 'all'."
+        )
+    return folds[fold]

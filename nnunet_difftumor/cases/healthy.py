@@ -1,0 +1,288 @@
+"""Which cases are healthy: organ present and tumour absent on the raw grid, by their annotated labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_difftumor.ct.label_roles import LabelRoles
+from nnunet_difftumor.ct.reading import read_labels
+from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+CASE_FACTS_FILE_NAME = "difftumor_cases.json"
+_READERS = 4
+
+logger = logging.getLogger(__name__)
+
+LabelVoxels = Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class CaseGroups:
+    """Cases of a data set by what their labels say; sorted.
+
+    Attributes:
+        tumor: Cases with annotated tumour.
+        healthy: Cases with the organ and without tumour: tumours may be placed in them.
+        other: The rest: without the organ, or without tumour but not listed or confirmed as healthy.
+        places: For each healthy case, the targets (by their number) whose organ it has.
+    """
+
+    tumor: tuple[str, ...]
+    healthy: tuple[str, ...]
+    other: tuple[str, ...]
+    places: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
+
+
+class FactCache:
+    """What was once computed about files, kept in a JSON file; a changed file is computed again.
+
+    A file is known by its name and those of the two folders above it, by size and time of change.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Open a cache.
+
+        Args:
+            path: The JSON file; None keeps nothing. A file that cannot be read is started anew.
+        """
+        self._path = path
+        self._entries: dict[str, dict[str, Any]] = _read_entries(path) if path is not None else {}
+        self._is_changed = False
+
+    def get(self, file: Path, fact: str) -> Any | None:
+        """Return a fact about a file, or None if it is unknown or the file has changed."""
+        entry = self._entries.get(_key(file))
+        if entry is None or entry["stamp"] != _stamp(file):
+            return None
+        return entry["facts"].get(fact)
+
+    def put(self, file: Path, fact: str, value: Any) -> None:
+        """Keep a fact (a JSON value) about a file."""
+        stamp = _stamp(file)
+        entry = self._entries.get(_key(file))
+        if entry is None or entry["stamp"] != stamp:
+            entry = self._entries[_key(file)] = {"stamp": stamp, "facts": {}}
+        entry["facts"][fact] = value
+        self._is_changed = True
+
+    def get_or_compute(self, file: Path, fact: str, compute: Callable[[], Any]) -> Any:
+        """Return a fact about a file, computing and keeping it if it is unknown."""
+        value = self.get(file, fact)
+        if value is None:
+            value = compute()
+            self.put(file, fact, value)
+        return value
+
+    def save(self) -> None:
+        """Write the cache if it has changed; a folder that cannot be written to is only logged."""
+        if self._path is None or not self._is_changed:
+            return
+        try:
+            write_json(self._path, {"format": 1, "files": self._entries}, overwrite=True)
+        except OSError as error:
+            logger.warning("The case facts cannot be kept in %s (%s); they are computed each time.", self._path, error)
+        self._is_changed = False
+
+
+def count_label_voxels(
+    label_files: Mapping[str, Path], cache: FactCache, *, show_progress: bool = False
+) -> dict[str, dict[int, int]]:
+    """Count the voxels of each label in each case, on the raw grid.
+
+    Args:
+        label_files: Label file of each case identifier.
+        cache: Counts known from earlier; new counts are kept in it.
+        show_progress: Show a progress bar while files are read.
+
+    Returns:
+        Number of voxels by label value, by case identifier.
+
+    Raises:
+        DatasetError: If a label file is missing.
+        CorruptImageError: If a label file cannot be read.
+    """
+    missing = sorted(identifier for identifier, path in label_files.items() if not path.is_file())
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} cases have no label file: {_some(missing)} (looked for {label_files[missing[0]]}). "
+            "nnU-Net keeps a copy of every training label in gt_segmentations; run nnUNetv2_plan_and_preprocess again."
+        )
+    cached = {path: cache.get(path, "label_voxels") for path in label_files.values()}
+    found: dict[Path, dict[str, int]] = {path: voxels for path, voxels in cached.items() if voxels is not None}
+    unknown = [path for path in cached if path not in found]
+    is_shown = show_progress and bool(unknown)
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
+        counts = readers.map(_count_voxels, unknown)
+        bar = tqdm(counts, total=len(unknown), desc="Looking for healthy cases", disable=not is_shown)
+        for path, voxels in zip(unknown, bar, strict=True):
+            found[path] = {str(label): count for label, count in voxels.items()}
+            cache.put(path, "label_voxels", found[path])
+    cache.save()
+    return {
+        identifier: {int(label): int(count) for label, count in found[path].items()}
+        for identifier, path in label_files.items()
+    }
+
+
+def group_cases(
+    label_voxels: Mapping[str, LabelVoxels],
+    roles: LabelRoles | Sequence[LabelRoles],
+    *,
+    healthy_cases: Collection[str] | None = None,
+    confirmed_healthy: bool = False,
+) -> CaseGroups:
+    """Sort cases into tumour, healthy and other by their labels.
+
+    A case with ignored voxels was not looked at everywhere, so it is healthy only if the user says so. With several
+    targets a healthy case is free of the tumours of all of them, and has the organ of at least one.
+
+    Args:
+        label_voxels: Number of voxels by label value, by case identifier.
+        roles: What the label values mean, of one target or of several.
+        healthy_cases: The cases that the user lists as healthy; None takes all that have no tumour.
+        confirmed_healthy: Cases without annotated tumour are known to be healthy.
+
+    Returns:
+        The groups.
+
+    Raises:
+        ConfigurationError: If a listed case is unknown or not healthy, or if nothing in the data set says
+            that cases without annotated tumour are healthy.
+    """
+    all_roles = (roles,) if isinstance(roles, LabelRoles) else tuple(roles)
+
+    def has(case: str, *values: int) -> bool:
+        return any(label_voxels[case].get(value, 0) > 0 for value in values)
+
+    def with_tumor(role: LabelRoles) -> set[str]:
+        return {case for case in label_voxels if has(case, role.tumor, *role.tumor_parts)}
+
+    tumor = set[str]().union(*(with_tumor(role) for role in all_roles))
+    free = [{case for case in label_voxels if case not in tumor and has(case, role.organ)} for role in all_roles]
+    if healthy_cases is not None:
+        _check_list(healthy_cases, label_voxels, set[str]().union(*free), all_roles)
+        free = [cases & set(healthy_cases) for cases in free]
+    elif not confirmed_healthy:
+        for cases, role in zip(free, all_roles, strict=True):
+            partly = {case for case in cases if role.ignore is not None and has(case, role.ignore)}
+            cases -= partly
+            _refuse_unconfirmed(cases, partly, bool(with_tumor(role)), role.tumor)
+    healthy = set[str]().union(*free)
+    return CaseGroups(
+        tumor=tuple(sorted(tumor)),
+        healthy=tuple(sorted(healthy)),
+        other=tuple(sorted(set(label_voxels) - healthy - tumor)),
+        places={case: tuple(n for n, cases in enumerate(free) if case in cases) for case in sorted(healthy)},
+    )
+
+
+def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> tuple[str, ...]:
+    """Choose the healthy cases that train in no fold and no arm.
+
+    The order depends on each identifier alone, so that adding a case moves few others.
+
+    Args:
+        healthy: Identifiers of the healthy cases.
+        share: Share to hold out; at least one case is left to train.
+        seed: Seed of the order.
+
+    Returns:
+        Identifiers, sorted.
+    """
+    count = min(round(share * len(healthy)), max(0, len(healthy) - 1))
+    return tuple(sorted(hashed_order(healthy, seed)[:count]))
+
+
+def hashed_order(cases: Collection[str], seed: int) -> list[str]:
+    """Order cases by a hash of seed and identifier: as good as random, and the same on every machine."""
+    return sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+
+
+def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumor: bool, tumor_label: int) -> None:
+    """Raise where the absence of the tumour label may only mean that nobody looked."""
+    if free and not has_tumor:
+        raise ConfigurationError(
+            f"No case of this data set has a voxel of the tumour label {tumor_label}, so its absence may only mean "
+            "that tumours were not annotated, and a tumour that is not annotated is not health. If the "
+            f'{len(free)} cases are known to be free of tumour, set "confirmed_healthy": true (or list them in '
+            '"healthy_cases").'
+        )
+    if partly and not free:
+        raise ConfigurationError(
+            f"All {len(partly)} cases without annotated tumour have voxels of the ignore label "
+            f"({_some(sorted(partly))}), so a tumour may lie where nobody looked. If they are known to be "
+            'free of tumour, set "confirmed_healthy": true (or list them in "healthy_cases").'
+        )
+
+
+def _check_list(
+    listed: Collection[str],
+    label_voxels: Mapping[str, LabelVoxels],
+    free: Collection[str],
+    all_roles: Sequence[LabelRoles],
+) -> None:
+    unknown = sorted(set(listed) - set(label_voxels))
+    if unknown:
+        raise ConfigurationError(
+            f"healthy_cases names {len(unknown)} cases that are not in the data set: {_some(unknown)}. "
+            "Write case identifiers as in labelsTr, without the file ending."
+        )
+    wrong = sorted(set(listed) - set(free))
+    if wrong:
+        tumors, organs = (
+            " or ".join(dict.fromkeys(str(value) for value in values))
+            for values in ([role.tumor for role in all_roles], [role.organ for role in all_roles])
+        )
+        raise ConfigurationError(
+            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumors} or none of "
+            f"the organ label {organs}: {_some(wrong)}. Take them off the list."
+        )
+
+
+def _some(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+
+
+def _count_voxels(path: Path) -> dict[int, int]:
+    labels, _ = read_labels(path)
+    totals: dict[int, int] = {}
+    for section in labels:  # slice by slice: counting a whole CT at once would need eight bytes a voxel
+        lowest = int(section.min())
+        counts = np.bincount((section.ravel() - lowest).astype(np.int64))
+        for index in np.flatnonzero(counts):
+            label = int(index) + lowest
+            totals[label] = totals.get(label, 0) + int(counts[index])
+    return totals
+
+
+def _key(file: Path) -> str:
+    return "/".join(file.resolve().parts[-3:])  # a site's folder above labelsTr, where several sites share names
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = content["files"] if content["format"] == 1 else {}
+        return {key: {"stamp": list(entry["stamp"]), "facts": dict(entry["facts"])} for key, entry in entries.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read (%s); the cases are looked at again.", path, error)
+        return {}

@@ -1,0 +1,343 @@
+"""Refusal of a generator that was trained on the cases that validate with it.
+
+Identifiers and exact content refuse. A tumour print, which survives resampling, only warns: it can be wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion.generator.provenance import (
+    CaseFingerprint,
+    Provenance,
+    ProvenanceError,
+    hash_identifier,
+    load_provenance,
+)
+from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
+from nnunet_difftumor.cases.fingerprints import hash_ct_file, hash_tumor_file, print_tumor_file
+from nnunet_difftumor.cases.healthy import FactCache
+from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor
+from nnunet_difftumor.errors import LeakError
+
+PROVENANCE_FILE_NAME = "provenance.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseContent:
+    """What is known of a case when it is compared with a generator's training cases.
+
+    Attributes:
+        identifier: Case identifier.
+        image_hash: Hash of the decoded CT; None where the raw CT is not at hand.
+        tumor_mask_hashes: Hashes of the decoded tumour masks that a training may have seen; none without tumour.
+        tumor_prints: Prints of these masks and of their largest parts.
+    """
+
+    identifier: str
+    image_hash: str | None = None
+    tumor_mask_hashes: tuple[str, ...] = ()
+    tumor_prints: tuple[TumorPrint, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageOverlap:
+    """Cases that one stage of a generator shares with a validation list.
+
+    Attributes:
+        same: Same content under the same identifier.
+        renamed: Same content under another identifier.
+        other_content: Same identifier, other content.
+        not_comparable: Same identifier, but nothing at hand to compare the content.
+        resembling: Other content, but a tumour of nearly the same shape in nearly the same surroundings.
+        unprinted: Whether tumours trained the stage whose prints were not recorded.
+    """
+
+    same: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
+    other_content: tuple[str, ...] = ()
+    not_comparable: tuple[str, ...] = ()
+    resembling: tuple[str, ...] = ()
+    unprinted: bool = False
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Cases whose content trained the stage."""
+        return self.same + self.renamed
+
+    @property
+    def only_named(self) -> tuple[str, ...]:
+        """Cases whose identifier, but not proven content, trained the stage."""
+        return self.other_content + self.not_comparable
+
+
+@dataclass(frozen=True)
+class GeneratorOverlap:
+    """Cases that a generator shares with a validation list.
+
+    Attributes:
+        diffusion: Overlap with the cases that trained the diffusion model.
+        autoencoder: Overlap with the cases that trained the autoencoder.
+    """
+
+    diffusion: StageOverlap
+    autoencoder: StageOverlap
+
+
+def read_provenance(generator_folder: Path) -> Provenance:
+    """Read which cases trained a generator.
+
+    Args:
+        generator_folder: The generator folder.
+
+    Returns:
+        The record.
+
+    Raises:
+        LeakError: If the record is missing, malformed or names no case of the diffusion model.
+    """
+    try:
+        provenance = load_provenance(generator_folder / PROVENANCE_FILE_NAME)
+    except ProvenanceError as error:
+        raise LeakError(
+            f"It cannot be told which cases trained this generator, so it may know the validation cases. {error}"
+        ) from error
+    if not provenance.diffusion:
+        raise LeakError(
+            f"{generator_folder / PROVENANCE_FILE_NAME} names no case that trained the diffusion model, so the "
+            "generator may know the validation cases. Train it again with `difftumor train-diffusion`."
+        )
+    return provenance
+
+
+def describe_case(
+    identifier: str,
+    label_file: Path,
+    image_file: Path | None,
+    tumor_masks: Sequence[tuple[int, ...]],
+    cache: FactCache,
+) -> CaseContent:
+    """Fingerprint a case as the generator's training fingerprints its own.
+
+    Args:
+        identifier: Case identifier.
+        label_file: Label file, on the raw grid.
+        image_file: The raw CT, if it is at hand.
+        tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
+            label, and the regions that it belongs to.
+        cache: Hashes known from earlier; new ones are kept in it.
+
+    Returns:
+        The fingerprint.
+    """
+    mask_hashes = {values: _hash_mask(label_file, values, cache) for values in tumor_masks}
+    image_hash = None
+    image_file = image_file if image_file is not None and image_file.is_file() else None
+    if image_file is not None:
+        image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_ct_file(image_file))
+    prints = [
+        print_
+        for values, mask_hash in mask_hashes.items()
+        if mask_hash
+        for print_ in _describe_tumors(label_file, image_file, values, image_hash, cache)
+    ]
+    return CaseContent(
+        identifier=identifier,
+        image_hash=image_hash,
+        tumor_mask_hashes=tuple(dict.fromkeys(filter(None, mask_hashes.values()))),
+        tumor_prints=tuple(dict.fromkeys(prints)),
+    )
+
+
+def find_overlap(cases: Iterable[CaseContent], provenance: Provenance) -> GeneratorOverlap:
+    """Compare cases with the ones that trained a generator.
+
+    Args:
+        cases: Validation cases.
+        provenance: Record of the generator.
+
+    Returns:
+        What both share, by stage.
+    """
+    cases = tuple(cases)
+    return GeneratorOverlap(_stage_overlap(cases, provenance.diffusion), _stage_overlap(cases, provenance.autoencoder))
+
+
+def refuse_overlap(
+    overlap: GeneratorOverlap, *, acknowledge_identifier_matches: bool, acknowledge_autoencoder_overlap: bool
+) -> tuple[str, ...]:
+    """Raise for an overlap that spoils validation; tell about the ones that were acknowledged.
+
+    Args:
+        overlap: What the generator and the validation list share.
+        acknowledge_identifier_matches: Accept identifiers that match with other content.
+        acknowledge_autoencoder_overlap: Accept validation cases among the autoencoder's training cases.
+
+    Returns:
+        Lines for the log; empty for a clean fold.
+
+    Raises:
+        LeakError: If an overlap is not acknowledged, or cannot be.
+    """
+    diffusion, autoencoder = overlap.diffusion, overlap.autoencoder
+    if diffusion.shared:
+        raise LeakError(
+            f"The generator's diffusion model was trained on {_count(diffusion.shared)} of this fold"
+            f"{_as_copy(diffusion)}. "
+            "Its tumours would leak the validation tumours into training. Train a generator for this fold "
+            "(difftumor train-diffusion --splits splits_final.json --fold K) and set "
+            '"generator": "PATH/fold_{fold}".'
+        )
+    if autoencoder.shared and not acknowledge_autoencoder_overlap:
+        raise LeakError(
+            f"The generator's autoencoder was trained on {_count(autoencoder.shared)} of this fold"
+            f"{_as_copy(autoencoder)}. Train it without them (difftumor train-autoencoder --splits "
+            'splits_final.json --fold K), or set "acknowledge_autoencoder_overlap": true and say so with every result.'
+        )
+    named = tuple(dict.fromkeys(diffusion.only_named + autoencoder.only_named))
+    if named and not acknowledge_identifier_matches:
+        raise LeakError(
+            f"The generator was trained on cases with the identifiers of {_count(named)} of this fold, "
+            f"{_why_only_named(overlap)} {_also_resembling(overlap, named)}If these are different patients, set "
+            '"acknowledge_identifier_matches": true, which is recorded in the output folder.'
+        )
+    return describe_overlap(overlap)
+
+
+def describe_resemblance(overlap: GeneratorOverlap) -> tuple[str, ...]:
+    """Return one warning per stage that was trained on tumours much like those of validation cases.
+
+    Args:
+        overlap: What the generator and the validation list share.
+
+    Returns:
+        Sentences; empty without a resemblance.
+    """
+    return tuple(
+        f"{_count(found.resembling)} of this fold {'have' if len(found.resembling) > 1 else 'has'} a tumour of nearly "
+        f"the same shape as a case that trained the {stage}: likely the same patient in another resampling. If so, "
+        "validation with this generator is worthless; compare the cases, and take them out of the generator's "
+        "training or out of validation."
+        for stage, found in (("diffusion model", overlap.diffusion), ("autoencoder", overlap.autoencoder))
+        if found.resembling
+    )
+
+
+def describe_blind_spots(cases: Iterable[CaseContent], overlap: GeneratorOverlap) -> tuple[str, ...]:
+    """Say where another resampling of a training case could not have been noticed.
+
+    Args:
+        cases: Validation cases.
+        overlap: What they share with the generator.
+
+    Returns:
+        Sentences; empty if every tumour was compared.
+    """
+    if overlap.diffusion.unprinted:
+        return (
+            "The generator's provenance.json was written by an earlier release and holds no tumour prints: exact "
+            "copies of its training cases are recognised under any name, resampled ones are not.",
+        )
+    small = [case.identifier for case in cases if case.tumor_mask_hashes and not can_be_told(case.tumor_prints)]
+    if not small:
+        return ()
+    return (
+        f"{_count(small)} cannot be recognised in another resampling: too small, or without the CT around the "
+        "tumour (nnUNet_raw).",
+    )
+
+
+def describe_overlap(overlap: GeneratorOverlap, noun: str = "validation case") -> tuple[str, ...]:
+    """Return one line per kind of overlap, for the log.
+
+    Args:
+        overlap: What the generator shares with some cases.
+        noun: What one of these cases is called.
+
+    Returns:
+        Lines without a full stop; empty without an overlap.
+    """
+    lines = []
+    for stage, found in (("diffusion model", overlap.diffusion), ("autoencoder", overlap.autoencoder)):
+        if found.shared:
+            lines.append(f"the {stage} was trained on {_count(found.shared, noun)}")
+        if found.only_named:
+            named = _count(found.only_named, noun)
+            lines.append(f"the {stage} was trained on other cases with the identifiers of {named}")
+    return tuple(lines)
+
+
+def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFingerprint]) -> StageOverlap:
+    by_name: dict[str, list[CaseFingerprint]] = {}
+    for fingerprint in trained_on:
+        by_name.setdefault(fingerprint.identifier_hash, []).append(fingerprint)
+    images = {fingerprint.image_hash for fingerprint in trained_on}
+    masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
+    kinds = ("same", "renamed", "other_content", "not_comparable", "resembling")
+    found: dict[str, list[str]] = {kind: [] for kind in kinds}
+    for case in cases:
+        namesakes = by_name.get(hash_identifier(case.identifier), [])
+        if case.image_hash in images or masks.intersection(case.tumor_mask_hashes):
+            found["same" if namesakes else "renamed"].append(case.identifier)
+            continue
+        if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):
+            found["resembling"].append(case.identifier)
+        if namesakes:
+            kind = "other_content" if all(_differs(case, other) for other in namesakes) else "not_comparable"
+            found[kind].append(case.identifier)
+    unprinted = any(other.tumor_mask_hash is not None and other.tumor_prints is None for other in trained_on)
+    return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()}, unprinted=unprinted)
+
+
+def _hash_mask(label_file: Path, values: tuple[int, ...], cache: FactCache) -> str:
+    """Hash of a case's tumour mask; "" is kept as well: known to have no tumour."""
+    fact = f"tumor_mask_hash_{_joined(values)}"
+    return cache.get_or_compute(label_file, fact, lambda: hash_tumor_file(label_file, values) or "")
+
+
+def _describe_tumors(
+    label_file: Path, image_file: Path | None, values: tuple[int, ...], image_hash: str | None, cache: FactCache
+) -> tuple[TumorPrint, ...]:
+    """Prints of a case's tumour; kept for the CT that they were taken with."""
+    fact = f"tumor_prints_{PRINT_VERSION}_{_joined(values)}_{image_hash or 'without_ct'}"
+
+    def take() -> Any:
+        prints = print_tumor_file(label_file, values, image_file)
+        return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
+
+    prints = cache.get_or_compute(label_file, fact, take)
+    return parse_tumor_prints(prints, f"{label_file}: {fact}", LeakError) or ()
+
+
+def _differs(case: CaseContent, other: CaseFingerprint) -> bool:
+    """True if the content is proven to differ: another mask alone may be another labelling of the same CT."""
+    return case.image_hash is not None and case.image_hash != other.image_hash
+
+
+def _joined(values: tuple[int, ...]) -> str:
+    return "_".join(map(str, values))
+
+
+def _count(cases: Sequence[str], noun: str = "validation case") -> str:
+    names = ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+    return f"{len(cases)} {noun}{'s' if len(cases) > 1 else ''} ({names})"
+
+
+def _as_copy(overlap: StageOverlap) -> str:
+    return f"; {', '.join(overlap.renamed[:5])} under another identifier" if overlap.renamed else ""
+
+
+def _also_resembling(overlap: GeneratorOverlap, named: Sequence[str]) -> str:
+    resembling = {*overlap.diffusion.resembling, *overlap.autoencoder.resembling}
+    both = [case for case in named if case in resembling]
+    return f"{_count(both)} also has the shape of a training tumour: most likely the same patient. " if both else ""
+
+
+def _why_only_named(overlap: GeneratorOverlap) -> str:
+    if overlap.diffusion.not_comparable or overlap.autoencoder.not_comparable:
+        return "and their content cannot be compared without the raw CT: set nnUNet_raw so that it is found."
+    return "but with other content."

@@ -1,0 +1,88 @@
+"""Sizes and numbers of a fold's real tumours, to draw synthetic ones from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import label
+
+from nnunet_difftumor.cases.healthy import FactCache
+from nnunet_difftumor.ct.reading import read_labels
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.tumor.sizes import SizeClass
+
+_SMALLEST_MM3 = 14.0  # smaller specks are no tumours, see the scoring rules
+_SPREAD = 0.05
+
+
+def real_size_classes(
+    label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache
+) -> tuple[SizeClass, ...]:
+    """Make one size class for each real tumour, with radii 5% around its own.
+
+    Args:
+        label_files: Label files of the training cases with tumours, on their raw grids.
+        tumor_labels: Values of the tumour.
+        cache: Radii known from earlier; new ones are kept in it.
+
+    Returns:
+        The classes, all as frequent, one tumour a sample.
+
+    Raises:
+        ConfigurationError: If no file has a tumour of at least 14 mm3.
+    """
+    radii = [radius_mm for of_case in _radii_of_cases(label_files, tumor_labels, cache) for radius_mm in of_case]
+    if not radii:
+        raise ConfigurationError(
+            f'size_classes is "training_tumors", but none of the {len(label_files)} training cases with tumours has '
+            f"one of label {tumor_labels[0]}. Give a list of size classes, or leave the setting out."
+        )
+    return tuple(
+        SizeClass(name="real", radius_mm=((1 - _SPREAD) * radius, (1 + _SPREAD) * radius), probability=1.0)
+        for radius in sorted(radii)
+    )
+
+
+def real_tumor_counts(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> tuple[int, ...]:
+    """Count the tumours of each case that has any.
+
+    Args:
+        label_files: Label files of the training cases with tumours, on their raw grids.
+        tumor_labels: Values of the tumour.
+        cache: Radii known from earlier; new ones are kept in it.
+
+    Returns:
+        Numbers of components of at least 14 mm3, without zeros.
+    """
+    counts = (len(of_case) for of_case in _radii_of_cases(label_files, tumor_labels, cache))
+    return tuple(count for count in counts if count > 0)
+
+
+def _radii_of_cases(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> list[list[float]]:
+    fact = "tumor_radii_mm_" + "_".join(str(value) for value in tumor_labels)
+
+    def radii_mm(path: Path) -> list[float]:
+        return cache.get_or_compute(path, fact, lambda: measure_radii_mm(path, tumor_labels))
+
+    found = [radii_mm(path) for path in label_files]
+    cache.save()
+    return found
+
+
+def measure_radii_mm(path: Path, tumor_labels: Sequence[int]) -> list[float]:
+    """Measure the radii of the spheres of the tumours' volumes, one for each 26-connected component.
+
+    Args:
+        path: Label file.
+        tumor_labels: Values of the tumour.
+
+    Returns:
+        Radii in mm of components of at least 14 mm3.
+    """
+    labels, geometry = read_labels(path)
+    components, count = label(np.isin(labels, tumor_labels), structure=np.ones((3, 3, 3)))  # type: ignore[misc]
+    voxels = np.bincount(np.asarray(components).ravel(), minlength=count + 1)[1:]
+    volumes_mm3 = voxels * float(np.prod(geometry.spacing_mm))
+    return [float((3.0 * volume / (4.0 * np.pi)) ** (1 / 3)) for volume in volumes_mm3 if volume >= _SMALLEST_MM3]

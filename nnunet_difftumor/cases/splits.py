@@ -1,0 +1,199 @@
+"""Cross-validation over tumour cases with healthy cases in every training list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.cases.healthy import CaseGroups
+from nnunet_difftumor.errors import DatasetError, OutputExistsError
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+SPLITS_FILE_NAME = "splits_final.json"
+HOLDOUT_FILE_NAME = "healthy_holdout.json"
+DEFAULT_SEED = 12345
+DEFAULT_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and validation cases of one fold, sorted.
+
+    Attributes:
+        train: Identifiers of the training cases.
+        val: Identifiers of the validation cases.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Return the fold as nnU-Net writes it into splits_final.json."""
+        return {"train": list(self.train), "val": list(self.val)}
+
+
+def cross_validation(
+    groups: CaseGroups, holdout: Collection[str], *, folds: int = DEFAULT_FOLDS, seed: int = DEFAULT_SEED
+) -> tuple[Split, ...]:
+    """Split the tumour cases as nnU-Net splits all cases; everything else trains in every fold.
+
+    With no healthy case the result equals nnU-Net's own default split. Without any tumour case the
+    healthy cases are split instead.
+
+    Args:
+        groups: The cases.
+        holdout: Healthy cases that are in no list.
+        folds: Number of folds; with fewer cases to split, one fold a case.
+        seed: Seed of the split.
+
+    Returns:
+        The folds.
+
+    Raises:
+        DatasetError: If there are fewer than two cases to split.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    healthy = [case for case in groups.healthy if case not in holdout]
+    to_split, everywhere = (
+        (list(groups.tumor), [*healthy, *groups.other]) if groups.tumor else (healthy, list(groups.other))
+    )
+    if len(to_split) < 2 or folds < 2:
+        raise DatasetError(
+            f"Cross-validation needs at least 2 folds and 2 cases with annotated tumour, got {folds} folds and "
+            f"{len(to_split)} cases. Train with fold 'all' instead of a number."
+        )
+    folds_of_cases = generate_crossval_split(sorted(to_split), seed=seed, n_splits=min(folds, len(to_split)))
+    return tuple(
+        Split(tuple(sorted([*map(str, fold["train"]), *everywhere])), tuple(sorted(map(str, fold["val"]))))
+        for fold in folds_of_cases
+    )
+
+
+def arrange_split(
+    split: Split, groups: CaseGroups, holdout: Collection[str], *, origin: str = "The splits file"
+) -> Split:
+    """Apply the rules for healthy cases to a fold of an existing splits file.
+
+    Healthy validation cases move to the training list, since tumour Dice is undefined on them; the
+    holdout leaves both lists. Without any tumour case the validation list keeps its healthy cases.
+
+    Args:
+        split: The fold as written.
+        groups: The cases.
+        holdout: Healthy cases that are in no list.
+        origin: File and fold, for messages.
+
+    Returns:
+        The fold to train with.
+
+    Raises:
+        DatasetError: If a list ends up empty, both hold the same case, or the data set does not have one.
+    """
+    known = {*groups.tumor, *groups.healthy, *groups.other}
+    unknown = sorted((set(split.train) | set(split.val)) - known)
+    if unknown:
+        raise DatasetError(
+            f"{origin} names {len(unknown)} cases that are not in the data set, e.g. {unknown[0]}. "
+            "Correct the file, or write a new one: difftumor splits -d ID --overwrite"
+        )
+    moved = {case for case in split.val if case in groups.healthy} if groups.tumor else set()
+    train = sorted(({*split.train} | moved) - set(holdout))
+    val = sorted({*split.val} - moved - set(holdout))
+    if not val or not train:
+        raise DatasetError(
+            f"No {'validation' if not val else 'training'} case is left in this fold: of {len(split.val)} validation "
+            f"cases, {len(moved)} are healthy and train instead, because tumour Dice is undefined on them. "
+            "Write splits over the tumour cases: difftumor splits -d ID --overwrite"
+        )
+    shared = sorted({*train} & {*val})
+    if shared:
+        names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+        raise DatasetError(
+            f'{origin} has {len(shared)} case{"s" if len(shared) > 1 else ""} in both "train" and "val" ({names}): '
+            "validation would be on what was learned. Take each out of one of the lists. Fold 'all' trains on every "
+            "case and makes no claim about validation."
+        )
+    return Split(tuple(train), tuple(val))
+
+
+def read_splits(path: Path) -> tuple[Split, ...]:
+    """Read a splits file as nnU-Net writes it.
+
+    Args:
+        path: The splits_final.json.
+
+    Returns:
+        The folds.
+
+    Raises:
+        DatasetError: If the file is no list of objects with "train" and "val".
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist. Check the path; `difftumor splits -d ID` writes such a file.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(Split(_identifiers(fold["train"]), _identifiers(fold["val"])) for fold in content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f'{path} must be a list of folds like {{"train": ["case_1"], "val": ["case_2"]}} ({error!r}). '
+            "Write a new one: difftumor splits -d ID --overwrite"
+        ) from error
+
+
+def read_holdout(path: Path) -> tuple[str, ...] | None:
+    """Read the healthy holdout written by `write_splits`, or return None if there is none.
+
+    Args:
+        path: The healthy_holdout.json.
+
+    Returns:
+        Identifiers of the holdout, or None.
+
+    Raises:
+        DatasetError: If the file cannot be understood.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return _identifiers(json.loads(path.read_text(encoding="utf-8"))["holdout"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f'{path} must look like {{"holdout": ["case_1"]}} ({error!r}).') from error
+
+
+def write_splits(folder: Path, folds: Sequence[Split], holdout: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Write splits_final.json and healthy_holdout.json.
+
+    Args:
+        folder: The data set's folder in nnUNet_preprocessed.
+        folds: The folds.
+        holdout: What to write about the holdout; "holdout" lists its cases.
+        overwrite: Replace other splits.
+
+    Returns:
+        False if the same splits and holdout were there already.
+
+    Raises:
+        OutputExistsError: If other splits are there and `overwrite` is False.
+    """
+    splits_file, holdout_file = folder / SPLITS_FILE_NAME, folder / HOLDOUT_FILE_NAME
+    if splits_file.is_file() and not overwrite:
+        is_same = read_splits(splits_file) == tuple(folds)
+        if is_same and read_holdout(holdout_file) == _identifiers(holdout["holdout"]):
+            return False
+        raise OutputExistsError(
+            f"{folder} holds other splits ({SPLITS_FILE_NAME}). Trainings and generators made with them cannot be "
+            "compared with new ones. To replace them all the same, add --overwrite."
+        )
+    write_json(holdout_file, dict(holdout), overwrite=True)
+    write_json(splits_file, [fold.to_json() for fold in folds], overwrite=True)
+    return True
+
+
+def _identifiers(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"expected a list of case identifiers, got {values!r}")
+    return tuple(sorted(str(value) for value in values))

@@ -1,0 +1,89 @@
+"""`difftumor phantom`: a CT phantom as an nnU-Net raw data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """Make a CT phantom of the upper abdomen: an nnU-Net raw data set (imagesTr, labelsTr, dataset.json)
+with the labels background 0, liver 1 and tumor 2; with several --organs, each has its own tumour label. Tumours of the
+kidney may grow out of it.
+
+--hospital chooses scanner, kernel, slice thickness and contrast phase, so that training and test can differ as
+hospitals do:
+  standard      portal venous, mixed slice thickness, soft kernel
+  thin-sharp    portal venous, thin slices, sharp and noisy kernel
+  thick-smooth  portal venous, thick slices, little noise
+  arterial      late arterial phase
+  low-dose      unenhanced CT of a PET/CT, thick slices, much noise
+
+--tumors chooses what the tumours look like:
+  mixed         tiny to medium and well visible, 1 to 3 in an affected organ
+  early         4 to 12 mm radius, many of low contrast, varied in texture, core and edge, 1 to 4 in an affected organ
+
+It is drawn by formulas, not taken from patients. Good for trying commands, tests and teaching;
+no number measured on it says anything about patients."""
+EXAMPLE = "difftumor phantom --output nnUNet_raw/Dataset901_Phantom --cases 12 --healthy 6"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="RAW_DATASET", help="new folder, e.g. Dataset901_Phantom"
+    )
+    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases with tumours (default 12)")
+    parser.add_argument("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
+    parser.add_argument(
+        "--organs",
+        nargs="+",
+        choices=("liver", "pancreas", "kidney"),
+        default=["liver"],
+        help="organs that are labelled and carry tumours (default liver)",
+    )
+    parser.add_argument(
+        "--hospital",
+        nargs="+",
+        choices=("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose"),
+        default=["standard"],
+        help="style of the scans; patients come from several in turn (default standard)",
+    )
+    parser.add_argument(
+        "--tumors",
+        choices=("mixed", "early"),
+        default="mixed",
+        help="what the tumours look like (default mixed)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
+    parser.add_argument(
+        "--size",
+        choices=("small", "full"),
+        default="small",
+        help="small: about 45 x 90 x 120 voxels, 2 s a case; full: a clinical grid, half a minute a case",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the data set.
+
+    Args:
+        args: Parsed arguments.
+
+    Returns:
+        Exit status.
+    """
+    from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
+
+    style = PhantomStyle.named(organs=args.organs, hospitals=args.hospital, size=args.size, tumors=args.tumors)
+    written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, style=style)
+    total = args.cases + args.healthy
+    for number, case in enumerate(written, start=1):
+        shape = " x ".join(map(str, case.shape))
+        spacing = " x ".join(f"{value:g}" for value in case.spacing_mm)
+        tumors = {0: "healthy", 1: "1 tumour"}.get(case.tumor_count, f"{case.tumor_count} tumours")
+        print(f"[{number}/{total}] {case.identifier}: {shape} voxels of {spacing} mm, {tumors}", flush=True)
+    print(f"Wrote {args.output}")
+    return 0

@@ -1,0 +1,89 @@
+"""`difftumor compare`: several models in several hospitals, with statistics and a report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.evaluation.comparison.run import Comparison
+
+DESCRIPTION = """Compare models over hospitals, with the patient as the unit.
+
+EXPERIMENT.yaml names hospitals (folders of images and labels) and models (trained nnU-Net folders, or folders
+of predictions or of scores). What is missing is predicted and scored; an interrupted run goes on where it was.
+Writes into --output:
+  report.html      tables, forest plots, a draft methods paragraph, tables to copy; one self-contained page
+  arms.csv, differences.csv, seeds.csv  every figure, unrounded
+  cases.csv, tumors.csv  the scans and tumours that they are computed from
+  tables/          the tables of the report as CSV and LaTeX
+  figures/         its pictures as PNG
+  summary.json     what was compared and how
+  predictions/, scores/  kept, so that nothing is done twice
+
+A small experiment:
+
+  hospitals:
+    - {name: Aachen, images: aachen/imagesTs, labels: aachen/labelsTs}
+    - {name: Bern, images: bern/imagesTs, labels: bern/labelsTs}
+  models:
+    - {arm: nnU-Net, trained: nnUNet_results/Dataset007_Pancreas/nnUNetTrainer__nnUNetPlans__3d_fullres}
+    - {arm: with synthetic tumours, predictions: "predictions/{hospital}"}
+  metadata: patients.csv    # case, patient, hospital, age, sex, phase, scanner"""
+EXAMPLE = "difftumor compare experiment.yaml --output comparison"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml", help="what to compare")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--check", action="store_true", help="check the experiment, say what is to predict, and stop")
+    parser.add_argument("--overwrite", action="store_true", help="replace report and tables in --output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the comparison.
+
+    Args:
+        args: Parsed arguments.
+
+    Returns:
+        Exit status.
+    """
+    from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
+    from nnunet_difftumor.evaluation.comparison.run import compare, plan
+
+    if args.check:
+        for todo in plan(args.experiment, args.output):
+            listed = ", ".join(todo.missing[:5]) + (" ..." if len(todo.missing) > 5 else "")
+            print(f"{todo.model}, {todo.hospital}: {len(todo.missing)} scans to predict{f' ({listed})' * bool(listed)}")
+        print(f"{args.experiment} is well formed.")
+        return 0
+    comparison = compare(args.experiment, args.output, overwrite=args.overwrite)
+    _print_primary(comparison)
+    print(f"Look at {args.output / REPORT_FILE}.")
+    return 0
+
+
+def _print_primary(comparison: Comparison) -> None:
+    from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE
+    from nnunet_difftumor.evaluation.comparison.text import measure_of, show_estimate, show_p_value
+
+    experiment = comparison.experiment
+    title = measure_of(experiment.primary).title
+    for label in comparison.facts["labels"]:
+        for arm in experiment.arms:
+            figure = comparison.findings.arm(label, experiment.primary, EVERYONE, arm)
+            if figure is not None:
+                print(f"{title}, {label}, {arm}: {show_estimate(figure.estimate)}")
+        for arm in experiment.arms[1:]:
+            figure = comparison.findings.difference(label, experiment.primary, EVERYONE, arm)
+            if figure is not None:
+                text = show_estimate(figure.estimate, signed=True)
+                p_value = show_p_value(figure.p_holm)
+                print(f"{title}, {label}, {arm} minus {experiment.baseline}: {text}; p after Holm {p_value}")

@@ -1,0 +1,162 @@
+"""`difftumor evaluate-generator`: compare generated with real tumours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_difftumor.tumor.published_contrasts import TARGETS
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.evaluation.realism.run import OtherOrgan
+    from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
+
+DESCRIPTION = """Compare generated with real tumours, with copy-paste, and with fills without diffusion.
+
+Tumours are made in place of the real ones, where nothing of the real tumour is left, and in tumour-free
+tissue. A network tries to tell them from real ones. Writes into --output:
+  summary.json  figures with 95% intervals over patients
+  report.html   tables, plots and montages on one page; the montages are PNG files as well
+  tumors.csv    one row for each tumour
+  inplace.json, inplace.png  the tumours in place in short
+  probes/       what the networks found; kept, so that an interrupted run does not train them again
+
+--quick runs in seconds to a minute and its figures are rough."""
+EXAMPLE = (
+    "difftumor evaluate-generator --generator dm/generator --data nnUNet_raw/Dataset901_Phantom "
+    "--splits splits_final.json --fold 0 --output evaluation"
+)
+
+_ROW = "{:24s}{:>9s}{:>8s}{:>8s}{:>10s}{:>10s}{:>10s}{:>10s}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument("--generator", required=True, metavar="DIR", help="generator folder, or builtin:NAME")
+    parser.add_argument(
+        "--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
+    parser.add_argument("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
+    parser.add_argument("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")
+    parser.add_argument("--splits", type=Path, metavar="FILE", help="splits_final.json")
+    parser.add_argument("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the generated tumours")
+    parser.add_argument("--transplants", type=int, metavar="N", help="transplants per case and radius (default 2)")
+    parser.add_argument(
+        "--other-organ",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("CT", "LABEL", "ORGAN_LABEL"),
+        help="a scan, its label map and the label of an organ that the generator never saw; may be repeated",
+    )
+    parser.add_argument(
+        "--training-range",
+        action="store_true",
+        help="also take the tumours of all other cases of the data set into a second range of plausible means",
+    )
+    parser.add_argument("--classifier-steps", type=int, metavar="N", help="training steps per fold (default 200)")
+    parser.add_argument("--quick", action="store_true", help="fewer tumours and a few training steps, to try it")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in --output")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        options: Parsed arguments.
+
+    Returns:
+        0.
+    """
+    from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
+
+    summary = evaluate_generator(
+        options.generator,
+        options.data,
+        options.output,
+        _settings(options),
+        target=options.target,
+        organ_label=options.organ_label,
+        tumor_label=options.tumor_label,
+        splits_path=options.splits,
+        fold=options.fold,
+        other_organs=_other_organs(options.other_organ),
+        use_training_range=options.training_range,
+        overwrite=options.overwrite,
+    )
+    _print_summary(summary)
+    print(f"Look at {options.output / 'report.html'}.")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> EvaluationSettings:
+    from dataclasses import replace
+
+    from nnunet_difftumor.errors import ConfigurationError
+    from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings, quick_settings
+
+    for name in ("steps", "transplants", "classifier_steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigurationError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
+    settings = EvaluationSettings(steps=options.steps, seed=options.seed)
+    if options.quick:
+        settings = quick_settings(steps=options.steps, seed=options.seed)
+    if options.transplants is not None:
+        settings = replace(settings, places_per_radius=options.transplants)
+    if options.classifier_steps is not None:
+        settings = replace(settings, classifier=replace(settings.classifier, steps=options.classifier_steps))
+    return settings
+
+
+def _other_organs(words: Sequence[Sequence[str]]) -> list[OtherOrgan]:
+    from nnunet_difftumor.ct.datasets import Case
+    from nnunet_difftumor.ct.reading import file_ending
+    from nnunet_difftumor.errors import ConfigurationError
+    from nnunet_difftumor.evaluation.realism.run import OtherOrgan
+
+    organs = []
+    for image, label, value in words:
+        if not value.isdigit():
+            raise ConfigurationError(f"--other-organ needs CT LABEL ORGAN_LABEL with a number last, got {value!r}.")
+        name = Path(image).name
+        identifier = name.removesuffix(file_ending(Path(image)) or "").removesuffix("_0000").removesuffix("_ct")
+        organs.append(OtherOrgan(Case(identifier, Path(image), Path(label)), int(value)))
+    shown = [(organ.case.identifier, organ.organ_label) for organ in organs]
+    for entry in shown:
+        if shown.count(entry) > 1:
+            raise ConfigurationError(
+                f"--other-organ: two scans are named {entry[0]!r} (by their files), with the same organ label "
+                f"{entry[1]}; tables and pictures could not tell them apart. Rename one of the files."
+            )
+    return organs
+
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    from nnunet_difftumor.evaluation.realism.report import HEADLINE, show
+
+    for key, meaning, aim in HEADLINE:
+        print(f"{meaning:84s}{show(summary[key]):>24s}  {aim}")
+    groups = [("in place", "in_place", summary["methods"]), ("transplanted", "transplant", summary["methods"])]
+    groups += [(f"in {name}", "transplant", other["methods"]) for name, other in summary["other_organ"].items()]
+    for title, setting, methods in groups:
+        print()
+        print(_ROW.format(title[:23], "tumours", "mean", "sd", "W1", "low-pass", "hp/host", "contrast"))
+        for name, tables in methods.items():
+            table = tables[setting]
+            if isinstance(table, str):
+                print(f"{name:24s}    empty")
+                continue
+            keys = ("mean_hu", "sd_hu", "in_mask_w1_hu", "lowpass_sd_hu", "highpass_ratio", "contrast_hu")
+            values = [show(table[key]["value"], 2 if key == "highpass_ratio" else 1) for key in keys]
+            print(_ROW.format(name, str(table["tumors"]), *values))

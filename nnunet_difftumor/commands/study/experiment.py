@@ -1,0 +1,186 @@
+"""`difftumor experiment`: the matched arms of a study, from one YAML file to the report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.support.processes.termination import ending_on_sigterm
+
+DESCRIPTION = """Train the matched arms of a study with nnU-Net's own commands, then compare them.
+
+STUDY.yaml names a preprocessed data set, folds, repetitions, numbers of annotated tumour cases, and arms. All arms
+see the same plans, the same validation cases, and the same first N annotated cases, for equal epochs. Each run
+has a folder of its own, --output/runs/NAME. A finished run is never done again; an interrupted one continues when
+the same command is given again. When all runs are finished, `difftumor compare` is run once for each number of
+annotated cases, on the hospitals of the study or on the validation cases: --output/compare/annotated-N/report. With
+--compare that is done before, with the arms and repetitions of which all folds are finished; the others are named.
+
+With `exposure: equal`, not the epochs are equal but the samples of annotated cases: arms that also draw healthy
+samples are trained for more epochs, and what each run has seen is checked. `length: longest` in an arm trains it as
+long as the longest other one. --dry-run shows epochs and annotated samples of every run.
+
+With `generators: {preset: base}` and `generator: study` in an arm, the study also trains the generator of each fold
+and number of annotated cases, on the same tumour cases as the arm: --output/generators/fold-F.annotated-N. It comes
+before the first run that needs it.
+
+nnU-Net is not seeded: runs with other seeds are repetitions. The seed decides the synthetic tumours only.
+
+A small study:
+
+  dataset: 7
+  folds: [0, 1, 2]
+  annotated: [10, all]
+  schedule: {epochs: 500}
+  seconds_per_epoch: 90
+  generators: {preset: base}
+  arms:
+    - {name: nnU-Net, trainer: stock, healthy: false}
+    - {name: healthy scans only, trainer: healthy-only}
+    - {name: DiffTumor, trainer: difftumor, generator: study}"""
+EXAMPLE = "difftumor experiment study.yaml --output study --dry-run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to train and compare")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the study")
+    parser.add_argument("--only", metavar="RUN", help="train this run alone, and compare nothing")
+    parser.add_argument("--compare", action="store_true", help="train nothing; compare the runs that are finished")
+    parser.add_argument("--dry-run", action="store_true", help="print commands and expected time; train nothing")
+    parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a Slurm job array, a run a task; no training")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --slurm")
+    on_ray = parser.add_argument_group(
+        "Ray",
+        "train several runs at once (extra: ray). All machines need the same paths to data, study and --output, on a "
+        "shared file system, and the same installation.",
+    )
+    on_ray.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="each run is a task of this Ray cluster; without ADDRESS that of RAY_ADDRESS or of this machine, else a "
+        "Ray of its own on this machine",
+    )
+    on_ray.add_argument(
+        "--gpus-per-run", type=float, metavar="N", help="GPUs reserved for a run (default 1; 0 for device: cpu)"
+    )
+    on_ray.add_argument("--cpus-per-run", type=float, default=1.0, metavar="N", help="cores reserved (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan the study, then print, write or train it.
+
+    Args:
+        args: Parsed arguments.
+
+    Returns:
+        Exit status.
+    """
+    from nnunet_difftumor.study.data_views import open_data
+    from nnunet_difftumor.study.generator_training import check_stage
+    from nnunet_difftumor.study.hospital_cases import check_hospitals
+    from nnunet_difftumor.study.plan import read_study
+    from nnunet_difftumor.study.plan_text import command_of_study, describe_plan, write_slurm_script
+    from nnunet_difftumor.study.running import check_record
+    from nnunet_difftumor.study.runs import plan_runs
+
+    _refuse_compare_with_others(args)
+    study = read_study(args.study)
+    data = open_data(study, show_progress=True)
+    runs = plan_runs(study, data, args.output)
+    check_hospitals(study, runs)
+    for each in runs:
+        check_record(each)
+    for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
+        check_stage(stage)
+    chosen = _choose(runs, args.only)
+    if args.dry_run:
+        print(describe_plan(chosen))
+        return 0
+    if args.slurm is not None:
+        count = write_slurm_script(args.slurm, chosen, args.study, args.output, overwrite=args.overwrite)
+        _say_what_was_written(args, count, command_of_study(args.study, args.output))
+        return 0
+    with ending_on_sigterm():
+        if args.ray is not None:
+            return _run_on_ray(args, study, runs, chosen, data)
+        return _run_here(args, study, runs, chosen, data)
+
+
+def _say_what_was_written(args: argparse.Namespace, count: int, command: str) -> None:
+    if count:
+        print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {shlex.quote(str(args.slurm))}")
+    else:
+        print(f"{args.slurm} is not written: all its runs are finished. To compare them: {command}")
+
+
+def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
+    from nnunet_difftumor.study.running import train_all
+
+    errors = {} if args.compare else train_all(chosen, data)
+    if errors:
+        _report(errors, len(chosen))
+        return 1
+    if args.only is None:
+        from nnunet_difftumor.evaluation.comparison.run import compare
+        from nnunet_difftumor.study.comparing import compare_all
+
+        return _show(compare_all(study, runs, data, args.output, compare=compare))
+    return 0
+
+
+def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
+    from nnunet_difftumor.study.on_ray import RayOptions, ray_session
+
+    gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
+    with ray_session(RayOptions(address=args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)) as ray:
+        errors = {} if args.compare else ray.train_all(chosen, data)
+        if errors:
+            _report(errors, len(chosen))
+            return 1
+        if args.only is None:
+            return _show(ray.compare_all(study, runs, data, args.output))
+    return 0
+
+
+def _show(reports: Any) -> int:
+    for report in reports:
+        print(f"Look at {report}.")
+    if not reports:
+        print("Nothing was compared: no arm has a repetition with all its folds finished.", file=sys.stderr)
+    return 0 if reports else 1
+
+
+def _refuse_compare_with_others(args: argparse.Namespace) -> None:
+    from nnunet_difftumor.errors import ConfigurationError
+
+    others = {"--only": args.only is not None, "--dry-run": args.dry_run, "--slurm": args.slurm is not None}
+    given = [name for name, is_given in others.items() if is_given]
+    if args.compare and given:
+        raise ConfigurationError(f"--compare compares what is finished and does nothing else. Remove {given[0]}.")
+
+
+def _choose(runs: Any, only: str | None) -> Any:
+    from nnunet_difftumor.errors import ConfigurationError
+
+    chosen = [each for each in runs if only in (None, each.name)]
+    if not chosen:
+        raise ConfigurationError(
+            f"--only: the study has no run {only!r}. Its runs: {', '.join(each.name for each in runs)}."
+        )
+    return chosen
+
+
+def _report(errors: Any, count: int) -> None:
+    print(f"\n{len(errors)} of {count} runs failed: {', '.join(errors)}.", file=sys.stderr)
+    print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
+    print("With --compare it trains nothing and compares what is finished.", file=sys.stderr)

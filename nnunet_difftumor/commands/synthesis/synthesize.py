@@ -1,0 +1,138 @@
+"""`difftumor synthesize`: put tumours into one CT."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
+from nnunet_difftumor.tumor.published_contrasts import TARGETS, default_target
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.synthesis.scan import ScanRequest
+
+DESCRIPTION = """Put synthetic tumours into one CT, inside an organ.
+
+Writes into --output:
+  ct.nii.gz     the CT with the tumours; every voxel outside them keeps its stored value
+  label.nii.gz  the organ mask with the tumours as one more label
+  tumors.json   a record per tumour: size, shape, seed, contrast; enough to replay it (--replay)
+  montage.png   before, after and label in three planes"""
+_REASONS = {
+    "no_room": "without room in the organ",
+    "overlap": "overlapping",
+    "outside_organ": "outside the organ",
+    "out_of_view": "outside the scan",
+    "invisible": "not visible against the surroundings",
+}
+EXAMPLE = (
+    "difftumor synthesize --ct ct.nii.gz --organ-mask liver.nii.gz --target liver --count 3 --radius-mm 6 12 "
+    "--output out"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument("--ct", type=Path, required=True, metavar="FILE", help="CT in HU (NIfTI, NRRD or MHA)")
+    parser.add_argument("--organ-mask", type=Path, required=True, metavar="FILE", help="mask on the CT's grid")
+    parser.add_argument("--organ-label", type=int, metavar="N", help="value of the organ if the mask holds several")
+    parser.add_argument("--tumor-mask", type=Path, metavar="FILE", help="use this mask as the tumour, as it is")
+    parser.add_argument(
+        "--generator",
+        default=DEFAULT_GENERATOR,
+        metavar="DIR",
+        help=f"generator folder, or the name of one that comes with this package (default {DEFAULT_GENERATOR})",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the results")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of tumours (default 3)")
+    parser.add_argument(
+        "--radius-mm",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="range of radii in mm (default: those of the paper: 3-5 and 6-10 mm in 40%% each, 12-20 and 24-64 mm in "
+        "10%% each); beyond 0.4 of the scan's shortest side they are limited to it",
+    )
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        help="where contrasts come from: liver or pancreas (published values), training (the generator's training "
+        "tumours; default for a generator of your own), hypodense (those of them that are darker than their "
+        "surroundings; default for builtin:...)",
+    )
+    parser.add_argument(
+        "--contrast-hu",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="range of contrasts in HU, tumour minus surroundings, in place of --target",
+    )
+    parser.add_argument(
+        "--heterogeneity-hu",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="range of standard deviations inside a tumour, without noise, in HU (default: those of the "
+        "training tumours)",
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="T", help="denoising steps (default 4; with --replay those of the file)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="make the tumours of this tumors.json again")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in --output")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        options: Parsed arguments.
+
+    Returns:
+        0 if at least one tumour was placed, 1 if none could be.
+    """
+    from nnunet_difftumor.synthesis.scan import ScanRequest, synthesize_scan
+
+    request = ScanRequest(
+        ct_path=options.ct,
+        organ_mask_path=options.organ_mask,
+        organ_label=options.organ_label,
+        tumor_mask_path=options.tumor_mask,
+        generator_folder=resolve_generator(options.generator),
+        count=options.count,
+        radius_mm=tuple(options.radius_mm) if options.radius_mm else None,
+        target=options.target or default_target(options.generator),
+        contrast_hu=tuple(options.contrast_hu) if options.contrast_hu else None,
+        heterogeneity_hu=tuple(options.heterogeneity_hu) if options.heterogeneity_hu else None,
+        steps=options.steps,
+        seed=options.seed,
+        replay_path=options.replay,
+    )
+    result = synthesize_scan(request, options.output, overwrite=options.overwrite)
+    print(f"Generator {options.generator}, {_contrasts(request)}.")
+    return _report(request, options.output, len(result.tumors), dict(result.rejected))
+
+
+def _contrasts(request: ScanRequest) -> str:
+    if request.contrast_hu is None:
+        return f"target {request.target}"
+    return f"contrasts from {request.contrast_hu[0]:g} to {request.contrast_hu[1]:g} HU"
+
+
+def _report(request: ScanRequest, output: Path, placed: int, rejected: dict[str, int]) -> int:
+    reasons = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(rejected.items()))
+    wanted = f" of {request.count}" if request.replay_path is None and request.tumor_mask_path is None else ""
+    print(f"{placed}{wanted} tumours placed{f'; attempts given up: {reasons}' if reasons else ''}.")
+    if placed == 0:
+        print("Nothing was written. Try smaller radii (--radius-mm), another seed, or a stronger --contrast-hu.")
+        return 1
+    print(
+        f"Look at {output / 'montage.png'}; the CT is {output / 'ct.nii.gz'} (synthetic: keep it apart from patients)."
+    )
+    return 0

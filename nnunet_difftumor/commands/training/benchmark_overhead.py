@@ -1,0 +1,106 @@
+"""`difftumor benchmark-overhead`: what synthetic tumours cost a training on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+DESCRIPTION = """Measure what synthetic tumours cost nnU-Net's data loading, on your preprocessed data and machine.
+
+First the training loaders of stock nnU-Net and of the trainer, in one process with one thread and in turns, from
+the same random numbers: CPU-seconds per sample, and what an injected sample costs more. Then short epochs of both
+trainers with nnU-Net's workers on --device: how long the training loop waited for batches. It says whether the
+workers keep up and what to change if they do not.
+
+Settings are those that the trainer would take; --injection-probability tries another one. Nothing is written into
+nnUNet_results, and no split is made: both trainers get the same cases. Keep the machine free meanwhile."""
+EXAMPLE = "difftumor benchmark-overhead -d 7 -c 3d_fullres --device cuda --output benchmark"
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments.
+
+    Args:
+        parser: Parser of the subcommand.
+    """
+    parser.add_argument("-d", "--dataset", required=True, metavar="ID", help="nnU-Net data set: number or full name")
+    parser.add_argument("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default 3d_fullres")
+    parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="default nnUNetPlans")
+    parser.add_argument("-f", "--fold", default="0", metavar="K", help="fold, a number or all (default 0)")
+    parser.add_argument(
+        "-tr",
+        "--trainer",
+        default="nnUNetTrainerDiffTumor",
+        metavar="NAME",
+        help="trainer with synthetic tumours (default nnUNetTrainerDiffTumor)",
+    )
+    parser.add_argument(
+        "--baseline", default="nnUNetTrainer", metavar="NAME", help="compared with (default nnUNetTrainer)"
+    )
+    parser.add_argument("--samples", type=int, default=40, metavar="N", help="samples a loader and pair (default 40)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="R", help="pairs in turns (default 5)")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=30,
+        metavar="N",
+        help="training iterations of a short epoch (default 30; 0 measures the loaders only)",
+    )
+    parser.add_argument("--epochs", type=int, default=2, metavar="E", help="short epochs of each trainer (default 2)")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu", "mps"], help="of the epochs (default cuda)")
+    parser.add_argument("--injection-probability", type=float, metavar="P", help="in place of the one in your settings")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write benchmark_overhead.json into this folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace benchmark_overhead.json in --output")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        options: Parsed arguments.
+
+    Returns:
+        0, whether the workers keep up or not.
+    """
+    for name in _ONE_THREAD:  # before numpy is imported: threads that wait for one another cost CPU-seconds too
+        os.environ.setdefault(name, "1")
+    import torch
+
+    from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
+    from nnunet_difftumor.support.files.atomic_files import write_json
+    from nnunet_difftumor.trainer.overhead.run import RESULT_NAME, describe, measure_overhead
+    from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice
+
+    for name, least in (("samples", 1), ("repeats", 1), ("epochs", 1), ("iterations", 0)):
+        if getattr(options, name) < least:
+            raise ConfigurationError(f"--{name} must be {least} or more, got {getattr(options, name)}.")
+    if options.iterations and options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("There is no GPU that PyTorch can use. Take --device cpu, or --iterations 0.")
+    path = None if options.output is None else options.output / RESULT_NAME
+    if path is not None and path.exists() and not options.overwrite:
+        raise OutputExistsError(f"{path} exists already; name another folder, or replace it with --overwrite.")
+    choice = TrainingChoice(
+        dataset=options.dataset,
+        configuration=options.configuration,
+        plans=options.plans,
+        fold=options.fold,
+        trainer=options.trainer,
+        baseline=options.baseline,
+    )
+    overhead = measure_overhead(
+        choice,
+        samples=options.samples,
+        repeats=options.repeats,
+        iterations=options.iterations,
+        epochs=options.epochs,
+        device=options.device,
+        injection_probability=options.injection_probability,
+    )
+    print(describe(overhead))
+    if path is not None:
+        write_json(path, overhead.to_json(), overwrite=options.overwrite)
+        print(f"\nWrote {path}")
+    return 0

@@ -1,0 +1,1 @@
+"""A scan and its labels."""

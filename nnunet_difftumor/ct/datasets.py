@@ -1,0 +1,291 @@
+"""Cases: a CT and its labels, found in nnU-Net raw data sets and in plain folders of CTs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.ct.reading import (
+    IMAGE_ENDINGS,
+    CTVolume,
+    GridGeometry,
+    UnsupportedImageError,
+    file_ending,
+    read_ct,
+    read_labels,
+    read_mask,
+)
+from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
+from nnunet_difftumor.errors import DatasetError, MissingLabelError
+
+__all__ = [
+    "CTVolume",
+    "Case",
+    "GridGeometry",
+    "RawDataset",
+    "UnsupportedImageError",
+    "find_cases",
+    "find_ct_files",
+    "find_tumor_label",
+    "load_raw_dataset",
+    "read_ct",
+    "read_labels",
+    "read_mask",
+    "write_ct_like",
+    "write_labels_like",
+]
+
+TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
+"""Parts of label names that mean a tumour, in the order in which they are looked for."""
+
+_DATASET_KEYS: dict[str, tuple[type, str]] = {
+    "channel_names": (dict, '{"0": "CT"}'),
+    "labels": (dict, '{"background": 0, "liver": 1, "tumor": 2}'),
+    "file_ending": (str, '".nii.gz"'),
+    "dataset": (dict, '{"case": {"images": ["imagesTr/case_0000.nii.gz"], "label": "labelsTr/case.nii.gz"}}'),
+}
+
+_NO_CT_NAME = re.compile(r"[_-](label|labels|seg|segmentation|mask)$", re.IGNORECASE)
+_CT_SUFFIX = re.compile(r"(_0000|[_-]ct)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT scan.
+
+    Attributes:
+        identifier: nnU-Net's case identifier.
+        image_path: The CT.
+        label_path: The label map, if there is one.
+    """
+
+    identifier: str
+    image_path: Path
+    label_path: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDataset:
+    """An nnU-Net raw data set with one CT channel.
+
+    Attributes:
+        folder: The data set's folder (`DatasetXXX_Name`).
+        labels: Label values by name, background left out. A region has several values.
+        file_ending: Ending of the image files.
+        cases: Training cases, sorted by identifier.
+        options: The whole of dataset.json.
+    """
+
+    folder: Path
+    labels: Mapping[str, tuple[int, ...]]
+    file_ending: str
+    cases: tuple[Case, ...]
+    options: Mapping[str, Any]
+
+
+def find_cases(raw_dataset_folder: Path) -> tuple[Case, ...]:
+    """Find the training cases of an nnU-Net raw data set (see `load_raw_dataset`)."""
+    return load_raw_dataset(raw_dataset_folder).cases
+
+
+def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
+    """Read dataset.json and find the training cases.
+
+    Args:
+        folder: An nnU-Net raw data set: dataset.json, imagesTr, labelsTr.
+        needs_labels: Refuse cases without a label map; otherwise they have none.
+
+    Returns:
+        The data set. Nothing is decoded.
+
+    Raises:
+        DatasetError: If dataset.json is missing or wrong, the channel is not one CT, or a file is missing.
+    """
+    folder = Path(folder)
+    options = read_dataset_json(folder / "dataset.json")
+    channels = options.get("channel_names", {})
+    if len(channels) != 1 or str(next(iter(channels.values()))).lower() != "ct":
+        raise DatasetError(
+            f"{folder / 'dataset.json'} should name one channel, {{'0': 'CT'}}, but has channel_names={channels}. "
+            "Tumours can be made on single-channel CT only; keep the CT channel in a data set of its own."
+        )
+    ending = str(options["file_ending"])
+    cases = _listed_cases(folder, options["dataset"]) if "dataset" in options else _named_cases(folder, ending)
+    if not cases:
+        raise DatasetError(f"{folder / 'imagesTr'} holds no file named <case>_0000{ending}. Check file_ending.")
+    missing = [case.identifier for case in cases if case.label_path is None or not case.label_path.is_file()]
+    if not needs_labels:
+        cases = tuple(replace(case, label_path=None) if case.identifier in missing else case for case in cases)
+    elif missing:
+        raise DatasetError(
+            f"{folder / 'labelsTr'} lacks the labels of {len(missing)} of {len(cases)} cases: "
+            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Add <case>{ending}, or remove the images."
+        )
+    return RawDataset(
+        folder=folder,
+        labels=parse_labels(options["labels"], folder / "dataset.json"),
+        file_ending=ending,
+        cases=cases,
+        options=options,
+    )
+
+
+def find_ct_files(folder: Path) -> tuple[Case, ...]:
+    """Find the CTs of a plain folder, subfolders included.
+
+    The identifier is the file name without its ending and without a final `_0000` or `_ct`. Files whose
+    names end in label, labels, seg, segmentation or mask are left out.
+
+    Args:
+        folder: A folder of CT files.
+
+    Returns:
+        Cases without labels, sorted by path.
+
+    Raises:
+        DatasetError: If there is no CT, or two have one identifier.
+    """
+    folder = Path(folder)
+    cases: dict[str, Case] = {}
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        stem = _stem(path)
+        if stem is None or path.name.startswith(".") or _NO_CT_NAME.search(stem) or not path.is_file():
+            continue
+        identifier = _CT_SUFFIX.sub("", stem)
+        if identifier in cases:
+            raise DatasetError(
+                f"{cases[identifier].image_path} and {path} both have the identifier '{identifier}'. "
+                "Rename one, or give the folders one by one."
+            )
+        cases[identifier] = Case(identifier, path)
+    if not cases:
+        raise DatasetError(
+            f"{folder} holds neither dataset.json (nnU-Net raw data set) nor a CT file ({', '.join(IMAGE_ENDINGS)}). "
+            "Check the path."
+        )
+    return tuple(cases.values())
+
+
+def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = None) -> tuple[int, ...]:
+    """Choose the label that means tumour.
+
+    Args:
+        labels: Label values by name.
+        name: The label to take; None looks for a name such as tumor, cancer or lesion.
+
+    Returns:
+        The label's values.
+
+    Raises:
+        MissingLabelError: If there is no such label, or several look like a tumour.
+    """
+    if name is not None and name not in labels:
+        raise MissingLabelError(f"dataset.json has no label '{name}'; its labels are {', '.join(labels)}.")
+    if name is not None:
+        return labels[name]
+    found = [key for key in labels if any(word in key.lower() for word in TUMOR_WORDS)]
+    if len(found) != 1:
+        looks = f"{len(found)} labels look like a tumour ({', '.join(found)})" if found else "none looks like a tumour"
+        raise MissingLabelError(
+            f"Which label of dataset.json is the tumour? Of {', '.join(labels)}, {looks}. Name it with --tumor-label."
+        )
+    return labels[found[0]]
+
+
+def read_dataset_json(path: Path) -> dict[str, Any]:
+    """Read a dataset.json of nnU-Net v2.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, with `channel_names`, `labels` and `file_ending`.
+
+    Raises:
+        DatasetError: If it is missing, no JSON object, or lacks a key.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist; an nnU-Net raw data set needs it beside imagesTr and labelsTr.")
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{path} is not valid JSON ({error}). Correct it.") from error
+    if not isinstance(options, dict):
+        raise DatasetError(f"{path} must hold a JSON object, got {type(options).__name__}. See nnU-Net's format.")
+    missing = [key for key in ("channel_names", "labels", "file_ending") if key not in options]
+    if missing:
+        raise DatasetError(
+            f"{path} lacks {', '.join(missing)}. Write it in nnU-Net v2's format "
+            "(a version 1 data set: nnUNetv2_convert_old_nnUNet_dataset)."
+        )
+    for key, (kind, example) in _DATASET_KEYS.items():
+        if key in options and not isinstance(options[key], kind):
+            raise DatasetError(f"{path}: {key} must look like {example}, got {options[key]!r}. Correct it.")
+    return options
+
+
+def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
+    """Check the labels of a dataset.json.
+
+    Args:
+        labels: Its `labels`.
+        path: The file, for messages.
+
+    Returns:
+        Label values by name, background left out. A region has several values.
+
+    Raises:
+        DatasetError: If a value is neither a whole number nor a list of whole numbers.
+    """
+    parsed: dict[str, tuple[int, ...]] = {}
+    for name, value in labels.items():
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(isinstance(number, int) and not isinstance(number, bool) for number in values):
+            raise DatasetError(
+                f'{path} should map label names to whole numbers ("tumor": 2), but has {name!r}: {value!r}.'
+            )
+        parsed[name] = tuple(values)
+    return {name: values for name, values in parsed.items() if name != "background"}
+
+
+def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
+    images = folder / "imagesTr"
+    if not images.is_dir():
+        raise DatasetError(f"{images} does not exist; an nnU-Net raw data set keeps its training images there.")
+    suffix = f"_0000{ending}"
+    extra = sorted(path.name for path in images.glob(f"*_0001{ending}"))
+    if extra:
+        raise DatasetError(f"{images} holds a second channel ({extra[0]}), but dataset.json names one. Remove it.")
+    names = sorted(path.name for path in images.iterdir() if path.name.endswith(suffix) and path.name[0] != ".")
+    identifiers = [name[: -len(suffix)] for name in names]
+    return tuple(
+        Case(identifier, images / f"{identifier}{suffix}", folder / "labelsTr" / f"{identifier}{ending}")
+        for identifier in identifiers
+    )
+
+
+def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
+    cases = []
+    for identifier in sorted(listed):
+        entry = listed[identifier]
+        try:
+            images, label = list(entry["images"]), folder / entry["label"]
+            image = folder / images[0]
+        except (TypeError, KeyError, IndexError) as error:
+            raise DatasetError(
+                f'{folder / "dataset.json"}: case {identifier!r} of "dataset" must look like '
+                f'{{"images": ["imagesTr/case_0000.nii.gz"], "label": "labelsTr/case.nii.gz"}}, got {entry!r}.'
+            ) from error
+        if len(images) != 1:
+            raise DatasetError(f"Case {identifier} of {folder} has {len(images)} images; one CT is needed.")
+        cases.append(Case(identifier, image, label))
+    return tuple(cases)
+
+
+def _stem(path: Path) -> str | None:
+    ending = file_ending(path)
+    return None if ending is None else path.name[: -len(ending)]

@@ -1,0 +1,204 @@
+"""Which label is the organ and which the tumour, inferred from the names in dataset.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_difftumor.ct.datasets import TUMOR_WORDS
+from nnunet_difftumor.errors import ConfigurationError
+
+_ORGAN_WORDS = frozenset(
+    "liver pancreas kidney kidneys lung lungs colon spleen prostate stomach esophagus oesophagus bladder "
+    "uterus breast adrenal brain muscle tissue".split()
+)
+_NOT_AN_ORGAN = frozenset("cyst cysts vessel vessels vein veins artery arteries duct ducts thrombus stent".split())
+
+
+@dataclass(frozen=True)
+class LabelRoles:
+    """What the label values of a data set mean.
+
+    Attributes:
+        organ: Value in which tumours are placed.
+        tumor: Value that synthetic tumours get.
+        tumor_parts: Further values that are tumour as well, such as the necrosis of a tumour region.
+        ignore: nnU-Net's ignore label, if the data set has one.
+    """
+
+    organ: int
+    tumor: int
+    tumor_parts: tuple[int, ...] = ()
+    ignore: int | None = None
+
+    @classmethod
+    def of_dataset(cls, labels: Mapping[str, Any], organ: int, tumor: int) -> LabelRoles:
+        """Find the other roles where organ and tumour are known.
+
+        Args:
+            labels: `labels` of nnU-Net's dataset.json.
+            organ: Value of the organ.
+            tumor: Value of the tumour.
+
+        Returns:
+            The roles; what lies in one tumour region with the tumour, outside the organ, is part of tumours.
+        """
+        parts = {
+            value
+            for name, values in foreground_labels(labels).items()
+            if is_tumor_name(name) and tumor in values and organ not in values
+            for value in values
+        }
+        return cls(organ, tumor, tuple(sorted(parts - {tumor})), labels.get("ignore"))
+
+
+def resolve_label_roles(
+    labels: Mapping[str, Any], organ: str | int | None = None, tumor: str | int | None = None
+) -> tuple[int, int]:
+    """Find the organ's and the tumour's label value.
+
+    What is given is looked up; what is not is inferred from the names, and only where one answer is left. A region
+    (a name with several values) stands for the one value that is in no smaller region and not the tumour's:
+    {"kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2} has the organ 1 and the tumour 2.
+
+    Args:
+        labels: `labels` of nnU-Net's dataset.json: name to value, or to the values of a region.
+        organ: Name or value of the organ label; None infers it.
+        tumor: Name or value of the tumour label; None infers it.
+
+    Returns:
+        Label values of organ and tumour.
+
+    Raises:
+        ConfigurationError: If a label is not in the data set, is the background, or cannot be inferred.
+    """
+    values = foreground_labels(labels)
+    tumor_name = _look_up("tumor_label", tumor, values) if tumor is not None else None
+    organ_name = _look_up("organ_label", organ, values) if organ is not None else None
+    if tumor_name is None:
+        tumor_name = _infer_tumor(values, organ_name)
+    if organ_name is None:
+        organ_name = _infer_organ(values, tumor_name)
+    tumor_value = _one_value("tumor_label", tumor, tumor_name, values, not_values=frozenset())
+    organ_value = _one_value("organ_label", organ, organ_name, values, not_values=frozenset((tumor_value,)))
+    if organ_value == tumor_value:
+        raise ConfigurationError(
+            f"organ_label and tumor_label are both '{organ_name}'; they must be two labels of {_listing(values)}."
+        )
+    return organ_value, tumor_value
+
+
+def name_of_label(labels: Mapping[str, Any], value: int) -> str:
+    """Return the name of a label value: of the label itself, or of the smallest region that holds it.
+
+    Args:
+        labels: `labels` of nnU-Net's dataset.json.
+        value: Label value.
+
+    Returns:
+        The name, or "" if no name has the value.
+    """
+    values = foreground_labels(labels)
+    holding = [name for name in values if value in values[name]]
+    return min(holding, key=lambda name: len(values[name]), default="")
+
+
+def is_exophytic_organ(labels: Mapping[str, Any], organ_label: int) -> bool:
+    """Return True for organs whose tumours mostly grow out of them: kidneys."""
+    return bool(_words(name_of_label(labels, organ_label)) & {"kidney", "kidneys"})
+
+
+def foreground_labels(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the values of each foreground label or region; background and the ignore label left out."""
+    foreground = {}
+    for name, value in labels.items():
+        values = (value,) if isinstance(value, int) else value
+        if not isinstance(values, (list, tuple)) or not all(isinstance(each, int) for each in values):
+            continue  # nnU-Net says what is wrong with it
+        if name != "ignore" and values and min(values) > 0:
+            foreground[name] = tuple(sorted(set(values)))
+    return foreground
+
+
+def is_tumor_name(name: str) -> bool:
+    """Say whether a label's name means a tumour."""
+    return any(word in name.lower() for word in TUMOR_WORDS)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", name.lower()))
+
+
+def _listing(values: Mapping[str, tuple[int, ...]]) -> str:
+    shown = {name: value[0] if len(value) == 1 else list(value) for name, value in values.items()}
+    return "{" + ", ".join(f"'{name}': {value}" for name, value in shown.items()) + "}"
+
+
+def _look_up(key: str, wanted: str | int, values: Mapping[str, tuple[int, ...]]) -> str:
+    """Name of a label that was given by name or value; of a value, the smallest region that holds it."""
+    if wanted in values:
+        return str(wanted)
+    holding = [name for name in values if wanted in values[name] and not isinstance(wanted, bool)]
+    if holding:
+        return min(holding, key=lambda name: len(values[name]))
+    raise ConfigurationError(
+        f"{key} is {wanted!r}, which is no foreground label of this data set. Labels in dataset.json: "
+        f"{_listing(values)}. To train with synthetic tumours only, declare the tumour label there "
+        "although no case has a voxel of it."
+    )
+
+
+def _one_value(
+    key: str,
+    wanted: str | int | None,
+    name: str,
+    values: Mapping[str, tuple[int, ...]],
+    *,
+    not_values: frozenset[int],
+) -> int:
+    """The label value that a name stands for: of a region, the one that is in no smaller region."""
+    if isinstance(wanted, int) and wanted in values[name]:
+        return wanted
+    own = set(values[name])
+    smaller = [set(other) for other in values.values() if set(other) < own]
+    left = sorted(own.difference(not_values, *smaller))
+    if len(left) == 1:
+        return left[0]
+    if len(own) == 1:
+        return own.pop()  # the caller says that both roles have it
+    raise ConfigurationError(
+        f"{key} cannot be told from the region '{name}': {', '.join(map(str, left)) or 'none'} of its values "
+        f"{list(values[name])} is in no smaller region and not the other role's. Labels in dataset.json: "
+        f'{_listing(values)}. Give the value, e.g. {{"{key}": {(left or sorted(own))[0]}}} in difftumor.json beside '
+        "the plans."
+    )
+
+
+def _infer_tumor(values: Mapping[str, tuple[int, ...]], organ: str | None) -> str:
+    candidates = [name for name in values if is_tumor_name(name) and name != organ]
+    if len(candidates) > 1 and organ is not None:
+        candidates = [name for name in candidates if _words(organ) <= _words(name)] or candidates
+    return _the_only("tumor_label", candidates, values)
+
+
+def _infer_organ(values: Mapping[str, tuple[int, ...]], tumor: str) -> str:
+    others = [name for name in values if name != tumor and not is_tumor_name(name) and not _words(name) & _NOT_AN_ORGAN]
+    named_in_tumor = [name for name in others if _words(name) and _words(name) <= _words(tumor)]
+    known = [name for name in others if _words(name) & _ORGAN_WORDS]
+    for candidates in (named_in_tumor, others, known):
+        if len(candidates) == 1:
+            return candidates[0]
+    return _the_only("organ_label", known or others, values)
+
+
+def _the_only(key: str, candidates: list[str], values: Mapping[str, tuple[int, ...]]) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    found = f"several fit ({', '.join(candidates)})" if candidates else "none fits"
+    raise ConfigurationError(
+        f"{key} cannot be inferred from the label names: {found}. Labels in dataset.json: {_listing(values)}. "
+        f'Set it: {{"{key}": "{candidates[0] if candidates else "NAME"}"}} in difftumor.json beside the plans (or '
+        "the command's option). Where no label means it, declare one in dataset.json, even if no case has it."
+    )

@@ -1,0 +1,323 @@
+"""CT images and masks read from files onto one (D, H, W) grid with a known position in the patient."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from nnunet_difftumor.ct.grid import GridGeometry, turn_onto_grid
+from nnunet_difftumor.errors import (
+    CorruptImageError,
+    DiffTumorError,
+    GeometryMismatchError,
+    NotHounsfieldError,
+)
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+SITK_ENDINGS = (".nrrd", ".mha", ".mhd")
+IMAGE_ENDINGS = NIFTI_ENDINGS + SITK_ENDINGS
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+class UnsupportedImageError(DiffTumorError):
+    """An image file is whole, but of a kind that is not a single 3D scalar volume."""
+
+
+@dataclass(frozen=True, eq=False)
+class CTVolume:
+    """A CT in HU on its file's own grid.
+
+    Attributes:
+        image_hu: Values in HU, float32. Shape (D, H, W): the file's slowest axis first, as nnU-Net reads it.
+        geometry: Where the voxels lie.
+        path: The file it was read from.
+    """
+
+    image_hu: NDArray[np.float32]
+    geometry: GridGeometry
+    path: Path
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxels in mm, (D, H, W)."""
+        return self.geometry.spacing_mm
+
+
+def file_ending(path: Path) -> str | None:
+    """Return the image ending of a file name (`.nii.gz`, `.mha`, ...), or None if it is no image we read."""
+    name = path.name.lower()
+    return next((ending for ending in IMAGE_ENDINGS if name.endswith(ending)), None)
+
+
+def read_ct(path: Path) -> CTVolume:
+    """Read a CT in HU.
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file with one 3D volume.
+
+    Returns:
+        The volume, float32, (D, H, W).
+
+    Raises:
+        CorruptImageError: If the file is missing or truncated, or holds NaN or infinite values.
+        UnsupportedImageError: If the file is not one 3D scalar volume.
+        NotHounsfieldError: If the values cannot be HU.
+    """
+    array, geometry = read_array(Path(path))
+    image_hu = np.ascontiguousarray(array, dtype=np.float32)
+    _check_finite(image_hu, path)
+    _check_hounsfield(image_hu, path)
+    return CTVolume(image_hu, geometry, Path(path))
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
+    """Read a label map on its file's own grid.
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file with whole numbers.
+
+    Returns:
+        Labels of shape (D, H, W) as the file orders them, and where they lie.
+
+    Raises:
+        CorruptImageError: If the file is missing or truncated, or holds anything but whole numbers.
+        UnsupportedImageError: If the file is not one 3D scalar volume.
+    """
+    array, geometry = read_array(Path(path))
+    if array.dtype.kind == "f":
+        _check_finite(array, path)
+        rounded = np.rint(array)
+        if np.abs(array - rounded).max(initial=0.0) > 1e-3:
+            raise CorruptImageError(
+                f"{path} should hold whole label numbers, but holds values such as "
+                f"{float(array.flat[int(np.argmax(np.abs(array - rounded)))]):.4g}. It is an image, or a label map "
+                "that was resampled with interpolation; resample labels with nearest neighbour."
+            )
+        array = rounded
+    if array.size and (array.min() < -32768 or array.max() > 32767):
+        raise CorruptImageError(f"{path} holds labels up to {array.max()}; label numbers must be below 32768.")
+    return np.ascontiguousarray(array, dtype=np.int16), geometry
+
+
+def read_mask(path: Path, like: CTVolume) -> NDArray[np.int16]:
+    """Read a label map onto a CT's grid.
+
+    Axes that are flipped or permuted in the file are turned back, since the physical grid is then the
+    same. Nothing is resampled.
+
+    Args:
+        path: The label file.
+        like: The CT that the labels belong to.
+
+    Returns:
+        Labels of shape `like.image_hu.shape`.
+
+    Raises:
+        CorruptImageError: If the file cannot be read or holds no whole numbers.
+        GeometryMismatchError: If the two physical grids differ.
+    """
+    labels, geometry = read_labels(path)
+    return place_labels(labels, geometry, path, like)
+
+
+def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, like: CTVolume) -> NDArray[np.int16]:
+    """Turn labels that were read from a file onto a CT's grid (see `read_mask`).
+
+    Args:
+        labels: Labels as `read_labels` gives them. Shape (D, H, W).
+        geometry: Where they lie.
+        path: The label file, for messages.
+        like: The CT that the labels belong to.
+
+    Returns:
+        Labels of shape `like.image_hu.shape`.
+
+    Raises:
+        GeometryMismatchError: If the two physical grids differ.
+    """
+    turned = turn_onto_grid(labels, geometry, like.geometry)
+    if turned is None:
+        raise GeometryMismatchError(
+            f"The mask and the CT must lie on the same grid.\n  mask {path}: {geometry.describe()}\n"
+            f"  CT   {like.path}: {like.geometry.describe()}\n"
+            "Resample the mask onto the CT with nearest neighbour. If the voxels do correspond and only the "
+            "header is wrong, copy the CT's header (SimpleITK: mask.CopyInformation(ct))."
+        )
+    return turned
+
+
+def load_nifti(path: Path) -> Any:
+    """Open a NIfTI file without decoding its voxels.
+
+    Args:
+        path: A .nii or .nii.gz file.
+
+    Returns:
+        The nibabel image.
+
+    Raises:
+        CorruptImageError: If the header cannot be read.
+        UnsupportedImageError: If it is not a single 3D volume.
+    """
+    try:
+        image: Any = nibabel.load(path)
+    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if len(image.shape) != 3:
+        raise _not_3d(path, image.shape)
+    if image.get_data_dtype().kind not in "iuf":
+        raise UnsupportedImageError(
+            f"{path} stores {image.get_data_dtype()} voxels; one plain number a voxel is needed. "
+            "Export the CT in HU as int16."
+        )
+    return image
+
+
+def read_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape of a volume from its header, (D, H, W).
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file.
+
+    Returns:
+        The shape, as `read_array` gives it.
+
+    Raises:
+        CorruptImageError: If the header cannot be read.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise CorruptImageError(f"{path} cannot be read ({error}). Copy it again.") from error
+    return tuple(reversed(reader.GetSize()))
+
+
+def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+    """Read the values of a volume, of whatever meaning.
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file with one 3D volume.
+
+    Returns:
+        The values with the file's scaling applied, shape (D, H, W) as the file orders them, and where they lie.
+
+    Raises:
+        CorruptImageError: If the file is missing or truncated, or has no usable grid.
+        UnsupportedImageError: If the file is not one 3D scalar volume.
+    """
+    if path.is_dir():
+        raise UnsupportedImageError(
+            f"{path} is a folder. Name one file; a DICOM series must be converted first, for example with dcm2niix."
+        )
+    if not path.is_file():
+        raise CorruptImageError(
+            f"{path} does not exist. Check the path, and in a data set the file_ending of dataset.json."
+        )
+    ending = file_ending(path)
+    if ending is None:
+        raise UnsupportedImageError(
+            f"{path} has none of the endings {', '.join(IMAGE_ENDINGS)}. Convert the image to .nii.gz."
+        )
+    array, geometry = _read_nifti(path) if ending in NIFTI_ENDINGS else _read_sitk(path)
+    spacing = np.array(geometry.spacing_mm)
+    if array.size == 0 or not np.isfinite(geometry.affine).all() or (spacing <= 0).any():
+        raise CorruptImageError(f"{path} has no usable grid: {geometry.shape}, spacing {spacing} mm. Export it again.")
+    return array, geometry
+
+
+def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+    image = load_nifti(path)
+    try:
+        array = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise _unreadable(path, error) from error
+    depth, height, width = reversed(image.shape)
+    to_ijk = np.eye(4)[[2, 1, 0, 3]]  # (d, h, w) -> (i, j, k) reverses the axes
+    return array.T, GridGeometry((depth, height, width), np.asarray(image.affine, dtype=np.float64) @ to_ijk)
+
+
+def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+    image = load_sitk(path)
+    array = sitk.GetArrayFromImage(image)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    depth, height, width = array.shape
+    return array, GridGeometry((depth, height, width), _LPS_TO_RAS @ affine @ np.eye(4)[[2, 1, 0, 3]])
+
+
+def load_sitk(path: Path) -> sitk.Image:
+    """Read an image with SimpleITK.
+
+    Args:
+        path: A file in a format that SimpleITK reads.
+
+    Returns:
+        A 3D image with one component a voxel.
+
+    Raises:
+        CorruptImageError: If the file cannot be read.
+        UnsupportedImageError: If it is not a single 3D volume.
+    """
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    if image.GetDimension() != 3:
+        raise _not_3d(path, image.GetSize())
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise UnsupportedImageError(
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} values a voxel; a CT has one. Export it in HU."
+        )
+    return image
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptImageError:
+    reason = " ".join(str(error).split())[:200]
+    return CorruptImageError(f"{path} cannot be read; it looks truncated or damaged ({reason}). Copy it again.")
+
+
+def _not_3d(path: Path, shape: Any) -> UnsupportedImageError:
+    return UnsupportedImageError(
+        f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {tuple(shape)}. "
+        "Write each time point or channel to a file of its own."
+    )
+
+
+def _check_finite(array: NDArray[Any], path: Path) -> None:
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise CorruptImageError(
+            f"{path} holds {bad} NaN or infinite voxels of {array.size}. Replace them (outside the scan: -1000 HU)."
+        )
+
+
+def _check_hounsfield(image_hu: NDArray[np.float32], path: Path) -> None:
+    low, high = float(image_hu.min()), float(image_hu.max())
+    if low >= -20.0 and high <= 20.0:
+        found, fix = "normalised values (0 to 1, -1 to 1 or z-scores)", "use the CT before any normalisation"
+    elif low >= 0.0 and high <= 255.0 and bool((image_hu == np.rint(image_hu)).all()):
+        found, fix = "8-bit grey values or labels", "use the CT itself, not a picture or a label map"
+    elif low >= 0.0 and high >= 1024.0:
+        found, fix = "stored values without the rescale intercept", "subtract 1024 (DICOM: apply RescaleIntercept)"
+    else:
+        return
+    raise NotHounsfieldError(
+        f"{path} should be a CT in HU (air near -1000, water 0), but its values run from {low:.4g} to {high:.4g}: "
+        f"these look like {found}. To fix it, {fix}, or convert the DICOM series again (dcm2niix keeps HU). "
+        "Images that are no CT, such as MR, cannot be used."
+    )

@@ -1,0 +1,168 @@
+"""Writing an edited CT so that nothing outside the edit changes, not even a stored bit."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from nnunet_difftumor.ct.reading import (
+    NIFTI_ENDINGS,
+    CTVolume,
+    UnsupportedImageError,
+    file_ending,
+    load_nifti,
+    load_sitk,
+)
+from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
+from nnunet_difftumor.support.files.atomic_files import written_whole
+
+_LARGEST_SHEAR = 1e-4
+
+
+def write_ct_like(
+    template_path: Path,
+    out_path: Path,
+    changed_hu: NDArray[np.floating[Any]],
+    support: NDArray[np.bool_],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a CT file that equals another one outside a support.
+
+    The stored numbers outside the support, the header with its slope and intercept, and (NIfTI to NIfTI)
+    every other byte of the file are those of the template. Inside, HU are turned into stored numbers and
+    rounded where the file stores whole numbers.
+
+    Args:
+        template_path: The CT to copy.
+        out_path: Where the new file is to appear.
+        changed_hu: Values in HU; only those inside the support are used. Shape (D, H, W) as `read_ct` gives.
+        support: True where the CT changes. Shape (D, H, W).
+        overwrite: Replace `out_path` if it exists.
+
+    Raises:
+        OutputExistsError: If `out_path` exists and `overwrite` is False.
+        GeometryMismatchError: If the shapes differ from the template's.
+        CorruptImageError: If the template cannot be read, or a changed value is NaN or infinite.
+        UnsupportedImageError: If a file ending is not one that can be written.
+    """
+    template_path, out_path = Path(template_path), Path(out_path)
+    if not np.isfinite(changed_hu[support]).all():
+        raise CorruptImageError("changed_hu holds NaN or infinite values inside the support; nothing was written.")
+    template_ending, out_ending = file_ending(template_path), file_ending(out_path)
+    if template_ending is None or out_ending is None:
+        raise UnsupportedImageError(
+            f"Cannot write {out_path.name} like {template_path.name}: an ending is not one of an image."
+        )
+    both_nifti = template_ending in NIFTI_ENDINGS and out_ending in NIFTI_ENDINGS
+    with written_whole(out_path, overwrite=overwrite) as temporary:
+        if both_nifti:
+            _write_nifti_bytes(template_path, temporary, changed_hu, support)
+        else:
+            _write_sitk(template_path, temporary, changed_hu, support)
+
+
+def write_labels_like(
+    ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]], *, overwrite: bool = False
+) -> None:
+    """Write a label map on a CT's grid.
+
+    Args:
+        ct: The CT whose grid the labels lie on.
+        out_path: Where the file is to appear.
+        labels: Whole numbers; stored in one byte if they are from 0 to 255, in two otherwise. Shape (D, H, W).
+        overwrite: Replace `out_path` if it exists.
+
+    Raises:
+        OutputExistsError: If `out_path` exists and `overwrite` is False.
+        GeometryMismatchError: If the shape differs from the CT's.
+        UnsupportedImageError: If a label does not fit into two bytes.
+    """
+    _check_shapes(ct.geometry.shape, labels.shape, out_path)
+    stored = np.ascontiguousarray(labels, dtype=_type_for(labels, out_path))
+    image = sitk.GetImageFromArray(stored)
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]]
+    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
+    direction = to_lps[:3, :3] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR):  # SimpleITK writes no tilted gantry
+        _write_sheared(ct, out_path, stored, overwrite=overwrite)
+        return
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(to_lps[:3, 3].tolist())
+    image.SetDirection(direction.ravel().tolist())
+    with written_whole(out_path, overwrite=overwrite) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _type_for(labels: NDArray[np.integer[Any]], out_path: Path) -> type[np.integer[Any]]:
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    for dtype in (np.uint8, np.int16):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return dtype
+    raise UnsupportedImageError(
+        f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
+    )
+
+
+def _write_sheared(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]], *, overwrite: bool) -> None:
+    if file_ending(out_path) not in NIFTI_ENDINGS:
+        raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
+    image = nibabel.Nifti1Image(labels.transpose(2, 1, 0), ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]])
+    with written_whole(out_path, overwrite=overwrite) as temporary:
+        nibabel.save(image, temporary)
+
+
+def _write_nifti_bytes(
+    template_path: Path, temporary: Path, changed_hu: NDArray[np.floating[Any]], support: NDArray[np.bool_]
+) -> None:
+    image = load_nifti(template_path)
+    packed = template_path.read_bytes()
+    try:
+        content = bytearray(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
+        stored = np.frombuffer(
+            content, image.dataobj.dtype, count=int(np.prod(image.shape)), offset=int(image.dataobj.offset)
+        ).reshape(image.shape[::-1])  # NIfTI stores i fastest, so C order is (D, H, W)
+    except (OSError, EOFError, ValueError) as error:
+        raise CorruptImageError(f"{template_path} is truncated or damaged ({error}). Copy it again.") from error
+    _check_shapes(stored.shape, changed_hu.shape, template_path)
+    _check_shapes(stored.shape, support.shape, template_path)
+    in_stored_units = (changed_hu[support].astype(np.float64) - image.dataobj.inter) / image.dataobj.slope
+    stored[support] = _fit_into(in_stored_units, stored.dtype)
+    is_packed = file_ending(temporary) == ".nii.gz"
+    temporary.write_bytes(gzip.compress(bytes(content), compresslevel=6, mtime=0) if is_packed else bytes(content))
+
+
+def _write_sitk(
+    template_path: Path, temporary: Path, changed_hu: NDArray[np.floating[Any]], support: NDArray[np.bool_]
+) -> None:
+    image = load_sitk(template_path)
+    values = sitk.GetArrayFromImage(image)
+    _check_shapes(values.shape, changed_hu.shape, template_path)
+    _check_shapes(values.shape, support.shape, template_path)
+    values[support] = _fit_into(changed_hu[support].astype(np.float64), values.dtype)
+    edited = sitk.GetImageFromArray(values)
+    edited.CopyInformation(image)
+    for key in image.GetMetaDataKeys():
+        edited.SetMetaData(key, image.GetMetaData(key))
+    sitk.WriteImage(edited, str(temporary), useCompression=True)
+
+
+def _fit_into(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
+
+
+def _check_shapes(expected: tuple[int, ...], actual: tuple[int, ...], path: Path) -> None:
+    if tuple(expected) != tuple(actual):
+        raise GeometryMismatchError(
+            f"{path} has the shape {tuple(expected)} (D, H, W), but the array to write has {tuple(actual)}. "
+            "Give both arrays on the grid that read_ct returns."
+        )

@@ -1,0 +1,137 @@
+"""The facts of a run, for the report's words and for summary.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+
+from nnunet_difftumor import __version__
+from nnunet_difftumor.evaluation.comparison.analysis import Findings, groups_of
+from nnunet_difftumor.evaluation.comparison.inputs.metadata import bins_of
+from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
+from nnunet_difftumor.evaluation.comparison.inputs.scores import Study, select
+from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
+from nnunet_difftumor.evaluation.comparison.measures import AUROC
+from nnunet_difftumor.evaluation.comparison.text import is_lack, measure_of
+from nnunet_difftumor.evaluation.statistics import comparisons as statistics
+
+_RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
+_PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
+
+
+def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> dict[str, Any]:
+    """Collect what was compared and how.
+
+    Args:
+        study: The scores.
+        experiment: What was compared.
+        findings: All figures.
+
+    Returns:
+        JSON values.
+    """
+    primary = measure_of(experiment.primary)
+    methods = {each.estimate.method for each in (*findings.arms, *findings.differences)}
+    tests: dict[str, list[str]] = {}
+    for each in findings.differences:
+        title = measure_of(each.measure).title
+        if each.test and title not in tests.setdefault(each.test, []):
+            tests[each.test].append(title)
+    return {
+        "title": experiment.title,
+        "baseline": experiment.baseline,
+        "primary": primary.key,
+        "primary_title": primary.title,
+        "primary_meaning": primary.meaning,
+        "arms": [
+            {"name": arm, "models": [_model_facts(model) for model in experiment.models_of(arm)]}
+            for arm in experiment.arms
+        ],
+        "hospitals": [{"name": each.name, **_counts(study, each.name)} for each in experiment.hospitals],
+        **_counts(study),
+        "cohort": _cohort(study, experiment),
+        "labels": list(study.labels),
+        "group_kinds": list(study.group_kinds),
+        "rules": dict(study.rules),
+        "rules_are_known": study.rules.keys() >= _RULES,
+        "prediction": asdict(experiment.prediction),
+        "predicted_here": any(model.trained is not None for model in experiment.models),
+        "settings": asdict(experiment.statistics),
+        "tests": tests,
+        "was_resampled": any("bootstrap-t over patients" in method for method in methods),
+        "was_student": any("Student's t over patients" in method for method in methods),
+        "hospitals_resampled": any(each.over_hospitals for each in findings.arms),
+        "seeds_used": any(each.over_seeds for each in findings.differences),
+        "has_auroc": any(each.measure == AUROC.key and not is_lack(each.estimate.method) for each in findings.arms),
+        "has_seeds": bool(findings.seeds),
+        "smallest_bootstrap": statistics.SMALLEST_BOOTSTRAP,
+        "smallest_hospitals": statistics.SMALLEST_HOSPITALS,
+        "smallest_seeds": statistics.SMALLEST_SEEDS,
+        "versions": {"nnunet-difftumor": __version__, **{name: _version(name) for name in _PACKAGES}},
+    }
+
+
+def _model_facts(model: Model) -> dict[str, Any]:
+    if model.trained is not None:
+        folds = ", ".join(map(str, model.folds))
+        source = f"{model.trained.name} of {dataset_of(model.trained)}, folds {folds}, {model.checkpoint}"
+    else:
+        source = "predictions as given" if model.predictions else "scores as given"
+    seed = "" if model.seed is None else f"seed {model.seed}: "
+    return {"name": model.name, "seed": model.seed, "source": f"{seed}{source}"}
+
+
+def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
+    """Who was measured: one row a fact, with a number for every hospital and one for all."""
+    first = experiment.models[0].name
+    cases, tumors = (select(table, table["model"] == first) for table in (study.cases, study.tumors))
+    scans = cases.drop_duplicates(["hospital", "case"])
+    names = [each.name for each in experiment.hospitals]
+
+    def row(name: str, rows: pd.DataFrame, of_patients: bool = False) -> dict[str, Any]:
+        counts = [
+            int(own["patient"].nunique()) if of_patients else len(own)
+            for own in (*(select(rows, rows["hospital"] == hospital) for hospital in names), rows)
+        ]
+        return {"name": name, "hospitals": counts[:-1], "all": counts[-1]}
+
+    found = [row("patients", scans, of_patients=True)]
+    for kind in study.group_kinds:
+        for group in groups_of(study, experiment, kind):
+            found.append(row(f"patients, {kind}: {group}", select(scans, scans[kind] == group), of_patients=True))
+    found += [row("scans", scans), row("healthy scans", select(scans, scans["is_healthy"]))]
+    settings = experiment.statistics
+    diameter = f"{settings.size_diameter}_diameter_mm"
+    for label in study.labels:
+        own = select(tumors, tumors["label"] == label)
+        tumors_of = "tumours" if len(study.labels) == 1 else f"tumours, {label}"
+        found.append(row(tumors_of, own))
+        for name, low, high in bins_of(settings.size_bins_mm, "mm"):
+            of_size = (own[diameter] >= low) & (own[diameter] < high)
+            found.append(row(f"{tumors_of}, {name}", select(own, of_size)))
+    return found
+
+
+def _counts(study: Study, hospital: str | None = None) -> dict[str, int]:
+    """Numbers of patients, scans, tumours and healthy scans; they are the same for every model."""
+    first = study.cases["model"].iloc[0]
+    cases, tumors = (select(table, table["model"] == first) for table in (study.cases, study.tumors))
+    if hospital is not None:
+        cases, tumors = (select(table, table["hospital"] == hospital) for table in (cases, tumors))
+    scans = cases.drop_duplicates(["hospital", "case"])
+    return {
+        "patients": int(scans["patient"].nunique()),
+        "scans": len(scans),
+        "tumors": len(tumors),
+        "healthy": int(scans["is_healthy"].sum()),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,192 @@
+"""One comparison from the experiment's file to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
+from nnunet_difftumor.evaluation.comparison.analysis import Findings, analyze
+from nnunet_difftumor.evaluation.comparison.facts import collect_facts
+from nnunet_difftumor.evaluation.comparison.inputs.plan import (
+    Experiment,
+    Hospital,
+    Model,
+    file_name_of,
+    read_experiment,
+)
+from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
+    cases_to_predict,
+    predict_missing,
+    refuse_training_cases,
+)
+from nnunet_difftumor.evaluation.comparison.inputs.scores import load_study
+from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
+from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE, write_report
+from nnunet_difftumor.evaluation.comparison.report.tables import write_complete_tables, write_raw_tables
+from nnunet_difftumor.evaluation.scoring.probabilities import NPZ_ENDING
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summary.json"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        experiment: What was compared.
+        findings: All figures.
+        facts: The run's facts, as in summary.json.
+    """
+
+    experiment: Experiment
+    findings: Findings
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What a model still has to do in a hospital.
+
+    Attributes:
+        model: Name of the model.
+        hospital: Name of the hospital.
+        missing: Cases to predict, for the first time or because their images were replaced.
+    """
+
+    model: str
+    hospital: str
+    missing: tuple[str, ...]
+
+
+def plan(experiment_path: Path, output: Path) -> tuple[Todo, ...]:
+    """Check an experiment and say what has to be predicted; nothing is written.
+
+    Args:
+        experiment_path: The YAML file.
+        output: Folder for the results.
+
+    Returns:
+        One entry for each trained model and hospital.
+
+    Raises:
+        DiffTumorError: If the experiment is wrong.
+    """
+    experiment = read_experiment(experiment_path)
+    _check_models(experiment)
+    return tuple(
+        Todo(model.name, hospital.name, cases_to_predict(model, hospital, _predictions(output, model, hospital)))
+        for model in experiment.models
+        if model.trained is not None
+        for hospital in experiment.hospitals
+    )
+
+
+def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> Comparison:
+    """Predict what is missing, score it, compute all figures and write the report.
+
+    Args:
+        experiment_path: The YAML file.
+        output: Folder for the results.
+        overwrite: Replace report and tables; predictions and scores of unchanged files are kept all the same.
+
+    Returns:
+        What was found.
+
+    Raises:
+        OutputExistsError: If there is a report already and `overwrite` is False.
+        DiffTumorError: If the experiment or a file that it names is wrong, or nnU-Net ends with an error.
+    """
+    if (output / REPORT_FILE).exists() and not overwrite:
+        raise OutputExistsError(
+            f"{output / REPORT_FILE} exists already. Name another folder, or replace report and tables with "
+            "--overwrite; predictions and scores are kept."
+        )
+    experiment = read_experiment(experiment_path)
+    notes = [*_check_models(experiment), *_note_models_without_probabilities(experiment)]
+    score_folders = {
+        (model.name, hospital.name): _score(experiment, model, hospital, output)
+        for model in experiment.models
+        for hospital in experiment.hospitals
+    }
+    print("Computing intervals and tests", flush=True)
+    study = load_study(experiment, score_folders)
+    findings = analyze(study, experiment)
+    facts = collect_facts(study, experiment, findings)
+    write_raw_tables(study, experiment, output)
+    write_complete_tables(findings, output)
+    write_json(output / SUMMARY_FILE, facts, overwrite=True)
+    write_report(findings, experiment, facts, (*experiment.notes, *study.notes, *notes), output)
+    return Comparison(experiment, findings, facts)
+
+
+def _check_models(experiment: Experiment) -> list[str]:
+    acknowledged = experiment.acknowledge_identifier_matches
+    return [
+        note
+        for model in experiment.models
+        for note in refuse_training_cases(model, experiment.hospitals, acknowledged=acknowledged)
+    ]
+
+
+def _score(experiment: Experiment, model: Model, hospital: Hospital, output: Path) -> Path:
+    """Predict and score one model in one hospital where that is still to do."""
+    if model.scores is not None:
+        return model.folder_of(hospital)
+    assert hospital.labels is not None
+    predictions = model.folder_of(hospital)
+    if model.trained is not None:
+        predictions = _predictions(output, model, hospital)
+        done = predict_missing(model, hospital, experiment.prediction, predictions)
+        print(f"{model.name}, {hospital.name}: {len(done)} scans predicted", flush=True)
+    folder = output / SCORES_FOLDER / file_name_of(model.name) / file_name_of(hospital.name)
+    is_new = score_once(
+        hospital.labels,
+        predictions,
+        _dataset_json(experiment, model, predictions),
+        folder,
+        labels=experiment.labels or (),
+        probabilities=experiment.prediction.probabilities and _has_probabilities(model, hospital),
+        workers=experiment.prediction.processes,
+    )
+    print(f"{model.name}, {hospital.name}: {'scored' if is_new else 'scored before'}", flush=True)
+    return folder
+
+
+def _has_probabilities(model: Model, hospital: Hospital) -> bool:
+    """Say whether a model's predictions come with nnU-Net's probabilities, if they are asked for."""
+    return model.trained is not None or any(model.folder_of(hospital).glob(f"*{NPZ_ENDING}"))
+
+
+def _note_models_without_probabilities(experiment: Experiment) -> list[str]:
+    if not experiment.prediction.probabilities:
+        return []
+    lacking = [
+        f"{model.name} in {hospital.name}"
+        for model in experiment.models
+        for hospital in experiment.hospitals
+        if model.scores is None and not _has_probabilities(model, hospital)
+    ]
+    if not lacking:
+        return []
+    return [f"No AUROC: no probabilities (<case>.npz) lie beside the predictions of {', '.join(lacking)}."]
+
+
+def _predictions(output: Path, model: Model, hospital: Hospital) -> Path:
+    return output / PREDICTIONS_FOLDER / file_name_of(model.name) / file_name_of(hospital.name)
+
+
+def _dataset_json(experiment: Experiment, model: Model, predictions: Path) -> Path:
+    """The file that names the labels: as written, or beside the model or the predictions."""
+    trained = [each.trained for each in (model, *experiment.models) if each.trained is not None]
+    places = [folder / "dataset.json" for folder in (predictions, *trained)]
+    found = experiment.dataset_json or next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigurationError(
+            f"{experiment.path}: which label of {predictions} is the tumour? Write dataset_json: PATH, nnU-Net's "
+            "dataset.json of the training data."
+        )
+    return found

@@ -1,0 +1,62 @@
+"""Figures as text: the same in tables, captions and the methods paragraph."""
+
+from __future__ import annotations
+
+import math
+
+from nnunet_difftumor.evaluation.comparison.measures import MEASURES, Measure
+from nnunet_difftumor.evaluation.statistics.comparisons import Estimate
+
+DASH = "-"
+EMPTY, TOO_FEW, NOT_MEASURED = "empty", "too few", "not measured"
+"""How a cell begins that tells why there is no figure."""
+
+NO_PROBABILITIES = f"{NOT_MEASURED}: the scores need probabilities"
+
+_DECIMALS = 3
+_BY_KEY = {measure.key: measure for measure in MEASURES}
+
+
+def measure_of(key: str) -> Measure:
+    """Find a measure by its key."""
+    return _BY_KEY[key]
+
+
+def show_value(value: float, *, signed: bool = False) -> str:
+    """Write a figure: "0.712", "+0.031"; a dash where there is none."""
+    if math.isnan(value):
+        return DASH
+    text = f"{value:+.{_DECIMALS}f}" if signed else f"{value:.{_DECIMALS}f}"
+    return text.lstrip("+-") if signed and not float(text) else text
+
+
+def show_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
+    """Write the ends of an interval: "0.680 to 0.741"; empty where there is none."""
+    if estimate is None or math.isnan(estimate.low):
+        return ""
+    return f"{show_value(estimate.low, signed=signed)} to {show_value(estimate.high, signed=signed)}"
+
+
+def show_estimate(estimate: Estimate, *, signed: bool = False) -> str:
+    """Write a figure with its interval in brackets, or say why there is none."""
+    value, interval = show_value(estimate.value, signed=signed), show_interval(estimate, signed=signed)
+    if interval:
+        return f"{value} ({interval})"
+    return f"{value} ({estimate.method})" if value != DASH else estimate.method
+
+
+def show_p_value(p_value: float) -> str:
+    """Write a p-value: "0.012", "<0.001"; a dash where nothing was tested."""
+    if math.isnan(p_value):
+        return DASH
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def listing(names: list[str] | tuple[str, ...]) -> str:
+    """Write names as in a sentence: "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def is_lack(text: str) -> bool:
+    """Say whether a cell tells why there is no figure."""
+    return text == EMPTY or text.startswith((f"{TOO_FEW}: ", f"{NOT_MEASURED}: "))

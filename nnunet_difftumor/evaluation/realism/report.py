@@ -1,0 +1,145 @@
+"""Pictures and the page of an evaluation: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunet_difftumor.evaluation.realism import figures
+from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.pictures.montage import save_figure
+from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from nnunet_difftumor.evaluation.realism.run import Evaluation
+
+HEADLINE = (
+    ("reconstruction_mae_ratio_2x_body", "Reconstruction error over that of 2x pooling, body", "below 0.9"),
+    ("reconstruction_mae_ratio_2x_tumor", "Reconstruction error over that of 2x pooling, tumours", "below 1.0"),
+    ("in_mask_w1_hu", "Wasserstein distance to real tumours, transplants, HU", "8 or less"),
+    ("in_mask_w1_hu_in_place", "Wasserstein distance to real tumours, in place, HU", ""),
+    ("real_to_real_w1_hu", "The same between halves of the patients, real tumours, HU", ""),
+    ("transplant_plausible_share", "Transplants whose mean is within the range of real case means", "0.9 or more"),
+    ("highpass_ratio", "High-pass sd in the mask over the host's, transplants", "0.8 to 1.25"),
+    ("highpass_ratio_no_residual", "The same without the residual", ""),
+    ("lowpass_ratio", "Low-pass sd over that of whole real tumours, transplants", "0.7 to 1.3"),
+    ("lowpass_ratio_shrunken", "The same over real tumours made as small", ""),
+    ("lowpass_ratio_balls", "The same over balls of the same radius in real tumours", ""),
+    ("lowpass_ratio_in_place", "The same in place, over the real tumours in the same masks", "0.7 to 1.3"),
+    ("contrast_slope", "Achieved over requested contrast, slope", "0.75 or more"),
+    ("contrast_median_error_hu", "Achieved against requested contrast, median error, HU", "10 or less"),
+    ("contrast_spearman", "Achieved against requested contrast, Spearman correlation", "0.8 or more"),
+    ("ring_depth_hu", "Edge of the tumour minus its core, transplants, HU (negative: dark ring)", "within 3"),
+    ("beyond_rim_hu", "Largest change of the scan beyond the soft rim, HU", "0"),
+    ("volume_within_10_percent_share", "Transplants whose volume is within 10% of the request", "1"),
+    ("visible_share", "Transplants that can be seen (5 HU and two standard errors)", ""),
+    ("seed_diversity_hu", "Difference between seeds, low-pass sd, HU", ""),
+    ("two_sample_auc", "Two-sample classifier, area under the curve (0.5: cannot tell)", "0.75 or less"),
+    ("rim_probe_auc", "Rim probe, area under the curve", "upper end 0.65 or less"),
+)
+"""Keys of summary.json with what they mean and their bar."""
+
+COLUMNS = (
+    ("mean_hu", "mean", 1),
+    ("sd_hu", "sd", 1),
+    ("in_mask_w1_hu", "W1 to real", 1),
+    ("lowpass_sd_hu", "low-pass sd", 1),
+    ("lowpass_ratio", "over real", 2),
+    ("highpass_sd_hu", "high-pass sd", 1),
+    ("highpass_ratio", "over host", 2),
+    ("contrast_hu", "contrast", 1),
+    ("cnr", "CNR", 2),
+    ("is_visible", "visible", 2),
+)
+"""Measures of the tables of methods: key, heading, decimals."""
+
+
+def write_pictures_and_report(evaluation: Evaluation, output: Path) -> None:
+    """Draw the pictures, write them as PNG, and write the page that holds them.
+
+    Args:
+        evaluation: What was made and found.
+        output: Folder for the results.
+    """
+    pictures = _draw(evaluation)
+    for name, figure in pictures.items():
+        save_figure(figure, output / f"{name}.png")
+    embedded = {name: embed_png(output / f"{name}.png") for name in pictures}
+    environment = page_environment(Path(__file__).parent)
+    environment.filters["interval"] = show
+    environment.filters["pair"] = lambda method, methods, setting: (method, methods[method][setting])
+    environment.globals["dict"] = dict
+    html = environment.get_template("report.html.jinja").render(
+        summary=evaluation.summary,
+        methods=evaluation.summary["methods"],
+        headline=HEADLINE,
+        columns=COLUMNS,
+        pictures=embedded,
+        data_kind=data_kind(evaluation.summary),
+        method_names=making.METHODS,
+    )
+    from nnunet_difftumor.evaluation.realism.run import REPORT_FILE
+
+    with written_whole(output / REPORT_FILE, overwrite=True) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def show(value: Any, decimals: int = 2) -> str:
+    """Write a figure with its interval: "12.3 (10.1 to 14.8)"; a dash where there is none.
+
+    Args:
+        value: Number, None, text, or mapping with value, low and high.
+        decimals: Digits after the point.
+
+    Returns:
+        The text.
+    """
+    if isinstance(value, Mapping):
+        text = show(value["value"], decimals)
+        if value["value"] is None or value["low"] is None:
+            return text
+        return f"{text} ({value['low']:.{decimals}f} to {value['high']:.{decimals}f})"
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.{decimals}f}"
+
+
+def data_kind(summary: Mapping[str, Any]) -> str:
+    """Say what the data are: "phantom", "soft tissue" or "other", from their descriptions."""
+    text = (
+        f"{summary.get('dataset_description', '')} {summary.get('data_note', '')} {summary.get('dataset', '')}".lower()
+    )
+    if "phantom" in text:
+        return "phantom"
+    is_soft_tissue = any(word in text for word in ("soft-tissue", "soft tissue", "softtissue", "sarcoma"))
+    return "soft tissue" if is_soft_tissue else "other"
+
+
+def _draw(evaluation: Evaluation) -> dict[str, Figure]:
+    collection, summary = evaluation.collection, evaluation.summary
+    scores = evaluation.probes.two_sample.get(making.GENERATED)
+    dataset = summary.get("dataset", "held-out cases")
+    pictures = {
+        "inplace": figures.draw_in_place(
+            collection, f"Real (before) and generated (after) tumours of {dataset}, cases the generator never saw"
+        ),
+        "curves": figures.draw_curves(collection, summary["methods"], evaluation.window_hu),
+        "controls": figures.draw_controls(summary["controls"]),
+        "convincing": figures.draw_confidence(
+            collection, scores, "Most convincing: real (before) and generated (after)", most_convincing=True
+        ),
+        "unconvincing": figures.draw_confidence(
+            collection, scores, "Least convincing: real (before) and generated (after)", most_convincing=False
+        ),
+        "transplants": figures.draw_transplants(collection, f"Generated in tumour-free tissue of {dataset}"),
+        "methods": figures.draw_methods(collection, "One place, every method"),
+    }
+    for index, (name, other) in enumerate(evaluation.other.items()):
+        heading = f"Generated in an organ that the generator never saw: {name}"
+        pictures[f"other_organ_{index}"] = figures.draw_transplants(other, heading)
+        pictures[f"other_organ_{index}_controls"] = figures.draw_controls(summary["other_organ"][name]["controls"])
+    return pictures

@@ -1,0 +1,1 @@
+"""The tumours that are compared."""

@@ -1,0 +1,104 @@
+"""Scans of the evaluation: CT, organ and tumours on one isotropic grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, label
+
+from nnunet_difftumor.ct.datasets import Case, read_ct, read_mask
+from nnunet_difftumor.ct.resample import AIR_HU, resample
+from nnunet_difftumor.errors import MissingLabelError
+from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+_SMALLEST_TUMOR_MM3 = 113.0  # a sphere of 3 mm radius
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationScan:
+    """A scan that the generator never saw.
+
+    Attributes:
+        identifier: Case identifier; a patient.
+        spacing_mm: Spacing in mm, array order.
+        image_hu: CT in HU. Shape (D, H, W).
+        organ: True in the organ, tumours left out. Same shape.
+        tumors: True in any tumour. Same shape.
+        target: True in the largest tumour, empty if no tumour reaches 3 mm radius. Same shape.
+    """
+
+    identifier: str
+    spacing_mm: tuple[float, float, float]
+    image_hu: FloatArray
+    organ: BoolArray
+    tumors: BoolArray
+    target: BoolArray
+
+    @property
+    def has_target(self) -> bool:
+        """True if there is a tumour to replace."""
+        return bool(self.target.any())
+
+    def distance_to_tumors_mm(self) -> FloatArray:
+        """Distance to the nearest tumour voxel in mm, infinite without any. Shape (D, H, W)."""
+        if not self.tumors.any():
+            return np.full(self.image_hu.shape, np.inf, dtype=np.float32)
+        return np.asarray(distance_transform_edt(~self.tumors, sampling=self.spacing_mm), dtype=np.float32)
+
+
+def read_scan(case: Case, organ_label: int, tumor_label: int | None, *, native: bool = False) -> EvaluationScan:
+    """Read a scan onto the evaluation's grid.
+
+    Args:
+        case: A case with a label map.
+        organ_label: Value of the organ.
+        tumor_label: Value of the tumour; None if the labels know no tumour.
+        native: Keep the scan's own grid.
+
+    Returns:
+        The scan.
+
+    Raises:
+        MissingLabelError: If the case has no label map, or no voxel of the organ.
+    """
+    if case.label_path is None:
+        raise MissingLabelError(f"Case {case.identifier} has no label map; evaluate on annotated cases.")
+    ct = read_ct(case.image_path)
+    labels = read_mask(case.label_path, ct)
+    step_mm = EVALUATION_SPACING_MM
+    spacing = ct.spacing_mm if native else (step_mm, step_mm, step_mm)
+    shape = [
+        max(1, int(np.floor((size - 1) * old / new)) + 1)
+        for size, old, new in zip(labels.shape, ct.spacing_mm, spacing, strict=True)
+    ]
+
+    def on_grid(volume: NDArray, fill_value: float) -> FloatArray:
+        return resample(
+            volume, ct.spacing_mm, shape, spacing, (0.0, 0.0, 0.0), fill_value=fill_value, whole_voxels=True
+        )
+
+    def mask_of(value: int | None) -> BoolArray:
+        if native:
+            return labels == value
+        return on_grid(labels == value, 0.0) >= 0.5 if value is not None else np.zeros(shape, dtype=bool)
+
+    tumors = mask_of(tumor_label) if tumor_label is not None else np.zeros(shape, dtype=bool)
+    organ = mask_of(organ_label) & ~tumors
+    if not organ.any():
+        raise MissingLabelError(f"{case.label_path} has no voxel of the organ (label {organ_label}).")
+    image_hu = ct.image_hu if native else on_grid(ct.image_hu, AIR_HU)
+    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, _largest(tumors, spacing))
+
+
+def _largest(tumors: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
+    """The largest connected tumour, or nothing if it is under 3 mm in radius."""
+    components = np.asarray(label(tumors)[0])  # type: ignore[index]
+    sizes = np.bincount(components.ravel())[1:]
+    if len(sizes) == 0 or sizes.max() * float(np.prod(spacing_mm)) < _SMALLEST_TUMOR_MM3:
+        return np.zeros_like(tumors)
+    return components == int(np.argmax(sizes)) + 1

@@ -1,0 +1,221 @@
+"""Scores of one case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, read_case_maps
+from nnunet_difftumor.evaluation.scoring.components import (
+    Components,
+    axial_diameter_mm,
+    equivalent_diameter_mm,
+    find_components,
+)
+from nnunet_difftumor.evaluation.scoring.matching import Matching, match_components, panoptic_quality
+from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter, keep_near_organ
+from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, PredictionScore, TumorScore
+from nnunet_difftumor.evaluation.scoring.rules import TOLERANCES_MM, ScoringRules, size_bin
+from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, ScoredLabel
+from nnunet_difftumor.evaluation.scoring.surfaces import surface_agreement
+
+DEFAULT_RULES = ScoringRules()
+
+Mask = NDArray[np.bool_]
+
+
+def score_case(
+    reference: Path,
+    prediction: Path,
+    scheme: LabelScheme,
+    *,
+    case: str | None = None,
+    probabilities: Mapping[str, Path] | None = None,
+    organ_filter: OrganFilter | None = None,
+    organ_mask: Path | None = None,
+    rules: ScoringRules = DEFAULT_RULES,
+) -> CaseScores:
+    """Score one predicted label map.
+
+    Args:
+        reference: Reference label map.
+        prediction: Predicted label map on the same grid; flipped or permuted axes are turned back.
+        scheme: What the labels mean.
+        case: Case identifier; the reference's file name up to the first dot by default.
+        probabilities: File by tumour label: nnU-Net's .npz or a probability map.
+        organ_filter: Drop predicted tumours outside the organ.
+        organ_mask: The organ's mask, for a filter that takes it from files.
+        rules: What counts.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DiffTumorError: If a file cannot be read, the grids differ or are sheared, or the values are not those of the
+            scheme.
+    """
+    files = CaseFiles(
+        case=case or Path(reference).name.split(".")[0],
+        reference=Path(reference),
+        prediction=Path(prediction),
+        probabilities=probabilities or {},
+        organ_mask=organ_mask,
+    )
+    return score_maps(read_case_maps(files, scheme), scheme, organ_filter=organ_filter, rules=rules)
+
+
+def score_maps(
+    maps: CaseMaps,
+    scheme: LabelScheme,
+    *,
+    organ_filter: OrganFilter | None = None,
+    rules: ScoringRules = DEFAULT_RULES,
+) -> CaseScores:
+    """Score a case that was read.
+
+    Args:
+        maps: The case.
+        scheme: What the labels mean.
+        organ_filter: Drop predicted tumours outside the organ.
+        rules: What counts.
+
+    Returns:
+        The scores.
+    """
+    is_ignored = maps.reference == scheme.ignore if scheme.ignore is not None else None
+    is_partly_unknown = is_ignored is not None and bool(is_ignored.any())
+    has_tumor = bool(np.isin(maps.reference, sorted(scheme.tumor_values)).any())
+    scores = tuple(
+        _score_label(maps, label, is_ignored if is_partly_unknown else None, organ_filter, rules)
+        for label in scheme.labels
+    )
+    return CaseScores(case=maps.case, is_healthy=not has_tumor and not is_partly_unknown, labels=scores)
+
+
+def _score_label(
+    maps: CaseMaps, label: ScoredLabel, is_ignored: Mask | None, organ_filter: OrganFilter | None, rules: ScoringRules
+) -> LabelScores:
+    reference, whole = (_mask_of(labels, label.values) for labels in (maps.reference, maps.prediction))
+    patient_score = maps.largest_probability.get(label.name, math.nan)
+    if organ_filter is not None and label.is_tumor:
+        reach = organ_filter.reach(maps, label)
+        whole = keep_near_organ(whole, reach)
+        patient_score = _largest_within(maps.probabilities.get(label.name), reach | whole, is_ignored)
+    prediction = whole if is_ignored is None else whole & ~is_ignored
+    voxels = [int(np.count_nonzero(mask)) for mask in (reference, prediction)]
+    box = _common_box(reference, whole)
+    reference, prediction, whole = reference[box], prediction[box], whole[box]
+    shared = int(np.count_nonzero(reference & prediction))
+    near, far = surface_agreement(reference, prediction, maps.spacing_mm, TOLERANCES_MM)
+    tumors: tuple[TumorScore, ...] = ()
+    predictions: tuple[PredictionScore, ...] = ()
+    if label.is_tumor:
+        values = maps.probabilities[label.name][box] if label.name in maps.probabilities else None
+        ignored = None if is_ignored is None else is_ignored[box]
+        tumors, predictions = _score_tumors(maps, reference, whole, values, ignored, rules)
+    return LabelScores(
+        label=label.name,
+        is_tumor=label.is_tumor,
+        dice=2.0 * shared / sum(voxels) if sum(voxels) else math.nan,
+        nsd_1mm=near,
+        nsd_2mm=far,
+        reference_ml=voxels[0] * maps.voxel_mm3 / 1000.0,
+        predicted_ml=voxels[1] * maps.voxel_mm3 / 1000.0,
+        tumors=tumors,
+        predictions=predictions,
+        panoptic_quality=_quality(tumors, len(predictions)) if label.is_tumor else math.nan,
+        patient_score=patient_score,
+    )
+
+
+def _score_tumors(
+    maps: CaseMaps,
+    reference: Mask,
+    prediction: Mask,
+    values: NDArray[np.float32] | None,
+    is_ignored: Mask | None,
+    rules: ScoringRules,
+) -> tuple[tuple[TumorScore, ...], tuple[PredictionScore, ...]]:
+    """Reference and predicted tumours; predictions that say nothing about right or wrong are left out."""
+    true = find_components(reference, maps.voxel_mm3, rules)
+    found = find_components(prediction, maps.voxel_mm3, rules, is_ignored)
+    matching = match_components(true, found, rules.match_iou)
+    is_unknown = (matching.touches_speck | found.is_mostly_ignored) & ~matching.touching_predictions
+    counted = np.flatnonzero(~is_unknown)
+    scores = _component_scores(found, values, rules)
+    tumors = _tumor_scores(maps, true, matching, scores)
+    predictions = tuple(
+        PredictionScore(
+            component=number,
+            volume_mm3=float(found.voxels[index] * maps.voxel_mm3),
+            matched_tumor=int(partner) + 1 if (partner := matching.match_of_prediction[index]) >= 0 else None,
+            iou=float(matching.iou[partner, index] if partner >= 0 else matching.iou[:, index].max(initial=0.0)),
+            score=float(scores[index]),
+            touches_tumor=bool(matching.touching_predictions[index]),
+        )
+        for number, index in enumerate(counted, start=1)
+    )
+    return tumors, predictions
+
+
+def _tumor_scores(
+    maps: CaseMaps, true: Components, matching: Matching, scores: NDArray[np.float64]
+) -> tuple[TumorScore, ...]:
+    tumors = []
+    boxes = ndimage.find_objects(true.numbers)
+    touched = matching.touched_references
+    for index, (voxels, box) in enumerate(zip(true.voxels, boxes, strict=True)):
+        volume_mm3 = float(voxels * maps.voxel_mm3)
+        diameter_mm = equivalent_diameter_mm(volume_mm3)
+        partner = int(matching.match_of_reference[index])
+        iou = float(matching.iou[index, partner] if partner >= 0 else matching.iou[index].max(initial=0.0))
+        tumors.append(
+            TumorScore(
+                tumor=index + 1,
+                volume_mm3=volume_mm3,
+                equivalent_diameter_mm=diameter_mm,
+                axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
+                size_bin=size_bin(diameter_mm),
+                detected=partner >= 0,
+                touched=bool(touched[index]),
+                iou=iou,
+                dice=2.0 * iou / (1.0 + iou),
+                score=float(scores[partner]) if partner >= 0 else math.nan,
+            )
+        )
+    return tuple(tumors)
+
+
+def _component_scores(
+    found: Components, values: NDArray[np.float32] | None, rules: ScoringRules
+) -> NDArray[np.float64]:
+    """Largest or mean probability of each predicted tumour; NaN without probabilities. Shape (M,)."""
+    if values is None or not len(found):
+        return np.full(len(found), math.nan)
+    measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
+    return np.asarray(measure(values, found.numbers, np.arange(1, len(found) + 1)), dtype=np.float64)
+
+
+def _quality(tumors: tuple[TumorScore, ...], predicted: int) -> float:
+    return panoptic_quality(np.array([tumor.iou for tumor in tumors if tumor.detected]), len(tumors), predicted)
+
+
+def _mask_of(labels: NDArray[np.int16], values: tuple[int, ...]) -> Mask:
+    return labels == values[0] if len(values) == 1 else np.isin(labels, values)
+
+
+def _largest_within(values: NDArray[np.float32] | None, where: Mask, is_ignored: Mask | None) -> float:
+    if values is None:
+        return math.nan
+    return float(values.max(where=where if is_ignored is None else where & ~is_ignored, initial=0.0))
+
+
+def _common_box(*masks: Mask) -> tuple[slice, ...]:
+    """Box of the voxels of any of the masks; one voxel if there are none."""
+    found = ndimage.find_objects(np.logical_or.reduce(masks).view(np.uint8))
+    return found[0] if found else (slice(0, 1),) * 3

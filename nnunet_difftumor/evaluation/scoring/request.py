@@ -1,0 +1,159 @@
+"""What is to be scored, and the files of each case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_difftumor.ct.reading import file_ending
+from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles
+from nnunet_difftumor.evaluation.scoring.jobs import CaseError
+from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
+from nnunet_difftumor.evaluation.scoring.probabilities import find_probability_files
+from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
+from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringRequest:
+    """What to score.
+
+    Attributes:
+        reference: Folder of reference label maps, <case>.nii.gz or another image ending.
+        prediction: Folder of predicted label maps under the same case identifiers.
+        labels: nnU-Net's dataset.json.
+        probabilities: Folder of probabilities (see `probabilities.find_probability_files`), or None.
+        tumor_labels: Names or values of the tumour labels; without any, all whose names say so.
+        organ_label: Name or value of the organ; None infers it for each tumour label. Only the filter needs it.
+        organ_filter: The scores are also taken without predicted tumours outside the organ; None does not.
+        only_predicted: Score the cases that have a prediction, and list the others; else they are errors.
+        rules: What counts.
+    """
+
+    reference: Path
+    prediction: Path
+    labels: Path
+    probabilities: Path | None = None
+    tumor_labels: tuple[str, ...] = ()
+    organ_label: str | None = None
+    organ_filter: OrganFilter | None = None
+    only_predicted: bool = False
+    rules: ScoringRules = field(default_factory=ScoringRules)
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """The cases of a request.
+
+    Attributes:
+        cases: Files of the cases to score.
+        errors: Cases whose files are not complete.
+        not_predicted: Cases that are left out because the request says so.
+        without_reference: Predicted cases without a reference; they are among the errors.
+    """
+
+    cases: tuple[CaseFiles, ...]
+    errors: tuple[CaseError, ...]
+    not_predicted: tuple[str, ...]
+    without_reference: tuple[str, ...]
+
+
+def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
+    """Find the files of every case.
+
+    Args:
+        request: What to score.
+        scheme: What the labels mean.
+
+    Returns:
+        The plan.
+
+    Raises:
+        DatasetError: If a folder holds no label map, or two for one case.
+    """
+    references = find_label_maps(request.reference, "--reference")
+    predictions = find_label_maps(request.prediction, "--prediction")
+    if _holds_probabilities_too(request):
+        predictions = _without_probability_images(predictions, references, scheme)
+    organ_folder = request.organ_filter.folder if request.organ_filter is not None else None
+    organ_masks = find_label_maps(organ_folder, "--organ-filter") if organ_folder is not None else None
+    left_out = references.keys() - predictions.keys() if request.only_predicted else set()
+    cases, errors = [], []
+    for case in sorted((references.keys() | predictions.keys()) - left_out):
+        try:
+            cases.append(
+                CaseFiles(
+                    case=case,
+                    reference=_file_of(case, references, f"has no reference in {request.reference}"),
+                    prediction=_file_of(
+                        case,
+                        predictions,
+                        f"has no prediction in {request.prediction}. Predict it, or score the predicted cases alone "
+                        "with --only-predicted",
+                    ),
+                    probabilities=_probabilities(request, case, scheme),
+                    organ_mask=None
+                    if organ_masks is None
+                    else _file_of(case, organ_masks, f"has no organ mask in {organ_folder}"),
+                )
+            )
+        except DatasetError as error:
+            errors.append(CaseError(case, type(error).__name__, str(error)))
+    without_reference = sorted(predictions.keys() - references.keys())
+    return ScoringPlan(tuple(cases), tuple(errors), tuple(sorted(left_out)), tuple(without_reference))
+
+
+def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
+    """Find the label maps of a folder, subfolders left out.
+
+    Args:
+        folder: The folder.
+        option: What it was given as, for messages; "" for none.
+
+    Returns:
+        File by case identifier: the name without its ending.
+
+    Raises:
+        DatasetError: If there are none, or two of one case.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        ending = file_ending(path)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        case = path.name[: -len(ending)]
+        if case in found:
+            raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
+        found[case] = path
+    if not found:
+        raise DatasetError(f"{option} {folder} holds no label map (<case>.nii.gz). Check the path.".lstrip())
+    return found
+
+
+def _file_of(case: str, files: Mapping[str, Path], problem: str) -> Path:
+    if case not in files:
+        raise DatasetError(f"{case} {problem}.")
+    return files[case]
+
+
+def _holds_probabilities_too(request: ScoringRequest) -> bool:
+    """Say whether the folder of predictions is that of the probabilities."""
+    return request.probabilities is not None and request.probabilities.resolve() == request.prediction.resolve()
+
+
+def _without_probability_images(
+    predictions: Mapping[str, Path], references: Mapping[str, Path], scheme: LabelScheme
+) -> dict[str, Path]:
+    """Leave out files named <case>_<tumour label>, unless there is a reference of just that name."""
+    cases = predictions.keys() | references.keys()
+    images = {f"{case}_{label.name}" for case in cases for label in scheme.tumors} - references.keys()
+    return {case: path for case, path in predictions.items() if case not in images}
+
+
+def _probabilities(request: ScoringRequest, case: str, scheme: LabelScheme) -> Mapping[str, Path]:
+    if request.probabilities is None:
+        return {}
+    is_same = _holds_probabilities_too(request)
+    return find_probability_files(request.probabilities, case, scheme, is_prediction_folder=is_same)

@@ -1,0 +1,106 @@
+"""Scoring of a folder of predicted label maps against a folder of reference ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunet_difftumor import __version__
+from nnunet_difftumor.evaluation.scoring.case import score_case
+from nnunet_difftumor.evaluation.scoring.jobs import CaseError, ScoredCase, ScoringJob, run_jobs
+from nnunet_difftumor.evaluation.scoring.records import CaseScores
+from nnunet_difftumor.evaluation.scoring.request import ScoringPlan, ScoringRequest, plan_scoring
+from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
+from nnunet_difftumor.evaluation.scoring.summary import summarize
+from nnunet_difftumor.evaluation.scoring.tables import FILTERED_FOLDER, load_scores
+from nnunet_difftumor.evaluation.scoring.writing import check_output, new_output_folder, write_tables
+
+__all__ = ["CaseScores", "FolderScores", "ScoringRequest", "load_scores", "score_case", "score_folders"]
+
+SUMMARY_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FolderScores:
+    """Scores of all cases.
+
+    Attributes:
+        cases: Scores, sorted by case.
+        filtered: The same with the organ filter; empty without one.
+        errors: Cases that could not be scored.
+        summary: The content of summary.json.
+    """
+
+    cases: tuple[CaseScores, ...]
+    filtered: tuple[CaseScores, ...]
+    errors: tuple[CaseError, ...]
+    summary: Mapping[str, Any]
+
+
+def score_folders(
+    request: ScoringRequest, output: Path, *, workers: int = 1, overwrite: bool = False, show_progress: bool = False
+) -> FolderScores:
+    """Score a folder and write tables and summary.
+
+    A case that cannot be scored is reported, and the others are scored all the same.
+
+    Args:
+        request: What to score.
+        output: Folder for the results.
+        workers: Processes that score side by side; 1 scores in this one.
+        overwrite: Replace the results of an earlier scoring.
+        show_progress: Show a progress bar.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DatasetError: If a folder holds no label map, or two for one case.
+        MissingLabelError: If tumour or organ labels cannot be told.
+        OutputExistsError: If results would be overwritten.
+        DiffTumorError: If the folder cannot be written to, or a process dies.
+    """
+    check_output(output, overwrite=overwrite)
+    scheme = read_label_scheme(
+        request.labels,
+        request.tumor_labels,
+        request.organ_label,
+        needs_organ=request.organ_filter is not None and request.organ_filter.folder is None,
+    )
+    plan = plan_scoring(request, scheme)
+    jobs = [ScoringJob(files, scheme, request.organ_filter, request.rules) for files in plan.cases]
+    with new_output_folder(output, overwrite=overwrite) as folder:
+        bar = tqdm(run_jobs(jobs, workers), total=len(jobs), desc="Scoring", unit="case", disable=not show_progress)
+        scores = _collect(request, plan, list(bar))
+        write_tables(folder, scores.cases, scores.errors, scores.summary)
+        if request.organ_filter is not None and scores.filtered:
+            other = {"organ_filter": request.organ_filter.source, "labels": summarize(scores.filtered)}
+            write_tables(folder / FILTERED_FOLDER, scores.filtered, scores.errors, {**scores.summary, **other})
+    return scores
+
+
+def _collect(request: ScoringRequest, plan: ScoringPlan, results: Sequence[ScoredCase | CaseError]) -> FolderScores:
+    scored = [result for result in results if isinstance(result, ScoredCase)]
+    failed = [result for result in results if isinstance(result, CaseError)]
+    cases = tuple(result.scores for result in scored)
+    filtered = tuple(result.filtered for result in scored if result.filtered is not None)
+    errors = tuple(sorted([*plan.errors, *failed], key=lambda error: error.case))
+    about = _describe(request, plan, errors)
+    summary = {**about, "organ_filter": None, "cases": len(cases), "labels": summarize(cases)}
+    return FolderScores(cases, filtered, errors, summary)
+
+
+def _describe(request: ScoringRequest, plan: ScoringPlan, errors: Sequence[CaseError]) -> dict[str, Any]:
+    return {
+        "format": SUMMARY_FORMAT,
+        "version": __version__,
+        "rules": asdict(request.rules),
+        "with_probabilities": request.probabilities is not None,
+        "failed": [error.case for error in errors],
+        "not_predicted": list(plan.not_predicted),
+        "without_reference": list(plan.without_reference),
+    }

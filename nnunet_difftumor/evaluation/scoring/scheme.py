@@ -1,0 +1,145 @@
+"""Which labels of a data set are scored, which of them are tumours, and in which organ they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.ct.datasets import parse_labels, read_dataset_json
+from nnunet_difftumor.ct.label_roles import foreground_labels, is_tumor_name, name_of_label, resolve_label_roles
+from nnunet_difftumor.errors import ConfigurationError, MissingLabelError
+
+_REORIENTING_READER = "NibabelIOWithReorient"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredLabel:
+    """One label or region of dataset.json.
+
+    Attributes:
+        name: Its name.
+        values: Its values in a label map.
+        is_tumor: Its components are tumours.
+        organ_values: Values of the organ that its tumours lie in; empty unless an organ filter needs it.
+        channel: Its channel in nnU-Net's probabilities.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    is_tumor: bool
+    channel: int
+    organ_values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScheme:
+    """What the values of label maps and probabilities of a data set mean.
+
+    Attributes:
+        labels: Labels in the order of dataset.json, background and the ignore label left out.
+        declared: Every value that a label map may hold.
+        tumor_values: Values of all tumours, also of those that are not scored as such: a scan with one is not healthy.
+        ignore: nnU-Net's ignore label, if there is one.
+        channels: Channels of nnU-Net's probabilities.
+        is_reoriented: nnU-Net's reader turns images to right-anterior-superior, and probabilities stay so.
+    """
+
+    labels: tuple[ScoredLabel, ...]
+    declared: frozenset[int]
+    tumor_values: frozenset[int]
+    ignore: int | None
+    channels: int
+    is_reoriented: bool = False
+
+    @property
+    def tumors(self) -> tuple[ScoredLabel, ...]:
+        """The labels that are tumours."""
+        return tuple(label for label in self.labels if label.is_tumor)
+
+
+def read_label_scheme(
+    path: Path,
+    tumor_labels: Sequence[str] = (),
+    organ_label: str | None = None,
+    *,
+    needs_organ: bool = False,
+) -> LabelScheme:
+    """Read which labels are scored from a dataset.json.
+
+    Args:
+        path: nnU-Net's dataset.json.
+        tumor_labels: Names or values of the tumour labels; without any, all whose names say so.
+        organ_label: Name or value of the organ; None infers it for each tumour label.
+        needs_organ: The organ is used.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        DatasetError: If the file is missing or wrong.
+        MissingLabelError: If no label is a tumour, a label is unknown, or an organ is needed and cannot be told.
+    """
+    options = read_dataset_json(path)
+    all_values = {value for values in parse_labels(options["labels"], path).values() for value in values}
+    foreground = foreground_labels(options["labels"])
+    by_name = tuple(name for name in foreground if is_tumor_name(name))
+    chosen = tuple(_find_name(name, foreground, "--tumor-label", path) for name in tumor_labels) or by_name
+    if not chosen:
+        raise MissingLabelError(
+            f"None of the labels of {path} is named like a tumour ({', '.join(foreground)}). Name one with "
+            "--tumor-label."
+        )
+    organ = None if organ_label is None else _find_name(organ_label, foreground, "--organ-label", path)
+    has_regions = any(len(values) > 1 for values in foreground.values())
+    labels = tuple(
+        ScoredLabel(
+            name=name,
+            values=values,
+            is_tumor=name in chosen,
+            channel=index if has_regions else values[0],
+            organ_values=_organ_values(options["labels"], name, organ) if needs_organ and name in chosen else (),
+        )
+        for index, (name, values) in enumerate(foreground.items())
+    )
+    ignore = options["labels"].get("ignore")
+    return LabelScheme(
+        labels=labels,
+        declared=frozenset((0, *all_values)),
+        tumor_values=frozenset(value for name in (*by_name, *chosen) for value in foreground[name]),
+        ignore=ignore if isinstance(ignore, int) else None,
+        channels=len(foreground)
+        if has_regions
+        else 1 + max(value for values in foreground.values() for value in values),
+        is_reoriented=options.get("overwrite_image_reader_writer") == _REORIENTING_READER,
+    )
+
+
+def _find_name(wanted: str, foreground: Mapping[str, tuple[int, ...]], option: str, path: Path) -> str:
+    """Name of a label given by name or value; of a value, the smallest region that holds it."""
+    if wanted in foreground:
+        return wanted
+    name = name_of_label(foreground, int(wanted)) if wanted.isdigit() else ""
+    if not name:
+        shown = ", ".join(f"{name} {list(values)}" for name, values in foreground.items())
+        raise MissingLabelError(f"{option} {wanted} is no label of {path}. Its labels are {shown}.")
+    return name
+
+
+def _organ_values(labels: Mapping[str, Any], tumor: str, organ: str | None) -> tuple[int, ...]:
+    """Values of a tumour's organ, without those of the tumour."""
+    foreground = foreground_labels(labels)
+    if organ is None:
+        own = [value for value in foreground[tumor] if name_of_label(labels, value) == tumor]
+        try:
+            organ = name_of_label(labels, resolve_label_roles(labels, tumor=min(own or foreground[tumor]))[0])
+        except ConfigurationError as error:
+            raise MissingLabelError(
+                f"The organ of the tumour label '{tumor}' cannot be told from the names of the labels "
+                f"({', '.join(foreground)}). Name it with --organ-label."
+            ) from error
+    values = tuple(value for value in foreground[organ] if value not in foreground[tumor])
+    if not values:
+        raise MissingLabelError(f"The organ label '{organ}' has no value that is not the tumour's. Name another one.")
+    return values

@@ -1,1 +1,0 @@
-"""Studies with matched arms: planned, trained, compared."""

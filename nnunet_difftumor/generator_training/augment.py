@@ -1,0 +1,168 @@
+"""Random changes of cubic CT crops: what a generator must not depend on, drawn from a given random generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from nnunet_difftumor.ct.resample import AIR_HU
+
+FloatArray = NDArray[np.float32]
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+_WINDOW_LOW_HU = (-200.0, 0.0)
+_WINDOW_HIGH_HU = (100.0, 300.0)
+_SHIFT_HU = (-30.0, 100.0)
+_RAMP_HU = (-40.0, 0.0)
+_BLOB_RADIUS_VOXELS = (2.0, 8.0)
+_BLOB_CONTRAST_HU = 60.0
+_MOST_BLOBS = 4
+_TUMOR_SHIFT_HU = (-45.0, 35.0)
+_LOOSEST_SHARE = (0.3, 0.7)
+_LARGEST_CUT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One of the 48 ways to turn and mirror a cube.
+
+    Attributes:
+        axes: Which axis becomes axis 0, 1 and 2.
+        flipped: Axes that are reversed after that.
+    """
+
+    axes: tuple[int, ...]
+    flipped: tuple[int, ...]
+
+    def apply(self, cube: NDArray[ScalarT]) -> NDArray[ScalarT]:
+        """Turn a cube. Shape (S, S, S), same type."""
+        return np.ascontiguousarray(np.flip(cube.transpose(self.axes), axis=self.flipped))
+
+
+def draw_orientation(rng: np.random.Generator) -> Orientation:
+    """Draw one of the 48 orientations uniformly.
+
+    Args:
+        rng: Random generator.
+
+    Returns:
+        The orientation.
+    """
+    axes = tuple(int(axis) for axis in rng.permutation(3))
+    return Orientation(axes, tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5)))
+
+
+def shift_soft_tissue(image_hu: FloatArray, shift_hu: float) -> FloatArray:
+    """Add a shift to soft tissue; fat and air keep their values, with a ramp from -40 to 0 HU.
+
+    Args:
+        image_hu: Crop in HU. Any shape.
+        shift_hu: Shift of everything above 0 HU, in HU.
+
+    Returns:
+        Crop in HU, same shape.
+    """
+    low, high = _RAMP_HU
+    share = np.clip((image_hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return image_hu + np.float32(shift_hu) * share
+
+
+def draw_shift_hu(rng: np.random.Generator) -> float:
+    """Draw a shift of soft tissue between -30 and +100 HU: organs and contrast phases not in the data."""
+    return float(rng.uniform(*_SHIFT_HU))
+
+
+def draw_narrow_window(rng: np.random.Generator) -> tuple[float, float]:
+    """Draw a window in HU narrower than the autoencoder's, as nnU-Net's percentile clipping makes it.
+
+    Args:
+        rng: Random generator.
+
+    Returns:
+        Lower end in -200..0 and upper end in 100..300 HU.
+    """
+    return float(rng.uniform(*_WINDOW_LOW_HU)), float(rng.uniform(*_WINDOW_HIGH_HU))
+
+
+def add_faint_blobs(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Add one to four faint ellipsoids with soft edges, so that an autoencoder keeps small lesions.
+
+    Args:
+        image_hu: Crop in HU. Shape (S, S, S).
+        rng: Random generator.
+
+    Returns:
+        Crop in HU, same shape. The radii are 2 to 8 voxels, the contrasts -60 to +60 HU.
+    """
+    result = image_hu.copy()
+    axes = [np.arange(size, dtype=np.float32) for size in image_hu.shape]
+    for _ in range(int(rng.integers(1, _MOST_BLOBS + 1))):
+        centre = rng.uniform(0, image_hu.shape)
+        radii = rng.uniform(*_BLOB_RADIUS_VOXELS, size=3)
+        contrast_hu = rng.uniform(-_BLOB_CONTRAST_HU, _BLOB_CONTRAST_HU)
+        d, h, w = (((axis - c) / r).astype(np.float32) ** 2 for axis, c, r in zip(axes, centre, radii, strict=True))
+        distance = np.sqrt(d[:, None, None] + h[None, :, None] + w[None, None, :])  # 1 on the surface
+        edge_voxels = (1.0 - distance) * np.float32(radii.min())
+        result += np.float32(contrast_hu) * np.clip(edge_voxels + 0.5, 0.0, 1.0).astype(np.float32)
+    return result
+
+
+def shift_tumor(image_hu: FloatArray, tumor_share: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Make a tumour darker or brighter as a whole, so that large masks too are seen with many contrasts.
+
+    Args:
+        image_hu: Crop in HU. Shape (S, S, S).
+        tumor_share: Share of each voxel that is tumour. Same shape.
+        rng: Random generator.
+
+    Returns:
+        Crop in HU, same shape; the tumour is shifted by -45 to +35 HU.
+    """
+    return image_hu + np.float32(rng.uniform(*_TUMOR_SHIFT_HU)) * tumor_share
+
+
+def jitter_mask(tumor_share: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Draw an outline as another reader might: a little larger or smaller, in different places differently.
+
+    Args:
+        tumor_share: Share of each voxel that is tumour. Shape (S, S, S).
+        mask: The outline at a share of one half. Same shape.
+        rng: Random generator.
+
+    Returns:
+        Mask; the given one where the new outline would lose more than half of its voxels.
+    """
+    field = ndimage.gaussian_filter(rng.normal(size=tumor_share.shape).astype(np.float32), 3.0)
+    field /= max(float(np.abs(field).max()), 1e-6)
+    low, high = _LOOSEST_SHARE
+    blurred = ndimage.gaussian_filter(tumor_share, 0.7)
+    jittered = blurred >= 0.5 * (low + high) + 0.5 * (high - low) * field
+    return jittered if jittered.sum() > 0.5 * mask.sum() else mask
+
+
+def cut_at_border(image_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> FloatArray:
+    """Replace a slab beside the tumour by air, as where a scan ends.
+
+    Args:
+        image_hu: Crop in HU. Shape (S, S, S).
+        mask: Tumour mask, not empty. Same shape.
+        rng: Random generator.
+
+    Returns:
+        Crop in HU, same shape; no voxel of the mask is cut.
+    """
+    axis = int(rng.integers(3))
+    occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+    side = image_hu.shape[axis]
+    result = image_hu.copy()
+    room = int(min(occupied[0], _LARGEST_CUT_SHARE * side))
+    if rng.random() < 0.5:
+        room = int(min(side - 1 - occupied[-1], _LARGEST_CUT_SHARE * side))
+        np.moveaxis(result, axis, 0)[side - int(rng.integers(room + 1)) :] = AIR_HU
+    else:
+        np.moveaxis(result, axis, 0)[: int(rng.integers(room + 1))] = AIR_HU
+    return result

@@ -1,0 +1,358 @@
+"""Training batches for both generator stages: item i is a whole batch, a function of (seed, i) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nnunet_difftumor.errors import DatasetError, MissingLabelError
+from nnunet_difftumor.generator_training.augment import (
+    add_faint_blobs,
+    cut_at_border,
+    draw_narrow_window,
+    draw_orientation,
+    draw_shift_hu,
+    jitter_mask,
+    shift_soft_tissue,
+    shift_tumor,
+)
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache, TumorComponent
+from nnunet_difftumor.generator_training.crops import (
+    Crop,
+    centred_tumor_crop,
+    draw_crop,
+    draw_tumor_crop,
+    sample_tumor_crop,
+)
+from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesion
+
+SPACING_RANGE_MM = (1.5, 6.0)
+EARLY_RADIUS_MM = 10.0
+"""Early tumours are at most 2 cm across (diameter of the sphere of equal volume)."""
+
+SIZE_BIN_EDGES_MM = (5.0, 10.0, 25.0)
+"""Radii that divide tumours into bins of size: diameters of 10, 20 and 50 mm."""
+
+_BLOB_SHARE = 0.3
+_NARROW_WINDOW_SHARE = 0.25
+_SMALLEST_BATCH = 2
+
+FloatArray = NDArray[np.float32]
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TumorSampling:
+    """How the crops that train the diffusion model are varied; shares of the crops, each from 0 to 1.
+
+    Attributes:
+        spacing_range_mm: Finest and coarsest spacing in mm, drawn log-uniformly.
+        pasted_share: A real tumour made small and put into tumour-free soft tissue of another place.
+        tumor_shift_share: Of the others: the tumour's contrast is shifted.
+        soft_tissue_shift_share: Soft tissue as a whole is shifted by -30 to +100 HU.
+        narrow_window_share: The HU window is narrower than the autoencoder's.
+        jitter_share: Of the crops without pasted tumour: the outline is drawn a little differently.
+        border_share: The crop ends at the border of a scan.
+    """
+
+    spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM
+    pasted_share: float = 0.5
+    tumor_shift_share: float = 0.5
+    soft_tissue_shift_share: float = 0.5
+    narrow_window_share: float = _NARROW_WINDOW_SHARE
+    jitter_share: float = 0.3
+    border_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name.endswith("_share") and not 0 <= getattr(self, field.name) <= 1:
+                raise ValueError(f"TumorSampling needs {field.name} from 0 to 1, got {getattr(self, field.name)}.")
+
+
+NO_VARIATION = TumorSampling(
+    pasted_share=0.0,
+    tumor_shift_share=0.0,
+    soft_tissue_shift_share=0.0,
+    narrow_window_share=0.0,
+    jitter_share=0.0,
+    border_share=0.0,
+)
+"""Real tumours as they are, at every spacing and orientation."""
+
+
+class AutoencoderCrops(Dataset[Batch]):
+    """Batches {"image_hu": (B, 1, S, S, S)} for the autoencoder.
+
+    Each batch has one side S and about the same number of voxels, at least two crops. Spacing,
+    orientation, faint blobs (30 %) and narrower HU windows (25 %) are drawn for every crop.
+
+    Args:
+        cache: Cases to train on.
+        sides: Sides of the cubes, in voxels.
+        batch_voxels: Voxels of one batch.
+        seed: Seed of the batches; another stream of batches for each seed.
+        spacing_range_mm: Finest and coarsest spacing in mm.
+        side_probabilities: How often each side is drawn; equally often by default.
+
+    Raises:
+        DatasetError: If the cache has no case.
+    """
+
+    def __init__(
+        self,
+        cache: CropCache,
+        sides: Sequence[int],
+        batch_voxels: int,
+        seed: int,
+        spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM,
+        *,
+        side_probabilities: Sequence[float] | None = None,
+    ) -> None:
+        if not cache.cases:
+            raise DatasetError("No case is left to train the autoencoder on; hold out fewer, or add --data folders.")
+        self._cases = cache.cases
+        self._batch = _BatchShape(sides, batch_voxels, side_probabilities)
+        self._seed = seed
+        self._spacing_range_mm = spacing_range_mm
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return batch `index`, the same whenever it is asked for."""
+        rng = np.random.default_rng([self._seed, index])
+        side, count = self._batch.draw(rng)
+        return {"image_hu": _stack([self._draw_image(side, rng) for _ in range(count)])}
+
+    def _draw_image(self, side: int, rng: np.random.Generator) -> FloatArray:
+        case = self._cases[int(rng.integers(len(self._cases)))]
+        image_hu = draw_crop(case, side, self._spacing_range_mm, rng).image_hu()
+        image_hu = draw_orientation(rng).apply(image_hu)
+        if rng.random() < _BLOB_SHARE:
+            image_hu = add_faint_blobs(image_hu, rng)
+        return _maybe_narrow(image_hu, rng)
+
+
+class TumorCrops(Dataset[Batch]):
+    """Batches {"image_hu": (B, 1, S, S, S), "tumor_mask": (B, 1, S, S, S) of 0 and 1} for the diffusion model.
+
+    Every crop holds one whole tumour and its surroundings; all tumour voxels in the crop belong to the
+    mask, which is never empty. A bin of size is drawn first, then a case with such a tumour, then the tumour.
+    `TumorSampling` says how they are varied: small pasted tumours, so that small masks are no rarity; shifts of
+    tumour and soft tissue, so that contrast is learned and not the HU of one organ; and more.
+
+    Args:
+        cache: Cases to train on; those without tumour serve as hosts of pasted tumours only.
+        sides: Sides of the cubes, in voxels.
+        batch_voxels: Voxels of one batch.
+        seed: Seed of the batches; another stream of batches for each seed.
+        sampling: How the crops are varied.
+        side_probabilities: How often each side is drawn; equally often by default.
+        early_only: Use only tumours with a radius of at most 10 mm.
+
+    Raises:
+        MissingLabelError: If no tumour is left.
+    """
+
+    def __init__(
+        self,
+        cache: CropCache,
+        sides: Sequence[int],
+        batch_voxels: int,
+        seed: int,
+        *,
+        sampling: TumorSampling | None = None,
+        side_probabilities: Sequence[float] | None = None,
+        early_only: bool = False,
+    ) -> None:
+        self._bins = divide_by_size(usable_tumors(cache, early_only=early_only))
+        self._hosts = cache.cases
+        self._batch = _BatchShape(sides, batch_voxels, side_probabilities)
+        self._seed = seed
+        self._sampling = sampling or TumorSampling()
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return batch `index`, the same whenever it is asked for."""
+        rng = np.random.default_rng([self._seed, index])
+        side, count = self._batch.draw(rng)
+        return _as_batch([self._draw_sample(side, rng) for _ in range(count)])
+
+    def _draw_sample(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
+        image_hu, mask = self._draw_tumor(side, rng)
+        orientation = draw_orientation(rng)
+        image_hu, mask = orientation.apply(image_hu), orientation.apply(mask)
+        if rng.random() < self._sampling.border_share:
+            image_hu = cut_at_border(image_hu, mask, rng)
+        image_hu = _maybe_narrow(image_hu, rng, self._sampling.narrow_window_share)
+        if (
+            rng.random() < self._sampling.soft_tissue_shift_share
+        ):  # after the window, which follows an organ's HU in nnU-Net
+            image_hu = shift_soft_tissue(image_hu, draw_shift_hu(rng))
+        return image_hu, mask
+
+    def _draw_tumor(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
+        cases = self._bins[int(rng.integers(len(self._bins)))]
+        case, tumors = cases[int(rng.integers(len(cases)))]
+        tumor = tumors[int(rng.integers(len(tumors)))]
+        if rng.random() < self._sampling.pasted_share:
+            host = self._hosts[int(rng.integers(len(self._hosts)))]
+            pasted = draw_pasted_lesion(case, tumor, host, side, self._sampling.spacing_range_mm, rng)
+            if pasted is not None:
+                return pasted
+        return self._draw_in_place(case, tumor, side, rng)
+
+    def _draw_in_place(
+        self, case: CachedCase, tumor: TumorComponent, side: int, rng: np.random.Generator
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
+        crop = draw_tumor_crop(case, tumor, side, self._sampling.spacing_range_mm, rng)
+        crop, mask = sample_tumor_crop(crop, tumor)
+        image_hu, share = crop.image_hu(), crop.tumor_share()
+        if rng.random() < self._sampling.tumor_shift_share:
+            image_hu = shift_tumor(image_hu, share, rng)
+        if rng.random() < self._sampling.jitter_share:
+            mask = jitter_mask(share, mask, rng)
+        return image_hu, mask
+
+
+CaseTumors = tuple[CachedCase, tuple[TumorComponent, ...]]
+
+
+def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...], ...]:
+    """Divide tumours into bins of size (`SIZE_BIN_EDGES_MM`).
+
+    Args:
+        usable: Cases with their tumours.
+
+    Returns:
+        One list of cases with their tumours of that size for every bin that is not empty, small ones first.
+    """
+    bins: dict[int, list[CaseTumors]] = {}
+    for case, tumors in usable:
+        numbers = np.digitize([tumor.radius_mm for tumor in tumors], SIZE_BIN_EDGES_MM)
+        for number in np.unique(numbers):
+            chosen = tuple(tumor for tumor, own in zip(tumors, numbers, strict=True) if own == number)
+            bins.setdefault(int(number), []).append((case, chosen))
+    return tuple(tuple(bins[number]) for number in sorted(bins))
+
+
+def usable_tumors(
+    cache: CropCache, *, early_only: bool = False
+) -> tuple[tuple[CachedCase, tuple[TumorComponent, ...]], ...]:
+    """List the cases with the tumours that can be trained on.
+
+    Args:
+        cache: The cases.
+        early_only: Keep only tumours with a radius of at most 10 mm.
+
+    Returns:
+        Cases that have at least one such tumour, with these tumours.
+
+    Raises:
+        MissingLabelError: If there is none.
+    """
+    limit_mm = EARLY_RADIUS_MM if early_only else float("inf")
+    kept = [(case, tuple(t for t in case.tumors if t.radius_mm <= limit_mm)) for case in cache.cases]
+    usable = tuple((case, tumors) for case, tumors in kept if tumors)
+    if usable:
+        return usable
+    if early_only and any(case.tumors for case in cache.cases):
+        smallest_mm = min(tumor.radius_mm for case in cache.cases for tumor in case.tumors)
+        raise MissingLabelError(
+            f"No tumour has a radius of at most {EARLY_RADIUS_MM:g} mm (the smallest has {smallest_mm:.1f} mm), so "
+            "there is no early tumour to learn from. Leave out --early-only, or add cases with small tumours."
+        )
+    raise MissingLabelError(
+        f"None of the {len(cache.cases)} training cases has a tumour of 8 voxels or more. "
+        "Check --tumor-label, and which cases the split leaves for training."
+    )
+
+
+def heldout_image_crops(
+    cache: CropCache, side: int, *, per_case: int = 2, spacing_mm: float = 2.0, seed: int = 0
+) -> tuple[Batch, ...]:
+    """Cut a fixed list of crops to measure the autoencoder on, not augmented.
+
+    The first crop of a case lies in its largest tumour, if it has one; the others lie in the body.
+
+    Args:
+        cache: Cases that do not train.
+        side: Side in voxels.
+        per_case: Crops of each case.
+        spacing_mm: Spacing in mm.
+        seed: Seed of the places.
+
+    Returns:
+        {"image_hu": (per_case, 1, side, side, side), "tumor_mask": same shape} for each case.
+    """
+    batches = []
+    for number, case in enumerate(cache.cases):
+        rng = np.random.default_rng([seed, number])
+        centres = np.array([case.draw_body_voxel(rng) for _ in range(per_case)]) * np.array(case.spacing_mm)
+        if case.tumors:
+            largest = max(case.tumors, key=lambda tumor: tumor.volume_mm3)
+            centres[0] = largest.centre_mm(case.spacing_mm)
+        crops = [Crop(case, side, spacing_mm, (d, h, w)) for d, h, w in centres.tolist()]
+        batches.append(_as_batch([(crop.image_hu(), crop.tumor_mask()) for crop in crops]))
+    return tuple(batches)
+
+
+def heldout_tumor_crops(
+    cache: CropCache,
+    side: int,
+    *,
+    per_case: int = 2,
+    early_only: bool = False,
+    finest_mm: float = SPACING_RANGE_MM[0],
+) -> tuple[Batch, ...]:
+    """Cut crops around real tumours, one batch a case: centred, not augmented, nothing drawn.
+
+    Args:
+        cache: Cases; those without tumour are left out.
+        side: Side in voxels.
+        per_case: Most tumours of a case, largest first.
+        early_only: Use only tumours with a radius of at most 10 mm.
+        finest_mm: Finest spacing in mm; tumours that do not fit get a coarser one.
+
+    Returns:
+        {"image_hu": (B, 1, side, side, side), "tumor_mask": same shape} for each case with a tumour.
+    """
+    batches = []
+    for case, tumors in usable_tumors(cache, early_only=early_only):
+        chosen = sorted(tumors, key=lambda tumor: -tumor.volume_mm3)[:per_case]
+        cubes = [centred_tumor_crop(case, tumor, side, finest_mm) for tumor in chosen]
+        crops = [sample_tumor_crop(cube, tumor) for cube, tumor in zip(cubes, chosen, strict=True)]
+        batches.append(_as_batch([(crop.image_hu(), mask) for crop, mask in crops]))
+    return tuple(batches)
+
+
+class _BatchShape:
+    """Draws the side of a batch; the number of crops follows from the voxels."""
+
+    def __init__(self, sides: Sequence[int], batch_voxels: int, probabilities: Sequence[float] | None) -> None:
+        self._sides = tuple(sides)
+        self._voxels = batch_voxels
+        self._probabilities = None if probabilities is None else tuple(probabilities)
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        side = int(rng.choice(self._sides, p=self._probabilities))
+        return side, max(_SMALLEST_BATCH, self._voxels // side**3)
+
+
+def _maybe_narrow(image_hu: FloatArray, rng: np.random.Generator, share: float = _NARROW_WINDOW_SHARE) -> FloatArray:
+    if rng.random() >= share:
+        return image_hu
+    return np.clip(image_hu, *draw_narrow_window(rng)).astype(np.float32)
+
+
+def _as_batch(samples: Sequence[tuple[FloatArray, NDArray[np.bool_]]]) -> Batch:
+    return {
+        "image_hu": _stack([image_hu for image_hu, _ in samples]),
+        "tumor_mask": _stack([mask.astype(np.float32) for _, mask in samples]),
+    }
+
+
+def _stack(crops: Sequence[FloatArray]) -> Tensor:
+    return torch.from_numpy(np.stack(crops)[:, None])

@@ -1,0 +1,230 @@
+"""Decoding CTs once into the chunked cache of `crop_cache`."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from tqdm import tqdm
+
+from diffusion.generator.provenance import CaseFingerprint, hash_array, hash_identifier, hash_tumor_mask
+from nnunet_difftumor.cases.tumor_prints import take_tumor_prints
+from nnunet_difftumor.ct.datasets import Case, read_ct, read_labels
+from nnunet_difftumor.ct.reading import place_labels
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.generator_training.crop_cache import (
+    BODY_FILE,
+    CASE_FILE,
+    IMAGE_FILE,
+    LABELS_FILE,
+    CropCache,
+    TumorComponent,
+    open_cached_case,
+)
+
+FORMAT_VERSION = 2
+STORED_RANGE_HU = (-1024.0, 3071.0)
+"""Values outside are stored as the nearer end: scanner padding such as -3024 HU is air."""
+
+BODY_ABOVE_HU = -300.0
+SMALLEST_COMPONENT_VOXELS = 8
+
+_CHUNK = (32, 128, 128)
+_BLOCK = (8, 32, 32)
+_BODY_SAMPLES = 1024
+_BODY_DRAWS = 50_000
+
+
+def build_crop_cache(
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    tumor_values: tuple[int, ...] = (),
+    workers: int = 0,
+    show_progress: bool = True,
+) -> CropCache:
+    """Decode the cases that are not in the cache yet, and open it.
+
+    An entry is made anew when the path, size or modification time of its CT or label file changed. Entries
+    appear complete or not at all, so an interrupted build goes on where it stopped.
+
+    Args:
+        cases: Cases to cache.
+        folder: Cache folder; made if it is missing.
+        tumor_values: Label values that mean tumour; with none, labels are not read.
+        workers: Processes that decode side by side; 0 decodes in this one.
+        show_progress: Show a progress bar.
+
+    Returns:
+        The cache with exactly these cases.
+
+    Raises:
+        DiffTumorError: The named error of the bad file; every bad file is listed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [folder / _entry_name(case, tumor_values) for case in cases]
+    waiting = [
+        (case, entry, tumor_values)
+        for case, entry in zip(cases, entries, strict=True)
+        if not _is_current(entry, _signature(case, tumor_values))
+    ]
+    errors: list[DiffTumorError] = []
+    with tqdm(total=len(waiting), desc="Caching CTs", unit="case", disable=not (show_progress and waiting)) as bar:
+        for error in _run_jobs(waiting, workers):
+            bar.update()
+            if error is not None:
+                errors.append(error)
+    if errors:
+        raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
+    return CropCache(tuple(open_cached_case(entry) for entry in entries))
+
+
+def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
+    """Say whether `build_crop_cache` would find every case in the cache."""
+    return all(_is_current(folder / _entry_name(case, tumor_values), _signature(case, tumor_values)) for case in cases)
+
+
+def find_tumors(tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[TumorComponent, ...]:
+    """Find the connected tumours of a mask (26 neighbours); those under 8 voxels are left out.
+
+    Args:
+        tumor_mask: True in tumours. Shape (D, H, W).
+        spacing_mm: Spacing in mm, (D, H, W).
+
+    Returns:
+        One component for each tumour.
+    """
+    whole = ndimage.find_objects(tumor_mask.astype(np.uint8))
+    if not whole:
+        return ()
+    offset = [part.start for part in whole[0]]
+    numbered, _ = ndimage.label(tumor_mask[whole[0]], structure=np.ones((3, 3, 3)))  # pyright: ignore
+    counts = np.bincount(numbered.ravel())
+    components = []
+    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
+        if counts[number] < SMALLEST_COMPONENT_VOXELS:
+            continue
+        volume_mm3 = float(counts[number] * np.prod(spacing_mm))
+        d, h, w = ((part.start + first, part.stop + first) for part, first in zip(box, offset, strict=True))
+        radius_mm = float((3.0 * volume_mm3 / (4.0 * np.pi)) ** (1.0 / 3.0))
+        components.append(TumorComponent((d[0], h[0], w[0]), (d[1], h[1], w[1]), volume_mm3, radius_mm))
+    return tuple(components)
+
+
+_Job = tuple[Case, Path, tuple[int, ...]]
+
+
+def _run_jobs(jobs: Sequence[_Job], workers: int) -> Iterator[DiffTumorError | None]:
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(_build_entry, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        yield from pool.map(_build_entry, jobs)
+
+
+def _build_entry(job: _Job) -> DiffTumorError | None:
+    case, entry, tumor_values = job
+    temporary = entry.with_name(f".building-{os.getpid()}-{entry.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        _write_entry(case, temporary, tumor_values)
+        if not _is_current(entry, _signature(case, tumor_values)):  # another process may have been faster
+            shutil.rmtree(entry, ignore_errors=True)
+            os.replace(temporary, entry)
+    except DiffTumorError as error:
+        return error
+    except OSError:
+        if not _is_current(entry, _signature(case, tumor_values)):
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return None
+
+
+def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...]) -> None:
+    signature = _signature(case, tumor_values)
+    ct = read_ct(case.image_path)
+    tumors: tuple[TumorComponent, ...] = ()
+    tumor_hash, tumor_prints = None, None
+    if tumor_values and case.label_path is not None:
+        own_labels, geometry = read_labels(case.label_path)
+        tumor_hash = hash_tumor_mask(np.isin(own_labels, tumor_values))
+        labels = place_labels(own_labels, geometry, case.label_path, ct)
+        tumor_mask = np.isin(labels, tumor_values)
+        tumors = find_tumors(tumor_mask, ct.spacing_mm)
+        tumor_prints = take_tumor_prints(tumor_mask, ct.spacing_mm, ct.image_hu)
+        _store(labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= 255 else labels, folder / LABELS_FILE)
+    stored = np.rint(np.clip(ct.image_hu, *STORED_RANGE_HU)).astype(np.int16)
+    _store(stored, folder / IMAGE_FILE)
+    np.save(folder / BODY_FILE, _sample_body(stored))
+    fingerprint = CaseFingerprint(
+        identifier_hash=hash_identifier(case.identifier),
+        image_hash=hash_array(ct.image_hu),
+        tumor_mask_hash=tumor_hash,
+        tumor_prints=tumor_prints,
+    )
+    description = {
+        "signature": signature,
+        "identifier": case.identifier,
+        "shape": stored.shape,
+        "spacing_mm": ct.spacing_mm,
+        "fingerprint": asdict(fingerprint),
+        "tumor_values": tumor_values,
+        "tumors": [asdict(tumor) for tumor in tumors],
+    }
+    (folder / CASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def _store(array: NDArray[Any], path: Path) -> None:
+    options: dict[str, Any] = {
+        "chunks": tuple(map(min, _CHUNK, array.shape)),
+        "blocks": tuple(map(min, _BLOCK, array.shape)),
+        "cparams": {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+    }
+    contiguous: Any = np.ascontiguousarray(array)
+    blosc2.asarray(contiguous, urlpath=str(path), mode="w", **options)
+
+
+def _sample_body(image_hu: NDArray[np.int16]) -> NDArray[np.int32]:
+    rng = np.random.default_rng(0)
+    candidates = rng.integers(0, image_hu.size, size=_BODY_DRAWS)
+    inside = candidates[image_hu.ravel()[candidates] > BODY_ABOVE_HU][:_BODY_SAMPLES]
+    return np.stack(np.unravel_index(inside, image_hu.shape), axis=1).astype(np.int32)
+
+
+def _entry_name(case: Case, tumor_values: tuple[int, ...]) -> str:
+    label = case.label_path.resolve() if tumor_values and case.label_path else None
+    key = hashlib.sha256(repr((str(case.image_path.resolve()), str(label), tumor_values)).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.identifier)}-{key[:12]}"
+
+
+def _signature(case: Case, tumor_values: tuple[int, ...]) -> dict[str, Any]:
+    files = [case.image_path] + ([case.label_path] if tumor_values and case.label_path else [])
+    stats = [path.stat() if path.is_file() else None for path in files]
+    return {
+        "version": FORMAT_VERSION,
+        "identifier": case.identifier,
+        "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
+    }
+
+
+def _is_current(entry: Path, signature: dict[str, Any]) -> bool:
+    try:
+        return json.loads((entry / CASE_FILE).read_text(encoding="utf-8"))["signature"] == signature
+    except (OSError, ValueError, KeyError):
+        return False

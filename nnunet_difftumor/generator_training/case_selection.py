@@ -1,0 +1,234 @@
+"""Which cases train a generator and which are held out, from folders, a split or a list of exclusions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffusion.generator.provenance import hash_file, hash_identifier
+from nnunet_difftumor.cases.splits import read_splits
+from nnunet_difftumor.ct.datasets import Case, RawDataset, find_ct_files, load_raw_dataset
+from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
+
+_HELDOUT_SHARE = 0.1
+_FEWEST_TO_HOLD_OUT = 4
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """One `--data` folder.
+
+    Attributes:
+        folder: The folder.
+        cases: Its cases.
+        dataset: The nnU-Net raw data set, if it is one.
+    """
+
+    folder: Path
+    cases: tuple[Case, ...]
+    dataset: RawDataset | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldOut:
+    """What is held out of training.
+
+    Attributes:
+        identifiers: Cases that are held out. None: nobody asked, a tenth is held out.
+        train_only: Where a folder has any of the identifiers in a split, only these train. None: all others.
+        fold: Fold of the split, if there is one.
+        splits_hash: Hash of the splits file, if there is one.
+        trained_before: Hashes of the CTs that trained an earlier stage: without a rule, others are held out first.
+    """
+
+    identifiers: frozenset[str] | None = None
+    train_only: frozenset[str] | None = None
+    fold: int | None = None
+    splits_hash: str | None = None
+    trained_before: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class SelectedCases:
+    """Cases that train and cases that are held out.
+
+    Attributes:
+        training: Cases that train.
+        heldout: Cases that do not.
+        notes: Lines that tell how that came about.
+        fold: Fold of the split, if there is one.
+        splits_hash: Hash of the splits file, if there is one.
+    """
+
+    training: tuple[CachedCase, ...]
+    heldout: tuple[CachedCase, ...]
+    notes: tuple[str, ...] = ()
+    fold: int | None = None
+    splits_hash: str | None = None
+
+
+def open_data_folder(folder: Path) -> DataFolder:
+    """Find the cases of an nnU-Net raw data set or of a plain folder of CTs.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Its cases.
+
+    Raises:
+        DatasetError: If there is none, or the data set is incomplete.
+    """
+    if (folder / "dataset.json").is_file() or (folder / "imagesTr").is_dir():
+        dataset = load_raw_dataset(folder, needs_labels=False)
+        return DataFolder(folder, dataset.cases, dataset)
+    return DataFolder(folder, find_ct_files(folder), None)
+
+
+def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | None) -> HoldOut:
+    """Read what is to be held out.
+
+    Args:
+        splits: A splits_final.json.
+        fold: Its fold.
+        exclude_cases: A text file with one identifier a line, or a JSON list.
+
+    Returns:
+        The rule.
+
+    Raises:
+        DatasetError: If a file cannot be understood, or the arguments do not go together.
+    """
+    if (splits is None) != (fold is None) or (splits is not None and exclude_cases is not None):
+        raise DatasetError("Give --splits FILE and --fold K together, or --exclude-cases FILE, or none of them.")
+    if splits is not None and fold is not None:
+        folds = read_splits(splits)
+        if not 0 <= fold < len(folds):
+            raise DatasetError(f"{splits} has the folds 0 to {len(folds) - 1}, not {fold}.")
+        chosen = folds[fold]
+        return HoldOut(
+            identifiers=frozenset(chosen.val),
+            train_only=frozenset(chosen.train),
+            fold=fold,
+            splits_hash=hash_file(splits),
+        )
+    return HoldOut(identifiers=None if exclude_cases is None else _read_identifiers(exclude_cases))
+
+
+def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out: HoldOut) -> SelectedCases:
+    """Divide cases into those that train and those that do not.
+
+    A fold rules every folder that has one of its cases: there, only its training cases train, so that
+    neither its validation cases nor a healthy holdout do. A case whose CT or tumour equals a held-out one
+    is held out as well, whatever its name. Without any rule a tenth of the cases is held out, at least one
+    of four or more, chosen by the hash of the identifier, first among those that trained no earlier stage.
+
+    Args:
+        folders: Each folder with its cases.
+        hold_out: The rule.
+
+    Returns:
+        The cases in the given order.
+
+    Raises:
+        DatasetError: If the rule fits no case, or no case is left to train.
+    """
+    every = [case for _, cases in folders for case in cases]
+    if hold_out.identifiers is None:
+        held, notes = _choose_tenth(every, hold_out.trained_before), []
+    else:
+        held, notes = _apply_rule(folders, hold_out)
+    selected = _divide(every, held)
+    copies = _copies_of_held_out(selected)
+    if copies:
+        notes.append(f"{_listing(copies)} equal held-out cases under another name and are held out as well.")
+        selected = _divide(every, held | copies)
+    if not selected.training:
+        raise DatasetError(
+            f"All {len(every)} cases are held out; none is left to train on. Check --splits and --exclude-cases."
+        )
+    seen = {each.identifier for each in selected.heldout if each.fingerprint.image_hash in hold_out.trained_before}
+    if seen:
+        notes.append(
+            f"The autoencoder was trained on the CT of {_listing(seen)} that are held out here: what is measured on "
+            "them is a little too good. Train both with the same --splits and --fold."
+        )
+    return replace(selected, notes=tuple(notes), fold=hold_out.fold, splits_hash=hold_out.splits_hash)
+
+
+def _apply_rule(
+    folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out: HoldOut
+) -> tuple[frozenset[str], list[str]]:
+    named = hold_out.identifiers or frozenset()
+    known = named | (hold_out.train_only or frozenset())
+    held: set[str] = set()
+    found: set[str] = set()
+    notes = []
+    for folder, cases in folders:
+        identifiers = {case.identifier for case in cases}
+        found |= identifiers & known
+        if not identifiers & known:
+            notes.append(f"{folder}: none of its cases is in the given list; all {len(cases)} train.")
+            continue
+        held |= identifiers & named
+        if hold_out.train_only is not None:
+            unlisted = identifiers - known
+            held |= unlisted
+            if unlisted:
+                notes.append(f"{folder}: {_listing(unlisted)} are in neither list of the fold and do not train.")
+    if not found:
+        raise DatasetError(
+            f"None of the {len(known)} listed cases ({_listing(known)}) is in --data. If the list belongs to other "
+            "patients, leave --splits or --exclude-cases out; otherwise check identifiers and file."
+        )
+    missing = named - found
+    if missing:
+        notes.append(f"{_listing(missing)} of the list are not among the usable cases of --data.")
+    return frozenset(held), notes
+
+
+def _choose_tenth(cases: Sequence[CachedCase], trained_before: frozenset[str]) -> frozenset[str]:
+    seen = {case.identifier for case in cases if case.fingerprint.image_hash in trained_before}
+    identifiers = sorted({case.identifier for case in cases}, key=lambda name: (name in seen, hash_identifier(name)))
+    if len(identifiers) < _FEWEST_TO_HOLD_OUT:
+        return frozenset()
+    return frozenset(identifiers[: max(1, round(_HELDOUT_SHARE * len(identifiers)))])
+
+
+def _divide(cases: Sequence[CachedCase], held: frozenset[str]) -> SelectedCases:
+    return SelectedCases(
+        training=tuple(case for case in cases if case.identifier not in held),
+        heldout=tuple(case for case in cases if case.identifier in held),
+    )
+
+
+def _copies_of_held_out(selected: SelectedCases) -> frozenset[str]:
+    images = {case.fingerprint.image_hash for case in selected.heldout}
+    masks = {case.fingerprint.tumor_mask_hash for case in selected.heldout} - {None}
+    return frozenset(
+        case.identifier
+        for case in selected.training
+        if case.fingerprint.image_hash in images or case.fingerprint.tumor_mask_hash in masks
+    )
+
+
+def _read_identifiers(path: Path) -> frozenset[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text) if text.lstrip().startswith("[") else text.split("\n")
+        identifiers = frozenset(str(item).strip() for item in content) - {""}
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} must hold one case identifier a line, or a JSON list ({error}).") from error
+    if not identifiers:
+        raise DatasetError(f"{path} names no case. Write one case identifier a line, or leave --exclude-cases out.")
+    return identifiers
+
+
+def _listing(identifiers: frozenset[str] | set[str]) -> str:
+    names = sorted(identifiers)
+    return (
+        f"{len(names)} case{'s' if len(names) > 1 else ''} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+    )

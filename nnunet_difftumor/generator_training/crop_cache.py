@@ -1,0 +1,164 @@
+"""Chunked copies of CTs from which random boxes are read without decoding whole volumes.
+
+Reading a box decodes only the chunks that it touches, so memory does not depend on the number or the size
+of the cases. `cache_building` makes the cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion.generator.provenance import CaseFingerprint, parse_fingerprint
+from nnunet_difftumor.ct.resample import AIR_HU
+
+IMAGE_FILE = "image.b2nd"
+LABELS_FILE = "labels.b2nd"
+BODY_FILE = "body.npy"
+CASE_FILE = "case.json"
+
+
+@dataclass(frozen=True)
+class TumorComponent:
+    """One connected tumour of a case.
+
+    Attributes:
+        start: First voxel of its bounding box, (D, H, W).
+        stop: One past its last voxel, (D, H, W).
+        volume_mm3: Volume in cubic millimetres.
+        radius_mm: Radius of the sphere of equal volume, in mm.
+    """
+
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    volume_mm3: float
+    radius_mm: float
+
+    def centre_mm(self, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
+        """Centre of the bounding box relative to voxel (0, 0, 0), in mm. Shape (3,)."""
+        return (np.array(self.start) + np.array(self.stop) - 1.0) / 2.0 * np.asarray(spacing_mm)
+
+    def half_extent_mm(self, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
+        """Half the bounding box's sides in mm. Shape (3,)."""
+        return (np.array(self.stop) - np.array(self.start)) / 2.0 * np.asarray(spacing_mm)
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """One case of the cache; holds no voxels.
+
+    Attributes:
+        identifier: Case identifier.
+        folder: Where its arrays lie.
+        shape: Shape of the volume, (D, H, W).
+        spacing_mm: Spacing in mm, (D, H, W).
+        fingerprint: Hashes of identifier, CT and tumour mask, and the tumour's prints.
+        tumor_values: Label values that mean tumour.
+        tumors: Connected tumours of at least 8 voxels.
+    """
+
+    identifier: str
+    folder: Path
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    fingerprint: CaseFingerprint
+    tumor_values: tuple[int, ...]
+    tumors: tuple[TumorComponent, ...]
+
+    def read_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
+        """Read a box of the CT; what lies outside the volume is air.
+
+        Args:
+            start: First voxel, may be negative. (D, H, W).
+            stop: One past the last voxel, may be beyond the volume. (D, H, W).
+
+        Returns:
+            Values in HU. Shape stop - start.
+        """
+        return self._read(IMAGE_FILE, start, stop, int(AIR_HU))
+
+    def read_label_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
+        """Read a box of the labels; 0 outside the volume, and everywhere in a case without labels.
+
+        Args:
+            start: First voxel, may be negative. (D, H, W).
+            stop: One past the last voxel, may be beyond the volume. (D, H, W).
+
+        Returns:
+            Labels. Shape stop - start.
+        """
+        if not (self.folder / LABELS_FILE).exists():
+            return np.zeros([high - low for low, high in zip(start, stop, strict=True)], dtype=np.int16)
+        return self._read(LABELS_FILE, start, stop, 0)
+
+    def draw_body_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw a voxel of the body (above -300 HU).
+
+        Args:
+            rng: Random generator.
+
+        Returns:
+            Index (D, H, W); any voxel if the volume holds only air. Shape (3,).
+        """
+        samples = np.load(self.folder / BODY_FILE)
+        if len(samples) == 0:
+            return rng.integers(0, self.shape)
+        return samples[int(rng.integers(len(samples)))].astype(np.int64)
+
+    def _read(self, name: str, start: Sequence[int], stop: Sequence[int], outside: int) -> NDArray[np.int16]:
+        box = np.full([high - low for low, high in zip(start, stop, strict=True)], outside, dtype=np.int16)
+        inner_start = np.clip(start, 0, self.shape)
+        inner_stop = np.clip(stop, inner_start, self.shape)
+        if (inner_stop > inner_start).all():
+            options: dict[str, Any] = {"mmap_mode": "r", "dparams": {"nthreads": 1}}
+            stored: Any = blosc2.open(str(self.folder / name), mode="r", **options)
+            inside = tuple(map(slice, inner_start - np.asarray(start), inner_stop - np.asarray(start)))
+            box[inside] = stored[tuple(map(slice, inner_start.tolist(), inner_stop.tolist()))]
+        return box
+
+
+@dataclass(frozen=True)
+class CropCache:
+    """The cached cases, in the order in which they were given."""
+
+    cases: tuple[CachedCase, ...]
+
+    def select(self, identifiers: frozenset[str] | set[str]) -> CropCache:
+        """Return the cases with these identifiers, in the same order."""
+        return CropCache(tuple(case for case in self.cases if case.identifier in identifiers))
+
+    def with_tumors(self) -> CropCache:
+        """Return the cases that have a tumour."""
+        return CropCache(tuple(case for case in self.cases if case.tumors))
+
+
+def open_cached_case(entry: Path) -> CachedCase:
+    """Open one case of a cache; no voxel is read.
+
+    Args:
+        entry: The case's folder in the cache.
+
+    Returns:
+        The case.
+    """
+    stored = json.loads((entry / CASE_FILE).read_text(encoding="utf-8"))
+    tumors = tuple(
+        TumorComponent(tuple(item["start"]), tuple(item["stop"]), item["volume_mm3"], item["radius_mm"])
+        for item in stored["tumors"]
+    )
+    return CachedCase(
+        identifier=stored["identifier"],
+        folder=entry,
+        shape=tuple(stored["shape"]),
+        spacing_mm=tuple(stored["spacing_mm"]),
+        fingerprint=parse_fingerprint(stored["fingerprint"], str(entry / CASE_FILE)),
+        tumor_values=tuple(stored["tumor_values"]),
+        tumors=tumors,
+    )

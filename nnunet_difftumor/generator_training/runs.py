@@ -1,0 +1,195 @@
+"""What the two training commands share: arguments, the output folder, the cached and selected cases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import PartialState
+
+from diffusion.generator.provenance import CaseFingerprint, Provenance, load_provenance, save_provenance
+from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.generator_training.cache_building import SMALLEST_COMPONENT_VOXELS, build_crop_cache, is_cached
+from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
+from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
+
+PROVENANCE_FILE = "provenance.json"
+CASES_FILE = "cases.json"
+_POLL_SECONDS = 5.0
+
+
+def check_output_folder(output: Path, *, resume: bool) -> None:
+    """Refuse an output folder with something in it before any work is done.
+
+    Args:
+        output: The folder.
+        resume: The run in it is to be gone on with.
+
+    Raises:
+        OutputExistsError: If it is not empty and `resume` is False.
+    """
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(f"{output} is a file; --output needs a folder.")
+    if not resume and output.is_dir() and any(output.iterdir()):
+        raise OutputExistsError(f"{output} is not empty. Go on with the run in it (--resume), or name another folder.")
+
+
+def prepare_cases(
+    folders: Sequence[DataFolder],
+    tumor_values: Sequence[tuple[int, ...]],
+    cache_folder: Path,
+    hold_out: HoldOut,
+    *,
+    workers: int = 0,
+    tumors_only: bool = False,
+) -> SelectedCases:
+    """Cache the cases of all folders, divide them into training and held-out cases, and print both.
+
+    With several processes the first one fills the cache and the others wait for it.
+
+    Args:
+        folders: The data.
+        tumor_values: Values of the tumour label, for each folder.
+        cache_folder: Where the cache lies.
+        hold_out: What is held out.
+        workers: Processes that decode side by side.
+        tumors_only: Leave out cases without tumour before the division.
+
+    Returns:
+        The cases.
+
+    Raises:
+        DiffTumorError: If a file is bad, no case has a tumour, the rule fits no case, or no case is left.
+    """
+    is_first = is_main_process()
+    cached = []
+    for data, values in zip(folders, tumor_values, strict=True):
+        while not is_first and not is_cached(data.cases, cache_folder, values):
+            time.sleep(_POLL_SECONDS)
+        cache = build_crop_cache(data.cases, cache_folder, tumor_values=values, workers=workers)
+        cached.append((data.folder, cache.with_tumors().cases if tumors_only else cache.cases))
+    if not any(cases for _, cases in cached):
+        raise MissingLabelError(
+            f"None of the cases in --data has a tumour of {SMALLEST_COMPONENT_VOXELS} voxels or more (labels "
+            f"{sorted(set(tumor_values))}). Check --tumor-label; the diffusion model needs annotated tumours."
+        )
+    selected = select_cases(cached, hold_out)
+    if is_first:
+        print(describe_selection(selected, hold_out), flush=True)
+    return selected
+
+
+def is_main_process() -> bool:
+    """Say whether this is the first, or only, process: the one that prints and writes."""
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")  # as Accelerator reads it
+    return bool(PartialState(cpu=wants_cpu).is_main_process)
+
+
+@contextmanager
+def resume_hint() -> Iterator[None]:
+    """Say how to go on when the block is interrupted with Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_main_process():
+            print("\nInterrupted. Go on with the same command and --resume.", flush=True)
+        raise
+
+
+def describe_selection(selected: SelectedCases, hold_out: HoldOut) -> str:
+    """Say which cases train and which are held out, in a few lines."""
+    held = ", ".join(case.identifier for case in selected.heldout[:20])
+    more = ", ..." if len(selected.heldout) > 20 else ""
+    lines = [
+        f"{len(selected.training)} cases train; {len(selected.heldout)} are held out{': ' if held else ''}{held}{more}"
+    ]
+    if not selected.heldout:
+        why = "fewer than 4" if hold_out.identifiers is None else "none of those listed can be used"
+        lines.append(f"No case is held out ({why}): the errors reported are those on training cases.")
+    return "\n".join([*selected.notes, *lines])
+
+
+def reported_cases(selected: SelectedCases, most: int = 16) -> CropCache:
+    """Choose the cases to measure on: held-out ones, or training cases where none is held out."""
+    cases = selected.heldout or selected.training
+    return CropCache(cases[:: max(1, -(-len(cases) // most))])
+
+
+def fingerprints(cases: Sequence[CachedCase]) -> tuple[CaseFingerprint, ...]:
+    """Return the cases' fingerprints, sorted so that the order of --data does not matter."""
+    return tuple(
+        sorted((case.fingerprint for case in cases), key=lambda print_: (print_.identifier_hash, print_.image_hash))
+    )
+
+
+def training_identity(selected: SelectedCases, **options: bool) -> dict[str, object]:
+    """Describe what the batches are made of, so that a run is resumed with the same only.
+
+    Args:
+        selected: The cases, in the order on which the batches depend, and their split.
+        options: Everything else that the batches depend on.
+
+    Returns:
+        JSON content.
+    """
+    # the hashes alone tell what the batches are made of: a release with other prints can resume
+    records = [
+        {key: value for key, value in asdict(case.fingerprint).items() if key != "tumor_prints"}
+        for case in selected.training
+    ]
+    cases_hash = hashlib.sha256(json.dumps(records).encode()).hexdigest()
+    return {"training_cases": cases_hash, "fold": selected.fold, "splits": selected.splits_hash, **options}
+
+
+def save_run_records(output: Path, selected: SelectedCases, provenance: Provenance) -> None:
+    """Write provenance.json (hashes) and cases.json (plain identifiers, for the owner of the data).
+
+    Args:
+        output: Folder of the run.
+        selected: The cases.
+        provenance: The record to save.
+    """
+    save_provenance(output / PROVENANCE_FILE, provenance)
+    listed = {
+        "training": [case.identifier for case in selected.training],
+        "heldout": [case.identifier for case in selected.heldout],
+        "notes": list(selected.notes),
+    }
+    write_json(output / CASES_FILE, listed, overwrite=True)
+
+
+def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:
+    """Find an autoencoder and the record of the cases that trained it.
+
+    Args:
+        folder: What `train-autoencoder` wrote, a generator folder or `builtin:NAME`, or the folder of the model itself
+            inside one.
+
+    Returns:
+        Folder of the model, and the fingerprints of its training cases.
+
+    Raises:
+        DatasetError: If there is no model, or nothing says which cases trained it.
+    """
+    folder = resolve_generator(str(folder)) if is_builtin(folder) else folder
+    model = folder / "autoencoder" if (folder / "autoencoder" / "config.json").is_file() else folder
+    if not (model / "config.json").is_file():
+        raise DatasetError(
+            f"{folder} holds no autoencoder (autoencoder/config.json). Give the --output of a finished "
+            "`difftumor train-autoencoder`; an interrupted one is finished with --resume."
+        )
+    record = model.parent / PROVENANCE_FILE
+    if not record.is_file():
+        raise DatasetError(
+            f"{record} is missing, so nobody could tell which cases trained this autoencoder, and leaks could not be "
+            "found. Copy the whole --output folder of `difftumor train-autoencoder`, or train it again."
+        )
+    return model, load_provenance(record).autoencoder

@@ -1,0 +1,83 @@
+"""Contrast and heterogeneity of the tumours that a generator learns from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
+from diffusion.conditioning import (
+    CONTRAST_LIMIT_HU,
+    FILL_DILATION_VOXELS,
+    RIM_OUTER_VOXELS,
+    SOFT_TISSUE_LOW_HU,
+    dilate,
+    measure_heterogeneity,
+)
+from diffusion.generator.info import TrainingTumor
+from diffusion.solid_part import solid_part
+from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache, TumorComponent
+from nnunet_difftumor.generator_training.crops import centred_tumor_crop, sample_tumor_crop
+
+_SIDE = 48
+_SMALLEST_SOFT_SHARE = 0.1
+_MOST_TUMORS = 1000
+
+
+def measure_training_tumors(
+    cache: CropCache,
+    *,
+    early_only: bool = False,
+    window: IntensityWindow = ABDOMEN_WINDOW,
+    finest_mm: float = SPACING_RANGE_MM[0],
+) -> tuple[TrainingTumor, ...]:
+    """Measure the tumours that train, on the grid on which the generator would make them.
+
+    The contrast is against soft tissue (above -30 HU) of the rim: synthetic tumours are placed in an organ,
+    and one measured against fat would be 100 HU off there. Tumours with hardly any are left out. Other tumours
+    nearby belong neither to the tumour nor to its rim. Nor does fat or air under the edge of a label that reaches
+    too far (see `solid_part`): it made muscle-like tumours dark and smooth ones mottled.
+
+    Args:
+        cache: The training cases.
+        early_only: Only tumours with a radius of at most 10 mm.
+        window: HU window of the generator; values outside are limited to it.
+        finest_mm: Finest spacing of the generator in mm.
+
+    Returns:
+        One record for each tumour that could be measured, of at most 1000 spread evenly over the cases.
+
+    Raises:
+        MissingLabelError: If there is no tumour.
+    """
+    pairs = [(case, tumor) for case, tumors in usable_tumors(cache, early_only=early_only) for tumor in tumors]
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_TUMORS)).round().astype(int))
+    measured = [_measure(case, tumor, window, finest_mm) for case, tumor in (pairs[index] for index in chosen)]
+    return tuple(record for record in measured if record is not None)
+
+
+def _measure(
+    case: CachedCase, tumor: TumorComponent, window: IntensityWindow, finest_mm: float
+) -> TrainingTumor | None:
+    crop, mask = sample_tumor_crop(centred_tumor_crop(case, tumor, _SIDE, finest_mm), tumor, alone=True)
+    image_hu = np.clip(crop.image_hu(), window.low_hu, window.high_hu)
+    other_tumors = crop.tumor_share() > crop.share_of(tumor)
+    rim_hu = image_hu[_rim(mask) & ~other_tumors]
+    soft_hu = rim_hu[rim_hu > SOFT_TISSUE_LOW_HU]
+    if soft_hu.size < _SMALLEST_SOFT_SHARE * max(rim_hu.size, 1):
+        return None
+    solid = solid_part(image_hu, mask)
+    batched = torch.from_numpy(solid)[None, None]
+    return TrainingTumor(
+        radius_mm=tumor.radius_mm,
+        contrast_hu=float(np.clip(image_hu[solid].mean() - np.median(soft_hu), -CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU)),
+        heterogeneity_hu=float(measure_heterogeneity(torch.from_numpy(image_hu)[None, None], batched)[0]),
+    )
+
+
+def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    batched = torch.from_numpy(mask)[None, None]
+    rim = dilate(batched, RIM_OUTER_VOXELS) & ~dilate(batched, FILL_DILATION_VOXELS)
+    return rim[0, 0].numpy()

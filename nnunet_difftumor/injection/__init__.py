@@ -1,0 +1,1 @@
+"""A tumour into a batch of nnU-Net."""

@@ -1,0 +1,217 @@
+"""The synthetic tumours of a whole case: drawn before nnU-Net chooses a crop, which then treats them as annotated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_difftumor.errors import EmptyOrganError
+from nnunet_difftumor.injection.injector import PADDING_LABEL, REAL_TUMOR_RIM_MM, InjectionRules
+from nnunet_difftumor.synthesis.organ_depth import lies_at_depth
+from nnunet_difftumor.synthesis.placement import Surroundings, TumorPlan, draw_sizes, largest_radius_mm, place_tumors
+from nnunet_difftumor.tumor.drawing import rim_width_mm
+from nnunet_difftumor.tumor.surface import Triple, TumorSpec, TumorSurface
+
+_KEPT_FROM_REAL_MM = REAL_TUMOR_RIM_MM + rim_width_mm(math.inf)
+_ZONE_TRIES = 20
+_MOST_LOCATIONS = 2000  # voxels of a case's synthetic tumours among which nnU-Net chooses one to look at
+_STOCK_LOCATIONS = 10_000  # nnU-Net keeps this many voxels of a class; fewer are all there are
+
+
+@dataclass(frozen=True)
+class CaseTumors:
+    """The synthetic tumours of one case.
+
+    Attributes:
+        specs: Where and what they are, in mm from the case's voxel (0, 0, 0).
+        labelled: Where they are labelled: the same, but for the negative control.
+        given_up: Drawn tumours that no place has room for.
+    """
+
+    specs: tuple[TumorSpec, ...] = ()
+    labelled: tuple[TumorSpec, ...] = ()
+    given_up: tuple[TumorSpec, ...] = ()
+
+
+class CaseGround:
+    """A preprocessed case; of its labels only the surroundings of places that are tried are read."""
+
+    def __init__(self, labels: Any, organ_voxels: NDArray[np.integer], rules: InjectionRules) -> None:
+        """Look at a case.
+
+        Args:
+            labels: Labels that are read by slices, as nnU-Net stores them. Shape (1, D, H, W).
+            organ_voxels: Voxels drawn uniformly from the organ's label, or from a region that holds it. Shape (N, 3).
+            rules: What may be put where.
+        """
+        self._labels = labels
+        self._organ_voxels = organ_voxels
+        self._rules = rules
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Spacing in mm, array order."""
+        return self._rules.spacing_mm
+
+    @property
+    def reach_mm(self) -> float:
+        """Distance that tumours keep from annotated tumours and from what they shall avoid."""
+        return max(self._rules.zone.avoid_distance_mm, _KEPT_FROM_REAL_MM)
+
+    def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        """Draw a voxel of the organ in the zone, or None if some draws find none."""
+        if len(self._organ_voxels) == 0:
+            raise EmptyOrganError("The case has no voxel of the organ.")
+        rules, zone_mm = self._rules, self._rules.zone.surface_distance_mm
+        for _ in range(_ZONE_TRIES):
+            voxel = np.asarray(self._organ_voxels[int(rng.integers(len(self._organ_voxels)))], dtype=np.int64)
+            if zone_mm is None or lies_at_depth(
+                self._labels, voxel, rules.organ_label, PADDING_LABEL, rules.spacing_mm, zone_mm
+            ):
+                return voxel
+        return None
+
+    def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
+        """Look at a box, clipped to the case."""
+        rules = self._rules
+        start, stop = np.maximum(start, 0), np.minimum(stop, self._labels.shape[1:])
+        box = (0, *(slice(int(low), int(high)) for low, high in zip(start, stop, strict=True)))
+        labels = np.asarray(self._labels[box])
+        keep_off = []
+        if rules.avoid_labels:
+            keep_off.append((np.isin(labels, rules.avoid_labels), rules.zone.avoid_distance_mm))
+        if rules.real_tumor_labels:
+            keep_off.append((np.isin(labels, rules.real_tumor_labels), _KEPT_FROM_REAL_MM))
+        return Surroundings(start, labels == rules.organ_label, rules.replaceable(labels), keep_off)
+
+
+def draw_case_tumors(
+    labels: Any,
+    organ_voxels: NDArray[np.integer],
+    rules: InjectionRules,
+    rng: np.random.Generator,
+    *,
+    is_misplaced: bool = False,
+) -> CaseTumors:
+    """Draw the tumours of a case: how many, their sizes and shapes, and their places, uniform over the organ.
+
+    They depend on the random stream, the case's labels and the rules, and not on what makes their tissue.
+
+    Args:
+        labels: Labels that are read by slices. Shape (1, D, H, W).
+        organ_voxels: Voxels drawn uniformly from the organ. Shape (N, 3).
+        rules: What may be put where.
+        rng: Random generator.
+        is_misplaced: The tumours are labelled at other random places of the organ, as a negative control.
+
+    Returns:
+        The tumours, without looks.
+    """
+    size_rng, place_rng, label_rng = rng.spawn(3)
+    plan = TumorPlan(size_classes=rules.size_classes, counts=rules.tumor_counts, zone=rules.zone, keeps_class=True)
+    ground = CaseGround(labels, organ_voxels, rules)
+    drawn = draw_sizes(plan, largest_radius_mm(labels.shape[1:], rules.spacing_mm), size_rng)
+    placed, given_up = place_tumors(ground, plan, drawn, place_rng)
+    labelled = placed
+    if is_misplaced:
+        again = tuple(each for each in drawn if each.spec not in given_up)
+        labelled, _ = place_tumors(ground, plan, again, label_rng)
+    return CaseTumors(tuple(placed), tuple(labelled), tuple(given_up))
+
+
+def locations_with_tumors(
+    class_locations: Mapping[Any, Any],
+    tumors: Sequence[TumorSpec],
+    labels: Any,
+    rules: InjectionRules,
+    counted: dict[Any, int],
+) -> dict[Any, Any]:
+    """nnU-Net's locations of each class, as if the synthetic tumours of a case were annotated.
+
+    Args:
+        class_locations: Voxels (0, d, h, w) that nnU-Net drew of each class or region when it preprocessed the case.
+        tumors: The tumours, in mm from the case's voxel (0, 0, 0).
+        labels: Labels that are read by slices. Shape (1, D, H, W).
+        rules: What may be put where.
+        counted: Voxels of this case's real tumours by class or region, as far as they were counted; learns new ones,
+            since counting reads all labels.
+
+    Returns:
+        Locations: those of the tumour's classes grow by the synthetic tumours, in proportion to volume where a case
+        has real ones too; those of the organ lose them.
+    """
+    new = _tumor_voxels(tumors, labels, rules)
+    changed = dict(class_locations)
+    if not any(rules.tumor_label in values_of(key) for key in changed):
+        changed[rules.tumor_label] = []
+    for key in changed:
+        values = values_of(key)
+        if PADDING_LABEL in values:
+            continue  # where the case was annotated
+        if rules.tumor_label in values and rules.organ_label not in values:
+            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+            if len(known) >= _STOCK_LOCATIONS and key not in counted:
+                counted[key] = int(np.isin(np.asarray(labels[0]), values).sum())
+            real_voxels = counted.get(key, len(known))
+            changed[key] = np.concatenate([known, _share_of(new, known, real_voxels, tumors, rules)])
+        elif rules.organ_label in values and rules.tumor_label not in values:
+            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+            changed[key] = known[~_inside_any(known[:, 1:], tumors, rules.spacing_mm)]
+    return changed
+
+
+def values_of(label_or_region: Any) -> tuple[int, ...]:
+    """Label values of a class or of a region."""
+    return tuple(label_or_region) if isinstance(label_or_region, (tuple, list)) else (int(label_or_region),)
+
+
+def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRules) -> NDArray[np.int64]:
+    """Voxels (0, d, h, w) spread evenly over the tumours' volumes, as far as they may become tumour. Shape (N, 4)."""
+    spacing = np.asarray(rules.spacing_mm, np.float64)
+    voxel_mm3 = float(np.prod(spacing))
+    volumes_mm3 = [TumorSurface(spec).volume_mm3 for spec in tumors]
+    share = min(1.0, _MOST_LOCATIONS * voxel_mm3 / max(sum(volumes_mm3), 1e-9))
+    found = []
+    for spec, volume_mm3 in zip(tumors, volumes_mm3, strict=True):
+        count = max(1, round(share * volume_mm3 / voxel_mm3))
+        surface, centre_mm = TumorSurface(spec), np.asarray(spec.centre_mm)
+        voxels = np.round((centre_mm + surface.interior_offsets_mm(count)) / spacing).astype(np.int64)
+        inside = np.all((voxels >= 0) & (voxels < labels.shape[1:]), axis=1)
+        voxels = voxels[inside & (surface.signed_distance(voxels * spacing - centre_mm) <= 0.0)]
+        if len(voxels):
+            low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+            box = np.asarray(labels[(0, *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))])
+            found.append(voxels[rules.replaceable(box)[tuple((voxels - low).T)]])
+    joined = np.concatenate([np.zeros((0, 3), np.int64), *found])
+    return np.concatenate([np.zeros((len(joined), 1), np.int64), joined], axis=1)
+
+
+def _share_of(
+    new: NDArray[np.int64],
+    known: NDArray[np.int64],
+    real_voxels: int,
+    tumors: Sequence[TumorSpec],
+    rules: InjectionRules,
+) -> NDArray[np.int64]:
+    """So many of the new voxels that they are to the known ones as the synthetic volume is to the real one."""
+    if len(known) == 0 or len(new) == 0:
+        return new
+    synthetic = sum(TumorSurface(spec).volume_mm3 for spec in tumors) / float(np.prod(rules.spacing_mm))
+    wanted = max(1, round(len(known) * synthetic / real_voxels))
+    return new[np.linspace(0, len(new) - 1, wanted).round().astype(int)]
+
+
+def _inside_any(voxels: NDArray[np.int64], tumors: Sequence[TumorSpec], spacing_mm: Triple) -> NDArray[np.bool_]:
+    """True for voxels inside one of the tumours. Shape (N,)."""
+    inside = np.zeros(len(voxels), dtype=bool)
+    for spec in tumors:
+        surface = TumorSurface(spec)
+        offsets_mm = voxels * np.asarray(spacing_mm, np.float64) - np.asarray(spec.centre_mm)
+        near = np.flatnonzero(np.all(np.abs(offsets_mm) <= surface.half_extent_mm, axis=1))
+        inside[near] |= surface.signed_distance(offsets_mm[near]) <= 0.0
+    return inside

@@ -1,1 +1,0 @@
-"""Scores of predicted label maps against reference ones: by case, by tumour, by scan without tumour."""

@@ -1,0 +1,1 @@
+"""Arms, annotation counts and folds, from one file to trained and compared runs."""

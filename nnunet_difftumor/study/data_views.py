@@ -1,0 +1,333 @@
+"""Views of a preprocessed data set: the same folds, with fewer annotated cases or without healthy ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, choose_cases, find_raw_images
+from nnunet_difftumor.cases.healthy import CASE_FACTS_FILE_NAME, CaseGroups, hashed_order
+from nnunet_difftumor.cases.splits import (
+    DEFAULT_SEED,
+    HOLDOUT_FILE_NAME,
+    SPLITS_FILE_NAME,
+    Split,
+    cross_validation,
+    read_holdout,
+    read_splits,
+    write_splits,
+)
+from nnunet_difftumor.ct.datasets import read_dataset_json
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
+from nnunet_difftumor.settings.trainer_settings import (
+    CONFIG_FILE_NAME,
+    ConfigSource,
+    DiffTumorConfig,
+    find_sources,
+    is_generator_name,
+    resolve_config,
+)
+from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
+from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.processes.work_folder import alone
+
+_NOT_LINKED = (SPLITS_FILE_NAME, HOLDOUT_FILE_NAME, CONFIG_FILE_NAME, CASE_FACTS_FILE_NAME)
+_CANNOT_TRAIN = Split((), ())
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The data set of a study.
+
+    Attributes:
+        cases: Its preprocessed cases.
+        dataset_json: Content of its dataset.json.
+        folds: Cases of each fold, as a trainer with all annotated cases settles them; of the folds that the study
+            leaves out, those that could be trained.
+        fold_count: How many folds the data set's splits have.
+        seed_of_cases: Seed of the order in which annotated cases join.
+        raw: Its folder in nnUNet_raw, which may not be at hand.
+        batch_size: Samples in a batch of the study's plans and configuration.
+    """
+
+    cases: PreprocessedCases
+    dataset_json: Mapping[str, Any]
+    folds: Mapping[int, FoldCases]
+    fold_count: int
+    seed_of_cases: int
+    raw: Path
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """Full name of the data set."""
+        return self.cases.folder.name
+
+    @property
+    def groups(self) -> CaseGroups:
+        """All cases by what their labels say."""
+        return next(iter(self.folds.values())).groups
+
+    def split(self, fold: int, annotated: Annotated, *, healthy: bool) -> Split:
+        """Cases of one run: validation as ever, fewer cases in the training list.
+
+        The first N annotated cases in a fixed order train, so that those of a smaller number are among those of a
+        larger one.
+
+        Args:
+            fold: The fold.
+            annotated: How many annotated tumour cases train, or "all".
+            healthy: Whether healthy cases train.
+
+        Returns:
+            The lists.
+
+        Raises:
+            ConfigurationError: If the fold has fewer annotated cases, or nothing is left to train on.
+        """
+        cases = self.folds[fold]
+        order = hashed_order(cases.tumor_train, self.seed_of_cases)
+        count = len(order) if annotated == ALL_ANNOTATED else int(annotated)
+        if count > len(order):
+            raise ConfigurationError(
+                f"annotated: fold {fold} has {len(order)} training cases with annotated tumour, fewer than {count}. "
+                f'Write a smaller number, or "{ALL_ANNOTATED}".'
+            )
+        left_out = set(order[count:]) | (set() if healthy else set(cases.healthy_train))
+        train = tuple(case for case in cases.split.train if case not in left_out)
+        if not train:
+            raise ConfigurationError(
+                f"annotated: {count} leaves fold {fold} without a training case where healthy: false. Give that arm an "
+                "annotated list of its own without it."
+            )
+        return Split(train, cases.split.val)
+
+    def lists_of_view(self, annotated: Annotated, *, healthy: bool) -> list[Split]:
+        """Cases of all folds of the data set, whichever of them the study trains.
+
+        Args:
+            annotated: How many annotated tumour cases train, or "all".
+            healthy: Whether healthy cases train.
+
+        Returns:
+            The lists; empty ones for a fold that cannot be trained so.
+        """
+        return [self._split_if_possible(fold, annotated, healthy=healthy) for fold in range(self.fold_count)]
+
+    def _split_if_possible(self, fold: int, annotated: Annotated, *, healthy: bool) -> Split:
+        if fold not in self.folds:
+            return _CANNOT_TRAIN
+        try:
+            return self.split(fold, annotated, healthy=healthy)
+        except ConfigurationError:
+            return _CANNOT_TRAIN
+
+
+def open_data(study: Study, *, show_progress: bool = False) -> StudyData:
+    """Find a study's data set in nnUNet_preprocessed and settle its folds.
+
+    They are those of its splits_final.json with the rules for healthy cases applied, or the trainer's default.
+
+    Args:
+        study: The study.
+        show_progress: Show a progress bar while labels are read.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ConfigurationError: If nnU-Net's folders are not set, or plans, configuration or a fold do not exist.
+        DatasetError: If the data set is not there or not preprocessed.
+    """
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    folders = {variable: os.environ.get(variable, "") for variable in ("nnUNet_raw", "nnUNet_preprocessed")}
+    for variable, value in folders.items():
+        if not value:
+            raise ConfigurationError(f"The environment variable {variable} is not set; export it, as for nnU-Net.")
+    try:
+        name = maybe_convert_to_dataset_name(study.dataset)
+    except (RuntimeError, ValueError) as error:
+        raise DatasetError(f"{study.path}, dataset: {error}") from error
+    folder = Path(folders["nnUNet_preprocessed"]).resolve() / name
+    plans_file = folder / f"{study.plans}.json"
+    if not plans_file.is_file():
+        raise DatasetError(f"{plans_file} does not exist. Plan and preprocess first, or correct dataset or plans.")
+    dataset_json = read_dataset_json(folder / "dataset.json")
+    try:
+        configuration = PlansManager(str(plans_file)).get_configuration(study.configuration)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"{study.path}, configuration: {study.plans} has no such one: {error}") from error
+    data_folder = folder / configuration.data_identifier
+    if not data_folder.is_dir():
+        raise DatasetError(f"{data_folder} does not exist. Run nnUNetv2_preprocess for {study.configuration}.")
+    raw = Path(folders["nnUNet_raw"]).resolve() / name
+    cases = PreprocessedCases(
+        folder=folder,
+        identifiers=tuple(sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))),
+        label_ending=dataset_json["file_ending"],
+        images=find_raw_images(raw),
+        labels=dataset_json["labels"],
+    )
+    config = common_config(study, folder, dataset_json)
+    folds = {fold: choose_cases(cases, config, fold, show_progress=show_progress) for fold in study.folds}
+    count = _count_folds(cases, folds[study.folds[0]])
+    folds |= dict(_settle_other_folds(cases, config, set(range(count)) - folds.keys()))
+    return StudyData(cases, dataset_json, folds, count, study.seed_of_cases, raw, configuration.batch_size)
+
+
+def _count_folds(cases: PreprocessedCases, fold: FoldCases) -> int:
+    splits_file = cases.folder / SPLITS_FILE_NAME
+    if splits_file.is_file():
+        return len(read_splits(splits_file))
+    return len(cross_validation(fold.groups, fold.holdout, seed=DEFAULT_SEED))
+
+
+def _settle_other_folds(
+    cases: PreprocessedCases, config: DiffTumorConfig, folds: Collection[int]
+) -> Iterator[tuple[int, FoldCases]]:
+    """Settle the folds that a study leaves out; one that cannot be trained is no error of the study."""
+    for fold in folds:
+        try:
+            yield fold, choose_cases(cases, config, fold)
+        except DatasetError:
+            continue
+
+
+def settings_beside_plans(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a data set comes with, to be read from any folder."""
+    values: dict[str, Any] = {}
+    for source in reversed(find_sources(None, folder, dataset_json)):
+        values |= {key: _from_anywhere(key, value, source) for key, value in source.values.items()}
+    return values
+
+
+def common_config(study: Study, folder: Path, dataset_json: Mapping[str, Any]) -> DiffTumorConfig:
+    """The settings that decide which cases are healthy; refuse arms that differ in them.
+
+    Raises:
+        ConfigurationError: If arms differ in them, or a setting is wrong.
+    """
+    base = settings_beside_plans(folder, dataset_json)
+    first: DiffTumorConfig | None = None
+    for arm in study.arms:
+        source = ConfigSource(f"{study.path}, arm {arm.name!r}", {**base, **arm.settings}, folder)
+        config = resolve_config(dataset_json["labels"], [source]).config
+        first = first or config
+        for key in _DECIDE_CASES:
+            mine, others = getattr(config, key), getattr(first, key)
+            if mine != others:
+                raise ConfigurationError(
+                    f"{source.name}: {key} is {mine!r} but {others!r} in arm {study.arms[0].name!r}; all arms must see "
+                    "the same healthy cases. Write it into settings of the study."
+                )
+    if first is None:
+        raise ConfigurationError(f"{study.path}: arms must list at least one arm.")
+    return first
+
+
+_DECIDE_CASES = ("organ_label", "tumor_label", "healthy_holdout", "healthy_cases", "confirmed_healthy")
+
+
+def make_view(
+    data: StudyData, root: Path, annotated: Annotated, *, healthy: bool, trained_folds: Collection[int] = ()
+) -> Path:
+    """Make a folder that is the preprocessed data set in all but its splits, with links to other data sets beside it.
+
+    Its files are links. Its lists are those of all folds of the data set, so that the study may train others later.
+    Nothing is written where the same view is there already. A view of an earlier version, which had lists of the
+    study's folds alone, is completed.
+
+    Args:
+        data: The data set.
+        root: Folder for views.
+        annotated: How many annotated tumour cases train, or "all".
+        healthy: Whether healthy cases train.
+        trained_folds: Folds that were trained with this view: their lists, the holdout and the data must stay.
+
+    Returns:
+        What nnUNet_preprocessed is to be set to.
+
+    Raises:
+        OutputExistsError: If something that must stay would change, or something else is in its place.
+    """
+    parent = root / view_name(annotated, healthy=healthy)
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / data.name
+    with alone(parent, f"the view {parent.name}", waits=True, work="makes it"):
+        if folder.is_symlink():
+            raise OutputExistsError(f"{parent} is a view of another data set than {data.name}. Name another --output.")
+        folder.mkdir(exist_ok=True)
+        _link_data(data, parent, is_trained=bool(trained_folds))
+        _write_lists(data, folder, data.lists_of_view(annotated, healthy=healthy), trained_folds)
+    return parent
+
+
+def _link_data(data: StudyData, parent: Path, *, is_trained: bool) -> None:
+    """Link the files of the data set, and the other data sets, beside which extra healthy cases are looked for."""
+    source = data.cases.folder
+    links = {
+        parent / data.name / entry.name: entry
+        for entry in source.iterdir()
+        if entry.name not in _NOT_LINKED and not entry.name.startswith(".")
+    }
+    others = source.parent.glob("Dataset[0-9][0-9][0-9]_*")
+    links |= {parent / other.name: other for other in others if other.name != data.name}
+    for link, target in links.items():
+        _link(link, target, is_trained=is_trained)
+
+
+def _link(link: Path, target: Path, *, is_trained: bool) -> None:
+    """Let a link lead to its target, also where it led elsewhere, unless trainings have read from there."""
+    if link.is_symlink() and link.resolve() == target.resolve():
+        return
+    if link.exists() and not link.is_symlink():
+        raise OutputExistsError(f"{link} should be a link to {target}, but is none. Move it away.")
+    if link.is_symlink() and is_trained:
+        raise OutputExistsError(
+            f"{link} leads to {os.readlink(link)}, from which runs of this study were trained, but nnUNet_preprocessed "
+            f"now has {target}. Export it as before; if the data were moved, link the old place to the new one (ln -s "
+            f"{target.parent} {Path(os.readlink(link)).parent}); if they are others, name another --output."
+        )
+    with written_whole(link, overwrite=True) as temporary:
+        temporary.symlink_to(target)
+
+
+def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained_folds: Collection[int]) -> None:
+    """Write splits and holdout of a view where they are missing, or differ in what no run was trained on."""
+    holdout = next(iter(data.folds.values())).holdout
+    if (folder / SPLITS_FILE_NAME).is_file():
+        before, holdout_before = read_splits(folder / SPLITS_FILE_NAME), read_holdout(folder / HOLDOUT_FILE_NAME)
+        if before == tuple(splits) and holdout_before == holdout:
+            return
+        changed = [f"fold {n}" for n in sorted(trained_folds) if before[n : n + 1] != tuple(splits[n : n + 1])]
+        changed += ["the held-out healthy cases"] if trained_folds and holdout_before != holdout else []
+        if changed:
+            raise OutputExistsError(
+                f"{folder} holds other lists than the study would write now, and runs were trained with them: "
+                f"{', '.join(changed)}. Restore the data set's splits, seed_of_cases and the settings of healthy cases "
+                "that they were made with, or name another --output."
+            )
+    write_splits(folder, splits, {"holdout": list(holdout)}, overwrite=True)
+
+
+def view_name(annotated: Annotated, *, healthy: bool) -> str:
+    """Name of a view's folder."""
+    return f"annotated-{annotated}{'' if healthy else '-without-healthy'}"
+
+
+def _from_anywhere(key: str, value: Any, source: ConfigSource) -> Any:
+    """Replace relative generator paths, which start from the folder of the file that holds them."""
+    if key == "generator" and isinstance(value, str) and not is_generator_name(value):
+        return str(source.folder / Path(value).expanduser())
+    if key == "targets" and isinstance(value, list):
+        return [
+            {each: _from_anywhere(each, entry[each], source) for each in entry} if isinstance(entry, dict) else entry
+            for entry in value
+        ]
+    return value

@@ -1,0 +1,216 @@
+"""The generators that a study trains itself: one for each fold and number of annotated cases."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, Split
+from nnunet_difftumor.ct.datasets import parse_labels
+from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.settings.trainer_settings import OrganTarget
+from nnunet_difftumor.study.data_views import StudyData
+from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
+from nnunet_difftumor.support.processes.logged_command import program
+
+GENERATORS_FOLDER = "generators"
+_TRAINING_FOLDER = "training"
+_AUTOENCODER, _DIFFUSION = "train-autoencoder", "train-diffusion"
+_PRODUCTS = {_AUTOENCODER: "autoencoder/config.json", _DIFFUSION: "generator/model_index.json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training of a generator: the autoencoder of a fold, or the diffusion model of a number of annotated cases.
+
+    Attributes:
+        name: Its name in the file system; no other stage of the study has it.
+        subcommand: "train-autoencoder" or "train-diffusion".
+        options: Words of the command that must not change between two starts.
+        working_options: Words that may: where files are, how many processes read them.
+        fold: The fold.
+        split: Cases that train, and those that must not.
+        device: "cuda", "cpu" or "mps".
+        root: Folder of all generators of the study.
+    """
+
+    name: str
+    subcommand: str
+    options: tuple[str, ...]
+    working_options: tuple[str, ...]
+    fold: int
+    split: Split
+    device: str
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """What the command writes."""
+        return self.root / self.name
+
+    @property
+    def work_folder(self) -> Path:
+        """Splits, record, lock and logs: the command wants its own folder empty."""
+        return self.root / _TRAINING_FOLDER / self.name
+
+    @property
+    def splits_file(self) -> Path:
+        """The splits file that the command reads."""
+        return self.work_folder / SPLITS_FILE_NAME
+
+    @property
+    def product(self) -> Path:
+        """A file that is there when the training is finished."""
+        return self.folder / _PRODUCTS[self.subcommand]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the command; a GPU is taken where there is one, unless the study is for the CPU."""
+        return {"ACCELERATE_USE_CPU": "1"} if self.device == "cpu" else {}
+
+    def command(self, *, is_continued: bool) -> list[str]:
+        """Words of the command."""
+        words = [program("difftumor"), self.subcommand, *self.options, *self.working_options]
+        words += ["--splits", str(self.splits_file), "--fold", str(self.fold), "--output", str(self.folder)]
+        return [*words, "--resume"] if is_continued else words
+
+    def as_typed(self, *, is_continued: bool) -> str:
+        """The command with its variables, for a shell."""
+        variables = [f"{key}={value}" for key, value in self.environment.items()]
+        return " ".join([*variables, shlex.join(["difftumor", *self.command(is_continued=is_continued)[1:]])])
+
+    def folds_to_write(self) -> list[Split]:
+        """Content of the splits file: this fold at its place, so that the record in the generator says its number."""
+        return [self.split] * (self.fold + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """What must not change between two starts."""
+        return {"command": [self.subcommand, *self.options], "fold": self.fold, **self.split.to_json()}
+
+
+def generator_folder(output: Path, fold: int, annotated: Annotated) -> Path:
+    """Where the generator of a fold and number of annotated cases is, or will be."""
+    return output / GENERATORS_FOLDER / _diffusion_name(fold, annotated) / "generator"
+
+
+def plan_generator(
+    study: Study,
+    data: StudyData,
+    output: Path,
+    fold: int,
+    annotated: Annotated,
+    targets: Sequence[OrganTarget],
+    where: str,
+) -> tuple[Stage, ...]:
+    """Plan the two trainings that make one generator.
+
+    The autoencoder needs no annotation and sees all training cases of the fold. The diffusion model sees the
+    annotated cases of its arms, never more.
+
+    Args:
+        study: The study, with `generators`.
+        data: Its data set.
+        output: Output folder of the study.
+        fold: The fold.
+        annotated: How many annotated tumour cases train, or "all".
+        targets: The targets of a run whose generator it is to be.
+        where: The arm, for errors.
+
+    Returns:
+        The stages, the first one first.
+
+    Raises:
+        ConfigurationError: If there is nothing to learn from, or the targets have different tumours.
+        DatasetError: If the raw data set is not at hand.
+    """
+    settings = study.generators
+    assert settings is not None
+    if annotated == 0:
+        raise ConfigurationError(
+            f"{where}: with 0 annotated cases there is no tumour to train a generator on. Name one that was trained "
+            "elsewhere (generator: a folder, or builtin:NAME) in an arm of its own with annotated: [0], or give this "
+            "arm an annotated list without 0."
+        )
+    if not (data.raw / "dataset.json").is_file():
+        raise DatasetError(
+            f"{where}: generators are trained on the raw data set, but {data.raw}/dataset.json does not exist. "
+            "Export nnUNet_raw, or train the generators elsewhere and name their folders."
+        )
+    tumor_label = _tumor_label(data.dataset_json["labels"], targets, where)
+    root = output / GENERATORS_FOLDER
+    preset = ("--preset", settings.preset)
+    working = ("--data", str(data.raw), *(("--workers", str(settings.workers)) if settings.workers else ()))
+    precision = () if settings.precision is None else ("--precision", settings.precision)
+    autoencoder = Stage(
+        name=f"fold-{fold}.autoencoder",
+        subcommand=_AUTOENCODER,
+        options=(*preset, *_steps(settings.autoencoder_steps), *precision),
+        working_options=working,
+        fold=fold,
+        split=data.split(fold, ALL_ANNOTATED, healthy=True),
+        device=study.device,
+        root=root,
+    )
+    spacing = () if settings.spacing_mm is None else ("--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm))
+    tumors = ("--tumor-label", tumor_label, *(("--early-only",) if settings.early_only else ()))
+    diffusion = Stage(
+        name=_diffusion_name(fold, annotated),
+        subcommand=_DIFFUSION,
+        options=(*preset, *tumors, *_steps(settings.diffusion_steps), *spacing, *precision),
+        working_options=(*working, "--autoencoder", str(autoencoder.folder)),
+        fold=fold,
+        split=data.split(fold, annotated, healthy=True),
+        device=study.device,
+        root=root,
+    )
+    return autoencoder, diffusion
+
+
+def check_stages(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
+    """List each stage once; refuse runs that need different generators at one place.
+
+    Args:
+        stages: Stages of all runs.
+        path: The study's file, for the error.
+
+    Raises:
+        ConfigurationError: If two stages of one name differ.
+    """
+    by_name: dict[str, Stage] = {}
+    for stage in stages:
+        first = by_name.setdefault(stage.name, stage)
+        if first != stage:
+            raise ConfigurationError(
+                f"{path}: arms need different generators {stage.name}: {shlex.join(first.options)} and "
+                f"{shlex.join(stage.options)}. A study trains one for each fold and number of annotated cases; give "
+                "all arms with generator: study one tumor_label, or train the others elsewhere and name their folders."
+            )
+    return tuple(by_name.values())
+
+
+def _diffusion_name(fold: int, annotated: Annotated) -> str:
+    return f"fold-{fold}.annotated-{annotated}"
+
+
+def _steps(steps: int | None) -> tuple[str, ...]:
+    return () if steps is None else ("--steps", str(steps))
+
+
+def _tumor_label(labels: Mapping[str, Any], targets: Sequence[OrganTarget], where: str) -> str:
+    """Name of the one label that the targets call tumour; of regions, the smallest that has its value."""
+    values = {target.tumor_label for target in targets}
+    named = parse_labels(labels, Path(where))
+    found = [
+        min((name for name, region in named.items() if value in region), key=lambda name: len(named[name]))
+        for value in values
+    ]
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"{where}: a generator of the study learns from one tumour label, but the targets have "
+            f"{', '.join(sorted(found))}. Train a generator for each tumour with `difftumor train-diffusion "
+            "--tumor-label NAME`, and name their folders; {fold} and {annotated} in them stand for the run's."
+        )
+    return found[0]

@@ -1,0 +1,135 @@
+"""From an arm of a study to the trainer that nnU-Net is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+
+from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
+from nnunet_difftumor.study.plan import BACKBONES, Arm
+from nnunet_difftumor.trainer.schedule import STOCK_SCHEDULE, ScheduleMixin
+from nnunet_difftumor.trainer.search_path import trainer_search_environment
+
+STOCK = "stock"
+_CLASS_NAMES = {
+    "healthy-only": "nnUNetTrainerHealthyOnly",
+    "copy-paste": "nnUNetTrainerCopyPaste",
+    "hand-crafted": "nnUNetTrainerHandcrafted",
+    "difftumor": "nnUNetTrainerDiffTumor",
+    "misplaced": "nnUNetTrainerMisplaced",
+}
+_SUFFIXES: dict[str, str] = dict(zip(BACKBONES, ("", "UNet", "SwinUNETR"), strict=True))
+
+
+@dataclass(frozen=True)
+class TrainerFacts:
+    """What a study must know of a trainer.
+
+    Attributes:
+        name: Name of the class, for `nnUNetv2_train -tr`.
+        tumors: What it puts in (see `injection.sources`); None: no trainer of this package's data loading.
+        takes_schedule: Its epochs and iterations follow the settings.
+    """
+
+    name: str
+    tumors: str | None
+    takes_schedule: bool
+
+
+def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> TrainerFacts:
+    """Find the trainer of an arm, as nnU-Net will.
+
+    Args:
+        arm: The arm.
+        schedule: Epochs and iterations of its runs, by the names of the settings.
+        where: The study's file, for errors.
+        is_steered: Its runs have lengths of their own, or their samples are to be counted.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ConfigurationError: If nnU-Net cannot find it, or it cannot be matched with the other arms.
+    """
+    name = class_name_of(arm, schedule, where, is_steered=is_steered)
+    facts = _look_up(name, f"{where}, arm {arm.name!r}")
+    if not facts.takes_schedule and is_steered:
+        raise ConfigurationError(
+            f"{where}, arm {arm.name!r}: {name} trains for epochs of its own and counts no samples, so exposure: equal "
+            "and length: longest cannot be had with it. Let its class begin with "
+            "nnunet_difftumor.trainer.schedule.ScheduleMixin (class MyTrainer(ScheduleMixin, ...))."
+        )
+    if not facts.takes_schedule and dict(schedule) != STOCK_SCHEDULE:
+        raise ConfigurationError(
+            f"{where}, arm {arm.name!r}: {name} trains for epochs of its own and cannot be matched with "
+            f"{schedule['num_epochs']} epochs of {schedule['num_iterations_per_epoch']} iterations. Let its class "
+            "begin with nnunet_difftumor.trainer.schedule.ScheduleMixin (class MyTrainer(ScheduleMixin, ...)), or use "
+            "nnU-Net's own schedule in all arms."
+        )
+    if facts.tumors is None and arm.healthy is None:
+        raise ConfigurationError(
+            f"{where}, arm {arm.name!r}: {name} trains on whatever its splits list. Say whether healthy cases are "
+            "among it: healthy: true or healthy: false."
+        )
+    if facts.tumors is not None and arm.healthy is False:
+        raise ConfigurationError(
+            f"{where}, arm {arm.name!r}: {name} works on healthy cases; healthy: false goes with trainers that put "
+            "nothing in, such as stock."
+        )
+    return facts
+
+
+def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> str:
+    """Name of an arm's trainer class; plain nnU-Net is itself only with its own schedule."""
+    suffix = _SUFFIXES[arm.backbone]
+    if arm.trainer == STOCK:
+        is_own = dict(schedule) == STOCK_SCHEDULE and not is_steered
+        return f"nnUNetTrainer{suffix}" if suffix or is_own else "nnUNetTrainerScheduled"
+    if arm.trainer in _CLASS_NAMES:
+        return _CLASS_NAMES[arm.trainer] + suffix
+    if not arm.trainer.isidentifier():
+        known = (STOCK, *_CLASS_NAMES)
+        message = unknown_key_message(arm.trainer, known, f"trainer of arm {arm.name!r} of {where}")
+        raise ConfigurationError(f"{message} Or write the class name of a trainer.")
+    if suffix:
+        raise ConfigurationError(
+            f"{where}, arm {arm.name!r}: backbone goes with the short names {', '.join((STOCK, *_CLASS_NAMES))}; "
+            f"{arm.trainer} has a network of its own. Remove backbone."
+        )
+    return arm.trainer
+
+
+def _look_up(name: str, where: str) -> TrainerFacts:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from nnunet_difftumor.trainer.mixin import DiffTumorMixin
+
+    with _searchable():
+        try:
+            found = recursive_find_trainer_class_by_name(name)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigurationError(
+                f"{where}: nnU-Net finds no trainer {name}. Correct trainer, or export nnUNet_extTrainer with the "
+                "folder of the trainer's file."
+            ) from error
+    tumors = found.arm if issubclass(found, DiffTumorMixin) else None
+    return TrainerFacts(name, tumors, issubclass(found, (DiffTumorMixin, ScheduleMixin)))
+
+
+@contextmanager
+def _searchable() -> Iterator[None]:
+    """Let nnU-Net find this package's trainers in this process, quietly."""
+    wanted = trainer_search_environment()
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

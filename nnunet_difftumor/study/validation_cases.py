@@ -1,0 +1,61 @@
+"""The validation cases of a study: test data where no hospital is named, checked before anything is trained."""
+
+from __future__ import annotations
+
+from nnunet_difftumor.cases.healthy import count_label_voxels
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.evaluation.comparison.measures import SPECIFICITY
+from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
+from nnunet_difftumor.study.data_views import StudyData
+from nnunet_difftumor.study.plan import Study
+
+
+def validation_cases(study: Study, data: StudyData) -> list[str]:
+    """Cases that the folds of a study validate on.
+
+    Args:
+        study: The study.
+        data: Its data set.
+
+    Returns:
+        Their identifiers, fold by fold.
+    """
+    return [case for fold in study.folds for case in data.folds[fold].split.val]
+
+
+def check_validation_cases(study: Study, data: StudyData) -> None:
+    """Refuse a study whose comparison could give no figure, if it is on validation cases.
+
+    Args:
+        study: The study.
+        data: Its data set.
+
+    Raises:
+        ConfigurationError: If folds share validation cases, or the primary measure is specificity and no validation
+            case is healthy.
+    """
+    if "hospitals" in study.compare:
+        return
+    cases = validation_cases(study, data)
+    if len(set(cases)) < len(cases):
+        raise ConfigurationError(
+            f"{study.path}: the folds share validation cases, which would be counted twice. Name test data in compare: "
+            "hospitals, or correct the splits."
+        )
+    if study.compare.get("primary") == SPECIFICITY.key and not _has_healthy(study, data, cases):
+        raise ConfigurationError(
+            f"{study.path}, compare: primary is {SPECIFICITY.key}, which is measured on healthy scans, but all "
+            f"{len(cases)} validation cases of the folds have a tumour (healthy cases train). Name test data with "
+            "healthy scans in hospitals, or choose another primary."
+        )
+
+
+def _has_healthy(study: Study, data: StudyData, cases: list[str]) -> bool:
+    """Whether one of the cases will be scored as healthy."""
+    scheme = read_label_scheme(
+        data.cases.folder / "dataset.json", [str(name) for name in study.compare.get("labels", ())]
+    )
+    files = {case: data.cases.label_file(case) for case in cases}
+    not_healthy = {*scheme.tumor_values, scheme.ignore}
+    counts = count_label_voxels(files, data.cases.open_cache()).values()
+    return any(not_healthy.isdisjoint(label for label, count in voxels.items() if count > 0) for voxels in counts)

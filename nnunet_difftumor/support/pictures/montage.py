@@ -1,0 +1,136 @@
+"""Pictures of synthetic tumours: before, after and label in three planes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_difftumor.support.files.atomic_files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SOFT_TISSUE_HU = (-160.0, 240.0)
+"""Display window W400 L40."""
+
+_PLANES = ("axial", "coronal", "sagittal")
+_COLUMNS = ("before", "after", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class MontageRow:
+    """One tumour of a montage.
+
+    Attributes:
+        before_hu: CT without the tumour in HU. Shape (D, H, W).
+        after_hu: CT with the tumour in HU. Shape (D, H, W).
+        label: True inside the tumour. Shape (D, H, W).
+        spacing_mm: Spacing in mm, array order.
+        title: What to write beside the row.
+    """
+
+    before_hu: NDArray[np.floating]
+    after_hu: NDArray[np.floating]
+    label: NDArray[np.bool_]
+    spacing_mm: tuple[float, float, float]
+    title: str
+
+
+def flips_to_display(affine: NDArray[np.floating]) -> tuple[int, ...]:
+    """Axes to flip so that slices show as radiologists read them.
+
+    Args:
+        affine: Takes a voxel index (d, h, w, 1) to right-anterior-superior mm. Shape (4, 4).
+
+    Returns:
+        Axes of (D, H, W) to flip: top is superior or anterior, the image's left is the patient's right.
+    """
+    towards = (affine[2, 0] > 0, affine[1, 1] > 0, affine[0, 2] > 0)
+    return tuple(axis for axis, flip in enumerate(towards) if flip)
+
+
+def crop_around(
+    label: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: float = 35.0
+) -> tuple[slice, slice, slice]:
+    """Box around a label with a margin.
+
+    Args:
+        label: True inside the tumour, at least one voxel. Shape (D, H, W).
+        spacing_mm: Spacing in mm, array order.
+        margin_mm: Margin on every side in mm.
+
+    Returns:
+        The box, cut at the volume's borders.
+    """
+    voxels = np.argwhere(label)
+    margin = np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int)
+    low = np.maximum(voxels.min(axis=0) - margin, 0)
+    high = np.minimum(voxels.max(axis=0) + margin + 1, label.shape)
+    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+
+
+def draw_montage(rows: Sequence[MontageRow], heading: str) -> Figure:
+    """Draw one row a tumour: before, after and label in three planes through its middle.
+
+    Args:
+        rows: The tumours.
+        heading: Heading of the figure.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16.0, 1.9 * max(1, len(rows)) + 0.6), layout="constrained")
+    figure.suptitle(heading, fontsize=11)
+    if not rows:
+        figure.text(0.5, 0.4, "no tumour was placed", ha="center")
+        return figure
+    axes = figure.subplots(len(rows), 9, squeeze=False)
+    for row, row_axes in zip(rows, axes, strict=True):
+        _draw_row(row, row_axes)
+    for index, axis in enumerate(axes[0]):
+        axis.set_title(f"{_PLANES[index // 3]}, {_COLUMNS[index % 3]}", fontsize=9)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int = 90) -> None:
+    """Write a figure as PNG under a temporary name, then rename it.
+
+    Args:
+        figure: The figure.
+        path: Where the PNG is to appear; replaced if it exists.
+        dpi: Dots per inch.
+    """
+    with written_whole(path, overwrite=True) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
+
+
+def _draw_row(row: MontageRow, axes: Sequence[Axes]) -> None:
+    centre = np.round(np.argwhere(row.label).mean(axis=0)).astype(int)
+    for plane in range(3):
+        index = _most_tumor(row.label, plane, int(centre[plane]))
+        down, across = (axis for axis in range(3) if axis != plane)
+        aspect = row.spacing_mm[down] / row.spacing_mm[across]
+        for column, volume in enumerate((row.before_hu, row.after_hu, row.after_hu)):
+            axis = axes[3 * plane + column]
+            axis.imshow(np.take(volume, index, axis=plane), cmap="gray", aspect=aspect, clim=SOFT_TISSUE_HU)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if column == 2:
+                axis.contour(np.take(row.label, index, axis=plane), levels=[0.5], colors="tab:red", linewidths=0.9)
+    axes[0].set_ylabel(row.title, fontsize=8)
+
+
+def _most_tumor(label: NDArray[np.bool_], plane: int, fallback: int) -> int:
+    """Slice of a plane with the most tumour; the middle one among equals."""
+    others = tuple(axis for axis in range(3) if axis != plane)
+    counts = label.sum(axis=others)
+    best = np.flatnonzero(counts == counts.max())
+    return int(best[np.argmin(np.abs(best - fallback))])

@@ -1,0 +1,1 @@
+"""A tumour onto a CT."""

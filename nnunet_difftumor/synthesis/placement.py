@@ -1,0 +1,370 @@
+"""Choice of sizes and places for the tumours of one scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from nnunet_difftumor.errors import EmptyOrganError
+from nnunet_difftumor.synthesis.host import Host
+from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range
+from nnunet_difftumor.tumor.region import support_radius_mm
+from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_class, fit_size_classes
+from nnunet_difftumor.tumor.surface import Triple, TumorSpec, TumorSurface, draw_tumor_spec
+
+Box = tuple[slice, slice, slice]
+
+_INTERIOR_POINTS = 256
+_NEAR_ENOUGH = 0.05  # share of the surface: a place this near to the wanted share outside the organ is taken at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zone:
+    """Where in its organ a tumour may lie.
+
+    Attributes:
+        surface_distance_mm: Smallest and largest distance of the centre from the organ's surface in mm. What the
+            scan's edge or its padding cuts off counts as organ that goes on.
+        avoid_distance_mm: Distance that the tumour's surface keeps from what it shall avoid, in mm.
+        outside_share: Share of the surface outside the organ, for tumours that may leave it: a range, or
+            "kidney" for shares by size as in real kidney tumours.
+    """
+
+    surface_distance_mm: Range | None = None
+    avoid_distance_mm: float = 0.0
+    outside_share: Range | str | None = None
+
+    def draw_outside_share(self, radius_mm: float, rng: np.random.Generator) -> float | None:
+        """Draw the wanted share of a tumour's surface outside the organ, or None if it is left open."""
+        if self.outside_share is None:
+            return None
+        if isinstance(self.outside_share, str):
+            mean = np.interp(2.0 * radius_mm, *_KIDNEY_OUTSIDE_SHARES)
+            return float(np.clip(rng.normal(mean, _KIDNEY_SHARE_SD), 0.0, 0.9))
+        return float(rng.uniform(*self.outside_share))
+
+
+_KIDNEY_OUTSIDE_SHARES = ((15.6, 30.1, 71.6), (0.34, 0.49, 0.74))
+"""Median diameter in mm, and median share of the surface outside the kidney, of 72 tumours of KiTS19 in three bins."""
+
+_KIDNEY_SHARE_SD = 0.15
+INSIDE = Zone()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A box of a scan around a place that is looked at. All masks have the shape of the box.
+
+    Attributes:
+        start: Voxel of the scan at the box's corner. (D, H, W).
+        organ: True in the organ.
+        replaceable: True where a voxel may become tumour.
+        keep_off: Masks that a tumour's surface keeps a distance from, and those distances in mm.
+    """
+
+    start: NDArray[np.int64]
+    organ: NDArray[np.bool_]
+    replaceable: NDArray[np.bool_]
+    keep_off: Sequence[tuple[NDArray[np.bool_], float]] = ()
+
+
+class Ground(Protocol):
+    """Where tumours are placed: a scan in memory, or a case that is read where it is looked at."""
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Spacing in mm, array order."""
+        ...
+
+    @property
+    def reach_mm(self) -> float:
+        """How far beyond a tumour's surface its surroundings must show the scan, in mm."""
+        ...
+
+    def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        """Draw a voxel of the organ, all that lie in the zone alike; None if no such voxel was found in some tries.
+
+        Raises:
+            EmptyOrganError: If there is none.
+        """
+        ...
+
+    def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
+        """Look at a box, clipped to the scan."""
+        ...
+
+
+class HostGround:
+    """A scan in memory."""
+
+    def __init__(self, host: Host, zone: Zone) -> None:
+        """Find the places of a zone.
+
+        Args:
+            host: The scan.
+            zone: Where in the organ.
+
+        Raises:
+            EmptyOrganError: If no voxel of the organ lies in the zone.
+        """
+        self._host = host
+        self._avoid_distance_mm = zone.avoid_distance_mm
+        places = host.organ_mask & host.replaceable_mask
+        if zone.surface_distance_mm is not None and places.any():
+            low_mm, high_mm = zone.surface_distance_mm
+            depth_mm = organ_depth_mm(host.organ_mask, host.valid_mask, host.spacing_mm)
+            places &= (depth_mm >= low_mm) & (depth_mm <= high_mm)
+        self._places = np.argwhere(places)  # (N, 3)
+        if len(self._places) == 0:
+            raise EmptyOrganError(
+                "The organ mask has no voxel where a tumour may be placed; choose a scan that shows it."
+            )
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Spacing in mm, array order."""
+        return self._host.spacing_mm
+
+    @property
+    def reach_mm(self) -> float:
+        """Distance that tumours keep from what they shall avoid."""
+        return self._avoid_distance_mm
+
+    def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw a voxel of the organ in the zone."""
+        return self._places[int(rng.integers(len(self._places)))]
+
+    def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
+        """Look at a box, clipped to the scan."""
+        host = self._host
+        start, stop = np.maximum(start, 0), np.minimum(stop, host.image_hu.shape)
+        box = tuple(slice(int(low), int(high)) for low, high in zip(start, stop, strict=True))
+        avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self._avoid_distance_mm),)
+        return Surroundings(start, host.organ_mask[box], host.replaceable_mask[box], avoid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TumorPlan:
+    """What to draw for a scan.
+
+    Attributes:
+        size_classes: Classes of radii in mm.
+        counts: Numbers of tumours that scans have, drawn from alike; the class is then drawn for each tumour. None:
+            the tumours of a scan are of one class, as many as it allows.
+        appearances: What contrast and heterogeneity are drawn from.
+        zone: Where in the organ.
+        minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
+        tries: Centres that are tried for a tumour before a smaller one is drawn.
+        shrinks: Times that a smaller radius is drawn before the tumour is given up.
+        keeps_class: A smaller radius stays in the size class that was drawn, so that the classes land as often as
+            they were asked for. Otherwise it goes down to the smallest of all classes.
+    """
+
+    size_classes: tuple[SizeClass, ...] = PAPER_SIZE_CLASSES
+    counts: tuple[int, ...] | None = None
+    appearances: AppearanceRule = field(default_factory=AppearanceRule)
+    zone: Zone = INSIDE
+    minimum_inside_share: float = 0.7
+    tries: int = 20
+    shrinks: int = 4
+    keeps_class: bool = False
+
+
+@dataclass(frozen=True)
+class DrawnSize:
+    """Size and shape of one tumour that has neither a place nor a look.
+
+    Attributes:
+        spec: The tumour, centred at 0.
+        size_class: The class that its radius comes from.
+    """
+
+    spec: TumorSpec
+    size_class: SizeClass
+
+
+def draw_sizes(
+    plan: TumorPlan, largest_radius_mm: float, rng: np.random.Generator, *, count: int | None = None
+) -> tuple[DrawnSize, ...]:
+    """Draw number, sizes and shapes of a scan's tumours.
+
+    Args:
+        plan: Counts and sizes.
+        largest_radius_mm: Largest radius that the scan can show, in mm.
+        rng: Random generator.
+        count: Number of tumours; drawn by default.
+
+    Returns:
+        The tumours.
+    """
+    classes = fit_size_classes(plan.size_classes, largest_radius_mm)
+    if count is None and plan.counts is not None:
+        chosen = [draw_size_class(classes, rng) for _ in range(plan.counts[int(rng.integers(len(plan.counts)))])]
+    else:
+        size_class = draw_size_class(classes, rng)
+        chosen = [size_class] * (int(rng.integers(1, size_class.max_count + 1)) if count is None else count)
+    origin = (0.0, 0.0, 0.0)
+    return tuple(DrawnSize(draw_tumor_spec(each, origin, Appearance(), rng), each) for each in chosen)
+
+
+def with_look(spec: TumorSpec, appearances: AppearanceRule, attempt: int = 0) -> TumorSpec:
+    """Give a tumour a look that its own seed decides, so that size and place do not depend on what looks there are.
+
+    Args:
+        spec: The tumour.
+        appearances: What contrast and heterogeneity are drawn from.
+        attempt: Number of the look, for a tumour that could not be seen with the one before.
+
+    Returns:
+        The tumour with its look.
+    """
+    look = appearances.draw(np.random.default_rng(np.random.SeedSequence([spec.seed, attempt])))
+    return replace(spec, contrast_hu=look.contrast_hu, heterogeneity_hu=look.heterogeneity_hu)
+
+
+def place_tumors(
+    ground: Ground, plan: TumorPlan, drawn: Sequence[DrawnSize], rng: np.random.Generator
+) -> tuple[list[TumorSpec], list[TumorSpec]]:
+    """Place tumours uniformly over the organ's voxels of their zone, apart from one another; always ends.
+
+    Args:
+        ground: The scan.
+        plan: Rules.
+        drawn: The drawn tumours.
+        rng: Random generator.
+
+    Returns:
+        The placed tumours, and those that were given up because no place has room for them.
+
+    Raises:
+        EmptyOrganError: If the organ has no voxel.
+    """
+    smallest_mm = min(size.radius_mm[0] for size in plan.size_classes)
+    placed: list[TumorSpec] = []
+    given_up: list[TumorSpec] = []
+    taken: list[tuple[NDArray[np.float64], float]] = []
+    for each in drawn:
+        least_mm = each.size_class.radius_mm[0] if plan.keeps_class else smallest_mm
+        spec = _place_one(ground, plan, each.spec, least_mm, taken, rng)
+        if spec is None:
+            given_up.append(each.spec)
+        else:
+            placed.append(spec)
+            taken.append((np.asarray(spec.centre_mm), support_radius_mm(TumorSurface(spec))))
+    return placed, given_up
+
+
+def draw_tumors(
+    host: Host, plan: TumorPlan, rng: np.random.Generator, *, count: int | None = None
+) -> tuple[list[TumorSpec], list[TumorSpec]]:
+    """Draw tumours for a scan in memory, looks included, and place them (see `draw_sizes` and `place_tumors`)."""
+    drawn = draw_sizes(plan, largest_radius_mm(host.image_hu.shape, host.spacing_mm), rng, count=count)
+    placed, given_up = place_tumors(HostGround(host, plan.zone), plan, drawn, rng)
+    return [with_look(spec, plan.appearances) for spec in placed], given_up
+
+
+def largest_radius_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:
+    """Largest radius that a grid can show: 0.4 of its smallest extent, in mm."""
+    return 0.4 * float(np.multiply(shape, spacing_mm).min())
+
+
+def _place_one(
+    ground: Ground,
+    plan: TumorPlan,
+    spec: TumorSpec,
+    smallest_mm: float,
+    taken: Sequence[tuple[NDArray[np.float64], float]],
+    rng: np.random.Generator,
+) -> TumorSpec | None:
+    """Find a place for one tumour; `taken` are the balls, centre and radius in mm, that hold the others' supports."""
+    wanted_outside = plan.zone.draw_outside_share(spec.radius_mm, rng)
+    tries = plan.tries if wanted_outside is None else 3 * plan.tries
+    for _ in range(plan.shrinks + 1):
+        surface = TumorSurface(spec)
+        best: tuple[float, NDArray[np.float64]] | None = None
+        for _ in range(tries):
+            centre_mm = _draw_centre(ground, rng)
+            if centre_mm is None or not _is_apart(surface, centre_mm, taken):
+                continue
+            near = _look_around(ground, surface, centre_mm)
+            if not _fits(near, ground.spacing_mm, surface, centre_mm, plan.minimum_inside_share):
+                continue
+            gap = 0.0
+            if wanted_outside is not None:
+                outside = 1.0 - _share_in(near.organ, near.start, ground.spacing_mm, centre_mm, _outline(surface))
+                gap = abs(outside - wanted_outside)
+            if best is None or gap < best[0]:
+                best = (gap, centre_mm)
+            if gap <= _NEAR_ENOUGH:
+                break
+        if best is not None:
+            return spec.moved_to(best[1])
+        if spec.radius_mm <= smallest_mm:
+            return None
+        spec = replace(spec, radius_mm=max(smallest_mm, float(rng.uniform(0.5, 0.8)) * spec.radius_mm))
+    return None
+
+
+def _draw_centre(ground: Ground, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    voxel, offset = ground.draw_voxel(rng), rng.uniform(-0.5, 0.5, size=3)
+    return None if voxel is None else (voxel + offset) * np.asarray(ground.spacing_mm)
+
+
+def _look_around(ground: Ground, surface: TumorSurface, centre_mm: NDArray[np.float64]) -> Surroundings:
+    spacing = np.asarray(ground.spacing_mm)
+    reach_mm = support_radius_mm(surface) + ground.reach_mm
+    start = np.floor((centre_mm - reach_mm) / spacing).astype(np.int64)
+    return ground.around(start, np.ceil((centre_mm + reach_mm) / spacing).astype(np.int64) + 1)
+
+
+def _fits(
+    near: Surroundings,
+    spacing_mm: Sequence[float],
+    surface: TumorSurface,
+    centre_mm: NDArray[np.float64],
+    minimum_inside_share: float,
+) -> bool:
+    """True if a tumour is centred in the organ, enough of it may become tumour, and it keeps off what it shall."""
+    if _share_in(near.organ, near.start, spacing_mm, centre_mm, np.zeros((1, 3))) == 0.0:
+        return False
+    inside = surface.interior_offsets_mm(_INTERIOR_POINTS)
+    if _share_in(near.replaceable, near.start, spacing_mm, centre_mm, inside) < minimum_inside_share:
+        return False
+    everywhere = np.concatenate([inside, _outline(surface)])
+    for mask, distance_mm in near.keep_off:
+        if mask.any():
+            too_near = np.asarray(distance_transform_edt(~mask, sampling=spacing_mm)) <= distance_mm
+            if _share_in(too_near, near.start, spacing_mm, centre_mm, everywhere) > 0.0:
+                return False
+    return True
+
+
+def _outline(surface: TumorSurface) -> NDArray[np.float64]:
+    return surface.surface_offsets_mm(_INTERIOR_POINTS)
+
+
+def _share_in(
+    mask: NDArray[np.bool_],
+    start: NDArray[np.int64],
+    spacing_mm: Sequence[float],
+    centre_mm: NDArray[np.float64],
+    offsets_mm: NDArray[np.float64],
+) -> float:
+    """Share of a tumour's points that lies in the mask of a box; what is outside the box is not in it."""
+    voxels = np.round((centre_mm + offsets_mm) / np.asarray(spacing_mm)).astype(np.int64) - start  # (P, 3)
+    within = np.all((voxels >= 0) & (voxels < mask.shape), axis=1)
+    return float(mask[tuple(voxels[within].T)].sum()) / len(voxels)
+
+
+def _is_apart(
+    surface: TumorSurface, centre_mm: NDArray[np.float64], taken: Sequence[tuple[NDArray[np.float64], float]]
+) -> bool:
+    """True if the tumour's support meets no other's."""
+    reach_mm = support_radius_mm(surface)
+    return all(float(np.linalg.norm(centre_mm - other)) > reach_mm + radius_mm for other, radius_mm in taken)

@@ -1,0 +1,438 @@
+"""Synthesis of tumours on a CT: draw, generate in a region of interest, blend, and keep what can be seen."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d
+
+from nnunet_difftumor.ct.resample import average_onto
+from nnunet_difftumor.synthesis.blending import composite, measure_visibility, robust_sd
+from nnunet_difftumor.synthesis.host import Host, is_clipped_to
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue, TissueGenerator
+from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
+from nnunet_difftumor.tumor.region import RegionOfInterest, choose_roi
+from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
+
+Box = tuple[slice, slice, slice]
+FloatArray = NDArray[np.float32]
+
+_RIM_MM = 4.0
+_LARGEST_SHIFT_HU = 25.0
+_ENOUGH_VOXELS = 20
+INVISIBLE, OUT_OF_VIEW = "invisible", "out_of_view"
+"""Why a tumour is left out: it does not stand out as it was requested, or no voxel of its label lies in the host."""
+_FAT_HU = np.float32(-100.0)
+
+
+@dataclass(frozen=True)
+class TumorRecord:
+    """What happened to one drawn tumour; with the host, it replays the tumour.
+
+    Attributes:
+        spec: What was drawn.
+        attempt: Number of the attempt that was kept, from 0.
+        roi_side: Side of the region of interest in voxels.
+        roi_spacing_mm: Spacing of the region of interest in mm.
+        drawn_mm3: Volume on the host's grid before clipping to the organ, in mm3.
+        label_mm3: Volume that was labelled, in mm3.
+        contrast_hu: Mean of the label minus mean of the rim after blending, in HU.
+    """
+
+    spec: TumorSpec
+    attempt: int
+    roi_side: int
+    roi_spacing_mm: float
+    drawn_mm3: float
+    label_mm3: float
+    contrast_hu: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        return {
+            "spec": self.spec.to_json(),
+            "attempt": self.attempt,
+            "roi_side": self.roi_side,
+            "roi_spacing_mm": self.roi_spacing_mm,
+            "drawn_mm3": self.drawn_mm3,
+            "label_mm3": self.label_mm3,
+            "contrast_hu": self.contrast_hu,
+        }
+
+
+@dataclass(frozen=True)
+class SynthesizedTumor:
+    """One tumour, as a change of the host inside a box.
+
+    Attributes:
+        box: Where the arrays lie in the host.
+        image_hu: Host with the tumour, in HU; equal to the host outside the support. Shape of the box.
+        support: True where the image may differ from the host. Shape of the box.
+        label: True where the voxel is tumour, a subset of the support. Shape of the box.
+        record: What was drawn and measured.
+    """
+
+    box: Box
+    image_hu: FloatArray
+    support: NDArray[np.bool_]
+    label: NDArray[np.bool_]
+    record: TumorRecord
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """Tumours for one host.
+
+    Attributes:
+        tumors: Those that can be seen; their supports do not overlap.
+        rejected: How many drawn tumours were dropped, by reason.
+    """
+
+    tumors: tuple[SynthesizedTumor, ...]
+    rejected: Mapping[str, int]
+
+    def apply_to(self, image_hu: FloatArray) -> FloatArray:
+        """Return a copy of the host's image with the tumours in it. Shape (D, H, W), HU."""
+        changed = image_hu.copy()
+        for tumor in self.tumors:
+            changed[tumor.box][tumor.support] = tumor.image_hu[tumor.support]
+        return changed
+
+    def label_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the union of the tumours' labels. Shape `shape`."""
+        return self._union(shape, [tumor.label for tumor in self.tumors])
+
+    def support_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the union of the tumours' supports. Shape `shape`."""
+        return self._union(shape, [tumor.support for tumor in self.tumors])
+
+    def _union(self, shape: Sequence[int], parts: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        mask = np.zeros(tuple(shape), dtype=bool)
+        for tumor, part in zip(self.tumors, parts, strict=True):
+            mask[tumor.box] |= part
+        return mask
+
+
+@dataclass(frozen=True)
+class PreparedTumor:
+    """A tumour that has a place: its region of interest and its clipped drawing on the host.
+
+    Attributes:
+        spec: What was drawn.
+        roi: Region of interest in which tissue is generated.
+        roi_mask: True inside the tumour. Shape of the region.
+        box: Where label and weight lie in the host.
+        label: True where the voxel becomes tumour. Shape of the box.
+        weight: Share of synthetic tissue in the voxel. Shape of the box.
+        drawn_voxels: Voxels of the label before clipping.
+        rim_hu: Unchanged voxels around it: organ if there is enough of it, else any real CT. Shape (N,).
+        has_organ_rim: They are organ, so that the contrast against them is the one that was requested.
+    """
+
+    spec: TumorSpec
+    roi: RegionOfInterest
+    roi_mask: NDArray[np.bool_]
+    box: Box
+    label: NDArray[np.bool_]
+    weight: FloatArray
+    drawn_voxels: int
+    rim_hu: FloatArray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    has_organ_rim: bool = False
+
+    def with_rim(self, host: Host, occupied: NDArray[np.bool_]) -> PreparedTumor:
+        """Measure the rim, when all tumours of the host have their places.
+
+        Args:
+            host: The scan.
+            occupied: True where any tumour of the host changes it. Shape (D, H, W).
+
+        Returns:
+            The tumour with its rim.
+        """
+        wide, _ = _enlarge(self.box, host)
+        free = _near(host, self) & ~occupied[wide]
+        organ = free & host.organ_mask[wide]
+        has_organ_rim = int(organ.sum()) >= _ENOUGH_VOXELS
+        return replace(self, rim_hu=host.image_hu[wide][organ if has_organ_rim else free], has_organ_rim=has_organ_rim)
+
+
+class TumorSynthesizer:
+    """Puts drawn tumours into hosts with a tissue generator.
+
+    Attributes:
+        tissue: Where the tumour tissue comes from.
+        max_attempts: How often a tumour that cannot be seen is generated before it is dropped.
+        minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
+    """
+
+    def __init__(self, tissue: TissueGenerator, *, max_attempts: int = 2, minimum_inside_share: float = 0.5) -> None:
+        """Create a synthesizer.
+
+        Args:
+            tissue: Where the tumour tissue comes from.
+            max_attempts: Attempts per tumour, at least 1.
+            minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
+        """
+        self.tissue = tissue
+        self.max_attempts = max_attempts
+        self.minimum_inside_share = minimum_inside_share
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> TumorSynthesizer:
+        """Load a generator folder.
+
+        Args:
+            folder: Generator folder.
+            steps: Denoising steps T.
+            device: Torch device.
+
+        Returns:
+            The synthesizer.
+        """
+        return cls(DiffusionTissue.from_folder(folder, steps=steps, device=device))
+
+    def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
+        """Generate tumours on a host; the host is not changed.
+
+        A tumour is shifted to its requested contrast, by 25 HU at most. One that still cannot be seen, or is bright
+        where dark was requested, is generated again with the same size and requested contrast, and dropped after
+        `max_attempts`.
+
+        Args:
+            host: The scan.
+            tumors: Drawn tumours, or surfaces of masks to use as they are.
+
+        Returns:
+            The visible tumours, and the others by reason: "outside_organ", "out_of_view", "overlap", "invisible".
+        """
+        rejected: Counter[str] = Counter()
+        occupied = np.zeros(host.image_hu.shape, dtype=bool)
+        pending: list[PreparedTumor] = []
+        for tumor in tumors:
+            prepared = self._prepare(host, tumor, occupied)
+            if isinstance(prepared, str):
+                rejected[prepared] += 1
+                continue
+            occupied[prepared.box] |= prepared.weight > 0
+            pending.append(prepared)
+        pending = [prepared.with_rim(host, occupied) for prepared in pending]
+        finished: list[SynthesizedTumor] = []
+        for attempt in range(self.max_attempts):
+            invisible = []
+            for prepared, image_hu in self.blended(host, pending, attempt):
+                tumor = _finish(host, prepared, _calibrated(prepared, image_hu), attempt)
+                if tumor is None:
+                    invisible.append(prepared)
+                else:
+                    finished.append(tumor)
+            pending = invisible
+        if pending:
+            rejected[INVISIBLE] += len(pending)
+        return SynthesisResult(tuple(finished), dict(rejected))
+
+    def blended(
+        self, host: Host, pending: Sequence[PreparedTumor], attempt: int
+    ) -> Iterable[tuple[PreparedTumor, FloatArray]]:
+        """Make the tumours and blend them into the host's boxes.
+
+        Args:
+            host: The scan.
+            pending: Tumours that have a place.
+            attempt: Number of the attempt, from 0.
+
+        Yields:
+            Each tumour with the host's box after blending, in HU, in any order.
+        """
+        for shown, chosen in _shown_hosts(host, pending):
+            for prepared, tumor_hu, reconstruction_hu in self._generate(shown, chosen, attempt):
+                image_hu = _blend(shown, prepared, tumor_hu, reconstruction_hu, self.tissue.window_hu)
+                yield prepared, np.where(prepared.weight > 0, image_hu, host.image_hu[prepared.box])
+
+    def _prepare(self, host: Host, tumor: TumorSpec | MaskSurface, occupied: NDArray[np.bool_]) -> PreparedTumor | str:
+        """Draw a tumour on the host and clip it, or say why it has no place."""
+        surface = tumor if isinstance(tumor, MaskSurface) else TumorSurface(tumor)
+        drawn = surface.draw() if isinstance(surface, MaskSurface) else draw_on_grid(surface, host.spacing_mm)
+        cropped = _crop_to_host(drawn, host.image_hu.shape)
+        if cropped is None:
+            return OUT_OF_VIEW
+        box, label, weight = cropped
+        drawn_in_host = int(label.sum())  # a crop may cut a tumour off, as it does with real ones
+        allowed = host.may_become_tumor(box)
+        label = label & allowed
+        weight = np.where(allowed, weight, np.float32(0.0))
+        if drawn_in_host == 0:
+            return OUT_OF_VIEW
+        if label.sum() < max(1.0, self.minimum_inside_share * drawn_in_host):
+            return "outside_organ"
+        if (occupied[box] & (weight > 0)).any():
+            return "overlap"
+        roi = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule)
+        drawn_voxels = int(drawn.label.sum())
+        return PreparedTumor(surface.spec, roi, roi.draw_mask(surface), box, label, weight, drawn_voxels)
+
+    def _generate(
+        self, host: Host, pending: Sequence[PreparedTumor], attempt: int
+    ) -> Iterable[tuple[PreparedTumor, FloatArray, FloatArray]]:
+        """Generate the regions of interest, batched by side; yields in the order of the batches."""
+        groups: dict[int, list[PreparedTumor]] = defaultdict(list)
+        for prepared in pending:
+            groups[prepared.roi.side].append(prepared)
+        for group in groups.values():
+            hosts_hu = [prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]
+            regions = self.tissue.generate(
+                np.stack(hosts_hu),
+                np.stack([prepared.roi_mask for prepared in group]),
+                [_requested_in_region(prepared, region) for prepared, region in zip(group, hosts_hu, strict=True)],
+                [attempt_seed(prepared.spec.seed, attempt) for prepared in group],
+            )
+            for index, prepared in enumerate(group):
+                yield prepared, regions.tumor_hu[index], regions.reconstruction_hu[index]
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """Return the seed of one attempt at a tumour."""
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _shown_hosts(host: Host, pending: Sequence[PreparedTumor]) -> list[tuple[Host, Sequence[PreparedTumor]]]:
+    """What the generator is shown for which tumours.
+
+    A tumour in an organ contrasts with the soft tissue around it (see `rim_median_hu`). Where the window ends at
+    -30 HU or above, clipped fat would count as such; there it is shown as fat.
+    """
+    from diffusion.conditioning import SOFT_TISSUE_LOW_HU
+
+    if not pending or host.clipped_to_hu is None or host.clipped_to_hu[0] < SOFT_TISSUE_LOW_HU:
+        return [(host, pending)]
+    is_fat = is_clipped_to(host.image_hu, host.clipped_to_hu[0]) & ~host.organ_mask & host.valid_mask
+    with_fat = replace(host, image_hu=np.where(is_fat, _FAT_HU, host.image_hu))
+    in_organ = [prepared for prepared in pending if prepared.has_organ_rim]
+    return [(with_fat, in_organ), (host, [prepared for prepared in pending if not prepared.has_organ_rim])]
+
+
+def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray[np.bool_], FloatArray] | None:
+    starts = [max(0, start) for start in drawn.start]
+    stops = [
+        min(size, start + extent) for size, start, extent in zip(shape, drawn.start, drawn.label.shape, strict=True)
+    ]
+    if any(stop <= start for start, stop in zip(starts, stops, strict=True)):
+        return None
+    inner = [slice(a - s, b - s) for a, b, s in zip(starts, stops, drawn.start, strict=True)]
+    box = (slice(starts[0], stops[0]), slice(starts[1], stops[1]), slice(starts[2], stops[2]))
+    part = (inner[0], inner[1], inner[2])
+    return box, drawn.label[part], drawn.weight[part]
+
+
+def _blend(
+    host: Host,
+    prepared: PreparedTumor,
+    tumor_hu: FloatArray,
+    reconstruction_hu: FloatArray,
+    window_hu: tuple[float, float],
+) -> FloatArray:
+    """Blend a generated region into the host's box. HU, shape of the box."""
+    wide, inner = _enlarge(prepared.box, host)
+    reconstruction = _onto_box(reconstruction_hu, prepared.roi, wide, host)
+    residual = np.clip(host.image_hu[wide], *window_hu) - reconstruction
+    tissue = host.organ_mask[wide] & host.valid_mask[wide]
+    sd_hu = robust_sd(residual[tissue]) if int(tissue.sum()) >= _ENOUGH_VOXELS else robust_sd(residual)
+    return composite(
+        host.image_hu[prepared.box],
+        _onto_box(tumor_hu, prepared.roi, prepared.box, host),
+        reconstruction[inner],
+        prepared.weight,
+        sd_hu,
+        window_hu,
+    )
+
+
+def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray) -> Appearance:
+    """The look with its contrast against the tissue that the generator counts as rim, which is not the organ alone.
+
+    The contrast of a tumour is that against the organ around it, where there is enough organ. Beside other tissue
+    the two differ, and a tumour would come out fainter or stronger than requested, or on the other side.
+    """
+    import torch
+
+    from diffusion.conditioning import rim_median_hu
+
+    look = prepared.spec.appearance
+    if look.contrast_hu is None or not prepared.has_organ_rim:
+        return look
+    mask = torch.from_numpy(prepared.roi_mask)[None, None]
+    level_hu = float(rim_median_hu(torch.from_numpy(region_hu)[None, None], mask))
+    return replace(look, contrast_hu=look.contrast_hu + float(prepared.rim_hu.mean()) - level_hu)
+
+
+def _calibrated(prepared: PreparedTumor, image_hu: FloatArray) -> FloatArray:
+    """Shift a blended tumour to the requested contrast, by 25 HU at most, so that what was drawn is what lands.
+
+    Generators reach a requested contrast to within some HU. The shift follows the blending weight: texture and edge
+    stay, and voxels of weight 0 keep their value to the bit.
+    """
+    requested_hu = prepared.spec.contrast_hu
+    if requested_hu is None or not prepared.has_organ_rim:
+        return image_hu
+    missing_hu = float(prepared.rim_hu.mean()) + requested_hu - float(image_hu[prepared.label].mean())
+    shift_hu = np.clip(
+        missing_hu / float(prepared.weight[prepared.label].mean()), -_LARGEST_SHIFT_HU, _LARGEST_SHIFT_HU
+    )
+    shifted = image_hu + np.float32(shift_hu) * prepared.weight
+    return np.where(prepared.weight > 0, shifted, image_hu).astype(np.float32)
+
+
+def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: int) -> SynthesizedTumor | None:
+    """Measure a blended tumour, or None if it cannot be seen as it was requested."""
+    visibility = measure_visibility(image_hu[prepared.label], prepared.rim_hu)
+    if not visibility.is_as_requested(prepared.spec.contrast_hu):
+        return None
+    voxel_mm3 = float(np.prod(host.spacing_mm))
+    record = TumorRecord(
+        spec=prepared.spec,
+        attempt=attempt,
+        roi_side=prepared.roi.side,
+        roi_spacing_mm=prepared.roi.spacing_mm,
+        drawn_mm3=prepared.drawn_voxels * voxel_mm3,
+        label_mm3=int(prepared.label.sum()) * voxel_mm3,
+        contrast_hu=visibility.contrast_hu,
+    )
+    return SynthesizedTumor(prepared.box, image_hu, prepared.weight > 0, prepared.label, record)
+
+
+def _onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:
+    """Average a region of interest over the host's voxels of a box."""
+    starts = np.array([part.start for part in box])
+    shape = tuple(part.stop - part.start for part in box)
+    offset_mm = starts * np.asarray(host.spacing_mm) - np.asarray(roi.start_mm)
+    return average_onto(region, (roi.spacing_mm,) * 3, shape, host.spacing_mm, offset_mm)
+
+
+def _rim_voxels(host: Host) -> list[int]:
+    return [max(1, round(_RIM_MM / spacing)) for spacing in host.spacing_mm]
+
+
+def _enlarge(box: Box, host: Host) -> tuple[Box, Box]:
+    """A box with room for the rim, and the old box inside it."""
+    wide, inner = [], []
+    for part, size, reach in zip(box, host.image_hu.shape, _rim_voxels(host), strict=True):
+        start, stop = max(0, part.start - reach), min(size, part.stop + reach)
+        wide.append(slice(start, stop))
+        inner.append(slice(part.start - start, part.stop - start))
+    return (wide[0], wide[1], wide[2]), (inner[0], inner[1], inner[2])
+
+
+def _near(host: Host, prepared: PreparedTumor) -> NDArray[np.bool_]:
+    """Real CT within the rim's width of a tumour's support, the support included. Shape of the enlarged box."""
+    wide, inner = _enlarge(prepared.box, host)
+    near = np.zeros(tuple(part.stop - part.start for part in wide), dtype=bool)
+    near[inner] = prepared.weight > 0
+    for axis, reach in enumerate(_rim_voxels(host)):
+        near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
+    return near & host.valid_mask[wide]

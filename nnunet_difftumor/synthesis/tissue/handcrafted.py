@@ -1,0 +1,55 @@
+"""Hand-crafted tumours: the contrast fill with a drawn texture, and no network.
+
+After the idea of Hu et al., "Label-Free Liver Tumor Segmentation", CVPR 2023: tumours are made by rules, a level and
+a smooth random texture, without any annotated tumour. Contrast, heterogeneity, shape, place and blending are those of
+the generated tumours, so that a comparison shows what the network adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from nnunet_difftumor.synthesis.tissue.diffusion import DescribedTissue, GeneratedRegions
+from nnunet_difftumor.tumor.appearance import Appearance
+
+FloatArray = NDArray[np.float32]
+
+_HOST_SMOOTHING_VOXELS = 1.0
+_EDGE_SMOOTHING_VOXELS = 0.7
+
+
+class HandcraftedTissue(DescribedTissue):
+    """Tissue from a level and a drawn texture, with regions, window and looks of a generator folder."""
+
+    def generate(
+        self,
+        host_hu: FloatArray,
+        tumor_masks: NDArray[np.bool_],
+        appearances: Sequence[Appearance],
+        seeds: list[int],
+    ) -> GeneratedRegions:
+        """Fill every region (see `TissueGenerator.generate`); the host's noise is what smoothing takes away."""
+        import torch
+
+        from diffusion.conditioning import fill_tumor_region
+        from diffusion.texture import draw_texture
+
+        clipped_hu = np.clip(host_hu, *self.window_hu)
+        smooth_hu = _smooth(clipped_hu, _HOST_SMOOTHING_VOXELS)
+        masks = torch.from_numpy(tumor_masks[:, None])
+        heterogeneities = torch.tensor([look.heterogeneity_hu or 0.0 for look in appearances])
+        contrasts = [float("nan") if look.contrast_hu is None else look.contrast_hu for look in appearances]
+        texture_hu = draw_texture(masks, heterogeneities, [torch.Generator().manual_seed(seed) for seed in seeds])
+        filled_hu = fill_tumor_region(
+            torch.from_numpy(smooth_hu[:, None]), masks, torch.tensor(contrasts), texture_hu=texture_hu
+        )[:, 0].numpy()
+        return GeneratedRegions(np.clip(_smooth(filled_hu, _EDGE_SMOOTHING_VOXELS), *self.window_hu), smooth_hu)
+
+
+def _smooth(regions_hu: FloatArray, sigma_voxels: float) -> FloatArray:
+    """Smooth every region by itself. Shape (N, S, S, S)."""
+    return np.stack([gaussian_filter(region, sigma_voxels) for region in regions_hu]).astype(np.float32)

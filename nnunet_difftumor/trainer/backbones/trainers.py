@@ -1,0 +1,159 @@
+"""nnU-Net's trainer with the networks of the DiffTumor paper: U-Net and Swin UNETR, each with and without injection."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunet_difftumor.injection.sources import COPY_PASTE, HANDCRAFTED, HEALTHY_ONLY
+from nnunet_difftumor.trainer.backbones.learning_rate import WarmupCosine
+from nnunet_difftumor.trainer.backbones.networks import SWIN_UNETR, UNET, Backbone, format_size
+from nnunet_difftumor.trainer.mixin import DiffTumorMixin
+from nnunet_difftumor.trainer.schedule import ScheduleMixin
+
+_WARMUP_SHARE = 0.05
+
+
+class _BackboneTrainer(ScheduleMixin, nnUNetTrainer):
+    """nnU-Net's trainer with a network of MONAI, which has no deep supervision."""
+
+    backbone: ClassVar[Backbone]
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ) -> None:
+        """Create the trainer as nnU-Net does, without deep supervision."""
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,
+    ) -> nn.Module:
+        """Build the network as nnU-Net asks for it, to train and to predict.
+
+        Args:
+            plans_manager: Not looked at.
+            configuration_manager: The configuration, for the patch.
+            num_input_channels: Channels of the image.
+            num_output_channels: Segmentation heads.
+            enable_deep_supervision: Not looked at: there is none.
+
+        Returns:
+            The network, untrained.
+
+        Raises:
+            ConfigurationError: If the network cannot take the patch.
+            ImportError: If MONAI is missing or too old.
+        """
+        return cls.backbone.build(configuration_manager.patch_size, num_input_channels, num_output_channels)
+
+    def initialize(self) -> None:
+        """Initialise as nnU-Net does, and log how much the network pads."""
+        super().initialize()
+        patch_size = tuple(self.configuration_manager.patch_size)
+        padded = self.backbone.padded_size(patch_size)
+        if padded != patch_size:
+            more = 100 * (prod(padded) / prod(patch_size) - 1)
+            self.print_to_log_file(
+                f"The {self.backbone.name} takes multiples of {self.backbone.multiple} voxels: patches of "
+                f"{format_size(patch_size)} are padded to {format_size(padded)} inside it, {more:.0f} % more voxels. "
+                'A "patch_size" of such multiples in the plans avoids it.'
+            )
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Do nothing: there is no deep supervision to switch."""
+
+
+class nnUNetTrainerUNet(_BackboneTrainer):
+    """nnU-Net with MONAI's residual U-Net; everything but network and deep supervision is stock."""
+
+    backbone = UNET
+
+
+class nnUNetTrainerSwinUNETR(_BackboneTrainer):
+    """nnU-Net with MONAI's Swin UNETR and the optimiser that it was published with.
+
+    nnU-Net's SGD with a learning rate of 0.01 is too fast for transformers (https://github.com/MIC-DKFZ/nnUNet/issues/2197).
+    """
+
+    backbone = SWIN_UNETR
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
+    ) -> None:
+        """Create the trainer with the learning rate and weight decay of the authors' training on BTCV."""
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 1e-4
+        self.weight_decay = 1e-5
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """Return AdamW, and a warm-up over the first 50 of 1000 epochs with a cosine after it."""
+        network: nn.Module = self.network  # type: ignore[assignment]
+        optimizer = torch.optim.AdamW(network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        warmup_epochs = round(_WARMUP_SHARE * self.num_epochs)
+        return optimizer, WarmupCosine(optimizer, self.initial_lr, self.num_epochs, warmup_epochs)
+
+
+class nnUNetTrainerDiffTumorUNet(DiffTumorMixin, nnUNetTrainerUNet):
+    """MONAI's residual U-Net; healthy training samples get synthetic tumours."""
+
+
+class nnUNetTrainerDiffTumorSwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
+    """MONAI's Swin UNETR; healthy training samples get synthetic tumours."""
+
+
+class nnUNetTrainerHealthyOnlyUNet(DiffTumorMixin, nnUNetTrainerUNet):
+    """MONAI's residual U-Net; control with the same crops and nothing put in."""
+
+    arm = HEALTHY_ONLY
+
+
+class nnUNetTrainerCopyPasteUNet(DiffTumorMixin, nnUNetTrainerUNet):
+    """MONAI's residual U-Net; control with real tumours of the training fold."""
+
+    arm = COPY_PASTE
+
+
+class nnUNetTrainerHandcraftedUNet(DiffTumorMixin, nnUNetTrainerUNet):
+    """MONAI's residual U-Net; control with a drawn texture and no generator."""
+
+    arm = HANDCRAFTED
+
+
+class nnUNetTrainerHealthyOnlySwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
+    """MONAI's Swin UNETR; control with the same crops and nothing put in."""
+
+    arm = HEALTHY_ONLY
+
+
+class nnUNetTrainerCopyPasteSwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
+    """MONAI's Swin UNETR; control with real tumours of the training fold."""
+
+    arm = COPY_PASTE
+
+
+class nnUNetTrainerHandcraftedSwinUNETR(DiffTumorMixin, nnUNetTrainerSwinUNETR):
+    """MONAI's Swin UNETR; control with a drawn texture and no generator."""
+
+    arm = HANDCRAFTED

@@ -1,0 +1,67 @@
+"""Training on the CPU: how many cores it takes, and bfloat16."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+
+import torch
+
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.trainer.sample_counts import SampleCountMixin
+
+CPU_THREADS_VARIABLE = "nnUNet_difftumor_cpu_threads"
+
+
+class CpuTrainingMixin(SampleCountMixin):
+    """Lets a trainer of nnU-Net share a CPU and use its bfloat16; on other devices it counts samples and no more.
+
+    Attributes:
+        trains_in_bfloat16: Whether forward pass and loss, and the prediction of validation cases, run under autocast
+            to bfloat16 on a CPU, as nnU-Net runs them in float16 on a GPU. Weights, gradients and optimiser stay in
+            float32.
+    """
+
+    trains_in_bfloat16: bool = False
+
+    def initialize(self) -> None:
+        """Take the requested number of threads, then initialise as nnU-Net does."""
+        limit_cpu_threads(self.device)
+        super().initialize()
+
+    def train_step(self, batch: dict) -> dict:
+        """One training step of nnU-Net."""
+        with self._autocast():
+            return super().train_step(batch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Prediction of the validation cases at the end of the training."""
+        with self._autocast():
+            super().perform_actual_validation(save_probabilities)
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        is_wanted = self.device.type == "cpu" and self.trains_in_bfloat16
+        return torch.autocast("cpu", dtype=torch.bfloat16) if is_wanted else nullcontext()
+
+
+def limit_cpu_threads(device: torch.device) -> None:
+    """Give PyTorch the number of threads that the environment names, for a training on the CPU.
+
+    `nnUNetv2_train -device cpu` takes every core, whatever OMP_NUM_THREADS says. Two trainings on one machine then
+    wait for one another's threads.
+
+    Args:
+        device: What the network trains on; anything but a CPU is left alone.
+
+    Raises:
+        ConfigurationError: If the variable nnUNet_difftumor_cpu_threads is no whole number of at least 1.
+    """
+    wanted = os.environ.get(CPU_THREADS_VARIABLE, "").strip()
+    if device.type != "cpu" or not wanted:
+        return
+    if not (wanted.isascii() and wanted.isdecimal()) or int(wanted) < 1:
+        raise ConfigurationError(
+            f"{CPU_THREADS_VARIABLE} must be a whole number of threads, 1 or more; it is {wanted!r}. "
+            f"Example: export {CPU_THREADS_VARIABLE}=1"
+        )
+    torch.set_num_threads(int(wanted))

@@ -1,0 +1,156 @@
+"""What a training records in its output folder, and the refusal to mix two trainings there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_difftumor.cases.fold import FoldCases
+from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
+from nnunet_difftumor.settings.trainer_settings import (
+    DiffTumorConfig,
+    ResolvedConfig,
+    changed_settings,
+    config_from_json,
+)
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+CONFIG_RECORD_NAME = "difftumor_config.json"
+SPLIT_RECORD_NAME = "difftumor_split.json"
+
+
+def find_output_conflicts(
+    output_folder: Path, resolved: ResolvedConfig, cases: FoldCases, generator_hash: str | None, *, is_continued: bool
+) -> tuple[str, ...]:
+    """Compare settings, fold and generator with what an earlier training in the folder recorded.
+
+    A start that left no checkpoint is no training, and nothing could be mixed with it.
+
+    Args:
+        output_folder: The training's output folder.
+        resolved: Settings now.
+        cases: Cases now.
+        generator_hash: Hash of the generator's weights now; None without a generator.
+        is_continued: The training continues from a checkpoint.
+
+    Returns:
+        One line per difference; empty if nothing was recorded.
+    """
+    if not any(output_folder.glob("checkpoint_*.pth")):
+        return ()
+    conflicts: list[str] = []
+    record = _read_record(output_folder / CONFIG_RECORD_NAME)
+    if record is not None:
+        current = resolved.config.to_json()
+        conflicts += changed_settings(record["settings"], current, is_continued=is_continued)
+        if record.get("generator_hash") != generator_hash:
+            conflicts.append("generator: its weights differ from those that were used")
+    return (*conflicts, *find_split_conflicts(output_folder, cases))
+
+
+def find_split_conflicts(output_folder: Path, cases: FoldCases) -> tuple[str, ...]:
+    """Compare the cases of a fold with those that a training recorded.
+
+    Args:
+        output_folder: The training's output folder.
+        cases: Cases now.
+
+    Returns:
+        One line per list that differs; empty if nothing was recorded.
+    """
+    record = _read_record(output_folder / SPLIT_RECORD_NAME) or {}
+    current = cases.to_json()
+    return tuple(
+        f"{key}: {len(set(record[key]) ^ set(current[key]))} cases were added or removed"
+        for key in current
+        if key in record and record[key] != current[key]
+    )
+
+
+def refuse_conflicts(output_folder: Path, conflicts: Sequence[str]) -> None:
+    """Raise if a training would mix with another one in its output folder.
+
+    Args:
+        output_folder: The training's output folder.
+        conflicts: What differs.
+
+    Raises:
+        OutputExistsError: If anything differs.
+    """
+    if conflicts:
+        raise OutputExistsError(
+            f"{output_folder} holds a training with other settings:\n  " + "\n  ".join(conflicts) + "\n"
+            "Restore them to go on with it, or move that folder away to start anew. (nnU-Net names the folder by "
+            "trainer, plans and configuration only.)"
+        )
+
+
+def write_output_record(
+    output_folder: Path,
+    resolved: ResolvedConfig,
+    cases: FoldCases,
+    generator_hash: str | None,
+    acknowledged: Sequence[str],
+    leak_warnings: Sequence[str] = (),
+) -> None:
+    """Record settings, where they came from, and the cases, in the training's output folder.
+
+    Args:
+        output_folder: The training's output folder.
+        resolved: Settings.
+        cases: Cases.
+        generator_hash: Hash of the generator's weights; None without a generator.
+        acknowledged: Overlaps between generator and validation cases that were accepted.
+        leak_warnings: What may be such an overlap.
+    """
+    record = {
+        "settings": resolved.config.to_json(),
+        "origins": dict(resolved.origins),
+        "generator_hash": generator_hash,
+        "acknowledged_overlap": list(acknowledged),
+        "leak_warnings": list(leak_warnings),
+    }
+    write_json(output_folder / CONFIG_RECORD_NAME, record, overwrite=True)
+    write_json(output_folder / SPLIT_RECORD_NAME, cases.to_json(), overwrite=True)
+
+
+def read_recorded_config(output_folder: Path) -> DiffTumorConfig | None:
+    """Read the settings that a training recorded, or None if there is no record."""
+    record = _read_record(output_folder / CONFIG_RECORD_NAME)
+    return None if record is None else config_from_json(record["settings"])
+
+
+def hash_generator(folder: Path) -> str:
+    """Hash a generator's weights and configurations; its place and its README do not matter.
+
+    Args:
+        folder: Generator folder.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError("no JSON object")
+        return record
+    except (OSError, ValueError, TypeError) as error:
+        raise DiffTumorError(
+            f"{path} cannot be read ({error}). It tells what this folder was trained with; restore it, or move the "
+            "folder away to start anew."
+        ) from error

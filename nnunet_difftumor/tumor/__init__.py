@@ -1,0 +1,1 @@
+"""A tumour before it has tissue."""

@@ -1,0 +1,357 @@
+"""Implicit tumour shapes in mm: what is drawn for a tumour, and the surface that follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_difftumor.ct.resample import Vector
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.sizes import SizeClass
+
+Triple = tuple[float, float, float]
+
+_WAVES = 8
+_QUADRATURE_POINTS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class TumorSpec:
+    """Everything that was drawn for one tumour; the same spec on the same scan gives the same tumour.
+
+    Attributes:
+        centre_mm: Centre relative to the centre of voxel (0, 0, 0) of the grid, in mm, array order.
+        radius_mm: Radius of the sphere of equal volume, in mm.
+        axis_ratios: Relative lengths of the three principal semi-axes, largest first.
+        rotation: Unit quaternion (w, x, y, z) that turns the principal axes.
+        roughness: Standard deviation of the logarithm of the radius over the surface.
+        seed: Seed of the surface and of the generator's noise.
+        contrast_hu: Requested mean difference between tumour and rim in HU; None leaves it to the generator.
+        heterogeneity_hu: Requested standard deviation inside after smoothing away the noise, in HU; None
+            leaves it to the generator.
+        size_class: Name of the size class that the radius was drawn from.
+    """
+
+    centre_mm: Triple
+    radius_mm: float
+    axis_ratios: Triple = (1.0, 1.0, 1.0)
+    rotation: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
+    roughness: float = 0.0
+    seed: int = 0
+    contrast_hu: float | None = None
+    heterogeneity_hu: float | None = None
+    size_class: str = "user"
+
+    def __post_init__(self) -> None:
+        if not self.radius_mm > 0 or min(self.axis_ratios) <= 0:
+            raise DiffTumorError(
+                f"TumorSpec needs radius_mm > 0 and axis_ratios > 0, got {self.radius_mm} and {self.axis_ratios}."
+            )
+
+    @property
+    def appearance(self) -> Appearance:
+        """What is asked of the generator."""
+        return Appearance(contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
+
+    def moved_to(self, centre_mm: Vector) -> TumorSpec:
+        """Return the same tumour at another centre (mm, array order)."""
+        depth, height, width = centre_mm
+        return replace(self, centre_mm=(float(depth), float(height), float(width)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that `from_json` reads back without loss."""
+        return {
+            "centre_mm": list(self.centre_mm),
+            "radius_mm": self.radius_mm,
+            "axis_ratios": list(self.axis_ratios),
+            "rotation": list(self.rotation),
+            "roughness": self.roughness,
+            "seed": self.seed,
+            "contrast_hu": self.contrast_hu,
+            "heterogeneity_hu": self.heterogeneity_hu,
+            "size_class": self.size_class,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TumorSpec:
+        """Read a spec that `to_json` wrote.
+
+        Args:
+            values: Mapping with the keys of `to_json`.
+
+        Returns:
+            The spec.
+
+        Raises:
+            DiffTumorError: If a key is missing or unknown, or a value is of another kind.
+        """
+        expected = set(cls.__dataclass_fields__)
+        if set(values) != expected:
+            raise DiffTumorError(
+                f"A tumour record needs exactly the keys {sorted(expected)}; missing "
+                f"{sorted(expected - set(values))}, unknown {sorted(set(values) - expected)}."
+            )
+        for key, (is_right, description) in _RECORD_VALUES.items():
+            if not is_right(values[key]):
+                raise DiffTumorError(f"A tumour record needs {key} to be {description}, got {values[key]!r}.")
+        tuples = {key: tuple(values[key]) for key in ("centre_mm", "axis_ratios", "rotation")}
+        return cls(**{**values, **tuples})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(count: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_number, value))
+
+
+_RECORD_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "centre_mm": (_are_numbers(3), "three numbers in mm"),
+    "radius_mm": (_is_number, "a number of mm"),
+    "axis_ratios": (_are_numbers(3), "three numbers"),
+    "rotation": (_are_numbers(4), "a quaternion, four numbers"),
+    "roughness": (_is_number, "a number"),
+    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0, "0 or more"),
+    "contrast_hu": (lambda value: value is None or _is_number(value), "a number in HU, or null"),
+    "heterogeneity_hu": (lambda value: value is None or _is_number(value), "a number in HU, or null"),
+    "size_class": (lambda value: isinstance(value, str), "a name"),
+}
+
+
+def draw_tumor_spec(
+    size_class: SizeClass,
+    centre_mm: Vector,
+    appearance: Appearance,
+    rng: np.random.Generator,
+) -> TumorSpec:
+    """Draw size and shape of one tumour.
+
+    Axis ratios and roughness follow the shapes of 72 real kidney tumours: elongation about 0.85,
+    flatness about 0.5 to 0.8, sphericity 0.95 below 2 cm, 0.90 to 5 cm and 0.83 above.
+
+    Args:
+        size_class: Range of radii in mm.
+        centre_mm: Centre in mm, array order.
+        appearance: How it shall look.
+        rng: Random generator.
+
+    Returns:
+        The drawn tumour.
+    """
+    radius_mm = float(rng.uniform(*size_class.radius_mm))
+    elongation = float(np.clip(rng.normal(0.85, 0.07), 0.65, 0.97))
+    flatness = float(np.clip(rng.normal(0.72, 0.10), 0.5, 0.95)) * elongation
+    quaternion = rng.normal(size=4)
+    quaternion /= np.linalg.norm(quaternion)
+    depth, height, width = (float(value) for value in centre_mm)
+    return TumorSpec(
+        centre_mm=(depth, height, width),
+        radius_mm=radius_mm,
+        axis_ratios=(1.0, elongation, flatness),
+        rotation=tuple(float(value) for value in quaternion),  # type: ignore[arg-type]
+        roughness=_roughness(radius_mm) * float(rng.uniform(0.7, 1.3)),
+        seed=int(rng.integers(2**62)),
+        contrast_hu=appearance.contrast_hu,
+        heterogeneity_hu=appearance.heterogeneity_hu,
+        size_class=size_class.name,
+    )
+
+
+def _roughness(radius_mm: float) -> float:
+    """Surface variation that grows with size, as the sphericity of real tumours falls."""
+    return float(np.interp(radius_mm, [5.0, 10.0, 17.0, 36.0], [0.10, 0.13, 0.21, 0.31]))
+
+
+class TumorSurface:
+    """Star-shaped surface of a tumour around its centre.
+
+    In the frame of the unit ball (y = A^-1 R^T x) the surface is |y| = exp(g(y / |y|)), where g is a sum
+    of plane waves on the sphere. The semi-axes A are scaled so that the volume is exactly that of the
+    sphere of `radius_mm`: V = |A| * mean(exp(3 g)) * 4 pi / 3.
+    """
+
+    def __init__(self, spec: TumorSpec) -> None:
+        """Prepare the surface of a spec.
+
+        Args:
+            spec: The tumour.
+        """
+        self.spec = spec
+        shape = _shape_of(spec.seed, spec.roughness, spec.axis_ratios, spec.rotation, spec.radius_mm)
+        self._waves, self._phases, self._amplitudes, self._rotation = shape[:4]
+        self.semi_axes_mm = shape.semi_axes_mm
+        self.half_extent_mm = shape.half_extent_mm  # (3,) along D, H, W
+
+    @cached_property
+    def volume_mm3(self) -> float:
+        """Volume in mm3, that of the sphere of `radius_mm`."""
+        return 4.0 / 3.0 * math.pi * self.spec.radius_mm**3
+
+    def signed_distance(self, offset_mm: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Distance to the surface, exact to first order near it; negative inside.
+
+        Args:
+            offset_mm: Positions relative to the tumour's centre in mm, array order. Shape (N, 3).
+
+        Returns:
+            Distance in mm. Shape (N,).
+        """
+        body = (offset_mm @ self._rotation) / self.semi_axes_mm  # (N, 3)
+        norm = np.linalg.norm(body, axis=1)
+        direction = body / np.maximum(norm, 1e-9)[:, None]
+        angles = self._angles(direction)
+        log_radius, slope = self._log_radius(angles), self._slope(angles)
+        shrink = np.exp(-log_radius)
+        implicit = norm * shrink - 1.0
+        tangential = slope - np.sum(slope * direction, axis=1, keepdims=True) * direction
+        gradient = (direction - tangential) * shrink[:, None] / self.semi_axes_mm
+        steepness = np.linalg.norm(gradient, axis=1)
+        floor = 0.5 / float(self.semi_axes_mm.max())
+        return implicit / np.maximum(steepness, floor)
+
+    def signed_distance_on_grid(
+        self, shape: Sequence[int], spacing_mm: Vector, start_mm: Vector
+    ) -> NDArray[np.float32]:
+        """Signed distance at the voxel centres of a grid.
+
+        Args:
+            shape: Shape of the grid (D, H, W).
+            spacing_mm: Spacing of the grid in mm, array order.
+            start_mm: Position of voxel (0, 0, 0) in the frame of `spec.centre_mm`, in mm.
+
+        Returns:
+            Distance in mm. Shape (D, H, W).
+        """
+        axes = [
+            start_mm[axis] + np.arange(shape[axis]) * spacing_mm[axis] - self.spec.centre_mm[axis] for axis in range(3)
+        ]
+        offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        return self.signed_distance(offsets).reshape(tuple(shape)).astype(np.float32)
+
+    def interior_offsets_mm(self, count: int) -> NDArray[np.float64]:
+        """Points spread evenly over the tumour's volume, relative to its centre.
+
+        Args:
+            count: Number of points.
+
+        Returns:
+            Offsets in mm, array order. Shape (count, 3).
+        """
+        direction = _fibonacci_sphere(count)
+        log_radius = self._log_radius(self._angles(direction))
+        depth = _bit_reversed(count) ** (1.0 / 3.0)  # unrelated to the sphere's azimuths and heights
+        body = (depth * np.exp(log_radius))[:, None] * direction
+        return (body * self.semi_axes_mm) @ self._rotation.T
+
+    def surface_offsets_mm(self, count: int) -> NDArray[np.float64]:
+        """Points spread over the tumour's surface, relative to its centre.
+
+        Args:
+            count: Number of points.
+
+        Returns:
+            Offsets in mm, array order. Shape (count, 3).
+        """
+        direction = _fibonacci_sphere(count)
+        return self._on_surface(direction, self._log_radius(self._angles(direction)))
+
+    def _on_surface(self, direction: NDArray[np.floating], log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points of the surface at unit directions, relative to the centre in mm. Shape (N, 3)."""
+        return _on_surface(direction, log_radius, self.semi_axes_mm, self._rotation)
+
+    def _angles(self, direction: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Phases of the waves at unit directions of shape (N, 3). Shape (N, K)."""
+        return direction @ self._waves.T + self._phases
+
+    def _log_radius(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logarithm g of the radius. Shape (N,)."""
+        return np.cos(angles) @ self._amplitudes
+
+    def _slope(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Gradient of g along the directions. Shape (N, 3)."""
+        return -(np.sin(angles) * self._amplitudes) @ self._waves
+
+
+class _Shape(NamedTuple):
+    """What a surface is made of, wherever it lies; shared by all that read it."""
+
+    waves: NDArray[np.float64]  # (K, 3)
+    phases: NDArray[np.float64]  # (K,)
+    amplitudes: NDArray[np.float64]  # (K,)
+    rotation: NDArray[np.float64]  # (3, 3)
+    semi_axes_mm: NDArray[np.float64]  # (3,)
+    half_extent_mm: NDArray[np.float64]  # (3,)
+
+
+@lru_cache(maxsize=256)
+def _shape_of(
+    seed: int, roughness: float, axis_ratios: Triple, rotation: tuple[float, float, float, float], radius_mm: float
+) -> _Shape:
+    """Shape of a spec; a tumour is looked at many times at other places, and measuring it takes a millisecond."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(_WAVES, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    waves = directions * rng.uniform(2.0, 5.0, size=(_WAVES, 1))
+    phases = rng.uniform(0.0, 2.0 * math.pi, size=_WAVES)
+    amplitudes = rng.normal(size=_WAVES)
+    amplitudes *= roughness * math.sqrt(2.0 / np.sum(amplitudes**2))
+    matrix = _rotation_matrix(rotation)
+    sphere = _fibonacci_sphere(_QUADRATURE_POINTS)
+    log_radius = np.cos(sphere @ waves.T + phases) @ amplitudes
+    shape_volume = float(np.prod(axis_ratios) * np.mean(np.exp(3.0 * log_radius)))
+    semi_axes_mm = np.asarray(axis_ratios) * radius_mm / shape_volume ** (1.0 / 3.0)
+    half_extent_mm = np.abs(_on_surface(sphere, log_radius, semi_axes_mm, matrix)).max(axis=0)
+    shape = _Shape(waves, phases, amplitudes, matrix, semi_axes_mm, half_extent_mm)
+    for values in shape:
+        values.flags.writeable = False
+    return shape
+
+
+def _on_surface(
+    direction: NDArray[np.floating],
+    log_radius: NDArray[np.float64],
+    semi_axes_mm: NDArray[np.float64],
+    rotation: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    return (np.exp(log_radius)[:, None] * direction * semi_axes_mm) @ rotation.T
+
+
+def _rotation_matrix(quaternion: Sequence[float]) -> NDArray[np.float64]:
+    w, x, y, z = np.asarray(quaternion, dtype=np.float64) / np.linalg.norm(quaternion)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def _bit_reversed(count: int) -> NDArray[np.float64]:
+    """Van der Corput's sequence in base 2: 1/2, 1/4, 3/4, 1/8, ... Shape (count,)."""
+    number = np.arange(1, count + 1)
+    value, weight = np.zeros(count), 0.5
+    while number.any():
+        value += weight * (number & 1)
+        number >>= 1
+        weight *= 0.5
+    return value
+
+
+@lru_cache(maxsize=4)
+def _fibonacci_sphere(count: int) -> NDArray[np.float64]:
+    index = np.arange(count) + 0.5
+    height = 1.0 - 2.0 * index / count
+    angle = math.pi * (1.0 + math.sqrt(5.0)) * index
+    ring = np.sqrt(1.0 - height**2)
+    directions = np.stack([np.cos(angle) * ring, np.sin(angle) * ring, height], axis=1)
+    directions.flags.writeable = False  # shared by all callers
+    return directions
