@@ -6,6 +6,7 @@ Reading the records alone (`read_generator_info`, `read_provenance`) imports nei
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,3 +243,21 @@ def _check_window(folder: Path, pipeline: TumorDiffusionPipeline, info: Generato
             f"The generator of {folder} states the HU window {info.low_hu:g} to {info.high_hu:g}, its autoencoder has "
             f"{window.low_hu:g} to {window.high_hu:g}. {_FIX}"
         )
+
+
+def hash_generator(folder: Path) -> str:
+    """Hash a generator's weights and configurations; its place and its README do not matter.
+
+    Args:
+        folder: Generator folder.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -8,15 +8,12 @@ training, so that smoothing by autoencoder and network is made up for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from diffusion.conditioning import SMOOTHING_VOXELS, measure_contrast, measure_heterogeneity
+from diffusion.conditioning import SMOOTHING_VOXELS
 from diffusion.texture_profiles import (
     NORMAL_SCORES,
     TEXTURE_SCALES_VOXELS,
@@ -25,15 +22,10 @@ from diffusion.texture_profiles import (
     smooth_unit_noise,
 )
 
-if TYPE_CHECKING:
-    from diffusion.pipeline import TumorDiffusionPipeline
-
 LARGEST_SHARE = 2.0
 
 _LARGEST_DEVIATION = 2.5
 _LARGEST_SCALE = 2.0  # times SMOOTHING_VOXELS
-_REQUESTS_HU = (6.0, 12.0, 18.0)
-_SMALLEST_TUMOR_VOXELS = 500  # about five voxels in radius: less has no room for texture
 
 
 def draw_texture(
@@ -93,50 +85,3 @@ def _standardise(field: Tensor, mask: Tensor) -> Tensor:
     """Shift and scale a field to zero mean and unit deviation inside the mask. Same shape."""
     inside = field[mask]
     return (field - inside.mean()) / inside.std(correction=0).clamp(min=1e-6)
-
-
-@torch.no_grad()
-def calibrate_texture(
-    pipeline: TumorDiffusionPipeline, batches: Dataset[dict[str, Tensor]], count: int, seed: int
-) -> float:
-    """Measure how much smooth noise the fill needs so that requested heterogeneities are achieved.
-
-    Variances add: with noise of share t in the fill, the achieved variance is n^2 + (k t h)^2.
-
-    Args:
-        pipeline: The trained generator.
-        batches: The training batches; masks and surroundings are used, of tumours of 500 voxels and more.
-        count: How many of them.
-        seed: Seed of the tumours.
-
-    Returns:
-        That share, from 0 to 2; 0 where no tumour is large enough.
-    """
-    missing, gained = 0.0, 0.0
-    for index in range(count):
-        image_hu, mask = (batches[index][name].to(pipeline.device) for name in ("image_hu", "tumor_mask"))
-        large = mask.flatten(1).sum(dim=1) >= _SMALLEST_TUMOR_VOXELS
-        image_hu, mask = pipeline.autoencoder.window.clip(image_hu[large]), mask[large]
-        for request_hu in _REQUESTS_HU if len(mask) else ():
-            flat, textured = (_achieved_hu(pipeline, image_hu, mask, request_hu, share, seed) for share in (0.0, 1.0))
-            missing += float((request_hu**2 - flat.square()).sum())
-            gained += float((textured.square() - flat.square()).sum())
-    if gained <= 0:
-        return 0.0
-    return min(math.sqrt(max(0.0, missing / gained)), LARGEST_SHARE)
-
-
-def _achieved_hu(
-    pipeline: TumorDiffusionPipeline, image_hu: Tensor, mask: Tensor, request_hu: float, share: float, seed: int
-) -> Tensor:
-    generators = [torch.Generator().manual_seed(seed + number) for number in range(len(mask))]
-    requested = torch.full((len(mask),), request_hu, device=image_hu.device)
-    output = pipeline(
-        image_hu,
-        mask,
-        contrast_hu=measure_contrast(image_hu, mask),
-        heterogeneity_hu=requested,
-        generators=generators,
-        texture_hu=draw_texture(mask, share * requested, generators, profiles=pipeline.denoiser.texture_profiles),
-    )
-    return measure_heterogeneity(output.tumor_hu, mask)

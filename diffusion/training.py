@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autoencoder.engine.files import write_json
-from autoencoder.engine.fit import Fit, LossFunction, ResumeError
+from autoencoder.engine.fit import Fit, LossFunction
 from autoencoder.engine.loop import run_fit
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.model import AutoencoderKL3D
+from diffusion.calibration import (
+    DIFFERENCES_FILE,
+    _encode_pair,
+    _read_differences,
+    calibrate_texture,
+    measure_differences,
+)
 from diffusion.conditioning import (
-    fill_tumor_region,
     latent_mask_share,
     measure_contrast,
     measure_heterogeneity,
-    smooth_texture,
     unshuffle_mask,
 )
 from diffusion.flow import draw_noise, flow_loss
@@ -37,18 +39,13 @@ from diffusion.heldout import HeldoutBatch, in_mask_statistics, picture_of, synt
 from diffusion.objectives import as_factor
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.presets import DiffusionPreset
-from diffusion.texture import calibrate_texture
 from diffusion.texture_profiles import measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D
 
 GENERATOR_FOLDER = "generator"
-DIFFERENCES_FILE = "differences.json"
 _PICTURES = 4
 _MEASURED_BATCHES = 24
 _CALIBRATION_BATCHES = 6
-_MEASURED_LOOKS = (measure_contrast, measure_heterogeneity)
-_SMALLEST_DIFFERENCE = 1e-3
-_TYPICAL_HETEROGENEITY_HU = 5.0
 
 
 def train_diffusion(
@@ -173,86 +170,6 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         return {"total": losses.everywhere + losses.inside, **losses._asdict()}
 
     return loss
-
-
-class Differences(NamedTuple):
-    """How far latents inside tumours lie from those of the filled image, one number a latent channel.
-
-    Attributes:
-        std: Root mean square over the tumours.
-        floor: Part that does not depend on the heterogeneity.
-        per_hu: Increase with the heterogeneity, per HU: sqrt(floor^2 + (per_hu h)^2).
-    """
-
-    std: tuple[float, ...]
-    floor: tuple[float, ...]
-    per_hu: tuple[float, ...]
-
-
-@torch.no_grad()
-def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int) -> Differences:
-    """Measure the differences of the first batches, every tumour counted alike.
-
-    Args:
-        autoencoder: First stage.
-        batches: The training batches.
-        count: How many of them to measure.
-
-    Returns:
-        Deviations; the two parts come from a least-squares fit with no negative part.
-    """
-    squares, heterogeneities = [], []
-    for index in range(count):
-        batch = {name: value.to(autoencoder.device) for name, value in batches[index].items()}
-        image_hu, tumor_mask = autoencoder.window.clip(batch["image_hu"]), batch["tumor_mask"]
-        contrast_hu, heterogeneity_hu = (measure(image_hu, tumor_mask) for measure in _MEASURED_LOOKS)
-        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
-        share = latent_mask_share(tumor_mask)
-        share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)
-        squares.append(((latents - condition).square() * share).sum(dim=(2, 3, 4)).double().cpu())
-        heterogeneities.append(heterogeneity_hu.double().cpu())
-    square, heterogeneity = torch.cat(squares).numpy(), torch.cat(heterogeneities).nan_to_num(nan=0.0).numpy()
-    weight = 1.0 / (_TYPICAL_HETEROGENEITY_HU**2 + heterogeneity**2)  # errors count relative to the variance
-    terms = np.stack([np.ones_like(heterogeneity), heterogeneity**2], axis=1) * weight[:, None]
-    fitted = np.stack([nnls(terms, channel * weight)[0] for channel in square.T])  # (C, 2)
-    floor, per_hu = np.sqrt(fitted).T
-    std = np.sqrt(square.mean(axis=0))
-    return Differences(
-        tuple(np.maximum(std, _SMALLEST_DIFFERENCE).tolist()),
-        tuple(np.maximum(floor, np.maximum(0.2 * std, _SMALLEST_DIFFERENCE)).tolist()),
-        tuple(per_hu.tolist()),
-    )
-
-
-def _read_differences(output_folder: Path) -> Differences | None:
-    """What a run measured when it started; None for one that starts, or that an earlier release started."""
-    path = output_folder / DIFFERENCES_FILE
-    if not path.is_file():
-        return None
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return Differences(**{name: tuple(map(float, stored[name])) for name in Differences._fields})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResumeError(
-            f"{path} must hold the lists {', '.join(Differences._fields)} that the run was started with ({error!r}). "
-            "Restore the file; removed, the differences are measured anew, and equal these only in the same release."
-        ) from error
-
-
-@torch.no_grad()
-def _encode_pair(
-    autoencoder: AutoencoderKL3D, image_hu: Tensor, tumor_mask: Tensor, contrast_hu: Tensor, heterogeneity_hu: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Latents of the image with the tumour region filled, and of the image itself.
-
-    The fill holds the tumour's own smooth texture, unless its heterogeneity is not given (NaN): the network learns
-    to keep what the fill shows, and adds what smoothing took away.
-    """
-    is_given = heterogeneity_hu.isfinite().view(-1, 1, 1, 1, 1)
-    texture_hu = smooth_texture(image_hu, tumor_mask) * is_given
-    filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu)
-    condition, latents = autoencoder.encode(torch.cat([filled_hu, image_hu])).chunk(2)
-    return condition, latents
 
 
 def _drop(values: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -15,10 +15,13 @@ from tqdm import tqdm
 
 from diffusion.generator.tumor_print import TumorPrint
 from nnunet_difftumor.cases.tumor_prints import can_be_told, mean_same_tumor, take_tumor_prints
-from nnunet_difftumor.ct.datasets import find_tumor_label, load_raw_dataset, read_ct, read_mask
+from nnunet_difftumor.ct.datasets import load_raw_dataset
+from nnunet_difftumor.ct.label_roles import find_tumor_label
+from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.sizes import SizeClass
-from nnunet_difftumor.tumor.surface import TumorSurface, draw_tumor_spec
+from nnunet_difftumor.tumor.spec import draw_tumor_spec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 COPIES = ("nearest", "linear")
 """How a copy's mask is resampled: to the nearest voxel, or linearly with the threshold 0.5."""

@@ -18,7 +18,7 @@ import numpy as np
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
-from nnunet_difftumor.tumor.surface import TumorSpec
+from nnunet_difftumor.tumor.spec import TumorSpec
 
 HOST_SPACING_MM = (1.5, 1.5, 1.5)
 FULL_PATCH_SIDE = 96

@@ -15,14 +15,9 @@ import numpy as np
 import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.statistics.comparisons import (
-    SHARE,
-    SHARE_DIFFERENCE,
-    Estimate,
-    Scale,
-    patient_interval,
-    sign_flip_p_value,
-)
+from nnunet_difftumor.evaluation.statistics.intervals import Estimate, patient_interval
+from nnunet_difftumor.evaluation.statistics.paired_tests import sign_flip_p_value
+from nnunet_difftumor.evaluation.statistics.scales import SHARE, SHARE_DIFFERENCE, Scale
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 COLUMNS = ("run", "arm", "annotated", "fold", "seed", "case", "dice")

@@ -16,8 +16,8 @@ import numpy as np
 from diffusion.generator.provenance import CaseFingerprint, hash_array, hash_identifier, hash_tumor_mask
 from diffusion.generator.tumor_print import TumorPrint
 from nnunet_difftumor.cases.tumor_prints import take_tumor_prints
-from nnunet_difftumor.ct.datasets import Case, read_ct, read_labels
-from nnunet_difftumor.ct.reading import place_labels
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.errors import GeometryMismatchError
 
 

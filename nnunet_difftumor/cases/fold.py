@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.cases.healthy import (
-    CASE_FACTS_FILE_NAME,
-    CaseGroups,
-    FactCache,
-    choose_holdout,
-    count_label_voxels,
-    group_cases,
-)
+from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, count_label_voxels, group_cases
 from nnunet_difftumor.cases.splits import (
     DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
@@ -29,6 +22,7 @@ from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import LabelRoles, foreground_labels
 from nnunet_difftumor.errors import DatasetError, DiffTumorError
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
+from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 
 @dataclass(frozen=True, kw_only=True)

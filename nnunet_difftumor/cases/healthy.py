@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,9 +16,8 @@ from tqdm import tqdm
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.ct.reading import read_labels
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.files.fact_cache import FactCache
 
-CASE_FACTS_FILE_NAME = "difftumor_cases.json"
 _READERS = 4
 
 logger = logging.getLogger(__name__)
@@ -43,57 +40,6 @@ class CaseGroups:
     healthy: tuple[str, ...]
     other: tuple[str, ...]
     places: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
-
-
-class FactCache:
-    """What was once computed about files, kept in a JSON file; a changed file is computed again.
-
-    A file is known by its name and those of the two folders above it, by size and time of change.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        """Open a cache.
-
-        Args:
-            path: The JSON file; None keeps nothing. A file that cannot be read is started anew.
-        """
-        self._path = path
-        self._entries: dict[str, dict[str, Any]] = _read_entries(path) if path is not None else {}
-        self._is_changed = False
-
-    def get(self, file: Path, fact: str) -> Any | None:
-        """Return a fact about a file, or None if it is unknown or the file has changed."""
-        entry = self._entries.get(_key(file))
-        if entry is None or entry["stamp"] != _stamp(file):
-            return None
-        return entry["facts"].get(fact)
-
-    def put(self, file: Path, fact: str, value: Any) -> None:
-        """Keep a fact (a JSON value) about a file."""
-        stamp = _stamp(file)
-        entry = self._entries.get(_key(file))
-        if entry is None or entry["stamp"] != stamp:
-            entry = self._entries[_key(file)] = {"stamp": stamp, "facts": {}}
-        entry["facts"][fact] = value
-        self._is_changed = True
-
-    def get_or_compute(self, file: Path, fact: str, compute: Callable[[], Any]) -> Any:
-        """Return a fact about a file, computing and keeping it if it is unknown."""
-        value = self.get(file, fact)
-        if value is None:
-            value = compute()
-            self.put(file, fact, value)
-        return value
-
-    def save(self) -> None:
-        """Write the cache if it has changed; a folder that cannot be written to is only logged."""
-        if self._path is None or not self._is_changed:
-            return
-        try:
-            write_json(self._path, {"format": 1, "files": self._entries}, overwrite=True)
-        except OSError as error:
-            logger.warning("The case facts cannot be kept in %s (%s); they are computed each time.", self._path, error)
-        self._is_changed = False
 
 
 def count_label_voxels(
@@ -265,24 +211,3 @@ def _count_voxels(path: Path) -> dict[int, int]:
             label = int(index) + lowest
             totals[label] = totals.get(label, 0) + int(counts[index])
     return totals
-
-
-def _key(file: Path) -> str:
-    return "/".join(file.resolve().parts[-3:])  # a site's folder above labelsTr, where several sites share names
-
-
-def _stamp(file: Path) -> list[int]:
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        entries = content["files"] if content["format"] == 1 else {}
-        return {key: {"stamp": list(entry["stamp"]), "facts": dict(entry["facts"])} for key, entry in entries.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s cannot be read (%s); the cases are looked at again.", path, error)
-        return {}

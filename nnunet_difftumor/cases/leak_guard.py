@@ -20,9 +20,9 @@ from diffusion.generator.provenance import (
 )
 from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
 from nnunet_difftumor.cases.fingerprints import hash_ct_file, hash_tumor_file, print_tumor_file
-from nnunet_difftumor.cases.healthy import FactCache
 from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor
 from nnunet_difftumor.errors import LeakError
+from nnunet_difftumor.support.files.fact_cache import FactCache
 
 PROVENANCE_FILE_NAME = "provenance.json"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import label
 
-from nnunet_difftumor.cases.healthy import FactCache
 from nnunet_difftumor.ct.reading import read_labels
 from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.support.files.fact_cache import FactCache
 from nnunet_difftumor.tumor.sizes import SizeClass
 
 _SMALLEST_MM3 = 14.0  # smaller specks are no tumours, see the scoring rules

@@ -11,36 +11,9 @@ from typing import Any
 
 from nnunet_difftumor.ct.reading import (
     IMAGE_ENDINGS,
-    CTVolume,
-    GridGeometry,
-    UnsupportedImageError,
     file_ending,
-    read_ct,
-    read_labels,
-    read_mask,
 )
-from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
-from nnunet_difftumor.errors import DatasetError, MissingLabelError
-
-__all__ = [
-    "CTVolume",
-    "Case",
-    "GridGeometry",
-    "RawDataset",
-    "UnsupportedImageError",
-    "find_cases",
-    "find_ct_files",
-    "find_tumor_label",
-    "load_raw_dataset",
-    "read_ct",
-    "read_labels",
-    "read_mask",
-    "write_ct_like",
-    "write_labels_like",
-]
-
-TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
-"""Parts of label names that mean a tumour, in the order in which they are looked for."""
+from nnunet_difftumor.errors import DatasetError
 
 _DATASET_KEYS: dict[str, tuple[type, str]] = {
     "channel_names": (dict, '{"0": "CT"}'),
@@ -168,32 +141,6 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
             "Check the path."
         )
     return tuple(cases.values())
-
-
-def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = None) -> tuple[int, ...]:
-    """Choose the label that means tumour.
-
-    Args:
-        labels: Label values by name.
-        name: The label to take; None looks for a name such as tumor, cancer or lesion.
-
-    Returns:
-        The label's values.
-
-    Raises:
-        MissingLabelError: If there is no such label, or several look like a tumour.
-    """
-    if name is not None and name not in labels:
-        raise MissingLabelError(f"dataset.json has no label '{name}'; its labels are {', '.join(labels)}.")
-    if name is not None:
-        return labels[name]
-    found = [key for key in labels if any(word in key.lower() for word in TUMOR_WORDS)]
-    if len(found) != 1:
-        looks = f"{len(found)} labels look like a tumour ({', '.join(found)})" if found else "none looks like a tumour"
-        raise MissingLabelError(
-            f"Which label of dataset.json is the tumour? Of {', '.join(labels)}, {looks}. Name it with --tumor-label."
-        )
-    return labels[found[0]]
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_difftumor.ct.datasets import TUMOR_WORDS
-from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.errors import ConfigurationError, MissingLabelError
 
 _ORGAN_WORDS = frozenset(
     "liver pancreas kidney kidneys lung lungs colon spleen prostate stomach esophagus oesophagus bladder "
@@ -202,3 +201,33 @@ def _the_only(key: str, candidates: list[str], values: Mapping[str, tuple[int, .
         f'Set it: {{"{key}": "{candidates[0] if candidates else "NAME"}"}} in difftumor.json beside the plans (or '
         "the command's option). Where no label means it, declare one in dataset.json, even if no case has it."
     )
+
+
+TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
+"""Parts of label names that mean a tumour, in the order in which they are looked for."""
+
+
+def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = None) -> tuple[int, ...]:
+    """Choose the label that means tumour.
+
+    Args:
+        labels: Label values by name.
+        name: The label to take; None looks for a name such as tumor, cancer or lesion.
+
+    Returns:
+        The label's values.
+
+    Raises:
+        MissingLabelError: If there is no such label, or several look like a tumour.
+    """
+    if name is not None and name not in labels:
+        raise MissingLabelError(f"dataset.json has no label '{name}'; its labels are {', '.join(labels)}.")
+    if name is not None:
+        return labels[name]
+    found = [key for key in labels if any(word in key.lower() for word in TUMOR_WORDS)]
+    if len(found) != 1:
+        looks = f"{len(found)} labels look like a tumour ({', '.join(found)})" if found else "none looks like a tumour"
+        raise MissingLabelError(
+            f"Which label of dataset.json is the tumour? Of {', '.join(labels)}, {looks}. Name it with --tumor-label."
+        )
+    return labels[found[0]]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.ct.datasets import Case, CTVolume, read_ct, read_mask
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.resample import resample
 from nnunet_difftumor.demo.figures import PREDICTION_COLOR, TRUTH_COLOR, Outlines, Tile, draw_tiles
 from nnunet_difftumor.support.pictures.montage import flips_to_display

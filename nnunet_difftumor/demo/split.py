@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunet_difftumor.cases.healthy import CASE_FACTS_FILE_NAME, FactCache, count_label_voxels
+from nnunet_difftumor.cases.healthy import count_label_voxels
 from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME, SPLITS_FILE_NAME, read_holdout, read_splits
 from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
 from nnunet_difftumor.demo.layout import FOLD, DemoFolder
+from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 
 @dataclass(frozen=True)

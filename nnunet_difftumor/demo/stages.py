@@ -20,7 +20,7 @@ from nnunet_difftumor.demo.scores import score_predictions, write_scores
 from nnunet_difftumor.demo.settings import DemoSettings
 from nnunet_difftumor.demo.split import read_demo_cases
 from nnunet_difftumor.errors import DatasetError
-from nnunet_difftumor.settings.trainer_settings import CONFIG_FILE_NAME
+from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.generator_training.augment import (
     add_faint_blobs,
@@ -22,7 +23,7 @@ from nnunet_difftumor.generator_training.augment import (
     shift_soft_tissue,
     shift_tumor,
 )
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache, TumorComponent
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
 from nnunet_difftumor.generator_training.crops import (
     Crop,
     centred_tumor_crop,

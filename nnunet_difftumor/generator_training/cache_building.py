@@ -17,13 +17,13 @@ from typing import Any
 import blosc2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from tqdm import tqdm
 
 from diffusion.generator.provenance import CaseFingerprint, hash_array, hash_identifier, hash_tumor_mask
 from nnunet_difftumor.cases.tumor_prints import take_tumor_prints
-from nnunet_difftumor.ct.datasets import Case, read_ct, read_labels
-from nnunet_difftumor.ct.reading import place_labels
+from nnunet_difftumor.ct.components import TumorComponent, find_tumors
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training.crop_cache import (
     BODY_FILE,
@@ -31,7 +31,6 @@ from nnunet_difftumor.generator_training.crop_cache import (
     IMAGE_FILE,
     LABELS_FILE,
     CropCache,
-    TumorComponent,
     open_cached_case,
 )
 
@@ -40,7 +39,6 @@ STORED_RANGE_HU = (-1024.0, 3071.0)
 """Values outside are stored as the nearer end: scanner padding such as -3024 HU is air."""
 
 BODY_ABOVE_HU = -300.0
-SMALLEST_COMPONENT_VOXELS = 8
 
 _CHUNK = (32, 128, 128)
 _BLOCK = (8, 32, 32)
@@ -95,33 +93,6 @@ def build_crop_cache(
 def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
     """Say whether `build_crop_cache` would find every case in the cache."""
     return all(_is_current(folder / _entry_name(case, tumor_values), _signature(case, tumor_values)) for case in cases)
-
-
-def find_tumors(tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[TumorComponent, ...]:
-    """Find the connected tumours of a mask (26 neighbours); those under 8 voxels are left out.
-
-    Args:
-        tumor_mask: True in tumours. Shape (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
-
-    Returns:
-        One component for each tumour.
-    """
-    whole = ndimage.find_objects(tumor_mask.astype(np.uint8))
-    if not whole:
-        return ()
-    offset = [part.start for part in whole[0]]
-    numbered, _ = ndimage.label(tumor_mask[whole[0]], structure=np.ones((3, 3, 3)))  # pyright: ignore
-    counts = np.bincount(numbered.ravel())
-    components = []
-    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
-        if counts[number] < SMALLEST_COMPONENT_VOXELS:
-            continue
-        volume_mm3 = float(counts[number] * np.prod(spacing_mm))
-        d, h, w = ((part.start + first, part.stop + first) for part, first in zip(box, offset, strict=True))
-        radius_mm = float((3.0 * volume_mm3 / (4.0 * np.pi)) ** (1.0 / 3.0))
-        components.append(TumorComponent((d[0], h[0], w[0]), (d[1], h[1], w[1]), volume_mm3, radius_mm))
-    return tuple(components)
 
 
 _Job = tuple[Case, Path, tuple[int, ...]]

@@ -17,37 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.generator.provenance import CaseFingerprint, parse_fingerprint
+from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.ct.resample import AIR_HU
 
 IMAGE_FILE = "image.b2nd"
 LABELS_FILE = "labels.b2nd"
 BODY_FILE = "body.npy"
 CASE_FILE = "case.json"
-
-
-@dataclass(frozen=True)
-class TumorComponent:
-    """One connected tumour of a case.
-
-    Attributes:
-        start: First voxel of its bounding box, (D, H, W).
-        stop: One past its last voxel, (D, H, W).
-        volume_mm3: Volume in cubic millimetres.
-        radius_mm: Radius of the sphere of equal volume, in mm.
-    """
-
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
-    volume_mm3: float
-    radius_mm: float
-
-    def centre_mm(self, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-        """Centre of the bounding box relative to voxel (0, 0, 0), in mm. Shape (3,)."""
-        return (np.array(self.start) + np.array(self.stop) - 1.0) / 2.0 * np.asarray(spacing_mm)
-
-    def half_extent_mm(self, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-        """Half the bounding box's sides in mm. Shape (3,)."""
-        return (np.array(self.stop) - np.array(self.start)) / 2.0 * np.asarray(spacing_mm)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.ct.resample import AIR_HU, resample
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, TumorComponent
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 
 FloatArray = NDArray[np.float32]
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, TumorComponent
+from nnunet_difftumor.ct.components import TumorComponent
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.crops import Crop
 from nnunet_difftumor.synthesis.blending import robust_sd
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from accelerate import PartialState
 
 from diffusion.generator.provenance import CaseFingerprint, Provenance, load_provenance, save_provenance
+from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
-from nnunet_difftumor.generator_training.cache_building import SMALLEST_COMPONENT_VOXELS, build_crop_cache, is_cached
+from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
 from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
 from nnunet_difftumor.support.files.atomic_files import write_json

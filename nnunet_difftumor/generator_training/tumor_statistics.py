@@ -17,8 +17,9 @@ from diffusion.conditioning import (
 )
 from diffusion.generator.info import TrainingTumor
 from diffusion.solid_part import solid_part
+from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache, TumorComponent
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
 from nnunet_difftumor.generator_training.crops import centred_tumor_crop, sample_tumor_crop
 
 _SIDE = 48

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import EmptyOrganError
-from nnunet_difftumor.injection.injector import PADDING_LABEL, REAL_TUMOR_RIM_MM, InjectionRules
+from nnunet_difftumor.injection.injector import PADDING_LABEL, REAL_TUMOR_RIM_MM
+from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.synthesis.organ_depth import lies_at_depth
 from nnunet_difftumor.synthesis.placement import Surroundings, TumorPlan, draw_sizes, largest_radius_mm, place_tumors
 from nnunet_difftumor.tumor.drawing import rim_width_mm
-from nnunet_difftumor.tumor.surface import Triple, TumorSpec, TumorSurface
+from nnunet_difftumor.tumor.spec import Triple, TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 _KEPT_FROM_REAL_MM = REAL_TUMOR_RIM_MM + rim_width_mm(math.inf)
 _ZONE_TRIES = 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,22 +18,20 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.case_tumors import CaseTumors, draw_case_tumors, locations_with_tumors, values_of
-from nnunet_difftumor.injection.injector import (
-    InjectedCrop,
-    InjectionRequest,
-    InjectionRules,
-    TumorInjector,
-    describe_tumor,
-)
-from nnunet_difftumor.injection.log import SamplePicture, take_picture
+from nnunet_difftumor.injection.injector import TumorInjector
+from nnunet_difftumor.injection.log import take_picture
+from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, describe_tumor
+from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sample_shares import ANNOTATED, INJECTED, count_sample
+from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SampleStream
 from nnunet_difftumor.injection.seen_region import find_seen_region, kept_random_state, seeded_numpy
+from nnunet_difftumor.injection.target_reader import TargetReader
 from nnunet_difftumor.synthesis.placement import Box
-from nnunet_difftumor.synthesis.synthesizer import OUT_OF_VIEW
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
+from nnunet_difftumor.synthesis.results import OUT_OF_VIEW
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 REPORT_KEY = "difftumor"
-_PICTURES_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
@@ -49,84 +47,7 @@ class HostCases:
     probability: float
 
 
-@dataclass(frozen=True)
-class SampleDraw:
-    """What was drawn for one sample before its crop was cut.
-
-    Attributes:
-        case: Case identifier.
-        is_carrying: The case carries synthetic tumours.
-        request: Those that reach the crop; None if none does.
-        refusal: Why the case carries none although it was drawn; None if there is no such reason.
-        given_up: Drawn tumours of the case that no place has room for.
-        target: Number of the target.
-    """
-
-    case: str
-    is_carrying: bool = False
-    request: InjectionRequest | None = None
-    refusal: str | None = None
-    given_up: tuple[TumorSpec, ...] = ()
-    target: int = 0
-
-
-@dataclass(frozen=True)
-class SampleStream:
-    """Random streams of one sample of a case that may carry tumours, the same in every run that has its four words.
-
-    Attributes:
-        words: Seed of the training, rank, worker, and number of the sample in that worker.
-    """
-
-    words: tuple[int, ...]
-
-    def rng(self, purpose: int) -> np.random.Generator:
-        """Return the generator of one purpose, independent of the others."""
-        return np.random.default_rng(np.random.SeedSequence(list(self.words), spawn_key=(purpose,)))
-
-
 _CHOICE, _TUMORS, _CROP = 0, 1, 2  # purposes
-
-
-class InjectionState:
-    """What `get_bbox`, the first transform and the loader share within one worker.
-
-    Attributes:
-        case: Identifier of the case that was loaded last.
-        labels: Its labels as nnU-Net stores them, until its crop is chosen. Shape (1, D, H, W).
-        real_voxels: Voxels of the annotated tumours of cases, by case and class, as far as they were counted.
-        draws: Draws of samples whose transforms are still to run.
-        outcomes: Draws and injected crops of the batch in the making.
-        pictures: Pictures that were not handed over yet.
-    """
-
-    def __init__(self, seed_words: Sequence[int], first_sample: int = 0) -> None:
-        """Create the state.
-
-        Args:
-            seed_words: Seed and rank: what tells this training's streams apart.
-            first_sample: Number of the first sample; a continued training starts beyond those it has used.
-        """
-        self.case = ""
-        self.labels: Any = None
-        self.real_voxels: defaultdict[str, dict[Any, int]] = defaultdict(dict)
-        self.draws: deque[SampleDraw] = deque()
-        self.outcomes: list[tuple[SampleDraw, InjectedCrop | None]] = []
-        self.pictures: list[SamplePicture] = []
-        self.pictures_left = _PICTURES_PER_WORKER
-        self._seed_words = tuple(int(word) for word in seed_words)
-        self._thread_id = 0
-        self._next_sample = first_sample
-
-    def set_worker(self, thread_id: int) -> None:
-        """Take the random streams of a worker."""
-        self._thread_id = thread_id
-
-    def next_stream(self) -> SampleStream:
-        """Return the streams of the next sample of a case that may carry tumours."""
-        number = self._next_sample
-        self._next_sample += 1
-        return SampleStream((*self._seed_words, self._thread_id, number))
 
 
 class InjectTumors(BasicTransform):
@@ -184,50 +105,6 @@ class InjectTumors(BasicTransform):
             self._state.pictures_left -= 1
             is_tumor = crop.labels == rules.tumor_label
             self._state.pictures.append(take_picture(rules.intensities, image, crop.image, is_tumor))
-
-
-class TargetReader:
-    """Tells whether a training target shows the tumour, be it a label map or one channel a region."""
-
-    def __init__(self, label_manager: LabelManager, organ_label: int, tumor_label: int) -> None:
-        """Find the tumour in nnU-Net's targets.
-
-        Args:
-            label_manager: nnU-Net's label manager.
-            organ_label: Value of the organ.
-            tumor_label: Value of the tumour.
-
-        Raises:
-            ConfigurationError: If no region tells the tumour from the organ.
-        """
-        self._tumor_label = tumor_label
-        self._foreground = torch.tensor([organ_label, tumor_label])
-        self._channels: list[int] | None = None
-        self._organ_channels: list[int] = []
-        if label_manager.has_regions:
-            regions = [values_of(region) for region in label_manager.foreground_regions]
-            self._organ_channels = [index for index, region in enumerate(regions) if organ_label in region]
-            self._channels = [
-                index for index, region in enumerate(regions) if tumor_label in region and organ_label not in region
-            ]
-            if not self._channels:
-                raise ConfigurationError(
-                    f"None of the regions {regions} in dataset.json holds the tumour label {tumor_label} without the "
-                    f"organ label {organ_label}, so nothing could be learned about tumours. Add a region, "
-                    f'e.g. "tumor": {tumor_label}, and its entry in regions_class_order.'
-                )
-
-    def shows_tumor(self, target: torch.Tensor) -> bool:
-        """True if a sample's target has a voxel of the tumour. Shape (1, ...), or (regions, ...) for regions."""
-        if self._channels is None:
-            return bool((target == self._tumor_label).any())
-        return bool(target[self._channels].any())
-
-    def shows_organ(self, target: torch.Tensor) -> bool:
-        """True if a sample's target has a voxel of the organ or of the tumour. Shape as for `shows_tumor`."""
-        if self._channels is None:
-            return bool(torch.isin(target, self._foreground.to(target.dtype)).any())
-        return bool(target[[*self._organ_channels, *self._channels]].any())
 
 
 class _CaseTracker:

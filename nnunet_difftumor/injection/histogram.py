@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.injection.injector import InjectedTumor
+from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.pictures.style import own_style
 

@@ -2,232 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from threadpoolctl import threadpool_limits
 
-from nnunet_difftumor.injection.intensities import CTIntensities
-from nnunet_difftumor.settings.trainer_settings import OrganTarget
+from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, _describe_all
+from nnunet_difftumor.injection.rules import InjectionRules
+from nnunet_difftumor.injection.sources import SynthesizerSource
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.placement import INSIDE, Zone, with_look
-from nnunet_difftumor.synthesis.synthesizer import INVISIBLE, SynthesisResult, SynthesizedTumor, TumorSynthesizer
+from nnunet_difftumor.synthesis.placement import with_look
+from nnunet_difftumor.synthesis.results import INVISIBLE, SynthesisResult
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.tumor.appearance import AppearanceRule
 from nnunet_difftumor.tumor.drawing import draw_on_grid
-from nnunet_difftumor.tumor.sizes import SizeClass
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
-BACKGROUND = 0
 PADDING_LABEL = -1
 REAL_TUMOR_RIM_MM = 4.0
 """Distance that synthetic tumours, their soft rims included, keep from annotated ones, in mm."""
 
 _LOOKS = 3  # looks that are tried for the tumours of a crop that cannot be seen
-
-
-class SynthesizerSource(Protocol):
-    """Makes the synthesizer in the process that uses it; must pickle, so that workers can be spawned."""
-
-    def __call__(self) -> TumorSynthesizer:
-        """Load the synthesizer."""
-        ...
-
-
-@dataclass(frozen=True)
-class GeneratorFolderSource:
-    """A synthesizer on the CPU from a generator folder.
-
-    Attributes:
-        folder: Generator folder.
-        steps: Sampling steps.
-    """
-
-    folder: Path
-    steps: int
-
-    def __call__(self) -> TumorSynthesizer:
-        """Load the generator."""
-        return TumorSynthesizer.from_folder(self.folder, steps=self.steps)
-
-
-class LoadedOnce:
-    """A source that several injectors of one process share; what it loaded does not travel to other processes."""
-
-    def __init__(self, source: SynthesizerSource) -> None:
-        """Wrap a source; nothing is loaded yet."""
-        self._source = source
-        self._synthesizer: TumorSynthesizer | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was loaded."""
-        return {**self.__dict__, "_synthesizer": None}
-
-    def __call__(self) -> TumorSynthesizer:
-        """Return the synthesizer, loaded at the first call."""
-        if self._synthesizer is None:
-            self._synthesizer = self._source()
-        return self._synthesizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class InjectionRules:
-    """What may be put where in the crops of one data set.
-
-    Attributes:
-        organ_label: Label in which tumours are placed.
-        tumor_label: Label that tumours get.
-        exophytic: Tumours may replace background voxels as well.
-        spacing_mm: Spacing of the preprocessed data in mm, array order.
-        intensities: nnU-Net's normalisation.
-        size_classes: Classes of radii in mm.
-        appearances: What contrast and heterogeneity are drawn from; without examples, those of the generator's
-            training tumours are taken.
-        zone: Where in the organ tumours lie.
-        avoid_labels: Labels that tumours keep away from.
-        tumor_counts: Numbers of tumours that a case may get, drawn from alike: those of the annotated cases. None: as
-            many as the size class that is drawn for the case allows.
-        real_tumor_labels: Labels of annotated tumours, which are not touched.
-    """
-
-    organ_label: int
-    tumor_label: int
-    exophytic: bool
-    spacing_mm: tuple[float, float, float]
-    intensities: CTIntensities
-    size_classes: tuple[SizeClass, ...]
-    appearances: AppearanceRule = field(default_factory=AppearanceRule)
-    zone: Zone = INSIDE
-    avoid_labels: tuple[int, ...] = ()
-    tumor_counts: tuple[int, ...] | None = None
-    real_tumor_labels: tuple[int, ...] = ()
-
-    def replaceable(self, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """True where a label may become tumour: organ, and background if tumours may leave it. Shape of the labels."""
-        organ = labels == self.organ_label
-        return organ | (labels == BACKGROUND) if self.exophytic else organ
-
-
-def make_rules(
-    target: OrganTarget,
-    size_classes: Sequence[SizeClass],
-    plans: Mapping[str, Any],
-    spacing_mm: Sequence[float],
-    *,
-    tumor_counts: Sequence[int] = (),
-    real_tumor_labels: Sequence[int] = (),
-    is_kidney: bool = False,
-) -> InjectionRules:
-    """Derive the rules of one target from its settings and nnU-Net's plans.
-
-    Args:
-        target: Its settings.
-        size_classes: Its radii in mm; those of the settings, or of the fold's real tumours.
-        plans: Content of nnUNetPlans.json.
-        spacing_mm: Spacing of the configuration in mm, array order.
-        tumor_counts: Numbers of tumours in the fold's annotated cases; none if there are no such cases.
-        real_tumor_labels: Labels of annotated tumours.
-        is_kidney: Shares outside the organ that are not set are those of real kidney tumours.
-
-    Returns:
-        The rules.
-
-    Raises:
-        ConfigurationError: If the plans do not hold the constants of the normalisation.
-    """
-    depth, height, width = (float(value) for value in spacing_mm)
-    outside = target.outside_share or ("kidney" if is_kidney else None)
-    return InjectionRules(
-        organ_label=target.organ_label,
-        tumor_label=target.tumor_label,
-        exophytic=target.exophytic,
-        spacing_mm=(depth, height, width),
-        intensities=CTIntensities.from_plans(plans),
-        size_classes=tuple(size_classes),
-        appearances=target.appearances,
-        zone=Zone(
-            surface_distance_mm=target.surface_distance_mm,
-            avoid_distance_mm=target.avoid_distance_mm,
-            outside_share=outside if target.exophytic else None,
-        ),
-        avoid_labels=target.avoid_labels,
-        tumor_counts=tuple(tumor_counts) or None,
-        real_tumor_labels=tuple(real_tumor_labels),
-    )
-
-
-@dataclass(frozen=True)
-class InjectionRequest:
-    """The tumours that reach one crop.
-
-    Attributes:
-        case: Case identifier.
-        crop_start: Corner of the crop in the preprocessed case, in voxels; may be negative.
-        specs: Tumours that reach the crop, without looks, in mm from its voxel (0, 0, 0).
-        labelled: What is labelled: the same tumours, but for the negative control.
-        target: Number of the target that is injected.
-        stream: Words that the random streams of this sample start from: seed, rank, worker, number of the sample.
-    """
-
-    case: str
-    crop_start: tuple[int, int, int]
-    specs: tuple[TumorSpec, ...]
-    labelled: tuple[TumorSpec, ...]
-    target: int = 0
-    stream: tuple[int, ...] = ()
-
-    def only(self, reaches: Callable[[TumorSpec], bool]) -> InjectionRequest:
-        """The same without the tumours that do not reach some place."""
-        return replace(self, specs=tuple(filter(reaches, self.specs)), labelled=tuple(filter(reaches, self.labelled)))
-
-
-@dataclass(frozen=True)
-class InjectedTumor:
-    """One drawn tumour of a sample, for counts and histograms.
-
-    Attributes:
-        size_class: Name of its size class.
-        drawn_radius_mm: Radius that was drawn, in mm.
-        radius_mm: Radius that was put in, in mm; None if it was not.
-        requested_hu: Contrast that was asked for, in HU; None if it was left to the generator.
-        contrast_hu: Contrast that was reached, in HU; None if it was not put in.
-    """
-
-    size_class: str
-    drawn_radius_mm: float
-    radius_mm: float | None = None
-    requested_hu: float | None = None
-    contrast_hu: float | None = None
-
-
-@dataclass(frozen=True)
-class InjectedCrop:
-    """A crop after an attempt to put tumours into it.
-
-    Attributes:
-        image: Normalised image. Shape (D, H, W).
-        labels: Labels. Shape (D, H, W).
-        placed: Tumours that were put in.
-        rejected: Drawn tumours that were not, by reason.
-        tumors: What was to be put in, with the look of the last try.
-        record: Plain values that replay the tumours on the same crop; None if there are none.
-    """
-
-    image: NDArray[np.float32]
-    labels: NDArray[np.int16]
-    placed: int
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    tumors: tuple[InjectedTumor, ...] = ()
-    record: Mapping[str, Any] | None = None
-
-    @property
-    def main_reason(self) -> str:
-        """Most frequent reason for a rejection."""
-        return max(self.rejected, key=lambda reason: self.rejected[reason], default="unknown")
 
 
 class TumorInjector:
@@ -372,22 +172,6 @@ class TumorInjector:
         return (
             appearances if appearances.examples else replace(appearances, examples=self.synthesizer.tissue.appearances)
         )
-
-
-def describe_tumor(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> InjectedTumor:
-    """Return what counts and histograms need of a tumour that was put in, or was not."""
-    return InjectedTumor(
-        size_class=spec.size_class,
-        drawn_radius_mm=spec.radius_mm,
-        radius_mm=None if placed is None else placed.record.spec.radius_mm,
-        requested_hu=spec.contrast_hu,
-        contrast_hu=None if placed is None else placed.record.contrast_hu,
-    )
-
-
-def _describe_all(specs: Sequence[TumorSpec], result: SynthesisResult) -> tuple[InjectedTumor, ...]:
-    by_seed = {tumor.record.spec.seed: tumor for tumor in result.tumors}
-    return tuple(describe_tumor(spec, by_seed.get(spec.seed)) for spec in specs)
 
 
 def _record(

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor.injection.histogram import InjectionHistogram
-from nnunet_difftumor.injection.injector import InjectedTumor
 from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.injection.sample_shares import describe_shares
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.pictures.style import own_style

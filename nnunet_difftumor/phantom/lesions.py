@@ -13,7 +13,8 @@ from nnunet_difftumor.phantom.painting import OrganPlanes, organ_distance
 from nnunet_difftumor.phantom.tumor_styles import MIXED, Range, TumorStyle
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.sizes import draw_size_class
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface, draw_tumor_spec
+from nnunet_difftumor.tumor.spec import TumorSpec, draw_tumor_spec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 _SEARCH_STEP_MM = 4.0
 _PLACEMENT_TRIES = 200

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, choose_cases, find_raw_images
-from nnunet_difftumor.cases.healthy import CASE_FACTS_FILE_NAME, CaseGroups, hashed_order
+from nnunet_difftumor.cases.healthy import CaseGroups, hashed_order
 from nnunet_difftumor.cases.splits import (
     DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
@@ -22,16 +22,12 @@ from nnunet_difftumor.cases.splits import (
 )
 from nnunet_difftumor.ct.datasets import read_dataset_json
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
-from nnunet_difftumor.settings.trainer_settings import (
-    CONFIG_FILE_NAME,
-    ConfigSource,
-    DiffTumorConfig,
-    find_sources,
-    is_generator_name,
-    resolve_config,
-)
+from nnunet_difftumor.settings.resolving import resolve_config
+from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ConfigSource, find_sources
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, is_generator_name
 from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
 from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME
 from nnunet_difftumor.support.processes.work_folder import alone
 
 _NOT_LINKED = (SPLITS_FILE_NAME, HOLDOUT_FILE_NAME, CONFIG_FILE_NAME, CASE_FACTS_FILE_NAME)

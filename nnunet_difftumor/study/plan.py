@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.commands.training.training_arguments import PRESETS
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import (
     check_names,
@@ -17,6 +16,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import (
     read_statistics,
 )
 from nnunet_difftumor.evaluation.comparison.measures import AUROC, DICE, MEASURES
+from nnunet_difftumor.generator_training.options import PRESETS
 from nnunet_difftumor.settings.trainer_settings import is_generator_name
 from nnunet_difftumor.study.exposure import EQUAL, EXPOSURES, ITERATIONS
 from nnunet_difftumor.support.files.entries import Entries, full_path, read_entries

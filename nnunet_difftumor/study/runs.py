@@ -13,14 +13,9 @@ from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import check_names, file_name_of
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import trainer_search_environment
 from nnunet_difftumor.injection.sources import COPY_PASTE, DIFFUSION, HANDCRAFTED, HEALTHY_ONLY
-from nnunet_difftumor.settings.trainer_settings import (
-    DEFAULT_GENERATOR,
-    ENVIRONMENT_VARIABLE,
-    ConfigSource,
-    DiffTumorConfig,
-    is_generator_name,
-    resolve_config,
-)
+from nnunet_difftumor.settings.resolving import resolve_config
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, ConfigSource
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, is_generator_name
 from nnunet_difftumor.study.data_views import StudyData, settings_beside_plans, view_name
 from nnunet_difftumor.study.exposure import EQUAL, SampleShares, fitting_epochs, shares_of
 from nnunet_difftumor.study.generators import Stage, check_stages, generator_folder, plan_generator
@@ -29,7 +24,7 @@ from nnunet_difftumor.study.trainers import TrainerFacts, trainer_of
 from nnunet_difftumor.study.validation_cases import check_validation_cases
 from nnunet_difftumor.support.processes.logged_command import program
 from nnunet_difftumor.support.processes.work_folder import relative_paths
-from nnunet_difftumor.synthesis.tissue.generator_names import resolve_generator
+from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
 from nnunet_difftumor.trainer.schedule import SCHEDULE_KEYS
 
 RUNS_FOLDER, VIEWS_FOLDER = "runs", "data"

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
-from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.synthesizer import PreparedTumor, TumorSynthesizer, attempt_seed
-from nnunet_difftumor.synthesis.tissue.diffusion import DescribedTissue, GeneratedRegions
-from nnunet_difftumor.synthesis.tissue.donors import Donor, donor_box, make_donor, paste_texture
+from nnunet_difftumor.synthesis.tissue.donors import Donor, paste_texture
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, GeneratedRegions
 
 if TYPE_CHECKING:
     from diffusion.generator.info import GeneratorInfo
 
 FloatArray = NDArray[np.float32]
-
-_SMALLEST_DONOR_VOXELS = 20
 
 
 class CopyPasteSynthesizer(TumorSynthesizer):
@@ -56,57 +49,3 @@ class CopyPasteSynthesizer(TumorSynthesizer):
 class _NoTissue(DescribedTissue):
     def generate(self, *_arguments: Any, **_options: Any) -> GeneratedRegions:
         raise RuntimeError("Copy-paste generates no tissue.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopyPasteSource:
-    """Loads the real tumours of a fold's training cases, in the process that uses them.
-
-    Attributes:
-        generator_folder: Generator whose regions and looks are used; its networks are not.
-        dataset_class: nnU-Net's class of preprocessed data sets.
-        data_folder: Folder of preprocessed cases.
-        cases: Training cases with tumours, and no others.
-        organ_label: Value of the organ.
-        tumor_labels: Values of the tumour.
-        spacing_mm: Spacing of the preprocessed data in mm, array order.
-        intensities: nnU-Net's normalisation.
-    """
-
-    generator_folder: Path
-    dataset_class: Any
-    data_folder: Path
-    cases: tuple[str, ...]
-    organ_label: int
-    tumor_labels: tuple[int, ...]
-    spacing_mm: tuple[float, float, float]
-    intensities: CTIntensities
-
-    def __call__(self) -> CopyPasteSynthesizer:
-        """Load the donors.
-
-        Raises:
-            ConfigurationError: If no training case has a tumour of at least 20 voxels.
-        """
-        from diffusion.generator_folder import read_generator_info
-
-        donors = [donor for case in self.cases for donor in self._donors_of(case)]
-        if not donors:
-            raise ConfigurationError(
-                f"None of the {len(self.cases)} training cases with tumours has one of {_SMALLEST_DONOR_VOXELS} voxels "
-                f"of label {self.tumor_labels[0]}, so there is nothing to copy and paste. Use another trainer, or a "
-                "fold with annotated tumours."
-            )
-        return CopyPasteSynthesizer(read_generator_info(self.generator_folder), donors)
-
-    def _donors_of(self, case: str) -> Iterable[Donor]:
-        data, segmentation, _, _ = self.dataset_class(str(self.data_folder), [case]).load_case(case)
-        labels = np.asarray(segmentation[0])
-        tumors = np.isin(labels, self.tumor_labels)
-        components, _ = label(tumors, structure=np.ones((3, 3, 3)))  # type: ignore[misc]
-        image_hu = self.intensities.to_hu(np.asarray(data[0]))
-        for number, box in enumerate(find_objects(components), start=1):
-            if box is not None and int((components[box] == number).sum()) >= _SMALLEST_DONOR_VOXELS:
-                near = donor_box(box, self.spacing_mm, labels.shape)
-                tumor, organ = components[near] == number, labels[near] == self.organ_label
-                yield make_donor(case, image_hu[near], tumor, organ, self.spacing_mm)

@@ -16,7 +16,8 @@ from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range
 from nnunet_difftumor.tumor.region import support_radius_mm
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_class, fit_size_classes
-from nnunet_difftumor.tumor.surface import Triple, TumorSpec, TumorSurface, draw_tumor_spec
+from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 Box = tuple[slice, slice, slice]
 

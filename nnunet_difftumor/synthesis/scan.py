@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion.generator_folder import hash_generator
 from nnunet_difftumor import __version__
-from nnunet_difftumor.ct.datasets import CTVolume, read_ct, read_mask, write_ct_like, write_labels_like
+from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
+from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
 from nnunet_difftumor.support.pictures.montage import (
     MontageRow,
@@ -25,14 +27,15 @@ from nnunet_difftumor.support.pictures.montage import (
 )
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
-from nnunet_difftumor.synthesis.synthesizer import SynthesisResult, TumorSynthesizer
-from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue, require_in_window
-from nnunet_difftumor.trainer.output_record import hash_generator
+from nnunet_difftumor.synthesis.results import SynthesisResult
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
+from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
 from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
-from nnunet_difftumor.tumor.surface import TumorSpec
+from nnunet_difftumor.tumor.spec import TumorSpec
 
 RECORDS_FORMAT = 1
 DEFAULT_STEPS = 4

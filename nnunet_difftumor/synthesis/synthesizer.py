@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,109 +14,27 @@ from scipy.ndimage import maximum_filter1d
 from nnunet_difftumor.ct.resample import average_onto
 from nnunet_difftumor.synthesis.blending import composite, measure_visibility, robust_sd
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
-from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue, TissueGenerator
+from nnunet_difftumor.synthesis.results import (
+    INVISIBLE,
+    OUT_OF_VIEW,
+    Box,
+    FloatArray,
+    SynthesisResult,
+    SynthesizedTumor,
+    TumorRecord,
+)
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
+from nnunet_difftumor.synthesis.tissue.interface import TissueGenerator
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
 from nnunet_difftumor.tumor.region import RegionOfInterest, choose_roi
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
-
-Box = tuple[slice, slice, slice]
-FloatArray = NDArray[np.float32]
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 _RIM_MM = 4.0
 _LARGEST_SHIFT_HU = 25.0
 _ENOUGH_VOXELS = 20
-INVISIBLE, OUT_OF_VIEW = "invisible", "out_of_view"
-"""Why a tumour is left out: it does not stand out as it was requested, or no voxel of its label lies in the host."""
 _FAT_HU = np.float32(-100.0)
-
-
-@dataclass(frozen=True)
-class TumorRecord:
-    """What happened to one drawn tumour; with the host, it replays the tumour.
-
-    Attributes:
-        spec: What was drawn.
-        attempt: Number of the attempt that was kept, from 0.
-        roi_side: Side of the region of interest in voxels.
-        roi_spacing_mm: Spacing of the region of interest in mm.
-        drawn_mm3: Volume on the host's grid before clipping to the organ, in mm3.
-        label_mm3: Volume that was labelled, in mm3.
-        contrast_hu: Mean of the label minus mean of the rim after blending, in HU.
-    """
-
-    spec: TumorSpec
-    attempt: int
-    roi_side: int
-    roi_spacing_mm: float
-    drawn_mm3: float
-    label_mm3: float
-    contrast_hu: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for a JSON file."""
-        return {
-            "spec": self.spec.to_json(),
-            "attempt": self.attempt,
-            "roi_side": self.roi_side,
-            "roi_spacing_mm": self.roi_spacing_mm,
-            "drawn_mm3": self.drawn_mm3,
-            "label_mm3": self.label_mm3,
-            "contrast_hu": self.contrast_hu,
-        }
-
-
-@dataclass(frozen=True)
-class SynthesizedTumor:
-    """One tumour, as a change of the host inside a box.
-
-    Attributes:
-        box: Where the arrays lie in the host.
-        image_hu: Host with the tumour, in HU; equal to the host outside the support. Shape of the box.
-        support: True where the image may differ from the host. Shape of the box.
-        label: True where the voxel is tumour, a subset of the support. Shape of the box.
-        record: What was drawn and measured.
-    """
-
-    box: Box
-    image_hu: FloatArray
-    support: NDArray[np.bool_]
-    label: NDArray[np.bool_]
-    record: TumorRecord
-
-
-@dataclass(frozen=True)
-class SynthesisResult:
-    """Tumours for one host.
-
-    Attributes:
-        tumors: Those that can be seen; their supports do not overlap.
-        rejected: How many drawn tumours were dropped, by reason.
-    """
-
-    tumors: tuple[SynthesizedTumor, ...]
-    rejected: Mapping[str, int]
-
-    def apply_to(self, image_hu: FloatArray) -> FloatArray:
-        """Return a copy of the host's image with the tumours in it. Shape (D, H, W), HU."""
-        changed = image_hu.copy()
-        for tumor in self.tumors:
-            changed[tumor.box][tumor.support] = tumor.image_hu[tumor.support]
-        return changed
-
-    def label_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
-        """Return the union of the tumours' labels. Shape `shape`."""
-        return self._union(shape, [tumor.label for tumor in self.tumors])
-
-    def support_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
-        """Return the union of the tumours' supports. Shape `shape`."""
-        return self._union(shape, [tumor.support for tumor in self.tumors])
-
-    def _union(self, shape: Sequence[int], parts: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        mask = np.zeros(tuple(shape), dtype=bool)
-        for tumor, part in zip(self.tumors, parts, strict=True):
-            mask[tumor.box] |= part
-        return mask
 
 
 @dataclass(frozen=True)

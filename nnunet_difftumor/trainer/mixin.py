@@ -21,6 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import distributed as dist
 
+from diffusion.generator_folder import hash_generator
 from nnunet_difftumor.cases.extra.joining import (
     ExtraCases,
     add_extra_cases,
@@ -42,23 +43,11 @@ from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_coun
 from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
-from nnunet_difftumor.injection.data_loader import (
-    REPORT_KEY,
-    DiffTumorDataLoader,
-    HostCases,
-    TargetReader,
-    sampling_probabilities,
-)
-from nnunet_difftumor.injection.injector import (
-    GeneratorFolderSource,
-    InjectionRules,
-    LoadedOnce,
-    SynthesizerSource,
-    TumorInjector,
-    make_rules,
-)
+from nnunet_difftumor.injection.data_loader import REPORT_KEY, DiffTumorDataLoader, HostCases, sampling_probabilities
+from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.log import InjectionLog
+from nnunet_difftumor.injection.rules import InjectionRules, make_rules
 from nnunet_difftumor.injection.sample_shares import describe_shares
 from nnunet_difftumor.injection.sources import (
     COPY_PASTE,
@@ -66,26 +55,24 @@ from nnunet_difftumor.injection.sources import (
     HANDCRAFTED,
     HEALTHY_ONLY,
     MISPLACED,
+    CopyPasteSource,
+    GeneratorFolderSource,
     HandcraftedSource,
+    LoadedOnce,
+    SynthesizerSource,
 )
-from nnunet_difftumor.settings.trainer_settings import (
-    ENVIRONMENT_VARIABLE,
-    DiffTumorConfig,
-    OrganTarget,
-    ResolvedConfig,
-    find_sources,
-    resolve_config,
-)
+from nnunet_difftumor.injection.target_reader import TargetReader
+from nnunet_difftumor.settings.resolving import ResolvedConfig, resolve_config
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
-from nnunet_difftumor.synthesis.pasted import CopyPasteSource
-from nnunet_difftumor.synthesis.tissue.diffusion import require_in_window
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
+from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.trainer.cpu_training import CpuTrainingMixin
 from nnunet_difftumor.trainer.loss_notice import batch_dice_notes
 from nnunet_difftumor.trainer.output_record import (
     find_output_conflicts,
     find_split_conflicts,
-    hash_generator,
     read_recorded_config,
     refuse_conflicts,
     write_output_record,

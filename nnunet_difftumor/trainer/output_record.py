@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +9,8 @@ from typing import Any
 
 from nnunet_difftumor.cases.fold import FoldCases
 from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
-from nnunet_difftumor.settings.trainer_settings import (
-    DiffTumorConfig,
-    ResolvedConfig,
-    changed_settings,
-    config_from_json,
-)
+from nnunet_difftumor.settings.resolving import ResolvedConfig, changed_settings, config_from_json
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 CONFIG_RECORD_NAME = "difftumor_config.json"
@@ -121,24 +116,6 @@ def read_recorded_config(output_folder: Path) -> DiffTumorConfig | None:
     """Read the settings that a training recorded, or None if there is no record."""
     record = _read_record(output_folder / CONFIG_RECORD_NAME)
     return None if record is None else config_from_json(record["settings"])
-
-
-def hash_generator(folder: Path) -> str:
-    """Hash a generator's weights and configurations; its place and its README do not matter.
-
-    Args:
-        folder: Generator folder.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

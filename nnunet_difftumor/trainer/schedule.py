@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from nnunet_difftumor.settings.trainer_settings import (
-    ENVIRONMENT_VARIABLE,
-    DiffTumorConfig,
-    find_sources,
-    resolve_config,
-)
+from nnunet_difftumor.settings.resolving import resolve_config
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.trainer.cpu_training import CpuTrainingMixin
 
 SCHEDULE_KEYS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")

@@ -13,7 +13,8 @@ from scipy.ndimage import distance_transform_edt
 from nnunet_difftumor.ct.resample import Vector, average_onto, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.appearance import Appearance
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 _EXACT_DRAWING_VOXELS = 120_000
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range, TruncatedNormal
 
 TRAINING = "training"
@@ -152,25 +151,6 @@ def find_target(label_name: str) -> str | None:
     words = set(re.findall(r"[a-z]+", label_name.lower()))
     found = [name for name, prior in TARGET_PRIORS.items() if prior.words & words]
     return found[0] if len(found) == 1 else None
-
-
-def default_target(generator: str, organ_name: str | None = None) -> str:
-    """Choose what looks are drawn from where the user did not say.
-
-    A generator of the user's own was trained on the tumours that are wanted: they are the reference. A builtin one
-    was trained on tumours of another organ: a published contrast of the organ is better, and where there is none,
-    the training tumours that are darker than their surroundings, as tumours in enhanced organs mostly are.
-
-    Args:
-        generator: Generator as the user named it.
-        organ_name: Name of the organ's label, as far as it is known.
-
-    Returns:
-        One of `TARGETS`.
-    """
-    if not is_builtin(generator):
-        return TRAINING
-    return (find_target(organ_name) if organ_name else None) or HYPODENSE
 
 
 def make_appearance_rule(

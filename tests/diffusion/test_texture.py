@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from autoencoder.intensity import IntensityWindow
+from diffusion.calibration import calibrate_texture
 from diffusion.conditioning import measure_heterogeneity
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
-from diffusion.texture import LARGEST_SHARE, calibrate_texture, draw_texture
+from diffusion.texture import LARGEST_SHARE, draw_texture
 from diffusion.texture_profiles import TextureProfile, choose_profile, measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D
 

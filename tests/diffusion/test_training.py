@@ -21,12 +21,13 @@ from autoencoder.engine.fit import OutputFolderExistsError, ResumeError
 from autoencoder.engine.initial_weights import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
 from diffusion import training
+from diffusion.calibration import Differences, measure_differences
 from diffusion.conditioning import fill_tumor_region, smooth_texture
 from diffusion.generator.provenance import CaseFingerprint, Provenance
 from diffusion.generator_folder import GeneratorInfo, check_generator_folder, load_generator
 from diffusion.objectives import OBJECTIVES
 from diffusion.presets import DIFFUSION_PRESETS
-from diffusion.training import Differences, diffusion_loss_function, measure_differences, train_diffusion
+from diffusion.training import diffusion_loss_function, train_diffusion
 
 SIDE = 16
 STEPS = 9

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
-from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.region import RoiRule
 

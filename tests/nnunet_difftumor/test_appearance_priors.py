@@ -5,15 +5,9 @@ import pytest
 from scipy.stats import truncnorm
 
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
-from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR
+from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, default_target
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, TruncatedNormal
-from nnunet_difftumor.tumor.published_contrasts import (
-    TARGET_PRIORS,
-    TARGETS,
-    default_target,
-    find_target,
-    make_appearance_rule,
-)
+from nnunet_difftumor.tumor.published_contrasts import TARGET_PRIORS, TARGETS, find_target, make_appearance_rule
 
 EXAMPLES = (
     Appearance(contrast_hu=-30.0, heterogeneity_hu=12.0),

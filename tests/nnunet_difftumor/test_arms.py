@@ -14,11 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.data_loader import sampling_probabilities
-from nnunet_difftumor.injection.injector import GeneratorFolderSource, LoadedOnce
-from nnunet_difftumor.injection.sources import HandcraftedSource
-from nnunet_difftumor.settings.trainer_settings import resolve_config
+from nnunet_difftumor.injection.sources import CopyPasteSource, GeneratorFolderSource, HandcraftedSource, LoadedOnce
+from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.pasted import CopyPasteSource
 from nnunet_difftumor.synthesis.placement import HostGround, TumorPlan, Zone, draw_sizes, draw_tumors, place_tumors
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.donors import donor_box, make_donor, paste_texture
@@ -31,7 +29,8 @@ from nnunet_difftumor.trainer.trainers import (
 )
 from nnunet_difftumor.tumor.appearance import AppearanceRule
 from nnunet_difftumor.tumor.sizes import SizeClass
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 ARMS = {
     "generated": nnUNetTrainerDiffTumor,
@@ -284,7 +283,7 @@ def test_several_targets_are_resolved_each_with_its_own_settings():
     assert (liver.contrast_hu, liver.target, liver.generator) == ((-40.0, -20.0), "liver", DEFAULT_GENERATOR)
     assert (pancreas.generator, pancreas.probability, pancreas.target) == ("handcrafted", 2.0, "pancreas")
     assert (kidney.exophytic, kidney.size_classes, kidney.avoid_labels) == (True, "training_tumors", (1,))
-    from nnunet_difftumor.settings.trainer_settings import config_from_json
+    from nnunet_difftumor.settings.resolving import config_from_json
 
     assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
 
@@ -292,7 +291,7 @@ def test_several_targets_are_resolved_each_with_its_own_settings():
 def _source(**values):
     from pathlib import Path
 
-    from nnunet_difftumor.settings.trainer_settings import ConfigSource
+    from nnunet_difftumor.settings.sources import ConfigSource
 
     return ConfigSource("test", values, Path("/data"))
 

@@ -22,7 +22,8 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.ct.datasets import find_ct_files, load_raw_dataset
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training.case_selection import read_hold_out
-from nnunet_difftumor.settings.trainer_settings import ConfigSource, resolve_config
+from nnunet_difftumor.settings.resolving import resolve_config
+from nnunet_difftumor.settings.sources import ConfigSource
 from nnunet_difftumor.synthesis.scan import read_records
 
 EXAMPLES = settings(
@@ -249,7 +250,7 @@ def test_files_of_lists_are_read_or_named(tmp_path: Path, content: Any) -> None:
     key=st.sampled_from(["radius_mm", "centre_mm", "axis_ratios", "rotation", "seed", "contrast_hu"]), value=json_values
 )
 def test_a_spoilt_record_is_named(tmp_path: Path, key: str, value: Any) -> None:
-    from nnunet_difftumor.tumor.surface import TumorSpec
+    from nnunet_difftumor.tumor.spec import TumorSpec
 
     spec = TumorSpec(
         centre_mm=(1.0, 2.0, 3.0),

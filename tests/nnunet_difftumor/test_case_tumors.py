@@ -7,8 +7,10 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.injection.case_tumors import draw_case_tumors, locations_with_tumors
-from nnunet_difftumor.injection.injector import REAL_TUMOR_RIM_MM, InjectionRequest, InjectionRules, TumorInjector
+from nnunet_difftumor.injection.injector import REAL_TUMOR_RIM_MM, TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.records import InjectionRequest
+from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sample_shares import count_sample, describe_shares
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.tumor.sizes import SizeClass

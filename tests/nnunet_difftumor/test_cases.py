@@ -10,19 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difftumor.ct.datasets import (
-    CTVolume,
-    UnsupportedImageError,
-    find_cases,
-    find_ct_files,
-    find_tumor_label,
-    load_raw_dataset,
-    read_ct,
-    read_labels,
-    read_mask,
-    write_ct_like,
-    write_labels_like,
-)
+from nnunet_difftumor.ct.datasets import find_cases, find_ct_files, load_raw_dataset
+from nnunet_difftumor.ct.label_roles import find_tumor_label
+from nnunet_difftumor.ct.reading import CTVolume, UnsupportedImageError, read_ct, read_labels, read_mask
+from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import (
     CorruptImageError,
     DatasetError,

@@ -8,29 +8,27 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from scipy.special import expit
 
-from nnunet_difftumor.evaluation.statistics.comparisons import (
+from nnunet_difftumor.evaluation.statistics.intervals import (
+    NO_DIFFERENCE,
+    OUTWEIGHED,
+    SAME_DIFFERENCE,
+    bootstrap_critical_value,
+    critical_value,
+    hospital_interval,
+    interval_ends,
+    patient_interval,
+    seed_interval,
+)
+from nnunet_difftumor.evaluation.statistics.paired_tests import holm, sign_flip_p_value, wilcoxon_p_value
+from nnunet_difftumor.evaluation.statistics.roc import area_difference, area_interval, area_under_curve
+from nnunet_difftumor.evaluation.statistics.scales import (
     COUNT,
     DIFFERENCE,
     HIT_DIFFERENCE,
     HIT_SHARE,
-    NO_DIFFERENCE,
-    OUTWEIGHED,
-    SAME_DIFFERENCE,
     SHARE,
     SHARE_DIFFERENCE,
-    area_difference,
-    area_interval,
-    area_under_curve,
-    bootstrap_critical_value,
-    critical_value,
-    holm,
-    hospital_interval,
-    interval_ends,
-    patient_interval,
     pooled_mean,
-    seed_interval,
-    sign_flip_p_value,
-    wilcoxon_p_value,
 )
 
 DRAWS = 1000

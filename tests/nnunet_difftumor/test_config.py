@@ -5,15 +5,9 @@ from pathlib import Path
 import pytest
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.settings.trainer_settings import (
-    ConfigSource,
-    DiffTumorConfig,
-    ResolvedConfig,
-    changed_settings,
-    config_from_json,
-    find_sources,
-    resolve_config,
-)
+from nnunet_difftumor.settings.resolving import ResolvedConfig, changed_settings, config_from_json, resolve_config
+from nnunet_difftumor.settings.sources import ConfigSource, find_sources
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.synthesis.tissue import generator_names as builtin
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES
 

@@ -10,9 +10,10 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_difftumor.cases.fingerprints import fingerprint_case
+from nnunet_difftumor.ct.components import find_tumors
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache, find_tumors, is_cached
+from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
 
 AFFINE = np.diag([0.8, 0.8, 2.5, 1.0])
 SHAPE = (90, 80, 40)  # (X, Y, Z)

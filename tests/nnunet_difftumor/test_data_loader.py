@@ -21,22 +21,21 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.case_tumors import draw_case_tumors
-from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases, InjectionState, TargetReader
-from nnunet_difftumor.injection.injector import (
-    REAL_TUMOR_RIM_MM,
-    GeneratorFolderSource,
-    InjectionRequest,
-    InjectionRules,
-    TumorInjector,
-)
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
+from nnunet_difftumor.injection.injector import REAL_TUMOR_RIM_MM, TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.records import InjectionRequest
+from nnunet_difftumor.injection.rules import InjectionRules
+from nnunet_difftumor.injection.sample_streams import InjectionState
+from nnunet_difftumor.injection.sources import GeneratorFolderSource
+from nnunet_difftumor.injection.target_reader import TargetReader
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
-from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.region import RoiRule
 from nnunet_difftumor.tumor.sizes import SizeClass
-from nnunet_difftumor.tumor.surface import TumorSpec
+from nnunet_difftumor.tumor.spec import TumorSpec
 
 GET_DATALOADERS_HASHES = {
     "2.8.0": "5f59e2b907cfa2d1eb1e77ab2a5b8893161e7af8567fc5669c62a4810334899e",

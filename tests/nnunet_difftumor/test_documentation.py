@@ -14,7 +14,8 @@ import pytest
 
 from nnunet_difftumor.cli import COMMANDS, _build_parser
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
-from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, resolve_config
+from nnunet_difftumor.settings.resolving import resolve_config
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

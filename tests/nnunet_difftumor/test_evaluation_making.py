@@ -18,7 +18,7 @@ from nnunet_difftumor.evaluation.realism.tumors.places import find_places, place
 from nnunet_difftumor.evaluation.realism.tumors.residual import FreeResidual, free_residual
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
 from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Sources
-from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.region import RoiRule
 

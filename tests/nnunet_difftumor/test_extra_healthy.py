@@ -18,7 +18,8 @@ from nnunet_difftumor.cases.extra.composite_dataset import CompositeDataset
 from nnunet_difftumor.cases.extra.preprocessing import setting_with, write_setting
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError
-from nnunet_difftumor.settings.trainer_settings import ConfigSource, config_from_json, resolve_config
+from nnunet_difftumor.settings.resolving import config_from_json, resolve_config
+from nnunet_difftumor.settings.sources import ConfigSource
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 EXTRA = [{"dataset": 906, "confirmed_healthy": True}]

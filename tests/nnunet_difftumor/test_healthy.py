@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from nnunet_difftumor.cases import healthy as module
-from nnunet_difftumor.cases.healthy import CaseGroups, FactCache, choose_holdout, count_label_voxels, group_cases
+from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, count_label_voxels, group_cases
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.support.files.fact_cache import FactCache
 
 
 def write_labels(path, labels):

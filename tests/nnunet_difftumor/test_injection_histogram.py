@@ -14,7 +14,7 @@ from nnunet_difftumor.injection.histogram import (
     PICTURE_FILE_NAME,
     InjectionHistogram,
 )
-from nnunet_difftumor.injection.injector import InjectedTumor
+from nnunet_difftumor.injection.records import InjectedTumor
 
 TUMORS = [
     (0, InjectedTumor("small", 6.0, 6.0, -20.0, -20.0)),

@@ -8,7 +8,7 @@ import pytest
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
 from nnunet_difftumor.cases.fingerprints import fingerprint_case
 from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks, tumor_masks_of
-from nnunet_difftumor.cases.healthy import CaseGroups, FactCache
+from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.leak_guard import (
     CaseContent,
     describe_case,
@@ -21,6 +21,7 @@ from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import LeakError
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
+from nnunet_difftumor.support.files.fact_cache import FactCache
 
 NAMES = ("train_1", "train_2", "val_1", "val_2", "holdout_1")
 LABELS = {"background": 0, "liver": 1, "tumor": 2}

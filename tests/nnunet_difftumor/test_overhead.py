@@ -10,7 +10,7 @@ import torch
 
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.settings.trainer_settings import ENVIRONMENT_VARIABLE
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE
 from nnunet_difftumor.support.processes.environment import temporary_environment
 from nnunet_difftumor.trainer.overhead import loaders as loaders_module
 from nnunet_difftumor.trainer.overhead.epochs import Epoch, EpochCosts

@@ -13,10 +13,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
-from nnunet_difftumor.injection.injector import InjectionRules, TumorInjector
+from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
-from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.region import RoiRule
 from nnunet_difftumor.tumor.sizes import SizeClass

@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_difftumor.ct.datasets import load_raw_dataset, read_ct, read_labels
+from nnunet_difftumor.ct.datasets import load_raw_dataset
+from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.demo.soft_tissue import make_cross_validation_dataset, make_real_dataset, tumor_free_slices
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
 

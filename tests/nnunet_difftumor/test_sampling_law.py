@@ -22,8 +22,9 @@ from scipy.ndimage import zoom
 
 from nnunet_difftumor.injection.case_tumors import CaseTumors
 from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
-from nnunet_difftumor.injection.injector import InjectionRules, TumorInjector
+from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.phantom.acquisition import SCAN_SIZES, draw_scan, scan_patient
 from nnunet_difftumor.phantom.dataset import STANDARD
 from nnunet_difftumor.phantom.drawing import draw_anatomy

@@ -8,7 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from nnunet_difftumor.ct.datasets import Case, read_ct, read_labels
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.demo import scans as demo_scans
 from nnunet_difftumor.demo.soft_tissue import make_real_dataset
 from nnunet_difftumor.evaluation.realism.measures import reconstruction

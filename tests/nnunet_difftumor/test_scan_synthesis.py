@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnunet_difftumor.cli import main
-from nnunet_difftumor.ct.datasets import read_ct, read_mask
+from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.synthesis.scan import ScanRequest, read_records, synthesize_scan
 from nnunet_difftumor.synthesis.tissue import generator_names as builtin

@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.evaluation.scoring.components import axial_diameter_mm, equivalent_diameter_mm, find_components
-from nnunet_difftumor.evaluation.scoring.matching import match_components, panoptic_quality
+from nnunet_difftumor.evaluation.scoring.components import (
+    axial_diameter_mm,
+    find_components,
+    match_components,
+    panoptic_quality,
+)
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules, size_bin
 from nnunet_difftumor.evaluation.scoring.surfaces import element_areas_mm2, surface_agreement
 

@@ -10,7 +10,8 @@ from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.drawing import MaskSurface, draw_on_grid
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface, draw_tumor_spec
+from nnunet_difftumor.tumor.spec import TumorSpec, draw_tumor_spec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (3.0, 0.8, 0.8)]
 

@@ -13,12 +13,13 @@ from nnunet_difftumor.synthesis.blending import composite, measure_visibility
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
-from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
 from nnunet_difftumor.tumor.region import RoiRule, choose_roi
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, fit_size_classes
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 RULE = RoiRule(sides=(32, 48, 64), margin_voxels=12, spacing_range_mm=(1.5, 6.0))
 SMALL = (SizeClass(name="small", radius_mm=(6.0, 10.0), probability=1.0, max_count=3),)

@@ -12,15 +12,16 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
+from diffusion.generator_folder import hash_generator
 from nnunet_difftumor.cases.fold import FoldCases
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.injection.log import InjectionLog, read_counts
-from nnunet_difftumor.settings.trainer_settings import ConfigSource, resolve_config
+from nnunet_difftumor.settings.resolving import resolve_config
+from nnunet_difftumor.settings.sources import ConfigSource
 from nnunet_difftumor.trainer.output_record import (
     find_output_conflicts,
-    hash_generator,
     read_recorded_config,
     refuse_conflicts,
     write_output_record,

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor.cases.extra.requirements import (
-    ExtraHealthyDataset,
     TargetDataset,
     check_description,
     check_healthy,
@@ -24,11 +23,13 @@ from nnunet_difftumor.cases.extra.requirements import (
     list_some,
     refuse_collisions,
 )
-from nnunet_difftumor.cases.healthy import CASE_FACTS_FILE_NAME, CaseGroups, FactCache
+from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError
+from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset
+from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 if TYPE_CHECKING:
     from nnunet_difftumor.cases.extra.composite_dataset import PreprocessedDataset

@@ -11,26 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.extra.requirements import (
-    ExtraHealthyDataset,
     TargetDataset,
     check_description,
     check_healthy,
     check_plans,
-    parse_extra_healthy,
     refuse_collisions,
 )
-from nnunet_difftumor.cases.healthy import CASE_FACTS_FILE_NAME, FactCache
 from nnunet_difftumor.ct.datasets import Case, RawDataset, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.ct.reading import read_shape
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
-from nnunet_difftumor.settings.trainer_settings import (
-    CONFIG_FILE_NAME,
-    ENVIRONMENT_VARIABLE,
-    find_sources,
-    resolve_config,
-)
+from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset, parse_extra_healthy
+from nnunet_difftumor.settings.resolving import resolve_config
+from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 _KEY = "extra_healthy_datasets"
 

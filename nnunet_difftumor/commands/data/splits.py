@@ -49,14 +49,9 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         Exit status.
     """
-    from nnunet_difftumor.cases.healthy import (
-        CASE_FACTS_FILE_NAME,
-        FactCache,
-        choose_holdout,
-        count_label_voxels,
-        group_cases,
-    )
+    from nnunet_difftumor.cases.healthy import choose_holdout, count_label_voxels, group_cases
     from nnunet_difftumor.cases.splits import cross_validation, write_splits
+    from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
     folder, label_files, config, roles = _open_dataset(args.dataset)
     share = config.healthy_holdout if args.holdout is None else args.holdout
@@ -96,7 +91,8 @@ def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig,
     from nnunet_difftumor.cases.fold import roles_of
     from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, require_nnunet_folders
     from nnunet_difftumor.ct.datasets import load_raw_dataset
-    from nnunet_difftumor.settings.trainer_settings import ENVIRONMENT_VARIABLE, find_sources, resolve_config
+    from nnunet_difftumor.settings.resolving import resolve_config
+    from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 
     raw_root, preprocessed_root = require_nnunet_folders()
     name = find_dataset_name(dataset)

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_primary(comparison: Comparison) -> None:
     from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE
-    from nnunet_difftumor.evaluation.comparison.text import measure_of, show_estimate, show_p_value
+    from nnunet_difftumor.evaluation.comparison.measures import measure_of
+    from nnunet_difftumor.evaluation.comparison.text import show_estimate, show_p_value
 
     experiment = comparison.experiment
     title = measure_of(experiment.primary).title

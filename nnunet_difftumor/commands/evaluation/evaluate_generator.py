@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_difftumor.tumor.published_contrasts import TARGETS
 
 if TYPE_CHECKING:
-    from nnunet_difftumor.evaluation.realism.run import OtherOrgan
+    from nnunet_difftumor.evaluation.realism.result import OtherOrgan
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 
 DESCRIPTION = """Compare generated with real tumours, with copy-paste, and with fills without diffusion.
@@ -123,7 +123,7 @@ def _other_organs(words: Sequence[Sequence[str]]) -> list[OtherOrgan]:
     from nnunet_difftumor.ct.datasets import Case
     from nnunet_difftumor.ct.reading import file_ending
     from nnunet_difftumor.errors import ConfigurationError
-    from nnunet_difftumor.evaluation.realism.run import OtherOrgan
+    from nnunet_difftumor.evaluation.realism.result import OtherOrgan
 
     organs = []
     for image, label, value in words:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
-from nnunet_difftumor.tumor.published_contrasts import TARGETS, default_target
+from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, default_target, resolve_generator
+from nnunet_difftumor.tumor.published_contrasts import TARGETS
 
 if TYPE_CHECKING:
     from nnunet_difftumor.synthesis.scan import ScanRequest

@@ -112,9 +112,9 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _select(options: argparse.Namespace) -> SelectedCases:
-    from nnunet_difftumor.commands.training.training_arguments import cache_folder
     from nnunet_difftumor.generator_training import runs
     from nnunet_difftumor.generator_training.case_selection import open_data_folder, read_hold_out
+    from nnunet_difftumor.generator_training.options import cache_folder
 
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
     folders = [open_data_folder(folder) for folder in options.data]
@@ -124,7 +124,7 @@ def _select(options: argparse.Namespace) -> SelectedCases:
 
 def _tumor_values(data: DataFolder) -> tuple[int, ...]:
     """Values of the tumour label if the names tell; an autoencoder can do without."""
-    from nnunet_difftumor.ct.datasets import find_tumor_label
+    from nnunet_difftumor.ct.label_roles import find_tumor_label
     from nnunet_difftumor.errors import MissingLabelError
 
     try:

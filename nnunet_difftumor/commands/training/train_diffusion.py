@@ -167,10 +167,11 @@ def _crops_to_measure(
 
 
 def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerprint]) -> SelectedCases:
-    from nnunet_difftumor.commands.training.training_arguments import cache_folder
-    from nnunet_difftumor.ct.datasets import find_tumor_label, load_raw_dataset
+    from nnunet_difftumor.ct.datasets import load_raw_dataset
+    from nnunet_difftumor.ct.label_roles import find_tumor_label
     from nnunet_difftumor.generator_training import runs
     from nnunet_difftumor.generator_training.case_selection import DataFolder, read_hold_out
+    from nnunet_difftumor.generator_training.options import cache_folder
 
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
     hold_out = replace(hold_out, trained_before=frozenset(case.image_hash for case in autoencoder_cases))

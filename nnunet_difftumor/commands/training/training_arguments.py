@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-PRESETS = ("nano", "tiny", "base", "large")
-CACHE_FOLDER = "crop_cache"
+from nnunet_difftumor.generator_training.options import CACHE_FOLDER, PRESETS
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +35,3 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"decoded CTs, for all runs (default: {CACHE_FOLDER} beside --output)",
     )
-
-
-def cache_folder(options: argparse.Namespace) -> Path:
-    """Return the cache folder of a run: --cache, or `crop_cache` beside --output."""
-    return options.cache if options.cache is not None else options.output.resolve().parent / CACHE_FOLDER

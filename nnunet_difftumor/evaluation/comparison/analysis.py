@@ -16,17 +16,22 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
 from nnunet_difftumor.evaluation.comparison.inputs.scores import Study, select
 from nnunet_difftumor.evaluation.comparison.measures import (
     AUROC,
+    EMPTY,
     HEALTHY_SCANS,
     MEASURES,
+    NO_PROBABILITIES,
     SIZE_MEASURES,
     SUBGROUP_MEASURES,
+    TOO_FEW,
     TUMOR_SCANS,
     TUMORS,
     Measure,
+    measure_of,
 )
-from nnunet_difftumor.evaluation.comparison.text import EMPTY, NO_PROBABILITIES, TOO_FEW, measure_of
-from nnunet_difftumor.evaluation.statistics import comparisons as statistics
-from nnunet_difftumor.evaluation.statistics.comparisons import NOT_MEASURED, AreaUnderCurve, Estimate, FloatArray
+from nnunet_difftumor.evaluation.statistics import intervals, paired_tests, roc
+from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate
+from nnunet_difftumor.evaluation.statistics.roc import AreaUnderCurve
+from nnunet_difftumor.evaluation.statistics.scales import FloatArray, Scale, pooled_mean
 
 ALL, SIZE, HOSPITAL = "all", "size", "hospital"
 
@@ -220,7 +225,7 @@ def _adjust(differences: Sequence[DifferenceFigure]) -> Iterator[DifferenceFigur
     """Holm over all arms, organs and size bins of a measure."""
     for measure in dict.fromkeys(each.measure for each in differences):
         family = [each for each in differences if each.measure == measure]
-        adjusted = statistics.holm([each.p_value for each in family])
+        adjusted = paired_tests.holm([each.p_value for each in family])
         yield from (replace(each, p_holm=value) for each, value in zip(family, adjusted, strict=True))
 
 
@@ -320,16 +325,16 @@ class _Means(_Question):
         """Mean of the seeds. Shape (P,)."""
         return self.totals[self.models_of(arm)].mean(axis=0)
 
-    def estimate(self, totals: FloatArray, scale: statistics.Scale, *names: str) -> tuple[Estimate, Estimate | None]:
+    def estimate(self, totals: FloatArray, scale: Scale, *names: str) -> tuple[Estimate, Estimate | None]:
         """Interval over patients, and over hospitals where there are enough."""
         if self.lack:
-            value = float(statistics.pooled_mean(totals, self.weights)) if self.group == EVERYONE else math.nan
+            value = float(pooled_mean(totals, self.weights)) if self.group == EVERYONE else math.nan
             return Estimate(value, math.nan, math.nan, self.lack), None
         draws = self.experiment.statistics.draws
-        of_patients = statistics.patient_interval(totals, self.weights, scale, draws=draws, rng=self.rng(*names))
+        of_patients = intervals.patient_interval(totals, self.weights, scale, draws=draws, rng=self.rng(*names))
         if self.group.kind == HOSPITAL:
             return of_patients, None
-        return of_patients, statistics.hospital_interval(
+        return of_patients, intervals.hospital_interval(
             totals, self.weights, self.hospitals, scale, draws=draws, rng=self.rng("hospitals", *names)
         )
 
@@ -365,7 +370,7 @@ class _Means(_Question):
     def _over_seeds(self, arm: str) -> Estimate | None:
         if self.lack:
             return None
-        return statistics.seed_interval(
+        return intervals.seed_interval(
             self.totals[self.models_of(arm)],
             self.totals[self.models_of(self.experiment.baseline)],
             self.weights,
@@ -375,9 +380,9 @@ class _Means(_Question):
     def _test(self, totals: FloatArray, arm: str) -> tuple[float, str]:
         if self.lack or self.group.kind not in (ALL, SIZE):
             return math.nan, ""
-        if self.measure.weighs_patients_alike and len(totals) >= statistics.SMALLEST_BOOTSTRAP:
-            return float(statistics.wilcoxon_p_value(totals)), "Wilcoxon signed-rank"
-        p_value = statistics.sign_flip_p_value(
+        if self.measure.weighs_patients_alike and len(totals) >= intervals.SMALLEST_BOOTSTRAP:
+            return float(paired_tests.wilcoxon_p_value(totals)), "Wilcoxon signed-rank"
+        p_value = paired_tests.sign_flip_p_value(
             totals,
             draws=self.experiment.statistics.draws,
             rng=self.rng("test", arm),
@@ -386,7 +391,7 @@ class _Means(_Question):
         return float(p_value), "permutation"
 
     def seeds(self) -> list[SeedFigure]:
-        return self.seed_figures([float(statistics.pooled_mean(row, self.weights)) for row in self.totals])
+        return self.seed_figures([float(pooled_mean(row, self.weights)) for row in self.totals])
 
 
 class _Areas(_Question):
@@ -407,7 +412,7 @@ class _Areas(_Question):
             is_positive = own["reference_tumors"].to_numpy() > 0
             scores = own["patient_score"].to_numpy()
             patients = self.patients[is_own.to_numpy()]
-            self.areas.append(statistics.area_under_curve(scores, is_positive, patients, self.count))
+            self.areas.append(roc.area_under_curve(scores, is_positive, patients, self.count))
         if not self.lack:
             self.lack = self._lack()
 
@@ -435,9 +440,7 @@ class _Areas(_Question):
         return [
             ArmFigure(
                 **self.common(arm=arm, patients=self.count, items=self.items),
-                estimate=replace(NOT_MEASURED, method=self.lack)
-                if self.lack
-                else statistics.area_interval(self._area(arm)),
+                estimate=replace(NOT_MEASURED, method=self.lack) if self.lack else roc.area_interval(self._area(arm)),
             )
             for arm in self.experiment.arms
         ]
@@ -448,7 +451,7 @@ class _Areas(_Question):
             estimate, p_value, test = replace(NOT_MEASURED, method=self.lack), math.nan, ""
             if not self.lack:
                 areas = self._area(arm), self._area(self.experiment.baseline)
-                (estimate, p_value), test = statistics.area_difference(*areas), "clustered DeLong"
+                (estimate, p_value), test = roc.area_difference(*areas), "clustered DeLong"
             figures.append(
                 DifferenceFigure(
                     **self.common(arm=arm, baseline=self.experiment.baseline),

@@ -14,9 +14,8 @@ from nnunet_difftumor.evaluation.comparison.inputs.metadata import bins_of
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
 from nnunet_difftumor.evaluation.comparison.inputs.scores import Study, select
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
-from nnunet_difftumor.evaluation.comparison.measures import AUROC
-from nnunet_difftumor.evaluation.comparison.text import is_lack, measure_of
-from nnunet_difftumor.evaluation.statistics import comparisons as statistics
+from nnunet_difftumor.evaluation.comparison.measures import AUROC, is_lack, measure_of
+from nnunet_difftumor.evaluation.statistics import intervals
 
 _RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
 _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
@@ -67,9 +66,9 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
         "seeds_used": any(each.over_seeds for each in findings.differences),
         "has_auroc": any(each.measure == AUROC.key and not is_lack(each.estimate.method) for each in findings.arms),
         "has_seeds": bool(findings.seeds),
-        "smallest_bootstrap": statistics.SMALLEST_BOOTSTRAP,
-        "smallest_hospitals": statistics.SMALLEST_HOSPITALS,
-        "smallest_seeds": statistics.SMALLEST_SEEDS,
+        "smallest_bootstrap": intervals.SMALLEST_BOOTSTRAP,
+        "smallest_hospitals": intervals.SMALLEST_HOSPITALS,
+        "smallest_seeds": intervals.SMALLEST_SEEDS,
         "versions": {"nnunet-difftumor": __version__, **{name: _version(name) for name in _PACKAGES}},
     }
 

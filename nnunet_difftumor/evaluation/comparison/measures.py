@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_difftumor.evaluation.statistics.comparisons import (
+from nnunet_difftumor.evaluation.statistics.scales import (
     COUNT,
     DIFFERENCE,
     HIT_DIFFERENCE,
@@ -143,3 +143,23 @@ SIZE_MEASURES = (SENSITIVITY, TOUCHED, TUMOR_DICE)
 
 SUBGROUP_MEASURES = (DICE, NSD_2MM, SENSITIVITY, FALSE_POSITIVES, SPECIFICITY)
 """Measures by hospital, age, sex, phase and scanner; the primary measure joins them."""
+
+
+EMPTY, TOO_FEW, NOT_MEASURED = "empty", "too few", "not measured"
+"""How a cell begins that tells why there is no figure."""
+
+
+NO_PROBABILITIES = f"{NOT_MEASURED}: the scores need probabilities"
+
+
+_BY_KEY = {measure.key: measure for measure in MEASURES}
+
+
+def measure_of(key: str) -> Measure:
+    """Find a measure by its key."""
+    return _BY_KEY[key]
+
+
+def is_lack(text: str) -> bool:
+    """Say whether a cell tells why there is no figure."""
+    return text == EMPTY or text.startswith((f"{TOO_FEW}: ", f"{NOT_MEASURED}: "))

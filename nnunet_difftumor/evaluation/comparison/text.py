@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import math
 
-from nnunet_difftumor.evaluation.comparison.measures import MEASURES, Measure
-from nnunet_difftumor.evaluation.statistics.comparisons import Estimate
+from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
 DASH = "-"
-EMPTY, TOO_FEW, NOT_MEASURED = "empty", "too few", "not measured"
-"""How a cell begins that tells why there is no figure."""
 
-NO_PROBABILITIES = f"{NOT_MEASURED}: the scores need probabilities"
 
 _DECIMALS = 3
-_BY_KEY = {measure.key: measure for measure in MEASURES}
-
-
-def measure_of(key: str) -> Measure:
-    """Find a measure by its key."""
-    return _BY_KEY[key]
 
 
 def show_value(value: float, *, signed: bool = False) -> str:
@@ -55,8 +45,3 @@ def show_p_value(p_value: float) -> str:
 def listing(names: list[str] | tuple[str, ...]) -> str:
     """Write names as in a sentence: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def is_lack(text: str) -> bool:
-    """Say whether a cell tells why there is no figure."""
-    return text == EMPTY or text.startswith((f"{TOO_FEW}: ", f"{NOT_MEASURED}: "))

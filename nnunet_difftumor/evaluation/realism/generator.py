@@ -13,11 +13,11 @@ from nnunet_difftumor.ct.datasets import Case, RawDataset, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
 from nnunet_difftumor.errors import DatasetError, LeakError, OutputExistsError
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
-from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
-from nnunet_difftumor.tumor.published_contrasts import default_target, make_appearance_rule
+from nnunet_difftumor.synthesis.tissue.generator_names import default_target, is_builtin, resolve_generator
+from nnunet_difftumor.tumor.published_contrasts import make_appearance_rule
 
 if TYPE_CHECKING:
-    from nnunet_difftumor.evaluation.realism.run import OtherOrgan
+    from nnunet_difftumor.evaluation.realism.result import OtherOrgan
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 
 _PACKAGES = ("nnunet-difftumor", "torch", "diffusers", "numpy", "scipy")
@@ -64,7 +64,8 @@ def evaluate_generator(
         OutputExistsError: If the results exist and `overwrite` is False.
     """
     from diffusion.generator_folder import load_generator
-    from nnunet_difftumor.evaluation.realism.run import SUMMARY_FILE, EvaluationInput, evaluate
+    from nnunet_difftumor.evaluation.realism.result import EvaluationInput
+    from nnunet_difftumor.evaluation.realism.run import SUMMARY_FILE, evaluate
     from nnunet_difftumor.evaluation.realism.tumors.fills import reconstruct_with
 
     if (output / SUMMARY_FILE).exists() and not overwrite:

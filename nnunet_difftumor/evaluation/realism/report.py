@@ -15,7 +15,7 @@ from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nnunet_difftumor.evaluation.realism.run import Evaluation
+    from nnunet_difftumor.evaluation.realism.result import Evaluation
 
 HEADLINE = (
     ("reconstruction_mae_ratio_2x_body", "Reconstruction error over that of 2x pooling, body", "below 0.9"),

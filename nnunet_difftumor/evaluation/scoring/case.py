@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, read_case_maps
 from nnunet_difftumor.evaluation.scoring.components import (
     Components,
+    Matching,
     axial_diameter_mm,
-    equivalent_diameter_mm,
     find_components,
+    match_components,
+    panoptic_quality,
 )
-from nnunet_difftumor.evaluation.scoring.matching import Matching, match_components, panoptic_quality
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter, keep_near_organ
 from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, PredictionScore, TumorScore
 from nnunet_difftumor.evaluation.scoring.rules import TOLERANCES_MM, ScoringRules, size_bin

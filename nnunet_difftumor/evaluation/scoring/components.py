@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 
+from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 
 SPECK = -1
 """Number of voxels that belong to components too small to count."""
-
-NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
-"""Voxels that share a face, an edge or a corner are connected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,25 +61,6 @@ def find_components(
     return Components(new_numbers[numbers], left[does_count], 2 * left[does_count] <= whole[does_count])
 
 
-def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number the 26-connected components of a mask, all of them.
-
-    Args:
-        mask: A mask. Shape (D, H, W).
-
-    Returns:
-        Number of each voxel's component, 0 outside, and how many there are.
-    """
-    numbers = np.zeros(mask.shape, dtype=np.int32)
-    count: Any = ndimage.label(mask, structure=NEIGHBOURS_26, output=numbers)
-    return numbers, int(count)
-
-
-def equivalent_diameter_mm(volume_mm3: float) -> float:
-    """Diameter in mm of the sphere of a volume in mm3."""
-    return 2.0 * (3.0 * volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0)
-
-
 def axial_diameter_mm(mask: NDArray[np.bool_], spacing_mm: Sequence[float], axial_axis: int) -> float:
     """Largest diameter of a mask within one axial slice, as a reader would measure it.
 
@@ -117,3 +95,85 @@ def axial_diameter_mm(mask: NDArray[np.bool_], spacing_mm: Sequence[float], axia
         across_columns = np.hypot(apart_row, apart_column + column_mm)
         longest = max(longest, float(across_rows.max()), float(across_columns.max()))
     return longest
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Overlaps of N reference tumours and M predicted ones, and the pairs that belong together.
+
+    Attributes:
+        iou: Intersection over union. Shape (N, M).
+        match_of_reference: Index of the predicted tumour of each reference tumour, -1 without one. Shape (N,).
+        match_of_prediction: Index of the reference tumour of each predicted tumour, -1 without one. Shape (M,).
+        touches_speck: True where a predicted tumour overlaps a reference component too small to count. Shape (M,).
+    """
+
+    iou: NDArray[np.float64]
+    match_of_reference: NDArray[np.int64]
+    match_of_prediction: NDArray[np.int64]
+    touches_speck: NDArray[np.bool_]
+
+    @property
+    def touched_references(self) -> NDArray[np.bool_]:
+        """True where a reference tumour shares a voxel with a predicted one. Shape (N,)."""
+        return np.asarray((self.iou > 0).any(axis=1))
+
+    @property
+    def touching_predictions(self) -> NDArray[np.bool_]:
+        """True where a predicted tumour shares a voxel with a reference one. Shape (M,)."""
+        return np.asarray((self.iou > 0).any(axis=0))
+
+
+def match_components(reference: Components, prediction: Components, smallest_iou: float) -> Matching:
+    """Pair reference and predicted tumours one to one.
+
+    Of all pairings whose pairs reach the smallest overlap, the one with the largest sum of overlaps is taken
+    (Hungarian method).
+
+    Args:
+        reference: Reference tumours.
+        prediction: Predicted tumours on the same grid.
+        smallest_iou: Smallest intersection over union of a pair.
+
+    Returns:
+        The pairs.
+    """
+    shared, touches_speck = _count_shared_voxels(reference, prediction)
+    union = reference.voxels[:, None] + prediction.voxels[None, :] - shared
+    iou = shared / union
+    rows, columns = linear_sum_assignment(np.where(iou >= smallest_iou, iou, 0.0), maximize=True)
+    is_pair = iou[rows, columns] >= smallest_iou
+    match_of_reference = np.full(len(reference), -1, dtype=np.int64)
+    match_of_prediction = np.full(len(prediction), -1, dtype=np.int64)
+    match_of_reference[rows[is_pair]] = columns[is_pair]
+    match_of_prediction[columns[is_pair]] = rows[is_pair]
+    return Matching(iou, match_of_reference, match_of_prediction, touches_speck)
+
+
+def panoptic_quality(matched_ious: NDArray[np.float64], reference_tumors: int, predicted_tumors: int) -> float:
+    """Panoptic quality: overlap of the pairs, over pairs and half of what is left over on both sides.
+
+    Args:
+        matched_ious: Intersection over union of each pair. Shape (pairs,).
+        reference_tumors: Number of reference tumours, paired or not.
+        predicted_tumors: Number of predicted tumours, paired or not.
+
+    Returns:
+        A value in [0, 1]; NaN with no tumour on either side.
+
+    Source:
+        Kirillov et al., "Panoptic Segmentation", CVPR 2019.
+    """
+    size = (reference_tumors + predicted_tumors) / 2.0  # pairs + (missed + false positives) / 2
+    return float(matched_ious.sum() / size) if size else math.nan
+
+
+def _count_shared_voxels(reference: Components, prediction: Components) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Voxels shared by each pair, shape (N, M), and whether predictions overlap a speck, shape (M,)."""
+    is_shared = (reference.numbers != 0) & (prediction.numbers > 0)
+    rows = reference.numbers[is_shared].astype(np.int64)
+    rows[rows == SPECK] = 0  # 0 is free: no shared voxel is outside the reference
+    columns = prediction.numbers[is_shared].astype(np.int64) - 1
+    shape = (len(reference) + 1, len(prediction))
+    counts = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
+    return counts[1:], counts[0] > 0

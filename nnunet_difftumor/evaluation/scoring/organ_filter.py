@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_difftumor.ct.components import NEIGHBOURS_26, label_components
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseMaps
-from nnunet_difftumor.evaluation.scoring.components import NEIGHBOURS_26, label_components
 from nnunet_difftumor.evaluation.scoring.scheme import ScoredLabel
 
 REFERENCE = "reference"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.tumor.published_contrasts import HYPODENSE, TRAINING, find_target
 
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_NAMES = ("soft-tissue-tiny",)
@@ -57,3 +58,22 @@ def _builtin_folder(text: str) -> Path:
             '--generator DIR, or "generator": "DIR" in difftumor.json.'
         )
     return folder
+
+
+def default_target(generator: str, organ_name: str | None = None) -> str:
+    """Choose what looks are drawn from where the user did not say.
+
+    A generator of the user's own was trained on the tumours that are wanted: they are the reference. A builtin one
+    was trained on tumours of another organ: a published contrast of the organ is better, and where there is none,
+    the training tumours that are darker than their surroundings, as tumours in enhanced organs mostly are.
+
+    Args:
+        generator: Generator as the user named it.
+        organ_name: Name of the organ's label, as far as it is known.
+
+    Returns:
+        One of `TARGETS`.
+    """
+    if not is_builtin(generator):
+        return TRAINING
+    return (find_target(organ_name) if organ_name else None) or HYPODENSE

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from nnunet_difftumor.synthesis.tissue.diffusion import DescribedTissue, GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance
 
 FloatArray = NDArray[np.float32]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_difftumor import __version__
 
 if TYPE_CHECKING:
-    from nnunet_difftumor.trainer.export.model_export import TrainedModel
+    from nnunet_difftumor.trainer.export.trained_model import TrainedModel
     from nnunet_difftumor.trainer.export.verification import Verification
 
 MANIFEST_NAME = "difftumor_export.json"

@@ -19,7 +19,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.settings.trainer_settings import ENVIRONMENT_VARIABLE, is_generator_name
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE
+from nnunet_difftumor.settings.trainer_settings import is_generator_name
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.environment import temporary_environment
 from nnunet_difftumor.trainer.discovery import find_trainer

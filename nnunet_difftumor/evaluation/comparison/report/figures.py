@@ -23,7 +23,7 @@ from nnunet_difftumor.evaluation.comparison.analysis import (
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
 from nnunet_difftumor.evaluation.comparison.measures import TUMOR_DICE, TUMORS, Measure
 from nnunet_difftumor.evaluation.comparison.text import show_estimate
-from nnunet_difftumor.evaluation.statistics.comparisons import Estimate
+from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
 _INK, _SOFT, _LINE, _ACCENT = "#1c2430", "#5b6675", "#dfe4ea", "#14618f"
 _ARM_COLORS = ("#5b6675", "#14618f", "#c2571a", "#2f7d4f", "#8a3d8f", "#a08000")

@@ -10,18 +10,11 @@ from matplotlib.figure import Figure
 
 from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, DifferenceFigure, Findings
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, file_name_of
-from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES
+from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.report.figures import draw_forest, draw_sizes
 from nnunet_difftumor.evaluation.comparison.report.tables import Table, cohort_table, tables_of_label
-from nnunet_difftumor.evaluation.comparison.text import (
-    is_lack,
-    listing,
-    measure_of,
-    show_interval,
-    show_p_value,
-    show_value,
-)
-from nnunet_difftumor.evaluation.statistics.comparisons import SMALLEST_HOSPITALS
+from nnunet_difftumor.evaluation.comparison.text import listing, show_interval, show_p_value, show_value
+from nnunet_difftumor.evaluation.statistics.intervals import SMALLEST_HOSPITALS
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.pictures.montage import save_figure
 from nnunet_difftumor.support.pictures.pages import embed_png, page_environment

@@ -26,18 +26,9 @@ from nnunet_difftumor.evaluation.comparison.analysis import (
 )
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
 from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
-from nnunet_difftumor.evaluation.comparison.measures import MEASURES, Measure
-from nnunet_difftumor.evaluation.comparison.text import (
-    DASH,
-    NOT_MEASURED,
-    is_lack,
-    measure_of,
-    show_estimate,
-    show_interval,
-    show_p_value,
-    show_value,
-)
-from nnunet_difftumor.evaluation.statistics.comparisons import Estimate
+from nnunet_difftumor.evaluation.comparison.measures import MEASURES, NOT_MEASURED, Measure, is_lack, measure_of
+from nnunet_difftumor.evaluation.comparison.text import DASH, show_estimate, show_interval, show_p_value, show_value
+from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 ARMS_FILE, DIFFERENCES_FILE, SEEDS_FILE = "arms.csv", "differences.csv", "seeds.csv"

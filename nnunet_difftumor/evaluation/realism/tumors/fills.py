@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.synthesis.tissue.diffusion import GeneratedRegions, TissueGenerator
+from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions, TissueGenerator
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.region import RoiRule
 

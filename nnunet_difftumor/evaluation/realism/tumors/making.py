@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nnunet_difftumor.ct.resample import average_onto
 from nnunet_difftumor.evaluation.realism.tumors.places import Place
 from nnunet_difftumor.synthesis.blending import composite, limit_residual, robust_sd
-from nnunet_difftumor.synthesis.tissue.diffusion import TissueGenerator
+from nnunet_difftumor.synthesis.tissue.interface import TissueGenerator
 from nnunet_difftumor.tumor.region import RegionOfInterest
 
 FloatArray = NDArray[np.float32]

@@ -17,7 +17,8 @@ from nnunet_difftumor.tumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
 from nnunet_difftumor.tumor.region import RegionOfInterest, RoiRule, choose_roi
 from nnunet_difftumor.tumor.rim import signed_distance_mm
 from nnunet_difftumor.tumor.sizes import SizeClass
-from nnunet_difftumor.tumor.surface import TumorSpec, TumorSurface, draw_tumor_spec
+from nnunet_difftumor.tumor.spec import TumorSpec, draw_tumor_spec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 Box = tuple[slice, slice, slice]
 FloatArray = NDArray[np.float32]

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, label
 
-from nnunet_difftumor.ct.datasets import Case, read_ct, read_mask
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.errors import MissingLabelError
 from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM

@@ -31,8 +31,8 @@ from nnunet_difftumor.evaluation.realism.tumors.making import (
 from nnunet_difftumor.evaluation.realism.tumors.places import TRANSPLANT, Place, find_places, place_of_target
 from nnunet_difftumor.evaluation.realism.tumors.residual import free_residual
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
-from nnunet_difftumor.synthesis.tissue.diffusion import TissueGenerator
 from nnunet_difftumor.synthesis.tissue.donors import Donor
+from nnunet_difftumor.synthesis.tissue.interface import TissueGenerator
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.rim import ring_level_hu
 

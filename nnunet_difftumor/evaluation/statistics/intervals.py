@@ -1,4 +1,4 @@
-"""Intervals and tests with the patient as the unit; pure functions on arrays of patients.
+"""Intervals with the patient as the unit; pure functions on arrays of patients.
 
 Every figure of a comparison is a ratio of sums over patients: the mean of the patients' Dice (each patient
 counts 1), found tumours over tumours, false positives over scans, the difference of two arms in any of them.
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-FloatArray = NDArray[np.floating]
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, FloatArray, Scale, pooled_mean
 
 SMALLEST_BOOTSTRAP = 30
 """From this number of patients on they are resampled; below, Student's t and sign flips are used."""
@@ -40,85 +40,15 @@ SMALLEST_HOSPITALS = 6
 SMALLEST_SEEDS = 3
 """From this number of seeds in both arms on, the variance between trainings enters an interval."""
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 _BLOCK = 20_000_000
-_LARGEST_RATE = 0.06
+LARGEST_RATE = 0.06
 _DEGREES = 1.2
 _SMALLEST_EFFECTIVE = 3.0
 NO_DIFFERENCE = "the arms do not differ in any patient"
 SAME_DIFFERENCE = "the arms differ by the same amount in every patient"
 OUTWEIGHED = "one of them outweighs the others"
 _STUDENT, _BOOTSTRAP = "Student's t over patients", "bootstrap-t over patients"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How the variance of a mean depends on the mean, and what is added against too narrow intervals.
-
-    Attributes:
-        name: Short name.
-        ends: Ends of the scale at which a part of a patient is added before the interval is drawn, so that an
-            arm that found everything in few patients does not get an interval of no width (Agresti and Coull, 1998;
-            for differences Bonett and Price, 2012).
-        end_weight: How much of a patient with one tumour, at each end.
-        is_of_hits: What is averaged is yes or no, whose variance is known from the mean as in Wilson's interval;
-            otherwise it is estimated, at the cost of one degree of freedom.
-        largest: Differences are between -largest and largest; an interval ends there.
-    """
-
-    name: str
-    ends: tuple[float, ...] = ()
-    end_weight: float = 0.0
-    is_of_hits: bool = False
-    largest: float = math.inf
-
-    def lacks_spread(self, totals: FloatArray, weights: FloatArray) -> bool:
-        """Whether all units differ by the same amount, which says nothing about how much others would."""
-        is_of_amounts = self.name == "difference" and not self.is_of_hits
-        return is_of_amounts and np.allclose(totals, pooled_mean(totals, weights) * weights, rtol=0, atol=1e-12)
-
-    def variance(self, mean: FloatArray) -> FloatArray:
-        """Variance of one patient as a function of the mean, up to a factor."""
-        if self.name == "share":
-            return np.clip(mean * (1.0 - mean), 0.0, None)
-        return np.clip(mean, 0.0, None) if self.name == "count" else np.ones_like(mean)
-
-    def ends_around(
-        self, mean: FloatArray, unit_variance: FloatArray, critical: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Solve (mean - m)^2 = critical^2 * unit_variance * variance(m) for the two ends m."""
-        square = critical**2 * unit_variance
-        if self.name == "share":
-            centre = (mean + square / 2) / (1 + square)
-            half = np.sqrt(square * np.clip(mean * (1 - mean), 0, None) + square**2 / 4) / (1 + square)
-            return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
-        if self.name == "count":
-            half = np.sqrt(square * mean + square**2 / 4)
-            return np.clip(mean + square / 2 - half, 0.0, None), mean + square / 2 + half
-        return self.bounded(mean - np.sqrt(square)), self.bounded(mean + np.sqrt(square))
-
-    def bounded(self, difference: FloatArray) -> FloatArray:
-        """Move a difference that no data could have to the end of the scale."""
-        return np.clip(difference, -self.largest, self.largest)
-
-
-SHARE = Scale("share", ends=(0.0, 1.0), end_weight=0.125)
-"""Means of values in [0, 1]: Dice, surface Dice."""
-
-HIT_SHARE = Scale("share", ends=(0.0, 1.0), end_weight=0.125, is_of_hits=True)
-"""Shares of yes or no: sensitivity, specificity."""
-
-COUNT = Scale("count")
-"""Means of counts: false positives."""
-
-DIFFERENCE = Scale("difference")
-"""Differences of means."""
-
-SHARE_DIFFERENCE = Scale("difference", largest=1.0)
-"""Differences of means of values in [0, 1]."""
-
-HIT_DIFFERENCE = Scale("difference", ends=(-1.0, 1.0), end_weight=0.25, is_of_hits=True, largest=1.0)
-"""Differences of shares of yes or no: an eighth of a patient at either end in either arm."""
 
 
 @dataclass(frozen=True)
@@ -207,14 +137,15 @@ def hospital_interval(
 def _lack(totals: FloatArray, weights: FloatArray, scale: Scale, units: str) -> str:
     """Why there is no interval; empty if there is."""
     if scale.lacks_spread(totals, weights):
-        return _same_everywhere(float(pooled_mean(totals, weights))).replace("patient", units.removesuffix("s"))
+        return same_everywhere(float(pooled_mean(totals, weights))).replace("patient", units.removesuffix("s"))
     effective = float(effective_number(weights))
     if effective < min(_SMALLEST_EFFECTIVE, len(weights) / 2):
         return f"{OUTWEIGHED}: {len(weights)} {units} count as {effective:.1f}"
     return ""
 
 
-def _same_everywhere(value: float) -> str:
+def same_everywhere(value: float) -> str:
+    """Why there is no interval where every patient has the same value."""
     return SAME_DIFFERENCE if abs(value) > 1e-12 else NO_DIFFERENCE
 
 
@@ -241,12 +172,6 @@ def critical_value(
     if np.shape(weights)[-1] < SMALLEST_BOOTSTRAP:
         return student_critical_value(weights)
     return bootstrap_critical_value(totals, weights, scale, draws=draws, rng=rng)
-
-
-def pooled_mean(totals: FloatArray, weights: FloatArray) -> FloatArray:
-    """Ratio of the two sums. Shapes (..., P) and (..., P); NaN without patients."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(totals, dtype=float).sum(axis=-1) / np.asarray(weights, dtype=float).sum(axis=-1)
 
 
 def interval_ends(
@@ -295,7 +220,7 @@ def student_critical_value(weights: FloatArray) -> FloatArray:
         The quantile. Shape (...).
     """
     freedom = np.minimum(_DEGREES * (effective_number(weights) - 1), np.shape(weights)[-1] - 1)
-    return np.asarray(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom))
+    return np.asarray(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def bootstrap_critical_value(
@@ -324,7 +249,7 @@ def bootstrap_critical_value(
         centre.statistic(rng.multinomial(units, np.full(units, 1 / units), size=min(rows, draws - start)))
         for start in range(0, draws, rows)
     ]
-    quantile = np.quantile(np.concatenate(blocks, axis=-1), _CONFIDENCE, axis=-1, method="inverted_cdf")
+    quantile = np.quantile(np.concatenate(blocks, axis=-1), CONFIDENCE, axis=-1, method="inverted_cdf")
     student = student_critical_value(centre.weights)
     return np.maximum(np.where(np.isfinite(quantile), quantile, student), student)
 
@@ -371,175 +296,6 @@ class _Centre:
         return np.where(squares > 0, ratio, 1 / weight) if self.scale.name == "count" else ratio
 
 
-def sign_flip_p_value(
-    differences: FloatArray, *, draws: int, rng: np.random.Generator, is_of_hits: bool = False
-) -> FloatArray:
-    """Two-sided permutation test: under no effect, the two arms of a patient could be swapped.
-
-    A patient's tumours are swapped together. All sign patterns are tried if there are no more than `draws`.
-    Patterns as extreme as what was seen count one half (mid-p): few patients differ in whether a tumour was
-    found, and without it the test would call an effect in 0.3% of studies of 10 patients instead of 5%. How many
-    differ is left to chance then, but not for amounts such as Dice, where 5 or 6 patients with mid-p give 6.3%. So
-    their p-value is never less than five sixths of the one that counts such patterns whole: at most 6% of studies
-    without an effect are called one, whatever the amounts.
-
-    Args:
-        differences: Difference of the two arms, summed in each patient. Shape (..., P).
-        draws: Number of random sign patterns.
-        rng: Random generator.
-        is_of_hits: The differences are of yes or no (tumours found, scans without a false alarm).
-
-    Returns:
-        p-value. Shape (...); 1 where no patient differs.
-    """
-    differences = np.asarray(differences, dtype=float)
-    count = differences.shape[-1]
-    is_exact = 2**count <= draws
-    if is_exact:
-        signs = 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-    else:
-        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(draws, count))
-    observed = np.abs(differences.sum(axis=-1))[..., None]
-    tolerance = 1e-9 * np.abs(differences).sum(axis=-1)[..., None]
-    flipped = np.abs(differences @ signs.T)
-    beyond = (flipped > observed + tolerance).sum(axis=-1)
-    as_extreme = (flipped >= observed - tolerance).sum(axis=-1) - beyond
-    seen = 0 if is_exact else 1  # the pattern that was seen is one of those that are tried
-    patterns = len(signs) + seen
-    half, whole = (beyond + (as_extreme + seen) / 2) / patterns, (beyond + as_extreme + seen) / patterns
-    p_value = half if is_of_hits else np.maximum(half, whole * (1 - _CONFIDENCE) / _LARGEST_RATE)
-    return np.where(np.any(differences, axis=-1), p_value, 1.0)
-
-
-def wilcoxon_p_value(differences: FloatArray) -> FloatArray:
-    """Two-sided Wilcoxon signed-rank test of patients' differences, zeros ranked as by Pratt (1959).
-
-    Args:
-        differences: Difference of the two arms in each patient. Shape (..., P).
-
-    Returns:
-        p-value. Shape (...); 1 where no patient differs.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tested = stats.wilcoxon(differences, axis=-1, zero_method="pratt", method="approx")
-    return np.where(np.any(differences, axis=-1), np.asarray(tuple(tested)[1]), 1.0)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's step-down method (1979).
-
-    Args:
-        p_values: p-values of one family; NaN is left out of the count and stays NaN.
-
-    Returns:
-        Adjusted p-values in the same order.
-    """
-    values = np.asarray(p_values, dtype=float)
-    adjusted = np.full(len(values), np.nan)
-    tested = np.flatnonzero(np.isfinite(values))
-    order = tested[np.argsort(values[tested], kind="stable")]
-    steps = values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in adjusted]
-
-
-@dataclass(frozen=True, eq=False)
-class AreaUnderCurve:
-    """Area under the ROC curve of patients' scores, and what each patient contributes to its error.
-
-    Attributes:
-        value: The area.
-        of_positives: Part of each patient's positive scans in value - expectation. Shape (P,).
-        of_negatives: The same of the negative scans. Shape (P,).
-        positives: Number of patients with positive scans.
-        negatives: Number of patients with negative scans.
-    """
-
-    value: float
-    of_positives: FloatArray
-    of_negatives: FloatArray
-    positives: int
-    negatives: int
-
-    @property
-    def critical_value(self) -> float:
-        """Student's, with the degrees of freedom of the smaller group."""
-        return float(student_critical_value(np.ones(min(self.positives, self.negatives))))
-
-
-def area_under_curve(
-    scores: FloatArray, is_positive: NDArray[np.bool_], patients: NDArray[np.integer], count: int
-) -> AreaUnderCurve | None:
-    """Area under the curve with patients as clusters of scans (Obuchowski 1997; DeLong 1988 for one scan each).
-
-    Args:
-        scores: Score of each scan. Shape (N,).
-        is_positive: True for scans with a tumour. Shape (N,).
-        patients: Number of each scan's patient. Shape (N,).
-        count: Number of patients.
-
-    Returns:
-        The area; None with fewer than two patients of either kind.
-    """
-    kinds = (is_positive, ~is_positive)
-    sizes = [len(np.unique(patients[kind])) for kind in kinds]
-    if min(sizes) < 2:
-        return None
-    ranks = stats.rankdata(scores)
-    parts, value = [], 0.0
-    for kind, other, sign in ((kinds[0], kinds[1], 1.0), (kinds[1], kinds[0], -1.0)):
-        below = (ranks[kind] - stats.rankdata(scores[kind])) / other.sum()  # share of the other kind that is lower
-        wins = below if sign > 0 else 1.0 - below
-        value = float(wins.mean())
-        parts.append(np.bincount(patients[kind], weights=(wins - value) / kind.sum(), minlength=count))
-    return AreaUnderCurve(value, parts[0], parts[1], *sizes)
-
-
-def area_interval(area: AreaUnderCurve) -> Estimate:
-    """The area with an interval over patients on the scale of shares."""
-    variance = _area_variance(area.of_positives, area.of_negatives, area)
-    spread = area.value * (1 - area.value)
-    unit_variance = variance / spread if variance > 0 and spread > 0 else 1 / min(area.positives, area.negatives)
-    low, high = SHARE.ends_around(np.asarray(area.value), np.asarray(unit_variance), np.asarray(area.critical_value))
-    return Estimate(area.value, float(low), float(high), "clustered DeLong, Student's t")
-
-
-def area_difference(area: AreaUnderCurve, baseline: AreaUnderCurve) -> tuple[Estimate, float]:
-    """Paired difference of two areas on the same scans, with its p-value by Student's t.
-
-    Args:
-        area: Area of an arm.
-        baseline: Area of the arm that it is compared with.
-
-    Returns:
-        The difference with its interval, and the two-sided p-value; neither where the areas differ though no patient
-        contributes to an error.
-    """
-    value = area.value - baseline.value
-    variance = _area_variance(
-        area.of_positives - baseline.of_positives, area.of_negatives - baseline.of_negatives, area
-    )
-    if variance <= 0:
-        reason = _same_everywhere(value)
-        return Estimate(value, math.nan, math.nan, reason), 1.0 if reason == NO_DIFFERENCE else math.nan
-    error = math.sqrt(variance)
-    freedom = min(area.positives, area.negatives) - 1
-    p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
-    half = area.critical_value * error
-    low, high = SHARE_DIFFERENCE.bounded(np.asarray([value - half, value + half]))
-    return Estimate(value, float(low), float(high), "clustered DeLong, Student's t"), p_value
-
-
-def _area_variance(of_positives: FloatArray, of_negatives: FloatArray, area: AreaUnderCurve) -> float:
-    positives, negatives = area.positives, area.negatives
-    both = max(len(of_positives), 2)
-    return float(
-        positives / (positives - 1) * (of_positives**2).sum()
-        + negatives / (negatives - 1) * (of_negatives**2).sum()
-        + 2 * both / (both - 1) * (of_positives * of_negatives).sum()
-    )
-
-
 def seed_interval(
     arm: FloatArray, baseline: FloatArray, weights: FloatArray, scale: Scale = DIFFERENCE
 ) -> Estimate | None:
@@ -566,13 +322,13 @@ def seed_interval(
     seeds = [_seed_variance(values * per_weight) for values in (arm, baseline)]
     of_seeds = sum(variance for variance, _ in seeds)
     if of_patients + of_seeds == 0:
-        return Estimate(value, math.nan, math.nan, _same_everywhere(value))
+        return Estimate(value, math.nan, math.nan, same_everywhere(value))
     freedom = (of_patients + of_seeds) ** 2 / (
         of_patients**2 / (patients - 1)
         + sum(variance**2 / (len(values) - 1) for (variance, _), values in zip(seeds, (arm, baseline), strict=True))
     )
     variance = max(of_patients, of_patients + of_seeds - sum(interaction for _, interaction in seeds))
-    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
     low, high = scale.bounded(np.asarray([value - half, value + half]))
     return Estimate(value, float(low), float(high), "Student's t over patients and seeds")
 

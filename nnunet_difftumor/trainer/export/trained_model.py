@@ -1,0 +1,208 @@
+"""A trained nnU-Net folder as it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_difftumor.errors import ModelExportError
+from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, read_counts
+from nnunet_difftumor.trainer.discovery import find_trainer
+
+STOCK_TRAINER = nnUNetTrainer.__name__
+
+
+DEFAULT_CHECKPOINT = "checkpoint_final.pth"
+
+
+_PLANS_KEYS = (
+    "dataset_name",
+    "plans_name",
+    "original_median_spacing_after_transp",
+    "original_median_shape_after_transp",
+    "image_reader_writer",
+    "transpose_forward",
+    "transpose_backward",
+    "configurations",
+    "experiment_planner_used",
+    "label_manager",
+    "foreground_intensity_properties_per_channel",
+    "foreground_intensity_properties_by_modality",
+)
+
+
+_DATASET_KEYS = (
+    "channel_names",
+    "modality",
+    "labels",
+    "regions_class_order",
+    "numTraining",
+    "file_ending",
+    "overwrite_image_reader_writer",
+)
+
+
+_STOCK_PACKAGES = ("dynamic_network_architectures", "nnunetv2", "torch")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A folder that nnU-Net trained into, as far as its checkpoints agree.
+
+    Attributes:
+        folder: The folder, named TRAINER__PLANS__CONFIGURATION by nnU-Net.
+        plans: Content of plans.json.
+        dataset_json: Content of dataset.json.
+        trainer: Name of the trainer.
+        configuration: Name of the configuration, such as 3d_fullres.
+        folds: Folds to export: numbers, or "all".
+        checkpoint: File name of the checkpoints.
+    """
+
+    folder: Path
+    plans: Mapping[str, Any]
+    dataset_json: Mapping[str, Any]
+    trainer: str
+    configuration: str
+    folds: tuple[str, ...]
+    checkpoint: str
+
+    @property
+    def stock_folder_name(self) -> str:
+        """Name that nnUNetv2_predict looks for with stock nnU-Net."""
+        return f"{STOCK_TRAINER}__{self.plans['plans_name']}__{self.configuration}"
+
+    @property
+    def saw_synthetic_tumors(self) -> bool:
+        """True if synthetic tumours were injected in the training of a fold, as far as its counts are there."""
+        counts = [row for fold in self.folds for row in read_counts(self.folder / f"fold_{fold}" / COUNTS_FILE_NAME)]
+        return any(row["injected"] > 0 for row in counts)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Keys of plans.json and dataset.json that are not exported."""
+        return tuple(
+            f"{name}[{key}]"
+            for name, content, kept in (
+                ("plans.json", self.plans, _PLANS_KEYS),
+                ("dataset.json", self.dataset_json, _DATASET_KEYS),
+            )
+            for key in content
+            if key not in kept
+        )
+
+
+def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> TrainedModel:
+    """Read what a trained folder says about itself.
+
+    Args:
+        folder: Folder of a trained model.
+        folds: Folds to export; those that have the checkpoint by default.
+        checkpoint: File name of the checkpoints.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelExportError: If files are missing, or the folds were not trained by one trainer and configuration.
+    """
+    if folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
+        raise ModelExportError(f"{folder} is one fold; give the folder above it, {folder.parent}, and --folds.")
+    plans, dataset_json = _read_json(folder / "plans.json"), _read_json(folder / "dataset.json")
+    chosen = _find_folds(folder, folds, checkpoint)
+    made_by = {fold: _read_origin(folder / f"fold_{fold}" / checkpoint) for fold in chosen}
+    if len(set(made_by.values())) > 1:
+        listed = ", ".join(f"fold {fold}: {trainer} {name}" for fold, (trainer, name) in made_by.items())
+        raise ModelExportError(f"The folds in {folder} were not trained alike ({listed}); choose some with --folds.")
+    trainer, configuration = made_by[chosen[0]]
+    if configuration not in plans.get("configurations", {}):
+        raise ModelExportError(
+            f"The checkpoints in {folder} are of configuration '{configuration}', which its plans.json does not hold. "
+            "Restore the plans.json that nnU-Net wrote there when it trained."
+        )
+    return TrainedModel(folder, plans, dataset_json, trainer, configuration, chosen, checkpoint)
+
+
+def refuse_networks_of_others(model: TrainedModel) -> None:
+    """Raise if stock nnU-Net could not build the model's network.
+
+    Args:
+        model: The trained model.
+
+    Raises:
+        ModelExportError: If the trainer builds its network itself, the plans name classes of other packages, or
+            the configuration is the second stage of a cascade.
+    """
+    trainer = find_trainer(model.trainer)
+    owner = next(base for base in trainer.__mro__ if "build_network_architecture" in vars(base))
+    if owner is not nnUNetTrainer:
+        raise ModelExportError(
+            f"{model.trainer} builds its network itself ({owner.__name__}.build_network_architecture) and not from the "
+            f"plans, so {STOCK_TRAINER} cannot build it. Share the trainer's code with the model, or train with one "
+            "that keeps nnU-Net's network."
+        )
+    configuration = PlansManager(dict(model.plans)).get_configuration(model.configuration)
+    keywords = configuration.network_arch_init_kwargs
+    named = [configuration.network_arch_class_name]
+    named += [keywords[key] for key in configuration.network_arch_init_kwargs_req_import if keywords.get(key)]
+    foreign = [name for name in named if name.split(".")[0] not in _STOCK_PACKAGES]
+    if foreign:
+        raise ModelExportError(
+            f"The plans build the network from {', '.join(foreign)}, which does not come with nnU-Net; a machine with "
+            "stock nnU-Net could not build it."
+        )
+    if configuration.previous_stage_name is not None:
+        raise ModelExportError(
+            f"'{model.configuration}' is the second stage of a cascade: it predicts from predictions of the first. "
+            f"Export {configuration.previous_stage_name} or 3d_fullres."
+        )
+
+
+def _find_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
+    present = [path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}")]
+    present.sort(key=lambda fold: (not fold.isdigit(), int(fold) if fold.isdigit() else 0))
+    if not present:
+        others = sorted({path.name for path in folder.glob("fold_*/checkpoint_*.pth")})
+        hint = f"There is {', '.join(others)}: name one with --checkpoint." if others else "Train it first."
+        raise ModelExportError(f"No fold in {folder} has {checkpoint}. {hint}")
+    missing = [fold for fold in folds or () if fold not in present]
+    if missing:
+        raise ModelExportError(
+            f"{folder} has no {checkpoint} for fold {', '.join(missing)}; it has fold {', '.join(present)}."
+        )
+    return tuple(dict.fromkeys(folds)) if folds else tuple(present)
+
+
+def _read_origin(path: Path) -> tuple[str, str]:
+    """Trainer and configuration of a checkpoint."""
+    content = _load_checkpoint(path)
+    return str(content["trainer_name"]), str(content["init_args"]["configuration"])
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    """Unpickle a checkpoint as nnU-Net does."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+        missing = {"trainer_name", "init_args", "network_weights"} - set(content)
+    except Exception as error:  # a broken pickle raises anything
+        raise ModelExportError(f"{path} cannot be read as a checkpoint of nnU-Net: {error}. Restore it.") from error
+    if missing:
+        raise ModelExportError(f"{path} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}.")
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelExportError(
+            f"{path} cannot be read ({error}). --model needs the folder that nnU-Net trained into, such as "
+            "$nnUNet_results/Dataset007_Pancreas/nnUNetTrainerDiffTumor__nnUNetPlans__3d_fullres."
+        ) from error
