@@ -39,7 +39,6 @@ from nnunet_difftumor.cases.fold import (
     roles_of,
 )
 from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
-from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.injection.data_loader import (
@@ -68,6 +67,7 @@ from nnunet_difftumor.injection.sources import (
     MISPLACED,
     HandcraftedSource,
 )
+from nnunet_difftumor.own_packages import require_own_packages
 from nnunet_difftumor.settings.trainer_settings import (
     ENVIRONMENT_VARIABLE,
     DiffTumorConfig,
