@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from nnunet_difftumor import __version__
-from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.own_packages import require_own_packages
 
 ROOMS: dict[str, dict[str, str]] = {
     "data": {

@@ -3,10 +3,186 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from nnunet_difftumor.ablation import TRAININGS, AblationData, run_ablation
+import pandas as pd
+
+from nnunet_difftumor import cli
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.support.files.atomic_files import written_whole
+
+COLUMNS = (
+    "in_mask_w1_hu",
+    "in_mask_w1_hu_in_place",
+    "lowpass_ratio",
+    "highpass_ratio",
+    "highpass_ratio_no_residual",
+    "contrast_slope",
+    "contrast_median_error_hu",
+    "contrast_spearman",
+    "two_sample_auc",
+    "rim_probe_auc",
+)
+"""Headline figures of `evaluate-generator` that the table shows; the residual is the difference of two columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One generator to train.
+
+    Attributes:
+        name: Name of its folder.
+        options: Options of `difftumor train-diffusion` besides data, autoencoder, output and length.
+        steps: Denoising steps T at which it is measured.
+        samplers: Samplers with which it is measured.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    steps: tuple[int, ...] = (4,)
+    samplers: tuple[str, ...] = ("angle",)
+
+
+TRAININGS: tuple[Training, ...] = (
+    Training(name="flow", steps=(1, 2, 4, 10), samplers=("angle", "straight")),
+    Training(name="v", options=("--objective", "v"), steps=(1, 2, 4, 10)),
+    Training(name="epsilon", options=("--objective", "epsilon")),
+    Training(name="flow-plain-latents", options=("--plain-latents",), samplers=("angle", "straight")),
+    Training(name="flow-one-spacing", options=("--spacing-mm", "2", "2")),
+)
+"""Rectified flow, v, the paper's epsilon at T = 4; flow in plain latents; flow without spacing augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationData:
+    """What every row has in common.
+
+    Attributes:
+        dataset: nnU-Net raw data set with annotated tumours.
+        autoencoder: Output folder of `train-autoencoder`.
+        splits: A splits_final.json.
+        fold: Its training cases train, its validation cases are measured.
+        preset: Preset of the diffusion model.
+        training_steps: Training steps of every generator.
+        seed: Seed of training and evaluation.
+    """
+
+    dataset: Path
+    autoencoder: Path
+    splits: Path
+    fold: int
+    preset: str
+    training_steps: int
+    seed: int = 0
+
+
+def run_ablation(
+    data: AblationData, output: Path, *, names: Sequence[str] | None = None, classifier_steps: int = 0
+) -> pd.DataFrame:
+    """Train and measure every row; what is there already is not done again.
+
+    Args:
+        data: What the rows have in common.
+        output: Folder for the generators, the evaluations and the tables.
+        names: Names of the trainings to run; all by default.
+        classifier_steps: Training steps of the two-sample classifier; 0 leaves it out, which saves most of the time.
+
+    Returns:
+        One row for each training, T and sampler; also written as `ablation.csv` and `ablation.md`.
+
+    Raises:
+        ConfigurationError: If a name is unknown.
+    """
+    known = [training.name for training in TRAININGS]
+    unknown = sorted(set(names or ()) - set(known))
+    if unknown:
+        raise ConfigurationError(f"There is no ablation {', '.join(unknown)}. Known: {', '.join(known)}.")
+    rows = []
+    for training in TRAININGS:
+        if names and training.name not in names:
+            continue
+        generator = _train(training, data, output / training.name)
+        for sampler in training.samplers:
+            for steps in training.steps:
+                if steps == 1 and sampler != training.samplers[0]:
+                    continue  # one step is the same with both
+                folder = output / f"{training.name}_{sampler}_T{steps}"
+                rows.append(
+                    _row(training, sampler, steps, _measure(generator, data, folder, steps, sampler, classifier_steps))
+                )
+                write_tables(pd.DataFrame(rows), output)
+    return pd.DataFrame(rows)
+
+
+def write_tables(table: pd.DataFrame, output: Path) -> None:
+    """Write the table as CSV and as Markdown.
+
+    Args:
+        table: One row for each training, T and sampler.
+        output: Folder.
+    """
+    with written_whole(output / "ablation.csv", overwrite=True) as temporary:
+        table.to_csv(temporary, index=False)
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
+    with written_whole(output / "ablation.md", overwrite=True) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _train(training: Training, data: AblationData, folder: Path) -> Path:
+    generator = folder / "generator"
+    if generator.is_dir():
+        return generator
+    words = ["train-diffusion", "--data", str(data.dataset), "--autoencoder", str(data.autoencoder)]
+    words += ["--splits", str(data.splits), "--fold", str(data.fold), "--preset", data.preset]
+    words += ["--steps", str(data.training_steps), "--seed", str(data.seed), "--output", str(folder)]
+    words += [*training.options, *(["--resume"] if folder.exists() else [])]
+    print("$ difftumor " + " ".join(words), flush=True)
+    if cli.main(words) != 0:
+        raise ConfigurationError(f"The training of {training.name!r} failed; the message above says why.")
+    return generator
+
+
+def _measure(
+    generator: Path, data: AblationData, folder: Path, steps: int, sampler: str, classifier_steps: int
+) -> Mapping[str, Any]:
+    from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
+    from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
+
+    summary = folder / "summary.json"
+    if summary.is_file():
+        return json.loads(summary.read_text(encoding="utf-8"))
+    settings = EvaluationSettings(
+        steps=steps,
+        sampler=sampler,
+        seed=data.seed,
+        draws_per_case=2,
+        radii_mm=(6.0, 8.0, 10.0, 12.0, 15.0),
+        places_per_radius=1,
+        native_radii_mm=(),
+        diversity_seeds=2,
+        diversity_radii_mm=(10.0,),
+    )
+    settings = replace(settings, classifier=replace(settings.classifier, steps=classifier_steps))
+    return evaluate_generator(generator, data.dataset, folder, settings, splits_path=data.splits, fold=data.fold)
+
+
+def _row(training: Training, sampler: str, steps: int, summary: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"training": training.name, "sampler": sampler, "T": steps}
+    return row | {column: _show(summary.get(column)) for column in COLUMNS}
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if value.get("low") is None:
+            return _show(value.get("value"))
+        return f"{_show(value['value'])} ({_show(value['low'])} to {_show(value['high'])})"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def main() -> int:

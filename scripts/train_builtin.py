@@ -4,11 +4,74 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
-from nnunet_difftumor.builtin_recipe import build_builtin
-from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor import cli
+from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, write_splits
+from nnunet_difftumor.demo.soft_tissue import DATASET_NAME, make_real_dataset
+from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
+from nnunet_difftumor.synthesis.tissue.generator_names import BUILTIN_NAMES, BUILTIN_ROOT
+
+AUTOENCODER_STEPS = 1000
+DIFFUSION_STEPS = 3500
+
+DATA_NOTE = (
+    "20 soft-tissue sarcomas of 32 to 116 mm and 6 tumour-free parts of the same scans (STS_001 to STS_029 of the "
+    "collection Soft-tissue-Sarcoma: Vallieres et al. 2015, The Cancer Imaging Archive, doi "
+    "10.7937/K9/TCIA.2015.7GO2GSKS, CC BY 3.0, by way of the IBSI data sets; changed: cropped around the tumour, soft "
+    "tissue derived by a threshold). CT of PET/CT, 0.98 x 0.98 x 3.27 mm. No tumour of liver, pancreas or kidney, and "
+    "none under 32 mm, was seen: small ones are made from large ones"
+)
+
+
+def build_builtin(source: Path, work: Path, *, replace: bool = False) -> Path:
+    """Train both stages on the training cases of the soft-tissue CT and put the generator into the package.
+
+    Args:
+        source: Folder that holds `sts/` (see DIFFTUMOR_REAL_CT).
+        work: Folder for data set and runs; what is there is gone on with.
+        replace: Put the generator in the place of the one in the package.
+
+    Returns:
+        The generator folder in the package.
+
+    Raises:
+        OutputExistsError: If the package has one and `replace` is False.
+        DiffTumorError: If a stage fails.
+    """
+    target = BUILTIN_ROOT / BUILTIN_NAMES[0]
+    if target.exists() and not replace:
+        raise OutputExistsError(f"{target} exists. Add --replace to put a new generator in its place.")
+    dataset, splits = _data(source, work)
+    split = ["--splits", str(splits), "--fold", "0", "--preset", "tiny"]
+    autoencoder, diffusion = work / "autoencoder_training", work / "diffusion_training"
+    _command("train-autoencoder", ["--data", str(dataset), *split], autoencoder, AUTOENCODER_STEPS)
+    words = ["--data", str(dataset), "--autoencoder", str(autoencoder), *split, "--data-note", DATA_NOTE]
+    _command("train-diffusion", words, diffusion, DIFFUSION_STEPS)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(diffusion / "generator", target)
+    return target
+
+
+def _data(source: Path, work: Path) -> tuple[Path, Path]:
+    dataset, splits = work / DATASET_NAME, work / SPLITS_FILE_NAME
+    if not splits.is_file():
+        shutil.rmtree(dataset, ignore_errors=True)  # unfinished
+        made = make_real_dataset(source, work)
+        holdout = {"holdout": [], "share": 0.0, "healthy_cases": len(made.healthy)}
+        write_splits(work, [made.split], holdout, overwrite=True)
+    return dataset, splits
+
+
+def _command(name: str, words: list[str], output: Path, steps: int) -> None:
+    if output.exists():
+        words = [*words, "--resume"]
+    words = [name, *words, "--steps", str(steps), "--output", str(output)]
+    print("$ difftumor " + " ".join(words), flush=True)
+    if cli.main(words) != 0:
+        raise DiffTumorError(f"`difftumor {name}` failed; the message above says why.")
 
 
 def main() -> int:

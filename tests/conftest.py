@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 SLOW_TEST_S = 3600
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +29,27 @@ def _nothing_stays_on_sigterm() -> Iterator[None]:
     yield
     after = signal.signal(signal.SIGTERM, before)
     assert after == before
+
+
+@pytest.fixture(scope="session")
+def load_file() -> Callable[[str], ModuleType]:
+    """Import a Python file of the checkout that is in no package: `load_file("scripts/tabulate_study.py")`."""
+
+    def load(path: str) -> ModuleType:
+        name = ".".join(Path(path).with_suffix("").parts)
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, ROOT / path)
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[name] = module = importlib.util.module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return sys.modules[name]
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,6 @@ from nnunet_difftumor.cases.fold import (
     roles_of,
 )
 from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
-from nnunet_difftumor.collision import require_own_packages
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.injection.data_loader import REPORT_KEY, DiffTumorDataLoader, HostCases, sampling_probabilities
@@ -62,6 +61,7 @@ from nnunet_difftumor.injection.sources import (
     SynthesizerSource,
 )
 from nnunet_difftumor.injection.target_reader import TargetReader
+from nnunet_difftumor.own_packages import require_own_packages
 from nnunet_difftumor.settings.resolving import ResolvedConfig, resolve_config
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from nnunet_difftumor import ablation
-from nnunet_difftumor.ablation import TRAININGS, AblationData, run_ablation
 from nnunet_difftumor.errors import ConfigurationError
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> AblationData:
-    return AblationData(
+def ablation(load_file: Callable[[str], ModuleType]) -> ModuleType:
+    return load_file("scripts/ablate_generator.py")
+
+
+@pytest.fixture
+def data(ablation: ModuleType, tmp_path: Path) -> Any:
+    return ablation.AblationData(
         dataset=tmp_path / "raw",
         autoencoder=tmp_path / "ae",
         splits=tmp_path / "splits_final.json",
@@ -48,31 +54,31 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return called
 
 
-def test_rows_differ_in_one_thing(data, commands, tmp_path):
-    table = run_ablation(data, tmp_path / "out")
+def test_rows_differ_in_one_thing(ablation, data, commands, tmp_path):
+    table = ablation.run_ablation(data, tmp_path / "out")
     trained = {
         words[words.index("--output") + 1].rsplit("/", 1)[1]: words for words in commands if "evaluate" not in words
     }
-    assert set(trained) == {training.name for training in TRAININGS}
+    assert set(trained) == {training.name for training in ablation.TRAININGS}
     shared = [word for word in trained["flow"] if "flow" not in word]
     for name, words in trained.items():
         extra = [word for word in words if word not in shared and not word.endswith(f"/{name}")]
-        assert extra == list(next(training.options for training in TRAININGS if training.name == name))
+        assert extra == list(next(training.options for training in ablation.TRAININGS if training.name == name))
     assert set(table[table.training == "flow"]["T"]) == {1, 2, 4, 10}
     assert set(table[table.training == "flow"]["sampler"]) == {"angle", "straight"}
     assert table[table.training == "epsilon"][["sampler", "T"]].to_numpy().tolist() == [["angle", 4]]
 
 
-def test_a_second_run_does_nothing_again(data, commands, tmp_path):
-    first = run_ablation(data, tmp_path / "out", names=["flow"])
+def test_a_second_run_does_nothing_again(ablation, data, commands, tmp_path):
+    first = ablation.run_ablation(data, tmp_path / "out", names=["flow"])
     done = len(commands)
-    second = run_ablation(data, tmp_path / "out", names=["flow"])
+    second = ablation.run_ablation(data, tmp_path / "out", names=["flow"])
     assert len(commands) == done
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_figures_are_shown_with_their_interval(data, commands, tmp_path):
-    table = run_ablation(data, tmp_path / "out", names=["epsilon"])
+def test_figures_are_shown_with_their_interval(ablation, data, commands, tmp_path):
+    table = ablation.run_ablation(data, tmp_path / "out", names=["epsilon"])
     assert table.in_mask_w1_hu.tolist() == ["5.00 (4.00 to 6.50)"]
     assert table.contrast_spearman.tolist() == ["0.90"]
     assert table.lowpass_ratio.tolist() == ["-"]
@@ -80,16 +86,16 @@ def test_figures_are_shown_with_their_interval(data, commands, tmp_path):
     assert pd.read_csv(tmp_path / "out" / "ablation.csv").training.tolist() == ["epsilon"]
 
 
-def test_an_unknown_row_is_named(data, tmp_path):
+def test_an_unknown_row_is_named(ablation, data, tmp_path):
     with pytest.raises(ConfigurationError, match="flow-plain-latents"):
-        run_ablation(data, tmp_path / "out", names=["gan"])
+        ablation.run_ablation(data, tmp_path / "out", names=["gan"])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_training_stops_the_ablation(data, commands, tmp_path, monkeypatch):
+def test_a_failed_training_stops_the_ablation(ablation, data, commands, tmp_path, monkeypatch):
     from nnunet_difftumor import cli
 
     monkeypatch.setattr(cli, "main", lambda words: 1)
     with pytest.raises(ConfigurationError, match="'flow' failed"):
-        run_ablation(data, tmp_path / "out", names=["flow"])
+        ablation.run_ablation(data, tmp_path / "out", names=["flow"])
     assert ablation.COLUMNS[0] == "in_mask_w1_hu"

@@ -1,29 +1,23 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_synthesis.py"
+
+@pytest.fixture
+def synthesis(load_file: Callable[[str], ModuleType]) -> ModuleType:
+    return load_file("tests/benchmarks/synthesis.py")
 
 
-def run_script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    spec = importlib.util.spec_from_file_location("benchmark_synthesis", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
-    return module.main()
-
-
-def test_the_script_writes_every_key(tmp_path, monkeypatch):
+def test_the_benchmark_writes_every_key(synthesis, tmp_path, monkeypatch):
     path = tmp_path / "cost.json"
     words = ["--json", str(path), "--presets", "tiny", "--radii-mm", "4", "--repetitions", "1"]
-    assert run_script(words, monkeypatch) == 0
+    monkeypatch.setattr(sys, "argv", ["synthesis.py", *words])
+    assert synthesis.main() == 0
     figures = json.loads(path.read_text())
     assert {"rows", "full_patch_cpu_seconds", "peak_rss_mb"} <= set(figures)
     keys = {"preset", "radius_mm", "batch", "threads", "cpu_seconds_per_tumor"}
@@ -34,12 +28,10 @@ def test_the_script_writes_every_key(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_region_of_interest_bounds_the_cost():
+def test_a_region_of_interest_bounds_the_cost(synthesis):
     """Base preset: a fifth of the full patch at 8 mm, and at most four times that at 40 mm."""
-    from nnunet_difftumor.synthesis_benchmark import measure_cost
-
-    small = measure_cost("base", 8.0, 1, repetitions=3).cpu_seconds_per_tumor
-    large = measure_cost("base", 40.0, 1, repetitions=3).cpu_seconds_per_tumor
-    whole = measure_cost("base", 8.0, 1, repetitions=2, sides=(96,)).cpu_seconds_per_tumor
+    small = synthesis.measure_cost("base", 8.0, 1, repetitions=3).cpu_seconds_per_tumor
+    large = synthesis.measure_cost("base", 40.0, 1, repetitions=3).cpu_seconds_per_tumor
+    whole = synthesis.measure_cost("base", 8.0, 1, repetitions=2, sides=(96,)).cpu_seconds_per_tumor
     assert small <= whole / 5.0
     assert large <= 4.0 * small

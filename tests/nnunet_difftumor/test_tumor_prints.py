@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import nibabel
 import numpy as np
@@ -27,11 +29,16 @@ from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.cases.tumor_prints import can_be_told, mean_same_tumor, take_tumor_prints
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import LeakError
-from nnunet_difftumor.print_rates import COPIES, LabelledScan, drawn_scans, measure_rates, phantom_scans, resample_copy
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.tumor.sizes import SizeClass
 
 LARGE = SizeClass(name="large", radius_mm=(24.0, 36.0), probability=1.0)
+COPIES = ("nearest", "linear")
+
+
+@pytest.fixture(scope="module")
+def leak_guard(load_file: Callable[[str], ModuleType]) -> ModuleType:
+    return load_file("tests/benchmarks/leak_guard.py")
 
 
 def ellipsoid(semi_axes_mm, spacing_mm, centre_mm=(40.0, 40.0, 40.0), side_mm=80.0):
@@ -54,8 +61,10 @@ def test_an_ellipsoid_has_the_volume_and_the_moments_of_geometry():
     assert print_.skewness == print_.asymmetry == 0
 
 
-def test_flips_turns_and_shifts_change_nothing():
-    (scan,) = drawn_scans(SizeClass(name="s", radius_mm=(9.0, 9.0), probability=1.0), 1, np.random.default_rng(0))
+def test_flips_turns_and_shifts_change_nothing(leak_guard):
+    (scan,) = leak_guard.drawn_scans(
+        SizeClass(name="s", radius_mm=(9.0, 9.0), probability=1.0), 1, np.random.default_rng(0)
+    )
     image = ndimage.gaussian_filter(np.random.default_rng(1).normal(0, 400, scan.tumor_mask.shape), 2)
     image = np.pad(image.astype(np.float32), 5)
     mask = np.pad(scan.tumor_mask, 5)
@@ -84,18 +93,21 @@ def test_a_tumor_that_lost_its_neighbour_is_recognised():
     assert mean_same_tumor(prints, take_tumor_prints(one, spacing_mm))
 
 
-def test_rates_of_large_drawn_tumors():
+def test_rates_of_large_drawn_tumors(leak_guard):
     rng = np.random.default_rng(5)
-    (rates,) = measure_rates("large", drawn_scans(LARGE, 10, rng), rng)
+    (rates,) = leak_guard.measure_rates("large", leak_guard.drawn_scans(LARGE, 10, rng), rng)
     assert rates.told >= 5
     assert rates.found >= 0.8 * rates.copies
+    assert leak_guard.COPIES == COPIES
     assert (rates.pairs, rates.false_alarms) == (10 * 9 // 2 * (1 + len(COPIES)), 0)
     assert f"{rates.told} of 10" in rates.to_row()
 
 
 @pytest.mark.slow
-def test_rates_of_phantom_patients_with_their_ct():
-    shape_alone, with_ct = measure_rates("phantom", phantom_scans(20, seed=4), np.random.default_rng(0))
+def test_rates_of_phantom_patients_with_their_ct(leak_guard):
+    shape_alone, with_ct = leak_guard.measure_rates(
+        "phantom", leak_guard.phantom_scans(20, seed=4), np.random.default_rng(0)
+    )
     assert not shape_alone.uses_image
     assert with_ct.told > shape_alone.told
     assert with_ct.found >= 0.7 * with_ct.copies
@@ -113,23 +125,27 @@ def write_scan(scan, image_path, label_path):
     nibabel.save(nibabel.Nifti1Image((scan.tumor_mask * 2).astype(np.uint8).T, affine), label_path)
 
 
-def make_scan(seed, radius_mm):
+def make_scan(leak_guard, seed, radius_mm):
     """A tumour in a random field that is smooth over about 8 mm."""
     rng = np.random.default_rng(seed)
     size = SizeClass(name="fixed", radius_mm=(radius_mm, radius_mm), probability=1.0)
     spacing_mm = (1.5, 1.5, 1.5)
-    drawn = next(scan for scan in drawn_scans(size, 50, rng) if scan.spacing_mm[0] == 1.5)
+    drawn = next(scan for scan in leak_guard.drawn_scans(size, 50, rng) if scan.spacing_mm[0] == 1.5)
     mask = ndimage.zoom(drawn.tumor_mask.astype(np.float32), [1, *(drawn.spacing_mm[1] / 1.5,) * 2], order=1) > 0.5
     margins = [(max(8, (116 - side) // 2),) * 2 for side in mask.shape]
     mask = np.pad(mask, margins)
     field = ndimage.gaussian_filter(rng.normal(size=mask.shape), 4)
     image_hu = 60 + 60 * field / field.std() + rng.normal(0, 10, mask.shape) - 50 * mask
-    return LabelledScan(mask, spacing_mm, image_hu.astype(np.float32))
+    return leak_guard.LabelledScan(mask, spacing_mm, image_hu.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
-def scans():
-    return {"train_1": make_scan(1, 12.0), "val_large": make_scan(2, 30.0), "val_small": make_scan(3, 7.0)}
+def scans(leak_guard):
+    return {
+        "train_1": make_scan(leak_guard, 1, 12.0),
+        "val_large": make_scan(leak_guard, 2, 30.0),
+        "val_small": make_scan(leak_guard, 3, 7.0),
+    }
 
 
 @pytest.fixture
@@ -161,8 +177,8 @@ def check(data, *trained_on, fold=0, **settings):
     return check_leaks(folder, data, CASES, config, fold)
 
 
-def test_other_tumors_are_not_warned_of(data, scans):
-    findings = check(data, plant(data, make_scan(8, 30.0), "a"), plant(data, scans["train_1"], "b"))
+def test_other_tumors_are_not_warned_of(leak_guard, data, scans):
+    findings = check(data, plant(data, make_scan(leak_guard, 8, 30.0), "a"), plant(data, scans["train_1"], "b"))
     assert findings.warnings == findings.acknowledged == findings.notes == ()
 
 
@@ -174,8 +190,8 @@ def test_the_same_identifier_and_a_renamed_copy_are_refused(data, scans):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_another_resampling_of_the_mask_alone_is_warned_of(data, scans, how):
-    copy = resample_copy(scans["val_large"], how, np.random.default_rng(2))
+def test_another_resampling_of_the_mask_alone_is_warned_of(leak_guard, data, scans, how):
+    copy = leak_guard.resample_copy(scans["val_large"], how, np.random.default_rng(2))
     unrelated = np.random.default_rng(0).normal(40, 30, copy.tumor_mask.shape).astype(np.float32)
     leak = plant(data, replace(copy, image_hu=unrelated), "patient_9")
     without_ct = replace(data, images={})
@@ -189,8 +205,8 @@ def test_another_resampling_of_the_mask_alone_is_warned_of(data, scans, how):
 
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("name", ["val_large", "val_small"])
-def test_another_resampling_of_mask_and_ct_is_warned_of(data, scans, name, how):
-    leak = plant(data, resample_copy(scans[name], how, np.random.default_rng(4)), "patient_9")
+def test_another_resampling_of_mask_and_ct_is_warned_of(leak_guard, data, scans, name, how):
+    leak = plant(data, leak_guard.resample_copy(scans[name], how, np.random.default_rng(4)), "patient_9")
     findings = check(data, leak)
     assert len(findings.warnings) == 1
     assert name in findings.warnings[0]
@@ -198,15 +214,15 @@ def test_another_resampling_of_mask_and_ct_is_warned_of(data, scans, name, how):
     assert check(data, leak).warnings == findings.warnings  # prints that were kept in the case facts
 
 
-def test_a_small_tumor_without_its_ct_is_told_to_be_a_blind_spot(data, scans):
-    leak = plant(data, resample_copy(scans["val_small"], "linear", np.random.default_rng(4)), "patient_9")
+def test_a_small_tumor_without_its_ct_is_told_to_be_a_blind_spot(leak_guard, data, scans):
+    leak = plant(data, leak_guard.resample_copy(scans["val_small"], "linear", np.random.default_rng(4)), "patient_9")
     findings = check(replace(data, images={}), leak)
     assert findings.warnings == ()
     assert "1 validation case (val_small) cannot be recognised" in findings.notes[0]
 
 
-def test_a_resampled_copy_under_the_same_identifier_is_refused_and_called_the_same_patient(data, scans):
-    leak = plant(data, resample_copy(scans["val_small"], "linear", np.random.default_rng(4)), "val_small")
+def test_a_resampled_copy_under_the_same_identifier_is_refused_and_called_the_same_patient(leak_guard, data, scans):
+    leak = plant(data, leak_guard.resample_copy(scans["val_small"], "linear", np.random.default_rng(4)), "val_small")
     with pytest.raises(LeakError, match="same patient"):
         check(data, leak)
     findings = check(data, leak, acknowledge_identifier_matches=True)
@@ -230,9 +246,9 @@ def as_format_1(path: Path) -> None:
     path.write_text(json.dumps({**content, "format_version": 1}))
 
 
-def test_a_record_of_format_1_is_read_and_what_is_missing_is_told(data, scans):
+def test_a_record_of_format_1_is_read_and_what_is_missing_is_told(leak_guard, data, scans):
     folder = data.folder / "generator"
-    leak = plant(data, resample_copy(scans["val_large"], "linear", np.random.default_rng(4)), "patient_9")
+    leak = plant(data, leak_guard.resample_copy(scans["val_large"], "linear", np.random.default_rng(4)), "patient_9")
     check(data, leak)
     as_format_1(folder / "provenance.json")
     assert load_provenance(folder / "provenance.json").diffusion == (replace(leak, tumor_prints=None),)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from nnunet_difftumor.collision import require_own_packages
+from nnunet_difftumor.own_packages import require_own_packages
 
 
 def test_our_own_packages_pass():

@@ -1,8 +1,10 @@
-"""Cost of one synthetic tumour in CPU-seconds; untrained weights cost what trained ones do."""
+"""Measure what a synthetic tumour costs on this machine's CPU and write the figures as JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -13,8 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # before numpy is imported: threads that wait for one another cost CPU-seconds too
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
 import numpy as np
 
+from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
@@ -23,6 +30,8 @@ from nnunet_difftumor.tumor.spec import TumorSpec
 HOST_SPACING_MM = (1.5, 1.5, 1.5)
 FULL_PATCH_SIDE = 96
 REFERENCE_RADIUS_MM = 8.0
+_PEAK_MEMORY = "--peak-memory"
+"""First argument of the process that `peak_memory_mb` starts; not for users."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class SynthesisCost:
 
 
 def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | None = None) -> DiffusionTissue:
-    """Make an untrained generator of a preset's size.
+    """Make an untrained generator of a preset's size; it costs what a trained one does.
 
     Args:
         preset: Name of the preset in both stages.
@@ -135,12 +144,7 @@ def peak_memory_mb(preset: str, radii_mm: Sequence[float]) -> float:
     Returns:
         Peak resident set size in MB, Python and torch included.
     """
-    program = (
-        "import sys\n"
-        "from nnunet_difftumor.synthesis_benchmark import print_peak_memory\n"
-        "print_peak_memory(sys.argv[1], [float(radius) for radius in sys.argv[2:]])\n"
-    )
-    words = [sys.executable, "-c", program, preset, *map(str, radii_mm)]
+    words = [sys.executable, str(Path(__file__).resolve()), _PEAK_MEMORY, preset, *map(str, radii_mm)]
     printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     return float(json.loads(printed.splitlines()[-1])["peak_rss_mb"])
 
@@ -225,3 +229,31 @@ def _host_with_room(radius_mm: float, count: int) -> tuple[Host, list[TumorSpec]
         for index in range(count)
     ]
     return Host(image, HOST_SPACING_MM, everywhere, everywhere, everywhere), specs
+
+
+def main() -> int:
+    """Run the benchmark."""
+    if sys.argv[1:2] == [_PEAK_MEMORY]:
+        preset, *radii_mm = sys.argv[2:]
+        print_peak_memory(preset, [float(radius_mm) for radius_mm in radii_mm])
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where to write the figures")
+    parser.add_argument("--presets", nargs="+", default=["tiny", "base"], help="presets, the last one for memory")
+    parser.add_argument("--radii-mm", nargs="+", type=float, default=[4.0, REFERENCE_RADIUS_MM, 16.0, 40.0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    figures = full_benchmark(options.presets, options.radii_mm, options.repetitions)
+    write_json(options.json, figures, overwrite=True)
+    print(f"{'preset':8s}{'radius mm':>10s}{'batch':>6s}{'CPU-s per tumour, median (range)':>36s}")
+    for row in figures["rows"]:
+        cost = f"{row['cpu_seconds_per_tumor']:.3f} ({row['lowest']:.3f}-{row['highest']:.3f})"
+        print(f"{row['preset']:8s}{row['radius_mm']:10.0f}{row['batch']:6d}{cost:>36s}")
+    for preset, seconds in figures["full_patch_cpu_seconds"].items():
+        print(f"{preset}: the same on a full patch of {figures['full_patch_side_voxels']} voxels: {seconds:.2f} CPU-s")
+    print(f"peak memory of {figures['peak_rss_preset']}: {figures['peak_rss_mb']:.0f} MB; written to {options.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

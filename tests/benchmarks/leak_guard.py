@@ -1,7 +1,9 @@
-"""How often tumour prints find a resampled copy, and how often they take two different tumours for one."""
+"""Measure how well tumour prints recognise resampled copies, and print the table of docs/explanation/leak-guard.md."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,6 +20,8 @@ from nnunet_difftumor.cases.tumor_prints import can_be_told, mean_same_tumor, ta
 from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import find_tumor_label
 from nnunet_difftumor.ct.reading import read_ct, read_mask
+from nnunet_difftumor.phantom.dataset import make_patient
+from nnunet_difftumor.phantom.organs import LIVER, labels_of
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.sizes import SizeClass
 from nnunet_difftumor.tumor.spec import draw_tumor_spec
@@ -174,9 +178,6 @@ def phantom_scans(count: int, seed: int) -> Iterator[LabelledScan]:
     Yields:
         One patient at a time.
     """
-    from nnunet_difftumor.phantom.dataset import make_patient
-    from nnunet_difftumor.phantom.organs import LIVER, labels_of
-
     tumor_value = max(labels_of((LIVER,)).values())
     for index in range(count):
         patient, _ = make_patient(seed, index, is_healthy=False)
@@ -281,3 +282,26 @@ def _sample(
     offset: Any = start  # a sequence, although scipy declares a number
     ndimage.affine_transform(array, factors, offset, shape, output=sampled, order=order, mode="nearest")
     return sampled
+
+
+def main() -> int:
+    """Measure every population."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="RAW_DATASET", help="an nnU-Net raw data set with real tumours")
+    parser.add_argument("--drawn", type=int, default=400, metavar="N", help="drawn tumours of each size (default 400)")
+    parser.add_argument("--phantoms", type=int, default=60, metavar="N", help="phantom patients (default 60)")
+    parser.add_argument("--copies", type=int, default=2, metavar="N", help="copies of each kind (default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (default 0)")
+    options = parser.parse_args()
+    rows = []
+    makers = all_populations(options.data, drawn=options.drawn, phantoms=options.phantoms, seed=options.seed)
+    for name, make in makers.items():
+        rates = measure_rates(name, make(), np.random.default_rng(options.seed), copies=options.copies)
+        rows += [each.to_row() for each in rates]
+    print("| tumours | compared by | large enough | copies found | false alarms |\n|---|---|---|---|---|")
+    print("\n".join(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
