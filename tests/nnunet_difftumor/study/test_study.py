@@ -987,7 +987,7 @@ def test_hospitals_are_predicted_by_the_folds_together(plan, project):
 
 
 def test_the_example_is_a_study():
-    study = read_study(Path(__file__).resolve().parents[2] / "docs" / "how-to" / "study.yaml")
+    study = read_study(Path(__file__).resolve().parents[3] / "docs" / "how-to" / "study.yaml")
     assert study.annotated == (0, 10, "all")
     assert [arm.epochs for arm in study.arms if arm.wall_clock_factor] == [600]
 

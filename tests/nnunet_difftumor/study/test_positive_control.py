@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-STUDY = Path(__file__).parents[2] / "docs" / "results" / "positive_control.yaml"
+STUDY = Path(__file__).parents[3] / "docs" / "results" / "positive_control.yaml"
 
 
 @pytest.mark.slow

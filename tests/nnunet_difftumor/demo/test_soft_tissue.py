@@ -99,7 +99,7 @@ def test_wrong_use_is_refused(tmp_path: Path, source: Path) -> None:
         make_real_dataset(source, tmp_path / "raw")
 
 
-REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[3] / "shared" / "data"))
+REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[4] / "shared" / "data"))
 
 
 @pytest.mark.real

@@ -28,7 +28,7 @@ from nnunet_difftumor.trainer.loss_notice import batch_dice_notes
 from nnunet_difftumor.trainer.mixin import DiffTumorMixin
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor, nnUNetTrainerHealthyOnly
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOW_TO = ROOT / "docs" / "how-to" / "backbones.md"
 SMOOTH = 1e-5
 SIDE = 64

@@ -11,7 +11,7 @@ from nnunet_difftumor.study.plan import ALL_ANNOTATED, STUDY_GENERATOR, read_stu
 from nnunet_difftumor.study.plan_text import describe_plan
 from nnunet_difftumor.study.runs import plan_runs
 
-HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
+HOW_TO = Path(__file__).resolve().parents[3] / "docs" / "how-to"
 RECIPES = sorted((HOW_TO / "recipes").glob("*.yaml"))
 PAGE = HOW_TO / "reproduce.md"
 
