@@ -1,1 +1,1 @@
-"""Subcommands of `difftumor`, one module each."""
+"""Subcommands of `difftumor`, in rooms by use."""
