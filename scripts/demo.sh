@@ -19,7 +19,7 @@ nnU-Net with injected tumours, predicts, and writes DIR/report.html. Every comma
   --help           this text
 
 Run it again with the same DIR to go on after an interruption: finished stages are skipped.
-PYTHON=/path/to/python names the Python (3.10 to 3.12) to make .venv with.
+PYTHON=/path/to/python names the Python (3.11 to 3.14) to make .venv with.
 USAGE
 }
 

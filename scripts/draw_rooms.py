@@ -6,10 +6,10 @@ import argparse
 import ast
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "rooms.svg"

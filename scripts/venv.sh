@@ -1,6 +1,6 @@
 # Sourced by the other scripts: a virtual environment with this checkout installed.
 #
-#   PYTHON           interpreter to make it with (default: the first of python3, python3.12 ... that fits)
+#   PYTHON           interpreter to make it with (default: the first of python3, python3.14 ... that fits)
 #   DIFFTUMOR_VENV   where it is (default: .venv in the checkout)
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -8,17 +8,17 @@ VENV="${DIFFTUMOR_VENV:-$ROOT/.venv}"
 
 pick_python() {
     local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.12 python3.11 python3.10 python; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
             echo "$candidate"
             return 0
         fi
         if [ "$candidate" = "${PYTHON:-}" ]; then
-            echo "PYTHON=$PYTHON is no Python 3.10, 3.11 or 3.12." >&2
+            echo "PYTHON=$PYTHON is no Python 3.11 to 3.14." >&2
             return 1
         fi
     done
-    echo "No Python 3.10, 3.11 or 3.12 was found. Install one, or name it: PYTHON=/path/to/python bash $0" >&2
+    echo "No Python 3.11 to 3.14 was found. Install one, or name it: PYTHON=/path/to/python bash $0" >&2
     return 1
 }
 

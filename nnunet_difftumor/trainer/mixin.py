@@ -68,6 +68,7 @@ from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERAT
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
+from nnunet_difftumor.trainer.copied_source import changed_source_notes
 from nnunet_difftumor.trainer.cpu_training import CpuTrainingMixin
 from nnunet_difftumor.trainer.loss_notice import batch_dice_notes
 from nnunet_difftumor.trainer.output_record import (
@@ -159,7 +160,7 @@ class DiffTumorMixin(CpuTrainingMixin):
         return join_datasets(train, self._extra_healthy)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Make the loaders as nnU-Net 2.8 does (an explicit copy), with ours for training."""
+        """Make the loaders as nnU-Net does (an explicit copy, see `copied_source`), with ours for training."""
         self._prepare_training()
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(str(self.preprocessed_dataset_folder))
@@ -297,7 +298,9 @@ class DiffTumorMixin(CpuTrainingMixin):
                 is_batch_dice=self.configuration_manager.batch_dice,
                 trains_on_healthy=bool(cases.healthy_train),
             )
-            self._print_settings(resolved, (*cases.notes, *copies, *findings.notes, *loss_notes))
+            self._print_settings(
+                resolved, (*changed_source_notes(), *cases.notes, *copies, *findings.notes, *loss_notes)
+            )
         labels = self.dataset_json["labels"]
         self._injection_log = InjectionLog(
             output_folder,
