@@ -6,17 +6,17 @@ import argparse
 import os
 from pathlib import Path
 
-DESCRIPTION = """Measure what synthetic tumours cost nnU-Net's data loading, on your preprocessed data and machine.
+DESCRIPTION = """Measure what synthetic tumours cost nnU-Net's training, on your preprocessed data and machine.
 
 First the training loaders of stock nnU-Net and of the trainer, in one process with one thread and in turns, from
 the same random numbers: CPU-seconds per sample, and what an injected sample costs more. Then short epochs of both
-trainers with nnU-Net's workers on --device: how long the training loop waited for batches. It says whether the
-workers keep up and what to change if they do not.
+trainers with nnU-Net's workers on --device: their time, and how much of it the training loop waited for batches.
 
-Settings are those that the trainer would take; --injection-probability tries another one. Nothing is written into
+Settings are those that the trainer would take; --injection-probability takes another one. Nothing is written into
 nnUNet_results, and no split is made: both trainers get the same cases. Keep the machine free meanwhile."""
 EXAMPLE = "difftumor benchmark-overhead -d 7 -c 3d_fullres --device cuda --output benchmark"
 
+RESULT_NAME = "benchmark_overhead.json"
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -26,34 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Parser of the subcommand.
     """
+    trainer, stock = "nnUNetTrainerDiffTumor", "nnUNetTrainer"
     parser.add_argument("-d", "--dataset", required=True, metavar="ID", help="nnU-Net data set: number or full name")
     parser.add_argument("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default 3d_fullres")
     parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="default nnUNetPlans")
     parser.add_argument("-f", "--fold", default="0", metavar="K", help="fold, a number or all (default 0)")
-    parser.add_argument(
-        "-tr",
-        "--trainer",
-        default="nnUNetTrainerDiffTumor",
-        metavar="NAME",
-        help="trainer with synthetic tumours (default nnUNetTrainerDiffTumor)",
-    )
-    parser.add_argument(
-        "--baseline", default="nnUNetTrainer", metavar="NAME", help="compared with (default nnUNetTrainer)"
-    )
+    parser.add_argument("-tr", "--trainer", default=trainer, metavar="NAME", help=f"with tumours (default {trainer})")
+    parser.add_argument("--baseline", default=stock, metavar="NAME", help=f"compared with (default {stock})")
     parser.add_argument("--samples", type=int, default=40, metavar="N", help="samples a loader and pair (default 40)")
     parser.add_argument("--repeats", type=int, default=5, metavar="R", help="pairs in turns (default 5)")
-    parser.add_argument(
-        "--iterations",
-        type=int,
-        default=30,
-        metavar="N",
-        help="training iterations of a short epoch (default 30; 0 measures the loaders only)",
-    )
+    iterations = "training iterations of a short epoch (default 30; 0 measures the loaders only)"
+    parser.add_argument("--iterations", type=int, default=30, metavar="N", help=iterations)
     parser.add_argument("--epochs", type=int, default=2, metavar="E", help="short epochs of each trainer (default 2)")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu", "mps"], help="of the epochs (default cuda)")
     parser.add_argument("--injection-probability", type=float, metavar="P", help="in place of the one in your settings")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write benchmark_overhead.json into this folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace benchmark_overhead.json in --output")
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"write {RESULT_NAME} into this folder")
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {RESULT_NAME} in --output")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,15 +51,17 @@ def run(options: argparse.Namespace) -> int:
         options: Parsed arguments.
 
     Returns:
-        0, whether the workers keep up or not.
+        0.
     """
     for name in _ONE_THREAD:  # before numpy is imported: threads that wait for one another cost CPU-seconds too
         os.environ.setdefault(name, "1")
+    from dataclasses import asdict, fields
+
     import torch
 
     from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
     from nnunet_difftumor.support.files.atomic_files import write_json
-    from nnunet_difftumor.trainer.overhead.run import RESULT_NAME, describe, measure_overhead
+    from nnunet_difftumor.trainer.overhead.run import describe, measure_overhead
     from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice
 
     for name, least in (("samples", 1), ("repeats", 1), ("epochs", 1), ("iterations", 0)):
@@ -82,25 +72,11 @@ def run(options: argparse.Namespace) -> int:
     path = None if options.output is None else options.output / RESULT_NAME
     if path is not None and path.exists() and not options.overwrite:
         raise OutputExistsError(f"{path} exists already; name another folder, or replace it with --overwrite.")
-    choice = TrainingChoice(
-        dataset=options.dataset,
-        configuration=options.configuration,
-        plans=options.plans,
-        fold=options.fold,
-        trainer=options.trainer,
-        baseline=options.baseline,
-    )
-    overhead = measure_overhead(
-        choice,
-        samples=options.samples,
-        repeats=options.repeats,
-        iterations=options.iterations,
-        epochs=options.epochs,
-        device=options.device,
-        injection_probability=options.injection_probability,
-    )
+    amounts = {name: getattr(options, name) for name in ("samples", "repeats", "iterations", "epochs", "device")}
+    choice = TrainingChoice(**{field.name: getattr(options, field.name) for field in fields(TrainingChoice)})
+    overhead = measure_overhead(choice, **amounts)
     print(describe(overhead))
     if path is not None:
-        write_json(path, overhead.to_json(), overwrite=options.overwrite)
+        write_json(path, asdict(overhead), overwrite=options.overwrite)
         print(f"\nWrote {path}")
     return 0

@@ -4,66 +4,51 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from tqdm import tqdm
 
 from nnunet_difftumor.trainer.overhead.loaders import Spread
-from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, quiet
+from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, quiet, torch_threads
 
 _WARM_UP_ITERATIONS = 3  # compiling the network, choosing cuDNN's algorithms
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """Training iterations of one epoch, in seconds of wall time.
-
-    Attributes:
-        step_s: In training steps.
-        waited_s: Waiting for batches.
-    """
-
-    step_s: float
-    waited_s: float
-
-
-@dataclass(frozen=True)
 class EpochCosts:
-    """Short epochs of one trainer.
+    """Wall time of a trainer's short epochs.
 
     Attributes:
         iterations: Training iterations in each epoch; nnU-Net has 250, and 50 for validation, which are the same
             with and without synthetic tumours.
-        epochs: The epochs.
+        epochs: Number of epochs.
+        waited_seconds: Those of an epoch in which the loop waited for batches.
+        step_seconds: Median of one training step without waiting.
     """
 
     iterations: int
-    epochs: tuple[Epoch, ...]
+    epochs: int
+    epoch_seconds: Spread
+    waited_seconds: Spread
+    waited_share: float
+    step_seconds: float
 
-    @property
-    def epoch(self) -> Spread:
-        """Seconds of an epoch."""
-        return Spread.of([epoch.step_s + epoch.waited_s for epoch in self.epochs])
-
-    @property
-    def waited(self) -> Spread:
-        """Seconds of an epoch in which the loop waited for batches."""
-        return Spread.of([epoch.waited_s for epoch in self.epochs])
-
-    @property
-    def waited_share(self) -> float:
-        """Share of the time in which the loop waited for batches."""
-        waited_s = sum(epoch.waited_s for epoch in self.epochs)
-        return waited_s / (waited_s + sum(epoch.step_s for epoch in self.epochs))
-
-    @property
-    def step_s(self) -> float:
-        """Median seconds of one training step without waiting."""
-        return Spread.of([epoch.step_s for epoch in self.epochs]).median / self.iterations
+    @classmethod
+    def of(cls, iterations: int, epochs: Sequence[tuple[float, float]]) -> EpochCosts:
+        """Summarise the epochs: seconds in training steps, seconds of waiting."""
+        steps, waits = zip(*epochs, strict=True)
+        return cls(
+            iterations,
+            len(epochs),
+            Spread.of([sum(epoch) for epoch in epochs]),
+            Spread.of(waits),
+            sum(waits) / (sum(waits) + sum(steps)),
+            Spread.of(steps).median / iterations,
+        )
 
 
 def measure_epochs(
@@ -83,37 +68,25 @@ def measure_epochs(
     Returns:
         Costs of baseline and trainer.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads((os.cpu_count() or 1) if device == "cpu" else 1)  # as nnUNetv2_train does
-    try:
-        baseline, trainer = (
-            EpochCosts(iterations, _train(each, iterations, epochs)) for each in make_trainers(choice, device)
-        )
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads((os.cpu_count() or 1) if device == "cpu" else 1):  # as nnUNetv2_train does
+        baseline, trainer = (_train(each, iterations, epochs) for each in make_trainers(choice, device))
     return baseline, trainer
 
 
-def _train(trainer: nnUNetTrainer, iterations: int, epochs: int) -> tuple[Epoch, ...]:
-    measured = []
+def _train(trainer: nnUNetTrainer, iterations: int, epochs: int) -> EpochCosts:
     with quiet():
         trainer.on_train_start()
     try:
-        bar = tqdm(total=epochs * iterations, desc=f"iterations of {type(trainer).__name__}")
-        for number in range(epochs + 1):
-            epoch = _train_epoch(trainer, iterations if number else min(_WARM_UP_ITERATIONS, iterations))
-            if number:
-                measured.append(epoch)
-                bar.update(iterations)
-        bar.close()
+        _train_epoch(trainer, min(_WARM_UP_ITERATIONS, iterations))
+        bar = tqdm(range(epochs), desc=f"epochs of {type(trainer).__name__}")
+        return EpochCosts.of(iterations, [_train_epoch(trainer, iterations) for _ in bar])
     finally:
         with quiet():
             trainer.on_train_end()
-    return tuple(measured)
 
 
-def _train_epoch(trainer: nnUNetTrainer, iterations: int) -> Epoch:
-    """The training part of nnU-Net's run_training, with a clock."""
+def _train_epoch(trainer: nnUNetTrainer, iterations: int) -> tuple[float, float]:
+    """The training part of nnU-Net's run_training: seconds in training steps, seconds of waiting."""
     batches: Any = trainer.dataloader_train
     step_s = waited_s = 0.0
     outputs = []
@@ -130,7 +103,7 @@ def _train_epoch(trainer: nnUNetTrainer, iterations: int) -> Epoch:
             outputs.append(trainer.train_step(batch))
             step_s += time.perf_counter() - started
         trainer.on_train_epoch_end(outputs)  # always as the first epoch: the schedule may have no other
-    return Epoch(step_s, waited_s)
+    return step_s, waited_s
 
 
 def _made_in_advance() -> int:

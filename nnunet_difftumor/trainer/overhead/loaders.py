@@ -11,23 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
 from nnunet_difftumor.injection.data_loader import REPORT_KEY
 from nnunet_difftumor.support.processes.environment import temporary_environment
-from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, quiet
+from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, quiet, torch_threads
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and range of repetitions.
-
-    Attributes:
-        median: Median.
-        lowest: Smallest repetition.
-        highest: Largest repetition.
-    """
+    """Median and range of repetitions."""
 
     median: float
     lowest: float
@@ -45,12 +38,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class LoaderPair:
-    """One repetition: the same random numbers with and without synthetic tumours.
+    """CPU-seconds of one repetition: the same random numbers with and without synthetic tumours.
 
     Attributes:
         samples: Samples of each loader.
-        baseline_s: CPU-seconds of the baseline's loader.
-        trainer_s: CPU-seconds of the trainer's loader.
         healthy: Samples of the trainer that were drawn from healthy cases.
         carrying: Samples whose case carries synthetic tumours, whether the crop shows one or not.
         injected: Samples whose target shows a tumour that was injected.
@@ -66,51 +57,38 @@ class LoaderPair:
 
 @dataclass(frozen=True)
 class LoaderCosts:
-    """Cost of both loaders.
+    """What repetitions of both loaders cost; the ratio is that of each pair.
 
     Attributes:
-        batch_size: Samples in a batch.
-        patch_size: The network's patch in voxels. (D, H, W).
-        pairs: Repetitions.
+        cpu_seconds_per_injected_sample: What an injected sample costs more, attempts that failed included; None if
+            there is none.
     """
 
-    batch_size: int
-    patch_size: tuple[int, ...]
+    baseline_cpu_seconds_per_sample: Spread
+    trainer_cpu_seconds_per_sample: Spread
+    ratio: Spread
+    carrying_share: float
+    injected_share: float
+    cpu_seconds_per_injected_sample: Spread | None
     pairs: tuple[LoaderPair, ...]
 
-    @property
-    def baseline(self) -> Spread:
-        """CPU-seconds per sample of the baseline."""
-        return Spread.of([pair.baseline_s / pair.samples for pair in self.pairs])
-
-    @property
-    def trainer(self) -> Spread:
-        """CPU-seconds per sample of the trainer."""
-        return Spread.of([pair.trainer_s / pair.samples for pair in self.pairs])
-
-    @property
-    def ratio(self) -> Spread:
-        """Trainer over baseline, by pair."""
-        return Spread.of([pair.trainer_s / pair.baseline_s for pair in self.pairs])
-
-    @property
-    def injected_share(self) -> float:
-        """Share of the samples that show an injected tumour."""
-        return sum(pair.injected for pair in self.pairs) / sum(pair.samples for pair in self.pairs)
-
-    @property
-    def carrying_share(self) -> float:
-        """Share of the samples whose case carries synthetic tumours."""
-        return sum(pair.carrying for pair in self.pairs) / sum(pair.samples for pair in self.pairs)
-
-    @property
-    def injected(self) -> Spread | None:
-        """CPU-seconds that an injected sample costs more, attempts that failed included; None if there is none."""
-        costs = [(pair.trainer_s - pair.baseline_s) / pair.injected for pair in self.pairs if pair.injected]
-        return Spread.of(costs) if costs else None
+    @classmethod
+    def of(cls, pairs: Sequence[LoaderPair]) -> LoaderCosts:
+        """Summarise the pairs."""
+        samples = sum(pair.samples for pair in pairs)
+        injected = [(pair.trainer_s - pair.baseline_s) / pair.injected for pair in pairs if pair.injected]
+        return cls(
+            Spread.of([pair.baseline_s / pair.samples for pair in pairs]),
+            Spread.of([pair.trainer_s / pair.samples for pair in pairs]),
+            Spread.of([pair.trainer_s / pair.baseline_s for pair in pairs]),
+            sum(pair.carrying for pair in pairs) / samples,
+            sum(pair.injected for pair in pairs) / samples,
+            Spread.of(injected) if injected else None,
+            tuple(pairs),
+        )
 
 
-def measure_loaders(choice: TrainingChoice, *, samples: int, repeats: int) -> LoaderCosts:
+def measure_loaders(choice: TrainingChoice, *, samples: int, repeats: int) -> tuple[LoaderCosts, int, tuple[int, ...]]:
     """Measure both loaders in this process with one thread, within `surroundings`.
 
     Both loaders of a pair start from the same random numbers, so that they draw the same cases and augmentations;
@@ -123,11 +101,9 @@ def measure_loaders(choice: TrainingChoice, *, samples: int, repeats: int) -> Lo
         repeats: Pairs.
 
     Returns:
-        The costs.
+        The costs, the samples in a batch, and the network's patch in voxels (D, H, W).
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         with temporary_environment(nnUNet_n_proc_DA="0"):
             baseline, trainer = make_trainers(choice, "cpu")
             _seed_everything(0)  # a first batch is made at once
@@ -136,15 +112,8 @@ def measure_loaders(choice: TrainingChoice, *, samples: int, repeats: int) -> Lo
         batches = -(-samples // trainer.batch_size)
         bar = tqdm(range(repeats + 1), desc="loaders, in turns")
         pairs = [_measure_pair(loaders, batches, trainer.batch_size, repeat) for repeat in bar]
-    finally:
-        torch.set_num_threads(threads)
-    return LoaderCosts(trainer.batch_size, patch_size_of(trainer), tuple(pairs[1:]))
-
-
-def patch_size_of(trainer: nnUNetTrainer) -> tuple[int, ...]:
-    """Return the patch that a trainer's network sees, in voxels."""
     configuration: Any = trainer.configuration_manager
-    return tuple(int(size) for size in configuration.patch_size)
+    return LoaderCosts.of(pairs[1:]), trainer.batch_size, tuple(map(int, configuration.patch_size))
 
 
 def _measure_pair(loaders: Sequence[Any], batches: int, batch_size: int, repeat: int) -> LoaderPair:
@@ -157,14 +126,8 @@ def _measure_pair(loaders: Sequence[Any], batches: int, batch_size: int, repeat:
             batch = next(loaders[index])
             seconds[index] += time.process_time() - started
             counts.update(batch.get(REPORT_KEY, {}).get("counts", {}))
-    return LoaderPair(
-        samples=batches * batch_size,
-        baseline_s=seconds[0],
-        trainer_s=seconds[1],
-        healthy=counts["healthy_samples"],
-        carrying=counts["carrying"],
-        injected=counts["injected"],
-    )
+    healthy, carrying, injected = (counts[name] for name in ("healthy_samples", "carrying", "injected"))
+    return LoaderPair(batches * batch_size, seconds[0], seconds[1], healthy, carrying, injected)
 
 
 def _seed_everything(seed: int) -> None:

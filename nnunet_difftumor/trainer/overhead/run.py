@@ -1,14 +1,12 @@
-"""The whole measurement, its table and its file."""
+"""The whole measurement and its table."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -17,74 +15,30 @@ from nnunet_difftumor import __version__
 from nnunet_difftumor.trainer.overhead.epochs import EpochCosts, measure_epochs
 from nnunet_difftumor.trainer.overhead.loaders import LoaderCosts, measure_loaders
 from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, surroundings
-from nnunet_difftumor.trainer.overhead.verdict import Verdict, judge
-
-RESULT_NAME = "benchmark_overhead.json"
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """All that was measured.
+    """All that was measured, and on what; as a dict the content of benchmark_overhead.json.
 
     Attributes:
-        choice: Which training.
-        injection_probability: What was set in place of the user's settings; None: theirs.
-        device: Device of the epochs, where they were measured.
+        patch_size: The network's patch in voxels. (D, H, W).
+        epoch: Short epochs of baseline and trainer; None if they were not measured.
         workers: nnU-Net's workers in the epochs.
-        loaders: Costs of the loaders.
-        epochs: Costs of baseline and trainer in short epochs; None if they were not measured.
-        verdict: Whether the workers keep up; None without epochs.
     """
 
-    choice: TrainingChoice
-    injection_probability: float | None
-    device: str
+    versions: dict[str, str]
+    machine: dict[str, str | int | None]
+    training: TrainingChoice
+    batch_size: int
+    patch_size: tuple[int, ...]
+    loader: LoaderCosts
+    epoch: tuple[EpochCosts, EpochCosts] | None
     workers: int
-    loaders: LoaderCosts
-    epochs: tuple[EpochCosts, EpochCosts] | None
-    verdict: Verdict | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for benchmark_overhead.json."""
-        loaders = self.loaders
-        injected = loaders.injected
-        return {
-            "versions": {
-                "nnunet-difftumor": __version__,
-                **{name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")},
-            },
-            "machine": {
-                "cpu": _cpu_name(),
-                "cores": _cores(),
-                "device": None if self.epochs is None else _device_name(self.device),
-            },
-            "training": {**asdict(self.choice), "injection_probability": self.injection_probability},
-            "batch_size": loaders.batch_size,
-            "patch_size": list(loaders.patch_size),
-            "loader": {
-                "baseline_cpu_seconds_per_sample": asdict(loaders.baseline),
-                "trainer_cpu_seconds_per_sample": asdict(loaders.trainer),
-                "ratio": asdict(loaders.ratio),
-                "carrying_share": loaders.carrying_share,
-                "injected_share": loaders.injected_share,
-                "cpu_seconds_per_injected_sample": None if injected is None else asdict(injected),
-                "pairs": [asdict(pair) for pair in loaders.pairs],
-            },
-            "epoch": None if self.epochs is None else [_epoch_json(epochs) for epochs in self.epochs],
-            "workers": self.workers,
-            "verdict": None if self.verdict is None else asdict(self.verdict),
-        }
 
 
 def measure_overhead(
-    choice: TrainingChoice,
-    *,
-    samples: int,
-    repeats: int,
-    iterations: int,
-    epochs: int,
-    device: str,
-    injection_probability: float | None = None,
+    choice: TrainingChoice, *, samples: int, repeats: int, iterations: int, epochs: int, device: str
 ) -> Overhead:
     """Measure loaders and epochs of a training; nothing is written into the user's nnUNet_results.
 
@@ -95,66 +49,58 @@ def measure_overhead(
         iterations: Training iterations of a short epoch; 0 measures no epoch.
         epochs: Short epochs of each trainer.
         device: Torch device of the epochs.
-        injection_probability: In place of the one in the user's settings.
 
     Returns:
         The figures.
     """
-    with surroundings(injection_probability=injection_probability):
-        loaders = measure_loaders(choice, samples=samples, repeats=repeats)
+    with surroundings():
+        loader, batch_size, patch_size = measure_loaders(choice, samples=samples, repeats=repeats)
         pair = measure_epochs(choice, device=device, iterations=iterations, epochs=epochs) if iterations else None
-    workers = get_allowed_n_proc_DA()
-    verdict = None if pair is None else judge(loaders, *pair, workers=workers, cores=_cores())
-    return Overhead(choice, injection_probability, device, workers, loaders, pair, verdict)
+    versions = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")}
+    used = None if pair is None else torch.cuda.get_device_name() if device == "cuda" else device
+    return Overhead(
+        versions={"nnunet-difftumor": __version__, **versions},
+        machine={"cpu": _cpu_name(), "cores": _cores(), "device": used},
+        training=choice,
+        batch_size=batch_size,
+        patch_size=patch_size,
+        loader=loader,
+        epoch=pair,
+        workers=get_allowed_n_proc_DA(),
+    )
 
 
 def describe(overhead: Overhead) -> str:
     """Return the figures as a table for the screen."""
-    loaders, choice = overhead.loaders, overhead.choice
-    samples = sum(pair.samples for pair in loaders.pairs)
+    loader, choice, machine = overhead.loader, overhead.training, overhead.machine
+    samples = sum(pair.samples for pair in loader.pairs)
     lines = [
-        f"{choice.configuration}, {choice.plans}: patch {_times(loaders.patch_size)}, batch {loaders.batch_size}; "
-        f"{_cpu_name()}, {_cores()} cores",
+        f"{choice.configuration}, {choice.plans}: patch {' x '.join(map(str, overhead.patch_size))}, "
+        f"batch {overhead.batch_size}; {machine['cpu']}, {machine['cores']} cores",
         "",
-        f"Loader, CPU-seconds per sample on one thread: median (range) of {len(loaders.pairs)} pairs in turns, "
+        f"Loader, CPU-seconds per sample on one thread: median (range) of {len(loader.pairs)} pairs in turns, "
         f"{samples} samples each",
-        f"  {choice.baseline:32s}{loaders.baseline!s:>24s}",
-        f"  {choice.trainer:32s}{loaders.trainer!s:>24s}",
-        f"  {'ratio':32s}{loaders.ratio!s:>24s}",
-        f"  {'per injected sample':32s}{loaders.injected or 'no sample was injected'!s:>24s}",
-        f"  tumours in {loaders.injected_share:.1%} of the samples, in the case of {loaders.carrying_share:.1%}",
+        f"  {choice.baseline:32s}{loader.baseline_cpu_seconds_per_sample!s:>24s}",
+        f"  {choice.trainer:32s}{loader.trainer_cpu_seconds_per_sample!s:>24s}",
+        f"  {'ratio':32s}{loader.ratio!s:>24s}",
+        f"  {'per injected sample':32s}{loader.cpu_seconds_per_injected_sample or 'no sample was injected'!s:>24s}",
+        f"  tumours in {loader.injected_share:.1%} of the samples, in the case of {loader.carrying_share:.1%}",
     ]
-    if overhead.epochs is not None and overhead.verdict is not None:
-        lines += ["", *_epoch_lines(overhead, overhead.epochs), "", *overhead.verdict.lines]
-    return "\n".join(lines)
-
-
-def _epoch_lines(overhead: Overhead, pair: tuple[EpochCosts, EpochCosts]) -> list[str]:
-    iterations, count = pair[0].iterations, len(pair[0].epochs)
-    lines = [
-        f"Epoch of {iterations} training iterations on {_device_name(overhead.device)}, {overhead.workers} workers, "
-        f"seconds: median (range) of {count}",
+    if overhead.epoch is None:
+        return "\n".join(lines)
+    lines += [
+        "",
+        f"Epoch of {overhead.epoch[0].iterations} training iterations on {machine['device']}, "
+        f"{overhead.workers} workers, seconds: median (range) of {overhead.epoch[0].epochs}",
         f"  {'':32s}{'epoch':>24s}{'waited for batches':>24s}{'share':>8s}",
     ]
-    for name, epochs in zip((overhead.choice.baseline, overhead.choice.trainer), pair, strict=True):
-        lines.append(f"  {name:32s}{epochs.epoch!s:>24s}{epochs.waited!s:>24s}{epochs.waited_share:>8.1%}")
-    if overhead.device == "cpu":
+    for name, epochs in zip((choice.baseline, choice.trainer), overhead.epoch, strict=True):
+        lines.append(
+            f"  {name:32s}{epochs.epoch_seconds!s:>24s}{epochs.waited_seconds!s:>24s}{epochs.waited_share:>8.1%}"
+        )
+    if machine["device"] == "cpu":
         lines.append("  On a CPU the training takes the workers' cores; this says nothing about a GPU.")
-    return lines
-
-
-def _epoch_json(epochs: EpochCosts) -> dict[str, Any]:
-    return {
-        "iterations": epochs.iterations,
-        "epoch_seconds": asdict(epochs.epoch),
-        "waited_seconds": asdict(epochs.waited),
-        "waited_share": epochs.waited_share,
-        "step_seconds": epochs.step_s,
-    }
-
-
-def _times(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))
+    return "\n".join(lines)
 
 
 def _cores() -> int:
@@ -166,7 +112,3 @@ def _cpu_name() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else device

@@ -1,23 +1,20 @@
-"""What synthetic tumours cost: measured on a small data set, judged on figures that one can compute by hand."""
+"""What synthetic tumours cost: measured on a small data set, summarised from pairs that one can compute by hand."""
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.commands.training.benchmark_overhead import RESULT_NAME
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE
 from nnunet_difftumor.support.processes.environment import temporary_environment
 from nnunet_difftumor.trainer.overhead import loaders as loaders_module
-from nnunet_difftumor.trainer.overhead.epochs import Epoch, EpochCosts
+from nnunet_difftumor.trainer.overhead.epochs import EpochCosts
 from nnunet_difftumor.trainer.overhead.loaders import LoaderCosts, LoaderPair, Spread, measure_loaders
-from nnunet_difftumor.trainer.overhead.run import RESULT_NAME
 from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, surroundings
-from nnunet_difftumor.trainer.overhead.verdict import judge
 
 
 @pytest.fixture
@@ -60,7 +57,6 @@ def test_the_command_measures_both_trainers_and_leaves_nothing_behind(project, t
     assert loader["cpu_seconds_per_injected_sample"]["median"] > 0
     assert [epoch["iterations"] for epoch in figures["epoch"]] == [2, 2]
     assert all(epoch["epoch_seconds"]["median"] > epoch["waited_seconds"]["median"] > 0 for epoch in figures["epoch"])
-    assert figures["verdict"]["lines"]
     assert figures["workers"] == 0
     assert str(tmp_path) not in json.dumps(figures)
     printed = capsys.readouterr().out
@@ -69,19 +65,17 @@ def test_the_command_measures_both_trainers_and_leaves_nothing_behind(project, t
     assert "waited for batches" in printed
 
 
-def test_another_probability_is_tried_without_touching_the_settings(project, tmp_path, monkeypatch, capsys):
-    (tmp_path / "settings").mkdir()
-    settings = tmp_path / "settings" / "mine.json"
-    settings.write_text(json.dumps({"generator": os.path.relpath(project.generator, settings.parent), "seed": 3}))
+def test_another_probability_is_taken_without_touching_the_settings(project, tmp_path, monkeypatch, capsys):
+    settings = tmp_path / "mine.json"
+    settings.write_text(json.dumps({"generator": os.path.relpath(project.generator, tmp_path), "seed": 3}))
     monkeypatch.setenv("nnUNet_difftumor", str(settings))
     assert main([*COMMAND, "--iterations", "0", "--injection-probability", "0"]) == 0
     assert "no sample was injected" in capsys.readouterr().out
-    assert json.loads(settings.read_text())["seed"] == 3
-    with surroundings(injection_probability=0.25):
-        changed = json.loads(Path(os.environ[ENVIRONMENT_VARIABLE]).read_text())
-    assert (changed["injection_probability"], changed["seed"]) == (0.25, 3)
-    assert Path(changed["generator"]).resolve() == project.generator.resolve()
-    assert os.environ[ENVIRONMENT_VARIABLE] == str(settings)
+    with surroundings():
+        _, trainer = make_trainers(TrainingChoice(dataset="905", injection_probability=0.25), "cpu")
+        resolved = trainer._resolve_config()  # type: ignore[attr-defined]
+    assert (resolved.config.injection_probability, resolved.config.seed) == (0.25, 3)
+    assert resolved.generator_folder(0).resolve() == project.generator.resolve()
 
 
 def test_extra_healthy_cases_are_in_both_trainings(project, capsys):
@@ -94,15 +88,6 @@ def test_extra_healthy_cases_are_in_both_trainings(project, capsys):
     assert sorted(train.identifiers) == sorted(same.identifiers)
     assert {"donor_1", "donor_2"} <= set(train.identifiers)
     assert train.load_case("donor_1")[0].shape == same.load_case("donor_1")[0].shape
-
-
-def test_a_named_generator_is_no_path_where_another_probability_is_tried(project, tmp_path, monkeypatch):
-    settings = tmp_path / "mine.json"
-    settings.write_text(json.dumps({"generator": "handcrafted"}))
-    monkeypatch.setenv("nnUNet_difftumor", str(settings))
-    with surroundings(injection_probability=0.25):
-        content = json.loads(Path(os.environ[ENVIRONMENT_VARIABLE]).read_text())
-    assert content == {"generator": "handcrafted", "injection_probability": 0.25}
 
 
 def test_both_trainers_get_the_same_cases_and_the_same_batches_without_injection(project):
@@ -142,59 +127,26 @@ def test_each_pair_has_the_same_samples_and_the_first_one_is_not_counted(project
     assert {(each.samples, each.injected, each.carrying) for each in measured} == {(8, 4, 8)}
 
 
-def costs(*, baseline=0.1, trainer=0.2, injected=25, batch_size=2):
-    pair = LoaderPair(100, 100 * baseline, 100 * trainer, healthy=50, carrying=injected, injected=injected)
-    return LoaderCosts(batch_size, (64, 64, 64), (pair, pair))
-
-
-def epochs(*, step_s, waited_s, iterations=10):
-    return EpochCosts(iterations, (Epoch(step_s * iterations, waited_s * iterations),) * 2)
+def pair_of(*, baseline_s=10.0, trainer_s=20.0, injected=25):
+    return LoaderPair(100, baseline_s, trainer_s, healthy=50, carrying=30, injected=injected)
 
 
 def test_figures_follow_from_the_pairs():
-    slow = LoaderPair(100, 10.0, 40.0, healthy=50, carrying=25, injected=20)
-    both = LoaderCosts(2, (64, 64, 64), (costs().pairs[0], slow))
-    assert (both.ratio.lowest, both.ratio.highest) == (2.0, 4.0)
-    assert both.injected == Spread((10 / 25 + 30 / 20) / 2, 10 / 25, 30 / 20)
-    assert both.injected_share == 45 / 200
-    assert costs(injected=0).injected is None
-    half = epochs(step_s=0.1, waited_s=0.1)
-    assert (half.waited_share, half.step_s, half.epoch.median) == (0.5, pytest.approx(0.1), pytest.approx(2.0))
+    costs = LoaderCosts.of([pair_of(), pair_of(trainer_s=40.0, injected=20)])
+    assert costs.baseline_cpu_seconds_per_sample == Spread(0.1, 0.1, 0.1)
+    assert costs.trainer_cpu_seconds_per_sample == Spread(pytest.approx(0.3), 0.2, 0.4)
+    assert costs.ratio == Spread(3.0, 2.0, 4.0)
+    assert costs.cpu_seconds_per_injected_sample == Spread((10 / 25 + 30 / 20) / 2, 10 / 25, 30 / 20)
+    assert (costs.injected_share, costs.carrying_share) == (45 / 200, 60 / 200)
+    assert LoaderCosts.of([pair_of(injected=0)]).cpu_seconds_per_injected_sample is None
 
 
-def test_workers_that_keep_up_need_no_change():
-    verdict = judge(costs(), epochs(step_s=0.2, waited_s=0.0), epochs(step_s=0.2, waited_s=0.002), workers=12, cores=16)
-    assert verdict.keeps_up
-    assert verdict.workers_needed == 3  # 2 samples x 0.2 s x 1.2 in a step of 0.2 s
-    assert verdict.lines == (
-        "The workers keep up: the training loop waited for batches in 1% of its time (0% without synthetic tumours).",
-    )
-
-
-def test_steps_that_share_the_cpu_with_the_workers_are_told():
-    fast, slow = epochs(step_s=0.2, waited_s=0.0), epochs(step_s=0.3, waited_s=0.0)
-    assert judge(costs(), fast, slow, workers=1, cores=2).lines[1].startswith("But its steps took 50% longer")
-
-
-def test_more_workers_are_advised_while_there_are_cores():
-    verdict = judge(costs(), epochs(step_s=0.1, waited_s=0.0), epochs(step_s=0.1, waited_s=0.1), workers=3, cores=16)
-    assert not verdict.keeps_up
-    assert verdict.workers_needed == 5
-    assert "export nnUNet_n_proc_DA=5 (now 3)" in verdict.lines[1]
-    assert len(verdict.lines) == 2
-
-
-def test_fewer_tumours_and_a_smaller_generator_are_advised_where_cores_are_few():
-    slow = epochs(step_s=0.1, waited_s=0.1)
-    verdict = judge(costs(), epochs(step_s=0.1, waited_s=0.0), slow, workers=4, cores=4)
-    text = "\n".join(verdict.lines)
-    assert "5 workers would be needed, and this machine has 4 cores." in text
-    assert "about 67% of the present one for 4 workers" in text  # 4 x 0.1 / (1.2 x 2) = 0.167 = 0.1 + 0.667 x 0.1
-    assert "an injected sample costs 0.40 CPU-seconds now" in text
-    assert "Without synthetic tumours" not in text
-    hopeless = judge(costs(), epochs(step_s=0.01, waited_s=0.1), epochs(step_s=0.01, waited_s=0.2), workers=4, cores=4)
-    assert "Without synthetic tumours the workers would not keep up either" in "\n".join(hopeless.lines)
-    assert "this alone will not do" in "\n".join(hopeless.lines)
+def test_figures_follow_from_the_epochs():
+    costs = EpochCosts.of(10, [(1.0, 1.0), (3.0, 1.0), (2.0, 2.0)])
+    assert (costs.iterations, costs.epochs) == (10, 3)
+    assert costs.epoch_seconds == Spread(4.0, 2.0, 4.0)
+    assert costs.waited_seconds == Spread(1.0, 1.0, 2.0)
+    assert (costs.waited_share, costs.step_seconds) == (0.4, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +177,7 @@ def test_loaders_alone_need_no_gpu(project, tmp_path):
     words = ["benchmark-overhead", "-d", "905", "--samples", "1", "--repeats", "1", "--iterations", "0"]
     assert main([*words, "--output", str(tmp_path)]) == 0
     figures = json.loads((tmp_path / RESULT_NAME).read_text())
-    assert (figures["epoch"], figures["verdict"], figures["machine"]["device"]) == (None, None, None)
+    assert (figures["epoch"], figures["machine"]["device"]) == (None, None)
     assert figures["loader"]["ratio"]["median"] > 0
 
 
