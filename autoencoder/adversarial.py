@@ -7,65 +7,48 @@ Backpropagation", 2015), which is the generator's hinge loss wherever the discri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from autoencoder.layers import ChannelRMSNorm
+from autoencoder.engine.initial_weights import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D, AutoencoderOutput
 
 
 class Scores(NamedTuple):
-    """What the discriminator says of each patch: positive means real.
-
-    Attributes:
-        real: Scores of real crops. Shape (B, 1, d, h, w).
-        decoded: Scores of decoded crops, whose gradient is reversed towards the autoencoder. Same shape.
-    """
+    """What the discriminator says of real and decoded patches: positive means real. Shapes (B, 1, d, h, w)."""
 
     real: Tensor
-    decoded: Tensor
+    decoded: Tensor  # its gradient is reversed towards the autoencoder
 
 
-class PatchDiscriminator3D(nn.Module):
-    """Convolutions of stride 2; each score sees a patch, not the crop.
+def require_discriminator() -> type[nn.Module]:
+    """Return MONAI's discriminator, or raise an ImportError that names the extra."""
+    try:
+        from monai.networks.nets import PatchDiscriminator
+    except ImportError as error:
+        raise ImportError('The adversarial term needs MONAI: pip install "nnunet-difftumor[adversarial]".') from error
+    return PatchDiscriminator
 
-    Args:
-        channels: Feature channels at half, quarter and so on of the resolution.
+
+def make_discriminator(seed: int) -> nn.Module:
+    """Make MONAI's PatchGAN discriminator (Isola et al., "Image-to-Image Translation ...", CVPR 2017) in 3D.
+
+    A score sees 34 voxels a side. Group norm has no running statistics, which would not be averaged with the weights.
     """
-
-    def __init__(self, channels: Sequence[int] = (32, 64, 128)) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in zip((1, *channels), channels, strict=False):
-            layers += [nn.Conv3d(before, after, kernel_size=4, stride=2, padding=1), ChannelRMSNorm(after)]
-            layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers, nn.Conv3d(channels[-1], 1, kernel_size=3, padding=1))
-
-    def forward(self, unit: Tensor) -> Tensor:
-        """Score the patches of crops.
-
-        Args:
-            unit: Crops in unit range. Shape (B, 1, D, H, W), sides multiples of 2 for each of the channels.
-
-        Returns:
-            Scores. Shape (B, 1, d, h, w).
-        """
-        return self.layers(unit)
+    norm = ("GROUP", {"num_groups": 1})
+    with torch.random.fork_rng(devices=[]):
+        network = require_discriminator()(spatial_dims=3, in_channels=1, channels=32, num_layers_d=2, norm=norm)
+    draw_initial_weights_(network, torch.Generator().manual_seed(seed))
+    return network
 
 
 class AdversarialPair(nn.Module):
-    """An autoencoder with its discriminator, to be trained as one model.
+    """An autoencoder with its discriminator, which is not saved with it, to be trained as one model."""
 
-    Args:
-        autoencoder: The autoencoder.
-        discriminator: Its opponent; not saved with it.
-    """
-
-    def __init__(self, autoencoder: AutoencoderKL3D, discriminator: PatchDiscriminator3D) -> None:
+    def __init__(self, autoencoder: AutoencoderKL3D, discriminator: nn.Module) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.discriminator = discriminator
@@ -87,30 +70,11 @@ class AdversarialPair(nn.Module):
         if strength == 0.0:  # zero gradients, not none: several processes wait for each other's
             idle = sum(parameter.sum() for parameter in self.discriminator.parameters()) * 0.0
             return output._replace(reconstruction=output.reconstruction + idle), None
-        reversed_gradient: Any = _ReversedGradient.apply(output.reconstruction.float(), strength)
-        return output, Scores(self.discriminator(unit.float()), self.discriminator(reversed_gradient))
+        decoded = output.reconstruction.float()
+        decoded = decoded.detach() - strength * (decoded - decoded.detach())  # the same values, another gradient
+        return output, Scores(self.discriminator(unit.float())[-1], self.discriminator(decoded)[-1])
 
 
 def hinge_loss(scores: Scores) -> Tensor:
-    """Hinge loss of the discriminator.
-
-    Args:
-        scores: Its scores.
-
-    Returns:
-        Scalar; 2 where it cannot tell, 0 where it is sure.
-    """
+    """Hinge loss of the discriminator: 2 where it cannot tell, 0 where it is sure."""
     return relu(1.0 - scores.real).mean() + relu(1.0 + scores.decoded).mean()
-
-
-class _ReversedGradient(torch.autograd.Function):
-    """The identity, whose gradient changes its sign and is scaled."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, strength: float) -> Tensor:
-        ctx.strength = strength
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return -ctx.strength * gradients[0], None

@@ -26,7 +26,8 @@ class LossWeights:
         gradient: Mean absolute error of the forward differences along the three axes.
         fft: Mean absolute error of the orthonormal Fourier coefficients.
         kl: Kullback-Leibler divergence to the standard normal, summed over the latent channels.
-        adversarial: Strength with which a patch discriminator pulls at the decoded crops (see `adversarial`).
+        adversarial: Strength with which a patch discriminator pulls at the decoded crops (see `adversarial`;
+            extra `adversarial`).
         adversarial_from: Share of the training steps after which it does.
         perceptual: Distance of the features of a photograph network, where its weights are given (see `perceptual`).
     """

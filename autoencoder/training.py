@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoencoder.adversarial import AdversarialPair, PatchDiscriminator3D
+from autoencoder.adversarial import AdversarialPair, make_discriminator
 from autoencoder.engine.files import replaced_folder, write_json
 from autoencoder.engine.fit import Fit, LossFunction
-from autoencoder.engine.initial_weights import draw_initial_weights_
 from autoencoder.engine.loop import run_fit
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.heldout import body_masks, reconstruction_errors
@@ -79,6 +78,7 @@ def train_autoencoder(
         The autoencoder with averaged weights and latent statistics, in evaluation mode.
 
     Raises:
+        ImportError: If the preset has an adversarial term and MONAI is not installed.
         OutputFolderExistsError: If the folder is not empty and `resume` is False.
         ResumeError: If the folder holds a run with other settings.
         ValueError: If there is no held-out crop, or the masks do not match the crops.
@@ -95,7 +95,7 @@ def train_autoencoder(
     )
     identity = {"preset": asdict(preset), "window": asdict(window), **(identity or {})}
     loss = _loss_function(window, preset.losses, lambda: fit.steps_done / settings.steps, perceptual)
-    trained = _with_discriminator(model, seed) if preset.losses.adversarial > 0 else model
+    trained = AdversarialPair(model, make_discriminator(seed + 1)) if preset.losses.adversarial > 0 else model
     fit: Fit[Any] = Fit(trained, batches, loss, settings, output_folder, resume=resume, identity=identity)
     run_fit(
         fit,
@@ -151,13 +151,6 @@ def _loss_function(
         return losses
 
     return loss
-
-
-def _with_discriminator(model: AutoencoderKL3D, seed: int) -> AdversarialPair:
-    with torch.random.fork_rng(devices=[]):
-        discriminator = PatchDiscriminator3D()
-    draw_initial_weights_(discriminator, torch.Generator().manual_seed(seed + 1))
-    return AdversarialPair(model, discriminator)
 
 
 def _evaluate(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from autoencoder.adversarial import AdversarialPair, PatchDiscriminator3D, Scores, hinge_loss
+from autoencoder.adversarial import AdversarialPair, Scores, hinge_loss, make_discriminator
 from autoencoder.intensity import ABDOMEN_WINDOW
 from autoencoder.presets import AUTOENCODER_PRESETS, LossWeights
 from autoencoder.training import train_autoencoder
+
+pytest.importorskip("monai", reason="the adversarial term needs MONAI (extra: adversarial)")
 
 NANO = AUTOENCODER_PRESETS["nano"]
 ADVERSARIAL = replace(NANO, losses=LossWeights(adversarial=0.5, adversarial_from=0.5), ema_decay=0.9)
@@ -25,9 +28,8 @@ class Noise(Dataset[dict[str, Tensor]]):
 
 
 def make_pair() -> AdversarialPair:
-    torch.manual_seed(0)
     autoencoder = NANO.build_model(ABDOMEN_WINDOW, torch.Generator().manual_seed(0))
-    return AdversarialPair(autoencoder, PatchDiscriminator3D(channels=(8, 16)))
+    return AdversarialPair(autoencoder, make_discriminator(1))
 
 
 def gradients_of(pair: AdversarialPair, strength: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -75,6 +77,41 @@ def test_the_autoencoder_is_pulled_towards_what_looks_real():
             if name in gradients:
                 parameter -= 1e-3 * gradients[name]
     assert score() > before
+
+
+def test_the_discriminator_sees_what_the_autoencoder_decoded():
+    pair = make_pair()
+    unit = torch.rand(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    output, scores = pair(unit, None, 0.3)
+    assert torch.equal(scores.decoded, pair.discriminator(output.reconstruction)[-1])
+    assert torch.equal(scores.real, pair.discriminator(unit)[-1])
+
+
+def test_the_seed_alone_decides_the_discriminator_and_a_score_sees_34_voxels():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    network, same, other = (make_discriminator(seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(network[name], same[name]) for name in network)
+    assert any(not torch.equal(network[name], other[name]) for name in network)
+    model = make_discriminator(1)
+    assert not list(model.buffers())  # only parameters are averaged
+    for part in model.modules():  # a norm sees the whole crop
+        if isinstance(part, torch.nn.GroupNorm):
+            part.forward = lambda features: features  # type: ignore[method-assign]
+    crop = torch.zeros(1, 1, 64, 64, 64, requires_grad=True)
+    scores = model(crop)[-1]
+    scores[0, 0, 7, 7, 7].backward()
+    assert crop.grad is not None
+    assert [len(where.unique()) for where in crop.grad[0, 0].nonzero(as_tuple=True)] == [34, 34, 34]
+
+
+def test_without_monai_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(ImportError, match=r'pip install "nnunet-difftumor\[adversarial\]"'):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train_autoencoder(Noise(), [Noise()[9]["image_hu"]], NANO, tmp_path / "plain", steps=1, show_progress=False)
 
 
 def test_off_it_costs_nothing_and_every_parameter_has_a_gradient():

@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from autoencoder.adversarial import require_discriminator
     from autoencoder.perceptual import SMALLEST_SIDE, PerceptualLoss
     from autoencoder.presets import AUTOENCODER_PRESETS
     from autoencoder.training import train_autoencoder
@@ -81,6 +82,8 @@ def _train(options: argparse.Namespace) -> None:
             f"crops of {min(preset.crop_sides)}. Choose a larger preset, or leave --perceptual-weights out."
         )
     perceptual = None if weights_file is None else PerceptualLoss(weights_file)
+    if preset.losses.adversarial > 0:
+        require_discriminator()  # before the cases are read
     selected = _select(options)
     heldout = heldout_image_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides)))
     train_autoencoder(

@@ -222,6 +222,15 @@ def test_a_preset_too_small_for_the_perceptual_term_is_refused_before_training(
     assert not (tmp_path / "ae").exists()
 
 
+def test_a_preset_with_a_discriminator_is_refused_before_training_where_monai_is_missing(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    assert train_autoencoder(dataset, tmp_path / "ae", "--preset", "large") == 1
+    assert 'pip install "nnunet-difftumor[adversarial]"' in capsys.readouterr().err
+    assert not (tmp_path / "ae").exists()
+
+
 def test_excluded_cases_do_not_train(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "exclude.txt").write_text("case_2\nhealthy_1\n")
     assert train_autoencoder(dataset, tmp_path / "ae", "--exclude-cases", str(tmp_path / "exclude.txt"), steps=1) == 0
