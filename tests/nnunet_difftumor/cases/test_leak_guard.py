@@ -229,7 +229,9 @@ def test_recompressed_and_retyped_copies_are_recognised(data, tmp_path, fingerpr
 
 
 def test_refusal_names_every_case_once():
-    named = CaseFingerprint(identifier_hash=hash_identifier("val_1"), image_hash="c" * 64, tumor_mask_hash="d" * 64)
+    named = CaseFingerprint(
+        identifier_hash=hash_identifier("val_1"), image_hash="c" * 64, tumor_mask_hash="d" * 64, tumor_prints=()
+    )
     content = CaseContent(identifier="val_1", image_hash="e" * 64, tumor_mask_hashes=("f" * 64,))
     overlap = find_overlap([content], Provenance(diffusion=(named,), autoencoder=(named,)))
     with pytest.raises(LeakError, match=r"1 validation case \(val_1\)"):

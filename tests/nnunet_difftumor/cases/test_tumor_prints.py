@@ -18,7 +18,6 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
-    load_provenance,
     save_provenance,
 )
 from nnunet_difftumor.cases import tumor_prints
@@ -245,25 +244,6 @@ def test_a_label_file_on_another_grid_is_printed_without_surroundings(data, scan
     assert prints[0].surroundings == ()
 
 
-def as_format_1(path: Path) -> None:
-    content = json.loads(path.read_text())
-    for case in content["diffusion"] + content["autoencoder"]:
-        del case["tumor_prints"]
-    path.write_text(json.dumps({**content, "format_version": 1}))
-
-
-def test_a_record_of_format_1_is_read_and_what_is_missing_is_told(leak_guard, data, scans, plant):
-    folder = data.folder / "generator"
-    leak = plant(data, leak_guard.resample_copy(scans["val_large"], "linear", np.random.default_rng(4)), "patient_9")
-    check(data, leak)
-    as_format_1(folder / "provenance.json")
-    assert load_provenance(folder / "provenance.json").diffusion == (replace(leak, tumor_prints=None),)
-    config = DiffTumorConfig(generator=None, organ_label=1, tumor_label=2)
-    findings = check_leaks(folder, data, CASES, config, 0)
-    assert findings.warnings == ()
-    assert "holds no tumour prints" in findings.notes[0]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -286,12 +266,6 @@ def test_malformed_prints_are_named(data, scans, change, message, plant):
     change(content["diffusion"][0])
     with pytest.raises(ProvenanceError, match=message):
         Provenance.from_json(json.dumps(content))
-
-
-def test_prints_in_a_record_of_format_1_are_refused(data, scans, plant):
-    content = json.loads(Provenance(diffusion=(plant(data, scans["val_small"], "a"),), autoencoder=()).to_json())
-    with pytest.raises(ProvenanceError, match="tumor_prints belong to format 2"):
-        Provenance.from_json(json.dumps({**content, "format_version": 1}))
 
 
 def test_prints_of_unlabelled_and_of_healthy_cases(data, scans, fingerprint_case):
