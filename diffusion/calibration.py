@@ -139,18 +139,18 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
     )
 
 
-def _read_differences(output_folder: Path) -> Differences | None:
-    """What a run measured when it started; None for one that starts, or that an earlier release started."""
+def _read_differences(output_folder: Path, *, is_started: bool) -> Differences | None:
+    """What a run measured when it started; None for one that starts."""
     path = output_folder / DIFFERENCES_FILE
-    if not path.is_file():
+    if not is_started and not path.is_file():
         return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return Differences(**{name: tuple(map(float, stored[name])) for name in Differences._fields})
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResumeError(
             f"{path} must hold the lists {', '.join(Differences._fields)} that the run was started with ({error!r}). "
-            "Restore the file; removed, the differences are measured anew, and equal these only in the same release."
+            "Restore the file, or choose another output folder."
         ) from error
 
 

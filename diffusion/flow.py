@@ -16,11 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-ANGLE = "angle"
-STRAIGHT = "straight"
-SAMPLERS = (ANGLE, STRAIGHT)
-"""Euler steps in the angle (default), or in the noise level."""
-
 
 class FlowLoss(NamedTuple):
     """Error of the prediction.
@@ -104,7 +99,7 @@ def follow_angle(scheduler: Any, predict: Callable[[Tensor, Tensor], Tensor], no
         Sample. Shape (B, C, D, H, W).
     """
     if num_steps == 1:
-        return follow_straight(scheduler, predict, noise, num_steps)
+        return noise - predict(noise, torch.ones(noise.shape[:1], dtype=noise.dtype, device=noise.device))
     scheduler.set_timesteps(sigmas=flow_sigmas(num_steps), device=noise.device)
     angles = [0.5 * math.pi * share for share in scheduler.sigmas.tolist()]
     y, mean = noise, torch.zeros_like(noise)
@@ -117,18 +112,6 @@ def follow_angle(scheduler: Any, predict: Callable[[Tensor, Tensor], Tensor], no
         slope = cos * n - sin * (x_0 - mean) + (next_cos - cos) / (angles[step + 1] - angles[step]) * mean
         y = scheduler.step(0.5 * math.pi * slope, timestep, y, return_dict=False)[0]
     return y
-
-
-def follow_straight(
-    scheduler: Any, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, num_steps: int
-) -> Tensor:
-    """Integrate a rectified flow with Euler steps in the noise level (see `follow_angle` for the arguments)."""
-    scheduler.set_timesteps(sigmas=flow_sigmas(num_steps), device=noise.device)
-    x_t = noise
-    for level, timestep in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
-        velocity = predict(x_t, level.to(noise.dtype).expand(noise.shape[0]))
-        x_t = scheduler.step(velocity, timestep, x_t, return_dict=False)[0]
-    return x_t
 
 
 def flow_loss(prediction: Tensor, target: Tensor, mask_share: Tensor, *, absolute: bool = False) -> FlowLoss:

@@ -19,7 +19,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from diffusion.flow import ANGLE, draw_angle_levels, follow_angle, follow_straight
+from diffusion.flow import draw_angle_levels, follow_angle
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Network call: x_t and the noise levels (B,) in, the objective's prediction out."""
@@ -66,7 +66,6 @@ class Objective(ABC):
         noise: Tensor,
         num_steps: int,
         generators: Sequence[torch.Generator],
-        sampler: str = ANGLE,
     ) -> Tensor:
         """Turn noise into a sample.
 
@@ -76,7 +75,6 @@ class Objective(ABC):
             noise: Standard normal noise. Shape (B, C, D, H, W).
             num_steps: Calls of the network.
             generators: Source of further noise, one a sample.
-            sampler: "angle" or "straight" (rectified flow only; see `diffusion.flow`).
 
         Returns:
             Sample. Shape (B, C, D, H, W).
@@ -133,11 +131,9 @@ class RectifiedFlow(Objective):
         noise: Tensor,
         num_steps: int,
         generators: Sequence[torch.Generator],
-        sampler: str = ANGLE,
     ) -> Tensor:
-        """Euler steps in the angle, or in s (see `diffusion.flow`)."""
-        follow = follow_angle if sampler == ANGLE else follow_straight
-        return follow(scheduler, predict, noise, num_steps)
+        """Euler steps in the angle (see `diffusion.flow`)."""
+        return follow_angle(scheduler, predict, noise, num_steps)
 
 
 class VariancePreserving(Objective):
@@ -170,7 +166,6 @@ class VariancePreserving(Objective):
         noise: Tensor,
         num_steps: int,
         generators: Sequence[torch.Generator],
-        sampler: str = ANGLE,
     ) -> Tensor:
         """Steps of the scheduler."""
         options = self.step_options(num_steps, generators)

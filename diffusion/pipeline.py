@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoencoder.model import AutoencoderKL3D
 from diffusion.conditioning import fill_tumor_region, limit_contrast, limit_heterogeneity, unshuffle_mask
-from diffusion.flow import ANGLE, SAMPLERS, draw_noise
+from diffusion.flow import draw_noise
 from diffusion.generator.folder_check import check_component_classes
 from diffusion.objectives import Predict
 from diffusion.texture import draw_texture
@@ -98,7 +98,6 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         generators: Sequence[torch.Generator],
         num_inference_steps: int = DEFAULT_STEPS,
         texture_hu: Tensor | None = None,
-        sampler: str = ANGLE,
         autocast_dtype: torch.dtype | None = None,
     ) -> TumorPipelineOutput:
         """Synthesise one tumour per crop; crops do not influence each other.
@@ -115,7 +114,6 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             num_inference_steps: Calls of the denoiser.
             texture_hu: Added to the fill that the network sees; None draws smooth noise as wide as the
                 generator needs for the heterogeneity. Shape (B, 1, D, H, W).
-            sampler: "angle" or "straight": how a rectified flow is followed (see `diffusion.flow`).
             autocast_dtype: What the networks calculate in, such as `torch.bfloat16`; None for their own type. Fill,
                 texture and the steps between the networks' calls stay in their own type.
 
@@ -125,10 +123,9 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         Raises:
             ValueError: If shapes, number of generators, mask or image values do not fit.
         """
-        if num_inference_steps < 1 or sampler not in SAMPLERS:
+        if num_inference_steps < 1:
             raise ValueError(
-                f"num_inference_steps must be at least 1 and sampler one of {', '.join(SAMPLERS)}, got "
-                f"{num_inference_steps} and {sampler!r}. Four steps in the angle are the default."
+                f"num_inference_steps must be at least 1, got {num_inference_steps}. {DEFAULT_STEPS} are the default."
             )
         device, dtype = self.denoiser.device, self.denoiser.dtype
         filled_hu = self.fill(
@@ -149,7 +146,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         mask_unshuffled = unshuffle_mask(tumor_mask).to(dtype)
         told = _DenoiserInputs(condition, mask_unshuffled, contrast_hu, heterogeneity_hu)
         sample = self.denoiser.objective.sample(
-            self.scheduler, told.bind(self.denoiser, lower), noise, num_inference_steps, generators, sampler
+            self.scheduler, told.bind(self.denoiser, lower), noise, num_inference_steps, generators
         )
         sample = self.denoiser.from_frame(sample, condition, heterogeneity_hu)
         with lower:

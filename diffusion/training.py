@@ -96,7 +96,7 @@ def train_diffusion(
 
     Raises:
         OutputFolderExistsError: If the folder is not empty and `resume` is False.
-        ResumeError: If the folder holds a run with other settings, cases or autoencoder.
+        ResumeError: If the folder holds a run with other settings, cases or autoencoder, or lacks its differences.
         ValueError: If the autoencoder has no latent statistics, or `info` does not fit it or the preset.
     """
     _check_fit_together(autoencoder, preset, info)
@@ -119,7 +119,8 @@ def train_diffusion(
     loss = diffusion_loss_function(frozen, preset.condition_dropout)
     fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
     if preset.draws_differences:
-        differences = _read_differences(output_folder) or measure_differences(frozen, batches, _MEASURED_BATCHES)
+        differences = _read_differences(output_folder, is_started=fit.steps_done > 0)
+        differences = differences or measure_differences(frozen, batches, _MEASURED_BATCHES)
         model.set_differences(*differences)
         if fit.is_main_process:
             write_json(output_folder / DIFFERENCES_FILE, differences._asdict())

@@ -39,20 +39,18 @@ class Training:
         name: Name of its folder.
         options: Options of `difftumor train-diffusion` besides data, autoencoder, output and length.
         steps: Denoising steps T at which it is measured.
-        samplers: Samplers with which it is measured.
     """
 
     name: str
     options: tuple[str, ...] = ()
     steps: tuple[int, ...] = (4,)
-    samplers: tuple[str, ...] = ("angle",)
 
 
 TRAININGS: tuple[Training, ...] = (
-    Training(name="flow", steps=(1, 2, 4, 10), samplers=("angle", "straight")),
+    Training(name="flow", steps=(1, 2, 4, 10)),
     Training(name="v", options=("--objective", "v"), steps=(1, 2, 4, 10)),
     Training(name="epsilon", options=("--objective", "epsilon")),
-    Training(name="flow-plain-latents", options=("--plain-latents",), samplers=("angle", "straight")),
+    Training(name="flow-plain-latents", options=("--plain-latents",)),
     Training(name="flow-one-spacing", options=("--spacing-mm", "2", "2")),
 )
 """Rectified flow, v, the paper's epsilon at T = 4; flow in plain latents; flow without spacing augmentation."""
@@ -93,7 +91,7 @@ def run_ablation(
         classifier_steps: Training steps of the two-sample classifier; 0 leaves it out, which saves most of the time.
 
     Returns:
-        One row for each training, T and sampler; also written as `ablation.csv` and `ablation.md`.
+        One row for each training and T; also written as `ablation.csv` and `ablation.md`.
 
     Raises:
         ConfigurationError: If a name is unknown.
@@ -107,15 +105,10 @@ def run_ablation(
         if names and training.name not in names:
             continue
         generator = _train(training, data, output / training.name)
-        for sampler in training.samplers:
-            for steps in training.steps:
-                if steps == 1 and sampler != training.samplers[0]:
-                    continue  # one step is the same with both
-                folder = output / f"{training.name}_{sampler}_T{steps}"
-                rows.append(
-                    _row(training, sampler, steps, _measure(generator, data, folder, steps, sampler, classifier_steps))
-                )
-                write_tables(pd.DataFrame(rows), output)
+        for steps in training.steps:
+            folder = output / f"{training.name}_T{steps}"
+            rows.append(_row(training, steps, _measure(generator, data, folder, steps, classifier_steps)))
+            write_tables(pd.DataFrame(rows), output)
     return pd.DataFrame(rows)
 
 
@@ -123,7 +116,7 @@ def write_tables(table: pd.DataFrame, output: Path) -> None:
     """Write the table as CSV and as Markdown.
 
     Args:
-        table: One row for each training, T and sampler.
+        table: One row for each training and T.
         output: Folder.
     """
     with written_whole(output / "ablation.csv", overwrite=True) as temporary:
@@ -148,9 +141,7 @@ def _train(training: Training, data: AblationData, folder: Path) -> Path:
     return generator
 
 
-def _measure(
-    generator: Path, data: AblationData, folder: Path, steps: int, sampler: str, classifier_steps: int
-) -> Mapping[str, Any]:
+def _measure(generator: Path, data: AblationData, folder: Path, steps: int, classifier_steps: int) -> Mapping[str, Any]:
     from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 
@@ -159,7 +150,6 @@ def _measure(
         return json.loads(summary.read_text(encoding="utf-8"))
     settings = EvaluationSettings(
         steps=steps,
-        sampler=sampler,
         seed=data.seed,
         draws_per_case=2,
         radii_mm=(6.0, 8.0, 10.0, 12.0, 15.0),
@@ -172,8 +162,8 @@ def _measure(
     return evaluate_generator(generator, data.dataset, folder, settings, splits_path=data.splits, fold=data.fold)
 
 
-def _row(training: Training, sampler: str, steps: int, summary: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"training": training.name, "sampler": sampler, "T": steps}
+def _row(training: Training, steps: int, summary: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"training": training.name, "T": steps}
     return row | {column: _show(summary.get(column)) for column in COLUMNS}
 
 

@@ -21,8 +21,6 @@ from diffusion.generator.records import require_entries, require_list
 from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
 
 FORMAT_VERSION = 2
-_WITHOUT_PRINTS = 1
-"""The version before `tumor_prints`; it is read, and a leak guard tells what is missing."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -39,8 +37,8 @@ class CaseFingerprint:
         identifier_hash: `hash_identifier` of the case's identifier.
         image_hash: `hash_array` of the decoded CT in HU.
         tumor_mask_hash: `hash_tumor_mask` of the tumour mask; None for a case without a tumour.
-        tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None: not
-            recorded, as in records of format 1.
+        tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None for a case
+            whose labels were not looked at.
     """
 
     identifier_hash: str
@@ -53,6 +51,8 @@ class CaseFingerprint:
         _require_hash("image_hash", self.image_hash)
         if self.tumor_mask_hash is not None:
             _require_hash("tumor_mask_hash", self.tumor_mask_hash)
+            if self.tumor_prints is None:
+                raise ProvenanceError("A case with a tumor_mask_hash needs tumor_prints: without, copies go unnoticed.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,7 @@ class Provenance:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ProvenanceError(
-                f"Provenance has format_version {self.format_version!r}, this release reads {_WITHOUT_PRINTS} and "
-                f"{FORMAT_VERSION}. "
-                f"Use the release that wrote it, or train the generator again."
-            )
+        _require_version(self.format_version)
         if self.fold is not None and (isinstance(self.fold, bool) or not isinstance(self.fold, int)):
             raise ProvenanceError(f"fold must be an integer or null, got {self.fold!r}.")
         if self.fold is not None and self.fold < 0:
@@ -100,8 +95,6 @@ class Provenance:
     def from_json(text: str, source: str = "provenance.json") -> Provenance:
         """Read a record strictly: an unknown, a missing or a malformed entry is an error.
 
-        A record of format 1 becomes one of the current format without tumour prints.
-
         Args:
             text: JSON text.
             source: Name of the file, for messages.
@@ -118,12 +111,11 @@ class Provenance:
             raise ProvenanceError(
                 f"{source} is not valid JSON ({error}). It may be cut off: copy the generator folder again."
             ) from error
+        if isinstance(content, dict) and "format_version" in content:
+            _require_version(content["format_version"], f"{source}: ")  # first: another one may have other entries
         entries = require_entries(content, Provenance, source, ProvenanceError)
-        is_old = entries["format_version"] == _WITHOUT_PRINTS and not isinstance(entries["format_version"], bool)
-        if is_old:
-            entries["format_version"] = FORMAT_VERSION
         for stage in ("diffusion", "autoencoder"):
-            entries[stage] = _parse_cases(entries[stage], f"{source}: {stage}", has_prints=not is_old)
+            entries[stage] = _parse_cases(entries[stage], f"{source}: {stage}")
         try:
             return Provenance(**entries)
         except ProvenanceError as error:
@@ -264,6 +256,14 @@ def _shape_header(kind: bytes, shape: tuple[int, ...]) -> bytes:
     return b"nnunet-difftumor " + kind + b"\0" + ",".join(str(side) for side in shape).encode() + b"\0"
 
 
+def _require_version(version: object, place: str = "") -> None:
+    if version != FORMAT_VERSION:
+        raise ProvenanceError(
+            f"{place}Provenance has format_version {version!r}, this release reads {FORMAT_VERSION}. "
+            f"Use the release that wrote it, or train the generator again."
+        )
+
+
 def _require_hash(name: str, value: object) -> None:
     if not isinstance(value, str) or not _HASH.fullmatch(value):
         raise ProvenanceError(
@@ -272,13 +272,6 @@ def _require_hash(name: str, value: object) -> None:
         )
 
 
-def _parse_cases(entries: object, source: str, *, has_prints: bool) -> tuple[CaseFingerprint, ...]:
-    cases = []
-    for index, entry in enumerate(require_list(entries, source, ProvenanceError)):
-        place = f"{source}[{index}]"
-        if not has_prints and isinstance(entry, dict):
-            if "tumor_prints" in entry:
-                raise ProvenanceError(f"{place}: tumor_prints belong to format {FORMAT_VERSION} and later.")
-            entry = {**entry, "tumor_prints": None}
-        cases.append(parse_fingerprint(entry, place))
-    return tuple(cases)
+def _parse_cases(entries: object, source: str) -> tuple[CaseFingerprint, ...]:
+    cases = require_list(entries, source, ProvenanceError)
+    return tuple(parse_fingerprint(entry, f"{source}[{index}]") for index, entry in enumerate(cases))

@@ -71,12 +71,12 @@ def parse_tumor_prints(entries: object, source: str, error_type: type[ValueError
     """Read prints strictly from parsed JSON.
 
     Args:
-        entries: Parsed JSON value; None: not recorded.
+        entries: Parsed JSON value; None for a case whose labels were not looked at.
         source: Where the value stands, for the message.
         error_type: Error to raise.
 
     Returns:
-        The prints, or None if none were recorded.
+        The prints, or None as given.
 
     Raises:
         error_type: If an entry is unknown, missing or malformed.

@@ -13,35 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.generator.provenance import CaseFingerprint, hash_array, hash_identifier, hash_tumor_mask
+from diffusion.generator.provenance import hash_array, hash_tumor_mask
 from diffusion.generator.tumor_print import TumorPrint
 from nnunet_difftumor.cases.tumor_prints import take_tumor_prints
-from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.errors import GeometryMismatchError
-
-
-def fingerprint_case(case: Case, tumor_values: Sequence[int] = ()) -> CaseFingerprint:
-    """Hash a case's identifier, CT and tumour mask, and take the tumour's prints.
-
-    Args:
-        case: The case; both files are decoded.
-        tumor_values: Label values that mean tumour; with none, no mask is hashed.
-
-    Returns:
-        The fingerprint; without mask hash if there is no tumour or no label file, and without prints if labels
-        were not looked at.
-
-    Raises:
-        DiffTumorError: The named error of a file that cannot be used.
-    """
-    label_path = case.label_path if tumor_values else None
-    return CaseFingerprint(
-        identifier_hash=hash_identifier(case.identifier),
-        image_hash=hash_ct_file(case.image_path),
-        tumor_mask_hash=hash_tumor_file(label_path, tumor_values) if label_path else None,
-        tumor_prints=print_tumor_file(label_path, tumor_values, case.image_path) if label_path else None,
-    )
 
 
 def hash_ct_file(path: Path) -> str:

@@ -242,7 +242,7 @@ def check_leaks(
     ]
     warnings = leak_guard.describe_resemblance(validation)
     notes += [f"WARNING: {line}" for line in warnings]
-    notes += leak_guard.describe_blind_spots(contents, validation)
+    notes += leak_guard.describe_blind_spots(contents)
     if fold == "all":
         lines = leak_guard.describe_overlap(validation)
         notes += [f"Fold 'all' makes no claim about validation: {line}." for line in lines]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,6 @@ from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.support.files.fact_cache import FactCache
 
 _READERS = 4
-
-logger = logging.getLogger(__name__)
 
 LabelVoxels = Mapping[int, int]
 

@@ -54,7 +54,6 @@ class StageOverlap:
         other_content: Same identifier, other content.
         not_comparable: Same identifier, but nothing at hand to compare the content.
         resembling: Other content, but a tumour of nearly the same shape in nearly the same surroundings.
-        unprinted: Whether tumours trained the stage whose prints were not recorded.
     """
 
     same: tuple[str, ...] = ()
@@ -62,7 +61,6 @@ class StageOverlap:
     other_content: tuple[str, ...] = ()
     not_comparable: tuple[str, ...] = ()
     resembling: tuple[str, ...] = ()
-    unprinted: bool = False
 
     @property
     def shared(self) -> tuple[str, ...]:
@@ -227,21 +225,15 @@ def describe_resemblance(overlap: GeneratorOverlap) -> tuple[str, ...]:
     )
 
 
-def describe_blind_spots(cases: Iterable[CaseContent], overlap: GeneratorOverlap) -> tuple[str, ...]:
+def describe_blind_spots(cases: Iterable[CaseContent]) -> tuple[str, ...]:
     """Say where another resampling of a training case could not have been noticed.
 
     Args:
         cases: Validation cases.
-        overlap: What they share with the generator.
 
     Returns:
         Sentences; empty if every tumour was compared.
     """
-    if overlap.diffusion.unprinted:
-        return (
-            "The generator's provenance.json was written by an earlier release and holds no tumour prints: exact "
-            "copies of its training cases are recognised under any name, resampled ones are not.",
-        )
     small = [case.identifier for case in cases if case.tumor_mask_hashes and not can_be_told(case.tumor_prints)]
     if not small:
         return ()
@@ -289,8 +281,7 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
         if namesakes:
             kind = "other_content" if all(_differs(case, other) for other in namesakes) else "not_comparable"
             found[kind].append(case.identifier)
-    unprinted = any(other.tumor_mask_hash is not None and other.tumor_prints is None for other in trained_on)
-    return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()}, unprinted=unprinted)
+    return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()})
 
 
 def _hash_mask(label_file: Path, values: tuple[int, ...], cache: FactCache) -> str:

@@ -60,11 +60,6 @@ class RawDataset:
     options: Mapping[str, Any]
 
 
-def find_cases(raw_dataset_folder: Path) -> tuple[Case, ...]:
-    """Find the training cases of an nnU-Net raw data set (see `load_raw_dataset`)."""
-    return load_raw_dataset(raw_dataset_folder).cases
-
-
 def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
     """Read dataset.json and find the training cases.
 

@@ -78,7 +78,6 @@ def _gather(folder: DemoFolder, settings: DemoSettings) -> dict[str, Any]:
         "count_columns": sorted({key for row in counts for key in row}, key=_count_order),
         "scores": scores,
         "mean_dice": _mean([score.tumor_dice for score in scores]),
-        "inplace": _read_json(folder.evaluation / "inplace.json"),
         "synthetic": _read_json(folder.synthetic / "tumors.json"),
         "records": records,
         "total_minutes": sum(record.seconds for record in records) / 60.0,

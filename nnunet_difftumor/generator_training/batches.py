@@ -76,17 +76,6 @@ class TumorSampling:
                 raise ValueError(f"TumorSampling needs {field.name} from 0 to 1, got {getattr(self, field.name)}.")
 
 
-NO_VARIATION = TumorSampling(
-    pasted_share=0.0,
-    tumor_shift_share=0.0,
-    soft_tissue_shift_share=0.0,
-    narrow_window_share=0.0,
-    jitter_share=0.0,
-    border_share=0.0,
-)
-"""Real tumours as they are, at every spacing and orientation."""
-
-
 class AutoencoderCrops(Dataset[Batch]):
     """Batches {"image_hu": (B, 1, S, S, S)} for the autoencoder.
 

@@ -141,7 +141,7 @@ def training_identity(selected: SelectedCases, **options: bool) -> dict[str, obj
     Returns:
         JSON content.
     """
-    # the hashes alone tell what the batches are made of: a release with other prints can resume
+    # the hashes alone tell what the batches are made of
     records = [
         {key: value for key, value in asdict(case.fingerprint).items() if key != "tumor_prints"}
         for case in selected.training

@@ -74,7 +74,7 @@ class TissueValues:
         """The same patient in another contrast phase; differences between patients are kept.
 
         Args:
-            phase: One of `organs.PHASES`.
+            phase: One of the contrast phases of `phantom.organs`.
 
         Returns:
             Values in that phase: the enhanced tissues change.

@@ -14,7 +14,7 @@ def draw_anatomy(rng: np.random.Generator, phase: str = PORTAL_VENOUS) -> Anatom
 
     Args:
         rng: Random generator.
-        phase: Contrast phase, one of `organs.PHASES`.
+        phase: Contrast phase, one of those of `phantom.organs`.
 
     Returns:
         The patient's anatomy.

@@ -10,7 +10,7 @@ from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.tumor.sizes import SizeClass
 
 PORTAL_VENOUS, ARTERIAL, UNENHANCED = "portal-venous", "arterial", "unenhanced"
-PHASES = (PORTAL_VENOUS, ARTERIAL, UNENHANCED)
+"""Contrast phases."""
 
 
 @dataclass(frozen=True, kw_only=True)

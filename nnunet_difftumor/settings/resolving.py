@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, i
     """Compare the settings that a training recorded with the current ones.
 
     The path of a generator may differ (its content is compared elsewhere), and a continued training may
-    get more or fewer epochs. A setting that did not exist when the training was recorded had its default.
+    get more or fewer epochs.
 
     Args:
         stored: Settings as recorded.
@@ -163,12 +163,10 @@ def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, i
     """
     ignored = {"generator", _MAY_GROW} if is_continued else {"generator"}
     keys = sorted((set(stored) | set(current)) - ignored)
-    defaults = {field.name: field.default for field in fields(DiffTumorConfig) if field.default is not MISSING}
-    before = {**{key: list(each) if isinstance(each, tuple) else each for key, each in defaults.items()}, **stored}
     return tuple(
-        f"{key}: {before.get(key)!r} was used, now {current.get(key)!r}"
+        f"{key}: {stored.get(key)!r} was used, now {current.get(key)!r}"
         for key in keys
-        if _without_generators(before.get(key)) != _without_generators(current.get(key))
+        if _without_generators(stored.get(key)) != _without_generators(current.get(key))
     )
 
 
@@ -195,7 +193,7 @@ def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
         ConfigurationError: If a key is unknown or a value is wrong.
     """
     source = ConfigSource("recorded settings", values, Path.cwd())
-    converted = {key: _convert(key, value, source) for key, value in values.items() if key not in _REMOVED}
+    converted = {key: _convert(key, value, source) for key, value in values.items()}
     converted["targets"] = tuple(OrganTarget(**entry) for entry in converted.get("targets", ()))
     return DiffTumorConfig(**converted)
 
@@ -246,16 +244,8 @@ _EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-_REMOVED = dict.fromkeys(
-    ("curriculum_every", "curriculum_samples"),
-    "there is no curriculum: sizes and contrasts are drawn as often as size_classes and contrast_hu say",
-)
-
-
 def _convert(key: str, value: Any, source: ConfigSource) -> Any:
     """Check one setting's type and turn JSON's lists into the types of DiffTumorConfig."""
-    if key in _REMOVED:
-        raise ConfigurationError(f"{key} in {source.name} is no setting; {_REMOVED[key]}. Take it out.")
     if key not in _EXPECTED:
         raise ConfigurationError(unknown_key_message(key, _EXPECTED, source.name))
     types, description = _EXPECTED[key]

@@ -236,8 +236,7 @@ def make_view(
     """Make a folder that is the preprocessed data set in all but its splits, with links to other data sets beside it.
 
     Its files are links. Its lists are those of all folds of the data set, so that the study may train others later.
-    Nothing is written where the same view is there already. A view of an earlier version, which had lists of the
-    study's folds alone, is completed.
+    Nothing is written where the same view is there already.
 
     Args:
         data: The data set.

@@ -56,12 +56,13 @@ def find_split_conflicts(output_folder: Path, cases: FoldCases) -> tuple[str, ..
     Returns:
         One line per list that differs; empty if nothing was recorded.
     """
-    record = _read_record(output_folder / SPLIT_RECORD_NAME) or {}
-    current = cases.to_json()
+    record = _read_record(output_folder / SPLIT_RECORD_NAME)
+    if record is None:
+        return ()
     return tuple(
-        f"{key}: {len(set(record[key]) ^ set(current[key]))} cases were added or removed"
-        for key in current
-        if key in record and record[key] != current[key]
+        f"{key}: {len(set(record.get(key, ())) ^ set(now))} cases were added or removed"
+        for key, now in cases.to_json().items()
+        if record.get(key) != now
     )
 
 

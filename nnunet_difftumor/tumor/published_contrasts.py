@@ -1,10 +1,8 @@
 """Published contrasts of tumours by organ, and the choice of what a tumour's look is drawn from.
 
 All contrasts are tumour minus organ in the portal venous phase, in HU. A number is listed only where a source was
-read. Found: liver, pancreas. Looked for and not found: kidney (attenuations of renal cell carcinomas are published
-by phase, but no tumour-minus-kidney contrast in the portal venous phase was seen) and, for every organ, the standard
-deviation inside a tumour after smoothing away the noise. So heterogeneity is taken from the tumours that the
-generator was trained on, also where the contrast is a published one.
+read; docs/explanation/synthesis.md names the sources and says how the numbers follow from them. Heterogeneity is taken
+from the tumours that the generator was trained on, also where the contrast is a published one.
 """
 
 from __future__ import annotations
@@ -22,99 +20,32 @@ HYPODENSE = "hypodense"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Citation:
-    """Where a number was read.
-
-    Attributes:
-        source: Title, journal and year.
-        address: Where the text was read.
-        numbers: What it says, in its own units.
-    """
-
-    source: str
-    address: str
-    numbers: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class TargetPrior:
     """Contrast of the tumours of one organ.
 
     Attributes:
         words: Words of a label's name that mean the organ.
         contrast_hu: Tumour minus organ in the portal venous phase, in HU.
-        derivation: How the numbers follow from the citations.
-        citations: Sources of the numbers.
     """
 
     words: frozenset[str]
     contrast_hu: TruncatedNormal
-    derivation: str
-    citations: tuple[Citation, ...]
 
 
 # Limits: two standard deviations below the mean, but not beyond the 80 HU that a generator is conditioned on, and
 # -8 HU above, where most tumours would be dropped as invisible (AppearanceRule.smallest_contrast_hu).
 TARGET_PRIORS: Mapping[str, TargetPrior] = MappingProxyType(
     {
+        # Mean: Nakamura et al. 2019, abstract, contrast-to-noise ratio times noise.
+        # Standard deviation: Lee et al. 2023, abstract, 2.1 / 3.8 of the mean.
         "liver": TargetPrior(
             words=frozenset({"liver", "hepatic"}),
             contrast_hu=TruncatedNormal(mean=-32.0, sd=18.0, low=-68.0, high=-8.0),
-            derivation=(
-                "Mean: contrast-to-noise ratio times noise, both medians, is 36 and 33 HU (hybrid iterative "
-                "reconstruction, below and above 10 mm) and 32 and 28 HU (deep learning reconstruction); their mean "
-                "is 32 HU. No standard deviation in HU was found: the relative one of the contrast-to-noise ratio, "
-                "2.1 / 3.8 = 0.55, times 32 HU is 18 HU, which holds the spread of the noise too."
-            ),
-            citations=(
-                Citation(
-                    source=(
-                        "Deep Learning-based CT Image Reconstruction: Initial Evaluation Targeting Hypovascular "
-                        "Hepatic Metastases, RSNA 2019, abstract"
-                    ),
-                    address=(
-                        "https://discovery.researcher.life/article/deep-learning-based-ct-image-reconstruction-"
-                        "initial-evaluation-targeting-hypovascular-hepatic-metastases/"
-                        "b085e560d59a37a0b9107625ee54dcaa"
-                    ),
-                    numbers=(
-                        "58 patients; (liver - tumour) / noise: 1.9 (< 10 mm) and 1.7 (> 10 mm) at a noise of 19.2 HU, "
-                        "2.5 and 2.2 at 12.8 HU, all medians"
-                    ),
-                ),
-                Citation(
-                    source=(
-                        "Deep learning-based iodine contrast-augmenting algorithm for low-contrast-dose liver CT to "
-                        "assess hypovascular hepatic metastasis, Abdom Radiol (NY) 2023;48(11):3430-3440, abstract"
-                    ),
-                    address="https://doi.org/10.1007/s00261-023-04039-0",
-                    numbers="128 patients, portal phase, 120 kVp images: lesion-to-liver ratio to noise 3.8 +- 2.1",
-                ),
-                Citation(
-                    source="Hu et al., Label-Free Liver Tumor Segmentation, CVPR 2023",
-                    address="https://arxiv.org/abs/2303.14869",
-                    numbers="no number used; makes hypo-attenuating liver tumours, which gives the sign",
-                ),
-            ),
         ),
+        # Ishigami et al. 2009, abstract, the 49 hypo-attenuating tumours.
         "pancreas": TargetPrior(
             words=frozenset({"pancreas", "pancreatic"}),
             contrast_hu=TruncatedNormal(mean=-40.5, sd=23.0, low=-80.0, high=-8.0),
-            derivation=(
-                "Mean and standard deviation as published for tumours that are hypo-attenuating in the pancreatic "
-                "phase (49 of 57). The iso-attenuating ones (8 of 57; 7.1 +- 4.7 HU, without sign) are left out: they "
-                "are below what is labelled as visible."
-            ),
-            citations=(
-                Citation(
-                    source="PubMed 17961951, abstract (57 multidetector CT studies of pancreatic carcinomas, 2007)",
-                    address="https://pubmed.ncbi.nlm.nih.gov/17961951/",
-                    numbers=(
-                        "|tumour - pancreas| in the portal venous phase: 40.5 +- 23.0 HU (hypo-attenuating, n = 49), "
-                        "7.1 +- 4.7 HU (iso-attenuating, n = 8)"
-                    ),
-                ),
-            ),
         ),
     }
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.evaluation.scoring.run import load_scores
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_the_benchmark_scores_every_kind_of_error(scoring, tmp_path):
     cost = scoring.measure_scoring(tmp_path / "data", tmp_path / "scores", workers=1)
     assert (cost.cases, cost.side_voxels, cost.with_probabilities) == (24, 40, True)
     assert cost.cpu_seconds_per_case > 0
-    tumor = load_scores(tmp_path / "scores").summary["labels"]["tumor"]
+    tumor = json.loads((tmp_path / "scores" / "summary.json").read_text())["labels"]["tumor"]
     assert 0 < tumor["detected"] < tumor["tumors"]
     assert tumor["false_positives"] > 0
     assert tumor["healthy"]["scans"] > 0

@@ -37,7 +37,9 @@ INFO = GeneratorInfo(
     preset="nano",
     data_note="a CT phantom",
 )
-CASE = CaseFingerprint(identifier_hash=hash_identifier("liver_1"), image_hash="1" * 64, tumor_mask_hash="2" * 64)
+CASE = CaseFingerprint(
+    identifier_hash=hash_identifier("liver_1"), image_hash="1" * 64, tumor_mask_hash="2" * 64, tumor_prints=()
+)
 PROVENANCE = Provenance(diffusion=(CASE,), autoencoder=(CASE, CASE), fold=1, splits_hash="3" * 64)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -35,7 +35,7 @@ KILLED_AT = 7
 CHECKPOINT_EVERY = 3
 PRESET = replace(DIFFUSION_PRESETS["nano"], ema_decay=0.9)
 INFO = GeneratorInfo(roi_sides=(16, 32), preset="anything")
-CASE = CaseFingerprint(identifier_hash="0" * 64, image_hash="1" * 64, tumor_mask_hash="2" * 64)
+CASE = CaseFingerprint(identifier_hash="0" * 64, image_hash="1" * 64, tumor_mask_hash="2" * 64, tumor_prints=())
 PROVENANCE = Provenance(diffusion=(CASE,), autoencoder=(CASE,))
 WEIGHTS = "generator/denoiser/diffusion_pytorch_model.safetensors"
 
@@ -149,7 +149,10 @@ def test_a_resumed_run_keeps_the_differences_that_it_measured_when_it_started(tm
     monkeypatch.setattr(training, "measure_differences", lambda *_: measured)
     train(tmp_path / "run", resume=True)
     assert denoiser_config(tmp_path / "run") == before
-    (tmp_path / "run" / "differences.json").unlink()  # as a run of an earlier release
+    (tmp_path / "run" / "differences.json").unlink()
+    with pytest.raises(ResumeError, match=r"differences\.json must hold the lists"):
+        train(tmp_path / "run", resume=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as a run that was interrupted before it measured
     train(tmp_path / "run", resume=True)
     assert denoiser_config(tmp_path / "run")["difference_std"] == [9.0] * 8
 

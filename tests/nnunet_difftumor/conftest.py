@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
+from nnunet_difftumor.cases.fingerprints import hash_ct_file, hash_tumor_file, print_tumor_file
+from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance
@@ -201,13 +204,27 @@ def draw_case(seed: int, *, has_tumor: bool) -> tuple[NDArray[np.int16], NDArray
 @pytest.fixture(scope="session")
 def generator_with_provenance(nano_generator_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The untrained generator, said to be trained on a case that no test validates on."""
-    from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
-
     folder = tmp_path_factory.mktemp("with_provenance") / "generator"
     shutil.copytree(nano_generator_folder, folder)
     elsewhere = CaseFingerprint(identifier_hash=hash_identifier("elsewhere"), image_hash="0" * 64)
     save_provenance(folder / "provenance.json", Provenance(diffusion=(elsewhere,), autoencoder=(elsewhere,)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def fingerprint_case() -> Callable[..., CaseFingerprint]:
+    """Fingerprint a case from its files, as the leak guard reads them: `fingerprint_case(case, tumor_values)`."""
+
+    def fingerprint(case: Case, tumor_values: Sequence[int] = ()) -> CaseFingerprint:
+        label_path = case.label_path if tumor_values else None
+        return CaseFingerprint(
+            identifier_hash=hash_identifier(case.identifier),
+            image_hash=hash_ct_file(case.image_path),
+            tumor_mask_hash=hash_tumor_file(label_path, tumor_values) if label_path else None,
+            tumor_prints=print_tumor_file(label_path, tumor_values, case.image_path) if label_path else None,
+        )
+
+    return fingerprint
 
 
 @pytest.fixture(scope="session")

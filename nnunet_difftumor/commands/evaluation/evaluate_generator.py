@@ -20,7 +20,6 @@ tissue. A network tries to tell them from real ones. Writes into --output:
   summary.json  figures with 95% intervals over patients
   report.html   tables, plots and montages on one page; the montages are PNG files as well
   tumors.csv    one row for each tumour
-  inplace.json, inplace.png  the tumours in place in short
   probes/       what the networks found; kept, so that an interrupted run does not train them again
 
 --quick runs in seconds to a minute and its figures are rough."""

@@ -78,7 +78,7 @@ def evaluate_generator(
     organ, tumor = resolve_label_roles(dataset.options["labels"], _value(organ_label), _value(tumor_label))
     held_out = {case.identifier for case in cases}
     training = [case for case in dataset.cases if case.identifier not in held_out] if use_training_range else []
-    tissue = DiffusionTissue(loaded, steps=settings.steps, sampler=settings.sampler)
+    tissue = DiffusionTissue(loaded, steps=settings.steps)
     given = EvaluationInput(
         generator=tissue,
         reconstruct=reconstruct_with(loaded.pipeline.autoencoder),

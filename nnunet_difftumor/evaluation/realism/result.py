@@ -64,7 +64,6 @@ class Evaluation:
         collection: Tumours of the data set.
         other: Tumours of the other organs, by name.
         probes: Results of the classifiers.
-        inplace: Content of inplace.json.
         window_hu: Window of all values in HU.
     """
 
@@ -72,5 +71,4 @@ class Evaluation:
     collection: Collection
     other: Mapping[str, Collection]
     probes: Probes
-    inplace: dict[str, Any]
     window_hu: tuple[float, float]

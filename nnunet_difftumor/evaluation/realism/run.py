@@ -15,7 +15,6 @@ from nnunet_difftumor.errors import MissingLabelError
 from nnunet_difftumor.evaluation.realism import summary, tables
 from nnunet_difftumor.evaluation.realism.collection import Collection, collect, collect_native
 from nnunet_difftumor.evaluation.realism.copy_paste import donor_of_scan
-from nnunet_difftumor.evaluation.realism.inplace_table import inplace_table
 from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult, collect_pairs, probe, probe_nothing
 from nnunet_difftumor.evaluation.realism.measures.reconstruction import measure_reconstruction
 from nnunet_difftumor.evaluation.realism.measures.tumors import write_tumors
@@ -28,7 +27,6 @@ from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Sources
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 SUMMARY_FILE, TUMORS_FILE, REPORT_FILE = "summary.json", "tumors.csv", "report.html"
-INPLACE_FILE = "inplace.json"
 _PROBES_FOLDER = "probes"
 
 
@@ -64,14 +62,10 @@ def evaluate(given: EvaluationInput, settings: EvaluationSettings, output: Path)
     others = _other_organs(given, sources, settings, rng)
     probes = run_probes(collection, window_hu, settings, output / _PROBES_FOLDER)
     found = _summarize(given, scans, collection, others, probes, settings, rng)
-    inplace = inplace_table(collection.in_place, window_hu)
-    inplace["without_tumor"] = [scan.identifier for scan in scans if not scan.has_target]
-    inplace |= {"steps": settings.steps, "seed": settings.seed}
-    result = Evaluation(found, collection, others, probes, inplace, window_hu)
+    result = Evaluation(found, collection, others, probes, window_hu)
     other_rows = [(f"{kind}, {name}", row) for name, other in others.items() for kind, row in other.rows()]
     write_tumors(output / TUMORS_FILE, [*collection.rows(), *other_rows])
     write_pictures_and_report(result, output)
-    write_json(output / INPLACE_FILE, tables.plain(inplace), overwrite=True)
     write_json(output / SUMMARY_FILE, found, overwrite=True)
     return result
 

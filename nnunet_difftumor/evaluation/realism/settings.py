@@ -40,7 +40,6 @@ class EvaluationSettings:
 
     Attributes:
         steps: Denoising steps T.
-        sampler: How a rectified flow is followed, "angle" or "straight".
         seed: Seed of every random choice.
         draws_per_case: Generated tumours for each real one, with looks of training tumours; one more is made
             with the look of the real tumour itself.
@@ -60,7 +59,6 @@ class EvaluationSettings:
     """
 
     steps: int = 4
-    sampler: str = "angle"
     seed: int = 0
     draws_per_case: int = 4
     radii_mm: tuple[float, ...] = (4.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0)

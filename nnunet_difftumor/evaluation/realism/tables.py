@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,6 @@ MEDIANS = (
     "volume_ratio",
     "inside_share",
 )
-
-Statistic = Callable[[NDArray[np.floating]], float]
 
 
 @dataclass(frozen=True, eq=False)

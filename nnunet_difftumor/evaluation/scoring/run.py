@@ -16,10 +16,10 @@ from nnunet_difftumor.evaluation.scoring.records import CaseScores
 from nnunet_difftumor.evaluation.scoring.request import ScoringPlan, ScoringRequest, plan_scoring
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 from nnunet_difftumor.evaluation.scoring.summary import summarize
-from nnunet_difftumor.evaluation.scoring.tables import FILTERED_FOLDER, load_scores
+from nnunet_difftumor.evaluation.scoring.tables import FILTERED_FOLDER
 from nnunet_difftumor.evaluation.scoring.writing import check_output, new_output_folder, write_tables
 
-__all__ = ["CaseScores", "FolderScores", "ScoringRequest", "load_scores", "score_case", "score_folders"]
+__all__ = ["CaseScores", "FolderScores", "ScoringRequest", "score_case", "score_folders"]
 
 SUMMARY_FORMAT = 1
 

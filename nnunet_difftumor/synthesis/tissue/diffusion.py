@@ -24,13 +24,12 @@ class DiffusionTissue(DescribedTissue):
         precision: What the networks calculate in, "float32" or "bfloat16" (see `synthesis_precision`).
     """
 
-    def __init__(self, loaded: LoadedGenerator, *, steps: int = 4, sampler: str = "angle") -> None:
+    def __init__(self, loaded: LoadedGenerator, *, steps: int = 4) -> None:
         """Wrap a loaded generator.
 
         Args:
             loaded: Pipeline with its description.
             steps: Denoising steps T.
-            sampler: How a rectified flow is followed, "angle" or "straight" (see `diffusion.flow`).
 
         Raises:
             ConfigurationError: If the precision that the environment asks for does not exist.
@@ -39,7 +38,6 @@ class DiffusionTissue(DescribedTissue):
         self.precision = synthesis_precision(loaded.pipeline.denoiser.device)
         self._loaded = loaded
         self._steps = steps
-        self._sampler = sampler
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> DiffusionTissue:
@@ -71,7 +69,6 @@ class DiffusionTissue(DescribedTissue):
             output = self._loaded.pipeline(
                 **self._inputs(host_hu, tumor_masks, appearances, seeds),
                 num_inference_steps=self._steps,
-                sampler=self._sampler,
                 autocast_dtype=torch.bfloat16 if self.precision == BFLOAT16 else None,
             )
         return GeneratedRegions(

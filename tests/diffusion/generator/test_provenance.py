@@ -26,6 +26,7 @@ def fingerprint(name: str, *, has_tumor: bool = True) -> CaseFingerprint:
         identifier_hash=hash_identifier(name),
         image_hash=hash_array(image),
         tumor_mask_hash=hash_tumor_mask(image > 500) if has_tumor else None,
+        tumor_prints=() if has_tumor else None,
     )
 
 
@@ -68,7 +69,9 @@ def remove(content: dict, name: str) -> dict:
         (lambda c: {**c, "fold": True}, "fold must be an integer"),
         (lambda c: {**c, "fold": -1}, "0 or more"),
         (lambda c: {**c, "splits_hash": None}, "belong together"),
-        (lambda c: {**c, "format_version": 99}, "format_version 99"),
+        (lambda c: {"format_version": 99}, "format_version 99, this release reads 2"),
+        (lambda c: {**c, "format_version": True}, "format_version True"),
+        (lambda c: {**c, "diffusion": [{**c["diffusion"][0], "tumor_prints": None}]}, r"diffusion\[0\].*tumor_prints"),
         (lambda c: [c], "must be a JSON object"),
     ],
 )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
-from nnunet_difftumor.cases.fingerprints import fingerprint_case
 from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks, tumor_masks_of
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.leak_guard import (
@@ -62,8 +61,12 @@ CASES = FoldCases(
 )
 
 
-def fingerprint(data, name, as_name=None):
-    return fingerprint_case(Case(as_name or name, data.images[name], data.label_file(name)), [2])
+@pytest.fixture
+def fingerprint(fingerprint_case):
+    def of_case(data, name, as_name=None, values=(2,)):
+        return fingerprint_case(Case(as_name or name, data.images[name], data.label_file(name)), values)
+
+    return of_case
 
 
 def check(data, diffusion, autoencoder=(), fold=0, keep_images=True, **settings):
@@ -76,7 +79,7 @@ def check(data, diffusion, autoencoder=(), fold=0, keep_images=True, **settings)
     return check_leaks(folder, data, CASES, config, fold)
 
 
-def test_clean_fold_passes_and_tells_which_tumors_are_too_small_to_be_recognised(data):
+def test_clean_fold_passes_and_tells_which_tumors_are_too_small_to_be_recognised(data, fingerprint):
     trained_on = [fingerprint(data, "train_1"), fingerprint(data, "train_2"), OTHER]
     findings = check(data, trained_on, trained_on)
     assert findings.acknowledged == findings.warnings == ()
@@ -85,18 +88,18 @@ def test_clean_fold_passes_and_tells_which_tumors_are_too_small_to_be_recognised
 
 
 @pytest.mark.parametrize("keep_images", [True, False], ids=["with raw CT", "labels only"])
-def test_a_validation_case_in_the_diffusion_training_is_refused(data, keep_images):
+def test_a_validation_case_in_the_diffusion_training_is_refused(data, keep_images, fingerprint):
     with pytest.raises(LeakError, match=r"diffusion model .*val_2.*fold_\{fold\}"):
         check(data, [fingerprint(data, "train_1"), fingerprint(data, "val_2")], keep_images=keep_images)
 
 
 @pytest.mark.parametrize("keep_images", [True, False], ids=["with raw CT", "labels only"])
-def test_a_renamed_copy_is_refused(data, keep_images):
+def test_a_renamed_copy_is_refused(data, keep_images, fingerprint):
     with pytest.raises(LeakError, match="under another identifier"):
         check(data, [fingerprint(data, "val_1", as_name="patient_77")], keep_images=keep_images)
 
 
-def test_diffusion_overlap_cannot_be_acknowledged(data):
+def test_diffusion_overlap_cannot_be_acknowledged(data, fingerprint):
     with pytest.raises(LeakError, match="diffusion model"):
         check(
             data,
@@ -106,7 +109,7 @@ def test_diffusion_overlap_cannot_be_acknowledged(data):
         )
 
 
-def test_same_identifier_with_other_content_needs_an_acknowledgement(data):
+def test_same_identifier_with_other_content_needs_an_acknowledgement(data, fingerprint):
     namesake = fingerprint(data, "train_1", as_name="val_1")
     with pytest.raises(LeakError, match="acknowledge_identifier_matches"):
         check(data, [namesake])
@@ -134,14 +137,10 @@ def regional(data):
     return replace(data, labels=REGIONS)
 
 
-def fingerprint_mask(data, name, as_name, values):
-    return fingerprint_case(Case(as_name, data.images[name], data.label_file(name)), values)
-
-
 @pytest.mark.parametrize("values", [[2, 3], [2]], ids=["as train-diffusion takes it", "its own label alone"])
 @pytest.mark.parametrize("keep_images", [True, False], ids=["with raw CT", "labels only"])
-def test_a_renamed_copy_of_a_tumor_that_is_a_region_is_refused(regional, keep_images, values):
-    leak = fingerprint_mask(regional, "val_1", "patient_77", values)
+def test_a_renamed_copy_of_a_tumor_that_is_a_region_is_refused(regional, keep_images, values, fingerprint):
+    leak = fingerprint(regional, "val_1", "patient_77", values)
     with pytest.raises(LeakError, match="under another identifier"):
         check(regional, [leak], keep_images=keep_images)
 
@@ -153,7 +152,7 @@ def test_every_region_that_may_have_been_the_tumor_is_compared():
     assert tumor_masks_of({"background": 0, "liver": 1, "tumor": 2}, target) == ((2,),)
 
 
-def test_another_mask_alone_does_not_prove_another_case(data):
+def test_another_mask_alone_does_not_prove_another_case(data, fingerprint):
     relabelled = fingerprint(data, "train_1", as_name="val_1")
     with pytest.raises(LeakError, match="cannot be compared without the raw CT"):
         check(data, [relabelled], keep_images=False)
@@ -161,7 +160,7 @@ def test_another_mask_alone_does_not_prove_another_case(data):
         check(data, [relabelled])
 
 
-def test_autoencoder_overlap_needs_an_acknowledgement(data):
+def test_autoencoder_overlap_needs_an_acknowledgement(data, fingerprint):
     seen = [fingerprint(data, "val_1")]
     with pytest.raises(LeakError, match="acknowledge_autoencoder_overlap"):
         check(data, [OTHER], seen)
@@ -169,20 +168,20 @@ def test_autoencoder_overlap_needs_an_acknowledgement(data):
     assert "autoencoder" in findings.acknowledged[0]
 
 
-def test_an_autoencoder_that_saw_the_ct_without_labels_is_found(data):
+def test_an_autoencoder_that_saw_the_ct_without_labels_is_found(data, fingerprint_case):
     unlabelled = fingerprint_case(Case("scan", data.images["val_2"]))
     with pytest.raises(LeakError, match="autoencoder"):
         check(data, [OTHER], [unlabelled])
 
 
-def test_fold_all_refuses_nothing_and_tells_the_overlap(data):
+def test_fold_all_refuses_nothing_and_tells_the_overlap(data, fingerprint):
     findings = check(data, [fingerprint(data, "val_1")], fold="all")
     assert findings.acknowledged == ()
     assert "no claim about validation" in findings.notes[-1]
     assert "val_1" in findings.notes[-1]
 
 
-def test_holdout_in_the_generators_training_is_told(data):
+def test_holdout_in_the_generators_training_is_told(data, fingerprint):
     findings = check(data, [OTHER, fingerprint(data, "holdout_1")])
     assert "specificity" in findings.notes[0]
 
@@ -198,7 +197,7 @@ def test_a_generator_without_provenance_is_refused(tmp_path):
         read_provenance(tmp_path)
 
 
-def test_empty_tumor_masks_are_not_taken_for_copies(data):
+def test_empty_tumor_masks_are_not_taken_for_copies(data, fingerprint):
     healthy = fingerprint(data, "holdout_1", as_name="other_healthy")
     content = describe_case("val_9", data.label_file("holdout_1"), None, [(2,)], FactCache(None))
     assert content.tumor_mask_hashes == ()
@@ -221,7 +220,7 @@ def test_hashes_are_kept_and_follow_the_file(data, tmp_path):
     assert changed.image_hash != before.image_hash
 
 
-def test_recompressed_and_retyped_copies_are_recognised(data, tmp_path):
+def test_recompressed_and_retyped_copies_are_recognised(data, tmp_path, fingerprint_case):
     values = np.asarray(nibabel.load(data.images["val_1"]).dataobj)
     copy = tmp_path / "copy.nii"
     nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), copy)
@@ -230,7 +229,9 @@ def test_recompressed_and_retyped_copies_are_recognised(data, tmp_path):
 
 
 def test_refusal_names_every_case_once():
-    named = CaseFingerprint(identifier_hash=hash_identifier("val_1"), image_hash="c" * 64, tumor_mask_hash="d" * 64)
+    named = CaseFingerprint(
+        identifier_hash=hash_identifier("val_1"), image_hash="c" * 64, tumor_mask_hash="d" * 64, tumor_prints=()
+    )
     content = CaseContent(identifier="val_1", image_hash="e" * 64, tumor_mask_hashes=("f" * 64,))
     overlap = find_overlap([content], Provenance(diffusion=(named,), autoencoder=(named,)))
     with pytest.raises(LeakError, match=r"1 validation case \(val_1\)"):

@@ -18,11 +18,9 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
-    load_provenance,
     save_provenance,
 )
 from nnunet_difftumor.cases import tumor_prints
-from nnunet_difftumor.cases.fingerprints import fingerprint_case
 from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.splits import Split
@@ -162,11 +160,16 @@ def data(tmp_path, scans):
     )
 
 
-def plant(data, scan, name):
-    """Fingerprint a scan as the generator's training does under a name."""
-    image, label = data.folder / "copy.nii.gz", data.folder / "copy_label.nii.gz"
-    write_scan(scan, image, label)
-    return fingerprint_case(Case(name, image, label), [2])
+@pytest.fixture
+def plant(fingerprint_case):
+    """Fingerprint a scan as the generator's training does under a name: `plant(data, scan, name)`."""
+
+    def fingerprint(data, scan, name):
+        image, label = data.folder / "copy.nii.gz", data.folder / "copy_label.nii.gz"
+        write_scan(scan, image, label)
+        return fingerprint_case(Case(name, image, label), [2])
+
+    return fingerprint
 
 
 def check(data, *trained_on, fold=0, **settings):
@@ -177,12 +180,12 @@ def check(data, *trained_on, fold=0, **settings):
     return check_leaks(folder, data, CASES, config, fold)
 
 
-def test_other_tumors_are_not_warned_of(leak_guard, data, scans):
+def test_other_tumors_are_not_warned_of(leak_guard, data, scans, plant):
     findings = check(data, plant(data, make_scan(leak_guard, 8, 30.0), "a"), plant(data, scans["train_1"], "b"))
     assert findings.warnings == findings.acknowledged == findings.notes == ()
 
 
-def test_the_same_identifier_and_a_renamed_copy_are_refused(data, scans):
+def test_the_same_identifier_and_a_renamed_copy_are_refused(data, scans, plant):
     with pytest.raises(LeakError, match="diffusion model"):
         check(data, plant(data, scans["val_small"], "val_small"))
     with pytest.raises(LeakError, match="under another identifier"):
@@ -190,7 +193,7 @@ def test_the_same_identifier_and_a_renamed_copy_are_refused(data, scans):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_another_resampling_of_the_mask_alone_is_warned_of(leak_guard, data, scans, how):
+def test_another_resampling_of_the_mask_alone_is_warned_of(leak_guard, data, scans, how, plant):
     copy = leak_guard.resample_copy(scans["val_large"], how, np.random.default_rng(2))
     unrelated = np.random.default_rng(0).normal(40, 30, copy.tumor_mask.shape).astype(np.float32)
     leak = plant(data, replace(copy, image_hu=unrelated), "patient_9")
@@ -205,7 +208,7 @@ def test_another_resampling_of_the_mask_alone_is_warned_of(leak_guard, data, sca
 
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("name", ["val_large", "val_small"])
-def test_another_resampling_of_mask_and_ct_is_warned_of(leak_guard, data, scans, name, how):
+def test_another_resampling_of_mask_and_ct_is_warned_of(leak_guard, data, scans, name, how, plant):
     leak = plant(data, leak_guard.resample_copy(scans[name], how, np.random.default_rng(4)), "patient_9")
     findings = check(data, leak)
     assert len(findings.warnings) == 1
@@ -214,14 +217,16 @@ def test_another_resampling_of_mask_and_ct_is_warned_of(leak_guard, data, scans,
     assert check(data, leak).warnings == findings.warnings  # prints that were kept in the case facts
 
 
-def test_a_small_tumor_without_its_ct_is_told_to_be_a_blind_spot(leak_guard, data, scans):
+def test_a_small_tumor_without_its_ct_is_told_to_be_a_blind_spot(leak_guard, data, scans, plant):
     leak = plant(data, leak_guard.resample_copy(scans["val_small"], "linear", np.random.default_rng(4)), "patient_9")
     findings = check(replace(data, images={}), leak)
     assert findings.warnings == ()
     assert "1 validation case (val_small) cannot be recognised" in findings.notes[0]
 
 
-def test_a_resampled_copy_under_the_same_identifier_is_refused_and_called_the_same_patient(leak_guard, data, scans):
+def test_a_resampled_copy_under_the_same_identifier_is_refused_and_called_the_same_patient(
+    leak_guard, data, scans, plant
+):
     leak = plant(data, leak_guard.resample_copy(scans["val_small"], "linear", np.random.default_rng(4)), "val_small")
     with pytest.raises(LeakError, match="same patient"):
         check(data, leak)
@@ -229,7 +234,7 @@ def test_a_resampled_copy_under_the_same_identifier_is_refused_and_called_the_sa
     assert len(findings.acknowledged) == len(findings.warnings) == 1
 
 
-def test_a_label_file_on_another_grid_is_printed_without_surroundings(data, scans):
+def test_a_label_file_on_another_grid_is_printed_without_surroundings(data, scans, fingerprint_case):
     image, label = data.folder / "copy.nii.gz", data.folder / "copy_label.nii.gz"
     write_scan(scans["val_large"], image, label)
     stored = nibabel.load(label)
@@ -237,25 +242,6 @@ def test_a_label_file_on_another_grid_is_printed_without_surroundings(data, scan
     prints = fingerprint_case(Case("case", image, label), [2]).tumor_prints
     assert prints
     assert prints[0].surroundings == ()
-
-
-def as_format_1(path: Path) -> None:
-    content = json.loads(path.read_text())
-    for case in content["diffusion"] + content["autoencoder"]:
-        del case["tumor_prints"]
-    path.write_text(json.dumps({**content, "format_version": 1}))
-
-
-def test_a_record_of_format_1_is_read_and_what_is_missing_is_told(leak_guard, data, scans):
-    folder = data.folder / "generator"
-    leak = plant(data, leak_guard.resample_copy(scans["val_large"], "linear", np.random.default_rng(4)), "patient_9")
-    check(data, leak)
-    as_format_1(folder / "provenance.json")
-    assert load_provenance(folder / "provenance.json").diffusion == (replace(leak, tumor_prints=None),)
-    config = DiffTumorConfig(generator=None, organ_label=1, tumor_label=2)
-    findings = check_leaks(folder, data, CASES, config, 0)
-    assert findings.warnings == ()
-    assert "holds no tumour prints" in findings.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +259,7 @@ def test_a_record_of_format_1_is_read_and_what_is_missing_is_told(leak_guard, da
         (lambda case: case.update(tumor_prints={}), "tumor_prints must be a JSON list"),
     ],
 )
-def test_malformed_prints_are_named(data, scans, change, message):
+def test_malformed_prints_are_named(data, scans, change, message, plant):
     case = plant(data, scans["val_small"], "a")
     assert len(case.tumor_prints[0].surroundings) == 3
     content = json.loads(Provenance(diffusion=(case,), autoencoder=()).to_json())
@@ -282,19 +268,15 @@ def test_malformed_prints_are_named(data, scans, change, message):
         Provenance.from_json(json.dumps(content))
 
 
-def test_prints_in_a_record_of_format_1_are_refused(data, scans):
-    content = json.loads(Provenance(diffusion=(plant(data, scans["val_small"], "a"),), autoencoder=()).to_json())
-    with pytest.raises(ProvenanceError, match="tumor_prints belong to format 2"):
-        Provenance.from_json(json.dumps({**content, "format_version": 1}))
-
-
-def test_prints_of_unlabelled_and_of_healthy_cases(data, scans):
+def test_prints_of_unlabelled_and_of_healthy_cases(data, scans, fingerprint_case):
     image = data.images["val_small"]
     assert fingerprint_case(Case("scan", image)).tumor_prints is None
     assert fingerprint_case(Case("scan", image, data.label_file("val_small")), [7]).tumor_prints == ()
 
 
-def test_a_warning_is_logged_and_recorded(make_nnunet_project, monkeypatch, tmp_path, generator_with_provenance):
+def test_a_warning_is_logged_and_recorded(
+    make_nnunet_project, monkeypatch, tmp_path, generator_with_provenance, fingerprint_case
+):
     import shutil
 
     import torch
@@ -322,7 +304,7 @@ def test_a_warning_is_logged_and_recorded(make_nnunet_project, monkeypatch, tmp_
     assert f"WARNING: {recorded[0]}" in Path(trainer.log_file).read_text()
 
 
-def test_the_record_discloses_rounded_numbers_only(data, scans):
+def test_the_record_discloses_rounded_numbers_only(data, scans, plant):
     case = plant(data, scans["val_large"], "a")
     assert isinstance(case, CaseFingerprint)
     text = json.dumps(json.loads(Provenance(diffusion=(case,), autoencoder=()).to_json()))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion.generator.provenance import hash_identifier, load_provenance
+from diffusion.generator.provenance import CaseFingerprint, hash_identifier, load_provenance
 from diffusion.generator_folder import check_generator_folder
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.generator_training import batches as training_data
 from nnunet_difftumor.generator_training import tumor_statistics
 from nnunet_difftumor.generator_training.batches import AutoencoderCrops, TumorCrops
@@ -117,11 +119,10 @@ def test_provenance_names_exactly_the_cases_that_trained(autoencoder: Path, diff
     assert load_provenance(diffusion / "provenance.json") == second
 
 
-def test_the_leak_guard_knows_the_cases_from_their_files(dataset: Path, diffusion: Path) -> None:
-    from nnunet_difftumor.cases.fingerprints import fingerprint_case
-    from nnunet_difftumor.ct.datasets import find_cases
-
-    by_name = {case.identifier: fingerprint_case(case, (2,)) for case in find_cases(dataset)}
+def test_the_leak_guard_knows_the_cases_from_their_files(
+    dataset: Path, diffusion: Path, fingerprint_case: Callable[..., CaseFingerprint]
+) -> None:
+    by_name = {case.identifier: fingerprint_case(case, (2,)) for case in load_raw_dataset(dataset).cases}
     trained = set(load_provenance(diffusion / "provenance.json").diffusion)
     assert trained == {by_name[name] for name in ("case_1", "case_2", "case_3")}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difftumor.ct.datasets import find_cases, find_ct_files, load_raw_dataset
+from nnunet_difftumor.ct.datasets import find_ct_files, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import find_tumor_label
 from nnunet_difftumor.ct.reading import CTVolume, UnsupportedImageError, read_ct, read_labels, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
@@ -276,14 +276,14 @@ def write_dataset(folder: Path, cases: int = 3, **changes: Any) -> Path:
 
 class TestDatasets:
     def test_cases_are_found_with_their_labels(self, tmp_path: Path) -> None:
-        cases = find_cases(write_dataset(tmp_path))
+        cases = load_raw_dataset(write_dataset(tmp_path)).cases
         assert [case.identifier for case in cases] == ["case_0", "case_1", "case_2"]
         assert cases[1].image_path == tmp_path / "imagesTr" / "case_1_0000.nii.gz"
         assert cases[1].label_path == tmp_path / "labelsTr" / "case_1.nii.gz"
 
     def test_cases_may_be_listed_in_dataset_json(self, tmp_path: Path) -> None:
         listed = {"b": {"images": ["imagesTr/case_2_0000.nii.gz"], "label": "labelsTr/case_2.nii.gz"}}
-        cases = find_cases(write_dataset(tmp_path, dataset=listed))
+        cases = load_raw_dataset(write_dataset(tmp_path, dataset=listed)).cases
         assert [(case.identifier, case.image_path.name) for case in cases] == [("b", "case_2_0000.nii.gz")]
 
     @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from nnunet_difftumor.generator_training.augment import (
     shift_tumor,
 )
 from nnunet_difftumor.generator_training.batches import (
-    NO_VARIATION,
     SPACING_RANGE_MM,
     AutoencoderCrops,
     TumorCrops,
@@ -37,6 +36,14 @@ from nnunet_difftumor.generator_training.crops import Crop, centred_tumor_crop, 
 from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesion
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
+AS_THEY_ARE = TumorSampling(
+    pasted_share=0.0,
+    tumor_shift_share=0.0,
+    soft_tissue_shift_share=0.0,
+    narrow_window_share=0.0,
+    jitter_share=0.0,
+    border_share=0.0,
+)
 SPACING_MM = (3.0, 1.0, 1.0)
 SHAPE = (40, 110, 110)  # (D, H, W)
 MUSCLE_HU, TUMOR_HU, FAT_HU = 60, 20, -100
@@ -193,7 +200,7 @@ class TestBatches:
             assert torch.isfinite(batch["image_hu"]).all()
 
     def test_mask_and_image_are_turned_alike(self, cache: CropCache) -> None:
-        crops = TumorCrops(CropCache(cache.cases[:1]), (48,), 2 * 48**3, 0, sampling=NO_VARIATION)
+        crops = TumorCrops(CropCache(cache.cases[:1]), (48,), 2 * 48**3, 0, sampling=AS_THEY_ARE)
         for index in range(4):
             batch = crops[index]
             for image_hu, mask in zip(batch["image_hu"], batch["tumor_mask"], strict=True):

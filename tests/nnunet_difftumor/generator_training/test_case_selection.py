@@ -17,6 +17,7 @@ def make_cached(identifier: str, content: str | None = None, mask: str | None = 
         identifier_hash=hash_identifier(identifier),
         image_hash=hash_identifier(content or f"image of {identifier}"),
         tumor_mask_hash=None if mask is None else hash_identifier(mask),
+        tumor_prints=None if mask is None else (),
     )
     return CachedCase(identifier, Path("unused"), (1, 1, 1), (1.0, 1.0, 1.0), fingerprint, (2,), ())
 

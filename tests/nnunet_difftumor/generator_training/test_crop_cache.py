@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difftumor.cases.fingerprints import fingerprint_case
+from diffusion.generator.provenance import CaseFingerprint
 from nnunet_difftumor.ct.components import find_tumors
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
@@ -159,19 +160,25 @@ def test_specks_under_eight_voxels_are_no_tumours() -> None:
 
 
 class TestFingerprints:
-    def test_cache_and_files_agree(self, tmp_path: Path, case: Case) -> None:
+    def test_cache_and_files_agree(
+        self, tmp_path: Path, case: Case, fingerprint_case: Callable[..., CaseFingerprint]
+    ) -> None:
         cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
         assert cached.fingerprint == fingerprint_case(case, (2,))
         assert cached.fingerprint.tumor_mask_hash is not None
 
-    def test_the_file_format_does_not_matter(self, tmp_path: Path, case: Case) -> None:
+    def test_the_file_format_does_not_matter(
+        self, tmp_path: Path, case: Case, fingerprint_case: Callable[..., CaseFingerprint]
+    ) -> None:
         assert fingerprint_case(make_case(tmp_path / "mha", ending=".mha"), (2,)) == fingerprint_case(case, (2,))
 
-    def test_another_scan_and_another_name_matter(self, tmp_path: Path, case: Case) -> None:
+    def test_another_scan_and_another_name_matter(
+        self, tmp_path: Path, case: Case, fingerprint_case: Callable[..., CaseFingerprint]
+    ) -> None:
         other, renamed = make_case(tmp_path / "other", seed=5), make_case(tmp_path / "renamed", "b")
         assert fingerprint_case(other).image_hash != fingerprint_case(case).image_hash
         assert fingerprint_case(renamed).image_hash == fingerprint_case(case).image_hash
         assert fingerprint_case(renamed).identifier_hash != fingerprint_case(case).identifier_hash
 
-    def test_no_tumour_has_no_mask_hash(self, case: Case) -> None:
+    def test_no_tumour_has_no_mask_hash(self, case: Case, fingerprint_case: Callable[..., CaseFingerprint]) -> None:
         assert fingerprint_case(case, (7,)).tumor_mask_hash is None

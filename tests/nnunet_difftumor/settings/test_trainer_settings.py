@@ -289,10 +289,3 @@ def test_the_place_of_a_targets_generator_is_not_a_changed_setting():
     assert changed_settings(stored(), stored(generator="b/fold_{fold}"), is_continued=True) == ()
     (line,) = changed_settings(stored(), stored(generator="b", contrast_hu=[-20, -10]), is_continued=True)
     assert line.startswith("targets: ")
-
-
-def test_a_training_of_an_older_version_had_the_default_of_a_setting_that_came_later():
-    older = {key: value for key, value in resolve(seed=1).to_json().items() if key != "cpu_bfloat16"}
-    assert changed_settings(older, resolve(seed=1).to_json(), is_continued=True) == ()
-    now = resolve(seed=1, cpu_bfloat16=True).to_json()
-    assert changed_settings(older, now, is_continued=True) == ("cpu_bfloat16: False was used, now True",)

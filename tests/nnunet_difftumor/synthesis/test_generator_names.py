@@ -151,9 +151,10 @@ def test_the_injected_tumours_get_the_organs_contrasts(installed, make_nnunet_pr
     assert {look.heterogeneity_hu for look in appearances.examples} == {8.0}  # those of the training tumours
 
 
-def test_who_validates_on_the_builtins_training_cases_is_refused(installed, make_nnunet_project, monkeypatch):
+def test_who_validates_on_the_builtins_training_cases_is_refused(
+    installed, make_nnunet_project, monkeypatch, fingerprint_case
+):
     from diffusion.generator.provenance import Provenance, save_provenance
-    from nnunet_difftumor.cases.fingerprints import fingerprint_case
     from nnunet_difftumor.ct.datasets import Case
 
     project, trainer = _make_trainer(make_nnunet_project, monkeypatch)

@@ -136,11 +136,12 @@ def test_a_generator_for_another_window_is_refused(project):
         make_trainer(project).on_train_start()
 
 
-def test_a_generator_that_knows_the_validation_cases_is_refused(project, tmp_path, generator_with_provenance):
+def test_a_generator_that_knows_the_validation_cases_is_refused(
+    project, tmp_path, generator_with_provenance, fingerprint_case
+):
     import shutil
 
     from diffusion.generator.provenance import Provenance, save_provenance
-    from nnunet_difftumor.cases.fingerprints import fingerprint_case
     from nnunet_difftumor.ct.datasets import Case
 
     folder = tmp_path / "generator"

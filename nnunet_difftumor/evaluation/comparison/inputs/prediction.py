@@ -18,9 +18,9 @@ from nnunet_difftumor.evaluation.comparison.inputs.prediction_images import (
     cases_of_replaced_images,
     images_of,
     record_images,
-    record_unknown_images,
     refuse_missing_images,
     remove_predictions,
+    unrecorded_cases,
 )
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import training_cases_of_splits
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
@@ -72,8 +72,7 @@ def predict_missing(
     """Predict the cases of a hospital that have a reference and no prediction of their images yet.
 
     Predictions appear whole: nnU-Net writes into a folder of its own, from which they are moved. What an
-    interrupted run finished is kept. Predictions of an earlier version, which did not record the images, are taken
-    as they are.
+    interrupted run finished is kept.
 
     Args:
         model: A trained model.
@@ -86,7 +85,8 @@ def predict_missing(
         The cases that were predicted.
 
     Raises:
-        OutputExistsError: If the folder holds predictions of another model or other settings.
+        OutputExistsError: If the folder holds predictions of another model or other settings, or some that do not say
+            which images they were made from.
         DatasetError: If an image is missing.
         PredictionError: If nnU-Net ends with an error or leaves a case out.
     """
@@ -94,7 +94,7 @@ def predict_missing(
     _claim(folder, _describe(model, settings))
     _collect(folder)
     missing = cases_to_predict(model, hospital, folder)
-    _record_unknown_images(model, hospital, folder, missing)
+    _refuse_unrecorded(hospital, folder, missing)
     if not missing:
         return ()
     images = images_of(model, hospital, missing)
@@ -235,7 +235,6 @@ def _claim(folder: Path, source: dict[str, Any]) -> None:
         write_json(path, source)
         return
     recorded = json.loads(path.read_text(encoding="utf-8"))
-    recorded = {"cpu_bfloat16": False, **recorded}  # versions that had no choice did not record it
     changed = [
         f"{key}: {recorded.get(key)!r}, now {value!r}"
         for key, value in source.items()
@@ -269,14 +268,14 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _record_unknown_images(model: Model, hospital: Hospital, folder: Path, missing: Sequence[str]) -> None:
+def _refuse_unrecorded(hospital: Hospital, folder: Path, missing: Sequence[str]) -> None:
+    """Refuse predictions that do not say which images they were made from."""
     assert hospital.labels is not None
     predicted = [case for case in find_label_maps(hospital.labels) if case not in missing]
-    if taken := record_unknown_images(model, hospital, folder, predicted):
-        print(
-            f"{model.name}, {hospital.name}: {len(taken)} predictions do not say which images they were made from, as "
-            "those of earlier versions. They are taken to be of the images that are there now.",
-            flush=True,
+    if unknown := unrecorded_cases(folder, predicted):
+        raise OutputExistsError(
+            f"{folder} does not say which images {len(unknown)} of its predictions were made from: "
+            f"{', '.join(unknown[:5])}. Move them away to predict anew."
         )
 
 

@@ -78,23 +78,18 @@ def record_images(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
         write_json(folder / _IMAGES_FILE, {**_read_record(folder), **new}, overwrite=True)
 
 
-def record_unknown_images(model: Model, hospital: Hospital, folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
-    """Take the images of predictions that say nothing of theirs, as an earlier version left them, for the right ones.
+def unrecorded_cases(folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
+    """Cases whose prediction does not say which images it was made from.
 
     Args:
-        model: A trained model.
-        hospital: The hospital.
         folder: Folder of predictions.
         predicted: The cases that have a prediction.
 
     Returns:
-        The cases whose images were recorded now.
+        The cases.
     """
     recorded = _read_record(folder)
-    unknown = [case for case in predicted if case not in recorded]
-    images = images_of(model, hospital, unknown) if unknown else {}
-    record_images(folder, images)
-    return tuple(_stamps(images))
+    return tuple(case for case in predicted if case not in recorded)
 
 
 def remove_predictions(folder: Path, cases: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ BoolArray = NDArray[np.bool_]
 SMOOTHING_SIGMA_MM = 3.0
 PROFILE_EDGES_MM = tuple(float(edge) for edge in range(-8, 9, 2))
 BAND_EDGES_PER_MM = (0.0, 0.05, 0.1, 0.15, 0.2, np.inf)
-_ENOUGH_VOXELS = 20
 
 
 def smooth_within(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[float]) -> NDArray[np.float32]:

@@ -175,16 +175,14 @@ def test_an_image_that_is_replaced_while_a_prediction_is_interrupted_is_noticed(
     assert nnunet.calls == [["c1", "c3"]]
 
 
-def test_predictions_of_an_earlier_version_are_taken_as_they_are(hospital, model, tmp_path, capsys):
+def test_predictions_that_do_not_say_their_images_are_refused(hospital, model, tmp_path):
     nnunet = FakeNnunet()
     predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
     (tmp_path / "p" / "images.json").unlink()
     (tmp_path / "p" / "c3.nii.gz").unlink()
-    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ("c3",)
-    assert "m, X: 2 predictions do not say which images they were made from" in capsys.readouterr().out
-    replace_image(hospital, "c1")
-    assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == ("c1",)
-    assert "do not say" not in capsys.readouterr().out
+    with pytest.raises(OutputExistsError, match=r"which images 2 of its predictions were made from: c1, c2\. Move"):
+        predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
+    assert nnunet.calls == [list(CASES)]
 
 
 def test_predictions_of_images_that_are_gone_are_kept(hospital, model, tmp_path):
@@ -223,15 +221,14 @@ def test_bfloat16_is_for_cpus_alone(model):
         assert words[words.index("-i") :][:2] == ["-i", "in"]
 
 
-def test_predictions_of_versions_without_bfloat16_are_kept(hospital, model, tmp_path):
+def test_predictions_that_do_not_say_a_setting_are_refused(hospital, model, tmp_path):
     nnunet, folder = FakeNnunet(), tmp_path / "p"
     predict_missing(model, hospital, SETTINGS, folder, run=nnunet)
     record = json.loads((folder / "source.json").read_text())
     del record["cpu_bfloat16"]
     (folder / "source.json").write_text(json.dumps(record))
-    assert predict_missing(model, hospital, SETTINGS, folder, run=nnunet) == ()
-    with pytest.raises(OutputExistsError, match="cpu_bfloat16: False, now True"):
-        predict_missing(model, hospital, replace(SETTINGS, cpu_bfloat16=True), folder, run=nnunet)
+    with pytest.raises(OutputExistsError, match="cpu_bfloat16: None, now False"):
+        predict_missing(model, hospital, SETTINGS, folder, run=nnunet)
 
 
 def test_training_cases_are_refused(hospital, model):

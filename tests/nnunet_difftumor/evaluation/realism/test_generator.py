@@ -108,22 +108,11 @@ def test_the_table_of_tumours_has_one_row_each(finished):
     assert float(real[0]["contrast_hu"]) == pytest.approx(-30.0, abs=4.0)
 
 
-def test_the_page_and_the_pictures_of_the_demo_are_written(finished):
+def test_the_page_and_the_picture_of_the_demo_are_written(finished):
     page = (finished / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 8
     assert 'src="http' not in page
     assert (finished / "inplace.png").stat().st_size > 1000
-    inplace = json.loads((finished / "inplace.json").read_text())
-    assert [case["identifier"] for case in inplace["cases"]] == ["a", "b"]
-    assert inplace["without_tumor"] == ["healthy"]
-    assert inplace["rows"]["real"]["wasserstein_hu"] == 0.0
-    rows = inplace["rows"]
-    assert rows["real"]["pooled_wasserstein_hu"] == 0.0
-    voxels = np.array([case["voxels"] for case in inplace["cases"]])
-    means_hu = np.array([case["synthetic_mean_hu"] for case in inplace["cases"]])
-    assert rows["synthetic"]["pooled_mean_hu"] == pytest.approx((voxels * means_hu).sum() / voxels.sum(), abs=0.01)
-    assert rows["synthetic"]["mean_hu"] == pytest.approx(means_hu.mean(), abs=0.01)
-    assert 0 < rows["synthetic"]["pooled_wasserstein_hu"] < 100
 
 
 def test_results_are_not_overwritten_unless_asked(finished, dataset, nano_generator_folder, capsys):

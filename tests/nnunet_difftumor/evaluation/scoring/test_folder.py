@@ -18,7 +18,7 @@ from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsEr
 from nnunet_difftumor.evaluation.scoring import jobs
 from nnunet_difftumor.evaluation.scoring.curves import froc_curve, patient_curve, wilson_interval
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
-from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, load_scores, score_folders
+from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
 from nnunet_difftumor.evaluation.scoring.tables import CASE_COLUMNS
 from nnunet_difftumor.evaluation.scoring.writing import new_output_folder
 
@@ -75,6 +75,14 @@ def words(folders, *others):
     return ["score", *map(str, paths), *others]
 
 
+def read_summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def read_table(path):
+    return pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=[""])
+
+
 # ------------------------------------------------------------------------------------------------- tables and summary
 
 
@@ -113,24 +121,25 @@ def test_summary_of_a_folder_by_hand(folders):
 
 def test_tables_can_be_read_again(folders):
     result = score_folders(request(folders, probabilities=folders / "prediction"), folders / "out")
-    scores = load_scores(folders / "out")
-    assert list(scores.cases.columns) == list(CASE_COLUMNS)
-    assert scores.summary == json.loads(json.dumps(result.summary))
-    cases = scores.cases.set_index(["case", "label"])
+    cases, tumors, predictions = (
+        read_table(folders / "out" / name) for name in ("cases.csv", "tumors.csv", "predictions.csv")
+    )
+    assert list(cases.columns) == list(CASE_COLUMNS)
+    assert read_summary(folders / "out") == json.loads(json.dumps(result.summary))
+    cases = cases.set_index(["case", "label"])
     assert cases.loc[("false", "tumor"), "is_healthy"]
     assert cases.loc[("one", "tumor"), "reference_tumors"] == 2
     assert pd.isna(cases.loc[("one", "liver"), "reference_tumors"])
     assert pd.isna(cases.loc[("clear", "tumor"), "dice"])
     assert cases.loc[("false", "tumor"), "patient_score"] == pytest.approx(0.9)
-    tumors = scores.tumors.set_index(["case", "tumor"])
+    assert tumors["detected"].sum() == 3
+    tumors = tumors.set_index(["case", "tumor"])
     assert tumors.loc[("both", 1), "volume_mm3"] == 1536
     assert tumors.loc[("both", 1), "axial_diameter_mm"] == pytest.approx(math.hypot(16, 15), rel=1e-6)
     assert tumors.loc[("both", 1), "size_bin"] == "10-20 mm"
     assert not tumors.loc[("one", 2), "detected"]
-    assert scores.tumors["detected"].sum() == 3
-    false = scores.predictions[scores.predictions["case"] == "false"]
-    assert false["matched_tumor"].isna().all()
-    assert scores.errors.empty
+    assert predictions[predictions["case"] == "false"]["matched_tumor"].isna().all()
+    assert not (folders / "out" / "errors.csv").exists()
 
 
 def test_identifiers_stay_as_they_are_written(folders):
@@ -138,7 +147,7 @@ def test_identifiers_stay_as_they_are_written(folders):
         for old, new in (("clear", "007"), ("false", "NA")):
             os.rename(folders / folder / f"{old}.nii.gz", folders / folder / f"{new}.nii.gz")
     score_folders(request(folders), folders / "out")
-    assert set(load_scores(folders / "out").cases["case"]) == {"007", "NA", "both", "missed", "one"}
+    assert set(read_table(folders / "out" / "cases.csv")["case"]) == {"007", "NA", "both", "missed", "one"}
 
 
 def test_curves_with_probabilities(folders):
@@ -166,12 +175,12 @@ def test_specks_and_ignored_scans_are_in_neither_group_of_patients(folders):
 
 def test_the_organ_filter_is_reported_beside_the_unfiltered_scores(folders):
     score_folders(request(folders, organ_filter=OrganFilter("reference")), folders / "out")
-    plain, filtered = load_scores(folders / "out"), load_scores(folders / "out" / "organ_filter")
-    assert plain.summary["labels"]["tumor"]["false_positives"] == 1
-    assert plain.summary["organ_filter"] is None
-    assert filtered.summary["labels"]["tumor"]["false_positives"] == 0
-    assert filtered.summary["organ_filter"] == "reference"
-    assert filtered.summary["labels"]["tumor"]["detected"] == 3
+    plain, filtered = read_summary(folders / "out"), read_summary(folders / "out" / "organ_filter")
+    assert plain["labels"]["tumor"]["false_positives"] == 1
+    assert plain["organ_filter"] is None
+    assert filtered["labels"]["tumor"]["false_positives"] == 0
+    assert filtered["organ_filter"] == "reference"
+    assert filtered["labels"]["tumor"]["detected"] == 3
 
 
 def test_organ_masks_of_a_folder(folders):
@@ -200,19 +209,20 @@ def test_a_corrupt_case_is_reported_and_the_rest_finish(folders, capsys):
     (folders / "prediction" / "clear.nii.gz").unlink()
     save(folders / "prediction" / "stranger.nii.gz")
     assert main(words(folders)) == 1
-    scores = load_scores(folders / "out")
-    assert dict(zip(scores.errors["case"], scores.errors["error"], strict=True)) == {
+    errors = read_table(folders / "out" / "errors.csv")
+    assert dict(zip(errors["case"], errors["error"], strict=True)) == {
         "clear": "DatasetError",
         "missed": "GeometryMismatchError",
         "one": "CorruptImageError",
         "stranger": "DatasetError",
     }
-    messages = scores.errors.set_index("case")["message"]
+    messages = errors.set_index("case")["message"]
     assert "has no prediction" in messages["clear"]
     assert "has no reference" in messages["stranger"]
-    assert set(scores.cases["case"]) == {"both", "false"}
-    assert scores.summary["failed"] == ["clear", "missed", "one", "stranger"]
-    assert scores.summary["without_reference"] == ["stranger"]
+    assert set(read_table(folders / "out" / "cases.csv")["case"]) == {"both", "false"}
+    summary = read_summary(folders / "out")
+    assert summary["failed"] == ["clear", "missed", "one", "stranger"]
+    assert summary["without_reference"] == ["stranger"]
     assert "4 cases could not be scored" in capsys.readouterr().out
 
 
@@ -220,10 +230,9 @@ def test_all_cases_corrupt_still_says_why(folders):
     for path in (folders / "prediction").glob("*.nii.gz"):
         path.write_bytes(b"nothing")
     assert main(words(folders)) == 1
-    scores = load_scores(folders / "out")
-    assert len(scores.errors) == 5
-    assert scores.cases.empty
-    assert scores.summary["labels"] == {}
+    assert len(read_table(folders / "out" / "errors.csv")) == 5
+    assert read_table(folders / "out" / "cases.csv").empty
+    assert read_summary(folders / "out")["labels"] == {}
 
 
 def test_missing_probabilities_are_an_error_of_the_case(folders):
@@ -236,9 +245,9 @@ def test_missing_probabilities_are_an_error_of_the_case(folders):
 def test_only_predicted_leaves_out_the_others_and_lists_them(folders):
     (folders / "prediction" / "clear.nii.gz").unlink()
     assert main(words(folders, "--only-predicted")) == 0
-    scores = load_scores(folders / "out")
-    assert scores.summary["not_predicted"] == ["clear"]
-    assert scores.summary["cases"] == 4
+    summary = read_summary(folders / "out")
+    assert summary["not_predicted"] == ["clear"]
+    assert summary["cases"] == 4
 
 
 def test_several_processes_give_the_same(folders):
@@ -373,8 +382,6 @@ def test_folders_that_hold_nothing_are_named(folders):
     (folders / "reference" / "one.nrrd").write_bytes(b"")
     with pytest.raises(DatasetError, match="two label maps of one"):
         score_folders(request(folders), folders / "out")
-    with pytest.raises(DatasetError, match="no output folder"):
-        load_scores(folders / "empty")
 
 
 def test_probability_images_in_a_folder_of_their_own(folders):
@@ -401,9 +408,9 @@ def test_probability_images_beside_the_predictions_are_no_predictions(folders):
         image = nibabel.Nifti1Image(values.T, np.eye(4))
         nibabel.save(image, folders / "prediction" / f"{case}_tumor.nii.gz")
     assert main(words(folders, "--probabilities", str(folders / "prediction"))) == 0
-    scores = load_scores(folders / "out")
-    assert set(scores.cases["case"]) == {"both", "one", "missed", "clear", "false"}
-    assert set(scores.cases.query("label == 'tumor'")["patient_score"]) == {0.25}
+    cases = read_table(folders / "out" / "cases.csv")
+    assert set(cases["case"]) == {"both", "one", "missed", "clear", "false"}
+    assert set(cases.query("label == 'tumor'")["patient_score"]) == {0.25}
 
 
 def test_a_case_that_is_named_like_a_probability_image_stays_a_case(folders):
