@@ -14,9 +14,6 @@ class ResidualBlock(nn.Module):
 
     The last one starts at zero, so an untrained block passes its input on; a network of such
     blocks starts with a small field of view and widens it only as far as that helps.
-
-    Args:
-        channels: Channels of input and output.
     """
 
     def __init__(self, channels: int) -> None:
@@ -40,9 +37,6 @@ class ChannelRMSNorm(nn.Module):
 
     It looks at one voxel only, unlike group norm, so the result does not depend on the crop.
     The scale has shape (C,): rank 4 would break `to(memory_format=torch.channels_last_3d)`.
-
-    Args:
-        channels: Number of channels.
     """
 
     def __init__(self, channels: int) -> None:

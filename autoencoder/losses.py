@@ -21,7 +21,6 @@ def autoencoder_losses(
     Args:
         output: What the autoencoder made of `unit`.
         unit: Target in [-1, 1]. Shape (B, 1, D, H, W).
-        weights: Weight of each term.
         scores: What a discriminator says, if there is one.
 
     Returns:

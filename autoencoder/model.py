@@ -43,7 +43,6 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
     Args:
         channels: Feature channels at half and at quarter resolution.
         blocks: Residual blocks per resolution (one less at half resolution in the encoder).
-        latent_channels: Channels of the latents.
         low_hu: Lower end of the HU window.
         high_hu: Upper end of the HU window.
         latents_mean: Mean of each latent channel, subtracted by `encode`. None before it is measured.

@@ -54,8 +54,6 @@ class AutoencoderPreset(TrainingPreset):
     Attributes:
         channels: Feature channels at half and at quarter resolution.
         blocks: Residual blocks per resolution.
-        latent_channels: Channels of the latents.
-        losses: Loss weights.
     """
 
     channels: tuple[int, int]

@@ -72,7 +72,6 @@ def train_autoencoder(
         checkpoint_every: Steps between checkpoints.
         evaluate_every: Steps between measurements and pictures on the held-out crops.
         identity: JSON content that must be the same at a resume, such as the data's fingerprint.
-        show_progress: Show a progress bar.
 
     Returns:
         The autoencoder with averaged weights and latent statistics, in evaluation mode.

@@ -40,10 +40,8 @@ def calibrate_texture(
     Variances add: with noise of share t in the fill, the achieved variance is n^2 + (k t h)^2.
 
     Args:
-        pipeline: The trained generator.
         batches: The training batches; masks and surroundings are used, of tumours of 500 voxels and more.
         count: How many of them.
-        seed: Seed of the tumours.
 
     Returns:
         That share, from 0 to 2; 0 where no tumour is large enough.
@@ -110,7 +108,6 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
 
     Args:
         autoencoder: First stage.
-        batches: The training batches.
         count: How many of them to measure.
 
     Returns:

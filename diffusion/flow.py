@@ -58,7 +58,6 @@ def draw_angle_levels(count: int, device: torch.device, generator: torch.Generat
     """Draw noise levels whose angle is uniform between data and noise.
 
     Args:
-        count: Number of samples.
         device: Where the result shall be.
         generator: Source of randomness, on any device.
 

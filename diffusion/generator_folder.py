@@ -71,10 +71,7 @@ def save_generator(
     """Write a generator folder, complete or not at all.
 
     Args:
-        folder: Folder to write.
-        pipeline: Networks and scheduler.
         info: What the generator was made for.
-        provenance: The cases that trained it.
         replace: Put it in the place of an existing generator folder.
 
     Raises:
@@ -105,9 +102,6 @@ def _forget_paths(folder: Path) -> None:
 def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:
     """Check a generator folder without loading its networks.
 
-    Args:
-        folder: Generator folder.
-
     Returns:
         What it was made for, and the cases that trained it.
 
@@ -123,12 +117,6 @@ def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:
 def read_generator_info(folder: Path) -> GeneratorInfo:
     """Read what a generator was made for.
 
-    Args:
-        folder: Generator folder.
-
-    Returns:
-        The record.
-
     Raises:
         GeneratorFolderError: If the record is missing or malformed.
     """
@@ -138,12 +126,6 @@ def read_generator_info(folder: Path) -> GeneratorInfo:
 
 def read_provenance(folder: Path) -> Provenance:
     """Read which cases trained a generator.
-
-    Args:
-        folder: Generator folder.
-
-    Returns:
-        The record.
 
     Raises:
         ProvenanceError: If the record is missing or malformed.
@@ -155,11 +137,7 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
     """Load a generator folder; nothing is downloaded or unpickled.
 
     Args:
-        folder: Generator folder.
         device: Where the networks shall be.
-
-    Returns:
-        The generator.
 
     Raises:
         GeneratorFolderError: If the folder is incomplete, foreign, damaged or could run code when loaded.
@@ -247,9 +225,6 @@ def _check_window(folder: Path, pipeline: TumorDiffusionPipeline, info: Generato
 
 def hash_generator(folder: Path) -> str:
     """Hash a generator's weights and configurations; its place and its README do not matter.
-
-    Args:
-        folder: Generator folder.
 
     Returns:
         64 hexadecimal digits.

@@ -71,7 +71,6 @@ def synthesize_heldout(
     """Draw a tumour with the real one's mask, contrast and heterogeneity into every held-out crop.
 
     Args:
-        pipeline: The generator.
         heldout: Batches of held-out crops.
         seed: Seed of the noise; crop n of the whole sequence uses (seed, n).
 
@@ -129,7 +128,6 @@ def picture_of(sample: HeldoutSample, window: IntensityWindow) -> NDArray[np.flo
     """Set host with the tumour's outline, filled crop, sample and real crop side by side.
 
     Args:
-        sample: One held-out sample.
         window: HU window shown from black to white.
 
     Returns:

@@ -71,9 +71,7 @@ class Objective(ABC):
 
         Args:
             scheduler: Result of `make_scheduler`.
-            predict: The network.
             noise: Standard normal noise. Shape (B, C, D, H, W).
-            num_steps: Calls of the network.
             generators: Source of further noise, one a sample.
 
         Returns:
@@ -256,9 +254,6 @@ class PaperEpsilon(VariancePreserving):
 
 def cosine_betas(count: int) -> list[float]:
     """Betas of the cosine schedule, at most 0.9999.
-
-    Args:
-        count: Number of timesteps.
 
     Returns:
         beta_t = 1 - f(t + 1) / f(t) with f(t) = cos^2(pi / 2 (t / T + 0.008) / 1.008).

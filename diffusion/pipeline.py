@@ -66,10 +66,6 @@ class TumorDiffusionPipeline(DiffusionPipeline):
 
         diffusers imports whatever module `model_index.json` names, so the file is checked first.
 
-        Args:
-            pretrained_model_name_or_path: Local generator folder.
-            kwargs: Passed on to diffusers.
-
         Returns:
             The pipeline, in evaluation mode.
 
@@ -111,7 +107,6 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             heterogeneity_hu: Wanted standard deviation inside without noise, limited to 40 HU; NaN or None leave
                 it to the network. Shape (B,).
             generators: Source of noise of each crop.
-            num_inference_steps: Calls of the denoiser.
             texture_hu: Added to the fill that the network sees; None draws smooth noise as wide as the
                 generator needs for the heterogeneity. Shape (B, 1, D, H, W).
             autocast_dtype: What the networks calculate in, such as `torch.bfloat16`; None for their own type. Fill,
@@ -170,12 +165,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         Fresh generators of the same seeds give the fill that a call with them starts from.
 
         Args:
-            image_hu: As for a call.
-            tumor_mask: As for a call.
-            contrast_hu: As for a call.
-            heterogeneity_hu: As for a call.
             generators: As for a call; texture is the first that is drawn from them.
-            texture_hu: As for a call.
 
         Returns:
             Filled crops in HU. Shape (B, 1, D, H, W).
@@ -209,9 +199,6 @@ def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> Tu
     Args:
         autoencoder: First stage.
         denoiser: Second stage.
-
-    Returns:
-        The pipeline.
     """
     return TumorDiffusionPipeline(autoencoder, denoiser, denoiser.objective.make_scheduler())
 

@@ -44,7 +44,6 @@ def draw_texture(
         tumor_mask: Binary mask, not empty. Shape (B, 1, D, H, W).
         sd_hu: Standard deviation inside the mask in HU; a crop with 0 draws nothing. Shape (B,).
         generators: Source of randomness, one a crop.
-        profiles: Textures of real tumours.
 
     Returns:
         Texture in HU. Shape (B, 1, D, H, W).

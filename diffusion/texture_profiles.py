@@ -88,10 +88,8 @@ def measure_texture_profiles(
     negative: so what the mask does to it (it takes away the mean) is the same on both sides.
 
     Args:
-        batches: The training batches.
         count: How many of them.
         window: Values outside it are limited to it.
-        seed: Seed of the noise that is fitted.
 
     Returns:
         At most 48 profiles; none where no tumour is large enough.
@@ -144,7 +142,6 @@ def smooth_unit_noise(like: Tensor, scale_voxels: float, generator: torch.Genera
     Args:
         like: Tensor of the wanted shape, type and device. Shape (B, C, D, H, W).
         scale_voxels: Standard deviation of the Gaussian in voxels.
-        generator: Source of randomness.
 
     Returns:
         Noise of that shape; its variance falls towards the edge, beyond which there is none.
@@ -178,10 +175,6 @@ def choose_profile(
     Args:
         profiles: Profiles, at least one.
         heterogeneity_hu: Requested standard deviation in HU, above 0.
-        generator: Source of randomness.
-
-    Returns:
-        One of them.
     """
     distance = np.log([profile.heterogeneity_hu for profile in profiles]) - np.log(heterogeneity_hu)
     nearness = np.exp(-0.5 * (distance**2 - np.min(distance**2)) / np.log(1.5) ** 2)

@@ -89,7 +89,6 @@ def train_diffusion(
         checkpoint_every: Steps between checkpoints.
         evaluate_every: Steps between measurements and pictures on the held-out crops.
         identity: JSON content that must be the same at a resume, besides preset, autoencoder and cases.
-        show_progress: Show a progress bar.
 
     Returns:
         The generator folder, `output_folder / "generator"`.

@@ -45,7 +45,6 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
             the network itself falls short of (see `diffusion.texture`). 0 fills flat.
         texture_profiles: What that noise is like, as JSON values (see `diffusion.texture_profiles`).
         attention_max_tokens: Largest number of coarsest latent voxels that attention is used for.
-        norm_groups: Groups of the group norm.
 
     Raises:
         ValueError: If a channel number is no multiple of `norm_groups`, a condition or the objective is unknown,
@@ -235,8 +234,6 @@ class StageShape(NamedTuple):
 
     Attributes:
         blocks: Residual blocks per resolution on the way down.
-        time_channels: Channels of the embedded time.
-        norm_groups: Groups of the group norms.
     """
 
     blocks: int
@@ -248,8 +245,6 @@ class DownStage(nn.Module):
     """Residual blocks of one resolution on the way down, after halving the sides.
 
     Args:
-        incoming: Channels of the input.
-        outgoing: Channels of the output.
         shape: What all resolutions share.
         halves: Whether the sides are halved first; not at the finest resolution.
     """
@@ -278,8 +273,6 @@ class UpStage(nn.Module):
     """Residual blocks of one resolution on the way up, after growing to the size of the skips.
 
     Args:
-        incoming: Channels of the input.
-        outgoing: Channels of the output.
         skip_widths: Channels of the skips, in the order of use.
         shape: What all resolutions share.
         doubles: Whether the sides grow first; not at the coarsest resolution.
@@ -307,14 +300,7 @@ class UpStage(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3x3 convolutions with group norm; the time scales and shifts the second norm (AdaGN).
-
-    Args:
-        incoming: Channels of the input.
-        outgoing: Channels of the output.
-        time_channels: Channels of the embedded time.
-        norm_groups: Groups of the group norm.
-    """
+    """Two 3x3x3 convolutions with group norm; the time scales and shifts the second norm (AdaGN)."""
 
     def __init__(self, incoming: int, outgoing: int, time_channels: int, norm_groups: int) -> None:
         super().__init__()
@@ -334,12 +320,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention3D(nn.Module):
-    """Single-head attention between all voxels of the coarsest resolution, added to the input.
-
-    Args:
-        channels: Channels of input and output.
-        norm_groups: Groups of the group norm.
-    """
+    """Single-head attention between all voxels of the coarsest resolution, added to the input."""
 
     def __init__(self, channels: int, norm_groups: int) -> None:
         super().__init__()

@@ -81,14 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str) -> int:
-    """Run one subcommand with the arguments of the process; used by the scripts of a checkout.
-
-    Args:
-        name: Name of the subcommand.
-
-    Returns:
-        Exit status.
-    """
+    """Run one subcommand with the arguments of the process; used by the scripts of a checkout."""
     return main([name, *sys.argv[1:]])
 
 

@@ -12,9 +12,6 @@ from nnunet_difftumor import DISTRIBUTION
 def require_own_packages(names: tuple[str, ...] = ("autoencoder", "diffusion")) -> None:
     """Check that the packages found under these names are ours, without importing them.
 
-    Args:
-        names: Package names to check.
-
     Raises:
         ImportError: If a package is missing or belongs to another distribution; the message names the
             foreign file and the fix.

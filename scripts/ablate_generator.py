@@ -36,7 +36,6 @@ class Training:
     """One generator to train.
 
     Attributes:
-        name: Name of its folder.
         options: Options of `difftumor train-diffusion` besides data, autoencoder, output and length.
         steps: Denoising steps T at which it is measured.
     """
@@ -66,7 +65,6 @@ class AblationData:
         splits: A splits_final.json.
         fold: Its training cases train, its validation cases are measured.
         preset: Preset of the diffusion model.
-        training_steps: Training steps of every generator.
         seed: Seed of training and evaluation.
     """
 
@@ -117,7 +115,6 @@ def write_tables(table: pd.DataFrame, output: Path) -> None:
 
     Args:
         table: One row for each training and T.
-        output: Folder.
     """
     with written_whole(output / "ablation.csv", overwrite=True) as temporary:
         table.to_csv(temporary, index=False)

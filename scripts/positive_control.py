@@ -70,12 +70,7 @@ PARTS = (_part("positive_control", "liver", 911, 100), _part("across_organs", "p
 
 
 def prepare(folder: Path, part: Part) -> None:
-    """Make the data sets, plans, folds and preprocessed cases that are missing.
-
-    Args:
-        folder: Folder of everything.
-        part: The part that they are for.
-    """
+    """Make the data sets, plans, folds and preprocessed cases that are missing."""
     raw, preprocessed = folder / "raw", folder / "preprocessed" / part.training.name
     for phantoms in (part.training, *part.tests):
         _write(phantoms, raw / phantoms.name)

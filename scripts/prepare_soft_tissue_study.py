@@ -26,7 +26,6 @@ def prepare(source: Path, *, folds: int) -> Path:
 
     Args:
         source: Folder that holds `sts/` (see DIFFTUMOR_REAL_CT).
-        folds: Number of folds.
 
     Returns:
         The preprocessed data set.

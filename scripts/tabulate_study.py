@@ -65,9 +65,6 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, path: Path) -> pd.DataFrame:
         new: What the study holds.
         path: The CSV, for the error.
 
-    Returns:
-        All runs.
-
     Raises:
         OutputExistsError: If a run is in both with different scores.
     """
@@ -88,11 +85,7 @@ def tables(scores: pd.DataFrame, baseline: str) -> str:
     """Write the tables: each run, then each arm beside the baseline's trainings of the same repetitions.
 
     Args:
-        scores: All runs.
         baseline: The arm that others are compared with.
-
-    Returns:
-        Markdown.
     """
     rows: Any
     of_number: Any

@@ -20,11 +20,9 @@ def run_fit(
     """Train to the end; the main process records and shows progress.
 
     Args:
-        fit: The training.
         heading: What the progress bar says.
         evaluate: Called every `evaluate_every` steps and after the last one; None for never.
         evaluate_every: Steps between two evaluations.
-        show_progress: Show a progress bar.
     """
     if not fit.is_main_process:
         for _ in fit:

@@ -16,7 +16,6 @@ class TrainingPreset:
         crop_sides: Sides of the cubic training crops, in voxels; multiples of 4.
         crop_probabilities: How often each side is drawn; same length, sums to 1.
         voxels_per_batch: Voxels of one batch, about the same for every side.
-        steps: Training steps.
         learning_rate: Peak learning rate (cosine decay after warm-up).
         warmup_steps: Steps of the linear warm-up.
         ema_decay: Decay of the averaged weights; None keeps the last weights.

@@ -21,7 +21,6 @@ class TrainingRecord:
     Use it as a context manager, in the main process only.
 
     Args:
-        output_folder: Folder of the run.
         steps_done: Steps of the checkpoint that the run goes on from; later entries are dropped.
         tensorboard_every: Steps between two scalars in TensorBoard.
     """

@@ -70,7 +70,6 @@ class FitStep:
     Attributes:
         index: Steps done so far, this one included.
         losses: Loss terms by name, the mean over all processes.
-        learning_rate: Learning rate of this step.
         gradient_norm: Gradient norm before clipping.
         checkpoint_follows: A checkpoint is written as soon as the next step is asked for, so
             what the loop writes about steps up to this one should reach the disk now.

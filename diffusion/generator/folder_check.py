@@ -43,9 +43,6 @@ class GeneratorFolderError(ValueError):
 def check_component_classes(folder: Path) -> None:
     """Refuse a folder whose pipeline is incomplete, foreign or could run code when loaded.
 
-    Args:
-        folder: Generator folder.
-
     Raises:
         GeneratorFolderError: If a file is missing, a component is not of our own class, or a file is
             a pickle or code.
@@ -68,7 +65,6 @@ def require_files(folder: Path, names: tuple[str, ...]) -> None:
     """Refuse a folder that does not exist or lacks a file.
 
     Args:
-        folder: Generator folder.
         names: Files that must be there, relative to the folder.
 
     Raises:

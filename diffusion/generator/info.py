@@ -53,7 +53,6 @@ class GeneratorInfo:
         training_tumors: Statistics of the tumours that trained the diffusion model.
         preset: Name of the diffusion preset.
         data_note: What the training data are, for the model card; say so if they are a phantom.
-        format_version: Version of this record.
     """
 
     roi_sides: tuple[int, ...] = (32, 48, 64)
@@ -103,11 +102,7 @@ class GeneratorInfo:
         """Read a record strictly.
 
         Args:
-            content: Parsed JSON.
             source: Name of the file, for messages.
-
-        Returns:
-            The record.
 
         Raises:
             GeneratorFolderError: If an entry is unknown, missing or of a wrong kind.

@@ -64,7 +64,6 @@ def write_model_card(info: GeneratorInfo, provenance: Provenance, objective: str
 
     Args:
         info: What the generator was made for.
-        provenance: The cases that trained it.
         objective: What the denoiser predicts (see `diffusion.objectives`).
 
     Returns:

@@ -61,10 +61,8 @@ class Provenance:
 
     Attributes:
         diffusion: Cases that trained the diffusion model.
-        autoencoder: Cases that trained the autoencoder.
         fold: Cross-validation fold whose training cases were used; None without a split.
         splits_hash: `hash_file` of the splits file; None without a split.
-        format_version: Version of this record.
     """
 
     diffusion: tuple[CaseFingerprint, ...]
@@ -96,11 +94,7 @@ class Provenance:
         """Read a record strictly: an unknown, a missing or a malformed entry is an error.
 
         Args:
-            text: JSON text.
             source: Name of the file, for messages.
-
-        Returns:
-            The record.
 
         Raises:
             ProvenanceError: If the text is no such record; the message names the entry.
@@ -129,9 +123,6 @@ def parse_fingerprint(entry: object, source: str) -> CaseFingerprint:
         entry: Parsed JSON value.
         source: Where it stands, for messages.
 
-    Returns:
-        The case.
-
     Raises:
         ProvenanceError: If an entry is unknown, missing or malformed.
     """
@@ -148,7 +139,6 @@ def save_provenance(path: Path, provenance: Provenance) -> None:
 
     Args:
         path: File to write; an existing one is replaced.
-        provenance: The record.
     """
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(provenance.to_json(), encoding="utf-8")
@@ -157,12 +147,6 @@ def save_provenance(path: Path, provenance: Provenance) -> None:
 
 def load_provenance(path: Path) -> Provenance:
     """Read a record from a file.
-
-    Args:
-        path: File to read.
-
-    Returns:
-        The record.
 
     Raises:
         ProvenanceError: If the file is missing, unreadable or malformed.
@@ -242,9 +226,6 @@ def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:
 
 def hash_file(path: Path) -> str:
     """Hash the bytes of a small file, such as splits_final.json.
-
-    Args:
-        path: File to read.
 
     Returns:
         64 hexadecimal digits.

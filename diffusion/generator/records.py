@@ -12,8 +12,6 @@ def read_json(path: Path, error_type: type[ValueError], fix: str) -> Any:
     """Read a JSON file.
 
     Args:
-        path: File to read.
-        error_type: Error to raise.
         fix: What the user can do, appended to the message.
 
     Returns:
@@ -35,7 +33,6 @@ def require_entries(entries: object, record: type[Any], source: str, error_type:
         entries: Parsed JSON value.
         record: Dataclass whose field names are expected.
         source: Where the value stands, for the message.
-        error_type: Error to raise.
 
     Returns:
         The entries, as a new dictionary.
@@ -61,10 +58,6 @@ def require_list(entries: object, source: str, error_type: type[ValueError]) -> 
     Args:
         entries: Parsed JSON value.
         source: Where the value stands, for the message.
-        error_type: Error to raise.
-
-    Returns:
-        The list.
 
     Raises:
         error_type: If the value is no list.

@@ -73,7 +73,6 @@ def parse_tumor_prints(entries: object, source: str, error_type: type[ValueError
     Args:
         entries: Parsed JSON value; None for a case whose labels were not looked at.
         source: Where the value stands, for the message.
-        error_type: Error to raise.
 
     Returns:
         The prints, or None as given.

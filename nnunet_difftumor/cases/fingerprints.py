@@ -23,9 +23,6 @@ from nnunet_difftumor.errors import GeometryMismatchError
 def hash_ct_file(path: Path) -> str:
     """Hash a CT file's decoded values.
 
-    Args:
-        path: The CT.
-
     Returns:
         64 hexadecimal digits.
 
@@ -39,7 +36,6 @@ def hash_tumor_file(path: Path, tumor_values: Sequence[int]) -> str | None:
     """Hash the tumour mask of a label file, on its own grid.
 
     Args:
-        path: The label map.
         tumor_values: Label values that mean tumour.
 
     Returns:
@@ -55,7 +51,6 @@ def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path |
     """Take the prints of a label file's tumours.
 
     Args:
-        path: The label map.
         tumor_values: Label values that mean tumour.
         image_path: The CT; without it, or if it lies on another grid, the surroundings are left out.
 

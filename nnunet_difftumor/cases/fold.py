@@ -106,13 +106,8 @@ def choose_cases(
     """Settle which cases train and which validate; nothing is written but the case facts.
 
     Args:
-        cases: The data set.
-        config: Settings.
         fold: nnU-Net's fold: a number or "all".
         show_progress: Show a progress bar while labels are read.
-
-    Returns:
-        The cases of the fold.
 
     Raises:
         DatasetError: If the fold does not exist or one of its lists is empty.
@@ -172,7 +167,6 @@ def roles_of(labels: Mapping[str, Any], target: OrganTarget) -> LabelRoles:
 
     Args:
         labels: `labels` of dataset.json.
-        target: The target.
     """
     return LabelRoles.of_dataset(labels, target.organ_label, target.tumor_label)
 
@@ -182,7 +176,6 @@ def tumor_masks_of(labels: Mapping[str, Any], target: OrganTarget) -> tuple[tupl
 
     Args:
         labels: `labels` of dataset.json.
-        target: The target.
 
     Returns:
         Label values of each mask, the tumour's own label first.
@@ -206,10 +199,6 @@ def check_leaks(
     """Compare a generator's training cases with a fold's validation cases and with the holdout.
 
     Args:
-        generator_folder: The generator folder.
-        data: The data set.
-        cases: Cases of the fold.
-        config: Settings.
         fold: nnU-Net's fold; "all" makes no validation claim, so nothing is refused.
         target: Target whose tumour masks are compared; by default the first of the settings.
 

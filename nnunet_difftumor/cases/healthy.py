@@ -45,7 +45,6 @@ def count_label_voxels(
     """Count the voxels of each label in each case, on the raw grid.
 
     Args:
-        label_files: Label file of each case identifier.
         cache: Counts known from earlier; new counts are kept in it.
         show_progress: Show a progress bar while files are read.
 
@@ -97,9 +96,6 @@ def group_cases(
         healthy_cases: The cases that the user lists as healthy; None takes all that have no tumour.
         confirmed_healthy: Cases without annotated tumour are known to be healthy.
 
-    Returns:
-        The groups.
-
     Raises:
         ConfigurationError: If a listed case is unknown or not healthy, or if nothing in the data set says
             that cases without annotated tumour are healthy.
@@ -137,7 +133,6 @@ def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> t
     The order depends on each identifier alone, so that adding a case moves few others.
 
     Args:
-        healthy: Identifiers of the healthy cases.
         share: Share to hold out; at least one case is left to train.
         seed: Seed of the order.
 

@@ -32,7 +32,6 @@ class CaseContent:
     """What is known of a case when it is compared with a generator's training cases.
 
     Attributes:
-        identifier: Case identifier.
         image_hash: Hash of the decoded CT; None where the raw CT is not at hand.
         tumor_mask_hashes: Hashes of the decoded tumour masks that a training may have seen; none without tumour.
         tumor_prints: Prints of these masks and of their largest parts.
@@ -89,12 +88,6 @@ class GeneratorOverlap:
 def read_provenance(generator_folder: Path) -> Provenance:
     """Read which cases trained a generator.
 
-    Args:
-        generator_folder: The generator folder.
-
-    Returns:
-        The record.
-
     Raises:
         LeakError: If the record is missing, malformed or names no case of the diffusion model.
     """
@@ -122,15 +115,11 @@ def describe_case(
     """Fingerprint a case as the generator's training fingerprints its own.
 
     Args:
-        identifier: Case identifier.
         label_file: Label file, on the raw grid.
         image_file: The raw CT, if it is at hand.
         tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
             label, and the regions that it belongs to.
         cache: Hashes known from earlier; new ones are kept in it.
-
-    Returns:
-        The fingerprint.
     """
     mask_hashes = {values: _hash_mask(label_file, values, cache) for values in tumor_masks}
     image_hash = None
@@ -153,10 +142,6 @@ def describe_case(
 
 def find_overlap(cases: Iterable[CaseContent], provenance: Provenance) -> GeneratorOverlap:
     """Compare cases with the ones that trained a generator.
-
-    Args:
-        cases: Validation cases.
-        provenance: Record of the generator.
 
     Returns:
         What both share, by stage.
@@ -227,9 +212,6 @@ def describe_resemblance(overlap: GeneratorOverlap) -> tuple[str, ...]:
 
 def describe_blind_spots(cases: Iterable[CaseContent]) -> tuple[str, ...]:
     """Say where another resampling of a training case could not have been noticed.
-
-    Args:
-        cases: Validation cases.
 
     Returns:
         Sentences; empty if every tumour was compared.

@@ -24,7 +24,6 @@ def real_size_classes(
 
     Args:
         label_files: Label files of the training cases with tumours, on their raw grids.
-        tumor_labels: Values of the tumour.
         cache: Radii known from earlier; new ones are kept in it.
 
     Returns:
@@ -50,7 +49,6 @@ def real_tumor_counts(label_files: Sequence[Path], tumor_labels: Sequence[int], 
 
     Args:
         label_files: Label files of the training cases with tumours, on their raw grids.
-        tumor_labels: Values of the tumour.
         cache: Radii known from earlier; new ones are kept in it.
 
     Returns:
@@ -73,10 +71,6 @@ def _radii_of_cases(label_files: Sequence[Path], tumor_labels: Sequence[int], ca
 
 def measure_radii_mm(path: Path, tumor_labels: Sequence[int]) -> list[float]:
     """Measure the radii of the spheres of the tumours' volumes, one for each 26-connected component.
-
-    Args:
-        path: Label file.
-        tumor_labels: Values of the tumour.
 
     Returns:
         Radii in mm of components of at least 14 mm3.

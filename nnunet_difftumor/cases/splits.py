@@ -44,13 +44,8 @@ def cross_validation(
     healthy cases are split instead.
 
     Args:
-        groups: The cases.
         holdout: Healthy cases that are in no list.
         folds: Number of folds; with fewer cases to split, one fold a case.
-        seed: Seed of the split.
-
-    Returns:
-        The folds.
 
     Raises:
         DatasetError: If there are fewer than two cases to split.
@@ -82,8 +77,6 @@ def arrange_split(
     holdout leaves both lists. Without any tumour case the validation list keeps its healthy cases.
 
     Args:
-        split: The fold as written.
-        groups: The cases.
         holdout: Healthy cases that are in no list.
         origin: File and fold, for messages.
 
@@ -126,9 +119,6 @@ def read_splits(path: Path) -> tuple[Split, ...]:
     Args:
         path: The splits_final.json.
 
-    Returns:
-        The folds.
-
     Raises:
         DatasetError: If the file is no list of objects with "train" and "val".
     """
@@ -169,7 +159,6 @@ def write_splits(folder: Path, folds: Sequence[Split], holdout: Mapping[str, Any
 
     Args:
         folder: The data set's folder in nnUNet_preprocessed.
-        folds: The folds.
         holdout: What to write about the holdout; "holdout" lists its cases.
         overwrite: Replace other splits.
 

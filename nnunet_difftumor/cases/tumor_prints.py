@@ -82,10 +82,6 @@ def take_tumor_prints(
 def mean_same_tumor(first: Sequence[TumorPrint], second: Sequence[TumorPrint]) -> bool:
     """Say whether two cases have a tumour that can hardly be two tumours.
 
-    Args:
-        first: Prints of one case.
-        second: Prints of the other.
-
     Returns:
         True if any print of one agrees with any of the other, and by chance that would be too rare.
     """
@@ -100,10 +96,6 @@ def can_be_told(prints: Sequence[TumorPrint]) -> bool:
 def agree(first: TumorPrint, second: TumorPrint) -> bool:
     """Say whether two prints differ by no more than resampling changes them.
 
-    Args:
-        first: One print.
-        second: The other.
-
     Returns:
         True if every number that both have agrees.
     """
@@ -115,10 +107,6 @@ def chance_to_agree(first: TumorPrint, second: TumorPrint) -> float:
 
     Two independent normal numbers of standard deviation s differ by less than t with probability about
     t / (sqrt(pi) s) where t is small.
-
-    Args:
-        first: One print.
-        second: The other.
 
     Returns:
         The probability, with the numbers taken as independent.

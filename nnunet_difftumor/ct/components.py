@@ -20,9 +20,6 @@ def find_tumors(tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> t
     Args:
         tumor_mask: True in tumours. Shape (D, H, W).
         spacing_mm: Spacing in mm, (D, H, W).
-
-    Returns:
-        One component for each tumour.
     """
     whole = ndimage.find_objects(tumor_mask.astype(np.uint8))
     if not whole:

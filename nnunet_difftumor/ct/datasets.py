@@ -32,7 +32,6 @@ class Case:
 
     Attributes:
         identifier: nnU-Net's case identifier.
-        image_path: The CT.
         label_path: The label map, if there is one.
     """
 
@@ -48,7 +47,6 @@ class RawDataset:
     Attributes:
         folder: The data set's folder (`DatasetXXX_Name`).
         labels: Label values by name, background left out. A region has several values.
-        file_ending: Ending of the image files.
         cases: Training cases, sorted by identifier.
         options: The whole of dataset.json.
     """
@@ -108,9 +106,6 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
     The identifier is the file name without its ending and without a final `_0000` or `_ct`. Files whose
     names end in label, labels, seg, segmentation or mask are left out.
 
-    Args:
-        folder: A folder of CT files.
-
     Returns:
         Cases without labels, sorted by path.
 
@@ -140,9 +135,6 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
     """Read a dataset.json of nnU-Net v2.
-
-    Args:
-        path: The file.
 
     Returns:
         Its content, with `channel_names`, `labels` and `file_ending`.

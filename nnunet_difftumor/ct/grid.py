@@ -49,8 +49,6 @@ def turn_onto_grid(array: NDArray[Any], geometry: GridGeometry, target: GridGeom
 
     Args:
         array: Values on `geometry`. Shape (D, H, W).
-        geometry: Grid of the array.
-        target: Grid wanted.
 
     Returns:
         The values on `target`, or None if the two physical grids differ by more than 0.1 voxel at a corner.

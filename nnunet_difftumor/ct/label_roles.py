@@ -38,8 +38,6 @@ class LabelRoles:
 
         Args:
             labels: `labels` of nnU-Net's dataset.json.
-            organ: Value of the organ.
-            tumor: Value of the tumour.
 
         Returns:
             The roles; what lies in one tumour region with the tumour, outside the organ, is part of tumours.
@@ -94,7 +92,6 @@ def name_of_label(labels: Mapping[str, Any], value: int) -> str:
 
     Args:
         labels: `labels` of nnU-Net's dataset.json.
-        value: Label value.
 
     Returns:
         The name, or "" if no name has the value.
@@ -211,7 +208,6 @@ def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = N
     """Choose the label that means tumour.
 
     Args:
-        labels: Label values by name.
         name: The label to take; None looks for a name such as tumor, cancer or lesion.
 
     Returns:

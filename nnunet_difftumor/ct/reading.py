@@ -116,7 +116,6 @@ def read_mask(path: Path, like: CTVolume) -> NDArray[np.int16]:
     same. Nothing is resampled.
 
     Args:
-        path: The label file.
         like: The CT that the labels belong to.
 
     Returns:

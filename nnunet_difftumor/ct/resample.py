@@ -38,7 +38,6 @@ def interpolation_matrix(
     Args:
         source_size: Number of source samples; sample i lies at i * source_spacing_mm.
         source_spacing_mm: Source spacing in mm.
-        target_size: Number of target samples.
         target_spacing_mm: Target spacing in mm.
         target_start_mm: Position of target sample 0 in the source's frame, in mm.
         continues_mm: Positions up to so far beyond the ends' centres take the end value where their kernel
@@ -77,7 +76,6 @@ def averaging_matrix(
     Args:
         source_size: Number of source samples; sample i lies at i * source_spacing_mm.
         source_spacing_mm: Source spacing in mm.
-        target_size: Number of target samples.
         target_spacing_mm: Target spacing, and extent of a target voxel, in mm.
         target_start_mm: Position of target sample 0 in the source's frame, in mm.
 

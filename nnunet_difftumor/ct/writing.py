@@ -40,7 +40,6 @@ def write_ct_like(
     rounded where the file stores whole numbers.
 
     Args:
-        template_path: The CT to copy.
         out_path: Where the new file is to appear.
         changed_hu: Values in HU; only those inside the support are used. Shape (D, H, W) as `read_ct` gives.
         support: True where the CT changes. Shape (D, H, W).
@@ -75,7 +74,6 @@ def write_labels_like(
 
     Args:
         ct: The CT whose grid the labels lie on.
-        out_path: Where the file is to appear.
         labels: Whole numbers; stored in one byte if they are from 0 to 255, in two otherwise. Shape (D, H, W).
         overwrite: Replace `out_path` if it exists.
 

@@ -55,7 +55,6 @@ def draw_tiles(rows: Sequence[Sequence[Tile]], *, width: float = 11.0, row_title
 
     Args:
         rows: Tiles row by row; a row may be shorter than the first.
-        width: Width of the figure in inches.
         row_titles: What stands beside the rows.
 
     Returns:
@@ -135,9 +134,6 @@ def draw_segmentation_curves(epochs: Mapping[str, Sequence[float]]) -> str | Non
 
 def draw_counts(rows: Sequence[Mapping[str, int]]) -> str | None:
     """Draw injected and rejected samples per epoch.
-
-    Args:
-        rows: Counts of each epoch.
 
     Returns:
         PNG in base64, or None if there is no epoch.

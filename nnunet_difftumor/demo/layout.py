@@ -111,7 +111,6 @@ class DemoFolder:
 
         Args:
             settings: The demo's settings.
-            is_quick: Whether it is the quick demo.
 
         Raises:
             OutputExistsError: If the folder holds something else.

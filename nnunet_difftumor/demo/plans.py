@@ -15,12 +15,7 @@ def write_small_plans(folder: Path, plans_name: str, configuration: str, setting
 
     Args:
         folder: The data set's folder in nnUNet_preprocessed.
-        plans_name: Name of the copy.
         configuration: Configuration to make small; the copy holds no other.
-        settings: Patch and network.
-
-    Returns:
-        The copy.
     """
     plans = json.loads((folder / "nnUNetPlans.json").read_text(encoding="utf-8"))
     small = plans["configurations"][configuration]

@@ -50,9 +50,6 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
     Args:
         folder: The demo's folder.
         settings: The demo's settings.
-
-    Returns:
-        The report.
     """
     content = _gather(folder, settings)
     environment = Environment(

@@ -42,7 +42,6 @@ class StageRecord:
     """What is known about a finished stage.
 
     Attributes:
-        name: Its name.
         title: What happened.
         command: The command as typed, or what was done.
         seconds: How long it took.
@@ -58,22 +57,13 @@ class StageRunner:
     """Runs stages and skips those that are done."""
 
     def __init__(self, markers: Path, logs: Path, environment: Mapping[str, str]) -> None:
-        """Prepare a run.
-
-        Args:
-            markers: Folder of the markers.
-            logs: Folder of the logs.
-            environment: Variables of every command.
-        """
+        """Prepare a run."""
         self._markers = markers
         self._logs = logs
         self._environment = dict(environment)
 
     def run(self, stages: Sequence[Stage]) -> None:
         """Run stages in order.
-
-        Args:
-            stages: The stages.
 
         Raises:
             StageError: If a command ends with an error; later stages do not run.
@@ -118,9 +108,6 @@ def read_stage_records(markers: Path) -> tuple[StageRecord, ...]:
 
     Args:
         markers: Folder of the markers; may be missing.
-
-    Returns:
-        One record a stage.
     """
     files = sorted(markers.glob("*.json")) if markers.is_dir() else []
     return tuple(StageRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in files)

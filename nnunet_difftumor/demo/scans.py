@@ -27,7 +27,6 @@ class LabelledScan:
     """A CT and one or two label maps, turned as radiologists read them.
 
     Attributes:
-        identifier: Case identifier.
         image_hu: Values in HU. Shape (D, H, W).
         truth: True label map. Shape (D, H, W).
         prediction: Predicted label map, if there is one. Shape (D, H, W).
@@ -45,7 +44,6 @@ def read_scan(case: Case, prediction: Path | None = None) -> LabelledScan:
     """Read a case for a picture.
 
     Args:
-        case: A case with labels.
         prediction: Predicted label map on the same grid.
 
     Returns:
@@ -69,8 +67,6 @@ def draw_overview(cases: Sequence[Case], organ_label: int, tumor_label: int) -> 
 
     Args:
         cases: Cases with labels; a healthy one shows the largest section of its organ.
-        organ_label: Value of the organ.
-        tumor_label: Value of the tumour.
 
     Returns:
         PNG in base64, or None without cases.
@@ -93,8 +89,6 @@ def draw_predictions(scans: Sequence[LabelledScan], tumor_label: int, notes: Map
     """Draw the truth beside the prediction in the slice with most tumour.
 
     Args:
-        scans: Scans with predictions.
-        tumor_label: Value of the tumour.
         notes: What stands above the prediction of each case.
 
     Returns:
@@ -114,7 +108,6 @@ def draw_reconstructions(cases: Sequence[Case], autoencoder_folder: Path, tumor_
 
     Args:
         cases: Held-out cases with labels.
-        autoencoder_folder: Folder of the trained autoencoder.
         tumor_label: Value of the tumour, on which the crops are centred where there is one.
 
     Returns:

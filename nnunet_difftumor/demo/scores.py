@@ -18,7 +18,6 @@ class CaseScore:
     """How well one case was segmented.
 
     Attributes:
-        identifier: Case identifier.
         tumor_dice: Dice of the tumour; None for a case without a tumour, where Dice says nothing.
         organ_dice: Dice of organ and tumour together.
         true_ml: Volume of the true tumour in ml.
@@ -36,7 +35,6 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float | None:
     """Dice coefficient of two masks; None if both are empty.
 
     Args:
-        first: A mask.
         second: A mask of the same shape.
 
     Returns:
@@ -52,7 +50,6 @@ def score_predictions(predictions: Path, truth: Path, tumor_label: int) -> tuple
     Args:
         predictions: Folder of predicted label maps (.nii.gz).
         truth: Folder of true label maps under the same names.
-        tumor_label: Value of the tumour.
 
     Returns:
         One score a case, sorted by identifier.
@@ -79,20 +76,12 @@ def write_scores(path: Path, scores: tuple[CaseScore, ...]) -> None:
 
     Args:
         path: File; replaced if it exists.
-        scores: The scores.
     """
     write_json(path, [asdict(score) for score in scores], overwrite=True)
 
 
 def read_scores(path: Path) -> tuple[CaseScore, ...]:
-    """Read what `write_scores` wrote; a missing file has no scores.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The scores.
-    """
+    """Read what `write_scores` wrote; a missing file has no scores."""
     if not path.is_file():
         return ()
     return tuple(CaseScore(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))

@@ -121,9 +121,6 @@ def demo_settings(data: str, *, is_quick: bool = False) -> DemoSettings:
     Args:
         data: "phantom" or "real".
         is_quick: Run as little as possible: shows that the commands work together, teaches nothing.
-
-    Returns:
-        The settings.
     """
     settings = {"phantom": _PHANTOM, "real": _REAL}[data]
     if not is_quick:

@@ -94,7 +94,6 @@ def make_real_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        name: Name of the data set.
         training: Training cases; those without a file are left out.
         validation: Validation cases; those without a file are left out. None at all: an empty validation list.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
@@ -142,7 +141,6 @@ def make_cross_validation_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        name: Name of the data set.
         cases: Cases; those without a file are left out.
         folds: Number of folds, split as nnU-Net splits.
 

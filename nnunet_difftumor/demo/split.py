@@ -20,7 +20,6 @@ class DemoCases:
     Attributes:
         tumor_training: Training cases with tumours.
         healthy: Cases without tumours, in training or kept apart.
-        validation: Validation cases.
         holdout: Healthy cases that train nothing.
     """
 

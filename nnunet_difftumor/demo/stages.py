@@ -218,9 +218,6 @@ class DemoStages:
 def describe_environment(environment: dict[str, str]) -> str:
     """Return the variables as a user would export them, one a line.
 
-    Args:
-        environment: Variables.
-
     Returns:
         Lines for a shell.
     """

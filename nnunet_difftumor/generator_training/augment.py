@@ -44,14 +44,7 @@ class Orientation:
 
 
 def draw_orientation(rng: np.random.Generator) -> Orientation:
-    """Draw one of the 48 orientations uniformly.
-
-    Args:
-        rng: Random generator.
-
-    Returns:
-        The orientation.
-    """
+    """Draw one of the 48 orientations uniformly."""
     axes = tuple(int(axis) for axis in rng.permutation(3))
     return Orientation(axes, tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5)))
 
@@ -79,9 +72,6 @@ def draw_shift_hu(rng: np.random.Generator) -> float:
 def draw_narrow_window(rng: np.random.Generator) -> tuple[float, float]:
     """Draw a window in HU narrower than the autoencoder's, as nnU-Net's percentile clipping makes it.
 
-    Args:
-        rng: Random generator.
-
     Returns:
         Lower end in -200..0 and upper end in 100..300 HU.
     """
@@ -93,7 +83,6 @@ def add_faint_blobs(image_hu: FloatArray, rng: np.random.Generator) -> FloatArra
 
     Args:
         image_hu: Crop in HU. Shape (S, S, S).
-        rng: Random generator.
 
     Returns:
         Crop in HU, same shape. The radii are 2 to 8 voxels, the contrasts -60 to +60 HU.
@@ -117,7 +106,6 @@ def shift_tumor(image_hu: FloatArray, tumor_share: FloatArray, rng: np.random.Ge
     Args:
         image_hu: Crop in HU. Shape (S, S, S).
         tumor_share: Share of each voxel that is tumour. Same shape.
-        rng: Random generator.
 
     Returns:
         Crop in HU, same shape; the tumour is shifted by -45 to +35 HU.
@@ -131,7 +119,6 @@ def jitter_mask(tumor_share: FloatArray, mask: NDArray[np.bool_], rng: np.random
     Args:
         tumor_share: Share of each voxel that is tumour. Shape (S, S, S).
         mask: The outline at a share of one half. Same shape.
-        rng: Random generator.
 
     Returns:
         Mask; the given one where the new outline would lose more than half of its voxels.
@@ -150,7 +137,6 @@ def cut_at_border(image_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.
     Args:
         image_hu: Crop in HU. Shape (S, S, S).
         mask: Tumour mask, not empty. Same shape.
-        rng: Random generator.
 
     Returns:
         Crop in HU, same shape; no voxel of the mask is cut.

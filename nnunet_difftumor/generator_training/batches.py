@@ -83,7 +83,6 @@ class AutoencoderCrops(Dataset[Batch]):
     orientation, faint blobs (30 %) and narrower HU windows (25 %) are drawn for every crop.
 
     Args:
-        cache: Cases to train on.
         sides: Sides of the cubes, in voxels.
         batch_voxels: Voxels of one batch.
         seed: Seed of the batches; another stream of batches for each seed.
@@ -213,9 +212,6 @@ CaseTumors = tuple[CachedCase, tuple[TumorComponent, ...]]
 def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...], ...]:
     """Divide tumours into bins of size (`SIZE_BIN_EDGES_MM`).
 
-    Args:
-        usable: Cases with their tumours.
-
     Returns:
         One list of cases with their tumours of that size for every bin that is not empty, small ones first.
     """
@@ -234,7 +230,6 @@ def usable_tumors(
     """List the cases with the tumours that can be trained on.
 
     Args:
-        cache: The cases.
         early_only: Keep only tumours with a radius of at most 10 mm.
 
     Returns:
@@ -270,9 +265,7 @@ def heldout_image_crops(
     Args:
         cache: Cases that do not train.
         side: Side in voxels.
-        per_case: Crops of each case.
         spacing_mm: Spacing in mm.
-        seed: Seed of the places.
 
     Returns:
         {"image_hu": (per_case, 1, side, side, side), "tumor_mask": same shape} for each case.

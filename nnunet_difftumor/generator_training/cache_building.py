@@ -60,11 +60,9 @@ def build_crop_cache(
     appear complete or not at all, so an interrupted build goes on where it stopped.
 
     Args:
-        cases: Cases to cache.
         folder: Cache folder; made if it is missing.
         tumor_values: Label values that mean tumour; with none, labels are not read.
         workers: Processes that decode side by side; 0 decodes in this one.
-        show_progress: Show a progress bar.
 
     Returns:
         The cache with exactly these cases.

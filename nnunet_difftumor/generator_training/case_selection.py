@@ -22,8 +22,6 @@ class DataFolder:
     """One `--data` folder.
 
     Attributes:
-        folder: The folder.
-        cases: Its cases.
         dataset: The nnU-Net raw data set, if it is one.
     """
 
@@ -56,7 +54,6 @@ class SelectedCases:
     """Cases that train and cases that are held out.
 
     Attributes:
-        training: Cases that train.
         heldout: Cases that do not.
         notes: Lines that tell how that came about.
         fold: Fold of the split, if there is one.
@@ -73,12 +70,6 @@ class SelectedCases:
 def open_data_folder(folder: Path) -> DataFolder:
     """Find the cases of an nnU-Net raw data set or of a plain folder of CTs.
 
-    Args:
-        folder: The folder.
-
-    Returns:
-        Its cases.
-
     Raises:
         DatasetError: If there is none, or the data set is incomplete.
     """
@@ -92,12 +83,7 @@ def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | N
     """Read what is to be held out.
 
     Args:
-        splits: A splits_final.json.
-        fold: Its fold.
         exclude_cases: A text file with one identifier a line, or a JSON list.
-
-    Returns:
-        The rule.
 
     Raises:
         DatasetError: If a file cannot be understood, or the arguments do not go together.
@@ -125,10 +111,6 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
     neither its validation cases nor a healthy holdout do. A case whose CT or tumour equals a held-out one
     is held out as well, whatever its name. Without any rule a tenth of the cases is held out, at least one
     of four or more, chosen by the hash of the identifier, first among those that trained no earlier stage.
-
-    Args:
-        folders: Each folder with its cases.
-        hold_out: The rule.
 
     Returns:
         The cases in the given order.

@@ -31,7 +31,6 @@ class CachedCase:
     """One case of the cache; holds no voxels.
 
     Attributes:
-        identifier: Case identifier.
         folder: Where its arrays lie.
         shape: Shape of the volume, (D, H, W).
         spacing_mm: Spacing in mm, (D, H, W).
@@ -77,9 +76,6 @@ class CachedCase:
     def draw_body_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw a voxel of the body (above -300 HU).
 
-        Args:
-            rng: Random generator.
-
         Returns:
             Index (D, H, W); any voxel if the volume holds only air. Shape (3,).
         """
@@ -120,9 +116,6 @@ def open_cached_case(entry: Path) -> CachedCase:
 
     Args:
         entry: The case's folder in the cache.
-
-    Returns:
-        The case.
     """
     stored = json.loads((entry / CASE_FILE).read_text(encoding="utf-8"))
     tumors = tuple(

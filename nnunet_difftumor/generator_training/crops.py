@@ -31,7 +31,6 @@ class Crop:
     """An isotropic cube of one case.
 
     Attributes:
-        case: The case.
         side: Side in voxels.
         spacing_mm: Isotropic spacing in mm.
         centre_mm: Centre of the cube relative to the centre of the case's voxel (0, 0, 0), in mm. (D, H, W).
@@ -94,13 +93,8 @@ def draw_crop(case: CachedCase, side: int, spacing_range_mm: tuple[float, float]
     """Draw a cube anywhere in a case; 75 % are centred in the body, and any may reach beyond the volume.
 
     Args:
-        case: The case.
         side: Side in voxels.
         spacing_range_mm: Finest and coarsest spacing in mm; drawn log-uniformly.
-        rng: Random generator.
-
-    Returns:
-        The cube.
     """
     spacing_mm = _log_uniform(*spacing_range_mm, rng)
     is_in_body = rng.random() < BODY_SHARE
@@ -122,14 +116,8 @@ def draw_tumor_crop(
     than what leaves a small tumour two voxels in radius. The centre is jittered inside the margin.
 
     Args:
-        case: The case.
-        tumor: One of its tumours.
         side: Side in voxels.
         spacing_range_mm: Finest and coarsest spacing in mm.
-        rng: Random generator.
-
-    Returns:
-        The cube.
     """
     margin = margin_voxels(side)
     half_extent_mm = tumor.half_extent_mm(case.spacing_mm)
@@ -147,13 +135,8 @@ def centred_tumor_crop(case: CachedCase, tumor: TumorComponent, side: int, fines
     """Place a cube around a tumour as it is placed around a synthetic one: centred, with the largest margin.
 
     Args:
-        case: The case.
-        tumor: One of its tumours.
         side: Side in voxels.
         finest_mm: Finest spacing in mm; a tumour that does not fit gets a coarser one.
-
-    Returns:
-        The cube.
     """
     half_extent_mm = float(tumor.half_extent_mm(case.spacing_mm).max())
     spacing_mm = max(finest_mm, half_extent_mm / (side / 2 - margin_voxels(side)[1]))
@@ -165,7 +148,6 @@ def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False)
 
     Args:
         crop: A cube that holds the tumour.
-        tumor: The tumour.
         alone: The mask holds this tumour only, not the others of the cube.
 
     Returns:
@@ -186,10 +168,6 @@ def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False)
 
 def read_component(case: CachedCase, tumor: TumorComponent) -> NDArray[np.bool_]:
     """Read the voxels of one tumour, without those of others that reach into its bounding box.
-
-    Args:
-        case: The case.
-        tumor: One of its tumours.
 
     Returns:
         True in the tumour. Shape of its bounding box.

@@ -43,12 +43,8 @@ def draw_pasted_lesion(
     host is its own in 40 % of the draws and -60 to +45 HU in the others. The noise is the host's.
 
     Args:
-        case: Case of the tumour.
-        tumor: The tumour.
-        host: Case that receives it.
         side: Side of the cube in voxels.
         spacing_range_mm: Finest and coarsest spacing of the crops in mm; the host's is at most 3.2 mm where it can be.
-        rng: Random generator.
 
     Returns:
         Image in HU and tumour mask of shape (side, side, side), or None if after some tries no place with

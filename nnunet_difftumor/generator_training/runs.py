@@ -30,10 +30,6 @@ _POLL_SECONDS = 5.0
 def check_output_folder(output: Path, *, resume: bool) -> None:
     """Refuse an output folder with something in it before any work is done.
 
-    Args:
-        output: The folder.
-        resume: The run in it is to be gone on with.
-
     Raises:
         OutputExistsError: If it is not empty and `resume` is False.
     """
@@ -57,15 +53,9 @@ def prepare_cases(
     With several processes the first one fills the cache and the others wait for it.
 
     Args:
-        folders: The data.
         tumor_values: Values of the tumour label, for each folder.
-        cache_folder: Where the cache lies.
-        hold_out: What is held out.
         workers: Processes that decode side by side.
         tumors_only: Leave out cases without tumour before the division.
-
-    Returns:
-        The cases.
 
     Raises:
         DiffTumorError: If a file is bad, no case has a tumour, the rule fits no case, or no case is left.
@@ -151,13 +141,7 @@ def training_identity(selected: SelectedCases, **options: bool) -> dict[str, obj
 
 
 def save_run_records(output: Path, selected: SelectedCases, provenance: Provenance) -> None:
-    """Write provenance.json (hashes) and cases.json (plain identifiers, for the owner of the data).
-
-    Args:
-        output: Folder of the run.
-        selected: The cases.
-        provenance: The record to save.
-    """
+    """Write provenance.json (hashes) and cases.json (plain identifiers, for the owner of the data)."""
     save_provenance(output / PROVENANCE_FILE, provenance)
     listed = {
         "training": [case.identifier for case in selected.training],

@@ -42,7 +42,6 @@ def measure_training_tumors(
     too far (see `solid_part`): it made muscle-like tumours dark and smooth ones mottled.
 
     Args:
-        cache: The training cases.
         early_only: Only tumours with a radius of at most 10 mm.
         window: HU window of the generator; values outside are limited to it.
         finest_mm: Finest spacing of the generator in mm.

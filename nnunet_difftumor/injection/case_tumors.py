@@ -108,7 +108,6 @@ def draw_case_tumors(
         labels: Labels that are read by slices. Shape (1, D, H, W).
         organ_voxels: Voxels drawn uniformly from the organ. Shape (N, 3).
         rules: What may be put where.
-        rng: Random generator.
         is_misplaced: The tumours are labelled at other random places of the organ, as a negative control.
 
     Returns:

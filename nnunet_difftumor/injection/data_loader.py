@@ -65,7 +65,6 @@ class InjectTumors(BasicTransform):
 
         Args:
             injectors: Put tumours into crops, one for each target.
-            state: State shared with the loader.
             following: nnU-Net's transforms, which read a part of the crop alone.
             is_control: Nothing is put in: the crop stays as it is.
         """
@@ -154,13 +153,10 @@ class DiffTumorDataLoader(nnUNetDataLoader):
 
         Args:
             data: Preprocessed cases.
-            batch_size: Samples in a batch.
             patch_size: Size of the raw crop in voxels. (D, H, W).
             final_patch_size: Size of the network's patch in voxels. (D, H, W).
             label_manager: nnU-Net's label manager.
             injectors: Put tumours into crops, one for each target.
-            healthy: The healthy cases.
-            annotated: The cases with annotated tumours.
             seed_words: Seed and rank; the worker and the number of the sample are added to them.
             transforms: nnU-Net's transforms of a training sample.
             target_weights: How often each target is drawn, relative to the others that a case may get.
@@ -372,8 +368,6 @@ def sampling_probabilities(
     """Probability of each case so that healthy ones make up a share of the samples.
 
     Args:
-        identifiers: All training cases.
-        healthy: Those that are healthy.
         healthy_share: Their share; None draws every case alike, as stock nnU-Net does.
 
     Returns:

@@ -30,7 +30,6 @@ class Bin:
     """One line of the table.
 
     Attributes:
-        target: Name of the target.
         quantity: "size_class", "radius_mm" or "contrast_hu".
         name: Name of the size class, or lower end of the bin.
     """
@@ -61,7 +60,6 @@ class InjectionHistogram:
 
         Args:
             folder: The training's output folder.
-            target_names: Name of each target.
             first_epoch: Epoch that this training starts or continues at.
         """
         self._folder = folder

@@ -66,7 +66,6 @@ class TumorInjector:
         Args:
             image: Normalised image. Shape (D, H, W). Not changed.
             labels: Labels, -1 in padding. Shape (D, H, W). Not changed.
-            request: The tumours.
 
         Returns:
             New image and labels, or the given ones if no tumour could be put in.
@@ -143,7 +142,6 @@ class TumorInjector:
         Args:
             image: Normalised image. Shape (D, H, W).
             labels: Labels. Shape (D, H, W).
-            result: The tumours.
 
         Returns:
             New image, clipped to the plans' window inside the supports, and new labels.

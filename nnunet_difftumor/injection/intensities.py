@@ -47,7 +47,6 @@ class CTIntensities:
 
         Args:
             plans: Content of nnUNetPlans.json.
-            channel: Index of the channel.
 
         Returns:
             The constants of that channel.

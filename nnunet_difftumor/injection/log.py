@@ -55,9 +55,6 @@ def take_picture(
         before: Normalised crop. Shape (D, H, W).
         after: Normalised crop with tumours. Shape (D, H, W).
         is_tumor: True in the tumours. Shape (D, H, W).
-
-    Returns:
-        The picture.
     """
     area = is_tumor.sum(axis=(1, 2))
     section = int(np.argmax(area)) if area.any() else len(area) // 2
@@ -119,9 +116,6 @@ class InjectionLog:
     def write_epoch(self, epoch: int) -> tuple[str, ...]:
         """Write an epoch's counts and records, and the montage of the first epoch.
 
-        Args:
-            epoch: Number of the epoch.
-
         Returns:
             Lines for the training log.
         """
@@ -147,9 +141,6 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
     Args:
         counts: Counts by name: healthy_samples, carrying, injected, out_of_view, rejected_<reason>, tumors_<...>.
-
-    Returns:
-        The line.
     """
     carrying, injected = counts.get("carrying", 0), counts.get("injected", 0)
     reasons = {key[len("rejected_") :]: value for key, value in sorted(counts.items()) if key.startswith("rejected_")}
@@ -187,7 +178,6 @@ def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
 
     Args:
         path: PNG file; replaced if it exists.
-        pictures: The samples.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

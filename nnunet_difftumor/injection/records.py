@@ -18,7 +18,6 @@ class InjectionRequest:
     """The tumours that reach one crop.
 
     Attributes:
-        case: Case identifier.
         crop_start: Corner of the crop in the preprocessed case, in voxels; may be negative.
         specs: Tumours that reach the crop, without looks, in mm from its voxel (0, 0, 0).
         labelled: What is labelled: the same tumours, but for the negative control.
@@ -43,7 +42,6 @@ class InjectedTumor:
     """One drawn tumour of a sample, for counts and histograms.
 
     Attributes:
-        size_class: Name of its size class.
         drawn_radius_mm: Radius that was drawn, in mm.
         radius_mm: Radius that was put in, in mm; None if it was not.
         requested_hu: Contrast that was asked for, in HU; None if it was left to the generator.

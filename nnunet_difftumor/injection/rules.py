@@ -69,16 +69,11 @@ def make_rules(
     """Derive the rules of one target from its settings and nnU-Net's plans.
 
     Args:
-        target: Its settings.
         size_classes: Its radii in mm; those of the settings, or of the fold's real tumours.
         plans: Content of nnUNetPlans.json.
         spacing_mm: Spacing of the configuration in mm, array order.
         tumor_counts: Numbers of tumours in the fold's annotated cases; none if there are no such cases.
-        real_tumor_labels: Labels of annotated tumours.
         is_kidney: Shares outside the organ that are not set are those of real kidney tumours.
-
-    Returns:
-        The rules.
 
     Raises:
         ConfigurationError: If the plans do not hold the constants of the normalisation.

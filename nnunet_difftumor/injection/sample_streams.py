@@ -21,12 +21,10 @@ class SampleDraw:
     """What was drawn for one sample before its crop was cut.
 
     Attributes:
-        case: Case identifier.
         is_carrying: The case carries synthetic tumours.
         request: Those that reach the crop; None if none does.
         refusal: Why the case carries none although it was drawn; None if there is no such reason.
         given_up: Drawn tumours of the case that no place has room for.
-        target: Number of the target.
     """
 
     case: str

@@ -27,11 +27,7 @@ MISPLACED = "generated, labelled elsewhere"
 
 @dataclass(frozen=True)
 class HandcraftedSource:
-    """Hand-crafted tumours with regions and looks of a generator folder; its networks are not loaded.
-
-    Attributes:
-        generator_folder: The generator folder.
-    """
+    """Hand-crafted tumours with regions and looks of a generator folder; its networks are not loaded."""
 
     generator_folder: Path
 
@@ -52,12 +48,7 @@ class SynthesizerSource(Protocol):
 
 @dataclass(frozen=True)
 class GeneratorFolderSource:
-    """A synthesizer on the CPU from a generator folder.
-
-    Attributes:
-        folder: Generator folder.
-        steps: Sampling steps.
-    """
+    """A synthesizer on the CPU from a generator folder."""
 
     folder: Path
     steps: int
@@ -98,7 +89,6 @@ class CopyPasteSource:
         dataset_class: nnU-Net's class of preprocessed data sets.
         data_folder: Folder of preprocessed cases.
         cases: Training cases with tumours, and no others.
-        organ_label: Value of the organ.
         tumor_labels: Values of the tumour.
         spacing_mm: Spacing of the preprocessed data in mm, array order.
         intensities: nnU-Net's normalisation.

@@ -17,8 +17,6 @@ class TargetReader:
 
         Args:
             label_manager: nnU-Net's label manager.
-            organ_label: Value of the organ.
-            tumor_label: Value of the tumour.
 
         Raises:
             ConfigurationError: If no region tells the tumour from the organ.

@@ -86,12 +86,6 @@ class ScannedPatient:
 def draw_scan(anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> Scan:
     """Draw a scan that covers the patient's width and the height of the liver.
 
-    Args:
-        anatomy: The patient.
-        size: How finely to scan.
-        hospital: Scanner and reconstruction.
-        rng: Random generator.
-
     Returns:
         Grid and image quality.
     """
@@ -127,10 +121,8 @@ def scan_patient(
     """Scan a patient: average over the slice thickness, blur, add noise, store.
 
     Args:
-        anatomy: The patient.
         lesions: The patient's tumours.
         scan: Grid and image quality.
-        rng: Random generator of the noise.
         organs: Organs that are labelled, each with its tumours.
 
     Returns:

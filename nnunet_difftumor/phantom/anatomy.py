@@ -15,19 +15,11 @@ class TissueValues:
     """Mean values of the tissues in HU, in the portal venous phase.
 
     Attributes:
-        fat: Fat.
-        muscle: Muscle and diaphragm.
-        liver: Liver.
         vessel: Blood in veins.
-        aorta: Blood in the aorta.
         kidney: Renal cortex.
-        spleen: Spleen.
-        pancreas: Pancreas.
         marrow: Cancellous bone.
         cortex: Cortical bone.
         fluid: Bile, water and stomach content.
-        gas: Gas and air.
-        lung: Aerated lung.
     """
 
     fat: float
@@ -46,14 +38,7 @@ class TissueValues:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> TissueValues:
-        """Draw the values of one patient and one contrast injection.
-
-        Args:
-            rng: Random generator.
-
-        Returns:
-            The values.
-        """
+        """Draw the values of one patient and one contrast injection."""
         liver = float(np.clip(rng.normal(110.0, 8.0), 92.0, 128.0))
         vessel = liver + float(rng.uniform(45.0, 70.0))
         return cls(
@@ -145,16 +130,11 @@ class Anatomy:
         liver_hollow: Body that is taken out of the liver at its lower surface.
         liver_vessels: Portal and hepatic veins.
         fissure: Fat between the lobes.
-        gallbladder: Gallbladder.
         kidneys: Right and left kidney.
-        spleen: Spleen.
-        stomach: Stomach.
         stomach_level_mm: Height (y) of the surface of the fluid in the stomach.
         heart: Heart above the diaphragm.
-        pancreas: Pancreas.
         great_vessels: Aorta and inferior vena cava.
         small_vessels: Vessels in the mesenteric fat.
-        bowel: Loops of bowel.
         bowel_has_gas: Whether each loop holds gas.
         domes_mm: Height of the right and the left dome of the diaphragm.
     """

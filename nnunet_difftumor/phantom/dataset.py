@@ -57,9 +57,6 @@ class PhantomStyle:
             size: A key of `SCAN_SIZES`.
             tumors: A key of `TUMOR_STYLES`.
 
-        Returns:
-            The style.
-
         Raises:
             ConfigurationError: If a name is unknown.
         """
@@ -93,8 +90,6 @@ def make_patient(
     """Make one phantom patient; the same arguments give the same voxels.
 
     Args:
-        seed: Seed of the data set.
-        index: Number of the patient.
         is_healthy: True for a patient without a tumour.
         style: What the data set's patients share.
 
@@ -136,7 +131,6 @@ def write_phantom_dataset(
         output_folder: Folder to make, for nnU-Net named as in `DatasetXXX_Name`.
         cases: Number of patients with tumours.
         healthy: Number of patients without.
-        seed: Seed of everything.
         style: What the patients share.
 
     Yields:

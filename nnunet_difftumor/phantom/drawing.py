@@ -13,7 +13,6 @@ def draw_anatomy(rng: np.random.Generator, phase: str = PORTAL_VENOUS) -> Anatom
     """Draw one patient.
 
     Args:
-        rng: Random generator.
         phase: Contrast phase, one of those of `phantom.organs`.
 
     Returns:

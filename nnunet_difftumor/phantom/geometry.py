@@ -49,11 +49,6 @@ class SmoothField:
 
         Args:
             wavelength_mm: Shortest and longest wavelength in mm.
-            rng: Random generator.
-            count: Number of plane waves.
-
-        Returns:
-            The field.
         """
         directions = rng.normal(size=(count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)

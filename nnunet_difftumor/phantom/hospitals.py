@@ -17,9 +17,7 @@ class Hospital:
     """How one hospital scans; each value is drawn from its range for every patient.
 
     Attributes:
-        name: Name of the style.
         about: What it stands for, in a few words.
-        phase: Contrast phase.
         noise_hu: Standard deviation of the noise in HU.
         noise_grain: Width of the noise's grain in voxels.
         sharpness: Standard deviation of the in-plane blur in voxels: a sharp kernel blurs less.
@@ -72,9 +70,6 @@ def choose_hospital(name: str) -> Hospital:
 
     Args:
         name: A key of `HOSPITALS`.
-
-    Returns:
-        The style.
 
     Raises:
         ConfigurationError: If there is none of that name.

@@ -26,11 +26,9 @@ class Lesion:
 
     Attributes:
         surface: Its surface; the centre is (z, y, x) in the patient's frame.
-        texture: Field of its coarse texture.
         texture_hu: Standard deviation of the texture in HU.
         core_hu: Additional difference at the centre in HU, as a necrotic core has.
         edge_mm: Width of the soft edge in mm.
-        organ: The organ that it belongs to.
     """
 
     surface: TumorSurface
@@ -51,7 +49,6 @@ class Lesion:
         Args:
             hu: Values, changed in place. Shape (H, W).
             points: Positions of the voxels in the patient's frame, in mm.
-            organs: Distances to the organs on the plane.
             organ_hu: Mean value of the tumour's organ in HU.
             edge_mm: In-plane extent of a voxel in mm.
 
@@ -102,16 +99,9 @@ def draw_lesions(
     """Draw tumours of an organ that do not touch each other.
 
     Args:
-        anatomy: The patient.
         count: Number of tumours asked for. The first always fits; a later one may be left out.
         z_range_mm: Lowest and highest plane of the scan in mm.
-        rng: Random generator.
-        organ: The organ.
-        phase: Contrast phase of the scan.
         style: How the tumours look.
-
-    Returns:
-        The tumours.
     """
     places_mm, depth_mm = _organ_places(anatomy, organ, z_range_mm)
     lesions: list[Lesion] = []

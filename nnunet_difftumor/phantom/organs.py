@@ -90,9 +90,6 @@ def choose_organs(names: tuple[str, ...]) -> tuple[OrganRule, ...]:
 def labels_of(organs: tuple[OrganRule, ...]) -> dict[str, int]:
     """Label names and values of a data set: organ and tumour in turn.
 
-    Args:
-        organs: The organs that carry tumours.
-
     Returns:
         {"background": 0, "liver": 1, "tumor": 2} for one organ; for several, tumours are named "liver_tumor".
     """

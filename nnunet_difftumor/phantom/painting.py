@@ -43,9 +43,7 @@ class OrganPlanes(NamedTuple):
     """Signed distances on one plane in mm, negative inside. Each of shape (H, W).
 
     Attributes:
-        liver: To the liver.
         pancreas: To what can be seen of the pancreas.
-        kidney: To the nearer kidney.
         free: To where a tumour that grows out of a kidney may lie: the cavity without liver and great vessels.
     """
 
@@ -63,7 +61,6 @@ def paint_anatomy(anatomy: Anatomy, points: Points, edge_mm: float) -> tuple[Pla
     """Paint everything except tumours on a plane.
 
     Args:
-        anatomy: The patient.
         points: Positions of the voxels in the patient's frame, in mm.
         edge_mm: In-plane extent of a voxel in mm.
 

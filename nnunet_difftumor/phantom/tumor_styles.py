@@ -17,7 +17,6 @@ class TumorStyle:
     """What is drawn for every tumour; a range of one value draws nothing.
 
     Attributes:
-        name: Name of the style.
         most_per_organ: Largest number of tumours in an affected organ; the smallest is 1.
         size_classes: Sizes; the first tumour of a patient is of the first class. None takes those of the organ.
         contrast_share: Share of the organ's contrast.
@@ -59,9 +58,6 @@ def choose_tumor_style(name: str) -> TumorStyle:
 
     Args:
         name: A key of `TUMOR_STYLES`.
-
-    Returns:
-        The style.
 
     Raises:
         ConfigurationError: If there is none of that name.

@@ -29,11 +29,7 @@ def parse_extra_healthy(entries: Sequence[Any], source: str) -> tuple[ExtraHealt
     """Read the setting `extra_healthy_datasets`.
 
     Args:
-        entries: The list as written.
         source: Where it stands, for messages.
-
-    Returns:
-        The entries.
 
     Raises:
         ConfigurationError: If an entry is malformed, repeated, or not confirmed to be healthy.

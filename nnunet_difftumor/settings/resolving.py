@@ -40,7 +40,6 @@ class ResolvedConfig:
     """Settings after all sources were read.
 
     Attributes:
-        config: The settings.
         origins: Where each setting came from, by key.
     """
 
@@ -154,8 +153,6 @@ def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, i
     get more or fewer epochs.
 
     Args:
-        stored: Settings as recorded.
-        current: Settings now.
         is_continued: The training continues from a checkpoint.
 
     Returns:
@@ -182,12 +179,6 @@ def _without_generators(value: Any) -> Any:
 
 def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
     """Read settings that `DiffTumorConfig.to_json` wrote.
-
-    Args:
-        values: The recorded settings.
-
-    Returns:
-        The settings.
 
     Raises:
         ConfigurationError: If a key is unknown or a value is wrong.

@@ -40,10 +40,6 @@ def compare_all(
     change.
 
     Args:
-        study: The study.
-        runs: All its runs.
-        data: Its data set.
-        output: Output folder of the study.
         compare: `nnunet_difftumor.evaluation.comparison.run.compare`.
 
     Returns:
@@ -81,15 +77,9 @@ def write_experiment(
     """Write the experiment of one number of annotated cases; its paths start from its folder, which may be moved.
 
     Args:
-        study: The study.
         runs: Its runs with that number, all folds of each repetition.
-        data: Its data set.
-        annotated: The number.
         folder: Where the experiment, and links to models or predictions, are written.
         notes: What a reader of the report should know.
-
-    Returns:
-        The experiment.
     """
     arms = list(dict.fromkeys(run.arm.name for run in runs))
     repetitions = _by_repetition(runs)

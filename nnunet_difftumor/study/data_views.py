@@ -40,7 +40,6 @@ class StudyData:
 
     Attributes:
         cases: Its preprocessed cases.
-        dataset_json: Content of its dataset.json.
         folds: Cases of each fold, as a trainer with all annotated cases settles them; of the folds that the study
             leaves out, those that could be trained.
         fold_count: How many folds the data set's splits have.
@@ -74,12 +73,8 @@ class StudyData:
         larger one.
 
         Args:
-            fold: The fold.
             annotated: How many annotated tumour cases train, or "all".
             healthy: Whether healthy cases train.
-
-        Returns:
-            The lists.
 
         Raises:
             ConfigurationError: If the fold has fewer annotated cases, or nothing is left to train on.
@@ -128,11 +123,7 @@ def open_data(study: Study, *, show_progress: bool = False) -> StudyData:
     They are those of its splits_final.json with the rules for healthy cases applied, or the trainer's default.
 
     Args:
-        study: The study.
         show_progress: Show a progress bar while labels are read.
-
-    Returns:
-        The data set.
 
     Raises:
         ConfigurationError: If nnU-Net's folders are not set, or plans, configuration or a fold do not exist.
@@ -239,8 +230,6 @@ def make_view(
     Nothing is written where the same view is there already.
 
     Args:
-        data: The data set.
-        root: Folder for views.
         annotated: How many annotated tumour cases train, or "all".
         healthy: Whether healthy cases train.
         trained_folds: Folds that were trained with this view: their lists, the holdout and the data must stay.

@@ -46,11 +46,7 @@ class SampleShares:
         return self.annotated == 0 or abs(self.epochs(epochs) / (epochs * self.stretch) - 1) <= _TOLERANCE
 
     def margin(self, samples: int) -> float:
-        """Three standard deviations of the number of annotated samples.
-
-        Args:
-            samples: All training samples of the run.
-        """
+        """Three standard deviations of the number of annotated samples."""
         return _DEVIATIONS * math.sqrt(samples * self.annotated * (1 - self.annotated))
 
 
@@ -64,13 +60,9 @@ def shares_of(
     alone.
 
     Args:
-        train: Training cases.
         annotated: Cases with annotated tumour, also such as do not train.
         healthy: Healthy cases, also such as do not train.
         healthy_share: Share of the samples that are of healthy cases; None: every case is drawn alike.
-
-    Returns:
-        The shares.
     """
     cases = tuple(case for case in train if case in annotated)
     count = sum(case in healthy for case in train)
@@ -89,7 +81,6 @@ def fitting_epochs(epochs: int, shares: Collection[SampleShares]) -> tuple[int, 
 
     Args:
         epochs: Epochs that do not fit.
-        shares: Of all runs.
 
     Returns:
         The next smaller number, where there is one, and the next larger one.

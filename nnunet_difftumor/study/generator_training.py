@@ -55,7 +55,6 @@ def train_stage(stage: Stage, *, run_command: RunCommand = run_logged) -> bool:
     Where another process trains it, this one waits until that has ended.
 
     Args:
-        stage: The stage.
         run_command: Runs the command; `run_logged` unless a test has another one.
 
     Returns:

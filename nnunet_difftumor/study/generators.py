@@ -31,7 +31,6 @@ class Stage:
         subcommand: "train-autoencoder" or "train-diffusion".
         options: Words of the command that must not change between two starts.
         working_options: Words that may: where files are, how many processes read them.
-        fold: The fold.
         split: Cases that train, and those that must not.
         device: "cuda", "cpu" or "mps".
         root: Folder of all generators of the study.
@@ -112,9 +111,6 @@ def plan_generator(
 
     Args:
         study: The study, with `generators`.
-        data: Its data set.
-        output: Output folder of the study.
-        fold: The fold.
         annotated: How many annotated tumour cases train, or "all".
         targets: The targets of a run whose generator it is to be.
         where: The arm, for errors.
@@ -173,7 +169,6 @@ def check_stages(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
     """List each stage once; refuse runs that need different generators at one place.
 
     Args:
-        stages: Stages of all runs.
         path: The study's file, for the error.
 
     Raises:

@@ -16,10 +16,6 @@ def check_hospitals(study: Study, runs: Sequence[Run]) -> None:
 
     The folds of an arm predict hospitals together, so that what one fold validates on trains the others.
 
-    Args:
-        study: The study.
-        runs: All its runs.
-
     Raises:
         LeakError: If there is such a case, and it is not acknowledged.
         DatasetError: If a hospital has no label map.

@@ -56,9 +56,6 @@ def ray_session(options: RayOptions) -> Iterator[RaySession]:
     Args:
         options: Where, and with what.
 
-    Yields:
-        The session.
-
     Raises:
         ConfigurationError: If Ray is not installed or cannot be reached.
     """
@@ -86,7 +83,6 @@ class RaySession:
     """A connection to Ray.
 
     Args:
-        ray: The module.
         options: What each training gets.
     """
 
@@ -98,7 +94,6 @@ class RaySession:
         """Train runs side by side, as many as fit, each after the generator that it needs; finished ones are skipped.
 
         Args:
-            runs: The runs.
             data: The study's data set.
 
         Returns:
@@ -123,15 +118,6 @@ class RaySession:
 
     def compare_all(self, study: Study, runs: Sequence[Run], data: StudyData, output: Path) -> tuple[Path, ...]:
         """Compare as one task, because predicting wants a GPU too.
-
-        Args:
-            study: The study.
-            runs: All its runs.
-            data: Its data set.
-            output: Output folder of the study.
-
-        Returns:
-            The reports.
 
         Raises:
             DiffTumorError: If the comparison fails, or Ray loses its task.

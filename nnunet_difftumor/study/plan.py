@@ -98,12 +98,10 @@ class Study:
         configuration: nnU-Net configuration, the same in all arms.
         plans: nnU-Net plans, the same in all arms.
         device: "cuda", "cpu" or "mps".
-        folds: Folds that are trained.
         seeds: Numbers of the repetitions; the `seed` setting of trainers with tumours.
         seed_of_cases: Seed of the order in which annotated cases join.
         iterations: Training iterations per epoch.
         val_iterations: Validation iterations per epoch.
-        arms: The arms.
         baseline: Name of the arm that the others are compared with.
         compare: Entries for `difftumor compare`, with full paths.
         generators: How the study trains generators; None: it trains none.
@@ -136,12 +134,6 @@ class Study:
 
 def read_study(path: Path) -> Study:
     """Read a study and check it, as far as that goes without the data set and nnU-Net.
-
-    Args:
-        path: The YAML file.
-
-    Returns:
-        The study.
 
     Raises:
         ConfigurationError: If the file cannot be read, or a key or value in it is wrong.

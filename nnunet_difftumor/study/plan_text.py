@@ -23,9 +23,6 @@ def describe_plan(runs: Sequence[Run]) -> str:
 
     The time of an epoch is measured in the logs of the arm's runs where there are any, or as the study says.
 
-    Args:
-        runs: All runs of a study.
-
     Returns:
         Several lines.
     """
@@ -90,10 +87,7 @@ def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output
     """Write a job array with one run a task; finished runs are left out, and without others nothing is written.
 
     Args:
-        path: The script.
-        runs: The runs.
         study_file: The study's file.
-        output: Output folder of the study.
         overwrite: Replace a file that exists.
 
     Returns:

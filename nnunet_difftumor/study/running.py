@@ -67,7 +67,6 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
     A generator that the study trains comes first, unless it is finished.
 
     Args:
-        run: The run.
         data: The study's data set.
         run_command: Runs the command; `run_logged` unless a test has another one.
 
@@ -120,9 +119,7 @@ def train_all(
     """Train runs one after the other; one that fails does not keep the others from being trained.
 
     Args:
-        runs: The runs.
         data: The study's data set.
-        run_command: Runs a command.
 
     Returns:
         What went wrong, by name of the run.

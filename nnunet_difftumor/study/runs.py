@@ -40,18 +40,14 @@ class Run:
         name: Its name in the file system; no other run of the study has it.
         arm: What is trained.
         annotated: How many annotated tumour cases train, or "all".
-        fold: The fold.
         seed: Number of the repetition.
         healthy: Whether healthy cases train.
         trainer: Name of the trainer's class.
         split: Training and validation cases.
-        epochs: Epochs that it is trained for.
         shares: What its samples are drawn from; None: not known before it is trained.
-        batch_size: Samples in a batch.
         settings: The file that nnUNet_difftumor will name.
         missing_generators: Generator folders that do not exist yet and that the study does not train.
         generator_stages: What the study trains before this run, unless it is finished.
-        study: The study that it belongs to.
         dataset: Full name of the data set.
         root: Output folder of the study.
     """
@@ -148,11 +144,6 @@ class Run:
 
 def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
     """List every run of a study, repetition by repetition, so that what is comparable is trained together.
-
-    Args:
-        study: The study.
-        data: Its data set.
-        output: Output folder of the study.
 
     Returns:
         The runs; no two have one name.

@@ -42,13 +42,9 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered:
     """Find the trainer of an arm, as nnU-Net will.
 
     Args:
-        arm: The arm.
         schedule: Epochs and iterations of its runs, by the names of the settings.
         where: The study's file, for errors.
         is_steered: Its runs have lengths of their own, or their samples are to be counted.
-
-    Returns:
-        The trainer.
 
     Raises:
         ConfigurationError: If nnU-Net cannot find it, or it cannot be matched with the other arms.

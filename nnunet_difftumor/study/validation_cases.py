@@ -13,10 +13,6 @@ from nnunet_difftumor.study.plan import Study
 def validation_cases(study: Study, data: StudyData) -> list[str]:
     """Cases that the folds of a study validate on.
 
-    Args:
-        study: The study.
-        data: Its data set.
-
     Returns:
         Their identifiers, fold by fold.
     """
@@ -25,10 +21,6 @@ def validation_cases(study: Study, data: StudyData) -> list[str]:
 
 def check_validation_cases(study: Study, data: StudyData) -> None:
     """Refuse a study whose comparison could give no figure, if it is on validation cases.
-
-    Args:
-        study: The study.
-        data: Its data set.
 
     Raises:
         ConfigurationError: If folds share validation cases, or the primary measure is specificity and no validation

@@ -61,9 +61,6 @@ class Host:
         A clipped image is flat at an end of its window where there is air or bone. Where the window ends above
         -120 HU, fat is as flat, and air is taken for fat.
 
-        Args:
-            box: Part of the scan.
-
         Returns:
             Shape of the box.
         """

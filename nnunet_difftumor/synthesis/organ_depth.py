@@ -45,8 +45,6 @@ def lies_at_depth(
     Args:
         labels: Labels that are read by slices, as nnU-Net stores them. Shape (1, D, H, W).
         voxel: Index (D, H, W).
-        organ_label: Value of the organ.
-        padding_label: Value of padding.
         spacing_mm: Spacing in mm, array order.
         depth_range_mm: Smallest and largest distance from the organ's surface in mm.
 

@@ -107,10 +107,6 @@ class HostGround:
     def __init__(self, host: Host, zone: Zone) -> None:
         """Find the places of a zone.
 
-        Args:
-            host: The scan.
-            zone: Where in the organ.
-
         Raises:
             EmptyOrganError: If no voxel of the organ lies in the zone.
         """
@@ -196,13 +192,8 @@ def draw_sizes(
     """Draw number, sizes and shapes of a scan's tumours.
 
     Args:
-        plan: Counts and sizes.
         largest_radius_mm: Largest radius that the scan can show, in mm.
-        rng: Random generator.
         count: Number of tumours; drawn by default.
-
-    Returns:
-        The tumours.
     """
     classes = fit_size_classes(plan.size_classes, largest_radius_mm)
     if count is None and plan.counts is not None:
@@ -218,12 +209,8 @@ def with_look(spec: TumorSpec, appearances: AppearanceRule, attempt: int = 0) ->
     """Give a tumour a look that its own seed decides, so that size and place do not depend on what looks there are.
 
     Args:
-        spec: The tumour.
         appearances: What contrast and heterogeneity are drawn from.
         attempt: Number of the look, for a tumour that could not be seen with the one before.
-
-    Returns:
-        The tumour with its look.
     """
     look = appearances.draw(np.random.default_rng(np.random.SeedSequence([spec.seed, attempt])))
     return replace(spec, contrast_hu=look.contrast_hu, heterogeneity_hu=look.heterogeneity_hu)
@@ -233,12 +220,6 @@ def place_tumors(
     ground: Ground, plan: TumorPlan, drawn: Sequence[DrawnSize], rng: np.random.Generator
 ) -> tuple[list[TumorSpec], list[TumorSpec]]:
     """Place tumours uniformly over the organ's voxels of their zone, apart from one another; always ends.
-
-    Args:
-        ground: The scan.
-        plan: Rules.
-        drawn: The drawn tumours.
-        rng: Random generator.
 
     Returns:
         The placed tumours, and those that were given up because no place has room for them.

@@ -53,7 +53,6 @@ class ScanRequest:
         organ_mask_path: Mask on the CT's grid.
         organ_label: Value of the organ in the mask; None if it holds one value only.
         tumor_mask_path: Mask to use as the tumour as it is, or None to draw tumours.
-        generator_folder: Generator folder.
         count: Number of tumours to draw.
         radius_mm: Range of radii in mm; None for the size classes of the paper.
         target: What looks are drawn from, one of `appearance_priors.TARGETS`.
@@ -99,7 +98,6 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     """Put tumours into a CT file and write CT, label map, records and montage.
 
     Args:
-        request: What to synthesize.
         output: Folder for the results; nothing is written if no tumour could be placed.
         overwrite: Replace results that are there already.
 

@@ -67,11 +67,7 @@ class PreparedTumor:
         """Measure the rim, when all tumours of the host have their places.
 
         Args:
-            host: The scan.
             occupied: True where any tumour of the host changes it. Shape (D, H, W).
-
-        Returns:
-            The tumour with its rim.
         """
         wide, _ = _enlarge(self.box, host)
         free = _near(host, self) & ~occupied[wide]
@@ -103,16 +99,7 @@ class TumorSynthesizer:
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> TumorSynthesizer:
-        """Load a generator folder.
-
-        Args:
-            folder: Generator folder.
-            steps: Denoising steps T.
-            device: Torch device.
-
-        Returns:
-            The synthesizer.
-        """
+        """Load a generator folder."""
         return cls(DiffusionTissue.from_folder(folder, steps=steps, device=device))
 
     def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
@@ -123,7 +110,6 @@ class TumorSynthesizer:
         `max_attempts`.
 
         Args:
-            host: The scan.
             tumors: Drawn tumours, or surfaces of masks to use as they are.
 
         Returns:
@@ -160,7 +146,6 @@ class TumorSynthesizer:
         """Make the tumours and blend them into the host's boxes.
 
         Args:
-            host: The scan.
             pending: Tumours that have a place.
             attempt: Number of the attempt, from 0.
 

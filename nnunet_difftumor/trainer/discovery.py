@@ -24,12 +24,6 @@ def own_trainers_found() -> Iterator[None]:
 def find_trainer(name: str) -> type[nnUNetTrainer]:
     """Find a trainer class: nnU-Net's own, this package's, or one in a folder named by nnUNet_extTrainer.
 
-    Args:
-        name: Name of the class.
-
-    Returns:
-        The class.
-
     Raises:
         ConfigurationError: If there is none of that name.
     """

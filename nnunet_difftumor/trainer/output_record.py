@@ -26,8 +26,6 @@ def find_output_conflicts(
 
     Args:
         output_folder: The training's output folder.
-        resolved: Settings now.
-        cases: Cases now.
         generator_hash: Hash of the generator's weights now; None without a generator.
         is_continued: The training continues from a checkpoint.
 
@@ -51,7 +49,6 @@ def find_split_conflicts(output_folder: Path, cases: FoldCases) -> tuple[str, ..
 
     Args:
         output_folder: The training's output folder.
-        cases: Cases now.
 
     Returns:
         One line per list that differs; empty if nothing was recorded.
@@ -71,7 +68,6 @@ def refuse_conflicts(output_folder: Path, conflicts: Sequence[str]) -> None:
 
     Args:
         output_folder: The training's output folder.
-        conflicts: What differs.
 
     Raises:
         OutputExistsError: If anything differs.
@@ -96,8 +92,6 @@ def write_output_record(
 
     Args:
         output_folder: The training's output folder.
-        resolved: Settings.
-        cases: Cases.
         generator_hash: Hash of the generator's weights; None without a generator.
         acknowledged: Overlaps between generator and validation cases that were accepted.
         leak_warnings: What may be such an overlap.

@@ -80,10 +80,6 @@ class SampleLog:
         """Write the counts of an epoch and the totals.
 
         Where epochs before this training's first one are not on record, there are no totals, and no file of them.
-
-        Args:
-            epoch: Number of the epoch.
-            counts: Samples by case.
         """
         path, line = self._folder / EPOCHS_FILE_NAME, _line_of(epoch, counts)
         if self._is_untouched:
@@ -103,9 +99,6 @@ class SampleLog:
 
 def read_samples_seen(path: Path) -> dict[str, int] | None:
     """Read samples_seen.csv.
-
-    Args:
-        path: The file.
 
     Returns:
         Training samples by case; None if there is no file.

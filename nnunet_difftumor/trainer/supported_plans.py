@@ -17,8 +17,6 @@ def refuse_unsupported_plans(name: str, configuration: ConfigurationManager, dat
 
     Args:
         name: Name of the configuration, such as 3d_fullres.
-        configuration: The configuration.
-        dataset_json: Content of dataset.json.
 
     Raises:
         ConfigurationError: For 2D, cascades, several channels, or images that are not normalised as CT.

@@ -57,9 +57,6 @@ class TruncatedNormal:
     def draw(self, rng: np.random.Generator) -> float:
         """Draw one value by inverting the distribution function, with one random number.
 
-        Args:
-            rng: Random generator.
-
         Returns:
             A value from `low` to `high`.
         """
@@ -104,9 +101,6 @@ class AppearanceRule:
 
     def draw(self, rng: np.random.Generator) -> Appearance:
         """Draw the look of one tumour.
-
-        Args:
-            rng: Random generator.
 
         Returns:
             One of the examples, with what a range or the prior replaces.

@@ -59,9 +59,6 @@ def check_target(target: str) -> str:
     Args:
         target: Name of an organ in the table, "hypodense" or "training".
 
-    Returns:
-        The target.
-
     Raises:
         ConfigurationError: If it is unknown.
     """
@@ -74,11 +71,7 @@ def check_target(target: str) -> str:
 
 
 def find_target(label_name: str) -> str | None:
-    """Return the organ of the table that a label's name means, or None.
-
-    Args:
-        label_name: Name of a label in dataset.json.
-    """
+    """Return the organ of the table that a label's name means, or None."""
     words = set(re.findall(r"[a-z]+", label_name.lower()))
     found = [name for name, prior in TARGET_PRIORS.items() if prior.words & words]
     return found[0] if len(found) == 1 else None
@@ -98,9 +91,6 @@ def make_appearance_rule(
         contrast_hu: The user's range of contrasts in HU, or None.
         heterogeneity_hu: The user's range of standard deviations inside a tumour in HU, or None.
         examples: Looks of the tumours that the generator was trained on.
-
-    Returns:
-        The rule.
 
     Raises:
         ConfigurationError: If the target is unknown.

@@ -54,7 +54,6 @@ def fit_size_classes(size_classes: Sequence[SizeClass], largest_radius_mm: float
     """Limit size classes to what a region can hold.
 
     Args:
-        size_classes: Classes to limit.
         largest_radius_mm: Largest radius that fits, in mm.
 
     Returns:
@@ -74,13 +73,6 @@ def fit_size_classes(size_classes: Sequence[SizeClass], largest_radius_mm: float
 
 def draw_size_class(size_classes: Sequence[SizeClass], rng: np.random.Generator) -> SizeClass:
     """Draw a size class by its relative frequency.
-
-    Args:
-        size_classes: Classes to draw from.
-        rng: Random generator.
-
-    Returns:
-        One of the classes.
 
     Raises:
         ConfigurationError: If no class has a positive probability.

@@ -84,9 +84,6 @@ class TumorSpec:
         Args:
             values: Mapping with the keys of `to_json`.
 
-        Returns:
-            The spec.
-
         Raises:
             DiffTumorError: If a key is missing or unknown, or a value is of another kind.
         """
@@ -139,7 +136,6 @@ def draw_tumor_spec(
         size_class: Range of radii in mm.
         centre_mm: Centre in mm, array order.
         appearance: How it shall look.
-        rng: Random generator.
 
     Returns:
         The drawn tumour.

@@ -25,11 +25,7 @@ class TumorSurface:
     """
 
     def __init__(self, spec: TumorSpec) -> None:
-        """Prepare the surface of a spec.
-
-        Args:
-            spec: The tumour.
-        """
+        """Prepare the surface of a spec."""
         self.spec = spec
         shape = _shape_of(spec.seed, spec.roughness, spec.axis_ratios, spec.rotation, spec.radius_mm)
         self._waves, self._phases, self._amplitudes, self._rotation = shape[:4]
@@ -85,9 +81,6 @@ class TumorSurface:
     def interior_offsets_mm(self, count: int) -> NDArray[np.float64]:
         """Points spread evenly over the tumour's volume, relative to its centre.
 
-        Args:
-            count: Number of points.
-
         Returns:
             Offsets in mm, array order. Shape (count, 3).
         """
@@ -99,9 +92,6 @@ class TumorSurface:
 
     def surface_offsets_mm(self, count: int) -> NDArray[np.float64]:
         """Points spread over the tumour's surface, relative to its centre.
-
-        Args:
-            count: Number of points.
 
         Returns:
             Offsets in mm, array order. Shape (count, 3).

@@ -26,9 +26,6 @@ class CompositeDataset:
     def __init__(self, parts: Sequence[PreprocessedDataset]) -> None:
         """Join data sets.
 
-        Args:
-            parts: The data sets.
-
         Raises:
             ValueError: If two parts share an identifier.
         """

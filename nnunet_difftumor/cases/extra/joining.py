@@ -81,7 +81,6 @@ def open_extra_healthy(
     """Find the preprocessed cases of the extra data sets, and check that they fit.
 
     Args:
-        entries: The setting.
         target: The data set that is trained on.
         roles: Organ and tumour of each kind of synthetic tumour.
         show_progress: Show a progress bar while labels are read.
@@ -143,10 +142,6 @@ def _open_one(name: str, target: TargetDataset, roles: Sequence[LabelRoles], *, 
 def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases:
     """Put extra cases into a fold: all into its training list, none into validation or holdout.
 
-    Args:
-        cases: Cases of the fold.
-        extras: Extra cases.
-
     Returns:
         The fold with them; the same without any.
     """
@@ -170,9 +165,7 @@ def refuse_copies(
     """Compare the preprocessed CTs of extra cases with those of the data set that is trained on.
 
     Args:
-        extras: Extra cases.
         data_folder: Folder of the preprocessed cases that are trained on.
-        cases: Cases of the fold.
         fold: nnU-Net's fold; "all" makes no validation claim.
 
     Returns:
@@ -217,7 +210,6 @@ def join_datasets(dataset: PreprocessedDataset, extras: Sequence[ExtraCases]) ->
 
     Args:
         dataset: nnU-Net's data set over the training list, extra cases in the list.
-        extras: Extra cases.
 
     Returns:
         The data set itself without extra cases.

@@ -83,8 +83,6 @@ def open_target(folder: Path, plans_name: str, configuration: str) -> TargetData
 
     Args:
         folder: The data set's folder in nnUNet_preprocessed.
-        plans_name: Name of its plans.
-        configuration: Configuration that is trained.
 
     Returns:
         The data set.
@@ -161,7 +159,6 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
     """Take the fingerprint, transfer the plans and preprocess.
 
     Args:
-        work: What is to be done.
         processes: Processes that preprocess side by side.
         overwrite: Replace transferred plans that differ, and preprocess again what is there.
 
@@ -218,10 +215,6 @@ def write_setting(folder: Path, entries: Sequence[ExtraHealthyDataset]) -> Path:
 
     Args:
         folder: The folder of difftumor.json, beside the plans.
-        entries: The setting.
-
-    Returns:
-        The file.
     """
     path = folder / CONFIG_FILE_NAME
     write_json(path, {**_read_settings(path), **setting_to_json(entries)}, overwrite=True)

@@ -35,8 +35,6 @@ class TargetDataset:
         folder: Its folder in nnUNet_preprocessed.
         plans: Content of its plans file.
         configuration: Name of the configuration that is trained.
-        dataset_json: Content of its dataset.json.
-        identifiers: Its cases.
     """
 
     name: str
@@ -64,7 +62,6 @@ def check_description(extra: Mapping[str, Any], name: str, target: TargetDataset
 
     Args:
         extra: dataset.json of the extra data set.
-        name: Its name.
         target: The data set that is trained on.
 
     Raises:
@@ -104,7 +101,6 @@ def check_plans(plans: Mapping[str, Any], name: str, target: TargetDataset) -> N
 
     Args:
         plans: Plans of the extra data set.
-        name: Its name.
         target: The data set that is trained on.
 
     Raises:
@@ -135,7 +131,6 @@ def check_healthy(
         label_files: Label file of each case, on the raw grid.
         roles: Organ and tumour of each kind of synthetic tumour.
         labels: `labels` of the extra data set's dataset.json.
-        name: Its name.
         cache: What is known of its files.
         show_progress: Show a progress bar while labels are read.
 
@@ -174,7 +169,6 @@ def refuse_collisions(identifiers: Collection[str], name: str, taken: Mapping[st
 
     Args:
         identifiers: Cases of an extra data set.
-        name: Its name.
         taken: Name of the data set of each identifier that is used already.
 
     Raises:

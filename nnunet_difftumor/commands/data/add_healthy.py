@@ -16,11 +16,7 @@ EXAMPLE = "difftumor add-healthy -d 801 --from 802 --confirmed-healthy --write"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Declare the arguments."""
     parser.add_argument("-d", "--dataset", required=True, metavar="ID", help="data set to train on: number or name")
     parser.add_argument(
         "--from", dest="extra", required=True, metavar="ID", help="data set of the healthy cases: number or name"
@@ -34,14 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare the data set.
-
-    Args:
-        args: Parsed arguments.
-
-    Returns:
-        Exit status.
-    """
+    """Prepare the data set."""
     from nnunet_difftumor.cases.extra.preprocessing import (
         open_target,
         plan_extra,

@@ -27,11 +27,7 @@ EXAMPLE = "difftumor phantom --output nnUNet_raw/Dataset901_Phantom --cases 12 -
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Declare the arguments."""
     parser.add_argument(
         "--output", type=Path, required=True, metavar="RAW_DATASET", help="new folder, e.g. Dataset901_Phantom"
     )
@@ -67,14 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the data set.
-
-    Args:
-        args: Parsed arguments.
-
-    Returns:
-        Exit status.
-    """
+    """Write the data set."""
     from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
 
     style = PhantomStyle.named(organs=args.organs, hospitals=args.hospital, size=args.size, tumors=args.tumors)

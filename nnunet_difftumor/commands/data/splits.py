@@ -22,11 +22,7 @@ EXAMPLE = "difftumor splits -d 901"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Declare the arguments."""
     parser.add_argument("-d", "--dataset", required=True, metavar="ID", help="nnU-Net data set: number or full name")
     parser.add_argument("--folds", type=int, default=5, metavar="N", help="number of folds (default 5)")
     parser.add_argument("--seed", type=int, default=12345, help="seed of split and holdout (default 12345, nnU-Net's)")
@@ -41,14 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the splits.
-
-    Args:
-        args: Parsed arguments.
-
-    Returns:
-        Exit status.
-    """
+    """Write the splits."""
     from nnunet_difftumor.cases.healthy import choose_holdout, count_label_voxels, group_cases
     from nnunet_difftumor.cases.splits import cross_validation, write_splits
     from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache

@@ -35,11 +35,7 @@ EXAMPLE = "difftumor compare experiment.yaml --output comparison"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Declare the arguments."""
     parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml", help="what to compare")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--check", action="store_true", help="check the experiment, say what is to predict, and stop")
@@ -47,14 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the comparison.
-
-    Args:
-        args: Parsed arguments.
-
-    Returns:
-        Exit status.
-    """
+    """Run the comparison."""
     from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
     from nnunet_difftumor.evaluation.comparison.run import compare, plan
 

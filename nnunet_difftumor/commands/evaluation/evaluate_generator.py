@@ -32,11 +32,7 @@ _ROW = "{:24s}{:>9s}{:>8s}{:>8s}{:>10s}{:>10s}{:>10s}{:>10s}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the command's arguments."""
     parser.add_argument("--generator", required=True, metavar="DIR", help="generator folder, or builtin:NAME")
     parser.add_argument(
         "--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)"
@@ -70,9 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command.
-
-    Args:
-        options: Parsed arguments.
 
     Returns:
         0.

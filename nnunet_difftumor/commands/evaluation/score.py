@@ -32,11 +32,7 @@ _ROW = "{:20s}{:>9s}{:>10s}{:>26s}{:>12s}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the command's arguments."""
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="reference label maps")
     parser.add_argument("--prediction", type=Path, required=True, metavar="DIR", help="predicted label maps")
     parser.add_argument(
@@ -81,9 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command.
-
-    Args:
-        options: Parsed arguments.
 
     Returns:
         0 if every case was scored, else 1.

@@ -22,11 +22,7 @@ EXAMPLE = "difftumor demo --data phantom --output demo_output"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Declare the arguments."""
     parser.add_argument("--data", choices=("phantom", "real"), default="phantom", help="what to run on (phantom)")
     parser.add_argument(
         "--output", type=Path, default=None, metavar="DIR", help="folder for everything (default demo_output/DATA)"
@@ -41,14 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo.
-
-    Args:
-        args: Parsed arguments.
-
-    Returns:
-        Exit status.
-    """
+    """Run the demo."""
     import torch
 
     from nnunet_difftumor.demo.layout import DemoFolder

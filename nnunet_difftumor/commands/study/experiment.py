@@ -45,11 +45,7 @@ EXAMPLE = "difftumor experiment study.yaml --output study --dry-run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Declare the arguments."""
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to train and compare")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the study")
     parser.add_argument("--only", metavar="RUN", help="train this run alone, and compare nothing")
@@ -77,14 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan the study, then print, write or train it.
-
-    Args:
-        args: Parsed arguments.
-
-    Returns:
-        Exit status.
-    """
+    """Plan the study, then print, write or train it."""
     from nnunet_difftumor.study.data_views import open_data
     from nnunet_difftumor.study.generator_training import check_stage
     from nnunet_difftumor.study.hospital_cases import check_hospitals

@@ -33,11 +33,7 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the command's arguments."""
     parser.add_argument("--ct", type=Path, required=True, metavar="FILE", help="CT in HU (NIfTI, NRRD or MHA)")
     parser.add_argument("--organ-mask", type=Path, required=True, metavar="FILE", help="mask on the CT's grid")
     parser.add_argument("--organ-label", type=int, metavar="N", help="value of the organ if the mask holds several")
@@ -90,9 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command.
-
-    Args:
-        options: Parsed arguments.
 
     Returns:
         0 if at least one tumour was placed, 1 if none could be.

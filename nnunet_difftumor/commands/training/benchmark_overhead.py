@@ -21,11 +21,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the command's arguments."""
     trainer, stock = "nnUNetTrainerDiffTumor", "nnUNetTrainer"
     parser.add_argument("-d", "--dataset", required=True, metavar="ID", help="nnU-Net data set: number or full name")
     parser.add_argument("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default 3d_fullres")
@@ -46,9 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command.
-
-    Args:
-        options: Parsed arguments.
 
     Returns:
         0.

@@ -25,11 +25,7 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the command's arguments."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder TRAINER__PLANS__CONFIGURATION")
     parser.add_argument(
         "--output",
@@ -70,9 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command.
-
-    Args:
-        options: Parsed arguments.
 
     Returns:
         0.

@@ -14,21 +14,10 @@ EXAMPLE = "export nnUNet_extTrainer=$(difftumor ext-trainer)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments: there are none.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Declare the arguments: there are none."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the folder.
-
-    Args:
-        args: Parsed arguments.
-
-    Returns:
-        Exit status.
-    """
+    """Print the folder."""
     print(ext_trainer_folder())
     return 0

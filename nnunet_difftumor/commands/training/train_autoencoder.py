@@ -25,11 +25,7 @@ EXAMPLE = "difftumor train-autoencoder --data nnUNet_raw/Dataset901_Phantom --ou
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the command's arguments."""
     from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
     parser.add_argument(
@@ -46,9 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command.
-
-    Args:
-        options: Parsed arguments.
 
     Returns:
         0.

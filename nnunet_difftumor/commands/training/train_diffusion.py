@@ -37,11 +37,7 @@ _MARGIN_VOXELS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the command's arguments."""
     from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
     parser.add_argument(
@@ -80,9 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command.
-
-    Args:
-        options: Parsed arguments.
 
     Returns:
         0.

@@ -9,11 +9,7 @@ from nnunet_difftumor.generator_training.options import CACHE_FOLDER, PRESETS
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that both training commands take.
-
-    Args:
-        parser: Parser of the subcommand.
-    """
+    """Add the arguments that both training commands take."""
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the run")
     parser.add_argument(
         "--preset", choices=PRESETS, required=True, help="nano: tests; tiny: CPU; base: GPU; large: GPUs"

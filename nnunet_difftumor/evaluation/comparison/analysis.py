@@ -42,7 +42,6 @@ class Group:
 
     Attributes:
         kind: "all", "size", "hospital", "age", "sex", "phase" or "scanner".
-        name: Its name.
     """
 
     kind: str
@@ -57,9 +56,6 @@ class ArmFigure:
     """One measure of one arm in one group.
 
     Attributes:
-        label: Tumour label.
-        measure: Key of the measure.
-        group: The group.
         arm: The arm; the mean of its seeds.
         patients: Number of patients that count.
         items: Number of tumours or scans that count.
@@ -82,10 +78,6 @@ class DifferenceFigure:
     """One measure of one arm minus that of the baseline, in one group.
 
     Attributes:
-        label: Tumour label.
-        measure: Key of the measure.
-        group: The group.
-        arm: The arm.
         baseline: The arm that it is compared with.
         patients: Number of patients that count.
         items: Number of tumours or scans that count.
@@ -114,16 +106,7 @@ class DifferenceFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedFigure:
-    """One measure of one training, in all patients.
-
-    Attributes:
-        label: Tumour label.
-        measure: Key of the measure.
-        arm: The arm.
-        model: The training.
-        seed: Its seed.
-        value: The figure.
-    """
+    """One measure of one training, in all patients."""
 
     label: str
     measure: str
@@ -138,8 +121,6 @@ class Findings:
     """All figures.
 
     Attributes:
-        arms: Figures of arms.
-        differences: Figures of differences to the baseline.
         seeds: Figures of the trainings of arms with several.
         groups: All groups, in the order of the tables.
     """
@@ -166,11 +147,7 @@ def analyze(study: Study, experiment: Experiment) -> Findings:
     """Compute all figures.
 
     Args:
-        study: The scores.
         experiment: What is compared, and how figures are computed.
-
-    Returns:
-        The figures.
     """
     groups = _groups(study, experiment)
     arms: list[ArmFigure] = []
@@ -207,10 +184,6 @@ def groups_of(study: Study, experiment: Experiment, kind: str) -> tuple[str, ...
 
 def measures_of(kind: str, experiment: Experiment) -> tuple[Measure, ...]:
     """Measures that are shown in groups of a kind; the primary one is among them wherever it can be.
-
-    Args:
-        kind: Kind of the groups.
-        experiment: What is compared.
 
     Returns:
         The measures, in the order of the tables.

@@ -25,9 +25,7 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
     """Collect what was compared and how.
 
     Args:
-        study: The scores.
         experiment: What was compared.
-        findings: All figures.
 
     Returns:
         JSON values.

@@ -38,7 +38,6 @@ class Comparison:
 
     Attributes:
         experiment: What was compared.
-        findings: All figures.
         facts: The run's facts, as in summary.json.
     """
 
@@ -52,8 +51,6 @@ class Todo:
     """What a model still has to do in a hospital.
 
     Attributes:
-        model: Name of the model.
-        hospital: Name of the hospital.
         missing: Cases to predict, for the first time or because their images were replaced.
     """
 
@@ -64,10 +61,6 @@ class Todo:
 
 def plan(experiment_path: Path, output: Path) -> tuple[Todo, ...]:
     """Check an experiment and say what has to be predicted; nothing is written.
-
-    Args:
-        experiment_path: The YAML file.
-        output: Folder for the results.
 
     Returns:
         One entry for each trained model and hospital.
@@ -89,8 +82,6 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
     """Predict what is missing, score it, compute all figures and write the report.
 
     Args:
-        experiment_path: The YAML file.
-        output: Folder for the results.
         overwrite: Replace report and tables; predictions and scores of unchanged files are kept all the same.
 
     Returns:

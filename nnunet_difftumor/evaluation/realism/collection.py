@@ -80,12 +80,7 @@ def collect(
     Args:
         scans: Scans that the generator never saw.
         sources: Where tissue comes from.
-        settings: What is made.
-        rng: Random generator.
         heading: What the progress bar says.
-
-    Returns:
-        The tumours.
     """
     window_hu = sources.generator.window_hu
     collection = Collection()
@@ -121,11 +116,8 @@ def collect_native(
 
     Args:
         collection: Where to add them.
-        cases: The cases.
         labels: Values of organ and tumour.
         sources: Where tissue comes from; its donors are not used, since they lie on another grid.
-        settings: Radii.
-        rng: Random generator.
     """
     window_hu = sources.generator.window_hu
     without_donors = Sources(sources.generator, sources.reconstruct, looks=sources.looks)

@@ -19,11 +19,7 @@ def donor_of_scan(scan: EvaluationScan, window_hu: tuple[float, float]) -> Donor
     """Take the largest tumour of a scan as a donor of texture.
 
     Args:
-        scan: A scan with a target.
         window_hu: Window to which values are limited, in HU.
-
-    Returns:
-        The donor.
     """
     image_hu = np.clip(scan.image_hu, *window_hu)
     return make_donor(scan.identifier, image_hu, scan.target, scan.organ, scan.spacing_mm)
@@ -36,9 +32,7 @@ def paste(
 
     Args:
         place: Where to paste; donors are on the same grid.
-        donors: Real tumours.
         window_hu: Window to which values are limited, in HU.
-        rng: Random generator.
 
     Returns:
         Tissue in HU, to be blended without a residual, or None if no other patient gives texture. Shape of

@@ -38,7 +38,6 @@ def draw_curves(collection: Collection, methods: Mapping[str, Any], window_hu: t
 
     Args:
         collection: Everything that was made.
-        methods: Plain tables of the methods.
         window_hu: Window of all values in HU.
 
     Returns:
@@ -107,10 +106,6 @@ def draw_transplants(collection: Collection, heading: str) -> Figure:
 
     Args:
         collection: Everything that was made.
-        heading: Heading of the figure.
-
-    Returns:
-        The figure.
     """
     generated = [tumor for tumor in collection.transplants if tumor.made.method == making.GENERATED]
     chosen: dict[float, MeasuredTumor] = {}
@@ -130,7 +125,6 @@ def draw_confidence(
     Args:
         collection: Everything that was made.
         result: Scores of the generated tumours; None shows the first ones.
-        heading: Heading of the figure.
         most_convincing: Show those taken for real.
 
     Returns:

@@ -43,7 +43,6 @@ def evaluate_generator(
     Args:
         generator: Generator folder, or builtin:NAME.
         raw_dataset: nnU-Net raw data set with annotated tumours.
-        output: Folder for the results.
         settings: What is made and measured.
         target: What requested looks are drawn from (see `appearance_priors`); by default, as in use.
         organ_label: Name or value of the organ; by default inferred from the names.

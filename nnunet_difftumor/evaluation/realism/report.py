@@ -63,7 +63,6 @@ def write_pictures_and_report(evaluation: Evaluation, output: Path) -> None:
 
     Args:
         evaluation: What was made and found.
-        output: Folder for the results.
     """
     pictures = _draw(evaluation)
     for name, figure in pictures.items():
@@ -94,9 +93,6 @@ def show(value: Any, decimals: int = 2) -> str:
     Args:
         value: Number, None, text, or mapping with value, low and high.
         decimals: Digits after the point.
-
-    Returns:
-        The text.
     """
     if isinstance(value, Mapping):
         text = show(value["value"], decimals)

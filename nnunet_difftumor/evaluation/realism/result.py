@@ -19,7 +19,6 @@ class OtherOrgan:
 
     Attributes:
         case: CT and label map.
-        organ_label: Value of the organ.
     """
 
     case: Case
@@ -31,11 +30,9 @@ class EvaluationInput:
     """What is evaluated, and on what.
 
     Attributes:
-        generator: The generator.
         reconstruct: Its autoencoder, for arrays.
         autoencoder: Its autoencoder, for the reconstruction error; None leaves that out.
         cases: Cases that it never saw.
-        organ_label: Value of the organ.
         tumor_label: Value of the tumour.
         looks: What requested looks are drawn from; without examples, the generator's training tumours.
         training_cases: Cases whose tumours widen the range of plausible means; may be empty.

@@ -34,9 +34,7 @@ def evaluate(given: EvaluationInput, settings: EvaluationSettings, output: Path)
     """Make tumours, measure them, and write tables, pictures and report.
 
     Args:
-        given: What is evaluated.
         settings: What is made and measured.
-        output: Folder for the results.
 
     Returns:
         Everything that was found.
@@ -78,11 +76,7 @@ def run_probes(
     Args:
         collection: Everything that was made.
         window_hu: Window of all values in HU.
-        settings: Training.
         folder: Where results are kept.
-
-    Returns:
-        The results.
     """
     results: dict[bool, dict[str, ProbeResult | None]] = {False: {}, True: {}}
     if settings.classifier.steps == 0:

@@ -20,7 +20,6 @@ class ClassifierSettings:
         batch_pairs: Pairs of a real and a synthetic patch in a batch.
         patch_side: Side of a patch in voxels of the evaluation's grid.
         positions_per_tumor: Patch positions in each tumour.
-        most_folds: Most folds of patients.
         width: Channels of the first block.
         learning_rate: Highest learning rate, warmed up and then lowered along a cosine.
     """
@@ -44,7 +43,6 @@ class EvaluationSettings:
         draws_per_case: Generated tumours for each real one, with looks of training tumours; one more is made
             with the look of the real tumour itself.
         radii_mm: Radii of transplanted tumours in mm.
-        places_per_radius: Places for each case and radius.
         headline_radii_mm: Smallest and largest radius of the transplants in the headline figures, in mm.
         control_radii_mm: Radii in mm at which looks are requested and measured.
         control_contrasts_hu: Requested contrasts in HU.
@@ -77,15 +75,7 @@ class EvaluationSettings:
 
 
 def quick_settings(*, steps: int = 4, seed: int = 0) -> EvaluationSettings:
-    """Settings that run in seconds, to try the command or to test it; the figures are rough.
-
-    Args:
-        steps: Denoising steps T.
-        seed: Seed of every random choice.
-
-    Returns:
-        The settings.
-    """
+    """Settings that run in seconds, to try the command or to test it; the figures are rough."""
     return EvaluationSettings(
         steps=steps,
         seed=seed,

@@ -47,9 +47,6 @@ def reference_of(collection: Collection, window_hu: tuple[float, float], draws: 
         collection: Everything that was made.
         window_hu: Window of all values in HU.
         draws: Number of resamplings of an interval.
-
-    Returns:
-        The reference.
     """
     real = _of(collection.in_place, making.REAL)
     lowpass = {name: values[:, 0] for name, values in tables.by_patient(real, "lowpass_sd_hu").items()}
@@ -69,8 +66,6 @@ def summarize_methods(
         collection: Everything that was made.
         reference: Real tumours to compare with.
         settings: Radii of the headline figures.
-        probes: Results of the classifiers.
-        rng: Random generator of the intervals.
 
     Returns:
         By method: `in_place`, `transplant` (radii of the headline only), each with `bins`, `transplant_by_radius`,
@@ -117,8 +112,6 @@ def summarize_control(
     Args:
         made: Tumours of one method with requested looks.
         quantity: "contrast_hu", or "lowpass_sd_hu" for heterogeneity.
-        draws: Number of resamplings.
-        rng: Random generator.
 
     Returns:
         Slope, median error in HU, Spearman correlation, and the mean achieved value by radius and request.
@@ -166,7 +159,6 @@ def headline(
         methods: What `summarize_methods` returned.
         controls: What `summarize_controls` returned.
         training_means_hu: Mean HU of training tumours, for a second range of plausible means; may be empty.
-        rng: Random generator of the intervals.
 
     Returns:
         Intervals and numbers by name.

@@ -61,7 +61,6 @@ def summarize_method(
     Args:
         tumors: Tumours; none gives "empty".
         reference: Real tumours to compare with.
-        rng: Random generator of the intervals.
 
     Returns:
         Number of tumours and patients, and an `Interval` for every measure.
@@ -93,9 +92,7 @@ def by_size(
     """Summarise tumours in bins of their diameter; empty bins say so.
 
     Args:
-        tumors: Tumours of one method.
         reference: Real tumours to compare with.
-        rng: Random generator of the intervals.
 
     Returns:
         A summary or "empty" by bin.
@@ -130,17 +127,7 @@ def ratio_of_medians(
     draws: int,
     rng: np.random.Generator,
 ) -> Interval:
-    """Median of one group over the median of another, patients of both resampled together.
-
-    Args:
-        above: Values by patient.
-        below: Values by patient.
-        draws: Number of resamplings.
-        rng: Random generator.
-
-    Returns:
-        The ratio.
-    """
+    """Median of one group over the median of another, patients of both resampled together."""
     marked = {
         name: np.concatenate(
             [
@@ -163,11 +150,6 @@ def edge_depth(tumors: Sequence[MeasuredTumor], draws: int, rng: np.random.Gener
 
     Only tumours darker than their surroundings with a core deeper than 6 mm count; shells are averaged over
     the tumours before the lowest one is taken, so that noise makes no ring.
-
-    Args:
-        tumors: Tumours of one method.
-        draws: Number of resamplings.
-        rng: Random generator.
 
     Returns:
         Depth in HU; negative for a dark ring.

@@ -45,17 +45,11 @@ def score_case(
     """Score one predicted label map.
 
     Args:
-        reference: Reference label map.
         prediction: Predicted label map on the same grid; flipped or permuted axes are turned back.
-        scheme: What the labels mean.
         case: Case identifier; the reference's file name up to the first dot by default.
         probabilities: File by tumour label: nnU-Net's .npz or a probability map.
         organ_filter: Drop predicted tumours outside the organ.
         organ_mask: The organ's mask, for a filter that takes it from files.
-        rules: What counts.
-
-    Returns:
-        The scores.
 
     Raises:
         DiffTumorError: If a file cannot be read, the grids differ or are sheared, or the values are not those of the
@@ -81,13 +75,7 @@ def score_maps(
     """Score a case that was read.
 
     Args:
-        maps: The case.
-        scheme: What the labels mean.
         organ_filter: Drop predicted tumours outside the organ.
-        rules: What counts.
-
-    Returns:
-        The scores.
     """
     is_ignored = maps.reference == scheme.ignore if scheme.ignore is not None else None
     is_partly_unknown = is_ignored is not None and bool(is_ignored.any())

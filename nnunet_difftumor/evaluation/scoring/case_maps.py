@@ -31,7 +31,6 @@ class CaseFiles:
     """Files of one case.
 
     Attributes:
-        case: Case identifier.
         reference: Reference label map.
         prediction: Predicted label map.
         probabilities: File by tumour label (see `probabilities.find_probability_files`); empty without.
@@ -50,7 +49,6 @@ class CaseMaps:
     """Arrays of one case, cropped to what any of them holds plus one voxel.
 
     Attributes:
-        case: Case identifier.
         reference: Reference labels. Shape (D, H, W).
         prediction: Predicted labels. Shape (D, H, W).
         spacing_mm: Spacing in mm, (D, H, W).
@@ -74,10 +72,6 @@ class CaseMaps:
 
 def read_case_maps(files: CaseFiles, scheme: LabelScheme) -> CaseMaps:
     """Read a case.
-
-    Args:
-        files: Its files.
-        scheme: What the labels mean.
 
     Returns:
         The arrays on the reference's grid.

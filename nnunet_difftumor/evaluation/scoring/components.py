@@ -131,12 +131,8 @@ def match_components(reference: Components, prediction: Components, smallest_iou
     (Hungarian method).
 
     Args:
-        reference: Reference tumours.
         prediction: Predicted tumours on the same grid.
         smallest_iou: Smallest intersection over union of a pair.
-
-    Returns:
-        The pairs.
     """
     shared, touches_speck = _count_shared_voxels(reference, prediction)
     union = reference.voxels[:, None] + prediction.voxels[None, :] - shared

@@ -43,7 +43,6 @@ class FrocCurve:
         true_positives: Reference tumours whose pair is kept. Shape (K,).
         false_positives: Predicted tumours without a pair that are kept. Shape (K,).
         tumors: Number of reference tumours.
-        cases: Number of cases.
     """
 
     threshold: FloatArray
@@ -85,10 +84,6 @@ def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumo
         pair_scores: Score of the pair of each reference tumour that has one.
         false_scores: Score of each predicted tumour without a pair.
         tumors: Number of reference tumours.
-        cases: Number of cases.
-
-    Returns:
-        The curve.
     """
     pairs, wrong = np.sort(np.asarray(pair_scores, dtype=float)), np.sort(np.asarray(false_scores, dtype=float))
     threshold = np.concatenate([[math.inf], np.unique(np.concatenate([pairs, wrong]))[::-1]])
@@ -121,11 +116,7 @@ def patient_curve(with_tumor: Sequence[float], healthy: Sequence[float], lowest:
 
     Args:
         with_tumor: Value of each scan with a tumour.
-        healthy: Value of each healthy scan.
         lowest: Values of `lowest` or less never make a scan positive.
-
-    Returns:
-        The curve.
     """
     sick, well = np.sort(np.asarray(with_tumor, dtype=float)), np.sort(np.asarray(healthy, dtype=float))
     values = np.unique(np.concatenate([sick, well]))

@@ -38,8 +38,6 @@ class CaseError:
     """Why a case has no scores; the attributes are the columns of errors.csv.
 
     Attributes:
-        case: Case identifier.
-        error: Name of the error.
         message: What is wrong, and how to fix it.
     """
 
@@ -53,7 +51,6 @@ class ScoringJob:
     """One case to score.
 
     Attributes:
-        files: Its files.
         scheme: What the labels mean.
         organ_filter: Score a second time with this filter; None does not.
         rules: What counts.
@@ -70,7 +67,6 @@ class ScoredCase:
     """A case that could be scored.
 
     Attributes:
-        scores: Its scores.
         filtered: Its scores with the organ filter; None without one.
     """
 
@@ -82,7 +78,6 @@ def run_jobs(jobs: Sequence[ScoringJob], workers: int) -> Iterator[ScoredCase | 
     """Score cases.
 
     Args:
-        jobs: The cases.
         workers: Processes; 1 scores in this one.
 
     Yields:

@@ -28,9 +28,6 @@ def find_probability_files(
     """Find the files with the tumour probabilities of a case.
 
     Args:
-        folder: Folder of probabilities.
-        case: Case identifier.
-        scheme: What is scored.
         is_prediction_folder: The folder holds the predicted label maps too, so that <case>.nii.gz is one of those.
 
     Returns:
@@ -68,7 +65,6 @@ def read_probabilities(
         files: File by tumour label (see `find_probability_files`).
         scheme: What the channels mean.
         prediction: Grid of the predicted label map, which nnU-Net's arrays lie on.
-        reference: Grid wanted.
 
     Returns:
         Probabilities by tumour label. Shape (D, H, W) of the reference.
@@ -96,7 +92,6 @@ def read_npz_channels(path: Path, channels: Collection[int], expected: int) -> d
 
     Args:
         path: A file that `nnUNetv2_predict --save_probabilities` wrote.
-        channels: The channels wanted.
         expected: Number of channels that the labels of the data set ask for.
 
     Returns:

@@ -65,7 +65,6 @@ class LabelScores:
         dice: Dice; NaN if the label is in neither map.
         nsd_1mm: Normalised surface distance at 1 mm; NaN likewise.
         nsd_2mm: Normalised surface distance at 2 mm; NaN likewise.
-        reference_ml: Volume in the reference.
         predicted_ml: Volume in the prediction.
         tumors: Reference tumours that count.
         predictions: Predicted tumours that count.
@@ -111,7 +110,6 @@ class CaseScores:
     """All labels of one case.
 
     Attributes:
-        case: Case identifier.
         is_healthy: The reference has no voxel of any tumour label, not even a speck, and none of the ignore label.
         labels: Scores in the order of dataset.json.
     """

@@ -48,7 +48,6 @@ class ScoringPlan:
     """The cases of a request.
 
     Attributes:
-        cases: Files of the cases to score.
         errors: Cases whose files are not complete.
         not_predicted: Cases that are left out because the request says so.
         without_reference: Predicted cases without a reference; they are among the errors.
@@ -62,13 +61,6 @@ class ScoringPlan:
 
 def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
     """Find the files of every case.
-
-    Args:
-        request: What to score.
-        scheme: What the labels mean.
-
-    Returns:
-        The plan.
 
     Raises:
         DatasetError: If a folder holds no label map, or two for one case.
@@ -109,7 +101,6 @@ def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
     """Find the label maps of a folder, subfolders left out.
 
     Args:
-        folder: The folder.
         option: What it was given as, for messages; "" for none.
 
     Returns:

@@ -49,14 +49,8 @@ def score_folders(
     A case that cannot be scored is reported, and the others are scored all the same.
 
     Args:
-        request: What to score.
-        output: Folder for the results.
         workers: Processes that score side by side; 1 scores in this one.
         overwrite: Replace the results of an earlier scoring.
-        show_progress: Show a progress bar.
-
-    Returns:
-        The scores.
 
     Raises:
         DatasetError: If a folder holds no label map, or two for one case.

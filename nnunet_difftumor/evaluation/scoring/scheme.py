@@ -19,7 +19,6 @@ class ScoredLabel:
     """One label or region of dataset.json.
 
     Attributes:
-        name: Its name.
         values: Its values in a label map.
         is_tumor: Its components are tumours.
         organ_values: Values of the organ that its tumours lie in; empty unless an organ filter needs it.
@@ -72,10 +71,6 @@ def read_label_scheme(
         path: nnU-Net's dataset.json.
         tumor_labels: Names or values of the tumour labels; without any, all whose names say so.
         organ_label: Name or value of the organ; None infers it for each tumour label.
-        needs_organ: The organ is used.
-
-    Returns:
-        The scheme.
 
     Raises:
         DatasetError: If the file is missing or wrong.

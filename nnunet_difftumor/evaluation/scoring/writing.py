@@ -45,7 +45,6 @@ def write_tables(folder: Path, cases: Sequence[CaseScores], errors: Sequence[Cas
         folder: Folder; made if it is missing.
         cases: Scores of the cases, sorted.
         errors: Cases without scores.
-        summary: JSON values.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [(case, label) for case in cases for label in case.labels]
@@ -73,11 +72,7 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
     a link or a mount point too.
 
     Args:
-        output: Folder for the results.
         overwrite: Replace results of an earlier scoring; other files in the folder are left alone.
-
-    Yields:
-        The folder to write to.
 
     Raises:
         OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.

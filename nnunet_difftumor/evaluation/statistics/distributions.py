@@ -20,7 +20,6 @@ class Interval:
     """A figure with its 95% interval over patients; NaN where it cannot be said.
 
     Attributes:
-        value: The figure.
         low: Lower end.
         high: Upper end.
     """
@@ -48,8 +47,6 @@ def bootstrap(
     Args:
         by_patient: Observations of each patient. Shape (N_patient, ...), trailing axes alike.
         statistic: Takes the observations of the patients together, shape (N, ...).
-        draws: Number of resamplings.
-        rng: Random generator.
 
     Returns:
         Value with the 2.5 and 97.5 percentile; the ends are NaN with fewer than two patients.
@@ -88,9 +85,6 @@ def measure_distribution(by_patient: Mapping[str, Sequence[FloatArray]], window_
     Args:
         by_patient: Arrays of values of each patient, in HU; every array weighs the same within a patient.
         window_hu: Lowest and highest value, in HU; values are limited to it.
-
-    Returns:
-        The distribution.
     """
     edges = np.arange(window_hu[0], window_hu[1] + _BIN_HU, _BIN_HU)
     rows, names = [], []
@@ -118,12 +112,6 @@ def wasserstein_hu(first: FloatArray, second: FloatArray) -> float:
 def distance_to_real(made: HuDistribution, real: HuDistribution, draws: int, rng: np.random.Generator) -> Interval:
     """Wasserstein distance between two pooled distributions; patients are resampled in both at once.
 
-    Args:
-        made: What was made.
-        real: Real tumours.
-        draws: Number of resamplings.
-        rng: Random generator.
-
     Returns:
         Distance in HU.
     """
@@ -146,9 +134,7 @@ def split_half_distance(real: HuDistribution, halves: int, rng: np.random.Genera
     """Wasserstein distance between random halves of the patients: what two groups of real tumours differ by.
 
     Args:
-        real: Real tumours.
         halves: Number of random splits.
-        rng: Random generator.
 
     Returns:
         Mean distance in HU with the 2.5 and 97.5 percentile of the splits; NaN with one patient.

@@ -56,7 +56,6 @@ class Estimate:
     """A figure with its 95% interval; NaN where it cannot be said.
 
     Attributes:
-        value: The figure.
         low: Lower end.
         high: Upper end.
         method: How the interval was made; says why where there is none.
@@ -79,9 +78,6 @@ def patient_interval(
     Args:
         totals: What is averaged, summed in each patient. Shape (P,).
         weights: What it is averaged over: 1, or the patient's tumours or scans. Shape (P,).
-        scale: The scale of the figure.
-        draws: Number of resamplings.
-        rng: Random generator.
 
     Returns:
         The figure. Without an interval for fewer than two patients, where one of them outweighs all others, or for
@@ -113,9 +109,7 @@ def hospital_interval(
         totals: What is averaged, summed in each patient. Shape (P,).
         weights: What it is averaged over. Shape (P,).
         hospitals: Hospital of each patient. Shape (P,).
-        scale: The scale of the figure.
         draws: Number of resamplings; whole hospitals are drawn with all their patients.
-        rng: Random generator.
 
     Returns:
         The figure; None below 6 hospitals. Without an interval where one hospital outweighs all others, or all
@@ -162,9 +156,6 @@ def critical_value(
     Args:
         totals: What is averaged. Shape (..., P); leading axes are separate data sets that share their draws.
         weights: What it is averaged over. Shape (..., P).
-        scale: The scale of the figure.
-        draws: Number of resamplings.
-        rng: Random generator.
 
     Returns:
         The critical value. Shape (...) or ().
@@ -182,7 +173,6 @@ def interval_ends(
     Args:
         totals: What is averaged. Shape (..., P).
         weights: What it is averaged over. Shape (..., P).
-        scale: The scale of the figure.
         critical: Critical value of the statistic. Shape () or (...).
 
     Returns:
@@ -234,9 +224,6 @@ def bootstrap_critical_value(
     Args:
         totals: What is averaged. Shape (..., P); leading axes are separate data sets that share their draws.
         weights: What it is averaged over. Shape (..., P).
-        scale: The scale of the figure.
-        draws: Number of resamplings.
-        rng: Random generator.
 
     Returns:
         The critical value. Shape (...). Student's where one resample in twenty has no spread, and where it is
@@ -307,7 +294,6 @@ def seed_interval(
         arm: What is averaged, summed in each patient, for each seed. Shape (S, P).
         baseline: The same for the arm that it is compared with. Shape (S', P).
         weights: What it is averaged over. Shape (P,).
-        scale: The scale of the difference.
 
     Returns:
         The difference; None with fewer than 3 seeds in either arm, or fewer than 2 patients.

@@ -23,7 +23,6 @@ class AreaUnderCurve:
     """Area under the ROC curve of patients' scores, and what each patient contributes to its error.
 
     Attributes:
-        value: The area.
         of_positives: Part of each patient's positive scans in value - expectation. Shape (P,).
         of_negatives: The same of the negative scans. Shape (P,).
         positives: Number of patients with positive scans.
@@ -51,7 +50,6 @@ def area_under_curve(
         scores: Score of each scan. Shape (N,).
         is_positive: True for scans with a tumour. Shape (N,).
         patients: Number of each scan's patient. Shape (N,).
-        count: Number of patients.
 
     Returns:
         The area; None with fewer than two patients of either kind.
@@ -81,10 +79,6 @@ def area_interval(area: AreaUnderCurve) -> Estimate:
 
 def area_difference(area: AreaUnderCurve, baseline: AreaUnderCurve) -> tuple[Estimate, float]:
     """Paired difference of two areas on the same scans, with its p-value by Student's t.
-
-    Args:
-        area: Area of an arm.
-        baseline: Area of the arm that it is compared with.
 
     Returns:
         The difference with its interval, and the two-sided p-value; neither where the areas differ though no patient

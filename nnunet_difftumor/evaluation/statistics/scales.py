@@ -16,7 +16,6 @@ class Scale:
     """How the variance of a mean depends on the mean, and what is added against too narrow intervals.
 
     Attributes:
-        name: Short name.
         ends: Ends of the scale at which a part of a patient is added before the interval is drawn, so that an
             arm that found everything in few patients does not get an interval of no width (Agresti and Coull, 1998;
             for differences Bonett and Price, 2012).

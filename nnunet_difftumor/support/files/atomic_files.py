@@ -69,7 +69,6 @@ def write_json(path: Path, content: Any, *, overwrite: bool = False) -> None:
     """Write a JSON file that appears complete or not at all.
 
     Args:
-        path: Where the file is to appear.
         content: What `json.dumps` accepts.
         overwrite: Replace a file that exists.
 

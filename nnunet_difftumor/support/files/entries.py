@@ -20,11 +20,7 @@ def read_entries(path: Path, kind: str = "experiment") -> Entries:
     """Read the mapping that a file holds.
 
     Args:
-        path: The YAML file.
         kind: What errors call it.
-
-    Returns:
-        Its entries.
 
     Raises:
         ConfigurationError: If it cannot be read, gives a key twice, or holds no mapping.
@@ -176,9 +172,6 @@ def full_path(written: str, file: Path, what: str) -> Path:
         written: The path; it may start with ~ and hold environment variables.
         file: The file; the path starts from its folder.
         what: What names it, for the error.
-
-    Returns:
-        The path.
 
     Raises:
         ConfigurationError: If an environment variable is not set.

@@ -76,15 +76,7 @@ def crop_around(
 
 
 def draw_montage(rows: Sequence[MontageRow], heading: str) -> Figure:
-    """Draw one row a tumour: before, after and label in three planes through its middle.
-
-    Args:
-        rows: The tumours.
-        heading: Heading of the figure.
-
-    Returns:
-        The figure.
-    """
+    """Draw one row a tumour: before, after and label in three planes through its middle."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16.0, 1.9 * max(1, len(rows)) + 0.6), layout="constrained")
@@ -104,7 +96,6 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 90) -> None:
     """Write a figure as PNG under a temporary name, then rename it.
 
     Args:
-        figure: The figure.
         path: Where the PNG is to appear; replaced if it exists.
         dpi: Dots per inch.
     """

@@ -18,7 +18,6 @@ def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path, 
     """Run a command.
 
     Args:
-        words: The command.
         environment: Variables that it gets on top of those of this process.
         log: File for its output; replaced.
         is_told_to_end: On Ctrl-C, the terminal tells the command as well; False: there is no terminal.

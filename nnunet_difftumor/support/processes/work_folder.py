@@ -44,7 +44,6 @@ def relative_paths(content: Any, root: Path) -> Any:
 
     Args:
         content: What JSON can hold.
-        root: Output folder of the study.
 
     Returns:
         The same with shorter paths; other texts and paths stay.

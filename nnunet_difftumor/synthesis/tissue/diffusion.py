@@ -27,10 +27,6 @@ class DiffusionTissue(DescribedTissue):
     def __init__(self, loaded: LoadedGenerator, *, steps: int = 4) -> None:
         """Wrap a loaded generator.
 
-        Args:
-            loaded: Pipeline with its description.
-            steps: Denoising steps T.
-
         Raises:
             ConfigurationError: If the precision that the environment asks for does not exist.
         """
@@ -45,11 +41,6 @@ class DiffusionTissue(DescribedTissue):
 
         Args:
             folder: Folder that `difftumor train-diffusion` wrote (its `generator` subfolder).
-            steps: Denoising steps T.
-            device: Torch device.
-
-        Returns:
-            The generator.
         """
         from diffusion.generator_folder import load_generator
 

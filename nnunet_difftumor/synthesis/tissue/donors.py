@@ -22,7 +22,6 @@ class Donor:
     """A real tumour whose texture is pasted.
 
     Attributes:
-        identifier: Patient.
         spacing_mm: Spacing in mm.
         texture_hu: Tumour in HU minus its mean; outside the mask, the value of the nearest voxel inside.
         mask: True inside the tumour. Same shape.
@@ -48,14 +47,10 @@ def make_donor(
     """Take a tumour of a scan as a donor of texture.
 
     Args:
-        identifier: Patient.
         image_hu: Scan in HU, limited to the window. Shape (D, H, W).
         tumor: True in this tumour, not empty. Shape (D, H, W).
         organ: True in the organ, all tumours left out. Shape (D, H, W).
         spacing_mm: Spacing in mm, array order.
-
-    Returns:
-        The donor.
     """
     voxels = np.argwhere(tumor)
     margin = np.ceil(_MARGIN_MM / np.asarray(spacing_mm)).astype(int)
@@ -82,7 +77,6 @@ def donor_box(
     """Widen a tumour's bounding box to all that `make_donor` looks at.
 
     Args:
-        tumor_box: Bounding box of the tumour.
         spacing_mm: Spacing in mm, array order.
         shape: Shape of the scan.
 
@@ -112,7 +106,6 @@ def paste_texture(
         radius_mm: Radius of the sphere of the mask's volume, in mm.
         contrast_hu: Contrast against `level_hu`; None takes the donor's own.
         level_hu: Level of the tissue around, in HU.
-        rng: Random generator.
 
     Returns:
         Tissue in HU, to be blended without a residual. Shape (D, H, W).

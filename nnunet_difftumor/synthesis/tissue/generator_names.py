@@ -68,7 +68,6 @@ def default_target(generator: str, organ_name: str | None = None) -> str:
     the training tumours that are darker than their surroundings, as tumours in enhanced organs mostly are.
 
     Args:
-        generator: Generator as the user named it.
         organ_name: Name of the organ's label, as far as it is known.
 
     Returns:

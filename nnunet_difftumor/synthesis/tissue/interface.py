@@ -65,7 +65,6 @@ class TissueGenerator(Protocol):
             tumor_masks: True inside the tumour. Shape (N, S, S, S).
             appearances: Requested look of each region's tumour; contrast against `rim_median_hu` of the region (see
                 `diffusion.conditioning`).
-            seeds: One seed a region.
 
         Returns:
             Tissue of shape (N, S, S, S).
@@ -77,11 +76,7 @@ class DescribedTissue:
     """Regions, window and looks of a generator folder, whatever the tissue is made by."""
 
     def __init__(self, info: GeneratorInfo) -> None:
-        """Take the description of a generator.
-
-        Args:
-            info: Content of generator.json.
-        """
+        """Take the description of a generator."""
         self._info = info
 
     @property

@@ -20,9 +20,6 @@ def synthesis_precision(device: torch.device) -> str:
     bfloat16 saves half of the time of a large region on a CPU with matrix units (Intel AMX), and takes more time
     than float32 on others. The tissue differs by a tenth of a HU.
 
-    Args:
-        device: Where the networks are.
-
     Returns:
         "float32" or "bfloat16": what the variable nnUNet_difftumor_synthesis_precision says, else bfloat16 on a CPU
         with matrix units.

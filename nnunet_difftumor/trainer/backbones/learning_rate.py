@@ -13,7 +13,6 @@ def warmup_cosine(epoch: int, epochs: int, warmup_epochs: int) -> float:
 
     Args:
         epoch: The epoch, from 0.
-        epochs: Epochs of the training.
         warmup_epochs: Epochs in which the rate rises; the last of them has the highest rate.
 
     Returns:
@@ -28,10 +27,7 @@ class WarmupCosine(LRScheduler):
     """Sets the learning rate from the epoch's number alone, so that a training can be gone on with at any epoch.
 
     Args:
-        optimizer: The optimiser.
         highest_rate: Highest learning rate.
-        epochs: Epochs of the training.
-        warmup_epochs: Epochs in which the rate rises.
     """
 
     def __init__(self, optimizer: Optimizer, highest_rate: float, epochs: int, warmup_epochs: int) -> None:

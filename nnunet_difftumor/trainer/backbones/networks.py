@@ -21,7 +21,6 @@ class Backbone:
     """A network of MONAI, and what it asks of a patch.
 
     Attributes:
-        name: Name in messages.
         multiple: Every side of its input is a multiple of this, in voxels.
         make: Makes the network from MONAI's networks, the input channels and the output channels.
     """
@@ -35,8 +34,6 @@ class Backbone:
 
         Args:
             patch_size: nnU-Net's patch in voxels. (D, H, W).
-            input_channels: Channels of the image.
-            output_channels: Segmentation heads.
 
         Returns:
             The network, untrained; it takes any size and returns logits of the same size.

@@ -50,8 +50,6 @@ class _BackboneTrainer(ScheduleMixin, nnUNetTrainer):
         Args:
             plans_manager: Not looked at.
             configuration_manager: The configuration, for the patch.
-            num_input_channels: Channels of the image.
-            num_output_channels: Segmentation heads.
             enable_deep_supervision: Not looked at: there is none.
 
         Returns:

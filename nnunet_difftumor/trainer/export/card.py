@@ -22,8 +22,6 @@ def write_card(folder: Path, model: TrainedModel, verification: Verification, *,
     """Write README.md and difftumor_export.json into an exported folder that is otherwise complete.
 
     Args:
-        folder: The exported folder.
-        model: The model that was exported.
         verification: On what its predictions were compared.
         keeps_optimizer_state: The checkpoints hold the optimiser's state.
     """

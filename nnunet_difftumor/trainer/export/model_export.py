@@ -41,7 +41,6 @@ class ExportedModel:
     """What `export_model` wrote.
 
     Attributes:
-        folder: The exported folder.
         source: The model that was exported.
         verification: On what its predictions were compared with those of the original.
     """
@@ -70,10 +69,8 @@ def export_model(
         model_folder: Folder of a trained model (TRAINER__PLANS__CONFIGURATION), with plans.json and fold_*.
         output: New folder named nnUNetTrainer__PLANS__CONFIGURATION.
         folds: Folds to export; those that have the checkpoint by default.
-        checkpoint: File name of the checkpoints.
         keep_optimizer_state: Keep what stock nnU-Net needs to train on.
         verify_with: Image to compare predictions on, one file a channel; a small synthetic volume by default.
-        device: Torch device of the comparison.
 
     Returns:
         What was written.

@@ -59,8 +59,6 @@ class TrainedModel:
     Attributes:
         folder: The folder, named TRAINER__PLANS__CONFIGURATION by nnU-Net.
         plans: Content of plans.json.
-        dataset_json: Content of dataset.json.
-        trainer: Name of the trainer.
         configuration: Name of the configuration, such as 3d_fullres.
         folds: Folds to export: numbers, or "all".
         checkpoint: File name of the checkpoints.
@@ -103,12 +101,7 @@ def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: st
     """Read what a trained folder says about itself.
 
     Args:
-        folder: Folder of a trained model.
         folds: Folds to export; those that have the checkpoint by default.
-        checkpoint: File name of the checkpoints.
-
-    Returns:
-        The model.
 
     Raises:
         ModelExportError: If files are missing, or the folds were not trained by one trainer and configuration.
@@ -132,9 +125,6 @@ def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: st
 
 def refuse_networks_of_others(model: TrainedModel) -> None:
     """Raise if stock nnU-Net could not build the model's network.
-
-    Args:
-        model: The trained model.
 
     Raises:
         ModelExportError: If the trainer builds its network itself, the plans name classes of other packages, or

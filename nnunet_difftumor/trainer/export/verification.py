@@ -79,12 +79,8 @@ def verify_same_predictions(
     would mirror are compared instead.
 
     Args:
-        original: A trained folder.
         exported: The folder that shall predict the same.
-        folds: Folds of the ensemble.
-        checkpoint: File name of the checkpoints.
         images: Files of one image, one a channel; a small synthetic volume by default.
-        device: Torch device.
 
     Returns:
         What was compared.

@@ -25,7 +25,6 @@ class EpochCosts:
     Attributes:
         iterations: Training iterations in each epoch; nnU-Net has 250, and 50 for validation, which are the same
             with and without synthetic tumours.
-        epochs: Number of epochs.
         waited_seconds: Those of an epoch in which the loop waited for batches.
         step_seconds: Median of one training step without waiting.
     """
@@ -60,9 +59,6 @@ def measure_epochs(
     at its start.
 
     Args:
-        choice: Which training.
-        device: Torch device.
-        iterations: Training iterations of an epoch.
         epochs: Epochs of each trainer, after a few iterations that are not counted.
 
     Returns:

@@ -41,7 +41,6 @@ class LoaderPair:
     """CPU-seconds of one repetition: the same random numbers with and without synthetic tumours.
 
     Attributes:
-        samples: Samples of each loader.
         healthy: Samples of the trainer that were drawn from healthy cases.
         carrying: Samples whose case carries synthetic tumours, whether the crop shows one or not.
         injected: Samples whose target shows a tumour that was injected.
@@ -96,9 +95,7 @@ def measure_loaders(choice: TrainingChoice, *, samples: int, repeats: int) -> tu
     start and not counted.
 
     Args:
-        choice: Which training.
         samples: Samples of each loader in a pair, rounded up to whole batches.
-        repeats: Pairs.
 
     Returns:
         The costs, the samples in a batch, and the network's patch in voxels (D, H, W).

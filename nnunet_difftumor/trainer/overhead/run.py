@@ -43,15 +43,7 @@ def measure_overhead(
     """Measure loaders and epochs of a training; nothing is written into the user's nnUNet_results.
 
     Args:
-        choice: Which training.
-        samples: Samples of each loader in a pair.
-        repeats: Pairs.
         iterations: Training iterations of a short epoch; 0 measures no epoch.
-        epochs: Short epochs of each trainer.
-        device: Torch device of the epochs.
-
-    Returns:
-        The figures.
     """
     with surroundings():
         loader, batch_size, patch_size = measure_loaders(choice, samples=samples, repeats=repeats)

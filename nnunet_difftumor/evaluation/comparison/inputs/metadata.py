@@ -51,7 +51,6 @@ def read_metadata(path: Path | None, scans: Sequence[tuple[str, str]], age_bins:
 
     Args:
         path: The CSV; None makes every scan a patient of its own.
-        scans: Hospital and case of every scan.
         age_bins: Ages between the age groups, in years.
 
     Returns:

@@ -115,8 +115,6 @@ class Experiment:
         labels: Tumour labels that count; None takes all that were scored.
         dataset_json: nnU-Net's dataset.json, which names the labels; None takes that of the model.
         metadata: CSV of cases, patients, hospitals, age, sex, phase, scanner.
-        hospitals: The hospitals.
-        models: The models.
         prediction: How trained models predict.
         statistics: How figures are computed.
         acknowledge_identifier_matches: Go on although cases are named like training cases of a model.
@@ -151,12 +149,6 @@ def read_experiment(path: Path) -> Experiment:
     """Read an experiment and check it; nothing is predicted.
 
     Paths start from the file's folder; `~` and environment variables are replaced.
-
-    Args:
-        path: The YAML file.
-
-    Returns:
-        The experiment.
 
     Raises:
         ConfigurationError: If the file cannot be read, or a key or value in it is wrong.

@@ -54,8 +54,6 @@ def cases_to_predict(model: Model, hospital: Hospital, folder: Path) -> tuple[st
     """Find the cases whose prediction is missing, or was made from images that were replaced since.
 
     Args:
-        model: A trained model.
-        hospital: The hospital.
         folder: Folder of this model's predictions in this hospital, which need not exist.
 
     Returns:
@@ -75,9 +73,6 @@ def predict_missing(
     interrupted run finished is kept.
 
     Args:
-        model: A trained model.
-        hospital: The hospital.
-        settings: How to predict.
         folder: Folder of this model's predictions in this hospital; made if it is missing.
         run: Runs the command; `run_logged` unless a test has another one.
 
@@ -141,8 +136,6 @@ def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknow
     trained the others.
 
     Args:
-        model: The model.
-        hospitals: The hospitals.
         acknowledged: The user knows that they are other scans of the same name.
 
     Returns:
@@ -164,8 +157,6 @@ def refuse_shared_names(
 
     Args:
         who_trains: Start of the message, like "nnU-Net was trained".
-        training: Its training cases.
-        hospitals: The hospitals.
         acknowledged: The user knows that they are other scans of the same name.
 
     Returns:

@@ -20,11 +20,6 @@ _ENDINGS_OF_A_PREDICTION = (*IMAGE_ENDINGS, ".npz", ".pkl")
 def images_of(model: Model, hospital: Hospital, cases: Sequence[str]) -> dict[str, tuple[Path, ...]]:
     """Files of the images of some cases, one a channel, under the names that the model expects.
 
-    Args:
-        model: A trained model.
-        hospital: The hospital.
-        cases: The cases.
-
     Returns:
         Files by case, which need not exist.
     """
@@ -53,12 +48,7 @@ def cases_of_replaced_images(model: Model, hospital: Hospital, folder: Path) -> 
     A case whose image is gone has not changed: its prediction is all that is left of it.
 
     Args:
-        model: A trained model.
-        hospital: The hospital.
         folder: Folder of its predictions, which need not exist.
-
-    Returns:
-        The cases.
     """
     recorded = _read_record(folder)
     if not recorded:
@@ -71,7 +61,6 @@ def record_images(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
     """Record the images that predictions are about to be made from; what is recorded of other cases stays.
 
     Args:
-        folder: Folder of predictions.
         images: Files by case; a case whose files are not all there is left out.
     """
     if new := _stamps(images):
@@ -82,11 +71,7 @@ def unrecorded_cases(folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
     """Cases whose prediction does not say which images it was made from.
 
     Args:
-        folder: Folder of predictions.
         predicted: The cases that have a prediction.
-
-    Returns:
-        The cases.
     """
     recorded = _read_record(folder)
     return tuple(case for case in predicted if case not in recorded)

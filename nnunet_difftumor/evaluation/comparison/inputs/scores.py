@@ -32,7 +32,6 @@ class Study:
         cases: One row for each model, hospital, case and tumour label, with the columns of cases.csv, `patient`,
             and a column for each kind of group.
         tumors: One row for each model and reference tumour, with the columns of tumors.csv and the same others.
-        labels: Tumour labels.
         group_kinds: Kinds of groups that the metadata know, e.g. age and sex.
         rules: What counted as a tumour and as found; empty if the score folders do not say.
         notes: What a reader of the report should know.
@@ -50,11 +49,7 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
     """Read the scores of all models.
 
     Args:
-        experiment: The experiment.
         score_folders: Output folder of `difftumor score` by names of model and hospital.
-
-    Returns:
-        The study.
 
     Raises:
         DatasetError: If tables are incomplete, or models were not scored on the same scans and references.
@@ -100,7 +95,6 @@ class ScoreTables:
 
     Attributes:
         cases: cases.csv, tumour labels only.
-        tumors: tumors.csv.
         rules: `rules` of summary.json.
         not_predicted: Cases that `--only-predicted` left out.
     """
@@ -115,11 +109,7 @@ def read_score_folder(folder: Path, labels: Sequence[str] | None = None) -> Scor
     """Read an output folder of `difftumor score`.
 
     Args:
-        folder: The folder.
         labels: Tumour labels to keep; None keeps all.
-
-    Returns:
-        The tables.
 
     Raises:
         DatasetError: If a table or column is missing, a value is none, a label was not scored, or cases failed.

@@ -39,7 +39,6 @@ def score_once(
     or if the rules, the format of the scores or the version of this package are others.
 
     Args:
-        reference: Folder of reference label maps.
         prediction: Folder of predictions of the same cases.
         dataset_json: nnU-Net's dataset.json, which names the labels.
         output: Folder for the scores; replaced if anything that they are made from has changed since.

@@ -25,10 +25,6 @@ def training_cases_of_splits(trained: Path, folds: Sequence[str]) -> set[str]:
 
     They are looked for in the folder that nnU-Net noted in the fold's debug.json, then in nnUNet_preprocessed.
 
-    Args:
-        trained: Folder of the model.
-        folds: Folds.
-
     Returns:
         The cases; none where no splits are found.
     """

@@ -46,14 +46,7 @@ def draw_forest(findings: Findings, experiment: Experiment, label: str, measure:
     """Draw the difference of an arm to the baseline in all groups and in all patients; of the only arm, its value.
 
     Args:
-        findings: All figures.
         experiment: What was compared.
-        label: Tumour label.
-        measure: The measure.
-        arm: The arm.
-
-    Returns:
-        The figure.
     """
     is_difference = arm != experiment.baseline
     drawn = experiment.arms[1:] if is_difference else (arm,)
@@ -147,13 +140,7 @@ def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures:
     """Draw measures of tumours by size, one panel each, arms side by side.
 
     Args:
-        findings: All figures.
         experiment: What was compared.
-        label: Tumour label.
-        measures: Measures of tumours.
-
-    Returns:
-        The figure.
     """
     groups = [group for group in findings.groups if group.kind == SIZE]
     figure = _figure(_WIDTH, 3.9)

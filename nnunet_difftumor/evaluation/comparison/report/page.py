@@ -30,7 +30,6 @@ def write_report(
     """Write tables, figures, methods paragraph and page.
 
     Args:
-        findings: All figures.
         experiment: What was compared.
         facts: The run's facts, from `collect_facts`.
         notes: What a reader should know.

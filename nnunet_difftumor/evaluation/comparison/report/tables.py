@@ -42,8 +42,6 @@ class Table:
 
     Attributes:
         key: Name of its files.
-        title: Heading.
-        columns: Headings of the columns.
         rows: Cells as text. A cell may have a second line after a line break. A cell that tells why there is no
             figure stands for all cells that follow it.
         texts: Numbers of the columns that hold words, and start at the left.
@@ -111,9 +109,6 @@ def cohort_table(facts: Mapping[str, Any]) -> Table:
 
     Args:
         facts: The run's facts, from `collect_facts`.
-
-    Returns:
-        The table.
     """
     columns = ("", *(hospital["name"] for hospital in facts["hospitals"]))
     rows = [(row["name"], *map(str, row["hospitals"])) for row in facts["cohort"]]
@@ -127,9 +122,7 @@ def tables_of_label(findings: Findings, experiment: Experiment, label: str) -> t
     """Make the tables of one tumour label.
 
     Args:
-        findings: All figures.
         experiment: What was compared.
-        label: The label.
 
     Returns:
         Arms, differences, sizes, and one table for each kind of group, without those that would be empty.
@@ -262,7 +255,6 @@ def write_complete_tables(findings: Findings, folder: Path) -> None:
     """Write every figure into arms.csv, differences.csv and seeds.csv, unrounded.
 
     Args:
-        findings: The figures.
         folder: Folder for the files, which are replaced.
     """
     common = ("label", "measure", "group_kind", "group", "arm")
@@ -279,7 +271,6 @@ def write_raw_tables(study: Study, experiment: Experiment, folder: Path) -> None
     """Write what the figures are computed from into cases.csv and tumors.csv, one row a model and scan or tumour.
 
     Args:
-        study: The scores.
         experiment: What was compared.
         folder: Folder for the files, which are replaced.
     """

@@ -101,8 +101,6 @@ def score_held_out(
 
     Args:
         pairs: Patches of at least two patients.
-        settings: Training.
-        rng: Random generator.
         heading: What the progress bar says.
 
     Returns:
@@ -128,7 +126,6 @@ def score_patches(network: PatchClassifier, patches: NDArray[np.float32]) -> NDA
     """Score patches, averaged over the flips along the two axes in the slice.
 
     Args:
-        network: A trained network.
         patches: Patches. Shape (N, 3, S, S, S).
 
     Returns:

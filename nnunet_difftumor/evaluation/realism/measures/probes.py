@@ -42,8 +42,6 @@ class ProbeResult:
         """Area under the curve over all patches, patients resampled.
 
         Args:
-            draws: Number of resamplings.
-            rng: Random generator.
             bin_mm: Smallest and largest diameter of the tumours that count, in mm.
 
         Returns:
@@ -105,8 +103,6 @@ def probe(
     Args:
         tumors: Tumours in place; each position takes one of its scan's draws.
         window_hu: Window of the values in HU, brought to [-1, 1].
-        settings: Patches and training.
-        rng: Random generator.
         only_rim: Hide the inside of the label and centre the patches on its surface.
         heading: What the progress bar says.
 
@@ -131,8 +127,6 @@ def probe_nothing(
     Args:
         tumors: Tumours in place, of which only the real scans are used.
         window_hu: Window of the values in HU.
-        settings: Patches and training.
-        rng: Random generator.
         only_rim: As in `probe`.
         heading: What the progress bar says.
 
@@ -156,10 +150,8 @@ def collect_pairs(
     """Cut patches of the same positions from the real and from the synthetic scans.
 
     Args:
-        tumors: Tumours in place.
         window_hu: Window of the values in HU, brought to [-1, 1].
         settings: Side and number of the patches.
-        rng: Random generator.
         only_rim: Hide the inside of the label and centre the patches on its surface.
 
     Returns:

@@ -23,7 +23,6 @@ def measure_reconstruction(
 
     Args:
         autoencoder: `AutoencoderKL3D`, in evaluation mode.
-        scans: Evaluated scans.
         most_tiles: Most tiles of a scan; those with most tumour are taken first.
 
     Returns:

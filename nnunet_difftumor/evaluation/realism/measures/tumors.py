@@ -99,12 +99,8 @@ def measure_tumor(made: MadeTumor, window_hu: tuple[float, float], organ_highpas
     """Measure one tumour.
 
     Args:
-        made: The tumour in its scan.
         window_hu: Window to which the host is limited, in HU.
         organ_highpass_sd_hu: High-pass standard deviation of the scan's tumour-free organ, for tumours in place.
-
-    Returns:
-        Its measures.
     """
     place, image_hu = made.place, made.image_hu
     spacing = place.scan.spacing_mm

@@ -61,12 +61,7 @@ class _Derived:
     """What a comparison shares with the generator that it is compared with."""
 
     def __init__(self, generator: FillingGenerator, reconstruct: Reconstruct) -> None:
-        """Take regions, window and looks from a generator.
-
-        Args:
-            generator: The generator to compare with.
-            reconstruct: Its autoencoder.
-        """
+        """Take regions, window and looks from a generator."""
         self._generator = generator
         self._reconstruct = reconstruct
 

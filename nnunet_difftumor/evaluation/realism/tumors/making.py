@@ -65,7 +65,6 @@ def generate_tissue(places: Sequence[Place], tissue: TissueGenerator) -> list[Sm
 
     Args:
         places: Where to generate and what is requested.
-        tissue: Source of tissue.
 
     Returns:
         One item a place, in their order.
@@ -97,8 +96,6 @@ def blend(place: Place, smooth: SmoothTissue, window_hu: tuple[float, float], *,
     """Blend tissue into tumour-free surroundings as `TumorSynthesizer` does.
 
     Args:
-        place: Where to blend.
-        smooth: Generated tissue.
         window_hu: Window of the generator in HU.
         has_residual: Add the host's residual, its noise.
 
@@ -117,7 +114,6 @@ def blend_in_place(
 
     Args:
         place: Where to blend; its weight is 1 inside the label.
-        smooth: Generated tissue.
         window_hu: Window of the generator in HU.
         borrowed_hu: Residual of tumour-free tissue that stands in for the tumour's own; None adds none.
             Shape of the place's box.

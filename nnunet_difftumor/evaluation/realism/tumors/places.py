@@ -36,7 +36,6 @@ class Place:
     """Where a tumour is made; every method works on the same places.
 
     Attributes:
-        scan: The scan.
         setting: "in place" or "transplant".
         name: Name within the scan.
         spec: What is requested.
@@ -91,7 +90,6 @@ def place_of_target(scan: EvaluationScan, rule: RoiRule) -> Place:
     """The place of a scan's largest tumour.
 
     Args:
-        scan: A scan with a target.
         rule: Regions that the generator can work on.
 
     Returns:
@@ -119,12 +117,9 @@ def find_places(
     from every tumour; if none of 600 does, the best one of at least 90% is taken, else the tumour is counted.
 
     Args:
-        scan: The scan.
         radii_mm: Radii in mm.
-        count: Tumours for each radius.
         looks: What the requested looks are drawn from.
         rule: Regions that the generator can work on.
-        rng: Random generator.
 
     Returns:
         The places, and how many tumours had none by radius ("20 mm").

@@ -49,7 +49,6 @@ class FreeResidual:
 
         Args:
             shape: Shape of the box.
-            rng: Random generator.
 
         Returns:
             Residual in HU. Shape `shape`.
@@ -78,12 +77,10 @@ def free_residual(
     """Encode and decode tumour-free parts of a scan and keep what is lost.
 
     Args:
-        scan: The scan.
         side: Side in voxels of the region in which its tumour is replaced.
         region_spacing_mm: Spacing of that region in mm; what is lost depends on it.
         reconstruct: The generator's autoencoder.
         window_hu: Window of the generator in HU.
-        rng: Random generator.
 
     Returns:
         The residual, from organ at least 5 mm from every tumour where there is any.

@@ -56,13 +56,8 @@ def read_scan(case: Case, organ_label: int, tumor_label: int | None, *, native: 
     """Read a scan onto the evaluation's grid.
 
     Args:
-        case: A case with a label map.
-        organ_label: Value of the organ.
         tumor_label: Value of the tumour; None if the labels know no tumour.
         native: Keep the scan's own grid.
-
-    Returns:
-        The scan.
 
     Raises:
         MissingLabelError: If the case has no label map, or no voxel of the organ.

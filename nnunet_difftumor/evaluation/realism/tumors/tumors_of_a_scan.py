@@ -45,13 +45,10 @@ class Sources:
     """Where tissue comes from.
 
     Attributes:
-        generator: The generator that is evaluated.
-        reconstruct: Its autoencoder.
         looks: What requested looks are drawn from; by default the tumours that the generator was trained on.
         donors: Real tumours for copy-paste.
         fill: A flat fill without diffusion.
         textured_fill: The generator's own fill without diffusion.
-        floor: The autoencoder alone.
     """
 
     generator: FillingGenerator
@@ -86,10 +83,8 @@ def replace_target(
     """Replace the largest tumour of a scan by every method.
 
     Args:
-        scan: A scan with a target.
         sources: Where tissue comes from.
         settings: How many draws.
-        rng: Random generator.
 
     Returns:
         The real tumour, and those made: draws with looks of training tumours, and a last one with the look
@@ -130,10 +125,7 @@ def transplant(
     """Make tumours in tumour-free tissue of a scan by every method, at the same places.
 
     Args:
-        scan: The scan.
         sources: Where tissue comes from.
-        settings: Radii and numbers.
-        rng: Random generator.
 
     Returns:
         The tumours, visible or not, and the places that were not found by radius.
@@ -149,12 +141,7 @@ def make_at(places: Sequence[Place], sources: Sources, rng: np.random.Generator)
     """Make a tumour at every place by every method that fits tumour-free tissue.
 
     Args:
-        places: The places.
         sources: Where tissue comes from.
-        rng: Random generator of copy-paste.
-
-    Returns:
-        The tumours.
     """
     window_hu = sources.generator.window_hu
     made = []
@@ -177,10 +164,7 @@ def request_looks(
     """Request contrasts, and then heterogeneities, at fixed places of a scan.
 
     Args:
-        scan: The scan.
         sources: Where tissue comes from.
-        settings: Radii and requests.
-        rng: Random generator.
 
     Returns:
         Generated and no-diffusion tumours for the requested contrasts, and generated ones for the requested
@@ -218,10 +202,8 @@ def balls_in_target(
     """Texture of balls inside a real tumour: what a transplant of that radius compares with.
 
     Args:
-        scan: A scan with a target.
         settings: Radii, and balls for each of them.
         window_hu: Window to which values are limited, in HU.
-        rng: Random generator.
 
     Returns:
         Radius in mm, low-pass and high-pass standard deviation in HU of every ball that fits.
@@ -247,8 +229,6 @@ def shrunken_target(
     """Texture of a real tumour made as small as each transplant: as many voxels, and so as coarse a view of it.
 
     Args:
-        scan: A scan with a target.
-        settings: Radii.
         window_hu: Window to which values are limited, in HU.
 
     Returns:
@@ -280,8 +260,6 @@ def stratified_looks(examples: Sequence[Appearance], count: int, rng: np.random.
 
     Args:
         examples: Looks of training tumours.
-        count: Number of looks.
-        rng: Random generator.
 
     Returns:
         The looks; without examples, ones that leave all to the generator.
