@@ -61,7 +61,7 @@ def shift_soft_tissue(image_hu: FloatArray, shift_hu: float) -> FloatArray:
     """
     low, high = _RAMP_HU
     share = np.clip((image_hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
-    return image_hu + np.float32(shift_hu) * share
+    return np.asarray(image_hu + np.float32(shift_hu) * share, dtype=np.float32)
 
 
 def draw_shift_hu(rng: np.random.Generator) -> float:
@@ -110,7 +110,7 @@ def shift_tumor(image_hu: FloatArray, tumor_share: FloatArray, rng: np.random.Ge
     Returns:
         Crop in HU, same shape; the tumour is shifted by -45 to +35 HU.
     """
-    return image_hu + np.float32(rng.uniform(*_TUMOR_SHIFT_HU)) * tumor_share
+    return np.asarray(image_hu + np.float32(rng.uniform(*_TUMOR_SHIFT_HU)) * tumor_share, dtype=np.float32)
 
 
 def jitter_mask(tumor_share: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -36,13 +36,13 @@ class TargetPrior:
 # -8 HU above, where most tumours would be dropped as invisible (AppearanceRule.smallest_contrast_hu).
 TARGET_PRIORS: Mapping[str, TargetPrior] = MappingProxyType(
     {
-        # Mean: Nakamura et al. 2019, abstract, contrast-to-noise ratio times noise.
-        # Standard deviation: Lee et al. 2023, abstract, 2.1 / 3.8 of the mean.
+        # Mean: source 1 of docs/explanation/synthesis.md, contrast-to-noise ratio times noise.
+        # Standard deviation: source 2 there, 2.1 / 3.8 of the mean.
         "liver": TargetPrior(
             words=frozenset({"liver", "hepatic"}),
             contrast_hu=TruncatedNormal(mean=-32.0, sd=18.0, low=-68.0, high=-8.0),
         ),
-        # Ishigami et al. 2009, abstract, the 49 hypo-attenuating tumours.
+        # Source 4 there, the 49 hypo-attenuating tumours.
         "pancreas": TargetPrior(
             words=frozenset({"pancreas", "pancreatic"}),
             contrast_hu=TruncatedNormal(mean=-40.5, sd=23.0, low=-80.0, high=-8.0),

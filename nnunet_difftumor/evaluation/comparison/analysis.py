@@ -223,7 +223,7 @@ class _Question:
 
     def in_group(self, table: pd.DataFrame) -> pd.Series:
         """Say of every row whether it belongs to the label and the group."""
-        keep = table["label"] == self.label
+        keep: Any = table["label"] == self.label
         settings = self.experiment.statistics
         if self.group.kind == SIZE:
             ends = {name: (low, high) for name, low, high in bins_of(settings.size_bins_mm, "mm")}
@@ -256,7 +256,7 @@ class _Means(_Question):
         table = self._rows()
         patients, names = pd.factorize(table["patient"])
         columns = len(names)
-        flat = table["model"].map(self.models).to_numpy(dtype=int) * columns + patients
+        flat = np.array([self.models[name] for name in table["model"]], dtype=int) * columns + patients
         shape = (len(self.models), columns)
         sums = np.bincount(flat, weights=table[measure.column].astype(float), minlength=shape[0] * columns)
         counts = np.bincount(flat, minlength=shape[0] * columns).reshape(shape).astype(float)
@@ -378,7 +378,7 @@ class _Areas(_Question):
         self.count = len(names)
         self.items = len(table) // len(self.models)
         self.areas: list[AreaUnderCurve | None] = []
-        self.lack = "" if table["patient_score"].notna().all() else NO_PROBABILITIES
+        self.lack = "" if table["patient_score"].notna().to_numpy().all() else NO_PROBABILITIES
         for model in self.models if not self.lack else ():
             is_own = table["model"] == model
             own = select(table, is_own)

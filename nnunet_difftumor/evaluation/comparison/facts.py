@@ -90,7 +90,7 @@ def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
 
     def row(name: str, rows: pd.DataFrame, of_patients: bool = False) -> dict[str, Any]:
         counts = [
-            int(own["patient"].nunique()) if of_patients else len(own)
+            len(own["patient"].unique()) if of_patients else len(own)
             for own in (*(select(rows, rows["hospital"] == hospital) for hospital in names), rows)
         ]
         return {"name": name, "hospitals": counts[:-1], "all": counts[-1]}
@@ -120,10 +120,10 @@ def _counts(study: Study, hospital: str | None = None) -> dict[str, int]:
         cases, tumors = (select(table, table["hospital"] == hospital) for table in (cases, tumors))
     scans = cases.drop_duplicates(["hospital", "case"])
     return {
-        "patients": int(scans["patient"].nunique()),
+        "patients": len(scans["patient"].unique()),
         "scans": len(scans),
         "tumors": len(tumors),
-        "healthy": int(scans["is_healthy"].sum()),
+        "healthy": int(scans["is_healthy"].to_numpy().sum()),
     }
 
 

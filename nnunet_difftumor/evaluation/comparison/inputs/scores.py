@@ -84,7 +84,7 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
     )
 
 
-def select(table: pd.DataFrame, keep: pd.Series) -> pd.DataFrame:
+def select(table: pd.DataFrame, keep: Any) -> pd.DataFrame:
     """Rows of a table. `keep` has one truth value a row."""
     return cast(pd.DataFrame, table[keep])
 
@@ -150,7 +150,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in table]
     if missing:
         raise DatasetError(f"{path} lacks the columns {', '.join(missing)}. Write it with `difftumor score`.")
-    return table[list(columns)].copy()
+    return cast(pd.DataFrame, table[list(columns)]).copy()
 
 
 def _to_numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
@@ -235,7 +235,7 @@ def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], m
         if not is_same.all():
             raise DatasetError(
                 f"{models[0].name} and {model.name} were scored with other references of "
-                f"{'/'.join(first.index[~is_same][0])}. Score both with the same label maps and rules."
+                f"{'/'.join(map(str, cast(Any, first.index[~np.asarray(is_same)][0])))}. Score both with the same label maps and rules."
             )
 
 
