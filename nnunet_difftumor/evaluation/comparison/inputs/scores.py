@@ -233,9 +233,10 @@ def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], m
             axis=1
         )
         if not is_same.all():
+            differing = "/".join(map(str, cast(Any, first.index[~np.asarray(is_same)][0])))
             raise DatasetError(
-                f"{models[0].name} and {model.name} were scored with other references of "
-                f"{'/'.join(map(str, cast(Any, first.index[~np.asarray(is_same)][0])))}. Score both with the same label maps and rules."
+                f"{models[0].name} and {model.name} were scored with other references of {differing}. Score both with "
+                "the same label maps and rules."
             )
 
 
