@@ -124,3 +124,16 @@ class CaseScores:
             if scores.label == name:
                 return scores
         raise KeyError(f"{self.case} has no label {name!r}; it has {', '.join(each.label for each in self.labels)}.")
+
+
+@dataclass(frozen=True)
+class CaseError:
+    """Why a case has no scores; the attributes are the columns of errors.csv.
+
+    Attributes:
+        message: What is wrong, and how to fix it.
+    """
+
+    case: str
+    error: str
+    message: str

@@ -9,9 +9,9 @@ from pathlib import Path
 from nnunet_difftumor.ct.reading import file_ending
 from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles
-from nnunet_difftumor.evaluation.scoring.jobs import CaseError
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.probabilities import find_probability_files
+from nnunet_difftumor.evaluation.scoring.records import CaseError
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme
 

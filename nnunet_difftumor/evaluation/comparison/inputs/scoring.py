@@ -13,9 +13,9 @@ from typing import Any
 from nnunet_difftumor import __version__
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles
-from nnunet_difftumor.evaluation.scoring.jobs import CaseError, KilledProcessError
+from nnunet_difftumor.evaluation.scoring.records import CaseError
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps, plan_scoring
-from nnunet_difftumor.evaluation.scoring.run import SUMMARY_FORMAT, ScoringRequest, score_folders
+from nnunet_difftumor.evaluation.scoring.run import SUMMARY_FORMAT, KilledProcessError, ScoringRequest, score_folders
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.file_stamps import stamp_of

@@ -26,8 +26,8 @@ from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
 )
 from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
-from nnunet_difftumor.evaluation.scoring.jobs import KilledProcessError
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
+from nnunet_difftumor.evaluation.scoring.run import KilledProcessError
 
 CASES = ("c1", "c2", "c3")
 SETTINGS = PredictionSettings(device="cpu", processes=1)

@@ -15,12 +15,11 @@ import pytest
 
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.scoring import jobs
+from nnunet_difftumor.evaluation.scoring import run as jobs
 from nnunet_difftumor.evaluation.scoring.curves import froc_curve, patient_curve, wilson_interval
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
-from nnunet_difftumor.evaluation.scoring.tables import CASE_COLUMNS
-from nnunet_difftumor.evaluation.scoring.writing import new_output_folder
+from nnunet_difftumor.evaluation.scoring.tables import CASE_COLUMNS, new_output_folder
 
 SHARED_MEMORY = Path("/dev/shm")
 SHAPE = (10, 40, 40)
@@ -292,7 +291,7 @@ def test_nothing_is_half_written(folders, monkeypatch):
     def no_space(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.writing.write_json", no_space)
+    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.tables.write_json", no_space)
     assert main(words(folders)) == 1
     assert sorted(path.name for path in folders.iterdir()) == ["dataset.json", "prediction", "reference"]
 
