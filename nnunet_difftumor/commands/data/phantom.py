@@ -19,7 +19,7 @@ hospitals do:
 
 --tumors chooses what the tumours look like:
   mixed         tiny to medium and well visible, 1 to 3 in an affected organ
-  early         4 to 12 mm radius, many of low contrast, varied in texture, core and edge, 1 to 4 in an affected organ
+  early         5 to 12 mm radius, of low contrast, varied in texture, core and edge, one in an affected organ
 
 It is drawn by formulas, not taken from patients. Good for trying commands, tests and teaching;
 no number measured on it says anything about patients."""
