@@ -118,7 +118,7 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
         batch = {name: value.to(autoencoder.device) for name, value in batches[index].items()}
         image_hu, tumor_mask = autoencoder.window.clip(batch["image_hu"]), batch["tumor_mask"]
         contrast_hu, heterogeneity_hu = (measure(image_hu, tumor_mask) for measure in _MEASURED_LOOKS)
-        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
+        condition, latents = encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
         share = latent_mask_share(tumor_mask)
         share = share / share.flatten(1).sum(dim=1).clamp(min=1e-6).view(-1, 1, 1, 1, 1)
         squares.append(((latents - condition).square() * share).sum(dim=(2, 3, 4)).double().cpu())
@@ -136,7 +136,7 @@ def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str,
     )
 
 
-def _read_differences(output_folder: Path, *, is_started: bool) -> Differences | None:
+def read_differences(output_folder: Path, *, is_started: bool) -> Differences | None:
     """What a run measured when it started; None for one that starts."""
     path = output_folder / DIFFERENCES_FILE
     if not is_started and not path.is_file():
@@ -152,7 +152,7 @@ def _read_differences(output_folder: Path, *, is_started: bool) -> Differences |
 
 
 @torch.no_grad()
-def _encode_pair(
+def encode_pair(
     autoencoder: AutoencoderKL3D, image_hu: Tensor, tumor_mask: Tensor, contrast_hu: Tensor, heterogeneity_hu: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Latents of the image with the tumour region filled, and of the image itself.

@@ -21,10 +21,10 @@ from autoencoder.engine.records import TrainingRecord
 from autoencoder.model import AutoencoderKL3D
 from diffusion.calibration import (
     DIFFERENCES_FILE,
-    _encode_pair,
-    _read_differences,
     calibrate_texture,
+    encode_pair,
     measure_differences,
+    read_differences,
 )
 from diffusion.conditioning import (
     latent_mask_share,
@@ -118,7 +118,7 @@ def train_diffusion(
     loss = diffusion_loss_function(frozen, preset.condition_dropout)
     fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
     if preset.draws_differences:
-        differences = _read_differences(output_folder, is_started=fit.steps_done > 0)
+        differences = read_differences(output_folder, is_started=fit.steps_done > 0)
         differences = differences or measure_differences(frozen, batches, _MEASURED_BATCHES)
         model.set_differences(*differences)
         if fit.is_main_process:
@@ -154,7 +154,7 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         image_hu = autoencoder.window.clip(batch["image_hu"])
         contrast_hu = _drop(measure_contrast(image_hu, tumor_mask), condition_dropout, generator)
         heterogeneity_hu = _drop(measure_heterogeneity(image_hu, tumor_mask), condition_dropout, generator)
-        condition, latents = _encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
+        condition, latents = encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
         denoiser = _unwrap(model)
         objective = denoiser.objective
         x_0 = denoiser.to_frame(latents, condition, heterogeneity_hu)

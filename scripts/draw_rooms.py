@@ -45,7 +45,7 @@ def draw(picture: Path) -> None:
             colour = "#dbe8f4" if is_own else "#f4e8d6"
             box = plt.Rectangle((place * width, height), width - gap, 0.86, facecolor=colour, edgecolor="#555")
             axes.add_patch(box)
-            text = textwrap.shorten(first_line(room if is_own else f"../{room}"), 66)
+            text = textwrap.shorten(first_line(room if is_own else f"../{room}"), 132 // len(rooms), placeholder=" ...")
             middle = (place + 0.5) * width
             axes.text(middle, height + 0.55, room, ha="center", va="center", weight="bold", fontsize=9)
             axes.text(middle, height + 0.24, text, ha="center", va="center", fontsize=7)

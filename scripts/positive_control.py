@@ -125,6 +125,8 @@ def main() -> int:
     parser.add_argument("--prepare-only", action="store_true", help="make the data and stop")
     parser.add_argument("words", nargs="*", help="further words for `difftumor experiment`, after --")
     options = parser.parse_args()
+    if options.words and not options.study:
+        parser.error("words for `difftumor experiment` are of one study: name it with --study")
     folder = options.output.resolve()
     for name in ("raw", "preprocessed", "results"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from threadpoolctl import threadpool_limits
 
-from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, _describe_all
+from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, describe_all
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sources import SynthesizerSource
 from nnunet_difftumor.synthesis.host import Host
@@ -79,7 +79,7 @@ class TumorInjector:
                 break
             specs = [spec if spec.seed in seen else with_look(spec, appearances, attempt) for spec in specs]
             result = self.synthesizer.synthesize(host, specs)
-        tumors = _describe_all(specs, result)
+        tumors = describe_all(specs, result)
         is_misplaced = request.labelled != request.specs
         if not result.tumors and not is_misplaced:
             return InjectedCrop(image, labels, 0, dict(result.rejected), tumors)

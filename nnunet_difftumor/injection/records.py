@@ -92,6 +92,7 @@ def describe_tumor(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> I
     )
 
 
-def _describe_all(specs: Sequence[TumorSpec], result: SynthesisResult) -> tuple[InjectedTumor, ...]:
+def describe_all(specs: Sequence[TumorSpec], result: SynthesisResult) -> tuple[InjectedTumor, ...]:
+    """Say of every tumour that was drawn what became of it."""
     by_seed = {tumor.record.spec.seed: tumor for tumor in result.tumors}
     return tuple(describe_tumor(spec, by_seed.get(spec.seed)) for spec in specs)

@@ -12,9 +12,9 @@ from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
 from nnunet_difftumor.settings.extra_healthy import parse_extra_healthy
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, ConfigSource
 from nnunet_difftumor.settings.trainer_settings import (
-    _RANGES,
     HANDCRAFTED,
     INJECT_INTO,
+    RANGES,
     TARGET_KEYS,
     TRAINING_TUMORS,
     DiffTumorConfig,
@@ -254,7 +254,7 @@ def _to_field(key: str, value: Any, source: ConfigSource) -> Any:
         return tuple(str(identifier) for identifier in value)
     if key == "extra_healthy_datasets":
         return parse_extra_healthy(value, source.name)
-    if key in _RANGES:
+    if key in RANGES:
         return _numbers(key, value, source)
     if key == "tumors_per_case":
         if not all(isinstance(end, int) for end in value):

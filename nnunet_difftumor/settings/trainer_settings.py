@@ -24,7 +24,7 @@ HANDCRAFTED = "handcrafted"
 TRAINING_TUMORS = "training_tumors"
 HEALTHY_CASES, ANNOTATED_CASES, BOTH = "healthy", "annotated", "both"
 INJECT_INTO = (HEALTHY_CASES, ANNOTATED_CASES, BOTH)
-_RANGES = ("contrast_hu", "heterogeneity_hu", "surface_distance_mm", "outside_share")
+RANGES = ("contrast_hu", "heterogeneity_hu", "surface_distance_mm", "outside_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class OrganTarget:
         else:
             _require(any(size.probability > 0 for size in self.size_classes), "size_classes", "not all off", self)
         check_target(self.target)
-        for key in _RANGES:
+        for key in RANGES:
             limits = getattr(self, key)
             _require(limits is None or limits[0] <= limits[1], key, "[smallest, largest]", self)
         for key in ("heterogeneity_hu", "surface_distance_mm", "outside_share"):

@@ -17,7 +17,7 @@ from nnunet_difftumor.tumor.sizes import SizeClass
 Triple = tuple[float, float, float]
 
 
-_WAVES = 8
+WAVES = 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.resample import Vector
-from nnunet_difftumor.tumor.spec import _WAVES, Triple, TumorSpec
+from nnunet_difftumor.tumor.spec import WAVES, Triple, TumorSpec
 
 _QUADRATURE_POINTS = 4096
 
@@ -133,11 +133,11 @@ def _shape_of(
 ) -> _Shape:
     """Shape of a spec; a tumour is looked at many times at other places, and measuring it takes a millisecond."""
     rng = np.random.default_rng(seed)
-    directions = rng.normal(size=(_WAVES, 3))
+    directions = rng.normal(size=(WAVES, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    waves = directions * rng.uniform(2.0, 5.0, size=(_WAVES, 1))
-    phases = rng.uniform(0.0, 2.0 * math.pi, size=_WAVES)
-    amplitudes = rng.normal(size=_WAVES)
+    waves = directions * rng.uniform(2.0, 5.0, size=(WAVES, 1))
+    phases = rng.uniform(0.0, 2.0 * math.pi, size=WAVES)
+    amplitudes = rng.normal(size=WAVES)
     amplitudes *= roughness * math.sqrt(2.0 / np.sum(amplitudes**2))
     matrix = _rotation_matrix(rotation)
     sphere = _fibonacci_sphere(_QUADRATURE_POINTS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray, GeneratedRegions, _or_nan
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray, GeneratedRegions, or_nan
 from nnunet_difftumor.synthesis.tissue.precision import BFLOAT16, synthesis_precision
 from nnunet_difftumor.tumor.appearance import Appearance
 
@@ -98,8 +98,8 @@ class DiffusionTissue(DescribedTissue):
         import torch
 
         device = next(self._loaded.pipeline.denoiser.parameters()).device
-        contrasts_hu = [_or_nan(appearance.contrast_hu) for appearance in appearances]
-        heterogeneities_hu = [_or_nan(appearance.heterogeneity_hu) for appearance in appearances]
+        contrasts_hu = [or_nan(appearance.contrast_hu) for appearance in appearances]
+        heterogeneities_hu = [or_nan(appearance.heterogeneity_hu) for appearance in appearances]
         return {
             "image_hu": torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32)).to(device),
             "tumor_mask": torch.from_numpy(tumor_masks[:, None].astype(np.float32)).to(device),

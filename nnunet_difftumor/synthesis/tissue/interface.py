@@ -122,5 +122,6 @@ def require_in_window(level_hu: float, window_hu: tuple[float, float], what: str
         )
 
 
-def _or_nan(value: float | None) -> float:
+def or_nan(value: float | None) -> float:
+    """What a network is conditioned on where nothing is asked for is NaN."""
     return float("nan") if value is None else value

@@ -22,12 +22,12 @@ from nnunet_difftumor.errors import ModelExportError, OutputExistsError
 from nnunet_difftumor.support.files.atomic_files import folder_written_whole
 from nnunet_difftumor.trainer.export.card import write_card
 from nnunet_difftumor.trainer.export.trained_model import (
-    _DATASET_KEYS,
-    _PLANS_KEYS,
+    DATASET_KEYS,
     DEFAULT_CHECKPOINT,
+    PLANS_KEYS,
     STOCK_TRAINER,
     TrainedModel,
-    _load_checkpoint,
+    load_checkpoint,
     read_trained_model,
     refuse_networks_of_others,
 )
@@ -90,8 +90,8 @@ def export_model(
     if output.resolve() == model_folder.resolve():
         raise OutputExistsError(f"--output is the model itself ({output}); choose a folder elsewhere.")
     with folder_written_whole(output) as temporary:
-        _write_json(temporary / "plans.json", _plain(_kept(model.plans, _PLANS_KEYS)))
-        _write_json(temporary / "dataset.json", _plain(_kept(model.dataset_json, _DATASET_KEYS)))
+        _write_json(temporary / "plans.json", _plain(_kept(model.plans, PLANS_KEYS)))
+        _write_json(temporary / "dataset.json", _plain(_kept(model.dataset_json, DATASET_KEYS)))
         for fold in tqdm(model.folds, desc="exporting folds", disable=len(model.folds) < 2):
             content = _stock_checkpoint(model, fold, keep_optimizer_state=keep_optimizer_state)
             (temporary / f"fold_{fold}").mkdir()
@@ -105,15 +105,15 @@ def export_model(
 
 def _stock_checkpoint(model: TrainedModel, fold: str, *, keep_optimizer_state: bool) -> dict[str, Any]:
     """Content of a checkpoint for stock nnU-Net: tensors and plain values only."""
-    content = _load_checkpoint(model.folder / f"fold_{fold}" / model.checkpoint)
+    content = load_checkpoint(model.folder / f"fold_{fold}" / model.checkpoint)
     axes = content.get("inference_allowed_mirroring_axes")
     stock: dict[str, Any] = {
         "trainer_name": STOCK_TRAINER,
         "init_args": {
-            "plans": _kept(model.plans, _PLANS_KEYS),
+            "plans": _kept(model.plans, PLANS_KEYS),
             "configuration": model.configuration,
             "fold": int(fold) if fold.isdigit() else fold,
-            "dataset_json": _kept(model.dataset_json, _DATASET_KEYS),
+            "dataset_json": _kept(model.dataset_json, DATASET_KEYS),
         },
         "inference_allowed_mirroring_axes": None if axes is None else tuple(int(axis) for axis in axes),
     }

@@ -22,7 +22,7 @@ STOCK_TRAINER = nnUNetTrainer.__name__
 DEFAULT_CHECKPOINT = "checkpoint_final.pth"
 
 
-_PLANS_KEYS = (
+PLANS_KEYS = (
     "dataset_name",
     "plans_name",
     "original_median_spacing_after_transp",
@@ -38,7 +38,7 @@ _PLANS_KEYS = (
 )
 
 
-_DATASET_KEYS = (
+DATASET_KEYS = (
     "channel_names",
     "modality",
     "labels",
@@ -89,8 +89,8 @@ class TrainedModel:
         return tuple(
             f"{name}[{key}]"
             for name, content, kept in (
-                ("plans.json", self.plans, _PLANS_KEYS),
-                ("dataset.json", self.dataset_json, _DATASET_KEYS),
+                ("plans.json", self.plans, PLANS_KEYS),
+                ("dataset.json", self.dataset_json, DATASET_KEYS),
             )
             for key in content
             if key not in kept
@@ -172,11 +172,11 @@ def _find_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> t
 
 def _read_origin(path: Path) -> tuple[str, str]:
     """Trainer and configuration of a checkpoint."""
-    content = _load_checkpoint(path)
+    content = load_checkpoint(path)
     return str(content["trainer_name"]), str(content["init_args"]["configuration"])
 
 
-def _load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """Unpickle a checkpoint as nnU-Net does."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=False)

@@ -16,6 +16,7 @@ from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
 from nnunet_difftumor.evaluation.realism.tumors.places import IN_PLACE, Place
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.synthesis.blending import measure_visibility
+from nnunet_difftumor.synthesis.tissue.interface import or_nan
 from nnunet_difftumor.tumor.drawing import rim_width_mm
 from nnunet_difftumor.tumor.rim import RING_MM, ring_level_hu, signed_distance_mm
 
@@ -123,8 +124,8 @@ def measure_tumor(made: MadeTumor, window_hu: tuple[float, float], organ_highpas
         method=made.method,
         draw=made.draw,
         diameter_mm=2.0 * (3.0 * volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0),
-        requested_contrast_hu=_or_nan(place.spec.contrast_hu),
-        requested_heterogeneity_hu=_or_nan(place.spec.heterogeneity_hu),
+        requested_contrast_hu=or_nan(place.spec.contrast_hu),
+        requested_heterogeneity_hu=or_nan(place.spec.heterogeneity_hu),
         mean_hu=float(inside_hu.mean()),
         sd_hu=float(inside_hu.std()),
         lowpass_sd_hu=low_sd,
@@ -189,7 +190,3 @@ def _beyond_rim(place: Place, change_hu: NDArray[np.floating]) -> float:
     diagonal_mm = math.sqrt(sum(step**2 for step in place.scan.spacing_mm))
     beyond = distance_mm > rim_width_mm(place.spec.radius_mm) + diagonal_mm
     return float(np.abs(change_hu[beyond]).max()) if beyond.any() else math.nan
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -15,7 +15,7 @@ import pytest
 
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.scoring import run as jobs
+from nnunet_difftumor.evaluation.scoring import run as scoring_run
 from nnunet_difftumor.evaluation.scoring.curves import froc_curve, patient_curve, wilson_interval
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
@@ -262,7 +262,7 @@ def test_a_process_that_dies_is_named(folders, monkeypatch):
         def __reduce__(self):
             return os._exit, (1,)  # what the other process does when it unpickles this
 
-    monkeypatch.setattr(jobs, "_run_job", Killer())
+    monkeypatch.setattr(scoring_run, "_run_job", Killer())
     with pytest.raises(DiffTumorError, match="--workers 1"):
         score_folders(request(folders), folders / "new" / "out", workers=2)
     assert not (folders / "new").exists()
