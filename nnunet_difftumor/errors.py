@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DiffTumorError(ValueError):
@@ -56,3 +56,8 @@ def unknown_key_message(key: str, known: Iterable[str], where: str) -> str:
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"Unknown setting '{key}' in {where}.{hint} Known: {', '.join(names)}."
+
+
+def list_some(names: Sequence[str]) -> str:
+    """Return the first five names, and dots for more."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -4,6 +4,7 @@ A CT is hashed as `read_ct` decodes it: float32 HU on the file's own grid, (D, H
 hashed as `read_labels` decodes it, on the label file's own grid, so that a label map can be recognised
 where its CT is not at hand (nnU-Net's gt_segmentations). Compression, stored type, slope and file format
 do not change a hash; resampling, cropping and flipping do. Tumour prints survive those (see `tumor_prints`).
+A hash has 64 hexadecimal digits. Files that cannot be used raise their named error, a `DiffTumorError`.
 """
 
 from __future__ import annotations
@@ -21,44 +22,20 @@ from nnunet_difftumor.errors import GeometryMismatchError
 
 
 def hash_ct_file(path: Path) -> str:
-    """Hash a CT file's decoded values.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        DiffTumorError: The named error of a file that cannot be used.
-    """
+    """Hash a CT file's decoded values."""
     return hash_array(read_ct(path).image_hu)
 
 
 def hash_tumor_file(path: Path, tumor_values: Sequence[int]) -> str | None:
-    """Hash the tumour mask of a label file, on its own grid.
-
-    Args:
-        tumor_values: Label values that mean tumour.
-
-    Returns:
-        64 hexadecimal digits, or None if there is no tumour.
-
-    Raises:
-        DiffTumorError: The named error of a file that cannot be used.
-    """
+    """Hash the tumour mask of a label file, on its own grid; None if there is no tumour."""
     return hash_tumor_mask(np.isin(read_labels(path)[0], tumor_values))
 
 
 def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path | None = None) -> tuple[TumorPrint, ...]:
-    """Take the prints of a label file's tumours.
+    """Take the prints of a label file's tumours; none without a tumour.
 
     Args:
-        tumor_values: Label values that mean tumour.
         image_path: The CT; without it, or if it lies on another grid, the surroundings are left out.
-
-    Returns:
-        The prints; none without a tumour.
-
-    Raises:
-        DiffTumorError: The named error of a file that cannot be used.
     """
     labels, geometry = read_labels(path)
     if image_path is not None and np.isin(labels, tumor_values).any():

@@ -8,6 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, count_label_voxels, group_cases
+from nnunet_difftumor.cases.leak_guard import (
+    describe_blind_spots,
+    describe_case,
+    describe_overlap,
+    describe_resemblance,
+    find_overlap,
+    read_provenance,
+    refuse_overlap,
+)
 from nnunet_difftumor.cases.splits import (
     DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
@@ -31,7 +40,6 @@ class PreprocessedCases:
 
     Attributes:
         folder: The data set's folder in nnUNet_preprocessed.
-        identifiers: Preprocessed cases.
         label_ending: Ending of the label files in gt_segmentations.
         images: Raw CT of each case, as far as nnUNet_raw is at hand.
         labels: `labels` of dataset.json.
@@ -53,14 +61,7 @@ class PreprocessedCases:
 
 
 def find_raw_images(raw_dataset_folder: Path) -> dict[str, Path]:
-    """Find the raw CT of each case.
-
-    Args:
-        raw_dataset_folder: The data set's folder in nnUNet_raw.
-
-    Returns:
-        CT by case identifier; empty where the raw data set is not at hand.
-    """
+    """Find the CT of each case in nnUNet_raw; none where the raw data set is not at hand."""
     try:
         return {case.identifier: case.image_path for case in load_raw_dataset(raw_dataset_folder).cases}
     except DiffTumorError:
@@ -72,9 +73,7 @@ class FoldCases:
     """Cases of one training.
 
     Attributes:
-        groups: All cases by what their labels say.
         holdout: Healthy cases that are in no list.
-        split: Training and validation cases.
         notes: Lines for the log.
     """
 
@@ -107,7 +106,6 @@ def choose_cases(
 
     Args:
         fold: nnU-Net's fold: a number or "all".
-        show_progress: Show a progress bar while labels are read.
 
     Raises:
         DatasetError: If the fold does not exist or one of its lists is empty.
@@ -163,22 +161,15 @@ class LeakFindings:
 
 
 def roles_of(labels: Mapping[str, Any], target: OrganTarget) -> LabelRoles:
-    """Return what the labels of a data set mean for one target.
-
-    Args:
-        labels: `labels` of dataset.json.
-    """
+    """Return what the `labels` of a dataset.json mean for one target."""
     return LabelRoles.of_dataset(labels, target.organ_label, target.tumor_label)
 
 
 def tumor_masks_of(labels: Mapping[str, Any], target: OrganTarget) -> tuple[tuple[int, ...], ...]:
-    """Return what a generator's training may have taken for a target's tumour: a label, or one of its regions.
-
-    Args:
-        labels: `labels` of dataset.json.
+    """Return the label values that a generator's training may have taken for a target's tumour.
 
     Returns:
-        Label values of each mask, the tumour's own label first.
+        Values of each mask, the tumour's own label first, then those of the regions that hold it.
     """
     roles = roles_of(labels, target)
     regions = [
@@ -208,35 +199,26 @@ def check_leaks(
     Raises:
         LeakError: If the generator knows validation cases, or does not tell what trained it.
     """
-    from nnunet_difftumor.cases import leak_guard
-
-    provenance = leak_guard.read_provenance(generator_folder)
+    provenance = read_provenance(generator_folder)
     cache = data.open_cache()
-
-    masks = tumor_masks_of(data.labels, config.organ_targets[0] if target is None else target)
-
-    def describe(identifiers: Sequence[str]) -> list[leak_guard.CaseContent]:
-        return [
-            leak_guard.describe_case(case, data.label_file(case), data.images.get(case), masks, cache)
-            for case in identifiers
-        ]
-
-    contents = describe(cases.split.val)
-    validation = leak_guard.find_overlap(contents, provenance)
-    holdout = leak_guard.find_overlap(describe(cases.holdout), provenance)
+    masks = tumor_masks_of(data.labels, target or config.organ_targets[0])
+    contents, holdout_contents = (
+        [describe_case(case, data.label_file(case), data.images.get(case), masks, cache) for case in identifiers]
+        for identifiers in (cases.split.val, cases.holdout)
+    )
     cache.save()
+    validation, holdout = find_overlap(contents, provenance), find_overlap(holdout_contents, provenance)
     notes = [
         f"Held-out healthy cases: {line}; specificity measured on them may be too good."
-        for line in leak_guard.describe_overlap(holdout, "held-out case")
+        for line in describe_overlap(holdout, "held-out case")
     ]
-    warnings = leak_guard.describe_resemblance(validation)
+    warnings = describe_resemblance(validation)
     notes += [f"WARNING: {line}" for line in warnings]
-    notes += leak_guard.describe_blind_spots(contents)
+    notes += describe_blind_spots(contents)
     if fold == "all":
-        lines = leak_guard.describe_overlap(validation)
-        notes += [f"Fold 'all' makes no claim about validation: {line}." for line in lines]
+        notes += [f"Fold 'all' makes no claim about validation: {line}." for line in describe_overlap(validation)]
         return LeakFindings((), tuple(notes), warnings)
-    acknowledged = leak_guard.refuse_overlap(
+    acknowledged = refuse_overlap(
         validation,
         acknowledge_identifier_matches=config.acknowledge_identifier_matches,
         acknowledge_autoencoder_overlap=config.acknowledge_autoencoder_overlap,

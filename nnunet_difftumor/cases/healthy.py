@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.ct.reading import read_labels
-from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
 
 _READERS = 4
@@ -27,7 +29,6 @@ class CaseGroups:
     """Cases of a data set by what their labels say; sorted.
 
     Attributes:
-        tumor: Cases with annotated tumour.
         healthy: Cases with the organ and without tumour: tumours may be placed in them.
         other: The rest: without the organ, or without tumour but not listed or confirmed as healthy.
         places: For each healthy case, the targets (by their number) whose organ it has.
@@ -46,7 +47,6 @@ def count_label_voxels(
 
     Args:
         cache: Counts known from earlier; new counts are kept in it.
-        show_progress: Show a progress bar while files are read.
 
     Returns:
         Number of voxels by label value, by case identifier.
@@ -58,16 +58,15 @@ def count_label_voxels(
     missing = sorted(identifier for identifier, path in label_files.items() if not path.is_file())
     if missing:
         raise DatasetError(
-            f"{len(missing)} cases have no label file: {_some(missing)} (looked for {label_files[missing[0]]}). "
+            f"{len(missing)} cases have no label file: {list_some(missing)} (looked for {label_files[missing[0]]}). "
             "nnU-Net keeps a copy of every training label in gt_segmentations; run nnUNetv2_plan_and_preprocess again."
         )
-    cached = {path: cache.get(path, "label_voxels") for path in label_files.values()}
-    found: dict[Path, dict[str, int]] = {path: voxels for path, voxels in cached.items() if voxels is not None}
-    unknown = [path for path in cached if path not in found]
-    is_shown = show_progress and bool(unknown)
+    found: dict[Path, Any] = {path: cache.get(path, "label_voxels") for path in label_files.values()}
+    unknown = [path for path, voxels in found.items() if voxels is None]
     with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
         counts = readers.map(_count_voxels, unknown)
-        bar = tqdm(counts, total=len(unknown), desc="Looking for healthy cases", disable=not is_shown)
+        is_quiet = not (show_progress and unknown)
+        bar = tqdm(counts, total=len(unknown), desc="Looking for healthy cases", disable=is_quiet)
         for path, voxels in zip(unknown, bar, strict=True):
             found[path] = {str(label): count for label, count in voxels.items()}
             cache.put(path, "label_voxels", found[path])
@@ -128,16 +127,9 @@ def group_cases(
 
 
 def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> tuple[str, ...]:
-    """Choose the healthy cases that train in no fold and no arm.
+    """Choose the healthy cases that train in no fold and no arm; at least one is left to train.
 
     The order depends on each identifier alone, so that adding a case moves few others.
-
-    Args:
-        share: Share to hold out; at least one case is left to train.
-        seed: Seed of the order.
-
-    Returns:
-        Identifiers, sorted.
     """
     count = min(round(share * len(healthy)), max(0, len(healthy) - 1))
     return tuple(sorted(hashed_order(healthy, seed)[:count]))
@@ -160,7 +152,7 @@ def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumo
     if partly and not free:
         raise ConfigurationError(
             f"All {len(partly)} cases without annotated tumour have voxels of the ignore label "
-            f"({_some(sorted(partly))}), so a tumour may lie where nobody looked. If they are known to be "
+            f"({list_some(sorted(partly))}), so a tumour may lie where nobody looked. If they are known to be "
             'free of tumour, set "confirmed_healthy": true (or list them in "healthy_cases").'
         )
 
@@ -174,7 +166,7 @@ def _check_list(
     unknown = sorted(set(listed) - set(label_voxels))
     if unknown:
         raise ConfigurationError(
-            f"healthy_cases names {len(unknown)} cases that are not in the data set: {_some(unknown)}. "
+            f"healthy_cases names {len(unknown)} cases that are not in the data set: {list_some(unknown)}. "
             "Write case identifiers as in labelsTr, without the file ending."
         )
     wrong = sorted(set(listed) - set(free))
@@ -185,21 +177,14 @@ def _check_list(
         )
         raise ConfigurationError(
             f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumors} or none of "
-            f"the organ label {organs}: {_some(wrong)}. Take them off the list."
+            f"the organ label {organs}: {list_some(wrong)}. Take them off the list."
         )
-
-
-def _some(cases: Sequence[str]) -> str:
-    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
 
 
 def _count_voxels(path: Path) -> dict[int, int]:
     labels, _ = read_labels(path)
-    totals: dict[int, int] = {}
-    for section in labels:  # slice by slice: counting a whole CT at once would need eight bytes a voxel
-        lowest = int(section.min())
-        counts = np.bincount((section.ravel() - lowest).astype(np.int64))
-        for index in np.flatnonzero(counts):
-            label = int(index) + lowest
-            totals[label] = totals.get(label, 0) + int(counts[index])
+    totals: Counter[int] = Counter()
+    for section in labels:  # slice by slice: a whole CT at once would take its memory several times
+        values, counts = np.unique(section, return_counts=True)
+        totals.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     return totals

@@ -6,7 +6,7 @@ Identifiers and exact content refuse. A tumour print, which survives resampling,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from diffusion.generator.provenance import (
 from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
 from nnunet_difftumor.cases.fingerprints import hash_ct_file, hash_tumor_file, print_tumor_file
 from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor
-from nnunet_difftumor.errors import LeakError
+from nnunet_difftumor.errors import LeakError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
 
 PROVENANCE_FILE_NAME = "provenance.json"
+_DIFFUSION, _AUTOENCODER = "diffusion model", "autoencoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +73,8 @@ class StageOverlap:
         return self.other_content + self.not_comparable
 
 
-@dataclass(frozen=True)
-class GeneratorOverlap:
-    """Cases that a generator shares with a validation list.
-
-    Attributes:
-        diffusion: Overlap with the cases that trained the diffusion model.
-        autoencoder: Overlap with the cases that trained the autoencoder.
-    """
-
-    diffusion: StageOverlap
-    autoencoder: StageOverlap
+GeneratorOverlap = Mapping[str, StageOverlap]
+"""What a generator shares with a validation list, by stage: the diffusion model and the autoencoder."""
 
 
 def read_provenance(generator_folder: Path) -> Provenance:
@@ -121,33 +113,30 @@ def describe_case(
             label, and the regions that it belongs to.
         cache: Hashes known from earlier; new ones are kept in it.
     """
-    mask_hashes = {values: _hash_mask(label_file, values, cache) for values in tumor_masks}
     image_hash = None
     image_file = image_file if image_file is not None and image_file.is_file() else None
     if image_file is not None:
         image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_ct_file(image_file))
-    prints = [
-        print_
-        for values, mask_hash in mask_hashes.items()
-        if mask_hash
-        for print_ in _describe_tumors(label_file, image_file, values, image_hash, cache)
-    ]
+    hashes: list[str] = []
+    prints: list[TumorPrint] = []
+    for values in tumor_masks:
+        mask_hash = _hash_mask(label_file, values, cache)
+        if mask_hash:
+            hashes.append(mask_hash)
+            prints += _describe_tumors(label_file, image_file, values, image_hash, cache)
     return CaseContent(
         identifier=identifier,
         image_hash=image_hash,
-        tumor_mask_hashes=tuple(dict.fromkeys(filter(None, mask_hashes.values()))),
+        tumor_mask_hashes=tuple(dict.fromkeys(hashes)),
         tumor_prints=tuple(dict.fromkeys(prints)),
     )
 
 
 def find_overlap(cases: Iterable[CaseContent], provenance: Provenance) -> GeneratorOverlap:
-    """Compare cases with the ones that trained a generator.
-
-    Returns:
-        What both share, by stage.
-    """
+    """Compare cases with the ones that trained a generator."""
     cases = tuple(cases)
-    return GeneratorOverlap(_stage_overlap(cases, provenance.diffusion), _stage_overlap(cases, provenance.autoencoder))
+    trained_on = {_DIFFUSION: provenance.diffusion, _AUTOENCODER: provenance.autoencoder}
+    return {stage: _stage_overlap(cases, theirs) for stage, theirs in trained_on.items()}
 
 
 def refuse_overlap(
@@ -156,7 +145,6 @@ def refuse_overlap(
     """Raise for an overlap that spoils validation; tell about the ones that were acknowledged.
 
     Args:
-        overlap: What the generator and the validation list share.
         acknowledge_identifier_matches: Accept identifiers that match with other content.
         acknowledge_autoencoder_overlap: Accept validation cases among the autoencoder's training cases.
 
@@ -166,7 +154,7 @@ def refuse_overlap(
     Raises:
         LeakError: If an overlap is not acknowledged, or cannot be.
     """
-    diffusion, autoencoder = overlap.diffusion, overlap.autoencoder
+    diffusion, autoencoder = overlap[_DIFFUSION], overlap[_AUTOENCODER]
     if diffusion.shared:
         raise LeakError(
             f"The generator's diffusion model was trained on {_count(diffusion.shared)} of this fold"
@@ -192,30 +180,19 @@ def refuse_overlap(
 
 
 def describe_resemblance(overlap: GeneratorOverlap) -> tuple[str, ...]:
-    """Return one warning per stage that was trained on tumours much like those of validation cases.
-
-    Args:
-        overlap: What the generator and the validation list share.
-
-    Returns:
-        Sentences; empty without a resemblance.
-    """
+    """Return one warning per stage that was trained on tumours much like those of validation cases."""
     return tuple(
         f"{_count(found.resembling)} of this fold {'have' if len(found.resembling) > 1 else 'has'} a tumour of nearly "
         f"the same shape as a case that trained the {stage}: likely the same patient in another resampling. If so, "
         "validation with this generator is worthless; compare the cases, and take them out of the generator's "
         "training or out of validation."
-        for stage, found in (("diffusion model", overlap.diffusion), ("autoencoder", overlap.autoencoder))
+        for stage, found in overlap.items()
         if found.resembling
     )
 
 
 def describe_blind_spots(cases: Iterable[CaseContent]) -> tuple[str, ...]:
-    """Say where another resampling of a training case could not have been noticed.
-
-    Returns:
-        Sentences; empty if every tumour was compared.
-    """
+    """Say where another resampling of a training case could not have been noticed; nothing if nowhere."""
     small = [case.identifier for case in cases if case.tumor_mask_hashes and not can_be_told(case.tumor_prints)]
     if not small:
         return ()
@@ -226,17 +203,13 @@ def describe_blind_spots(cases: Iterable[CaseContent]) -> tuple[str, ...]:
 
 
 def describe_overlap(overlap: GeneratorOverlap, noun: str = "validation case") -> tuple[str, ...]:
-    """Return one line per kind of overlap, for the log.
+    """Return one line per kind of overlap, for the log, without a full stop.
 
     Args:
-        overlap: What the generator shares with some cases.
-        noun: What one of these cases is called.
-
-    Returns:
-        Lines without a full stop; empty without an overlap.
+        noun: What one of the compared cases is called.
     """
     lines = []
-    for stage, found in (("diffusion model", overlap.diffusion), ("autoencoder", overlap.autoencoder)):
+    for stage, found in overlap.items():
         if found.shared:
             lines.append(f"the {stage} was trained on {_count(found.shared, noun)}")
         if found.only_named:
@@ -296,8 +269,7 @@ def _joined(values: tuple[int, ...]) -> str:
 
 
 def _count(cases: Sequence[str], noun: str = "validation case") -> str:
-    names = ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
-    return f"{len(cases)} {noun}{'s' if len(cases) > 1 else ''} ({names})"
+    return f"{len(cases)} {noun}{'s' if len(cases) > 1 else ''} ({list_some(cases)})"
 
 
 def _as_copy(overlap: StageOverlap) -> str:
@@ -305,12 +277,11 @@ def _as_copy(overlap: StageOverlap) -> str:
 
 
 def _also_resembling(overlap: GeneratorOverlap, named: Sequence[str]) -> str:
-    resembling = {*overlap.diffusion.resembling, *overlap.autoencoder.resembling}
-    both = [case for case in named if case in resembling]
+    both = [case for case in named if any(case in found.resembling for found in overlap.values())]
     return f"{_count(both)} also has the shape of a training tumour: most likely the same patient. " if both else ""
 
 
 def _why_only_named(overlap: GeneratorOverlap) -> str:
-    if overlap.diffusion.not_comparable or overlap.autoencoder.not_comparable:
+    if any(found.not_comparable for found in overlap.values()):
         return "and their content cannot be compared without the raw CT: set nnUNet_raw so that it is found."
     return "but with other content."

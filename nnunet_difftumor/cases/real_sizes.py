@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import label
 
+from nnunet_difftumor.ct.components import SMALLEST_REAL_MM3, find_tumors
 from nnunet_difftumor.ct.reading import read_labels
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.support.files.fact_cache import FactCache
 from nnunet_difftumor.tumor.sizes import SizeClass
 
-_SMALLEST_MM3 = 14.0  # smaller specks are no tumours, see the scoring rules
 _SPREAD = 0.05
 
 
@@ -45,15 +44,7 @@ def real_size_classes(
 
 
 def real_tumor_counts(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> tuple[int, ...]:
-    """Count the tumours of each case that has any.
-
-    Args:
-        label_files: Label files of the training cases with tumours, on their raw grids.
-        cache: Radii known from earlier; new ones are kept in it.
-
-    Returns:
-        Numbers of components of at least 14 mm3, without zeros.
-    """
+    """Count the tumours of at least 14 mm3 of each case that has any (see `real_size_classes`)."""
     counts = (len(of_case) for of_case in _radii_of_cases(label_files, tumor_labels, cache))
     return tuple(count for count in counts if count > 0)
 
@@ -62,21 +53,14 @@ def _radii_of_cases(label_files: Sequence[Path], tumor_labels: Sequence[int], ca
     fact = "tumor_radii_mm_" + "_".join(str(value) for value in tumor_labels)
 
     def radii_mm(path: Path) -> list[float]:
-        return cache.get_or_compute(path, fact, lambda: measure_radii_mm(path, tumor_labels))
+        return cache.get_or_compute(path, fact, lambda: _measure_radii_mm(path, tumor_labels))
 
     found = [radii_mm(path) for path in label_files]
     cache.save()
     return found
 
 
-def measure_radii_mm(path: Path, tumor_labels: Sequence[int]) -> list[float]:
-    """Measure the radii of the spheres of the tumours' volumes, one for each 26-connected component.
-
-    Returns:
-        Radii in mm of components of at least 14 mm3.
-    """
+def _measure_radii_mm(path: Path, tumor_labels: Sequence[int]) -> list[float]:
     labels, geometry = read_labels(path)
-    components, count = label(np.isin(labels, tumor_labels), structure=np.ones((3, 3, 3)))  # type: ignore[misc]
-    voxels = np.bincount(np.asarray(components).ravel(), minlength=count + 1)[1:]
-    volumes_mm3 = voxels * float(np.prod(geometry.spacing_mm))
-    return [float((3.0 * volume / (4.0 * np.pi)) ** (1 / 3)) for volume in volumes_mm3 if volume >= _SMALLEST_MM3]
+    tumors = find_tumors(np.isin(labels, tumor_labels), geometry.spacing_mm, smallest_voxels=1)
+    return [tumor.radius_mm for tumor in tumors if tumor.volume_mm3 >= SMALLEST_REAL_MM3]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.healthy import CaseGroups
-from nnunet_difftumor.errors import DatasetError, OutputExistsError
+from nnunet_difftumor.errors import DatasetError, OutputExistsError, list_some
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 SPLITS_FILE_NAME = "splits_final.json"
@@ -20,12 +20,7 @@ DEFAULT_FOLDS = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Training and validation cases of one fold, sorted.
-
-    Attributes:
-        train: Identifiers of the training cases.
-        val: Identifiers of the validation cases.
-    """
+    """Identifiers of the training and validation cases of one fold, sorted."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -53,9 +48,8 @@ def cross_validation(
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     healthy = [case for case in groups.healthy if case not in holdout]
-    to_split, everywhere = (
-        (list(groups.tumor), [*healthy, *groups.other]) if groups.tumor else (healthy, list(groups.other))
-    )
+    to_split = list(groups.tumor) or healthy
+    everywhere = [case for case in (*healthy, *groups.other) if case not in to_split]
     if len(to_split) < 2 or folds < 2:
         raise DatasetError(
             f"Cross-validation needs at least 2 folds and 2 cases with annotated tumour, got {folds} folds and "
@@ -80,9 +74,6 @@ def arrange_split(
         holdout: Healthy cases that are in no list.
         origin: File and fold, for messages.
 
-    Returns:
-        The fold to train with.
-
     Raises:
         DatasetError: If a list ends up empty, both hold the same case, or the data set does not have one.
     """
@@ -104,20 +95,16 @@ def arrange_split(
         )
     shared = sorted({*train} & {*val})
     if shared:
-        names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
         raise DatasetError(
-            f'{origin} has {len(shared)} case{"s" if len(shared) > 1 else ""} in both "train" and "val" ({names}): '
-            "validation would be on what was learned. Take each out of one of the lists. Fold 'all' trains on every "
-            "case and makes no claim about validation."
+            f'{origin} has {len(shared)} case{"s" if len(shared) > 1 else ""} in both "train" and "val" '
+            f"({list_some(shared)}): validation would be on what was learned. Take each out of one of the lists. Fold "
+            "'all' trains on every case and makes no claim about validation."
         )
     return Split(tuple(train), tuple(val))
 
 
 def read_splits(path: Path) -> tuple[Split, ...]:
-    """Read a splits file as nnU-Net writes it.
-
-    Args:
-        path: The splits_final.json.
+    """Read a splits file (splits_final.json) as nnU-Net writes it.
 
     Raises:
         DatasetError: If the file is no list of objects with "train" and "val".
@@ -135,13 +122,7 @@ def read_splits(path: Path) -> tuple[Split, ...]:
 
 
 def read_holdout(path: Path) -> tuple[str, ...] | None:
-    """Read the healthy holdout written by `write_splits`, or return None if there is none.
-
-    Args:
-        path: The healthy_holdout.json.
-
-    Returns:
-        Identifiers of the holdout, or None.
+    """Read the healthy holdout (healthy_holdout.json) written by `write_splits`, or return None if there is none.
 
     Raises:
         DatasetError: If the file cannot be understood.
@@ -160,7 +141,6 @@ def write_splits(folder: Path, folds: Sequence[Split], holdout: Mapping[str, Any
     Args:
         folder: The data set's folder in nnUNet_preprocessed.
         holdout: What to write about the holdout; "holdout" lists its cases.
-        overwrite: Replace other splits.
 
     Returns:
         False if the same splits and holdout were there already.

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from diffusion.generator.tumor_print import SurroundingsPrint, TumorPrint
+from nnunet_difftumor.ct.components import SMALLEST_PRINT_VOXELS, equivalent_radius_mm, number_within_box
 
 PRINT_VERSION = 1
 """To be raised when prints of the same files change; kept prints are taken anew then."""
 
-SMALLEST_PART_VOXELS = 30
 _MOST_PARTS = 3
 _SURROUNDINGS_HU = (-150.0, 250.0)
 """Limits of the CT around a tumour: a copy windowed to abdominal soft tissue has the same surroundings."""
@@ -34,11 +34,13 @@ _LENGTH_FLOOR = 0.01
 _LENGTH_SPREAD = (0.3, 0.1, 0.07, 0.1)
 """Standard deviation among tumours of the logarithms of the radius, and of the axes for a given radius."""
 
+_THIRDS = attrgetter("skewness", "asymmetry")
 _THIRDS_ERROR = (1.2, 1.6)
 """The same error of skewness and asymmetry, for each unit of 1 + their value."""
 _THIRDS_FLOOR = 0.03
 _THIRDS_SPREAD = (0.1, 0.2)
 
+_AROUND = attrgetter("mean_hu", "slope_hu", "quadrupole_hu")
 _SURROUNDINGS: dict[float, tuple[tuple[float, float], ...]] = {
     10.0: ((6.0, 15.0), (2.0, 2.0), (0.5, 0.5)),
     20.0: ((5.0, 13.0), (1.8, 2.5), (0.5, 0.7)),
@@ -63,53 +65,40 @@ def take_tumor_prints(
         The whole mask first, then up to three connected parts, largest first; what has fewer than 30 voxels
         is left out.
     """
-    boxes = ndimage.find_objects(tumor_mask.astype(np.uint8))
-    if not boxes:
-        return ()
-    corner = np.array([part.start for part in boxes[0]])
-    numbered, count = ndimage.label(tumor_mask[boxes[0]], structure=np.ones((3, 3, 3)))  # pyright: ignore
-    sizes = np.bincount(numbered.ravel())[1:]
-    wanted = [numbered > 0]
+    corner, numbers, count = number_within_box(tumor_mask)
+    wanted = [numbers > 0]
     if count > 1:
-        wanted += [numbered == number + 1 for number in np.argsort(-sizes, kind="stable")[:_MOST_PARTS]]
+        sizes = np.bincount(numbers.ravel())[1:]
+        wanted += [numbers == number + 1 for number in np.argsort(-sizes, kind="stable")[:_MOST_PARTS]]
     return tuple(
         _take_print(np.argwhere(part) + corner, np.asarray(spacing_mm, dtype=np.float64), image_hu)
         for part in wanted
-        if np.count_nonzero(part) >= SMALLEST_PART_VOXELS
+        if np.count_nonzero(part) >= SMALLEST_PRINT_VOXELS
     )
 
 
 def mean_same_tumor(first: Sequence[TumorPrint], second: Sequence[TumorPrint]) -> bool:
-    """Say whether two cases have a tumour that can hardly be two tumours.
-
-    Returns:
-        True if any print of one agrees with any of the other, and by chance that would be too rare.
-    """
-    return any(agree(one, other) and chance_to_agree(one, other) <= RAREST_CHANCE for one in first for other in second)
+    """Say whether any print of one case agrees with any of another, and by chance that would be too rare."""
+    return any(
+        _agree(one, other) and _chance_to_agree(one, other) <= RAREST_CHANCE for one in first for other in second
+    )
 
 
 def can_be_told(prints: Sequence[TumorPrint]) -> bool:
     """Say whether a case's tumours are large enough, or their surroundings known, to be recognised at all."""
-    return any(chance_to_agree(each, each) <= RAREST_CHANCE for each in prints)
+    return any(_chance_to_agree(each, each) <= RAREST_CHANCE for each in prints)
 
 
-def agree(first: TumorPrint, second: TumorPrint) -> bool:
-    """Say whether two prints differ by no more than resampling changes them.
-
-    Returns:
-        True if every number that both have agrees.
-    """
+def _agree(first: TumorPrint, second: TumorPrint) -> bool:
+    """Say whether every number that both prints have differs by no more than resampling changes it."""
     return all(difference <= tolerance for difference, tolerance, _ in _comparisons(first, second))
 
 
-def chance_to_agree(first: TumorPrint, second: TumorPrint) -> float:
+def _chance_to_agree(first: TumorPrint, second: TumorPrint) -> float:
     """Estimate how often two different tumours that are known as exactly as these agree.
 
     Two independent normal numbers of standard deviation s differ by less than t with probability about
-    t / (sqrt(pi) s) where t is small.
-
-    Returns:
-        The probability, with the numbers taken as independent.
+    t / (sqrt(pi) s) where t is small. The numbers of a print are taken as independent.
     """
     return math.prod(
         min(1.0, tolerance / (math.sqrt(math.pi) * spread)) for _, tolerance, spread in _comparisons(first, second)
@@ -118,31 +107,19 @@ def chance_to_agree(first: TumorPrint, second: TumorPrint) -> float:
 
 def _comparisons(first: TumorPrint, second: TumorPrint) -> Iterator[tuple[float, float, float]]:
     """Difference, tolerance and spread among tumours of each number that both prints have."""
-    coarseness = max((each.voxel_mm / _lengths_mm(each)[0]) ** 1.5 for each in (first, second))
-    lengths = zip(_lengths_mm(first), _lengths_mm(second), _LENGTH_ERROR, _LENGTH_SPREAD, strict=True)
-    for one_mm, other_mm, error, spread in lengths:
+    coarseness = max((each.voxel_mm / equivalent_radius_mm(each.volume_mm3)) ** 1.5 for each in (first, second))
+    lengths_mm = [(equivalent_radius_mm(each.volume_mm3), *each.axes_mm) for each in (first, second)]
+    for one_mm, other_mm, error, spread in zip(*lengths_mm, _LENGTH_ERROR, _LENGTH_SPREAD, strict=True):
         yield abs(math.log(one_mm / other_mm)), error * coarseness + _LENGTH_FLOOR, spread
-    shapes = zip(_thirds(first), _thirds(second), _THIRDS_ERROR, _THIRDS_SPREAD, strict=True)
-    for one, other, error, spread in shapes:
+    thirds = zip(_THIRDS(first), _THIRDS(second), _THIRDS_ERROR, _THIRDS_SPREAD, strict=True)
+    for one, other, error, spread in thirds:
         yield abs(one - other), (1.0 + max(one, other)) * error * coarseness + _THIRDS_FLOOR, spread
     around = {each.radius_mm: each for each in second.surroundings}
-    for one in first.surroundings:
-        if one.radius_mm in around and one.radius_mm in _SURROUNDINGS:
-            pairs = zip(_around(one), _around(around[one.radius_mm]), _SURROUNDINGS[one.radius_mm], strict=True)
-            for near_hu, far_hu, (error_hu, spread_hu) in pairs:
-                yield abs(near_hu - far_hu), error_hu, spread_hu
-
-
-def _lengths_mm(print_: TumorPrint) -> tuple[float, ...]:
-    return (3.0 * print_.volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0), *print_.axes_mm
-
-
-def _thirds(print_: TumorPrint) -> tuple[float, float]:
-    return print_.skewness, print_.asymmetry
-
-
-def _around(surroundings: SurroundingsPrint) -> tuple[float, float, float]:
-    return surroundings.mean_hu, surroundings.slope_hu, surroundings.quadrupole_hu
+    for near in first.surroundings:
+        if near.radius_mm in around and near.radius_mm in _SURROUNDINGS:
+            pairs = zip(_AROUND(near), _AROUND(around[near.radius_mm]), _SURROUNDINGS[near.radius_mm], strict=True)
+            for one_hu, other_hu, (error_hu, spread_hu) in pairs:
+                yield abs(one_hu - other_hu), error_hu, spread_hu
 
 
 def _take_print(
@@ -164,20 +141,19 @@ def _take_print(
         axes_mm=(largest, middle, smallest),
         skewness=round(float(np.linalg.norm(np.einsum("ijj->i", third))), 2),
         asymmetry=round(float(np.linalg.norm(third)), 2),
-        surroundings=() if image_hu is None else _take_surroundings(image_hu, spacing_mm, centroid_mm),
+        surroundings=() if image_hu is None else tuple(_take_surroundings(image_hu, spacing_mm, centroid_mm)),
     )
 
 
 def _take_surroundings(
     image_hu: NDArray[np.float32], spacing_mm: NDArray[np.float64], centroid_mm: NDArray[np.float64]
-) -> tuple[SurroundingsPrint, ...]:
-    prints = []
+) -> Iterator[SurroundingsPrint]:
     for radius_mm in _SURROUNDINGS:
         start = np.floor((centroid_mm - radius_mm) / spacing_mm).astype(int)
         stop = np.ceil((centroid_mm + radius_mm) / spacing_mm).astype(int) + 1
         if (start < 0).any() or (stop > image_hu.shape).any():
             continue
-        values = np.clip(image_hu[tuple(map(slice, start, stop))], *_SURROUNDINGS_HU).astype(np.float64)
+        values_hu = np.clip(image_hu[tuple(map(slice, start, stop))], *_SURROUNDINGS_HU).astype(np.float64)
         axes = [
             (np.arange(low, high) * step - centre) / radius_mm
             for low, high, step, centre in zip(start, stop, spacing_mm, centroid_mm, strict=True)
@@ -185,17 +161,14 @@ def _take_surroundings(
         offsets = np.meshgrid(*axes, indexing="ij", sparse=True)  # in units of the radius
         weights = np.clip(1.0 - sum(offset**2 for offset in offsets), 0.0, None) ** 2
         weights /= weights.sum()
-        mean_hu = float((weights * values).sum())
-        deviation_hu = weights * (values - mean_hu)
+        mean_hu = float((weights * values_hu).sum())
+        deviation_hu = weights * (values_hu - mean_hu)
         slope_hu = math.hypot(*(float((deviation_hu * offset).sum()) for offset in offsets))
         tensor_hu = np.array([[float((deviation_hu * a * b).sum()) for a in offsets] for b in offsets])
         tensor_hu -= np.eye(3) * np.trace(tensor_hu) / 3.0
-        prints.append(
-            SurroundingsPrint(
-                radius_mm=radius_mm,
-                mean_hu=float(round(mean_hu)),
-                slope_hu=round(slope_hu, 1),
-                quadrupole_hu=round(float(np.linalg.norm(tensor_hu)), 2),
-            )
+        yield SurroundingsPrint(
+            radius_mm=radius_mm,
+            mean_hu=float(round(mean_hu)),
+            slope_hu=round(slope_hu, 1),
+            quadrupole_hu=round(float(np.linalg.norm(tensor_hu)), 2),
         )
-    return tuple(prints)

@@ -11,31 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
+"""Voxels that share a face, an edge or a corner are connected."""
+
 SMALLEST_COMPONENT_VOXELS = 8
-
-
-def find_tumors(tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[TumorComponent, ...]:
-    """Find the connected tumours of a mask (26 neighbours); those under 8 voxels are left out.
-
-    Args:
-        tumor_mask: True in tumours. Shape (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
-    """
-    whole = ndimage.find_objects(tumor_mask.astype(np.uint8))
-    if not whole:
-        return ()
-    offset = [part.start for part in whole[0]]
-    numbered, _ = ndimage.label(tumor_mask[whole[0]], structure=np.ones((3, 3, 3)))  # pyright: ignore
-    counts = np.bincount(numbered.ravel())
-    components = []
-    for number, box in enumerate(ndimage.find_objects(numbered), start=1):
-        if counts[number] < SMALLEST_COMPONENT_VOXELS:
-            continue
-        volume_mm3 = float(counts[number] * np.prod(spacing_mm))
-        d, h, w = ((part.start + first, part.stop + first) for part, first in zip(box, offset, strict=True))
-        radius_mm = float((3.0 * volume_mm3 / (4.0 * np.pi)) ** (1.0 / 3.0))
-        components.append(TumorComponent((d[0], h[0], w[0]), (d[1], h[1], w[1]), volume_mm3, radius_mm))
-    return tuple(components)
+"""A generator learns from tumours of so many voxels: less shows no tissue."""
+SMALLEST_REAL_MM3 = 14.0
+"""Sizes of real tumours are taken from so much volume on: smaller specks are no tumours, as in the scoring rules."""
+SMALLEST_PRINT_VOXELS = 30
+"""Prints are taken of so many voxels: the moments of less are noise."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +29,7 @@ class TumorComponent:
     Attributes:
         start: First voxel of its bounding box, (D, H, W).
         stop: One past its last voxel, (D, H, W).
-        volume_mm3: Volume in cubic millimetres.
-        radius_mm: Radius of the sphere of equal volume, in mm.
+        radius_mm: Radius of the sphere of equal volume.
     """
 
     start: tuple[int, int, int]
@@ -63,8 +46,40 @@ class TumorComponent:
         return (np.array(self.stop) - np.array(self.start)) / 2.0 * np.asarray(spacing_mm)
 
 
-NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
-"""Voxels that share a face, an edge or a corner are connected."""
+def find_tumors(
+    tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float], smallest_voxels: int = SMALLEST_COMPONENT_VOXELS
+) -> tuple[TumorComponent, ...]:
+    """Find the connected tumours of a mask (26 neighbours); those of fewer voxels are left out.
+
+    Args:
+        tumor_mask: True in tumours. Shape (D, H, W).
+        spacing_mm: Spacing in mm, (D, H, W).
+    """
+    corner, numbers, _ = number_within_box(tumor_mask)
+    counts = np.bincount(numbers.ravel())
+    components = []
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        if counts[number] < smallest_voxels:
+            continue
+        volume_mm3 = float(counts[number] * np.prod(spacing_mm))
+        d, h, w = ((part.start + first, part.stop + first) for part, first in zip(box, corner, strict=True))
+        start, stop = (d[0], h[0], w[0]), (d[1], h[1], w[1])
+        components.append(TumorComponent(start, stop, volume_mm3, equivalent_radius_mm(volume_mm3)))
+    return tuple(components)
+
+
+def number_within_box(mask: NDArray[np.bool_]) -> tuple[tuple[int, ...], NDArray[np.int32], int]:
+    """Number the 26-connected components within the bounding box of a mask, which is far smaller than a CT.
+
+    Args:
+        mask: A mask. Shape (D, H, W).
+
+    Returns:
+        First voxel of the box, (D, H, W); `label_components` of the box, which is one voxel for an empty mask.
+    """
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    box = boxes[0] if boxes else (slice(0, 1),) * 3
+    return (tuple(part.start for part in box), *label_components(mask[box]))
 
 
 def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
@@ -81,6 +96,11 @@ def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     return numbers, int(count)
 
 
+def equivalent_radius_mm(volume_mm3: float) -> float:
+    """Radius in mm of the sphere of a volume in mm3."""
+    return (3.0 * volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0)
+
+
 def equivalent_diameter_mm(volume_mm3: float) -> float:
     """Diameter in mm of the sphere of a volume in mm3."""
-    return 2.0 * (3.0 * volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0)
+    return 2.0 * equivalent_radius_mm(volume_mm3)
