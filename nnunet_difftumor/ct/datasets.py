@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.ct.reading import (
-    IMAGE_ENDINGS,
-    file_ending,
-)
+from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, file_ending
 from nnunet_difftumor.errors import DatasetError
 
 _DATASET_KEYS: dict[str, tuple[type, str]] = {
@@ -28,12 +25,7 @@ _CT_SUFFIX = re.compile(r"(_0000|[_-]ct)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Case:
-    """One CT scan.
-
-    Attributes:
-        identifier: nnU-Net's case identifier.
-        label_path: The label map, if there is one.
-    """
+    """One CT scan with nnU-Net's case identifier, and its label map if there is one."""
 
     identifier: str
     image_path: Path
@@ -59,14 +51,11 @@ class RawDataset:
 
 
 def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
-    """Read dataset.json and find the training cases.
+    """Read dataset.json and find the training cases; nothing is decoded.
 
     Args:
         folder: An nnU-Net raw data set: dataset.json, imagesTr, labelsTr.
         needs_labels: Refuse cases without a label map; otherwise they have none.
-
-    Returns:
-        The data set. Nothing is decoded.
 
     Raises:
         DatasetError: If dataset.json is missing or wrong, the channel is not one CT, or a file is missing.
@@ -115,8 +104,11 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
     folder = Path(folder)
     cases: dict[str, Case] = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        stem = _stem(path)
-        if stem is None or path.name.startswith(".") or _NO_CT_NAME.search(stem) or not path.is_file():
+        ending = file_ending(path)
+        if ending is None or path.name.startswith(".") or not path.is_file():
+            continue
+        stem = path.name[: -len(ending)]
+        if _NO_CT_NAME.search(stem):
             continue
         identifier = _CT_SUFFIX.sub("", stem)
         if identifier in cases:
@@ -134,10 +126,7 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
-    """Read a dataset.json of nnU-Net v2.
-
-    Returns:
-        Its content, with `channel_names`, `labels` and `file_ending`.
+    """Read a dataset.json of nnU-Net v2, with `channel_names`, `labels` and `file_ending`.
 
     Raises:
         DatasetError: If it is missing, no JSON object, or lacks a key.
@@ -163,10 +152,9 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
 
 
 def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Check the labels of a dataset.json.
+    """Check the `labels` of a dataset.json.
 
     Args:
-        labels: Its `labels`.
         path: The file, for messages.
 
     Returns:
@@ -175,14 +163,12 @@ def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, 
     Raises:
         DatasetError: If a value is neither a whole number nor a list of whole numbers.
     """
-    parsed: dict[str, tuple[int, ...]] = {}
-    for name, value in labels.items():
-        values = value if isinstance(value, list) else [value]
+    parsed = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in labels.items()}
+    for name, values in parsed.items():
         if not values or not all(isinstance(number, int) and not isinstance(number, bool) for number in values):
             raise DatasetError(
-                f'{path} should map label names to whole numbers ("tumor": 2), but has {name!r}: {value!r}.'
+                f'{path} should map label names to whole numbers ("tumor": 2), but has {name!r}: {labels[name]!r}.'
             )
-        parsed[name] = tuple(values)
     return {name: values for name, values in parsed.items() if name != "background"}
 
 
@@ -194,11 +180,11 @@ def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
     extra = sorted(path.name for path in images.glob(f"*_0001{ending}"))
     if extra:
         raise DatasetError(f"{images} holds a second channel ({extra[0]}), but dataset.json names one. Remove it.")
-    names = sorted(path.name for path in images.iterdir() if path.name.endswith(suffix) and path.name[0] != ".")
-    identifiers = [name[: -len(suffix)] for name in names]
+    found = sorted(path for path in images.iterdir() if path.name.endswith(suffix) and path.name[0] != ".")
+    identifiers = [path.name.removesuffix(suffix) for path in found]
     return tuple(
-        Case(identifier, images / f"{identifier}{suffix}", folder / "labelsTr" / f"{identifier}{ending}")
-        for identifier in identifiers
+        Case(identifier, path, folder / "labelsTr" / f"{identifier}{ending}")
+        for identifier, path in zip(identifiers, found, strict=True)
     )
 
 
@@ -218,8 +204,3 @@ def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
             raise DatasetError(f"Case {identifier} of {folder} has {len(images)} images; one CT is needed.")
         cases.append(Case(identifier, image, label))
     return tuple(cases)
-
-
-def _stem(path: Path) -> str | None:
-    ending = file_ending(path)
-    return None if ending is None else path.name[: -len(ending)]

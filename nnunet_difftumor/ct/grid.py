@@ -17,7 +17,7 @@ class GridGeometry:
     """Where the voxels of an array lie in the patient.
 
     Attributes:
-        shape: Shape of the array, (D, H, W).
+        shape: (D, H, W).
         affine: Takes a voxel index (d, h, w, 1) to a position in mm, right-anterior-superior axes. Shape (4, 4).
     """
 

@@ -14,6 +14,8 @@ _ORGAN_WORDS = frozenset(
     "uterus breast adrenal brain muscle tissue".split()
 )
 _NOT_AN_ORGAN = frozenset("cyst cysts vessel vessels vein veins artery arteries duct ducts thrombus stent".split())
+_TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
+"""Parts of label names that mean a tumour, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,9 @@ class LabelRoles:
 
     @classmethod
     def of_dataset(cls, labels: Mapping[str, Any], organ: int, tumor: int) -> LabelRoles:
-        """Find the other roles where organ and tumour are known.
+        """Find the other roles in the `labels` of a dataset.json, where organ and tumour are known.
 
-        Args:
-            labels: `labels` of nnU-Net's dataset.json.
-
-        Returns:
-            The roles; what lies in one tumour region with the tumour, outside the organ, is part of tumours.
+        What lies in one tumour region with the tumour, outside the organ, is part of tumours.
         """
         parts = {
             value
@@ -78,8 +76,8 @@ def resolve_label_roles(
         tumor_name = _infer_tumor(values, organ_name)
     if organ_name is None:
         organ_name = _infer_organ(values, tumor_name)
-    tumor_value = _one_value("tumor_label", tumor, tumor_name, values, not_values=frozenset())
-    organ_value = _one_value("organ_label", organ, organ_name, values, not_values=frozenset((tumor_value,)))
+    tumor_value = _one_value("tumor_label", tumor, tumor_name, values)
+    organ_value = _one_value("organ_label", organ, organ_name, values, tumor_value)
     if organ_value == tumor_value:
         raise ConfigurationError(
             f"organ_label and tumor_label are both '{organ_name}'; they must be two labels of {_listing(values)}."
@@ -88,22 +86,39 @@ def resolve_label_roles(
 
 
 def name_of_label(labels: Mapping[str, Any], value: int) -> str:
-    """Return the name of a label value: of the label itself, or of the smallest region that holds it.
-
-    Args:
-        labels: `labels` of nnU-Net's dataset.json.
+    """Return the name of a label value in the `labels` of a dataset.json.
 
     Returns:
-        The name, or "" if no name has the value.
+        Name of the label itself, or of the smallest region that holds it, or "" if no name has the value.
     """
-    values = foreground_labels(labels)
-    holding = [name for name in values if value in values[name]]
-    return min(holding, key=lambda name: len(values[name]), default="")
+    return _smallest_name(value, foreground_labels(labels))
 
 
 def is_exophytic_organ(labels: Mapping[str, Any], organ_label: int) -> bool:
     """Return True for organs whose tumours mostly grow out of them: kidneys."""
     return bool(_words(name_of_label(labels, organ_label)) & {"kidney", "kidneys"})
+
+
+def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = None) -> tuple[int, ...]:
+    """Choose the values of the label that means tumour.
+
+    Args:
+        name: The label to take; None looks for a name such as tumor, cancer or lesion.
+
+    Raises:
+        MissingLabelError: If there is no such label, or several look like a tumour.
+    """
+    if name is not None and name not in labels:
+        raise MissingLabelError(f"dataset.json has no label '{name}'; its labels are {', '.join(labels)}.")
+    if name is not None:
+        return labels[name]
+    found = [key for key in labels if is_tumor_name(key)]
+    if len(found) != 1:
+        looks = f"{len(found)} labels look like a tumour ({', '.join(found)})" if found else "none looks like a tumour"
+        raise MissingLabelError(
+            f"Which label of dataset.json is the tumour? Of {', '.join(labels)}, {looks}. Name it with --tumor-label."
+        )
+    return labels[found[0]]
 
 
 def foreground_labels(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -120,7 +135,7 @@ def foreground_labels(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def is_tumor_name(name: str) -> bool:
     """Say whether a label's name means a tumour."""
-    return any(word in name.lower() for word in TUMOR_WORDS)
+    return any(word in name.lower() for word in _TUMOR_WORDS)
 
 
 def _words(name: str) -> set[str]:
@@ -132,13 +147,17 @@ def _listing(values: Mapping[str, tuple[int, ...]]) -> str:
     return "{" + ", ".join(f"'{name}': {value}" for name, value in shown.items()) + "}"
 
 
+def _smallest_name(value: str | int, values: Mapping[str, tuple[int, ...]]) -> str:
+    holding = [name for name in values if value in values[name]]
+    return min(holding, key=lambda name: len(values[name]), default="")
+
+
 def _look_up(key: str, wanted: str | int, values: Mapping[str, tuple[int, ...]]) -> str:
-    """Name of a label that was given by name or value; of a value, the smallest region that holds it."""
     if wanted in values:
         return str(wanted)
-    holding = [name for name in values if wanted in values[name] and not isinstance(wanted, bool)]
-    if holding:
-        return min(holding, key=lambda name: len(values[name]))
+    name = _smallest_name(wanted, values)
+    if name and not isinstance(wanted, bool):
+        return name
     raise ConfigurationError(
         f"{key} is {wanted!r}, which is no foreground label of this data set. Labels in dataset.json: "
         f"{_listing(values)}. To train with synthetic tumours only, declare the tumour label there "
@@ -147,12 +166,7 @@ def _look_up(key: str, wanted: str | int, values: Mapping[str, tuple[int, ...]])
 
 
 def _one_value(
-    key: str,
-    wanted: str | int | None,
-    name: str,
-    values: Mapping[str, tuple[int, ...]],
-    *,
-    not_values: frozenset[int],
+    key: str, wanted: str | int | None, name: str, values: Mapping[str, tuple[int, ...]], *not_values: int
 ) -> int:
     """The label value that a name stands for: of a region, the one that is in no smaller region."""
     if isinstance(wanted, int) and wanted in values[name]:
@@ -198,32 +212,3 @@ def _the_only(key: str, candidates: list[str], values: Mapping[str, tuple[int, .
         f'Set it: {{"{key}": "{candidates[0] if candidates else "NAME"}"}} in difftumor.json beside the plans (or '
         "the command's option). Where no label means it, declare one in dataset.json, even if no case has it."
     )
-
-
-TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
-"""Parts of label names that mean a tumour, in the order in which they are looked for."""
-
-
-def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = None) -> tuple[int, ...]:
-    """Choose the label that means tumour.
-
-    Args:
-        name: The label to take; None looks for a name such as tumor, cancer or lesion.
-
-    Returns:
-        The label's values.
-
-    Raises:
-        MissingLabelError: If there is no such label, or several look like a tumour.
-    """
-    if name is not None and name not in labels:
-        raise MissingLabelError(f"dataset.json has no label '{name}'; its labels are {', '.join(labels)}.")
-    if name is not None:
-        return labels[name]
-    found = [key for key in labels if any(word in key.lower() for word in TUMOR_WORDS)]
-    if len(found) != 1:
-        looks = f"{len(found)} labels look like a tumour ({', '.join(found)})" if found else "none looks like a tumour"
-        raise MissingLabelError(
-            f"Which label of dataset.json is the tumour? Of {', '.join(labels)}, {looks}. Name it with --tumor-label."
-        )
-    return labels[found[0]]

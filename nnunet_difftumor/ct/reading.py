@@ -15,18 +15,15 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.grid import GridGeometry, turn_onto_grid
-from nnunet_difftumor.errors import (
-    CorruptImageError,
-    DiffTumorError,
-    GeometryMismatchError,
-    NotHounsfieldError,
-)
+from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, GeometryMismatchError, NotHounsfieldError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SITK_ENDINGS = (".nrrd", ".mha", ".mhd")
 IMAGE_ENDINGS = NIFTI_ENDINGS + SITK_ENDINGS
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REVERSED_AXES = np.eye(4)[[2, 1, 0, 3]]
+"""Takes a voxel index (d, h, w, 1) to (i, j, k, 1), and back."""
 
 
 class UnsupportedImageError(DiffTumorError):
@@ -39,8 +36,6 @@ class CTVolume:
 
     Attributes:
         image_hu: Values in HU, float32. Shape (D, H, W): the file's slowest axis first, as nnU-Net reads it.
-        geometry: Where the voxels lie.
-        path: The file it was read from.
     """
 
     image_hu: NDArray[np.float32]
@@ -64,9 +59,6 @@ def read_ct(path: Path) -> CTVolume:
 
     Args:
         path: A NIfTI, NRRD or MetaImage file with one 3D volume.
-
-    Returns:
-        The volume, float32, (D, H, W).
 
     Raises:
         CorruptImageError: If the file is missing or truncated, or holds NaN or infinite values.
@@ -110,33 +102,20 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
 
 
 def read_mask(path: Path, like: CTVolume) -> NDArray[np.int16]:
-    """Read a label map onto a CT's grid.
-
-    Axes that are flipped or permuted in the file are turned back, since the physical grid is then the
-    same. Nothing is resampled.
-
-    Args:
-        like: The CT that the labels belong to.
-
-    Returns:
-        Labels of shape `like.image_hu.shape`.
-
-    Raises:
-        CorruptImageError: If the file cannot be read or holds no whole numbers.
-        GeometryMismatchError: If the two physical grids differ.
-    """
+    """Read a label map onto the grid of the CT that it belongs to (see `read_labels` and `place_labels`)."""
     labels, geometry = read_labels(path)
     return place_labels(labels, geometry, path, like)
 
 
 def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, like: CTVolume) -> NDArray[np.int16]:
-    """Turn labels that were read from a file onto a CT's grid (see `read_mask`).
+    """Turn labels that were read from a file onto the grid of the CT that they belong to.
+
+    Axes that are flipped or permuted in the file are turned back, since the physical grid is then the
+    same. Nothing is resampled.
 
     Args:
         labels: Labels as `read_labels` gives them. Shape (D, H, W).
-        geometry: Where they lie.
         path: The label file, for messages.
-        like: The CT that the labels belong to.
 
     Returns:
         Labels of shape `like.image_hu.shape`.
@@ -153,56 +132,6 @@ def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, 
             "header is wrong, copy the CT's header (SimpleITK: mask.CopyInformation(ct))."
         )
     return turned
-
-
-def load_nifti(path: Path) -> Any:
-    """Open a NIfTI file without decoding its voxels.
-
-    Args:
-        path: A .nii or .nii.gz file.
-
-    Returns:
-        The nibabel image.
-
-    Raises:
-        CorruptImageError: If the header cannot be read.
-        UnsupportedImageError: If it is not a single 3D volume.
-    """
-    try:
-        image: Any = nibabel.load(path)
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if len(image.shape) != 3:
-        raise _not_3d(path, image.shape)
-    if image.get_data_dtype().kind not in "iuf":
-        raise UnsupportedImageError(
-            f"{path} stores {image.get_data_dtype()} voxels; one plain number a voxel is needed. "
-            "Export the CT in HU as int16."
-        )
-    return image
-
-
-def read_shape(path: Path) -> tuple[int, ...]:
-    """Read the shape of a volume from its header, (D, H, W).
-
-    Args:
-        path: A NIfTI, NRRD or MetaImage file.
-
-    Returns:
-        The shape, as `read_array` gives it.
-
-    Raises:
-        CorruptImageError: If the header cannot be read.
-    """
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise CorruptImageError(f"{path} cannot be read ({error}). Copy it again.") from error
-    return tuple(reversed(reader.GetSize()))
 
 
 def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
@@ -238,35 +167,44 @@ def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     return array, geometry
 
 
-def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
-    image = load_nifti(path)
+def read_shape(path: Path) -> tuple[int, ...]:
+    """Read the shape that `read_array` gives, (D, H, W), from the header alone.
+
+    Raises:
+        CorruptImageError: If the header cannot be read.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise CorruptImageError(f"{path} cannot be read ({error}). Copy it again.") from error
+    return tuple(reversed(reader.GetSize()))
+
+
+def load_nifti(path: Path) -> Any:
+    """Open a NIfTI file (.nii, .nii.gz) with nibabel, without decoding its voxels.
+
+    Raises:
+        CorruptImageError: If the header cannot be read.
+        UnsupportedImageError: If it is not a single 3D volume.
+    """
+    try:
+        image: Any = nibabel.load(path)
+    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
         raise _unreadable(path, error) from error
-    depth, height, width = reversed(image.shape)
-    to_ijk = np.eye(4)[[2, 1, 0, 3]]  # (d, h, w) -> (i, j, k) reverses the axes
-    return array.T, GridGeometry((depth, height, width), np.asarray(image.affine, dtype=np.float64) @ to_ijk)
-
-
-def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
-    image = load_sitk(path)
-    array = sitk.GetArrayFromImage(image)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    depth, height, width = array.shape
-    return array, GridGeometry((depth, height, width), _LPS_TO_RAS @ affine @ np.eye(4)[[2, 1, 0, 3]])
+    if len(image.shape) != 3:
+        raise _not_3d(path, image.shape)
+    if image.get_data_dtype().kind not in "iuf":
+        raise UnsupportedImageError(
+            f"{path} stores {image.get_data_dtype()} voxels; one plain number a voxel is needed. "
+            "Export the CT in HU as int16."
+        )
+    return image
 
 
 def load_sitk(path: Path) -> sitk.Image:
     """Read an image with SimpleITK.
-
-    Args:
-        path: A file in a format that SimpleITK reads.
-
-    Returns:
-        A 3D image with one component a voxel.
 
     Raises:
         CorruptImageError: If the file cannot be read.
@@ -283,6 +221,26 @@ def load_sitk(path: Path) -> sitk.Image:
             f"{path} has {image.GetNumberOfComponentsPerPixel()} values a voxel; a CT has one. Export it in HU."
         )
     return image
+
+
+def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+    image = load_nifti(path)
+    try:
+        array = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise _unreadable(path, error) from error
+    depth, height, width = reversed(image.shape)
+    return array.T, GridGeometry((depth, height, width), np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)
+
+
+def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+    image = load_sitk(path)
+    array = sitk.GetArrayFromImage(image)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    depth, height, width = array.shape
+    return array, GridGeometry((depth, height, width), LPS_TO_RAS @ affine @ REVERSED_AXES)
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptImageError:

@@ -62,38 +62,6 @@ def interpolation_matrix(
     return _scatter_rows(indices, weights, source_size)
 
 
-def averaging_matrix(
-    source_size: int,
-    source_spacing_mm: float,
-    target_size: int,
-    target_spacing_mm: float,
-    target_start_mm: float,
-) -> FloatArray:
-    """Weights that average the linear interpolant of one axis over the extent of every target voxel.
-
-    This is what a thick slice does to a thin structure; positions beyond the ends take the end value.
-
-    Args:
-        source_size: Number of source samples; sample i lies at i * source_spacing_mm.
-        source_spacing_mm: Source spacing in mm.
-        target_spacing_mm: Target spacing, and extent of a target voxel, in mm.
-        target_start_mm: Position of target sample 0 in the source's frame, in mm.
-
-    Returns:
-        Weights of shape (target_size, source_size); every row sums to 1.
-    """
-    parts = max(1, math.ceil(2.0 * target_spacing_mm / source_spacing_mm))
-    offsets_mm = ((np.arange(parts) + 0.5) / parts - 0.5) * target_spacing_mm
-    targets_mm = target_start_mm + np.arange(target_size) * target_spacing_mm
-    positions = (targets_mm[:, None] + offsets_mm[None, :]) / source_spacing_mm  # (T, P)
-    positions = np.clip(positions, 0.0, source_size - 1.0)
-    lower = np.minimum(np.floor(positions).astype(np.int64), max(source_size - 2, 0))
-    fraction = positions - lower
-    indices = np.concatenate([lower, lower + 1], axis=1)
-    weights = np.concatenate([1.0 - fraction, fraction], axis=1) / parts
-    return _scatter_rows(indices, weights, source_size)
-
-
 def resample(
     volume: NDArray[np.generic],
     source_spacing_mm: Vector,
@@ -121,20 +89,17 @@ def resample(
     """
     matrices = []
     window = []
-    for axis in range(3):
+    axes = zip(volume.shape, source_spacing_mm, target_shape, target_spacing_mm, target_start_mm, strict=True)
+    for size, spacing_mm, target_size, target_step_mm, start_mm in axes:
+        continues_mm = math.inf if fill_value is None else 0.5 * spacing_mm * whole_voxels
         matrix = interpolation_matrix(
-            volume.shape[axis],
-            source_spacing_mm[axis],
-            target_shape[axis],
-            target_spacing_mm[axis],
-            target_start_mm[axis],
-            continues_mm=math.inf if fill_value is None else 0.5 * source_spacing_mm[axis] * whole_voxels,
+            size, spacing_mm, target_size, target_step_mm, start_mm, continues_mm=continues_mm
         )
         start, stop = _nonzero_columns(matrix)
         matrices.append(matrix[:, start:stop])
         window.append(slice(start, stop))
     offset = np.float32(0.0 if fill_value is None else fill_value)
-    return apply_matrices(volume[tuple(window)].astype(np.float32) - offset, matrices) + offset
+    return _apply_matrices(volume[tuple(window)].astype(np.float32) - offset, matrices) + offset
 
 
 def average_onto(
@@ -144,41 +109,39 @@ def average_onto(
     target_spacing_mm: Vector,
     target_start_mm: Vector,
 ) -> FloatArray:
-    """Average a volume over the voxels of a parallel grid (see `averaging_matrix`).
+    """Average a volume over the voxels of a parallel grid, as a thick slice does to a thin structure.
 
-    Args:
-        volume: Values. Shape (D, H, W).
-        source_spacing_mm: Spacing of the volume in mm, in array order.
-        target_shape: Shape of the result.
-        target_spacing_mm: Spacing of the result in mm, in array order.
-        target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's, in mm.
-
-    Returns:
-        Shape `target_shape`, float32.
+    Values go on beyond the volume's faces. Arguments and result are those of `resample`.
     """
-    matrices = [
-        averaging_matrix(
-            volume.shape[axis],
-            source_spacing_mm[axis],
-            target_shape[axis],
-            target_spacing_mm[axis],
-            target_start_mm[axis],
-        )
-        for axis in range(3)
-    ]
-    return apply_matrices(volume, matrices)
+    axes = zip(volume.shape, source_spacing_mm, target_shape, target_spacing_mm, target_start_mm, strict=True)
+    return _apply_matrices(volume, [_averaging_matrix(*axis) for axis in axes])
 
 
-def apply_matrices(volume: FloatArray, matrices: Sequence[FloatArray]) -> FloatArray:
-    """Multiply each axis of a volume by its matrix.
+def _averaging_matrix(
+    source_size: int,
+    source_spacing_mm: float,
+    target_size: int,
+    target_spacing_mm: float,
+    target_start_mm: float,
+) -> FloatArray:
+    """Weights (see `interpolation_matrix`) that average the linear interpolant over the extent of every target voxel.
 
-    Args:
-        volume: Values. Shape (D, H, W).
-        matrices: One matrix an axis, of shape (new size, size).
-
-    Returns:
-        Shape (new D, new H, new W), float32.
+    Positions beyond the ends take the end value, so every row sums to 1.
     """
+    parts = max(1, math.ceil(2.0 * target_spacing_mm / source_spacing_mm))
+    offsets_mm = ((np.arange(parts) + 0.5) / parts - 0.5) * target_spacing_mm
+    targets_mm = target_start_mm + np.arange(target_size) * target_spacing_mm
+    positions = (targets_mm[:, None] + offsets_mm[None, :]) / source_spacing_mm  # (T, P)
+    positions = np.clip(positions, 0.0, source_size - 1.0)
+    lower = np.minimum(np.floor(positions).astype(np.int64), max(source_size - 2, 0))
+    fraction = positions - lower
+    indices = np.concatenate([lower, lower + 1], axis=1)
+    weights = np.concatenate([1.0 - fraction, fraction], axis=1) / parts
+    return _scatter_rows(indices, weights, source_size)
+
+
+def _apply_matrices(volume: FloatArray, matrices: Sequence[FloatArray]) -> FloatArray:
+    """Multiply each axis of a volume (D, H, W) by its matrix, of shape (new size, size)."""
     depth, height, width = volume.shape
     product = volume.reshape(depth * height, width) @ matrices[2].T
     product = product.reshape(depth, height, -1)

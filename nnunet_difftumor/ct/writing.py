@@ -12,7 +12,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.reading import (
+    LPS_TO_RAS,
     NIFTI_ENDINGS,
+    REVERSED_AXES,
     CTVolume,
     UnsupportedImageError,
     file_ending,
@@ -40,10 +42,8 @@ def write_ct_like(
     rounded where the file stores whole numbers.
 
     Args:
-        out_path: Where the new file is to appear.
         changed_hu: Values in HU; only those inside the support are used. Shape (D, H, W) as `read_ct` gives.
         support: True where the CT changes. Shape (D, H, W).
-        overwrite: Replace `out_path` if it exists.
 
     Raises:
         OutputExistsError: If `out_path` exists and `overwrite` is False.
@@ -59,12 +59,9 @@ def write_ct_like(
         raise UnsupportedImageError(
             f"Cannot write {out_path.name} like {template_path.name}: an ending is not one of an image."
         )
-    both_nifti = template_ending in NIFTI_ENDINGS and out_ending in NIFTI_ENDINGS
+    write = _write_nifti_bytes if {template_ending, out_ending} <= {*NIFTI_ENDINGS} else _write_sitk
     with written_whole(out_path, overwrite=overwrite) as temporary:
-        if both_nifti:
-            _write_nifti_bytes(template_path, temporary, changed_hu, support)
-        else:
-            _write_sitk(template_path, temporary, changed_hu, support)
+        write(template_path, temporary, changed_hu, support)
 
 
 def write_labels_like(
@@ -73,28 +70,29 @@ def write_labels_like(
     """Write a label map on a CT's grid.
 
     Args:
-        ct: The CT whose grid the labels lie on.
         labels: Whole numbers; stored in one byte if they are from 0 to 255, in two otherwise. Shape (D, H, W).
-        overwrite: Replace `out_path` if it exists.
 
     Raises:
         OutputExistsError: If `out_path` exists and `overwrite` is False.
         GeometryMismatchError: If the shape differs from the CT's.
         UnsupportedImageError: If a label does not fit into two bytes.
     """
-    _check_shapes(ct.geometry.shape, labels.shape, out_path)
+    _check_shapes(ct.geometry.shape, out_path, labels)
     stored = np.ascontiguousarray(labels, dtype=_type_for(labels, out_path))
-    image = sitk.GetImageFromArray(stored)
-    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]]
+    to_lps = LPS_TO_RAS @ ct.geometry.affine @ REVERSED_AXES
     spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
     direction = to_lps[:3, :3] / spacing
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR):  # SimpleITK writes no tilted gantry
-        _write_sheared(ct, out_path, stored, overwrite=overwrite)
-        return
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(to_lps[:3, 3].tolist())
-    image.SetDirection(direction.ravel().tolist())
+    is_sheared = not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR)
+    if is_sheared and file_ending(out_path) not in NIFTI_ENDINGS:
+        raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
     with written_whole(out_path, overwrite=overwrite) as temporary:
+        if is_sheared:  # SimpleITK writes no tilted gantry
+            nibabel.save(nibabel.Nifti1Image(stored.T, ct.geometry.affine @ REVERSED_AXES), temporary)
+            return
+        image = sitk.GetImageFromArray(stored)
+        image.SetSpacing(spacing.tolist())
+        image.SetOrigin(to_lps[:3, 3].tolist())
+        image.SetDirection(direction.ravel().tolist())
         sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
@@ -106,14 +104,6 @@ def _type_for(labels: NDArray[np.integer[Any]], out_path: Path) -> type[np.integ
     raise UnsupportedImageError(
         f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
     )
-
-
-def _write_sheared(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]], *, overwrite: bool) -> None:
-    if file_ending(out_path) not in NIFTI_ENDINGS:
-        raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
-    image = nibabel.Nifti1Image(labels.transpose(2, 1, 0), ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]])
-    with written_whole(out_path, overwrite=overwrite) as temporary:
-        nibabel.save(image, temporary)
 
 
 def _write_nifti_bytes(
@@ -128,8 +118,7 @@ def _write_nifti_bytes(
         ).reshape(image.shape[::-1])  # NIfTI stores i fastest, so C order is (D, H, W)
     except (OSError, EOFError, ValueError) as error:
         raise CorruptImageError(f"{template_path} is truncated or damaged ({error}). Copy it again.") from error
-    _check_shapes(stored.shape, changed_hu.shape, template_path)
-    _check_shapes(stored.shape, support.shape, template_path)
+    _check_shapes(stored.shape, template_path, changed_hu, support)
     in_stored_units = (changed_hu[support].astype(np.float64) - image.dataobj.inter) / image.dataobj.slope
     stored[support] = _fit_into(in_stored_units, stored.dtype)
     is_packed = file_ending(temporary) == ".nii.gz"
@@ -141,8 +130,7 @@ def _write_sitk(
 ) -> None:
     image = load_sitk(template_path)
     values = sitk.GetArrayFromImage(image)
-    _check_shapes(values.shape, changed_hu.shape, template_path)
-    _check_shapes(values.shape, support.shape, template_path)
+    _check_shapes(values.shape, template_path, changed_hu, support)
     values[support] = _fit_into(changed_hu[support].astype(np.float64), values.dtype)
     edited = sitk.GetImageFromArray(values)
     edited.CopyInformation(image)
@@ -158,9 +146,10 @@ def _fit_into(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]
     return np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
 
 
-def _check_shapes(expected: tuple[int, ...], actual: tuple[int, ...], path: Path) -> None:
-    if tuple(expected) != tuple(actual):
-        raise GeometryMismatchError(
-            f"{path} has the shape {tuple(expected)} (D, H, W), but the array to write has {tuple(actual)}. "
-            "Give both arrays on the grid that read_ct returns."
-        )
+def _check_shapes(expected: tuple[int, ...], path: Path, *arrays: NDArray[Any]) -> None:
+    for array in arrays:
+        if tuple(expected) != array.shape:
+            raise GeometryMismatchError(
+                f"{path} has the shape {tuple(expected)} (D, H, W), but the array to write has {array.shape}. "
+                "Give both arrays on the grid that read_ct returns."
+            )

@@ -6,9 +6,11 @@ train in every fold and are in no validation list and no holdout.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +22,15 @@ from nnunet_difftumor.cases.extra.requirements import (
     check_description,
     check_healthy,
     check_plans,
-    list_some,
     refuse_collisions,
 )
-from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
-from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.ct.label_roles import LabelRoles
-from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError, list_some
 from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 if TYPE_CHECKING:
-    from nnunet_difftumor.cases.extra.composite_dataset import PreprocessedDataset
     from nnunet_difftumor.cases.fold import FoldCases
 
 
@@ -43,23 +41,21 @@ class ExtraCases:
     Attributes:
         name: `DatasetXXX_Name`.
         data_folder: Folder of its preprocessed cases.
-        healthy: Cases with the organ: tumours may be placed in them.
-        without_organ: The rest, which train as they are.
+        identifiers: All cases, sorted.
+        places: The healthy cases, which tumours may be placed in: the numbers of the targets whose organ each has.
         missing: Cases whose labels are there but which are not preprocessed.
-        places: For each healthy case, the numbers of the targets whose organ it has.
     """
 
     name: str
     data_folder: Path
-    healthy: tuple[str, ...]
-    without_organ: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    places: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    identifiers: tuple[str, ...]
+    places: Mapping[str, tuple[int, ...]]
+    missing: tuple[str, ...]
 
     @property
-    def identifiers(self) -> tuple[str, ...]:
-        """All cases, sorted."""
-        return tuple(sorted((*self.healthy, *self.without_organ)))
+    def without_organ(self) -> tuple[str, ...]:
+        """Cases that train as they are."""
+        return tuple(case for case in self.identifiers if case not in self.places)
 
     def describe(self) -> str:
         """Return a line for the log."""
@@ -83,10 +79,6 @@ def open_extra_healthy(
     Args:
         target: The data set that is trained on.
         roles: Organ and tumour of each kind of synthetic tumour.
-        show_progress: Show a progress bar while labels are read.
-
-    Returns:
-        Cases of each data set.
 
     Raises:
         DatasetError: If a data set is not preprocessed for this one, or an identifier occurs twice.
@@ -108,7 +100,6 @@ def open_extra_healthy(
 
 
 def _open_one(name: str, target: TargetDataset, roles: Sequence[LabelRoles], *, show_progress: bool) -> ExtraCases:
-    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     folder = target.folder.parent / name
@@ -123,7 +114,7 @@ def _open_one(name: str, target: TargetDataset, roles: Sequence[LabelRoles], *, 
     labelled = folder / "gt_segmentations"
     if not data_folder.is_dir() or not any(data_folder.iterdir()) or not labelled.is_dir():
         raise DatasetError(f"{data_folder} holds no preprocessed case. Run: {target.command_for(name)}")
-    identifiers = sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))
+    identifiers = _open_cases(data_folder).identifiers
     unfinished = [case for case in identifiers if not (data_folder / f"{case}.pkl").is_file()]
     if unfinished:
         raise DatasetError(
@@ -132,30 +123,22 @@ def _open_one(name: str, target: TargetDataset, roles: Sequence[LabelRoles], *, 
     ending = dataset_json["file_ending"]
     files = {identifier: labelled / f"{identifier}{ending}" for identifier in identifiers}
     cache = FactCache(folder / CASE_FACTS_FILE_NAME)
-    healthy = check_healthy(files, roles, dataset_json["labels"], name, cache, show_progress=show_progress)
-    listed = {path.name[: -len(ending)] for path in labelled.iterdir() if path.name.endswith(ending)}
-    without_organ = tuple(case for case in identifiers if case not in healthy)
-    missing = tuple(sorted(listed - set(identifiers)))
-    return ExtraCases(name, data_folder, tuple(healthy), without_organ, missing, healthy)
+    places = check_healthy(files, roles, dataset_json["labels"], name, cache, show_progress=show_progress)
+    listed = {path.name.removesuffix(ending) for path in labelled.iterdir() if path.name.endswith(ending)}
+    return ExtraCases(name, data_folder, tuple(identifiers), places, tuple(sorted(listed - set(identifiers))))
 
 
 def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases:
-    """Put extra cases into a fold: all into its training list, none into validation or holdout.
-
-    Returns:
-        The fold with them; the same without any.
-    """
-    if not extras:
-        return cases
-    healthy = [case for extra in extras for case in extra.healthy]
+    """Put extra cases into a fold: all into its training list, none into validation or holdout."""
+    places = {case: numbers for extra in extras for case, numbers in extra.places.items()}
     others = [case for extra in extras for case in extra.without_organ]
-    groups = CaseGroups(
-        cases.groups.tumor,
-        tuple(sorted((*cases.groups.healthy, *healthy))),
-        tuple(sorted((*cases.groups.other, *others))),
-        {**cases.groups.places, **{case: extra.places[case] for extra in extras for case in extra.healthy}},
+    groups = replace(
+        cases.groups,
+        healthy=tuple(sorted((*cases.groups.healthy, *places))),
+        other=tuple(sorted((*cases.groups.other, *others))),
+        places={**cases.groups.places, **places},
     )
-    split = Split(tuple(sorted((*cases.split.train, *healthy, *others))), cases.split.val)
+    split = replace(cases.split, train=tuple(sorted((*cases.split.train, *places, *others))))
     return replace(cases, groups=groups, split=split, notes=(*cases.notes, *(extra.describe() for extra in extras)))
 
 
@@ -177,35 +160,24 @@ def refuse_copies(
     """
     if not extras:
         return ()
-    own = _PreprocessedImages(data_folder)
     extra_names = {case for extra in extras for case in extra.identifiers}
-    targets = [case for case in (*cases.split.train, *cases.split.val, *cases.holdout) if case not in extra_names]
-    by_grid: dict[Any, list[str]] = {}
-    for case in dict.fromkeys(targets):
-        by_grid.setdefault(own.grid(case), []).append(case)
-    copies = [
-        (case, original)
-        for extra in extras
-        for theirs in [_PreprocessedImages(extra.data_folder)]
-        for case in extra.identifiers
-        for original in by_grid.get(theirs.grid(case), ())
-        if theirs.is_same(case, own, original)
-    ]
-    _refuse(
-        [pair for pair in copies if pair[1] in cases.groups.tumor],
-        ConfigurationError,
-        "have the CT of a case with an annotated tumour, so they are not healthy",
-    )
+    own = dict.fromkeys((*cases.split.train, *cases.split.val, *cases.holdout))
+    copies = list(_find_copies(extras, data_folder, [case for case in own if case not in extra_names]))
     kept_out = {*cases.holdout, *(() if fold == "all" else cases.split.val)}
-    _refuse(
-        [pair for pair in copies if pair[1] in kept_out],
-        LeakError,
-        "have the CT of a validation or held-out case, which would train in every fold",
-    )
+    for refused, error_type, why in (
+        (cases.groups.tumor, ConfigurationError, "a case with an annotated tumour, so they are not healthy"),
+        (kept_out, LeakError, "a validation or held-out case, which would train in every fold"),
+    ):
+        found = [(case, original) for case, original in copies if original in refused]
+        if found:
+            raise error_type(
+                f"{len(found)} extra cases have the CT of {why}: {_pairs(found)}. Take them out of the raw extra data "
+                "set and run `difftumor add-healthy` again."
+            )
     return (f"Extra healthy cases that are training cases too: {_pairs(copies)}.",) if copies else ()
 
 
-def join_datasets(dataset: PreprocessedDataset, extras: Sequence[ExtraCases]) -> PreprocessedDataset:
+def join_datasets(dataset: Any, extras: Sequence[ExtraCases]) -> Any:
     """Make one data set of the training cases of a data set and of extra cases.
 
     Args:
@@ -216,57 +188,75 @@ def join_datasets(dataset: PreprocessedDataset, extras: Sequence[ExtraCases]) ->
     """
     if not extras:
         return dataset
-    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-
-    from nnunet_difftumor.cases.extra.composite_dataset import CompositeDataset
-
+    parts = [_open_cases(extra.data_folder, extra.identifiers) for extra in extras]
     extra_names = {case for extra in extras for case in extra.identifiers}
     dataset.identifiers = [case for case in dataset.identifiers if case not in extra_names]
-    parts = [
-        infer_dataset_class(str(extra.data_folder))(str(extra.data_folder), list(extra.identifiers)) for extra in extras
-    ]
     return CompositeDataset([dataset, *parts])
 
 
-class _PreprocessedImages:
-    """Preprocessed cases of a folder, compared by grid first, then by one slice, then as a whole."""
+class CompositeDataset:
+    """Cases of several of nnU-Net's data sets under one sorted list of identifiers; each opens where it lies.
 
-    def __init__(self, data_folder: Path) -> None:
-        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    A folder of links would be slower to start (4 s for 600 cases, then the same time a case), and would have to follow
+    a data set that moves or is preprocessed again.
+    """
 
-        self._folder = data_folder
-        self._dataset: Any = infer_dataset_class(str(data_folder))(str(data_folder))
-        self._slices: dict[str, NDArray[np.float32]] = {}
+    def __init__(self, parts: Sequence[Any]) -> None:
+        """Join data sets.
 
-    def grid(self, case: str) -> Any:
-        """Shape and spacing of the raw CT."""
-        from batchgenerators.utilities.file_and_folder_operations import load_pickle
+        Raises:
+            ValueError: If two parts share an identifier.
+        """
+        self._parts = {identifier: part for part in parts for identifier in part.identifiers}
+        self.identifiers = sorted(self._parts)
+        if len(self.identifiers) != sum(len(part.identifiers) for part in parts):
+            raise ValueError("Two preprocessed data sets share a case identifier; rename the case in one of them.")
 
-        properties = load_pickle(str(self._folder / f"{case}.pkl"))
-        spacing = tuple(round(float(step), 4) for step in properties["spacing"])
-        return tuple(map(int, properties["shape_before_cropping"])), spacing
+    def load_case(self, identifier: str) -> Any:
+        """Open one case: image, labels, labels of the previous stage, properties."""
+        return self._parts[identifier].load_case(identifier)
 
-    def is_same(self, case: str, others: _PreprocessedImages, other: str) -> bool:
-        """Say whether two cases have the same preprocessed CT."""
-        if not np.array_equal(self._middle(case), others._middle(other)):
-            return False
-        return np.array_equal(self._dataset.load_case(case)[0][:], others._dataset.load_case(other)[0][:])
-
-    def _middle(self, case: str) -> NDArray[np.float32]:
-        if case not in self._slices:
-            image = self._dataset.load_case(case)[0]
-            self._slices[case] = np.asarray(image[:, image.shape[1] // 2])
-        return self._slices[case]
+    __getitem__ = load_case
 
 
-def _refuse(
-    copies: Sequence[tuple[str, str]], error_type: type[ConfigurationError] | type[LeakError], why: str
-) -> None:
-    if copies:
-        raise error_type(
-            f"{len(copies)} extra cases {why}: {_pairs(copies)}. Take them out of the raw extra data "
-            "set and run `difftumor add-healthy` again."
-        )
+def _open_cases(data_folder: Path, identifiers: Sequence[str] | None = None) -> Any:
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    dataset_class: Any = infer_dataset_class(str(data_folder))
+    return dataset_class(str(data_folder), None if identifiers is None else list(identifiers))
+
+
+def _find_copies(
+    extras: Sequence[ExtraCases], data_folder: Path, originals: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Find extra cases with the preprocessed CT of another case: of the same grid, middle slice and whole image."""
+    by_grid: dict[Any, list[str]] = defaultdict(list)
+    for original in originals:
+        by_grid[_raw_grid(data_folder, original)].append(original)
+    own = _open_cases(data_folder)
+    middle = functools.cache(_middle_slice)
+    for extra in extras:
+        theirs = _open_cases(extra.data_folder)
+        for case in extra.identifiers:
+            for original in by_grid.get(_raw_grid(extra.data_folder, case), ()):
+                if np.array_equal(middle(theirs, case), middle(own, original)) and np.array_equal(
+                    theirs.load_case(case)[0][:], own.load_case(original)[0][:]
+                ):
+                    yield case, original
+
+
+def _raw_grid(data_folder: Path, case: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing in mm of the raw CT."""
+    from batchgenerators.utilities.file_and_folder_operations import load_pickle
+
+    properties = load_pickle(str(data_folder / f"{case}.pkl"))
+    spacing_mm = tuple(round(float(step), 4) for step in properties["spacing"])
+    return tuple(map(int, properties["shape_before_cropping"])), spacing_mm
+
+
+def _middle_slice(dataset: Any, case: str) -> NDArray[np.float32]:
+    image = dataset.load_case(case)[0]
+    return np.asarray(image[:, image.shape[1] // 2])
 
 
 def _pairs(copies: Sequence[tuple[str, str]]) -> str:

@@ -17,10 +17,10 @@ from nnunet_difftumor.cases.extra.requirements import (
     check_plans,
     refuse_collisions,
 )
-from nnunet_difftumor.ct.datasets import Case, RawDataset, load_raw_dataset
-from nnunet_difftumor.ct.label_roles import LabelRoles
+from nnunet_difftumor.cases.fold import roles_of
+from nnunet_difftumor.ct.datasets import RawDataset, load_raw_dataset
 from nnunet_difftumor.ct.reading import read_shape
-from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError, list_some
 from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset, parse_extra_healthy
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ENVIRONMENT_VARIABLE, find_sources
@@ -32,17 +32,10 @@ _KEY = "extra_healthy_datasets"
 
 @dataclass(frozen=True)
 class ExtraPreprocessing:
-    """What preparing an extra data set needs to know.
-
-    Attributes:
-        target: The data set that is trained on.
-        raw: The extra raw data set.
-        roles: Organ and tumour of each target of the data set that is trained on.
-    """
+    """An extra raw data set, and the data set that is trained on and that it is prepared for."""
 
     target: TargetDataset
     raw: RawDataset
-    roles: tuple[LabelRoles, ...]
 
     @property
     def folder(self) -> Path:
@@ -70,22 +63,19 @@ class ExtraPreprocessing:
         """
         preprocessed = {path.stem for path in self.data_folder.glob("*.pkl")}
         return preprocessed == {case.identifier for case in self.raw.cases} and all(
-            map(self._has_label, self.raw.cases)
+            copy.is_file() and copy.stat().st_mtime >= label.stat().st_mtime
+            for identifier, label in self.label_files.items()
+            for copy in [self.folder / "gt_segmentations" / f"{identifier}{self.raw.file_ending}"]
         )
 
-    def _has_label(self, case: Case) -> bool:
-        copy = self.folder / "gt_segmentations" / f"{case.identifier}{self.raw.file_ending}"
-        return copy.is_file() and (case.label_path is None or copy.stat().st_mtime >= case.label_path.stat().st_mtime)
+    @property
+    def label_files(self) -> dict[str, Path]:
+        """Raw label file of each case."""
+        return {case.identifier: case.label_path for case in self.raw.cases if case.label_path is not None}
 
 
 def open_target(folder: Path, plans_name: str, configuration: str) -> TargetDataset:
-    """Read what extra cases must fit.
-
-    Args:
-        folder: The data set's folder in nnUNet_preprocessed.
-
-    Returns:
-        The data set.
+    """Read what extra cases must fit: a data set's folder in nnUNet_preprocessed.
 
     Raises:
         DatasetError: If it is not preprocessed with these plans and this configuration.
@@ -119,11 +109,7 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
     """Check that an extra raw data set fits, before hours are spent on it.
 
     Args:
-        target: The data set that is trained on.
         raw_folder: The extra data set's folder in nnUNet_raw.
-
-    Returns:
-        What is to be done.
 
     Raises:
         DatasetError: If the extra data set is incomplete or shares an identifier.
@@ -139,13 +125,11 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
     labels = target.dataset_json["labels"]
     sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), target.folder, target.dataset_json)
     config = resolve_config(labels, sources).config
-    targets = config.organ_targets
-    roles = tuple(LabelRoles.of_dataset(labels, each.organ_label, each.tumor_label) for each in targets)
-    work = ExtraPreprocessing(target, raw, roles)
-    files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
-    _refuse_other_grids(raw)
+    roles = [roles_of(labels, each) for each in config.organ_targets]
+    work = ExtraPreprocessing(target, raw)
+    _refuse_other_grids(work)
     cache = FactCache(work.folder / CASE_FACTS_FILE_NAME if work.folder.is_dir() else None)
-    healthy = check_healthy(files, work.roles, raw.options["labels"], raw_folder.name, cache, show_progress=True)
+    healthy = check_healthy(work.label_files, roles, raw.options["labels"], raw_folder.name, cache, show_progress=True)
     if not healthy:
         organs = " or ".join(str(each.organ) for each in roles)
         raise ConfigurationError(
@@ -176,7 +160,10 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
 
     name, target = work.raw.folder.name, work.target
     if work.plans_file.is_file() and not overwrite:
-        _refuse_other_plans(work)
+        try:
+            check_plans(json.loads(work.plans_file.read_text(encoding="utf-8")), name, target)
+        except ConfigurationError as error:
+            raise OutputExistsError(f"{work.plans_file} exists already, made for other plans. {error}") from error
         if work.is_complete:
             return False
     number = int(name.removeprefix("Dataset")[:3])
@@ -194,28 +181,23 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
 
 
 def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
-    """Return the setting of difftumor.json with one more data set.
+    """Return the entries of the setting in a folder's difftumor.json, and one more unless its data set is there.
 
     Args:
-        folder: The folder of difftumor.json, beside the plans.
-        dataset: Name of the extra data set.
-
-    Returns:
-        The entries that are there, and the new one unless it is there.
+        dataset: Full name of the extra data set; an entry may have its number.
     """
     path = folder / CONFIG_FILE_NAME
     written = parse_extra_healthy(_read_settings(path).get(_KEY, ()), str(path))
-    if any(dataset == entry.dataset or _has_number(dataset, entry.dataset) for entry in written):
+    if any(
+        dataset == each.dataset or (each.dataset.isdigit() and dataset.startswith(f"Dataset{int(each.dataset):03d}_"))
+        for each in written
+    ):
         return written
     return (*written, ExtraHealthyDataset(dataset=dataset, confirmed_healthy=True))
 
 
 def write_setting(folder: Path, entries: Sequence[ExtraHealthyDataset]) -> Path:
-    """Write the setting into difftumor.json; every other setting in it stays.
-
-    Args:
-        folder: The folder of difftumor.json, beside the plans.
-    """
+    """Write the setting into a folder's difftumor.json; every other setting in it stays."""
     path = folder / CONFIG_FILE_NAME
     write_json(path, {**_read_settings(path), **setting_to_json(entries)}, overwrite=True)
     return path
@@ -226,27 +208,18 @@ def setting_to_json(entries: Sequence[ExtraHealthyDataset]) -> dict[str, Any]:
     return {_KEY: [{"dataset": each.dataset, "confirmed_healthy": each.confirmed_healthy} for each in entries]}
 
 
-def _refuse_other_plans(work: ExtraPreprocessing) -> None:
-    plans = json.loads(work.plans_file.read_text(encoding="utf-8"))
-    try:
-        check_plans(plans, work.raw.folder.name, work.target)
-    except ConfigurationError as error:
-        raise OutputExistsError(f"{work.plans_file} exists already, made for other plans. {error}") from error
-
-
-def _refuse_other_grids(raw: RawDataset) -> None:
+def _refuse_other_grids(work: ExtraPreprocessing) -> None:
     """Compare the shapes of images and labels, which nnU-Net would find out after hours, naming no case."""
-    shapes = [
-        (case.identifier, read_shape(case.image_path), read_shape(case.label_path))
-        for case in raw.cases
-        if case.label_path is not None
-    ]
-    odd = [(case, image, label) for case, image, label in shapes if image != label]
+    shapes = {
+        case.identifier: (read_shape(case.image_path), read_shape(work.label_files[case.identifier]))
+        for case in work.raw.cases
+    }
+    odd = [case for case, (image, label) in shapes.items() if image != label]
     if odd:
-        case, image, label = odd[0]
+        image, label = shapes[odd[0]]
         raise DatasetError(
-            f"{len(odd)} label maps of {raw.folder.name} have another shape than their image: "
-            f"{', '.join(name for name, _, _ in odd[:5])} ({case}: image {image}, label {label}, D H W). Correct them."
+            f"{len(odd)} label maps of {work.raw.folder.name} have another shape than their image: "
+            f"{list_some(odd)} ({odd[0]}: image {image}, label {label}, D H W). Correct them."
         )
 
 
@@ -255,7 +228,3 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
         return {}
     (source,) = find_sources(None, path.parent, {})
     return source.values
-
-
-def _has_number(name: str, dataset: str) -> bool:
-    return dataset.isdigit() and name.startswith(f"Dataset{int(dataset):03d}_")

@@ -14,7 +14,7 @@ import torch
 from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets as transfer
 
-from nnunet_difftumor.cases.extra.composite_dataset import CompositeDataset
+from nnunet_difftumor.cases.extra.joining import CompositeDataset
 from nnunet_difftumor.cases.extra.preprocessing import setting_with, write_setting
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError
