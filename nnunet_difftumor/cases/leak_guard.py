@@ -6,8 +6,9 @@ Identifiers and exact content refuse. A tumour print, which survives resampling,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +57,19 @@ class StageOverlap:
         resembling: Other content, but a tumour of nearly the same shape in nearly the same surroundings.
     """
 
-    same: tuple[str, ...] = ()
-    renamed: tuple[str, ...] = ()
-    other_content: tuple[str, ...] = ()
-    not_comparable: tuple[str, ...] = ()
-    resembling: tuple[str, ...] = ()
+    same: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
+    other_content: list[str] = field(default_factory=list)
+    not_comparable: list[str] = field(default_factory=list)
+    resembling: list[str] = field(default_factory=list)
 
     @property
-    def shared(self) -> tuple[str, ...]:
+    def shared(self) -> list[str]:
         """Cases whose content trained the stage."""
         return self.same + self.renamed
 
     @property
-    def only_named(self) -> tuple[str, ...]:
+    def only_named(self) -> list[str]:
         """Cases whose identifier, but not proven content, trained the stage."""
         return self.other_content + self.not_comparable
 
@@ -120,7 +121,11 @@ def describe_case(
     hashes: list[str] = []
     prints: list[TumorPrint] = []
     for values in tumor_masks:
-        mask_hash = _hash_mask(label_file, values, cache)
+        mask_hash = cache.get_or_compute(
+            label_file,
+            f"tumor_mask_hash_{_joined(values)}",
+            lambda values=values: hash_tumor_file(label_file, values) or "",  # "": known to have no tumour
+        )
         if mask_hash:
             hashes.append(mask_hash)
             prints += _describe_tumors(label_file, image_file, values, image_hash, cache)
@@ -132,9 +137,8 @@ def describe_case(
     )
 
 
-def find_overlap(cases: Iterable[CaseContent], provenance: Provenance) -> GeneratorOverlap:
+def find_overlap(cases: Sequence[CaseContent], provenance: Provenance) -> GeneratorOverlap:
     """Compare cases with the ones that trained a generator."""
-    cases = tuple(cases)
     trained_on = {_DIFFUSION: provenance.diffusion, _AUTOENCODER: provenance.autoencoder}
     return {stage: _stage_overlap(cases, theirs) for stage, theirs in trained_on.items()}
 
@@ -169,7 +173,7 @@ def refuse_overlap(
             f"{_as_copy(autoencoder)}. Train it without them (difftumor train-autoencoder --splits "
             'splits_final.json --fold K), or set "acknowledge_autoencoder_overlap": true and say so with every result.'
         )
-    named = tuple(dict.fromkeys(diffusion.only_named + autoencoder.only_named))
+    named = list(dict.fromkeys(diffusion.only_named + autoencoder.only_named))
     if named and not acknowledge_identifier_matches:
         raise LeakError(
             f"The generator was trained on cases with the identifiers of {_count(named)} of this fold, "
@@ -191,7 +195,7 @@ def describe_resemblance(overlap: GeneratorOverlap) -> tuple[str, ...]:
     )
 
 
-def describe_blind_spots(cases: Iterable[CaseContent]) -> tuple[str, ...]:
+def describe_blind_spots(cases: Sequence[CaseContent]) -> tuple[str, ...]:
     """Say where another resampling of a training case could not have been noticed; nothing if nowhere."""
     small = [case.identifier for case in cases if case.tumor_mask_hashes and not can_be_told(case.tumor_prints)]
     if not small:
@@ -219,30 +223,23 @@ def describe_overlap(overlap: GeneratorOverlap, noun: str = "validation case") -
 
 
 def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFingerprint]) -> StageOverlap:
-    by_name: dict[str, list[CaseFingerprint]] = {}
+    by_name: dict[str, list[CaseFingerprint]] = defaultdict(list)
     for fingerprint in trained_on:
-        by_name.setdefault(fingerprint.identifier_hash, []).append(fingerprint)
+        by_name[fingerprint.identifier_hash].append(fingerprint)
     images = {fingerprint.image_hash for fingerprint in trained_on}
     masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
-    kinds = ("same", "renamed", "other_content", "not_comparable", "resembling")
-    found: dict[str, list[str]] = {kind: [] for kind in kinds}
+    found = StageOverlap()
     for case in cases:
-        namesakes = by_name.get(hash_identifier(case.identifier), [])
+        namesakes = by_name[hash_identifier(case.identifier)]
         if case.image_hash in images or masks.intersection(case.tumor_mask_hashes):
-            found["same" if namesakes else "renamed"].append(case.identifier)
+            (found.same if namesakes else found.renamed).append(case.identifier)
             continue
         if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):
-            found["resembling"].append(case.identifier)
+            found.resembling.append(case.identifier)
         if namesakes:
-            kind = "other_content" if all(_differs(case, other) for other in namesakes) else "not_comparable"
-            found[kind].append(case.identifier)
-    return StageOverlap(**{kind: tuple(identifiers) for kind, identifiers in found.items()})
-
-
-def _hash_mask(label_file: Path, values: tuple[int, ...], cache: FactCache) -> str:
-    """Hash of a case's tumour mask; "" is kept as well: known to have no tumour."""
-    fact = f"tumor_mask_hash_{_joined(values)}"
-    return cache.get_or_compute(label_file, fact, lambda: hash_tumor_file(label_file, values) or "")
+            differs = all(_differs(case, other) for other in namesakes)
+            (found.other_content if differs else found.not_comparable).append(case.identifier)
+    return found
 
 
 def _describe_tumors(

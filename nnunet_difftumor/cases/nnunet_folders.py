@@ -24,13 +24,7 @@ def require_nnunet_folders() -> tuple[Path, Path]:
 
 
 def find_dataset_name(dataset: str) -> str:
-    """Find the full name of a data set in nnU-Net's folders.
-
-    Args:
-        dataset: Number or full name.
-
-    Returns:
-        `DatasetXXX_Name`.
+    """Find the full name (`DatasetXXX_Name`) of a data set in nnU-Net's folders, by number or full name.
 
     Raises:
         DatasetError: If there is none, or several have the number.

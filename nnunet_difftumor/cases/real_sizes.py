@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,7 @@ def real_tumor_counts(label_files: Sequence[Path], tumor_labels: Sequence[int], 
 
 def _radii_of_cases(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> list[list[float]]:
     fact = "tumor_radii_mm_" + "_".join(str(value) for value in tumor_labels)
-
-    def radii_mm(path: Path) -> list[float]:
-        return cache.get_or_compute(path, fact, lambda: _measure_radii_mm(path, tumor_labels))
-
-    found = [radii_mm(path) for path in label_files]
+    found = [cache.get_or_compute(path, fact, partial(_measure_radii_mm, path, tumor_labels)) for path in label_files]
     cache.save()
     return found
 

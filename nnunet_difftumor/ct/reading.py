@@ -1,4 +1,8 @@
-"""CT images and masks read from files onto one (D, H, W) grid with a known position in the patient."""
+"""CT images and masks read from files onto one (D, H, W) grid with a known position in the patient.
+
+A file is a NIfTI, NRRD or MetaImage file with one 3D volume. What reads one raises CorruptImageError if it is missing
+or truncated or has no usable grid, and UnsupportedImageError if it is not one 3D scalar volume.
+"""
 
 from __future__ import annotations
 
@@ -57,12 +61,8 @@ def file_ending(path: Path) -> str | None:
 def read_ct(path: Path) -> CTVolume:
     """Read a CT in HU.
 
-    Args:
-        path: A NIfTI, NRRD or MetaImage file with one 3D volume.
-
     Raises:
-        CorruptImageError: If the file is missing or truncated, or holds NaN or infinite values.
-        UnsupportedImageError: If the file is not one 3D scalar volume.
+        CorruptImageError: If the file holds NaN or infinite values.
         NotHounsfieldError: If the values cannot be HU.
     """
     array, geometry = read_array(Path(path))
@@ -75,15 +75,11 @@ def read_ct(path: Path) -> CTVolume:
 def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
     """Read a label map on its file's own grid.
 
-    Args:
-        path: A NIfTI, NRRD or MetaImage file with whole numbers.
-
     Returns:
         Labels of shape (D, H, W) as the file orders them, and where they lie.
 
     Raises:
-        CorruptImageError: If the file is missing or truncated, or holds anything but whole numbers.
-        UnsupportedImageError: If the file is not one 3D scalar volume.
+        CorruptImageError: If the file holds anything but whole numbers.
     """
     array, geometry = read_array(Path(path))
     if array.dtype.kind == "f":
@@ -117,9 +113,6 @@ def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, 
         labels: Labels as `read_labels` gives them. Shape (D, H, W).
         path: The label file, for messages.
 
-    Returns:
-        Labels of shape `like.image_hu.shape`.
-
     Raises:
         GeometryMismatchError: If the two physical grids differ.
     """
@@ -137,15 +130,8 @@ def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, 
 def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     """Read the values of a volume, of whatever meaning.
 
-    Args:
-        path: A NIfTI, NRRD or MetaImage file with one 3D volume.
-
     Returns:
         The values with the file's scaling applied, shape (D, H, W) as the file orders them, and where they lie.
-
-    Raises:
-        CorruptImageError: If the file is missing or truncated, or has no usable grid.
-        UnsupportedImageError: If the file is not one 3D scalar volume.
     """
     if path.is_dir():
         raise UnsupportedImageError(
@@ -168,11 +154,7 @@ def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
 
 
 def read_shape(path: Path) -> tuple[int, ...]:
-    """Read the shape that `read_array` gives, (D, H, W), from the header alone.
-
-    Raises:
-        CorruptImageError: If the header cannot be read.
-    """
+    """Read the shape that `read_array` gives, (D, H, W), from the header alone."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -183,12 +165,7 @@ def read_shape(path: Path) -> tuple[int, ...]:
 
 
 def load_nifti(path: Path) -> Any:
-    """Open a NIfTI file (.nii, .nii.gz) with nibabel, without decoding its voxels.
-
-    Raises:
-        CorruptImageError: If the header cannot be read.
-        UnsupportedImageError: If it is not a single 3D volume.
-    """
+    """Open a NIfTI file (.nii, .nii.gz) with nibabel, without decoding its voxels."""
     try:
         image: Any = nibabel.load(path)
     except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
@@ -204,12 +181,7 @@ def load_nifti(path: Path) -> Any:
 
 
 def load_sitk(path: Path) -> sitk.Image:
-    """Read an image with SimpleITK.
-
-    Raises:
-        CorruptImageError: If the file cannot be read.
-        UnsupportedImageError: If it is not a single 3D volume.
-    """
+    """Read an image with SimpleITK."""
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:

@@ -1,4 +1,8 @@
-"""Writing an edited CT so that nothing outside the edit changes, not even a stored bit."""
+"""Writing an edited CT so that nothing outside the edit changes, not even a stored bit.
+
+An output that exists is refused (OutputExistsError) unless it is to be overwritten, and so is an array of another
+shape than the CT's (GeometryMismatchError).
+"""
 
 from __future__ import annotations
 
@@ -46,8 +50,6 @@ def write_ct_like(
         support: True where the CT changes. Shape (D, H, W).
 
     Raises:
-        OutputExistsError: If `out_path` exists and `overwrite` is False.
-        GeometryMismatchError: If the shapes differ from the template's.
         CorruptImageError: If the template cannot be read, or a changed value is NaN or infinite.
         UnsupportedImageError: If a file ending is not one that can be written.
     """
@@ -73,8 +75,6 @@ def write_labels_like(
         labels: Whole numbers; stored in one byte if they are from 0 to 255, in two otherwise. Shape (D, H, W).
 
     Raises:
-        OutputExistsError: If `out_path` exists and `overwrite` is False.
-        GeometryMismatchError: If the shape differs from the CT's.
         UnsupportedImageError: If a label does not fit into two bytes.
     """
     _check_shapes(ct.geometry.shape, out_path, labels)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,12 @@ from nnunet_difftumor.cases.extra.requirements import (
     check_plans,
     refuse_collisions,
 )
+from nnunet_difftumor.cases.fold import FoldCases
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError, list_some
 from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
-
-if TYPE_CHECKING:
-    from nnunet_difftumor.cases.fold import FoldCases
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,10 @@ def open_extra_healthy(
     """Find the preprocessed cases of the extra data sets, and check that they fit.
 
     Args:
-        target: The data set that is trained on.
         roles: Organ and tumour of each kind of synthetic tumour.
 
     Raises:
-        DatasetError: If a data set is not preprocessed for this one, or an identifier occurs twice.
+        DatasetError: If a data set is not preprocessed for the target, or an identifier occurs twice.
         ConfigurationError: If labels, channels, spacing or normalisation differ, or a case has a tumour.
     """
     found: list[ExtraCases] = []
@@ -178,14 +175,7 @@ def refuse_copies(
 
 
 def join_datasets(dataset: Any, extras: Sequence[ExtraCases]) -> Any:
-    """Make one data set of the training cases of a data set and of extra cases.
-
-    Args:
-        dataset: nnU-Net's data set over the training list, extra cases in the list.
-
-    Returns:
-        The data set itself without extra cases.
-    """
+    """Let nnU-Net's data set over the training list, extra cases in the list, open these where they lie."""
     if not extras:
         return dataset
     parts = [_open_cases(extra.data_folder, extra.identifiers) for extra in extras]
@@ -197,8 +187,8 @@ def join_datasets(dataset: Any, extras: Sequence[ExtraCases]) -> Any:
 class CompositeDataset:
     """Cases of several of nnU-Net's data sets under one sorted list of identifiers; each opens where it lies.
 
-    A folder of links would be slower to start (4 s for 600 cases, then the same time a case), and would have to follow
-    a data set that moves or is preprocessed again.
+    A folder of links is no faster to read, takes seconds to make, and would have to follow data sets that move or are
+    preprocessed again.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
@@ -223,7 +213,7 @@ def _open_cases(data_folder: Path, identifiers: Sequence[str] | None = None) -> 
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
     dataset_class: Any = infer_dataset_class(str(data_folder))
-    return dataset_class(str(data_folder), None if identifiers is None else list(identifiers))
+    return dataset_class(str(data_folder), list(identifiers) if identifiers else None)
 
 
 def _find_copies(

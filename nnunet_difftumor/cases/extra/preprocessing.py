@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,6 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
     """Take the fingerprint, transfer the plans and preprocess.
 
     Args:
-        processes: Processes that preprocess side by side.
         overwrite: Replace transferred plans that differ, and preprocess again what is there.
 
     Returns:
@@ -186,8 +185,7 @@ def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
     Args:
         dataset: Full name of the extra data set; an entry may have its number.
     """
-    path = folder / CONFIG_FILE_NAME
-    written = parse_extra_healthy(_read_settings(path).get(_KEY, ()), str(path))
+    written = parse_extra_healthy(_read_settings(folder).get(_KEY, ()), str(folder / CONFIG_FILE_NAME))
     if any(
         dataset == each.dataset or (each.dataset.isdigit() and dataset.startswith(f"Dataset{int(each.dataset):03d}_"))
         for each in written
@@ -199,13 +197,13 @@ def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
 def write_setting(folder: Path, entries: Sequence[ExtraHealthyDataset]) -> Path:
     """Write the setting into a folder's difftumor.json; every other setting in it stays."""
     path = folder / CONFIG_FILE_NAME
-    write_json(path, {**_read_settings(path), **setting_to_json(entries)}, overwrite=True)
+    write_json(path, {**_read_settings(folder), **setting_to_json(entries)}, overwrite=True)
     return path
 
 
 def setting_to_json(entries: Sequence[ExtraHealthyDataset]) -> dict[str, Any]:
     """Return the setting as it stands in difftumor.json."""
-    return {_KEY: [{"dataset": each.dataset, "confirmed_healthy": each.confirmed_healthy} for each in entries]}
+    return {_KEY: [asdict(each) for each in entries]}
 
 
 def _refuse_other_grids(work: ExtraPreprocessing) -> None:
@@ -223,8 +221,5 @@ def _refuse_other_grids(work: ExtraPreprocessing) -> None:
         )
 
 
-def _read_settings(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    (source,) = find_sources(None, path.parent, {})
-    return source.values
+def _read_settings(folder: Path) -> Mapping[str, Any]:
+    return next((source.values for source in find_sources(None, folder, {})), {})

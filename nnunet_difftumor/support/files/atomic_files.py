@@ -1,4 +1,7 @@
-"""Output files and folders that appear complete or not at all."""
+"""Output files and folders that appear complete or not at all.
+
+What exists already is refused (OutputExistsError) unless it is to be overwritten; a missing folder above is made.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,6 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary name beside `path`, and rename it to `path` when the block ends without an error.
 
     The temporary name keeps the file's ending, so that libraries that choose a format by ending work.
-
-    Args:
-        path: Where the file is to appear. Its folder is made if it is missing.
-        overwrite: Replace a file that exists.
-
-    Yields:
-        The temporary path to write to.
-
-    Raises:
-        OutputExistsError: If `path` exists and `overwrite` is False.
     """
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists already; choose another name or remove the file first.")
@@ -44,14 +37,7 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`, and rename it to `path` when the block ends without an error.
 
-    Args:
-        path: Where the folder is to appear; it may exist if it is empty. Its parent is made if it is missing.
-
-    Yields:
-        The temporary folder to write into. It is removed if the block ends with an error.
-
-    Raises:
-        OutputExistsError: If `path` is a file or a folder with something in it.
+    The path may be an empty folder. The temporary folder is removed if the block ends with an error.
     """
     path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -60,20 +46,14 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        if path.exists():
+            path.rmdir()  # Windows replaces no folder, not even an empty one
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any, *, overwrite: bool = False) -> None:
-    """Write a JSON file that appears complete or not at all.
-
-    Args:
-        content: What `json.dumps` accepts.
-        overwrite: Replace a file that exists.
-
-    Raises:
-        OutputExistsError: If `path` exists and `overwrite` is False.
-    """
+    """Write what `json.dumps` accepts to a file."""
     with written_whole(path, overwrite=overwrite) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

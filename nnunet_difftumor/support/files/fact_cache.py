@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.files.file_stamps import stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,29 +23,18 @@ class FactCache:
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Open a cache.
-
-        Args:
-            path: The JSON file; None keeps nothing. A file that cannot be read is started anew.
-        """
+        """Open a JSON file, which is started anew if it cannot be read; None keeps nothing."""
         self._path = path
         self._entries: dict[str, dict[str, Any]] = _read_entries(path) if path is not None else {}
         self._is_changed = False
 
     def get(self, file: Path, fact: str) -> Any | None:
         """Return a fact about a file, or None if it is unknown or the file has changed."""
-        entry = self._entries.get(_key(file))
-        if entry is None or entry["stamp"] != _stamp(file):
-            return None
-        return entry["facts"].get(fact)
+        return self._facts(file).get(fact)
 
     def put(self, file: Path, fact: str, value: Any) -> None:
         """Keep a fact (a JSON value) about a file."""
-        stamp = _stamp(file)
-        entry = self._entries.get(_key(file))
-        if entry is None or entry["stamp"] != stamp:
-            entry = self._entries[_key(file)] = {"stamp": stamp, "facts": {}}
-        entry["facts"][fact] = value
+        self._entries[_key(file)] = {"stamp": stamp_of(file), "facts": {**self._facts(file), fact: value}}
         self._is_changed = True
 
     def get_or_compute(self, file: Path, fact: str, compute: Callable[[], Any]) -> Any:
@@ -65,14 +55,13 @@ class FactCache:
             logger.warning("The case facts cannot be kept in %s (%s); they are computed each time.", self._path, error)
         self._is_changed = False
 
+    def _facts(self, file: Path) -> dict[str, Any]:
+        entry = self._entries.get(_key(file))
+        return entry["facts"] if entry is not None and entry["stamp"] == stamp_of(file) else {}
+
 
 def _key(file: Path) -> str:
     return "/".join(file.resolve().parts[-3:])  # a site's folder above labelsTr, where several sites share names
-
-
-def _stamp(file: Path) -> list[int]:
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
