@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.cases import leak_guard
 from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, count_label_voxels, group_cases
-from nnunet_difftumor.cases.leak_guard import (
-    describe_blind_spots,
-    describe_case,
-    describe_overlap,
-    describe_resemblance,
-    find_overlap,
-    read_provenance,
-    refuse_overlap,
-)
 from nnunet_difftumor.cases.splits import (
     DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
@@ -85,14 +77,12 @@ class FoldCases:
     @property
     def healthy_train(self) -> tuple[str, ...]:
         """Healthy training cases: those that tumours are injected into."""
-        healthy = set(self.groups.healthy)
-        return tuple(case for case in self.split.train if case in healthy)
+        return tuple(sorted(set(self.split.train).intersection(self.groups.healthy)))
 
     @property
     def tumor_train(self) -> tuple[str, ...]:
         """Training cases with tumours: real ones are measured and copied from these alone."""
-        with_tumor = set(self.groups.tumor)
-        return tuple(case for case in self.split.train if case in with_tumor)
+        return tuple(sorted(set(self.split.train).intersection(self.groups.tumor)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the record in the output folder."""
@@ -199,26 +189,29 @@ def check_leaks(
     Raises:
         LeakError: If the generator knows validation cases, or does not tell what trained it.
     """
-    provenance = read_provenance(generator_folder)
+    provenance = leak_guard.read_provenance(generator_folder)
     cache = data.open_cache()
     masks = tumor_masks_of(data.labels, target or config.organ_targets[0])
-    contents, holdout_contents = (
-        [describe_case(case, data.label_file(case), data.images.get(case), masks, cache) for case in identifiers]
-        for identifiers in (cases.split.val, cases.holdout)
-    )
+    contents = {
+        case: leak_guard.describe_case(case, data.label_file(case), data.images.get(case), masks, cache)
+        for case in (*cases.split.val, *cases.holdout)
+    }
     cache.save()
-    validation, holdout = find_overlap(contents, provenance), find_overlap(holdout_contents, provenance)
+    validated = [contents[case] for case in cases.split.val]
+    validation = leak_guard.find_overlap(validated, provenance)
+    holdout = leak_guard.find_overlap([contents[case] for case in cases.holdout], provenance)
     notes = [
         f"Held-out healthy cases: {line}; specificity measured on them may be too good."
-        for line in describe_overlap(holdout, "held-out case")
+        for line in leak_guard.describe_overlap(holdout, "held-out case")
     ]
-    warnings = describe_resemblance(validation)
+    warnings = leak_guard.describe_resemblance(validation)
     notes += [f"WARNING: {line}" for line in warnings]
-    notes += describe_blind_spots(contents)
+    notes += leak_guard.describe_blind_spots(validated)
     if fold == "all":
-        notes += [f"Fold 'all' makes no claim about validation: {line}." for line in describe_overlap(validation)]
+        lines = leak_guard.describe_overlap(validation)
+        notes += [f"Fold 'all' makes no claim about validation: {line}." for line in lines]
         return LeakFindings((), tuple(notes), warnings)
-    acknowledged = refuse_overlap(
+    acknowledged = leak_guard.refuse_overlap(
         validation,
         acknowledge_identifier_matches=config.acknowledge_identifier_matches,
         acknowledge_autoencoder_overlap=config.acknowledge_autoencoder_overlap,

@@ -1,6 +1,11 @@
 """Refusal of a generator that was trained on the cases that validate with it.
 
 Identifiers and exact content refuse. A tumour print, which survives resampling, only warns: it can be wrong.
+
+A CT is hashed as `read_ct` decodes it: float32 HU on the file's own grid, (D, H, W). A tumour mask is
+hashed as `read_labels` decodes it, on the label file's own grid, so that a label map can be recognised
+where its CT is not at hand (nnU-Net's gt_segmentations). Compression, stored type, slope and file format
+do not change a hash; resampling, cropping and flipping do.
 """
 
 from __future__ import annotations
@@ -12,16 +17,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
+    hash_array,
     hash_identifier,
+    hash_tumor_mask,
     load_provenance,
 )
 from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
-from nnunet_difftumor.cases.fingerprints import hash_ct_file, hash_tumor_file, print_tumor_file
-from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor
+from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor, print_tumor_file
+from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.errors import LeakError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
 
@@ -117,14 +126,14 @@ def describe_case(
     image_hash = None
     image_file = image_file if image_file is not None and image_file.is_file() else None
     if image_file is not None:
-        image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_ct_file(image_file))
+        image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_array(read_ct(image_file).image_hu))
     hashes: list[str] = []
     prints: list[TumorPrint] = []
     for values in tumor_masks:
         mask_hash = cache.get_or_compute(
             label_file,
             f"tumor_mask_hash_{_joined(values)}",
-            lambda values=values: hash_tumor_file(label_file, values) or "",  # "": known to have no tumour
+            lambda values=values: hash_tumor_mask(np.isin(read_labels(label_file)[0], values)) or "",  # "": no tumour
         )
         if mask_hash:
             hashes.append(mask_hash)

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.generator.tumor_print import SurroundingsPrint, TumorPrint
 from nnunet_difftumor.ct.components import SMALLEST_PRINT_VOXELS, equivalent_radius_mm, number_within_box
+from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
+from nnunet_difftumor.errors import GeometryMismatchError
 
 PRINT_VERSION = 1
 """To be raised when prints of the same files change; kept prints are taken anew then."""
@@ -75,6 +78,24 @@ def take_tumor_prints(
         for part in wanted
         if np.count_nonzero(part) >= SMALLEST_PRINT_VOXELS
     )
+
+
+def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path | None = None) -> tuple[TumorPrint, ...]:
+    """Take the prints of a label file's tumours; none without a tumour.
+
+    Args:
+        image_path: The CT; without it, or if it lies on another grid, the surroundings are left out.
+    """
+    labels, geometry = read_labels(path)
+    if image_path is not None and np.isin(labels, tumor_values).any():
+        ct = read_ct(image_path)
+        try:
+            placed = place_labels(labels, geometry, path, ct)
+        except GeometryMismatchError:
+            pass  # a CT elsewhere says nothing about the tumour's surroundings: its shape alone is described
+        else:
+            return take_tumor_prints(np.isin(placed, tumor_values), ct.spacing_mm, ct.image_hu)
+    return take_tumor_prints(np.isin(labels, tumor_values), geometry.spacing_mm)
 
 
 def mean_same_tumor(first: Sequence[TumorPrint], second: Sequence[TumorPrint]) -> bool:

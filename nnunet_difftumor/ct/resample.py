@@ -37,9 +37,7 @@ def interpolation_matrix(
 
     Args:
         source_size: Number of source samples; sample i lies at i * source_spacing_mm.
-        source_spacing_mm: Source spacing in mm.
-        target_spacing_mm: Target spacing in mm.
-        target_start_mm: Position of target sample 0 in the source's frame, in mm.
+        target_start_mm: Position of target sample 0 in the source's frame.
         continues_mm: Positions up to so far beyond the ends' centres take the end value where their kernel
             reaches beyond it; `math.inf` for all.
 
@@ -75,11 +73,8 @@ def resample(
     """Sample a volume on a parallel grid; what lies outside the volume is `fill_value`, or goes on as at its edge.
 
     Args:
-        volume: Values. Shape (D, H, W).
-        source_spacing_mm: Spacing of the volume in mm, in array order.
-        target_shape: Shape of the result.
-        target_spacing_mm: Spacing of the result in mm, in array order.
-        target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's, in mm.
+        volume: Shape (D, H, W); so are the spacings ordered.
+        target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's.
         fill_value: Value outside the volume; None continues the values at the volume's faces.
         whole_voxels: The volume ends half a voxel beyond the centres of its outer voxels, and holds their values up
             to there. Otherwise the fill value enters from their centres on.

@@ -17,9 +17,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
-from nnunet_difftumor.cases.fingerprints import hash_ct_file, hash_tumor_file, print_tumor_file
+from diffusion.generator.provenance import (
+    CaseFingerprint,
+    Provenance,
+    hash_array,
+    hash_identifier,
+    hash_tumor_mask,
+    save_provenance,
+)
+from nnunet_difftumor.cases.tumor_prints import print_tumor_file
 from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance
@@ -219,8 +227,8 @@ def fingerprint_case() -> Callable[..., CaseFingerprint]:
         label_path = case.label_path if tumor_values else None
         return CaseFingerprint(
             identifier_hash=hash_identifier(case.identifier),
-            image_hash=hash_ct_file(case.image_path),
-            tumor_mask_hash=hash_tumor_file(label_path, tumor_values) if label_path else None,
+            image_hash=hash_array(read_ct(case.image_path).image_hu),
+            tumor_mask_hash=hash_tumor_mask(np.isin(read_labels(label_path)[0], tumor_values)) if label_path else None,
             tumor_prints=print_tumor_file(label_path, tumor_values, case.image_path) if label_path else None,
         )
 
