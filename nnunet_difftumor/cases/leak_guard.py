@@ -184,10 +184,16 @@ def refuse_overlap(
         )
     named = list(dict.fromkeys(diffusion.only_named + autoencoder.only_named))
     if named and not acknowledge_identifier_matches:
+        why = "but with other content."
+        if diffusion.not_comparable or autoencoder.not_comparable:
+            why = "and their content cannot be compared without the raw CT: set nnUNet_raw so that it is found."
+        alike = [case for case in named if case in diffusion.resembling or case in autoencoder.resembling]
+        if alike:
+            why += f" {_count(alike)} also has the shape of a training tumour: most likely the same patient."
         raise LeakError(
-            f"The generator was trained on cases with the identifiers of {_count(named)} of this fold, "
-            f"{_why_only_named(overlap)} {_also_resembling(overlap, named)}If these are different patients, set "
-            '"acknowledge_identifier_matches": true, which is recorded in the output folder.'
+            f"The generator was trained on cases with the identifiers of {_count(named)} of this fold, {why} "
+            'If these are different patients, set "acknowledge_identifier_matches": true, which is recorded in the '
+            "output folder."
         )
     return describe_overlap(overlap)
 
@@ -280,14 +286,3 @@ def _count(cases: Sequence[str], noun: str = "validation case") -> str:
 
 def _as_copy(overlap: StageOverlap) -> str:
     return f"; {', '.join(overlap.renamed[:5])} under another identifier" if overlap.renamed else ""
-
-
-def _also_resembling(overlap: GeneratorOverlap, named: Sequence[str]) -> str:
-    both = [case for case in named if any(case in found.resembling for found in overlap.values())]
-    return f"{_count(both)} also has the shape of a training tumour: most likely the same patient. " if both else ""
-
-
-def _why_only_named(overlap: GeneratorOverlap) -> str:
-    if any(found.not_comparable for found in overlap.values()):
-        return "and their content cannot be compared without the raw CT: set nnUNet_raw so that it is found."
-    return "but with other content."

@@ -90,9 +90,9 @@ def resample(
         matrix = interpolation_matrix(
             size, spacing_mm, target_size, target_step_mm, start_mm, continues_mm=continues_mm
         )
-        start, stop = _nonzero_columns(matrix)
-        matrices.append(matrix[:, start:stop])
-        window.append(slice(start, stop))
+        columns = np.flatnonzero(matrix.any(axis=0))
+        window.append(slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1))
+        matrices.append(matrix[:, window[-1]])
     offset = np.float32(0.0 if fill_value is None else fill_value)
     return _apply_matrices(volume[tuple(window)].astype(np.float32) - offset, matrices) + offset
 
@@ -151,10 +151,3 @@ def _scatter_rows(indices: NDArray[np.int64], weights: NDArray[np.float64], size
     inside = (indices >= 0) & (indices < size)
     np.add.at(matrix, (rows[inside], indices[inside]), weights[inside])
     return matrix.astype(np.float32)
-
-
-def _nonzero_columns(matrix: FloatArray) -> tuple[int, int]:
-    columns = np.flatnonzero(matrix.any(axis=0))
-    if len(columns) == 0:
-        return 0, 1
-    return int(columns[0]), int(columns[-1]) + 1
