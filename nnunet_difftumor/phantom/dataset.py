@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,6 @@ from nnunet_difftumor.phantom.hospitals import HOSPITALS, Hospital, choose_hospi
 from nnunet_difftumor.phantom.lesions import Lesion, draw_lesions
 from nnunet_difftumor.phantom.organs import LIVER, OrganRule, choose_organs, labels_of
 from nnunet_difftumor.phantom.tumor_styles import MIXED, TumorStyle, choose_tumor_style
-from nnunet_difftumor.support.files.atomic_files import folder_written_whole
 
 _FILE_ENDING = ".nii.gz"
 _SECOND_ORGAN_SHARE = 0.5
@@ -147,13 +148,19 @@ def write_phantom_dataset(
     output_folder = output_folder.resolve()
     if output_folder.exists() and any(output_folder.iterdir()):
         raise OutputExistsError(f"'{output_folder}' exists and is not empty. Name a new folder or remove this one.")
-    with folder_written_whole(output_folder) as unfinished:
+    unfinished = output_folder.with_name(f".{output_folder.name}.{os.getpid()}.unfinished")
+    try:
         for name in ("imagesTr", "labelsTr"):
-            (unfinished / name).mkdir()
+            (unfinished / name).mkdir(parents=True)
         for index in range(cases + healthy):
             is_healthy = index >= cases
             yield _write_case(unfinished, seed, index - cases if is_healthy else index, is_healthy, style)
         _write_dataset_json(unfinished, cases, healthy, seed, style)
+        if output_folder.exists():
+            output_folder.rmdir()
+        os.replace(unfinished, output_folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_case(folder: Path, seed: int, index: int, is_healthy: bool, style: PhantomStyle) -> WrittenCase:

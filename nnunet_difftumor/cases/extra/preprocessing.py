@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,8 @@ def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
     Args:
         dataset: Full name of the extra data set; an entry may have its number.
     """
-    written = parse_extra_healthy(_read_settings(folder).get(_KEY, ()), str(folder / CONFIG_FILE_NAME))
+    path = folder / CONFIG_FILE_NAME
+    written = parse_extra_healthy(_read_settings(path).get(_KEY, ()), str(path))
     if any(
         dataset == each.dataset or (each.dataset.isdigit() and dataset.startswith(f"Dataset{int(each.dataset):03d}_"))
         for each in written
@@ -197,13 +198,13 @@ def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
 def write_setting(folder: Path, entries: Sequence[ExtraHealthyDataset]) -> Path:
     """Write the setting into a folder's difftumor.json; every other setting in it stays."""
     path = folder / CONFIG_FILE_NAME
-    write_json(path, {**_read_settings(folder), **setting_to_json(entries)}, overwrite=True)
+    write_json(path, {**_read_settings(path), **setting_to_json(entries)}, overwrite=True)
     return path
 
 
 def setting_to_json(entries: Sequence[ExtraHealthyDataset]) -> dict[str, Any]:
     """Return the setting as it stands in difftumor.json."""
-    return {_KEY: [asdict(each) for each in entries]}
+    return {_KEY: [{"dataset": each.dataset, "confirmed_healthy": each.confirmed_healthy} for each in entries]}
 
 
 def _refuse_other_grids(work: ExtraPreprocessing) -> None:
@@ -221,5 +222,5 @@ def _refuse_other_grids(work: ExtraPreprocessing) -> None:
         )
 
 
-def _read_settings(folder: Path) -> Mapping[str, Any]:
-    return next((source.values for source in find_sources(None, folder, {})), {})
+def _read_settings(path: Path) -> Mapping[str, Any]:
+    return next((source.values for source in find_sources(None, path.parent, {})), {})
