@@ -58,10 +58,10 @@ def find_tumors(
     corner, numbers, _ = number_within_box(tumor_mask)
     counts = np.bincount(numbers.ravel())
     components = []
-    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
-        if counts[number] < smallest_voxels:
+    for count, box in zip(counts[1:], ndimage.find_objects(numbers), strict=True):
+        if count < smallest_voxels:
             continue
-        volume_mm3 = float(counts[number] * np.prod(spacing_mm))
+        volume_mm3 = float(count * np.prod(spacing_mm))
         d, h, w = ((part.start + first, part.stop + first) for part, first in zip(box, corner, strict=True))
         start, stop = (d[0], h[0], w[0]), (d[1], h[1], w[1])
         components.append(TumorComponent(start, stop, volume_mm3, equivalent_radius_mm(volume_mm3)))
@@ -69,10 +69,7 @@ def find_tumors(
 
 
 def number_within_box(mask: NDArray[np.bool_]) -> tuple[tuple[int, ...], NDArray[np.int32], int]:
-    """Number the 26-connected components within the bounding box of a mask, which is far smaller than a CT.
-
-    Args:
-        mask: A mask. Shape (D, H, W).
+    """Number the 26-connected components within the bounding box of a mask (D, H, W), far smaller than a CT.
 
     Returns:
         First voxel of the box, (D, H, W); `label_components` of the box, which is one voxel for an empty mask.
@@ -83,10 +80,7 @@ def number_within_box(mask: NDArray[np.bool_]) -> tuple[tuple[int, ...], NDArray
 
 
 def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number the 26-connected components of a mask, all of them.
-
-    Args:
-        mask: A mask. Shape (D, H, W).
+    """Number the 26-connected components of a mask (D, H, W), all of them.
 
     Returns:
         Number of each voxel's component, 0 outside, and how many there are.

@@ -80,13 +80,8 @@ def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
             f"{folder / 'labelsTr'} lacks the labels of {len(missing)} of {len(cases)} cases: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}. Add <case>{ending}, or remove the images."
         )
-    return RawDataset(
-        folder=folder,
-        labels=parse_labels(options["labels"], folder / "dataset.json"),
-        file_ending=ending,
-        cases=cases,
-        options=options,
-    )
+    labels = parse_labels(options["labels"], folder / "dataset.json")
+    return RawDataset(folder=folder, labels=labels, file_ending=ending, cases=cases, options=options)
 
 
 def find_ct_files(folder: Path) -> tuple[Case, ...]:

@@ -85,11 +85,12 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
     if array.dtype.kind == "f":
         _check_finite(array, path)
         rounded = np.rint(array)
-        if np.abs(array - rounded).max(initial=0.0) > 1e-3:
+        distance = np.abs(array - rounded)
+        if distance.max(initial=0.0) > 1e-3:
             raise CorruptImageError(
                 f"{path} should hold whole label numbers, but holds values such as "
-                f"{float(array.flat[int(np.argmax(np.abs(array - rounded)))]):.4g}. It is an image, or a label map "
-                "that was resampled with interpolation; resample labels with nearest neighbour."
+                f"{array.flat[distance.argmax()]:.4g}. It is an image, or a label map that was resampled with "
+                "interpolation; resample labels with nearest neighbour."
             )
         array = rounded
     if array.size and (array.min() < -32768 or array.max() > 32767):
