@@ -108,11 +108,7 @@ def read_provenance(generator_folder: Path) -> Provenance:
 
 
 def describe_case(
-    identifier: str,
-    label_file: Path,
-    image_file: Path | None,
-    tumor_masks: Sequence[tuple[int, ...]],
-    cache: FactCache,
+    identifier: str, label_file: Path, image_file: Path | None, tumor_masks: Sequence[tuple[int, ...]], cache: FactCache
 ) -> CaseContent:
     """Fingerprint a case as the generator's training fingerprints its own.
 

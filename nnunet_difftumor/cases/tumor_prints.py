@@ -53,9 +53,7 @@ _SURROUNDINGS: dict[float, tuple[tuple[float, float], ...]] = {
 
 
 def take_tumor_prints(
-    tumor_mask: NDArray[np.bool_],
-    spacing_mm: Sequence[float],
-    image_hu: NDArray[np.float32] | None = None,
+    tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float], image_hu: NDArray[np.float32] | None = None
 ) -> tuple[TumorPrint, ...]:
     """Take the print of a tumour mask, and of its largest parts if it has several.
 

@@ -113,11 +113,7 @@ def average_onto(
 
 
 def _averaging_matrix(
-    source_size: int,
-    source_spacing_mm: float,
-    target_size: int,
-    target_spacing_mm: float,
-    target_start_mm: float,
+    source_size: int, source_spacing_mm: float, target_size: int, target_spacing_mm: float, target_start_mm: float
 ) -> FloatArray:
     """Weights (see `interpolation_matrix`) that average the linear interpolant over the extent of every target voxel.
 
