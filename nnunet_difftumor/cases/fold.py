@@ -183,9 +183,6 @@ def check_leaks(
         fold: nnU-Net's fold; "all" makes no validation claim, so nothing is refused.
         target: Target whose tumour masks are compared; by default the first of the settings.
 
-    Returns:
-        What was found and accepted.
-
     Raises:
         LeakError: If the generator knows validation cases, or does not tell what trained it.
     """

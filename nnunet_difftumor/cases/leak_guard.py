@@ -218,11 +218,7 @@ def describe_blind_spots(cases: Sequence[CaseContent]) -> tuple[str, ...]:
 
 
 def describe_overlap(overlap: GeneratorOverlap, noun: str = "validation case") -> tuple[str, ...]:
-    """Return one line per kind of overlap, for the log, without a full stop.
-
-    Args:
-        noun: What one of the compared cases is called.
-    """
+    """Return one line per kind of overlap, for the log, without a full stop."""
     lines = []
     for stage, found in overlap.items():
         if found.shared:

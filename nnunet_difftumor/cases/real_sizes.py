@@ -20,14 +20,11 @@ _SPREAD = 0.05
 def real_size_classes(
     label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache
 ) -> tuple[SizeClass, ...]:
-    """Make one size class for each real tumour, with radii 5% around its own.
+    """Make one size class for each real tumour, all as frequent: one tumour a sample, with radii 5% around its own.
 
     Args:
         label_files: Label files of the training cases with tumours, on their raw grids.
         cache: Radii known from earlier; new ones are kept in it.
-
-    Returns:
-        The classes, all as frequent, one tumour a sample.
 
     Raises:
         ConfigurationError: If no file has a tumour of at least 14 mm3.

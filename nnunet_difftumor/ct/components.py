@@ -49,12 +49,7 @@ class TumorComponent:
 def find_tumors(
     tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float], smallest_voxels: int = SMALLEST_COMPONENT_VOXELS
 ) -> tuple[TumorComponent, ...]:
-    """Find the connected tumours of a mask (26 neighbours); those of fewer voxels are left out.
-
-    Args:
-        tumor_mask: True in tumours. Shape (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
-    """
+    """Find the 26-connected tumours of a mask (D, H, W, as its spacing); those of fewer voxels are left out."""
     corner, numbers, _ = number_within_box(tumor_mask)
     counts = np.bincount(numbers.ravel())
     components = []

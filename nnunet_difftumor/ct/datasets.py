@@ -85,13 +85,10 @@ def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
 
 
 def find_ct_files(folder: Path) -> tuple[Case, ...]:
-    """Find the CTs of a plain folder, subfolders included.
+    """Find the CTs of a plain folder, subfolders included, sorted by path; they have no labels.
 
     The identifier is the file name without its ending and without a final `_0000` or `_ct`. Files whose
     names end in label, labels, seg, segmentation or mask are left out.
-
-    Returns:
-        Cases without labels, sorted by path.
 
     Raises:
         DatasetError: If there is no CT, or two have one identifier.
@@ -147,10 +144,7 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
 
 
 def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Check the `labels` of a dataset.json.
-
-    Args:
-        path: The file, for messages.
+    """Check the `labels` of a dataset.json (`path`, for messages).
 
     Returns:
         Label values by name, background left out. A region has several values.

@@ -63,9 +63,6 @@ def resolve_label_roles(
         organ: Name or value of the organ label; None infers it.
         tumor: Name or value of the tumour label; None infers it.
 
-    Returns:
-        Label values of organ and tumour.
-
     Raises:
         ConfigurationError: If a label is not in the data set, is the background, or cannot be inferred.
     """

@@ -106,10 +106,7 @@ def open_target(folder: Path, plans_name: str, configuration: str) -> TargetData
 
 
 def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
-    """Check that an extra raw data set fits, before hours are spent on it.
-
-    Args:
-        raw_folder: The extra data set's folder in nnUNet_raw.
+    """Check that an extra data set in nnUNet_raw fits, before hours are spent on it.
 
     Raises:
         DatasetError: If the extra data set is incomplete or shares an identifier.
