@@ -56,15 +56,12 @@ class AdversarialPair(nn.Module):
     def forward(
         self, unit: Tensor, generator: torch.Generator | None, strength: float
     ) -> tuple[AutoencoderOutput, Scores | None]:
-        """Encode, decode and, if the discriminator is switched on, score.
+        """Encode, decode and, if the discriminator is switched on, score; no scores without.
 
         Args:
             unit: Image in [-1, 1]. Shape (B, 1, D, H, W).
             generator: Source of the posterior sample; None decodes the posterior mean.
             strength: Factor of the reversed gradient; 0 leaves the discriminator out.
-
-        Returns:
-            What the autoencoder made, and the scores or None.
         """
         output = self.autoencoder(unit, generator)
         if strength == 0.0:  # zero gradients, not none: several processes wait for each other's

@@ -16,14 +16,12 @@ _SAMPLES_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class ReconstructionErrors:
-    """Mean absolute errors inside the HU window, beside two yardsticks that need no training.
+    """Mean absolute errors in HU inside the window over so many voxels, beside two yardsticks that need no training.
 
     Attributes:
-        mae_hu: Error of the autoencoder, in HU.
         mae_pool2_hu: Error of 2x average pooling and trilinear upsampling, which keeps as many
-            numbers as the latents of 8 channels do, in HU.
-        mae_pool4_hu: Error of 4x average pooling and trilinear upsampling, in HU.
-        voxels: Voxels that the means are taken over.
+            numbers as the latents of 8 channels do.
+        mae_pool4_hu: Error of 4x average pooling and trilinear upsampling.
     """
 
     mae_hu: float
@@ -42,9 +40,6 @@ def reconstruction_errors(
         model: Autoencoder; put it into evaluation mode first.
         crops_hu: Crops in HU, of shapes (B, 1, D, H, W) that may differ between the items.
         masks: True where voxels count, one mask per crop and of its shape; None counts all.
-
-    Returns:
-        Errors over all voxels that count.
 
     Raises:
         ValueError: If masks and crops do not pair up, or no voxel counts.
@@ -65,15 +60,7 @@ def reconstruction_errors(
 
 
 def body_masks(model: AutoencoderKL3D, crops_hu: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Mark what is denser than the window's lower end: tissue, not air or lung.
-
-    Args:
-        model: Autoencoder whose window counts.
-        crops_hu: Crops in HU.
-
-    Returns:
-        One boolean mask per crop, of its shape.
-    """
+    """Mark what is denser than the window's lower end, tissue and not air or lung: one boolean mask per crop in HU."""
     return tuple(crop_hu > model.window.low_hu for crop_hu in crops_hu)
 
 

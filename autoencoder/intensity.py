@@ -17,6 +17,8 @@ ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 class IntensityWindow:
     """Hounsfield-unit window mapped linearly onto [-1, 1]; values outside it saturate.
 
+    Images may have any shape, which stays; results are floating point.
+
     Attributes:
         low_hu: Value mapped to -1, in HU.
         high_hu: Value mapped to +1, in HU.
@@ -38,36 +40,15 @@ class IntensityWindow:
         return self.high_hu - self.low_hu
 
     def clip(self, image_hu: ArrayT) -> ArrayT:
-        """Limit HU values to the window.
-
-        Args:
-            image_hu: Image in HU, any shape.
-
-        Returns:
-            Image in HU inside [low_hu, high_hu], floating point, same shape.
-        """
+        """Limit an image in HU to [low_hu, high_hu]."""
         return _as_floating(image_hu).clip(self.low_hu, self.high_hu)
 
     def to_unit(self, image_hu: ArrayT) -> ArrayT:
-        """Map HU onto [-1, 1]; values outside the window saturate.
-
-        Args:
-            image_hu: Image in HU, any shape.
-
-        Returns:
-            Image in [-1, 1], floating point, same shape.
-        """
+        """Map an image in HU onto [-1, 1]; values outside the window saturate."""
         return (self.clip(image_hu) - self.low_hu) * (2.0 / self.width_hu) - 1.0
 
     def to_hu(self, unit: ArrayT) -> ArrayT:
-        """Map the unit range back to HU, linearly and without a limit.
-
-        Args:
-            unit: Image in unit range (values beyond [-1, 1] are extrapolated), any shape.
-
-        Returns:
-            Image in HU, floating point, same shape.
-        """
+        """Map the unit range back to HU, linearly and without a limit: values beyond [-1, 1] are extrapolated."""
         return (_as_floating(unit) + 1.0) * (0.5 * self.width_hu) + self.low_hu
 
 
@@ -76,7 +57,7 @@ ABDOMEN_WINDOW = IntensityWindow(low_hu=-175.0, high_hu=250.0)
 
 
 def _as_floating(values: ArrayT) -> ArrayT:
-    """Return integer values as float32 and floating-point values as they are."""
+    """Integer values become float32."""
     if isinstance(values, Tensor):
         return values if values.is_floating_point() else values.to(torch.float32)
     return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)

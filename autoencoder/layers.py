@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, interpolate
 
+from autoencoder.single_crop import Conv3d
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3x3 convolutions, each after a norm and SiLU, added to the input.
@@ -21,10 +23,10 @@ class ResidualBlock(nn.Module):
         self.layers = nn.Sequential(
             ChannelRMSNorm(channels),
             nn.SiLU(),
-            nn.Conv3d(channels, channels, kernel_size=3, padding=1),
+            Conv3d(channels, channels, kernel_size=3, padding=1),
             ChannelRMSNorm(channels),
             nn.SiLU(),
-            zero_start(nn.Conv3d(channels, channels, kernel_size=3, padding=1)),
+            zero_start(Conv3d(channels, channels, kernel_size=3, padding=1)),
         )
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Reconstruction losses that need no downloaded weights."""
+"""Reconstruction losses that need no downloaded weights.
+
+Decoded and true images have the shape (B, 1, D, H, W); each loss is a scalar.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,7 @@ def autoencoder_losses(
     """Compute every term with a weight above 0 and their weighted sum.
 
     Args:
-        output: What the autoencoder made of `unit`.
-        unit: Target in [-1, 1]. Shape (B, 1, D, H, W).
+        unit: Target in [-1, 1].
         scores: What a discriminator says, if there is one.
 
     Returns:
@@ -45,54 +47,26 @@ def autoencoder_losses(
 
 
 def multi_scale_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Sum of the mean absolute errors after 2x, 4x and 8x average pooling.
-
-    Args:
-        reconstruction: Decoded image. Shape (B, 1, D, H, W).
-        target: True image, same shape.
-
-    Returns:
-        Scalar.
-    """
+    """Sum of the mean absolute errors after 2x, 4x and 8x average pooling."""
     error = reconstruction - target  # pooling is linear, so the error can be pooled instead of both
     factors = [factor for factor in _POOLING_FACTORS if factor <= min(error.shape[2:])]
     return torch.stack([avg_pool3d(error, factor).abs().mean() for factor in factors]).sum()
 
 
 def gradient_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of the forward differences, averaged over the three axes.
-
-    Args:
-        reconstruction: Decoded image. Shape (B, 1, D, H, W).
-        target: True image, same shape.
-
-    Returns:
-        Scalar.
-    """
+    """Mean absolute error of the forward differences, averaged over the three axes."""
     error = reconstruction - target
     return torch.stack([error.diff(dim=axis).abs().mean() for axis in (2, 3, 4)]).mean()
 
 
 def fft_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Mean modulus of the difference between the orthonormal 3D Fourier coefficients.
-
-    Args:
-        reconstruction: Decoded image. Shape (B, 1, D, H, W).
-        target: True image, same shape.
-
-    Returns:
-        Scalar.
-    """
+    """Mean modulus of the difference between the orthonormal 3D Fourier coefficients."""
     coefficients = torch.fft.rfftn(reconstruction - target, dim=(2, 3, 4), norm="ortho")
     return torch.view_as_real(coefficients).square().sum(dim=-1).add(1e-12).sqrt().mean()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the posterior to the standard normal.
-
-    Args:
-        mean: Posterior mean. Shape (B, C, d, h, w).
-        log_variance: Posterior log variance, same shape.
+    """Kullback-Leibler divergence of the posterior to the standard normal, moments of shape (B, C, d, h, w).
 
     Returns:
         Scalar in nats: summed over the channels, averaged over samples and positions.

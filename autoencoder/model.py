@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from autoencoder.intensity import IntensityWindow
 from autoencoder.layers import ChannelRMSNorm, PixelShuffle3D, PooledShortcut, ResidualBlock, zero_start
+from autoencoder.single_crop import Conv3d
 
 _INITIAL_LOG_VARIANCE = -8.0  # standard deviation 0.02, about 4 HU in the abdominal window
 _LOG_VARIANCE_LIMITS = (-20.0, 10.0)
-_SMALL_CROP_ELEMENTS = 10_240  # C*D*H at quarter resolution; measured on presets and crops of 32 to 96
 
 
 class AutoencoderOutput(NamedTuple):
@@ -71,23 +71,23 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         self.window = IntensityWindow(low_hu, high_hu)
         self._check_statistics(latents_mean, latents_std)
         self.encoder = nn.Sequential(
-            nn.Conv3d(1, half, kernel_size=4, stride=2, padding=1),
+            Conv3d(1, half, kernel_size=4, stride=2, padding=1),
             *(ResidualBlock(half) for _ in range(blocks - 1)),
-            nn.Conv3d(half, quarter, kernel_size=4, stride=2, padding=1),
+            Conv3d(half, quarter, kernel_size=4, stride=2, padding=1),
             *(ResidualBlock(quarter) for _ in range(blocks)),
             ChannelRMSNorm(quarter),
             nn.SiLU(),
-            zero_start(nn.Conv3d(quarter, 2 * latent_channels, kernel_size=1)),
+            zero_start(Conv3d(quarter, 2 * latent_channels, kernel_size=1)),
         )
         self.decoder = nn.Sequential(
-            nn.Conv3d(latent_channels, quarter, kernel_size=3, padding=1),
+            Conv3d(latent_channels, quarter, kernel_size=3, padding=1),
             *(ResidualBlock(quarter) for _ in range(blocks)),
             nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.Conv3d(quarter, half, kernel_size=3, padding=1),
+            Conv3d(quarter, half, kernel_size=3, padding=1),
             *(ResidualBlock(half) for _ in range(blocks)),
             ChannelRMSNorm(half),
             nn.SiLU(),
-            zero_start(nn.Conv3d(half, 8, kernel_size=3, padding=1)),
+            zero_start(Conv3d(half, 8, kernel_size=3, padding=1)),
             PixelShuffle3D(),
         )
         self.shortcut = PooledShortcut(latent_channels)
@@ -98,9 +98,6 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         Args:
             unit: Image in [-1, 1]. Shape (B, 1, D, H, W), each side a multiple of 4.
             generator: Source of the posterior sample; None decodes the posterior mean.
-
-        Returns:
-            Reconstruction in unit range and the two moments.
         """
         mean, log_variance = self.encode_moments(unit)
         latents = mean
@@ -110,13 +107,10 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         return AutoencoderOutput(self.decode_moments(latents), mean, log_variance)
 
     def encode_moments(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean and the log variance of the latents, before standardisation.
+        """Return mean and log variance of the latents, before standardisation, each of shape (B, C, D/4, H/4, W/4).
 
         Args:
-            unit: Image in [-1, 1]. Shape (B, 1, D, H, W), each side a multiple of 4.
-
-        Returns:
-            Mean and log variance, each of shape (B, C, D/4, H/4, W/4).
+            unit: Image in [-1, 1].
 
         Raises:
             ValueError: If the shape is not (B, 1, D, H, W) or a side is no multiple of 4.
@@ -131,13 +125,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         return mean + self.shortcut.encode(unit), log_variance.clamp(*_LOG_VARIANCE_LIMITS)
 
     def decode_moments(self, latents: Tensor) -> Tensor:
-        """Decode latents that are not standardised (the scale of `encode_moments`).
-
-        Args:
-            latents: Latents. Shape (B, C, D/4, H/4, W/4).
-
-        Returns:
-            Image in unit range. Shape (B, 1, D, H, W).
+        """Decode latents (B, C, D/4, H/4, W/4) that are not standardised, to an image in unit range (B, 1, D, H, W).
 
         Raises:
             ValueError: If the shape is not (B, C, d, h, w) with this model's number of channels.
@@ -155,48 +143,22 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
             Latents with about zero mean and unit standard deviation per channel.
             Shape (B, C, D/4, H/4, W/4).
         """
-        unit = self.window.to_unit(image_hu)
-        count = unit.shape[0]
-        if unit.ndim == 5 and self._needs_pair(unit, downsampling=self.downsampling):
-            unit = unit.expand(2, -1, -1, -1, -1)
-        mean = self.encode_moments(unit)[0][:count]
+        mean = self.encode_moments(self.window.to_unit(image_hu))[0]
         shift, scale = self._statistics(mean)
         return (mean - shift) / scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode standardised latents to a CT crop.
-
-        Args:
-            latents: Standardised latents. Shape (B, C, D/4, H/4, W/4).
-
-        Returns:
-            CT in HU; may leave the window by a little. Shape (B, 1, D, H, W).
-        """
+        """Decode standardised latents (B, C, D/4, H/4, W/4) to a CT in HU, which may leave the window by a little."""
         self._check_latents(latents)
         shift, scale = self._statistics(latents)
-        raw = latents * scale + shift
-        count = raw.shape[0]
-        if self._needs_pair(raw, downsampling=1):
-            raw = raw.expand(2, -1, -1, -1, -1)
-        return self.window.to_hu(self.decode_moments(raw)[:count])
+        return self.window.to_hu(self.decode_moments(latents * scale + shift))
 
     def reconstruct(self, image_hu: Tensor) -> Tensor:
-        """Encode and decode a CT crop.
-
-        Args:
-            image_hu: CT in HU; values outside the window saturate. Shape (B, 1, D, H, W).
-
-        Returns:
-            CT in HU. Shape (B, 1, D, H, W).
-        """
+        """Encode and decode a CT crop in HU (B, 1, D, H, W); values outside the window saturate."""
         return self.decode(self.encode(image_hu))
 
     def set_latent_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Store the measured mean and standard deviation of each latent channel in the config.
-
-        Args:
-            mean: Mean per channel, of the latents of `encode_moments`.
-            std: Standard deviation per channel, positive.
+        """Store the measured mean and standard deviation of each latent channel (of `encode_moments`) in the config.
 
         Raises:
             ValueError: If there is not one value per channel or a deviation is not positive.
@@ -228,13 +190,3 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         pair = torch.tensor([list(mean), list(std)], dtype=like.dtype, device=like.device)
         shift, scale = pair.reshape(2, 1, -1, 1, 1, 1)
         return shift, scale
-
-    def _needs_pair(self, batch: Tensor, downsampling: int) -> bool:
-        """Whether a second sample makes the convolutions on this crop cheaper.
-
-        On a CPU torch sends the convolutions of a small single crop to a path that is slower
-        than the usual one is for two crops.
-        """
-        depth, height = batch.shape[2] // downsampling, batch.shape[3] // downsampling
-        elements = self.config["channels"][1] * depth * height
-        return batch.shape[0] == 1 and batch.device.type == "cpu" and elements <= _SMALL_CROP_ELEMENTS

@@ -63,16 +63,7 @@ class PerceptualLoss(nn.Module):
         self.register_buffer("std", torch.tensor(_PHOTOGRAPH_STD).view(1, 3, 1, 1))
 
     def forward(self, reconstruction: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        """Compare decoded with true crops.
-
-        Args:
-            reconstruction: Decoded image in unit range. Shape (B, 1, D, H, W).
-            target: True image, same shape.
-            generator: Source of the slices' positions.
-
-        Returns:
-            Scalar.
-        """
+        """Compare crops in unit range (B, 1, D, H, W) on slices that the generator draws; a scalar."""
         terms = []
         for axis in (2, 3, 4):
             size = target.shape[axis]

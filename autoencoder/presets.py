@@ -49,32 +49,15 @@ class LossWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderPreset(TrainingPreset):
-    """Architecture, loss and training defaults that belong together.
-
-    Attributes:
-        channels: Feature channels at half and at quarter resolution.
-        blocks: Residual blocks per resolution.
-    """
+    """Architecture, loss and training defaults that belong together; `channels` at half and at quarter resolution."""
 
     channels: tuple[int, int]
     blocks: int
     latent_channels: int = 8
     losses: LossWeights = field(default_factory=LossWeights)
 
-    def batch_size(self, crop_side: int) -> int:
-        """Crops of this side (in voxels) that make one batch, at least one."""
-        return max(1, self.voxels_per_batch // crop_side**3)
-
     def build_model(self, window: IntensityWindow, generator: torch.Generator) -> AutoencoderKL3D:
-        """Make an untrained model of this size.
-
-        Args:
-            window: HU window of the model's inputs and outputs.
-            generator: Source of the initial weights.
-
-        Returns:
-            The model, on the CPU.
-        """
+        """Make an untrained model on the CPU, its initial weights drawn from the generator."""
         import torch
 
         from autoencoder.engine.initial_weights import draw_initial_weights_

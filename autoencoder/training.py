@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from autoencoder.engine.files import replaced_folder, write_json
 from autoencoder.engine.fit import Fit, LossFunction
 from autoencoder.engine.loop import run_fit
 from autoencoder.engine.records import TrainingRecord
+from autoencoder.engine.settings import RunSettings
 from autoencoder.heldout import body_masks, reconstruction_errors
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from autoencoder.losses import autoencoder_losses
@@ -36,19 +38,11 @@ def train_autoencoder(
     heldout: Sequence[Tensor],
     preset: AutoencoderPreset,
     output_folder: Path,
+    run: RunSettings,
     *,
-    steps: int | None = None,
-    seed: int = 0,
-    resume: bool = False,
     window: IntensityWindow = ABDOMEN_WINDOW,
     perceptual: PerceptualLoss | None = None,
     heldout_masks: Mapping[str, Sequence[Tensor]] | None = None,
-    mixed_precision: str = "no",
-    workers: int = 0,
-    checkpoint_every: int = 200,
-    evaluate_every: int = 250,
-    identity: Mapping[str, Any] | None = None,
-    show_progress: bool = True,
 ) -> AutoencoderKL3D:
     """Train, measure the latents and the held-out error, and save the autoencoder.
 
@@ -59,50 +53,28 @@ def train_autoencoder(
         batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU}, always
             the same for the same i.
         heldout: Crops in HU that no training batch shows, of shapes (B, 1, D, H, W).
-        preset: Architecture, loss weights and training defaults.
-        output_folder: Empty or new folder, unless `resume` is True.
-        steps: Training steps; None takes the preset's.
-        seed: Seed of initial weights and noise.
-        resume: Go on from the newest checkpoint in `output_folder`.
-        window: HU window of the model.
+        output_folder: Empty or new folder, unless the run is resumed.
         perceptual: Perceptual term to add with the preset's weight; None leaves it out.
         heldout_masks: Masks by name ("tumor"), one per held-out crop, to measure the error inside.
-        mixed_precision: "no", "bf16" or "fp16".
-        workers: Data-loading processes; 0 loads in the training process.
-        checkpoint_every: Steps between checkpoints.
-        evaluate_every: Steps between measurements and pictures on the held-out crops.
-        identity: JSON content that must be the same at a resume, such as the data's fingerprint.
 
     Returns:
         The autoencoder with averaged weights and latent statistics, in evaluation mode.
 
     Raises:
         ImportError: If the preset has an adversarial term and MONAI is not installed.
-        OutputFolderExistsError: If the folder is not empty and `resume` is False.
+        OutputFolderExistsError: If the folder is not empty and the run is not resumed.
         ResumeError: If the folder holds a run with other settings.
         ValueError: If there is no held-out crop, or the masks do not match the crops.
     """
-    output_folder = Path(output_folder)
-    model = preset.build_model(window, torch.Generator().manual_seed(seed))
+    model = preset.build_model(window, torch.Generator().manual_seed(run.seed))
     masks = _heldout_masks(model, heldout, heldout_masks)
-    settings = preset.fit_settings(
-        steps=steps,
-        seed=seed,
-        mixed_precision=mixed_precision,
-        checkpoint_every=checkpoint_every,
-        workers=workers,
-    )
-    identity = {"preset": asdict(preset), "window": asdict(window), **(identity or {})}
+    settings = preset.fit_settings(run)
+    identity = {"preset": asdict(preset), "window": asdict(window), **run.identity}
     loss = _loss_function(window, preset.losses, lambda: fit.steps_done / settings.steps, perceptual)
-    trained = AdversarialPair(model, make_discriminator(seed + 1)) if preset.losses.adversarial > 0 else model
-    fit: Fit[Any] = Fit(trained, batches, loss, settings, output_folder, resume=resume, identity=identity)
-    run_fit(
-        fit,
-        "autoencoder",
-        lambda index, record: _evaluate(fit, model, index, heldout, masks, record),
-        evaluate_every,
-        show_progress=show_progress,
-    )
+    trained = AdversarialPair(model, make_discriminator(run.seed + 1)) if preset.losses.adversarial > 0 else model
+    fit: Fit[Any] = Fit(trained, batches, loss, settings, output_folder, resume=run.resume, identity=identity)
+    evaluate = partial(_evaluate, fit, model, heldout, masks)
+    run_fit(fit, "autoencoder", evaluate, run.evaluate_every, show_progress=run.show_progress)
     _measure_latents(model, batches, min(_STATISTICS_BATCHES, settings.steps))
     if fit.is_main_process:
         write_json(output_folder / "heldout.json", _heldout_errors(model, heldout, masks))
@@ -112,12 +84,9 @@ def train_autoencoder(
 
 
 def picture_of(image_hu: Tensor, reconstruction_hu: Tensor, window: IntensityWindow) -> NDArray[np.float32]:
-    """Set input, reconstruction and their difference side by side: the middle slice along D.
+    """Set one crop in HU (1, D, H, W), its reconstruction and their difference side by side: the middle slice along D.
 
-    Args:
-        image_hu: One crop in HU. Shape (1, D, H, W).
-        reconstruction_hu: Its reconstruction in HU, same shape.
-        window: HU window shown from black to white; differences show +-100 HU around grey.
+    The window is shown from black to white; differences show +-100 HU around grey.
 
     Returns:
         Picture in [0, 1]. Shape (H, 3 W).
@@ -155,9 +124,9 @@ def _loss_function(
 def _evaluate(
     fit: Fit[Any],
     model: AutoencoderKL3D,
-    index: int,
     heldout: Sequence[Tensor],
     masks: Mapping[str, Sequence[Tensor]],
+    index: int,
     record: TrainingRecord,
 ) -> None:
     with fit.averaged_model():  # the model's own parameters, whatever it is trained with

@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from autoencoder.engine.fit import ResumeError
+from autoencoder.engine.run_folder import ResumeError
 from autoencoder.model import AutoencoderKL3D
 from diffusion.conditioning import (
     fill_tumor_region,
@@ -25,10 +25,12 @@ from diffusion.conditioning import (
 from diffusion.pipeline import TumorDiffusionPipeline
 from diffusion.texture import LARGEST_SHARE, draw_texture
 
+DIFFERENCES_FILE = "differences.json"
 _REQUESTS_HU = (6.0, 12.0, 18.0)
-
-
 _SMALLEST_TUMOR_VOXELS = 500  # about five voxels in radius: less has no room for texture
+_MEASURED_LOOKS = (measure_contrast, measure_heterogeneity)
+_SMALLEST_DIFFERENCE = 1e-3
+_TYPICAL_HETEROGENEITY_HU = 5.0
 
 
 @torch.no_grad()
@@ -37,11 +39,8 @@ def calibrate_texture(
 ) -> float:
     """Measure how much smooth noise the fill needs so that requested heterogeneities are achieved.
 
-    Variances add: with noise of share t in the fill, the achieved variance is n^2 + (k t h)^2.
-
-    Args:
-        batches: The training batches; masks and surroundings are used, of tumours of 500 voxels and more.
-        count: How many of them.
+    Variances add: with noise of share t in the fill, the achieved variance is n^2 + (k t h)^2. The first `count`
+    training batches give masks and surroundings, of tumours of 500 voxels and more.
 
     Returns:
         That share, from 0 to 2; 0 where no tumour is large enough.
@@ -76,25 +75,13 @@ def _achieved_hu(
     return measure_heterogeneity(output.tumor_hu, mask)
 
 
-DIFFERENCES_FILE = "differences.json"
-
-
-_MEASURED_LOOKS = (measure_contrast, measure_heterogeneity)
-
-
-_SMALLEST_DIFFERENCE = 1e-3
-
-
-_TYPICAL_HETEROGENEITY_HU = 5.0
-
-
 class Differences(NamedTuple):
     """How far latents inside tumours lie from those of the filled image, one number a latent channel.
 
     Attributes:
         std: Root mean square over the tumours.
-        floor: Part that does not depend on the heterogeneity.
-        per_hu: Increase with the heterogeneity, per HU: sqrt(floor^2 + (per_hu h)^2).
+        floor, per_hu: What of it does not depend on the heterogeneity h, and its increase with it, per HU:
+            sqrt(floor^2 + (per_hu h)^2).
     """
 
     std: tuple[float, ...]
@@ -104,11 +91,7 @@ class Differences(NamedTuple):
 
 @torch.no_grad()
 def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int) -> Differences:
-    """Measure the differences of the first batches, every tumour counted alike.
-
-    Args:
-        autoencoder: First stage.
-        count: How many of them to measure.
+    """Measure the differences of the first `count` batches, every tumour counted alike.
 
     Returns:
         Deviations; the two parts come from a least-squares fit with no negative part.

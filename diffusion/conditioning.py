@@ -1,6 +1,9 @@
 """What the denoiser is told about a tumour: the filled image, the contrast and the mask at full resolution.
 
 Training and inference call the same functions, so that the network meets at inference what it was trained on.
+
+`image_hu` is CT in HU and `tumor_mask` a binary mask of any type, each of shape (B, 1, D, H, W). A ValueError names
+shapes that do not fit and masks that hold other values than 0 and 1.
 """
 
 from __future__ import annotations
@@ -34,20 +37,15 @@ def fill_tumor_region(
     """Replace the mask, dilated by one voxel, by the rim's median plus the contrast.
 
     Args:
-        image_hu: CT in HU. Shape (B, 1, D, H, W).
-        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W).
         contrast_hu: Contrast against the rim, limited to +-80 HU; NaN (or None for all) means that it
             is not given, and the fill is the rim's median. Shape (B,).
         texture_hu: Added to the fill, for instance smooth noise of zero mean. Shape (B, 1, D, H, W).
 
     Returns:
         CT in HU, unchanged outside the dilated mask. Shape (B, 1, D, H, W).
-
-    Raises:
-        ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
     """
     mask = _as_binary(image_hu, tumor_mask)
-    level_hu = _rim_median_hu(image_hu, mask)
+    level_hu = rim_median_hu(image_hu, mask)
     if contrast_hu is not None:
         level_hu = level_hu + limit_contrast(_per_sample(contrast_hu, image_hu)).nan_to_num(nan=0.0)
     fill_hu = level_hu.view(-1, 1, 1, 1, 1)
@@ -58,39 +56,21 @@ def fill_tumor_region(
 
 
 def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
-    """Measure the mean inside the mask minus the median of the rim around it.
-
-    Args:
-        image_hu: CT in HU. Shape (B, 1, D, H, W).
-        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W).
-
-    Returns:
-        Contrast in HU, NaN where the mask is empty. Shape (B,).
-
-    Raises:
-        ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
-    """
+    """Mean inside the mask minus the median of the rim around it, in HU; NaN where the mask is empty. Shape (B,)."""
     mask = _as_binary(image_hu, tumor_mask)
     inside_hu = torch.where(mask, image_hu, torch.zeros_like(image_hu)).flatten(1).sum(dim=1)
     voxels = mask.flatten(1).sum(dim=1)  # (B,); 0 / 0 is NaN: no tumour, no contrast
-    return inside_hu / voxels.to(image_hu.dtype) - _rim_median_hu(image_hu, mask)
+    return inside_hu / voxels.to(image_hu.dtype) - rim_median_hu(image_hu, mask)
 
 
 def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
-    """Measure the standard deviation inside the mask after smoothing away the noise (see `smooth_texture`).
-
-    Args:
-        image_hu: CT in HU. Shape (B, 1, D, H, W).
-        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W).
+    """Standard deviation inside the mask after smoothing away the noise (see `smooth_texture`).
 
     Returns:
         Heterogeneity in HU, NaN where the mask is empty. Shape (B,).
-
-    Raises:
-        ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
     """
     mask = _as_binary(image_hu, tumor_mask)
-    inside_hu = torch.where(mask, _smooth_texture(image_hu, mask), torch.zeros_like(image_hu))
+    inside_hu = torch.where(mask, smooth_texture(image_hu, mask), torch.zeros_like(image_hu))
     return (inside_hu.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1)).sqrt()
 
 
@@ -99,17 +79,18 @@ def smooth_texture(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
 
     The Gaussian of two voxels is normalised by the mask, so nothing from outside it enters.
 
-    Args:
-        image_hu: CT in HU. Shape (B, 1, D, H, W).
-        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W).
-
     Returns:
         Texture in HU inside the mask dilated by one voxel, 0 elsewhere. Shape (B, 1, D, H, W).
-
-    Raises:
-        ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
     """
-    return _smooth_texture(image_hu, _as_binary(image_hu, tumor_mask))
+    mask = _as_binary(image_hu, tumor_mask)
+    weight = mask.to(image_hu.dtype)
+    voxels = weight.flatten(1).sum(dim=1)
+    centre_hu = ((image_hu * weight).flatten(1).sum(dim=1) / voxels).nan_to_num(nan=0.0).view(-1, 1, 1, 1, 1)
+    value, share = smooth(torch.cat([(image_hu - centre_hu) * weight, weight]), SMOOTHING_VOXELS).chunk(2)
+    smooth_hu = value / share.clamp(min=1e-6)
+    mean_hu = (smooth_hu * weight).flatten(1).sum(dim=1) / voxels
+    filled = dilate(mask, FILL_DILATION_VOXELS)
+    return torch.where(filled, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), torch.zeros_like(value))
 
 
 def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
@@ -118,9 +99,6 @@ def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
     Args:
         volumes: Any values. Shape (B, C, D, H, W).
         sigma_voxels: Standard deviation in voxels.
-
-    Returns:
-        Smoothed values of the same shape.
     """
     for axis in (2, 3, 4):
         position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
@@ -138,40 +116,31 @@ def rim_median_hu(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     the whole shell: a tumour beside fat contrasts with its organ, not with the fat. Where the mask leaves no
     shell in the crop, all voxels outside it count.
 
-    Args:
-        image_hu: CT in HU. Shape (B, 1, D, H, W).
-        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W).
-
     Returns:
         Median in HU (the lower one of an even number of voxels). Shape (B,).
-
-    Raises:
-        ValueError: If the shapes do not fit or the mask holds other values than 0 and 1.
     """
-    return _rim_median_hu(image_hu, _as_binary(image_hu, tumor_mask))
+    mask = _as_binary(image_hu, tumor_mask)
+    shell = rim_shell(mask)
+    has_shell = shell.flatten(1).any(dim=1).view(-1, 1, 1, 1, 1)
+    shell = torch.where(has_shell, shell, ~mask)
+    rim = shell
+    for lowest_hu in (FAT_LOW_HU, SOFT_TISSUE_LOW_HU):  # the last one with enough voxels counts
+        tissue = shell & (image_hu > lowest_hu)
+        share = tissue.flatten(1).sum(dim=1) / shell.flatten(1).sum(dim=1).clamp(min=1)
+        rim = torch.where((share >= _SMALLEST_RIM_SHARE).view(-1, 1, 1, 1, 1), tissue, rim)
+    if image_hu.device.type == "cpu":  # three times faster; a GPU would have to wait for each sample
+        return torch.stack([_median(image[chosen]) for image, chosen in zip(image_hu, rim, strict=True)])
+    not_a_number = torch.full_like(image_hu, torch.nan)
+    return torch.where(rim, image_hu, not_a_number).flatten(1).nanmedian(dim=1).values
 
 
 def limit_contrast(contrast_hu: Tensor) -> Tensor:
-    """Limit contrasts to +-80 HU; NaN stays NaN.
-
-    Args:
-        contrast_hu: Contrast in HU. Any shape.
-
-    Returns:
-        Contrast in HU, same shape.
-    """
+    """Limit contrasts in HU, of any shape, to +-80 HU; NaN stays NaN."""
     return contrast_hu.clamp(-CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU)
 
 
 def limit_heterogeneity(heterogeneity_hu: Tensor) -> Tensor:
-    """Limit heterogeneities to 0 to 40 HU; NaN stays NaN.
-
-    Args:
-        heterogeneity_hu: Standard deviation in HU. Any shape.
-
-    Returns:
-        Standard deviation in HU, same shape.
-    """
+    """Limit heterogeneities in HU, of any shape, to 0 to 40 HU; NaN stays NaN."""
     return heterogeneity_hu.clamp(0.0, HETEROGENEITY_LIMIT_HU)
 
 
@@ -179,14 +148,11 @@ def unshuffle_mask(tumor_mask: Tensor) -> Tensor:
     """Move each 4x4x4 block of a mask into 64 channels at the latents' resolution; no voxel is lost.
 
     Args:
-        tumor_mask: Mask. Shape (B, 1, D, H, W), sides multiples of 4.
+        tumor_mask: Its sides must be multiples of 4.
 
     Returns:
         The same values, channel index = (d % 4) * 16 + (h % 4) * 4 + w % 4.
         Shape (B, 64, D/4, H/4, W/4), float32 where the mask was boolean or integer.
-
-    Raises:
-        ValueError: If the shape is not (B, 1, D, H, W) with sides that are multiples of 4.
     """
     _require_crop("tumor_mask", tumor_mask)
     batch, _, depth, height, width = tumor_mask.shape
@@ -199,28 +165,13 @@ def unshuffle_mask(tumor_mask: Tensor) -> Tensor:
 
 
 def latent_mask_share(tumor_mask: Tensor) -> Tensor:
-    """Share of each latent voxel that lies inside the mask.
-
-    Args:
-        tumor_mask: Binary mask, any type. Shape (B, 1, D, H, W), sides multiples of 4.
-
-    Returns:
-        Values in [0, 1]. Shape (B, 1, D/4, H/4, W/4).
-    """
+    """Share of each latent voxel that lies inside the mask, 0 to 1. Shape (B, 1, D/4, H/4, W/4)."""
     _require_crop("tumor_mask", tumor_mask)
     return functional.avg_pool3d(tumor_mask.to(torch.float32), LATENT_STRIDE)
 
 
 def dilate(mask: Tensor, voxels: int) -> Tensor:
-    """Grow a mask by a number of voxels along every axis (a cube as structuring element).
-
-    Args:
-        mask: Boolean mask. Shape (B, 1, D, H, W).
-        voxels: How far to grow.
-
-    Returns:
-        Boolean mask of the same shape.
-    """
+    """Grow a boolean mask (B, 1, D, H, W) by a number of voxels along every axis (a cube as structuring element)."""
     for axis in (2, 3, 4):  # axis by axis, with shifted copies: 15 to 100 times faster than max pooling
         size = mask.shape[axis]
         grown = mask.clone()
@@ -232,30 +183,9 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
     return mask
 
 
-def _smooth_texture(image_hu: Tensor, mask: Tensor) -> Tensor:
-    weight = mask.to(image_hu.dtype)
-    voxels = weight.flatten(1).sum(dim=1)
-    centre_hu = ((image_hu * weight).flatten(1).sum(dim=1) / voxels).nan_to_num(nan=0.0).view(-1, 1, 1, 1, 1)
-    value, share = smooth(torch.cat([(image_hu - centre_hu) * weight, weight]), SMOOTHING_VOXELS).chunk(2)
-    smooth_hu = value / share.clamp(min=1e-6)
-    mean_hu = (smooth_hu * weight).flatten(1).sum(dim=1) / voxels
-    filled = dilate(mask, FILL_DILATION_VOXELS)
-    return torch.where(filled, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), torch.zeros_like(value))
-
-
-def _rim_median_hu(image_hu: Tensor, mask: Tensor) -> Tensor:
-    shell = dilate(mask, RIM_OUTER_VOXELS) & ~dilate(mask, FILL_DILATION_VOXELS)
-    has_shell = shell.flatten(1).any(dim=1).view(-1, 1, 1, 1, 1)
-    shell = torch.where(has_shell, shell, ~mask)
-    rim = shell
-    for lowest_hu in (FAT_LOW_HU, SOFT_TISSUE_LOW_HU):  # the last one with enough voxels counts
-        tissue = shell & (image_hu > lowest_hu)
-        share = tissue.flatten(1).sum(dim=1) / shell.flatten(1).sum(dim=1).clamp(min=1)
-        rim = torch.where((share >= _SMALLEST_RIM_SHARE).view(-1, 1, 1, 1, 1), tissue, rim)
-    if image_hu.device.type == "cpu":  # three times faster; a GPU would have to wait for each sample
-        return torch.stack([_median(image[chosen]) for image, chosen in zip(image_hu, rim, strict=True)])
-    not_a_number = torch.full_like(image_hu, torch.nan)
-    return torch.where(rim, image_hu, not_a_number).flatten(1).nanmedian(dim=1).values
+def rim_shell(mask: Tensor) -> Tensor:
+    """The shell 2 to 4 voxels outside a boolean mask (B, 1, D, H, W)."""
+    return dilate(mask, RIM_OUTER_VOXELS) & ~dilate(mask, FILL_DILATION_VOXELS)
 
 
 def _median(values: Tensor) -> Tensor:

@@ -31,15 +31,10 @@ class FlowLoss(NamedTuple):
 
 
 def flow_sigmas(num_steps: int) -> list[float]:
-    """Noise levels at which a sampler of this many steps calls the network.
+    """Noise levels at which a sampler of this many steps calls the network: 1, 1 - 1/T, ..., 1/T.
 
-    `FlowMatchEulerDiscreteScheduler.set_timesteps(n)` would end at 0.001 and waste one call of n.
-
-    Args:
-        num_steps: Number of network calls.
-
-    Returns:
-        1, 1 - 1/T, ..., 1/T; the scheduler adds the final 0.
+    `FlowMatchEulerDiscreteScheduler.set_timesteps(n)` would end at 0.001 and waste one call of n. The scheduler adds
+    the final 0.
 
     Raises:
         ValueError: If num_steps is below 1.
@@ -58,8 +53,7 @@ def draw_angle_levels(count: int, device: torch.device, generator: torch.Generat
     """Draw noise levels whose angle is uniform between data and noise.
 
     Args:
-        device: Where the result shall be.
-        generator: Source of randomness, on any device.
+        device: Where the result shall be; the generator may be on another one.
 
     Returns:
         Values in [0, 1). Shape (count,).
@@ -69,15 +63,7 @@ def draw_angle_levels(count: int, device: torch.device, generator: torch.Generat
 
 
 def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw standard normal noise of a tensor's shape, type and device.
-
-    Args:
-        like: Tensor of any shape.
-        generator: Source of randomness, on any device.
-
-    Returns:
-        Noise of the same shape.
-    """
+    """Draw standard normal noise of a tensor's shape, type and device; the generator may be on another device."""
     noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=torch.float32)
     return noise.to(device=like.device, dtype=like.dtype)
 
@@ -91,11 +77,8 @@ def follow_angle(scheduler: Any, predict: Callable[[Tensor, Tensor], Tensor], no
     Args:
         scheduler: `FlowMatchEulerDiscreteScheduler`; its sigma is the angle's share of pi/2 here.
         predict: Velocity n - x_0 at x_t and the noise levels (B,).
-        noise: Standard normal noise. Shape (B, C, D, H, W).
+        noise: Standard normal noise. Shape (B, C, D, H, W), as the sample's.
         num_steps: Calls of `predict`.
-
-    Returns:
-        Sample. Shape (B, C, D, H, W).
     """
     if num_steps == 1:
         return noise - predict(noise, torch.ones(noise.shape[:1], dtype=noise.dtype, device=noise.device))
@@ -117,8 +100,7 @@ def flow_loss(prediction: Tensor, target: Tensor, mask_share: Tensor, *, absolut
     """Error of a prediction, everywhere and inside the tumours.
 
     Args:
-        prediction: What the network predicts. Shape (B, C, D, H, W).
-        target: What it should have predicted. Shape (B, C, D, H, W).
+        prediction: What the network predicts, of the shape of `target`, (B, C, D, H, W).
         mask_share: Share of each latent voxel inside the tumour. Shape (B, 1, D, H, W).
         absolute: Take the absolute error instead of the squared one.
 

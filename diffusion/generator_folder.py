@@ -8,35 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoencoder.engine.files import replaced_folder
+from autoencoder.engine.files import replaced_folder, write_json
 from diffusion.generator.folder_check import WEIGHTS_FILE, GeneratorFolderError, check_component_classes, require_files
-from diffusion.generator.info import GeneratorInfo, TrainingTumor
+from diffusion.generator.info import GeneratorInfo
 from diffusion.generator.model_card import write_model_card
 from diffusion.generator.provenance import Provenance, load_provenance, save_provenance
-from diffusion.generator.records import read_json
+from diffusion.generator.records import read_json, read_record
 
 if TYPE_CHECKING:
     import torch
 
     from autoencoder.model import AutoencoderKL3D
     from diffusion.pipeline import TumorDiffusionPipeline
-
-__all__ = [
-    "GeneratorFolderError",
-    "GeneratorInfo",
-    "LoadedGenerator",
-    "TrainingTumor",
-    "check_generator_folder",
-    "load_autoencoder",
-    "load_generator",
-    "read_generator_info",
-    "read_provenance",
-    "save_generator",
-]
 
 INFO_FILE = "generator.json"
 PROVENANCE_FILE = "provenance.json"
@@ -47,13 +34,7 @@ _FIX = "Copy the whole folder again, or train it again with `difftumor train-dif
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator ready for use.
-
-    Attributes:
-        pipeline: Networks and scheduler, in evaluation mode.
-        info: What it was made for.
-        provenance: The cases that trained it.
-    """
+    """A generator ready for use: the pipeline in evaluation mode, what it was made for, the cases that trained it."""
 
     pipeline: TumorDiffusionPipeline
     info: GeneratorInfo
@@ -68,11 +49,7 @@ def save_generator(
     *,
     replace: bool = False,
 ) -> None:
-    """Write a generator folder, complete or not at all.
-
-    Args:
-        info: What the generator was made for.
-        replace: Put it in the place of an existing generator folder.
+    """Write a generator folder, complete or not at all; `replace` puts it in the place of an existing one.
 
     Raises:
         GeneratorFolderError: If the folder exists and `replace` is False, or `info` states another
@@ -84,7 +61,7 @@ def save_generator(
     with replaced_folder(folder) as unfinished:
         pipeline.save_pretrained(str(unfinished), safe_serialization=True)
         _forget_paths(unfinished)
-        (unfinished / INFO_FILE).write_text(info.to_json(), encoding="utf-8")
+        write_json(unfinished / INFO_FILE, asdict(info))
         (unfinished / CARD_FILE).write_text(
             write_model_card(info, provenance, str(pipeline.denoiser.config["objective"])), encoding="utf-8"
         )
@@ -100,10 +77,7 @@ def _forget_paths(folder: Path) -> None:
 
 
 def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:
-    """Check a generator folder without loading its networks.
-
-    Returns:
-        What it was made for, and the cases that trained it.
+    """Check a generator folder without loading its networks, and read both records.
 
     Raises:
         GeneratorFolderError: If the folder is incomplete, foreign or could run code when loaded.
@@ -121,7 +95,7 @@ def read_generator_info(folder: Path) -> GeneratorInfo:
         GeneratorFolderError: If the record is missing or malformed.
     """
     path = folder / INFO_FILE
-    return GeneratorInfo.from_json(read_json(path, GeneratorFolderError, _FIX), source=str(path))
+    return read_record(GeneratorInfo, read_json(path, GeneratorFolderError, _FIX), str(path), GeneratorFolderError)
 
 
 def read_provenance(folder: Path) -> Provenance:
@@ -134,10 +108,7 @@ def read_provenance(folder: Path) -> Provenance:
 
 
 def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> LoadedGenerator:
-    """Load a generator folder; nothing is downloaded or unpickled.
-
-    Args:
-        device: Where the networks shall be.
+    """Load a generator folder onto a device; nothing is downloaded or unpickled.
 
     Raises:
         GeneratorFolderError: If the folder is incomplete, foreign, damaged or could run code when loaded.
@@ -167,13 +138,7 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL3D:
-    """Load the folder of an autoencoder; nothing is downloaded or unpickled.
-
-    Args:
-        folder: Folder with config.json and the weights.
-
-    Returns:
-        The model, in evaluation mode, on the CPU.
+    """Load an autoencoder's folder (config.json, weights) in evaluation mode; nothing is downloaded or unpickled.
 
     Raises:
         GeneratorFolderError: If a file is missing, or weights and config do not fit.
@@ -224,11 +189,7 @@ def _check_window(folder: Path, pipeline: TumorDiffusionPipeline, info: Generato
 
 
 def hash_generator(folder: Path) -> str:
-    """Hash a generator's weights and configurations; its place and its README do not matter.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Hash weights and configurations to 64 hexadecimal digits; the generator's place and README do not matter."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())

@@ -12,12 +12,7 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from autoencoder.intensity import IntensityWindow
-from diffusion.conditioning import (
-    FILL_DILATION_VOXELS,
-    dilate,
-    measure_contrast,
-    measure_heterogeneity,
-)
+from diffusion.conditioning import FILL_DILATION_VOXELS, dilate, measure_contrast, measure_heterogeneity
 from diffusion.pipeline import TumorDiffusionPipeline
 
 HeldoutBatch = Mapping[str, Tensor]
@@ -25,31 +20,10 @@ HeldoutBatch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class InMaskStatistics:
-    """HU inside the tumour masks, limited to the HU window, all held-out crops together.
-
-    Attributes:
-        mean_hu: Mean of all voxels.
-        sd_hu: Standard deviation of all voxels.
-        crop_sd_hu: Standard deviation inside one crop's tumour, mean over crops.
-        wasserstein_hu: Distance between this distribution and the real one.
-        crop_mean_error_hu: Absolute difference between a crop's mean and the real one, mean over crops.
-    """
-
-    mean_hu: float
-    sd_hu: float
-    crop_sd_hu: float
-    wasserstein_hu: float
-    crop_mean_error_hu: float
-
-
-@dataclass(frozen=True)
 class HeldoutSample:
     """One held-out crop and what was made of it, all in HU and of shape (1, D, H, W).
 
     Attributes:
-        real_hu: The crop with its real tumour.
-        tumor_mask: True inside the tumour.
         filled_hu: The crop with the tumour region filled, texture included: all that the network sees.
         synthetic_hu: The pipeline's tumour, decoded.
         fill_only_hu: The filled crop after the autoencoder: the result without any diffusion.
@@ -70,68 +44,52 @@ def synthesize_heldout(
 ) -> list[HeldoutSample]:
     """Draw a tumour with the real one's mask, contrast and heterogeneity into every held-out crop.
 
-    Args:
-        heldout: Batches of held-out crops.
-        seed: Seed of the noise; crop n of the whole sequence uses (seed, n).
-
-    Returns:
-        One sample per crop, on the CPU.
+    The noise of crop n of the whole sequence is drawn with the seed (seed, n). Samples are on the CPU.
     """
     samples: list[HeldoutSample] = []
     for batch in heldout:
         device = pipeline.denoiser.device
         real_hu, mask = batch["image_hu"].to(device), batch["tumor_mask"].to(device) > 0.5
         inside_window_hu = pipeline.autoencoder.window.clip(real_hu)
-        contrast_hu = measure_contrast(inside_window_hu, mask)
-        heterogeneity_hu = measure_heterogeneity(inside_window_hu, mask)
+        looks = {
+            "contrast_hu": measure_contrast(inside_window_hu, mask),
+            "heterogeneity_hu": measure_heterogeneity(inside_window_hu, mask),
+        }
         numbers = range(len(samples), len(samples) + len(real_hu))
-        generators = [_generator(seed, number) for number in numbers]
-        output = pipeline(
-            real_hu, mask, contrast_hu=contrast_hu, heterogeneity_hu=heterogeneity_hu, generators=generators
-        )
-        generators = [_generator(seed, number) for number in numbers]
-        filled_hu = pipeline.fill(
-            real_hu, mask, contrast_hu=contrast_hu, heterogeneity_hu=heterogeneity_hu, generators=generators
-        )
+        output = pipeline(real_hu, mask, **looks, generators=_generators(seed, numbers))
+        filled_hu = pipeline.fill(real_hu, mask, **looks, generators=_generators(seed, numbers))
         fill_only_hu = pipeline.autoencoder.reconstruct(filled_hu)
         columns = (real_hu, mask, filled_hu, output.tumor_hu, fill_only_hu, output.reconstruction_hu)
         samples += [HeldoutSample(*row) for row in zip(*(column.cpu() for column in columns), strict=True)]
     return samples
 
 
-def in_mask_statistics(samples: Sequence[HeldoutSample], window: IntensityWindow) -> dict[str, InMaskStatistics]:
-    """Compare synthetic tumours and their yardsticks with the real ones.
-
-    Args:
-        samples: Results of `synthesize_heldout`.
-        window: HU window of the generator.
+def in_mask_statistics(samples: Sequence[HeldoutSample], window: IntensityWindow) -> dict[str, dict[str, float]]:
+    """Compare synthetic tumours and their yardsticks with the real ones: HU inside the masks, limited to the window.
 
     Returns:
         Statistics by kind: "real", "synthetic", "fill_only" (no diffusion: the network must beat it)
-        and "reconstruction".
+        and "reconstruction". "mean_hu" and "sd_hu" are of all voxels together, "crop_sd_hu" is the mean over crops of
+        the standard deviation inside one tumour, "wasserstein_hu" the distance from the real distribution and
+        "crop_mean_error_hu" the mean over crops of the absolute difference from the real mean.
 
     Raises:
         ValueError: If there is no sample.
     """
     if not samples:
         raise ValueError("No held-out sample to measure; keep at least one tumour out of training.")
-    real = [_inside(sample.real_hu, sample.tumor_mask, window) for sample in samples]
-    kinds = {
-        "synthetic": [_inside(sample.synthetic_hu, sample.tumor_mask, window) for sample in samples],
-        "fill_only": [_inside(sample.fill_only_hu, sample.tumor_mask, window) for sample in samples],
-        "reconstruction": [_inside(sample.reconstruction_hu, sample.tumor_mask, window) for sample in samples],
+    inside = {
+        kind: [window.clip(getattr(sample, f"{kind}_hu")[sample.tumor_mask]).double().numpy() for sample in samples]
+        for kind in ("real", "synthetic", "fill_only", "reconstruction")
     }
-    return {name: _statistics(values, real) for name, values in {"real": real, **kinds}.items()}
+    return {kind: _statistics(values, inside["real"]) for kind, values in inside.items()}
 
 
 def picture_of(sample: HeldoutSample, window: IntensityWindow) -> NDArray[np.float32]:
-    """Set host with the tumour's outline, filled crop, sample and real crop side by side.
-
-    Args:
-        window: HU window shown from black to white.
+    """Set host with the tumour's outline, filled crop, sample and real crop side by side, from black to white.
 
     Returns:
-        The slice through the tumour's middle along D, in [0, 1]. Shape (H, 4 W).
+        The slice through the tumour's middle along D, the window in [0, 1]. Shape (H, 4 W).
     """
     occupied = sample.tumor_mask[0].flatten(1).any(dim=1).nonzero()
     middle = int(occupied[len(occupied) // 2])
@@ -143,22 +101,18 @@ def picture_of(sample: HeldoutSample, window: IntensityWindow) -> NDArray[np.flo
     return torch.cat(tiles, dim=1).float().numpy()
 
 
-def _statistics(values: Sequence[NDArray[np.float64]], real: Sequence[NDArray[np.float64]]) -> InMaskStatistics:
+def _statistics(values: Sequence[NDArray[np.float64]], real: Sequence[NDArray[np.float64]]) -> dict[str, float]:
     pooled = np.concatenate(values)
     mean_errors = [abs(one.mean() - other.mean()) for one, other in zip(values, real, strict=True)]
-    return InMaskStatistics(
-        mean_hu=float(pooled.mean()),
-        sd_hu=float(pooled.std()),
-        crop_sd_hu=float(np.mean([crop.std() for crop in values])),
-        wasserstein_hu=float(wasserstein_distance(pooled, np.concatenate(real))),
-        crop_mean_error_hu=float(np.mean(mean_errors)),
-    )
+    return {
+        "mean_hu": float(pooled.mean()),
+        "sd_hu": float(pooled.std()),
+        "crop_sd_hu": float(np.mean([crop.std() for crop in values])),
+        "wasserstein_hu": float(wasserstein_distance(pooled, np.concatenate(real))),
+        "crop_mean_error_hu": float(np.mean(mean_errors)),
+    }
 
 
-def _inside(image_hu: Tensor, mask: Tensor, window: IntensityWindow) -> NDArray[np.float64]:
-    return window.clip(image_hu[mask]).double().numpy()
-
-
-def _generator(seed: int, number: int) -> torch.Generator:
-    state = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+def _generators(seed: int, numbers: range) -> list[torch.Generator]:
+    states = [np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] for number in numbers]
+    return [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]

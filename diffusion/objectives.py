@@ -24,6 +24,9 @@ from diffusion.flow import draw_angle_levels, follow_angle
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Network call: x_t and the noise levels (B,) in, the objective's prediction out."""
 
+Generators = Sequence[torch.Generator]
+"""Sources of noise, one a sample."""
+
 _SMALLEST_SIGMA = 0.02
 _LARGEST_BETA = 0.9999
 _LATENT_LIMIT = 4.0
@@ -59,14 +62,7 @@ class Objective(ABC):
         """Scheduler of diffusers that a generator folder stores."""
 
     @abstractmethod
-    def sample(
-        self,
-        scheduler: Any,
-        predict: Predict,
-        noise: Tensor,
-        num_steps: int,
-        generators: Sequence[torch.Generator],
-    ) -> Tensor:
+    def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
         """Turn noise into a sample.
 
         Args:
@@ -122,14 +118,7 @@ class RectifiedFlow(Objective):
         """Euler steps without a shift of the noise levels."""
         return FlowMatchEulerDiscreteScheduler(shift=1.0)
 
-    def sample(
-        self,
-        scheduler: Any,
-        predict: Predict,
-        noise: Tensor,
-        num_steps: int,
-        generators: Sequence[torch.Generator],
-    ) -> Tensor:
+    def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
         """Euler steps in the angle (see `diffusion.flow`)."""
         return follow_angle(scheduler, predict, noise, num_steps)
 
@@ -157,14 +146,7 @@ class VariancePreserving(Objective):
         signal = self._alpha_bar.to(levels.device)[index].to(levels.dtype)
         return signal.sqrt(), (1.0 - signal).sqrt()
 
-    def sample(
-        self,
-        scheduler: Any,
-        predict: Predict,
-        noise: Tensor,
-        num_steps: int,
-        generators: Sequence[torch.Generator],
-    ) -> Tensor:
+    def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
         """Steps of the scheduler."""
         options = self.step_options(num_steps, generators)
         scheduler.set_timesteps(num_steps, device=noise.device)
@@ -174,7 +156,7 @@ class VariancePreserving(Objective):
             sample = scheduler.step(predict(sample, levels), timestep, sample, return_dict=False, **options)[0]
         return sample
 
-    def step_options(self, num_steps: int, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    def step_options(self, num_steps: int, generators: Generators) -> dict[str, Any]:
         """Further arguments of the scheduler's steps; none unless a step is random."""
         return {}
 
@@ -242,7 +224,7 @@ class PaperEpsilon(VariancePreserving):
             clip_sample_range=_LATENT_LIMIT,
         )
 
-    def step_options(self, num_steps: int, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    def step_options(self, num_steps: int, generators: Generators) -> dict[str, Any]:
         """Each sample draws its noise from its own generator; the number of steps is fixed."""
         if num_steps != self.timesteps:
             raise ValueError(
@@ -253,11 +235,7 @@ class PaperEpsilon(VariancePreserving):
 
 
 def cosine_betas(count: int) -> list[float]:
-    """Betas of the cosine schedule, at most 0.9999.
-
-    Returns:
-        beta_t = 1 - f(t + 1) / f(t) with f(t) = cos^2(pi / 2 (t / T + 0.008) / 1.008).
-    """
+    """Betas of the cosine schedule, at most 0.9999: 1 - f(t + 1) / f(t), f(t) = cos^2(pi / 2 (t/T + 0.008) / 1.008)."""
 
     def signal(step: int) -> float:
         return math.cos(0.5 * math.pi * (step / count + 0.008) / 1.008) ** 2

@@ -62,12 +62,9 @@ class TumorDiffusionPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> TumorDiffusionPipeline:
-        """Load a pipeline from a local folder that names our own classes and holds no pickle.
+        """Load a pipeline from a local folder that names our own classes and holds no pickle, in evaluation mode.
 
         diffusers imports whatever module `model_index.json` names, so the file is checked first.
-
-        Returns:
-            The pipeline, in evaluation mode.
 
         Raises:
             GeneratorFolderError: If the folder is incomplete, names other classes or holds pickle files.
@@ -122,28 +119,20 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             raise ValueError(
                 f"num_inference_steps must be at least 1, got {num_inference_steps}. {DEFAULT_STEPS} are the default."
             )
-        device, dtype = self.denoiser.device, self.denoiser.dtype
-        filled_hu = self.fill(
-            image_hu,
-            tumor_mask,
-            contrast_hu=contrast_hu,
-            heterogeneity_hu=heterogeneity_hu,
-            generators=generators,
-            texture_hu=texture_hu,
-        )
-        image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
-        contrast_hu, heterogeneity_hu = self._limit_looks(len(image_hu), contrast_hu, heterogeneity_hu)
-        lower = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
+        asked = self._ask(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, generators)
+        filled_hu = self._fill(asked, generators, texture_hu)
+        dtype = self.denoiser.dtype
+        lower = torch.autocast(self.denoiser.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
         with lower:
-            latents = self.autoencoder.encode(torch.cat([filled_hu, image_hu])).to(dtype)
+            latents = self.autoencoder.encode(torch.cat([filled_hu, asked.image_hu])).to(dtype)
         condition, original = latents.chunk(2)
         noise = torch.cat([draw_noise(original[:1], generator) for generator in generators])
-        mask_unshuffled = unshuffle_mask(tumor_mask).to(dtype)
-        told = _DenoiserInputs(condition, mask_unshuffled, contrast_hu, heterogeneity_hu)
+        mask_unshuffled = unshuffle_mask(asked.tumor_mask).to(dtype)
+        told = _DenoiserInputs(condition, mask_unshuffled, asked.contrast_hu, asked.heterogeneity_hu)
         sample = self.denoiser.objective.sample(
             self.scheduler, told.bind(self.denoiser, lower), noise, num_inference_steps, generators
         )
-        sample = self.denoiser.from_frame(sample, condition, heterogeneity_hu)
+        sample = self.denoiser.from_frame(sample, condition, asked.heterogeneity_hu)
         with lower:
             decoded_hu = self.autoencoder.decode(torch.cat([sample, original])).to(dtype)
         tumor_hu, reconstruction_hu = decoded_hu.chunk(2)
@@ -160,47 +149,53 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         generators: Sequence[torch.Generator],
         texture_hu: Tensor | None = None,
     ) -> Tensor:
-        """Fill the tumour regions of crops, texture included: all that the network sees of the tumours.
+        """Fill the tumour regions of crops, texture included: all that the network sees of the tumours, in HU.
 
-        Fresh generators of the same seeds give the fill that a call with them starts from.
-
-        Args:
-            generators: As for a call; texture is the first that is drawn from them.
-
-        Returns:
-            Filled crops in HU. Shape (B, 1, D, H, W).
-
-        Raises:
-            ValueError: If shapes, number of generators, mask or image values do not fit.
+        Arguments, errors and shape are those of a call. Fresh generators of the same seeds give the fill that a call
+        with them starts from: texture is the first that is drawn from them.
         """
+        asked = self._ask(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, generators)
+        return self._fill(asked, generators, texture_hu)
+
+    def _ask(
+        self,
+        image_hu: Tensor,
+        tumor_mask: Tensor,
+        contrast_hu: Tensor | None,
+        heterogeneity_hu: Tensor | None,
+        generators: Sequence[torch.Generator],
+    ) -> _Asked:
+        """Check what is asked, limit it to what the network knows, and put it where the network is."""
         _check_inputs(image_hu, tumor_mask, generators)
         device, dtype = self.denoiser.device, self.denoiser.dtype
-        image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
-        contrast_hu, heterogeneity_hu = self._limit_looks(len(image_hu), contrast_hu, heterogeneity_hu)
-        if texture_hu is None:
-            asked_hu = heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
-            texture_hu = draw_texture(tumor_mask, asked_hu, generators, profiles=self.denoiser.texture_profiles)
-        return fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu.to(device, dtype))
+        not_given = torch.full((len(image_hu),), torch.nan)
+        return _Asked(
+            image_hu.to(device, dtype),
+            tumor_mask.to(device),
+            limit_contrast((not_given if contrast_hu is None else contrast_hu).to(device, dtype)),
+            limit_heterogeneity((not_given if heterogeneity_hu is None else heterogeneity_hu).to(device, dtype)),
+        )
 
-    def _limit_looks(
-        self, count: int, contrast_hu: Tensor | None, heterogeneity_hu: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Contrast and heterogeneity of each crop within what the network knows; NaN where nothing is asked."""
-        device, dtype = self.denoiser.device, self.denoiser.dtype
-        not_given = torch.full((count,), torch.nan)
-        contrast_hu = (not_given if contrast_hu is None else contrast_hu).to(device, dtype)
-        heterogeneity_hu = (not_given if heterogeneity_hu is None else heterogeneity_hu).to(device, dtype)
-        return limit_contrast(contrast_hu), limit_heterogeneity(heterogeneity_hu)
+    def _fill(self, asked: _Asked, generators: Sequence[torch.Generator], texture_hu: Tensor | None) -> Tensor:
+        if texture_hu is None:
+            sd_hu = asked.heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
+            texture_hu = draw_texture(asked.tumor_mask, sd_hu, generators, profiles=self.denoiser.texture_profiles)
+        texture_hu = texture_hu.to(asked.image_hu.device, asked.image_hu.dtype)
+        return fill_tumor_region(asked.image_hu, asked.tumor_mask, asked.contrast_hu, texture_hu=texture_hu)
 
 
 def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:
-    """Combine the two stages with the scheduler of the denoiser's objective.
-
-    Args:
-        autoencoder: First stage.
-        denoiser: Second stage.
-    """
+    """Combine the two stages with the scheduler of the denoiser's objective."""
     return TumorDiffusionPipeline(autoencoder, denoiser, denoiser.objective.make_scheduler())
+
+
+class _Asked(NamedTuple):
+    """Crops with what is asked of each: contrast and heterogeneity in HU, NaN where nothing is."""
+
+    image_hu: Tensor
+    tumor_mask: Tensor
+    contrast_hu: Tensor
+    heterogeneity_hu: Tensor
 
 
 class _DenoiserInputs(NamedTuple):

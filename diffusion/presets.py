@@ -23,7 +23,6 @@ class DiffusionPreset(TrainingPreset):
 
     Attributes:
         channels: Feature channels of each resolution, finest first.
-        blocks: Residual blocks per resolution.
         condition_dropout: Share of the samples that are trained without a contrast, and likewise without a
             heterogeneity.
         objective: What the denoiser predicts: "flow", "v" or "epsilon" (see `diffusion.objectives`).
@@ -41,23 +40,8 @@ class DiffusionPreset(TrainingPreset):
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}.")
 
-    def batch_size(self, crop_side: int) -> int:
-        """Crops of this side (in voxels) that make one batch.
-
-        At least two: on a CPU the convolutions of a single small crop cost more than those of two.
-        """
-        return max(2, self.voxels_per_batch // crop_side**3)
-
     def build_model(self, latent_channels: int, generator: torch.Generator) -> DenoisingUNet3D:
-        """Make an untrained network of this size.
-
-        Args:
-            latent_channels: Channels of the autoencoder's latents.
-            generator: Source of the initial weights, on the CPU.
-
-        Returns:
-            The network, on the CPU.
-        """
+        """Make an untrained network on the CPU, its initial weights drawn from the generator."""
         from autoencoder.engine.initial_weights import draw_initial_weights_
         from diffusion.unet import DenoisingUNet3D
 

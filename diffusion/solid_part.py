@@ -22,11 +22,7 @@ def solid_part(image_hu: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArr
     whole; so does one of which less than a quarter would be left.
 
     Args:
-        image_hu: CT in HU. Shape (D, H, W).
-        mask: The tumour. Shape (D, H, W).
-
-    Returns:
-        The part of the mask. Shape (D, H, W).
+        image_hu: CT in HU. Shape (D, H, W), as the mask's and the result's.
     """
     if not mask.any():
         return mask

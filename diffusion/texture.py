@@ -35,7 +35,7 @@ def draw_texture(
     *,
     profiles: Sequence[TextureProfile] = (),
 ) -> Tensor:
-    """Draw smooth noise with zero mean and a given deviation in the mask.
+    """Draw smooth noise with zero mean and a given deviation in the mask, in HU. Shape (B, 1, D, H, W).
 
     Each crop follows one profile, most often of a tumour that is about as heterogeneous. Without profiles the noise
     is symmetric, and smoothed by 2 to 4 voxels.
@@ -44,9 +44,6 @@ def draw_texture(
         tumor_mask: Binary mask, not empty. Shape (B, 1, D, H, W).
         sd_hu: Standard deviation inside the mask in HU; a crop with 0 draws nothing. Shape (B,).
         generators: Source of randomness, one a crop.
-
-    Returns:
-        Texture in HU. Shape (B, 1, D, H, W).
     """
     textures = []
     for mask, deviation, generator in zip(tumor_mask > 0, sd_hu, generators, strict=True):

@@ -80,16 +80,11 @@ class TextureProfile:
 def measure_texture_profiles(
     batches: Dataset[dict[str, Tensor]], count: int, window: IntensityWindow, seed: int
 ) -> tuple[TextureProfile, ...]:
-    """Measure the textures of the training tumours, as far as they have room for one (1000 voxels).
+    """Measure the textures of the tumours in the first `count` batches, as far as they have room for one (1000 voxels).
 
-    Fat and air under the edge of a label do not enter (see `diffusion.solid_part`).
-
-    The autocovariance inside the mask is fitted by those of smoothed white noise in the same mask, weights not
+    Fat and air under the edge of a label do not enter (see `diffusion.solid_part`), and values are limited to the
+    window. The autocovariance inside the mask is fitted by those of smoothed white noise in the same mask, weights not
     negative: so what the mask does to it (it takes away the mean) is the same on both sides.
-
-    Args:
-        count: How many of them.
-        window: Values outside it are limited to it.
 
     Returns:
         At most 48 profiles; none where no tumour is large enough.
@@ -170,12 +165,7 @@ def _autocovariance(values: Tensor, mask: Tensor) -> NDArray[np.float64]:
 def choose_profile(
     profiles: Sequence[TextureProfile], heterogeneity_hu: float, generator: torch.Generator
 ) -> TextureProfile:
-    """Choose one of the profiles at random, those of tumours about as heterogeneous as asked most often.
-
-    Args:
-        profiles: Profiles, at least one.
-        heterogeneity_hu: Requested standard deviation in HU, above 0.
-    """
+    """Choose one of the profiles at random, those of tumours about as heterogeneous as asked (in HU) most often."""
     distance = np.log([profile.heterogeneity_hu for profile in profiles]) - np.log(heterogeneity_hu)
     nearness = np.exp(-0.5 * (distance**2 - np.min(distance**2)) / np.log(1.5) ** 2)
     position = torch.rand((), generator=generator, device=generator.device).item()

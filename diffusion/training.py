@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from autoencoder.engine.files import write_json
 from autoencoder.engine.fit import Fit, LossFunction
 from autoencoder.engine.loop import run_fit
 from autoencoder.engine.records import TrainingRecord
+from autoencoder.engine.settings import RunSettings
 from autoencoder.model import AutoencoderKL3D
 from diffusion.calibration import (
     DIFFERENCES_FILE,
@@ -53,19 +54,11 @@ def train_diffusion(
     autoencoder: AutoencoderKL3D,
     preset: DiffusionPreset,
     output_folder: Path,
+    run: RunSettings,
     *,
     heldout: Sequence[HeldoutBatch],
     info: GeneratorInfo,
     provenance: Provenance,
-    steps: int | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    mixed_precision: str = "no",
-    workers: int = 0,
-    checkpoint_every: int = 200,
-    evaluate_every: int = 250,
-    identity: Mapping[str, Any] | None = None,
-    show_progress: bool = True,
 ) -> Path:
     """Train the second stage and save both stages as a generator.
 
@@ -76,64 +69,55 @@ def train_diffusion(
         batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU, "tumor_mask":
             binary, same shape}, always the same for the same i.
         autoencoder: First stage with measured latent statistics; not changed.
-        preset: Architecture and training defaults.
-        output_folder: Empty or new folder, unless `resume` is True.
+        output_folder: Empty or new folder, unless the run is resumed.
         heldout: Batches that no training batch shows, for measurements and pictures; may be empty.
         info: What the generator is made for; its preset is replaced by the name of `preset`.
         provenance: The cases that train the two stages.
-        steps: Training steps; None takes the preset's.
-        seed: Seed of initial weights and noise.
-        resume: Go on from the newest checkpoint in `output_folder`.
-        mixed_precision: "no", "bf16" or "fp16".
-        workers: Data-loading processes; 0 loads in the training process.
-        checkpoint_every: Steps between checkpoints.
-        evaluate_every: Steps between measurements and pictures on the held-out crops.
-        identity: JSON content that must be the same at a resume, besides preset, autoencoder and cases.
 
     Returns:
         The generator folder, `output_folder / "generator"`.
 
     Raises:
-        OutputFolderExistsError: If the folder is not empty and `resume` is False.
+        OutputFolderExistsError: If the folder is not empty and the run is not resumed.
         ResumeError: If the folder holds a run with other settings, cases or autoencoder, or lacks its differences.
         ValueError: If the autoencoder has no latent statistics, or `info` does not fit it or the preset.
     """
     _check_fit_together(autoencoder, preset, info)
-    output_folder = Path(output_folder)
     frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
-    model = preset.build_model(autoencoder.latent_channels, torch.Generator().manual_seed(seed))
-    settings = preset.fit_settings(
-        steps=steps,
-        seed=seed,
-        mixed_precision=mixed_precision,
-        checkpoint_every=checkpoint_every,
-        workers=workers,
-    )
+    model = preset.build_model(autoencoder.latent_channels, torch.Generator().manual_seed(run.seed))
     identity = {
         "preset": asdict(preset),
         "autoencoder": _hash_weights(autoencoder),
         "provenance": hashlib.sha256(provenance.to_json().encode()).hexdigest(),
-        **(identity or {}),
+        **run.identity,
     }
-    loss = diffusion_loss_function(frozen, preset.condition_dropout)
-    fit = Fit(model, batches, loss, settings, output_folder, resume=resume, identity=identity)
+    loss, settings = diffusion_loss_function(frozen, preset.condition_dropout), preset.fit_settings(run)
+    fit = Fit(model, batches, loss, settings, output_folder, resume=run.resume, identity=identity)
     if preset.draws_differences:
-        differences = read_differences(output_folder, is_started=fit.steps_done > 0)
-        differences = differences or measure_differences(frozen, batches, _MEASURED_BATCHES)
-        model.set_differences(*differences)
-        if fit.is_main_process:
-            write_json(output_folder / DIFFERENCES_FILE, differences._asdict())
+        _set_differences(fit, frozen, batches)
     pipeline = make_pipeline(frozen, model).to(fit.device)
     evaluate = partial(_evaluate, fit, pipeline, heldout) if heldout else None
-    run_fit(fit, "diffusion", evaluate, evaluate_every, show_progress=show_progress)
-    model.set_texture_profiles(measure_texture_profiles(batches, _MEASURED_BATCHES, frozen.window, seed))
-    model.set_texture_share(calibrate_texture(pipeline, batches, _CALIBRATION_BATCHES, seed))
+    run_fit(fit, "diffusion", evaluate, run.evaluate_every, show_progress=run.show_progress)
+    model.set_texture_profiles(measure_texture_profiles(batches, _MEASURED_BATCHES, frozen.window, run.seed))
+    model.set_texture_share(calibrate_texture(pipeline, batches, _CALIBRATION_BATCHES, run.seed))
     folder = output_folder / GENERATOR_FOLDER
     if fit.is_main_process:
         if heldout:
-            write_json(output_folder / "heldout.json", _heldout_statistics(pipeline, heldout, seed))
+            samples = synthesize_heldout(pipeline, heldout, seed=run.seed)
+            write_json(output_folder / "heldout.json", in_mask_statistics(samples, frozen.window))
         save_generator(folder, pipeline, replace(info, preset=preset.name), provenance, replace=True)
     return folder
+
+
+def _set_differences(
+    fit: Fit[DenoisingUNet3D], autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]]
+) -> None:
+    """Let the path run in differences: those that the run measured when it started."""
+    differences = read_differences(fit.output_folder, is_started=fit.steps_done > 0)
+    differences = differences or measure_differences(autoencoder, batches, _MEASURED_BATCHES)
+    fit.model.set_differences(*differences)
+    if fit.is_main_process:
+        write_json(fit.output_folder / DIFFERENCES_FILE, differences._asdict())
 
 
 def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: float) -> LossFunction:
@@ -145,8 +129,7 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
             trained without a heterogeneity.
 
     Returns:
-        Function of model, batch {"image_hu", "tumor_mask"} and generator; terms "total", "everywhere"
-        and "inside".
+        A loss of batches {"image_hu", "tumor_mask"} with the terms "total", "everywhere" and "inside".
     """
 
     def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -198,16 +181,8 @@ def _evaluate(
         record.add_picture(index, f"host_filled_sample_real/{number}", picture_of(sample, window))
     statistics = in_mask_statistics(samples, window)
     record.add_heldout(
-        index, {f"{kind}_{name}": value for kind, row in statistics.items() for name, value in asdict(row).items()}
+        index, {f"{kind}_{name}": value for kind, row in statistics.items() for name, value in row.items()}
     )
-
-
-def _heldout_statistics(
-    pipeline: TumorDiffusionPipeline, heldout: Sequence[HeldoutBatch], seed: int
-) -> dict[str, dict[str, float]]:
-    samples = synthesize_heldout(pipeline, heldout, seed=seed)
-    statistics = in_mask_statistics(samples, pipeline.autoencoder.window)
-    return {kind: asdict(row) for kind, row in statistics.items()}
 
 
 def _check_fit_together(autoencoder: AutoencoderKL3D, preset: DiffusionPreset, info: GeneratorInfo) -> None:

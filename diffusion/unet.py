@@ -31,16 +31,14 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     Args:
         channels: Feature channels of each resolution, finest first; multiples of `norm_groups`.
         blocks: Residual blocks per resolution on the way down (one more on the way up).
-        latent_channels: Channels of the autoencoder's latents.
         mask_embedding_channels: Channels to which the 64 channels of the unshuffled mask are reduced.
         scalar_conditions: Names of the scalar conditions, of `SCALAR_CONDITIONS`.
         objective: What is predicted: "flow", "v" or "epsilon" (see `diffusion.objectives`).
         difference_std: Standard deviation of each latent channel's difference from the filled image inside
             tumours. With it the path runs in these differences, so that the noise is as wide as what is to be
             drawn; None lets it run in plain latents, as in the paper.
-        difference_floor: Part of that deviation which does not depend on the heterogeneity, such as noise.
-        difference_per_hu: Increase of the deviation with the heterogeneity, per HU; where a heterogeneity h is
-            given, the deviation is sqrt(floor^2 + (per_hu h)^2).
+        difference_floor, difference_per_hu: Where a heterogeneity h is given, the deviation is
+            sqrt(floor^2 + (per_hu h)^2): a part such as noise, and the increase per HU.
         texture_share: Standard deviation of the smooth noise in the fill over the requested heterogeneity; what
             the network itself falls short of (see `diffusion.texture`). 0 fills flat.
         texture_profiles: What that noise is like, as JSON values (see `diffusion.texture_profiles`).
@@ -161,12 +159,9 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         """Turn latents into what the path runs in: standardised differences, or the latents themselves.
 
         Args:
-            latents: Latents. Shape (B, C, D/4, H/4, W/4).
-            condition_latents: Latents of the image with the tumour region filled. Same shape.
+            latents: Latents. Shape (B, C, D/4, H/4, W/4), as that of the condition and of the result.
+            condition_latents: Latents of the image with the tumour region filled.
             heterogeneity_hu: Standard deviation inside without noise; NaN where it is not given. Shape (B,).
-
-        Returns:
-            Point in the frame. Same shape.
         """
         if not self.draws_differences:
             return latents
@@ -181,13 +176,8 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     def set_differences(self, std: Sequence[float], floor: Sequence[float], per_hu: Sequence[float]) -> None:
         """Store measured deviations in the config; from then on the path runs in differences.
 
-        Args:
-            std: Standard deviation of each latent channel's difference, positive.
-            floor: Part that does not depend on the heterogeneity, positive.
-            per_hu: Increase with the heterogeneity, per HU, 0 or more.
-
         Raises:
-            ValueError: If there is not one such number per latent channel.
+            ValueError: If there is not one number per latent channel: `std` and `floor` positive, `per_hu` 0 or more.
         """
         _check_differences(std, floor, per_hu, self.config["latent_channels"])
         self.register_to_config(
@@ -199,9 +189,6 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     def set_texture_share(self, texture_share: float) -> None:
         """Store in the config how much smooth noise the fill gets for each HU of heterogeneity.
 
-        Args:
-            texture_share: 0 or more.
-
         Raises:
             ValueError: If it is negative.
         """
@@ -210,11 +197,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         self.register_to_config(texture_share=float(texture_share))
 
     def set_texture_profiles(self, profiles: Sequence[TextureProfile]) -> None:
-        """Store in the config what the textures of the training tumours are like.
-
-        Args:
-            profiles: Their profiles; none lets symmetric noise be drawn.
-        """
+        """Store in the config what the textures of the training tumours are like; none: symmetric noise is drawn."""
         self.texture_profiles = tuple(profiles)
         self.register_to_config(texture_profiles=[profile.to_json() for profile in profiles])
 
@@ -230,11 +213,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
 
 
 class StageShape(NamedTuple):
-    """What all resolutions share.
-
-    Attributes:
-        blocks: Residual blocks per resolution on the way down.
-    """
+    """What all resolutions share; `blocks` counts the residual blocks of one resolution on the way down."""
 
     blocks: int
     time_channels: int
@@ -245,7 +224,6 @@ class DownStage(nn.Module):
     """Residual blocks of one resolution on the way down, after halving the sides.
 
     Args:
-        shape: What all resolutions share.
         halves: Whether the sides are halved first; not at the finest resolution.
     """
 
@@ -274,7 +252,6 @@ class UpStage(nn.Module):
 
     Args:
         skip_widths: Channels of the skips, in the order of use.
-        shape: What all resolutions share.
         doubles: Whether the sides grow first; not at the coarsest resolution.
     """
 

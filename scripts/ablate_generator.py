@@ -33,12 +33,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One generator to train.
-
-    Attributes:
-        options: Options of `difftumor train-diffusion` besides data, autoencoder, output and length.
-        steps: Denoising steps T at which it is measured.
-    """
+    """One generator to train, with these options of `difftumor train-diffusion`; `steps` T at which it is measured."""
 
     name: str
     options: tuple[str, ...] = ()
@@ -57,16 +52,7 @@ TRAININGS: tuple[Training, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class AblationData:
-    """What every row has in common.
-
-    Attributes:
-        dataset: nnU-Net raw data set with annotated tumours.
-        autoencoder: Output folder of `train-autoencoder`.
-        splits: A splits_final.json.
-        fold: Its training cases train, its validation cases are measured.
-        preset: Preset of the diffusion model.
-        seed: Seed of training and evaluation.
-    """
+    """What every row has in common; the fold's training cases train, its validation cases are measured."""
 
     dataset: Path
     autoencoder: Path
@@ -80,13 +66,9 @@ class AblationData:
 def run_ablation(
     data: AblationData, output: Path, *, names: Sequence[str] | None = None, classifier_steps: int = 0
 ) -> pd.DataFrame:
-    """Train and measure every row; what is there already is not done again.
+    """Train and measure every row, all or those with these names; what is there already is not done again.
 
-    Args:
-        data: What the rows have in common.
-        output: Folder for the generators, the evaluations and the tables.
-        names: Names of the trainings to run; all by default.
-        classifier_steps: Training steps of the two-sample classifier; 0 leaves it out, which saves most of the time.
+    Without `classifier_steps` there is no two-sample classifier, which saves most of the time.
 
     Returns:
         One row for each training and T; also written as `ablation.csv` and `ablation.md`.
@@ -111,11 +93,7 @@ def run_ablation(
 
 
 def write_tables(table: pd.DataFrame, output: Path) -> None:
-    """Write the table as CSV and as Markdown.
-
-    Args:
-        table: One row for each training and T.
-    """
+    """Write the table, one row for each training and T, as CSV and as Markdown."""
     with written_whole(output / "ablation.csv", overwrite=True) as temporary:
         table.to_csv(temporary, index=False)
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
@@ -179,18 +157,17 @@ def main() -> int:
         epilog="example: python scripts/ablate_generator.py --data nnUNet_raw/Dataset902_SoftTissue --autoencoder ae "
         "--splits splits_final.json --fold 0 --output ablation --steps 600",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="RAW_DATASET", help="annotated tumours")
-    parser.add_argument("--autoencoder", type=Path, required=True, metavar="DIR", help="--output of train-autoencoder")
-    parser.add_argument("--splits", type=Path, required=True, metavar="FILE", help="splits_final.json")
-    parser.add_argument("--fold", type=int, required=True, metavar="K", help="its validation cases are measured")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for everything")
-    parser.add_argument("--preset", default="tiny", help="preset of the diffusion model (default tiny)")
-    parser.add_argument("--steps", type=int, default=600, metavar="N", help="training steps of each (default 600)")
-    parser.add_argument(
-        "--classifier-steps", type=int, default=0, metavar="N", help="of the classifier (default: none)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of training and evaluation")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=", ".join(training.name for training in TRAININGS))
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="RAW_DATASET", help="annotated tumours")
+    add("--autoencoder", type=Path, required=True, metavar="DIR", help="--output of train-autoencoder")
+    add("--splits", type=Path, required=True, metavar="FILE", help="splits_final.json")
+    add("--fold", type=int, required=True, metavar="K", help="its validation cases are measured")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for everything")
+    add("--preset", default="tiny", help="preset of the diffusion model (default tiny)")
+    add("--steps", type=int, default=600, metavar="N", help="training steps of each (default 600)")
+    add("--classifier-steps", type=int, default=0, metavar="N", help="of the classifier (default: none)")
+    add("--seed", type=int, default=0, metavar="S", help="seed of training and evaluation")
+    add("--only", nargs="+", metavar="NAME", help=", ".join(training.name for training in TRAININGS))
     options = parser.parse_args()
     data = AblationData(
         dataset=options.data,

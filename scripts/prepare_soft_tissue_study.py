@@ -22,14 +22,7 @@ PLANS_NAME = "nnUNetPlansSmall"
 
 
 def prepare(source: Path, *, folds: int) -> Path:
-    """Make the data set in nnU-Net's folders.
-
-    Args:
-        source: Folder that holds `sts/` (see DIFFTUMOR_REAL_CT).
-
-    Returns:
-        The preprocessed data set.
-    """
+    """Make the data set in nnU-Net's folders from the one that holds `sts/`, and return the preprocessed one."""
     raw, preprocessed = (Path(os.environ[name]) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     settings = demo_settings("real")
     made = make_cross_validation_dataset(source, raw, folds=folds)

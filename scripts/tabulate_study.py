@@ -25,17 +25,10 @@ DRAWS = 10_000
 
 
 def read_finished(study: Path, label: str) -> pd.DataFrame:
-    """Read the tumour Dice of each validation case of each finished run.
-
-    Args:
-        study: --output of `difftumor experiment`.
-        label: Key of the tumour label in nnU-Net's summary.json.
-
-    Returns:
-        One row per run and case.
+    """Read the tumour Dice of each validation case of each finished run of a study: one row per run and case.
 
     Raises:
-        DatasetError: If nothing is finished, or nnU-Net's summary lacks the label.
+        DatasetError: If nothing is finished, or nnU-Net's summary lacks the label (its key there).
     """
     rows = []
     for done in sorted(study.glob("runs/*/done.json")):
@@ -58,12 +51,7 @@ def read_finished(study: Path, label: str) -> pd.DataFrame:
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Add runs to those that were collected before; a run has one result.
-
-    Args:
-        old: What the CSV holds.
-        new: What the study holds.
-        path: The CSV, for the error.
+    """Add runs of the study to those that the CSV held before; a run has one result.
 
     Raises:
         OutputExistsError: If a run is in both with different scores.
@@ -82,11 +70,7 @@ def merge(old: pd.DataFrame, new: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def tables(scores: pd.DataFrame, baseline: str) -> str:
-    """Write the tables: each run, then each arm beside the baseline's trainings of the same repetitions.
-
-    Args:
-        baseline: The arm that others are compared with.
-    """
+    """Write the tables: each run, then each arm beside the baseline's trainings of the same repetitions."""
     rows: Any
     of_number: Any
     lines = ["| run | patients | Dice |", "|---|---|---|"]

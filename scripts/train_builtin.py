@@ -32,10 +32,6 @@ def build_builtin(source: Path, work: Path, *, replace: bool = False) -> Path:
     Args:
         source: Folder that holds `sts/` (see DIFFTUMOR_REAL_CT).
         work: Folder for data set and runs; what is there is gone on with.
-        replace: Put the generator in the place of the one in the package.
-
-    Returns:
-        The generator folder in the package.
 
     Raises:
         OutputExistsError: If the package has one and `replace` is False.

@@ -20,11 +20,7 @@ _FOLDER_NAME = re.compile(r"step_(\d{8,})")
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Names, newest first and pruning of the checkpoints in one folder.
-
-    Attributes:
-        root: Folder that holds one folder per checkpoint, `step_00000200` and so on.
-    """
+    """Names, newest first and pruning of the checkpoints in one folder: `step_00000200` and so on."""
 
     root: Path
 

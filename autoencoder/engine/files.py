@@ -12,12 +12,7 @@ from typing import Any
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file under a temporary name and rename it.
-
-    Args:
-        path: File to write; an older version is replaced at once.
-        content: What `json.dumps` accepts; NaN and infinity are refused.
-    """
+    """Write what `json.dumps` accepts but NaN and infinity, by way of a temporary name; an older file is replaced."""
     temporary = path.with_name(f".unfinished_{path.name}")
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
@@ -27,12 +22,8 @@ def write_json(path: Path, content: Any) -> None:
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Fill a temporary folder that takes the name `folder` when the block ends without an error.
 
-    Args:
-        folder: Final folder; an older version stays until the new one is complete.
-
-    Yields:
-        The empty temporary folder beside it. Files in it become readable as the umask allows
-        (some writers create them for their owner only).
+    An older version stays until the new one is complete. Files become readable as the umask allows (some writers create
+    them for their owner only).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".unfinished_{folder.name}")

@@ -21,25 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoencoder.engine.checkpoints import CheckpointFolder, load_averaged_weights, save_averaged_weights
 from autoencoder.engine.files import write_json
-from autoencoder.engine.run_folder import (
-    SETTINGS_FILE,
-    FitError,
-    OutputFolderExistsError,
-    ResumeError,
-    check_run_folder,
-)
+from autoencoder.engine.run_folder import SETTINGS_FILE, FitError, check_run_folder
 from autoencoder.engine.settings import FitSettings, FitStep
-
-__all__ = [
-    "Fit",
-    "FitError",
-    "FitSettings",
-    "FitStep",
-    "LossFunction",
-    "NonFiniteLossError",
-    "OutputFolderExistsError",
-    "ResumeError",
-]
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 LossFunction = Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]

@@ -10,14 +10,10 @@ from torch import nn
 
 @torch.no_grad()
 def draw_initial_weights_(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw torch's usual start of every convolution and linear layer again, from `generator`.
+    """Draw torch's usual start of every convolution and linear layer again, from `generator`, in place and on the CPU.
 
     Weight and bias are uniform in +-1/sqrt(fan-in). A parameter that is all zero stays zero: such
     layers are meant to start without effect.
-
-    Args:
-        model: Model on the CPU, changed in place.
-        generator: Source of the weights; the same seed gives the same model.
     """
     for module in model.modules():
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):

@@ -20,9 +20,7 @@ def run_fit(
     """Train to the end; the main process records and shows progress.
 
     Args:
-        heading: What the progress bar says.
         evaluate: Called every `evaluate_every` steps and after the last one; None for never.
-        evaluate_every: Steps between two evaluations.
     """
     if not fit.is_main_process:
         for _ in fit:

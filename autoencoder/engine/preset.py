@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoencoder.engine.settings import FitSettings
+from autoencoder.engine.settings import FitSettings, RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,12 +12,10 @@ class TrainingPreset:
     """Crops and training defaults of one preset.
 
     Attributes:
-        name: Key of the preset in its table.
         crop_sides: Sides of the cubic training crops, in voxels; multiples of 4.
         crop_probabilities: How often each side is drawn; same length, sums to 1.
         voxels_per_batch: Voxels of one batch, about the same for every side.
-        learning_rate: Peak learning rate (cosine decay after warm-up).
-        warmup_steps: Steps of the linear warm-up.
+        learning_rate: Peak learning rate (cosine decay after a linear warm-up).
         ema_decay: Decay of the averaged weights; None keeps the last weights.
     """
 
@@ -40,23 +38,15 @@ class TrainingPreset:
         if any(side % 4 or side <= 0 for side in self.crop_sides):
             raise ValueError(f"Crop sides must be positive multiples of 4, got {self.crop_sides}.")
 
-    def fit_settings(
-        self,
-        *,
-        steps: int | None = None,
-        seed: int = 0,
-        mixed_precision: str = "no",
-        checkpoint_every: int = 200,
-        workers: int = 0,
-    ) -> FitSettings:
+    def fit_settings(self, run: RunSettings) -> FitSettings:
         """Combine the preset's training defaults with what a run chooses."""
         return FitSettings(
-            steps=self.steps if steps is None else steps,
+            steps=self.steps if run.steps is None else run.steps,
             learning_rate=self.learning_rate,
             warmup_steps=self.warmup_steps,
             ema_decay=self.ema_decay,
-            mixed_precision=mixed_precision,
-            checkpoint_every=checkpoint_every,
-            seed=seed,
-            workers=workers,
+            mixed_precision=run.mixed_precision,
+            checkpoint_every=run.checkpoint_every,
+            seed=run.seed,
+            workers=run.workers,
         )

@@ -16,9 +16,7 @@ from autoencoder.engine.settings import FitStep
 
 
 class TrainingRecord:
-    """`history.csv`, `heldout_history.csv` and `tensorboard/` of one run.
-
-    Use it as a context manager, in the main process only.
+    """`history.csv`, `heldout_history.csv` and `tensorboard/` of one run: a context manager for the main process only.
 
     Args:
         steps_done: Steps of the checkpoint that the run goes on from; later entries are dropped.
@@ -77,14 +75,10 @@ class TrainingRecord:
 
 
 class CsvHistory:
-    """A table with one row per step; the columns are those of the first row.
+    """A table with one row per step; the columns are those of the first row, and `steps` those that have one.
 
     Args:
         path: CSV file, made at the first row; rows after `steps_done` are dropped from an old one.
-        steps_done: Last step that an old file may keep.
-
-    Attributes:
-        steps: The steps that have a row.
     """
 
     def __init__(self, path: Path, steps_done: int) -> None:

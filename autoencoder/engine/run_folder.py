@@ -23,12 +23,10 @@ class ResumeError(FitError):
 
 
 def check_run_folder(folder: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """Refuse a folder that this run must not write into.
+    """Refuse a folder that this run must not write into; it need not exist.
 
     Args:
-        folder: Output folder of the run; need not exist.
         manifest: What must be the same when a run is resumed, as JSON content.
-        resume: Whether the run in the folder is to be gone on with.
 
     Raises:
         OutputFolderExistsError: If the folder is not empty and `resume` is False.

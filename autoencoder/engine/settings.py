@@ -1,9 +1,37 @@
-"""What decides a training run apart from model, data and loss, and what one step reports."""
+"""What a user chooses of a training run, what decides it apart from model, data and loss, and what one step reports."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What a user chooses of a training run of either stage, whatever the preset.
+
+    Attributes:
+        steps: Training steps; None takes the preset's.
+        seed: Seed of initial weights and noise.
+        resume: Go on from the newest checkpoint in the output folder.
+        mixed_precision: "no", "bf16" or "fp16".
+        workers: Data-loading processes; 0 loads in the training process.
+        checkpoint_every: Steps between checkpoints.
+        evaluate_every: Steps between measurements and pictures on the held-out crops.
+        identity: JSON content that must be the same at a resume, such as the data's fingerprint.
+    """
+
+    steps: int | None = None
+    seed: int = 0
+    resume: bool = False
+    mixed_precision: str = "no"
+    workers: int = 0
+    checkpoint_every: int = 200
+    evaluate_every: int = 250
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    show_progress: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,10 +62,7 @@ def check_component_classes(folder: Path) -> None:
 
 
 def require_files(folder: Path, names: tuple[str, ...]) -> None:
-    """Refuse a folder that does not exist or lacks a file.
-
-    Args:
-        names: Files that must be there, relative to the folder.
+    """Refuse a folder that does not exist or lacks one of the files, named relative to it.
 
     Raises:
         GeneratorFolderError: If the folder or a file is missing; the message names all that are.

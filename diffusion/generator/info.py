@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from diffusion.generator.folder_check import GeneratorFolderError
-from diffusion.generator.records import require_entries, require_list
+from diffusion.generator.records import is_finite_number
 
 if TYPE_CHECKING:
     from autoencoder.intensity import IntensityWindow
@@ -48,10 +46,7 @@ class GeneratorInfo:
         roi_sides: Sides of the cubic crops that the networks were trained on, ascending, in voxels.
         spacing_range_mm: Smallest and largest isotropic voxel spacing of those crops, in mm.
         margin_voxels: Voxels that a crop should leave around the tumour.
-        low_hu: Lower end of the HU window.
-        high_hu: Upper end of the HU window.
-        training_tumors: Statistics of the tumours that trained the diffusion model.
-        preset: Name of the diffusion preset.
+        low_hu, high_hu: The HU window.
         data_note: What the training data are, for the model card; say so if they are a phantom.
     """
 
@@ -93,34 +88,7 @@ class GeneratorInfo:
 
         return IntensityWindow(self.low_hu, self.high_hu)
 
-    def to_json(self) -> str:
-        """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @staticmethod
-    def from_json(content: Any, source: str = "generator.json") -> GeneratorInfo:
-        """Read a record strictly.
-
-        Args:
-            source: Name of the file, for messages.
-
-        Raises:
-            GeneratorFolderError: If an entry is unknown, missing or of a wrong kind.
-        """
-        entries = require_entries(content, GeneratorInfo, source, GeneratorFolderError)
-        for name in ("roi_sides", "spacing_range_mm"):
-            entries[name] = tuple(require_list(entries[name], f"{source}: {name}", GeneratorFolderError))
-        tumors = require_list(entries["training_tumors"], f"{source}: training_tumors", GeneratorFolderError)
-        try:
-            entries["training_tumors"] = tuple(
-                TrainingTumor(**require_entries(tumor, TrainingTumor, "training_tumors", GeneratorFolderError))
-                for tumor in tumors
-            )
-            return GeneratorInfo(**entries)
-        except GeneratorFolderError as error:
-            raise GeneratorFolderError(f"{source}: {error}") from error
-
 
 def _require_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_finite_number(value):
         raise GeneratorFolderError(f"{name} must be a finite number, got {value!r}.")

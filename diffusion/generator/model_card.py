@@ -60,15 +60,7 @@ output = generator.pipeline(image_hu, tumor_mask, contrast_hu=contrast_hu, gener
 
 
 def write_model_card(info: GeneratorInfo, provenance: Provenance, objective: str) -> str:
-    """Return the model card as Markdown.
-
-    Args:
-        info: What the generator was made for.
-        objective: What the denoiser predicts (see `diffusion.objectives`).
-
-    Returns:
-        Markdown text.
-    """
+    """Return the model card as Markdown; `objective` is what the denoiser predicts (see `diffusion.objectives`)."""
     return _CARD.format(
         objective={"flow": "rectified flow"}.get(objective, f"{objective} prediction"),
         preset=info.preset,

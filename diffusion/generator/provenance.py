@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.records import require_entries, require_list
-from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
+from autoencoder.engine.files import write_json
+from diffusion.generator.records import read_record
+from diffusion.generator.tumor_print import TumorPrint
 
 FORMAT_VERSION = 2
 
@@ -60,7 +60,6 @@ class Provenance:
     """The cases that trained the two stages of a generator.
 
     Attributes:
-        diffusion: Cases that trained the diffusion model.
         fold: Cross-validation fold whose training cases were used; None without a split.
         splits_hash: `hash_file` of the splits file; None without a split.
     """
@@ -93,11 +92,8 @@ class Provenance:
     def from_json(text: str, source: str = "provenance.json") -> Provenance:
         """Read a record strictly: an unknown, a missing or a malformed entry is an error.
 
-        Args:
-            source: Name of the file, for messages.
-
         Raises:
-            ProvenanceError: If the text is no such record; the message names the entry.
+            ProvenanceError: If the text is no such record; the message names the file, `source`, and the entry.
         """
         try:
             content = json.loads(text)
@@ -107,42 +103,12 @@ class Provenance:
             ) from error
         if isinstance(content, dict) and "format_version" in content:
             _require_version(content["format_version"], f"{source}: ")  # first: another one may have other entries
-        entries = require_entries(content, Provenance, source, ProvenanceError)
-        for stage in ("diffusion", "autoencoder"):
-            entries[stage] = _parse_cases(entries[stage], f"{source}: {stage}")
-        try:
-            return Provenance(**entries)
-        except ProvenanceError as error:
-            raise ProvenanceError(f"{source}: {error}") from error
-
-
-def parse_fingerprint(entry: object, source: str) -> CaseFingerprint:
-    """Read one case strictly from parsed JSON.
-
-    Args:
-        entry: Parsed JSON value.
-        source: Where it stands, for messages.
-
-    Raises:
-        ProvenanceError: If an entry is unknown, missing or malformed.
-    """
-    values = require_entries(entry, CaseFingerprint, source, ProvenanceError)
-    values["tumor_prints"] = parse_tumor_prints(values["tumor_prints"], f"{source}: tumor_prints", ProvenanceError)
-    try:
-        return CaseFingerprint(**values)
-    except ProvenanceError as error:
-        raise ProvenanceError(f"{source}: {error}") from error
+        return read_record(Provenance, content, source, ProvenanceError)
 
 
 def save_provenance(path: Path, provenance: Provenance) -> None:
-    """Write a record to a file, by way of a temporary name.
-
-    Args:
-        path: File to write; an existing one is replaced.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(provenance.to_json(), encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a record to a file, by way of a temporary name; an existing file is replaced."""
+    write_json(path, asdict(provenance))
 
 
 def load_provenance(path: Path) -> Provenance:
@@ -162,13 +128,7 @@ def load_provenance(path: Path) -> Provenance:
 
 
 def hash_identifier(identifier: str) -> str:
-    """Hash a case identifier.
-
-    Args:
-        identifier: nnU-Net's case identifier, without channel suffix and file ending.
-
-    Returns:
-        64 hexadecimal digits.
+    """Hash nnU-Net's identifier of a case, without channel suffix and file ending, to 64 hexadecimal digits.
 
     Raises:
         ValueError: If the identifier is empty.
@@ -179,15 +139,12 @@ def hash_identifier(identifier: str) -> str:
 
 
 def hash_array(array: NDArray[Any]) -> str:
-    """Hash shape and values of an image; the stored type does not matter.
+    """Hash shape and values of an image to 64 hexadecimal digits.
 
     Values are compared as float32, so an int16 and a float64 copy of the same CT agree.
 
     Args:
         array: Numbers or booleans, any shape; a CT decoded to HU.
-
-    Returns:
-        64 hexadecimal digits.
 
     Raises:
         ValueError: If the array is empty or holds no real numbers.
@@ -204,13 +161,9 @@ def hash_array(array: NDArray[Any]) -> str:
 
 
 def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:
-    """Hash shape and voxels of a tumour mask.
+    """Hash shape (D, H, W) and voxels of a tumour mask to 64 hexadecimal digits.
 
-    Args:
-        tumor_mask: True inside the tumour. Shape (D, H, W).
-
-    Returns:
-        64 hexadecimal digits, or None if the mask is empty: empty masks tell no two cases apart.
+    None if the mask is empty: empty masks tell no two cases apart.
 
     Raises:
         ValueError: If the mask is not boolean.
@@ -225,11 +178,7 @@ def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:
 
 
 def hash_file(path: Path) -> str:
-    """Hash the bytes of a small file, such as splits_final.json.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Hash the bytes of a small file, such as splits_final.json, to 64 hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -251,8 +200,3 @@ def _require_hash(name: str, value: object) -> None:
             f"{name} must be 64 lower-case hexadecimal digits (SHA-256), got {value!r}. Use the hash functions "
             f"of diffusion.generator.provenance."
         )
-
-
-def _parse_cases(entries: object, source: str) -> tuple[CaseFingerprint, ...]:
-    cases = require_list(entries, source, ProvenanceError)
-    return tuple(parse_fingerprint(entry, f"{source}[{index}]") for index, entry in enumerate(cases))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+import math
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+RecordT = TypeVar("RecordT")
+_field_types = cache(get_type_hints)
 
 
 def read_json(path: Path, error_type: type[ValueError], fix: str) -> Any:
     """Read a JSON file.
 
-    Args:
-        fix: What the user can do, appended to the message.
-
-    Returns:
-        The parsed value.
-
     Raises:
-        error_type: If the file is missing, unreadable or no JSON.
+        error_type: If the file is missing, unreadable or no JSON; `fix` says what the user can do.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -26,42 +26,59 @@ def read_json(path: Path, error_type: type[ValueError], fix: str) -> Any:
         raise error_type(f"{path} cannot be read ({error}). {fix}") from error
 
 
-def require_entries(entries: object, record: type[Any], source: str, error_type: type[ValueError]) -> dict[str, Any]:
-    """Check that a parsed JSON value is an object with exactly the fields of a dataclass.
+def read_record(record: type[RecordT], content: object, source: str, error_type: type[ValueError]) -> RecordT:
+    """Build a dataclass from a parsed JSON object that has exactly its fields.
+
+    A field that is a tuple is read from a list, and dataclasses in it in the same way. What the values must be, the
+    dataclass checks itself.
 
     Args:
-        entries: Parsed JSON value.
-        record: Dataclass whose field names are expected.
-        source: Where the value stands, for the message.
-
-    Returns:
-        The entries, as a new dictionary.
+        source: Where the object stands, for the message.
 
     Raises:
-        error_type: If the value is no object, or an entry is missing or unknown.
+        error_type: If the value is no object, an entry is missing or unknown, or the dataclass refuses a value.
     """
-    if not isinstance(entries, dict):
-        raise error_type(f"{source} must be a JSON object, got {type(entries).__name__}.")
-    expected = {field.name for field in fields(record)}
-    missing, unknown = sorted(expected - entries.keys()), sorted(entries.keys() - expected)
+    if not isinstance(content, dict):
+        raise error_type(f"{source} must be a JSON object, got {type(content).__name__}.")
+    expected = {field.name for field in fields(record)}  # pyright: ignore[reportArgumentType]
+    missing, unknown = sorted(expected - content.keys()), sorted(content.keys() - expected)
     if missing or unknown:
         raise error_type(
             f"{source} must have exactly the entries {sorted(expected)}; missing: {missing}, unknown: {unknown}. "
             f"Copy the generator folder again, or train it again."
         )
-    return dict(entries)
+    types = _field_types(record)
+    values = {name: read_value(types[name], value, f"{source}: {name}", error_type) for name, value in content.items()}
+    try:
+        return record(**values)
+    except ValueError as error:
+        raise error_type(f"{source}: {error}") from error
 
 
-def require_list(entries: object, source: str, error_type: type[ValueError]) -> list[Any]:
-    """Check that a parsed JSON value is a list.
+def read_value(kind: Any, value: Any, source: str, error_type: type[ValueError]) -> Any:
+    """Read one entry of a record: a tuple from a list, a dataclass from an object; anything else as it is.
 
     Args:
-        entries: Parsed JSON value.
+        kind: Type of the entry, such as `tuple[float, float]`, `tuple[Record, ...] | None` or `int`.
         source: Where the value stands, for the message.
 
     Raises:
-        error_type: If the value is no list.
+        error_type: If a tuple is no list, or a dataclass in it is malformed.
     """
-    if not isinstance(entries, list):
-        raise error_type(f"{source} must be a JSON list, got {type(entries).__name__}.")
-    return entries
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        kind = next(each for each in get_args(kind) if each is not NoneType)
+    if is_dataclass(kind):
+        return read_record(kind, value, source, error_type)
+    if get_origin(kind) is not tuple:
+        return value
+    if not isinstance(value, list):
+        raise error_type(f"{source} must be a JSON list, got {type(value).__name__}.")
+    item = get_args(kind)[0]
+    return tuple(read_value(item, each, f"{source}[{index}]", error_type) for index, each in enumerate(value))
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number as JSON means it: no boolean, NaN or infinity."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)

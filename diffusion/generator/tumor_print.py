@@ -5,11 +5,9 @@ The numbers are rounded: they say about how large and how elongated a tumour is,
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
-from diffusion.generator.records import require_entries, require_list
+from diffusion.generator.records import is_finite_number, read_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,42 +66,15 @@ class TumorPrint:
 
 
 def parse_tumor_prints(entries: object, source: str, error_type: type[ValueError]) -> tuple[TumorPrint, ...] | None:
-    """Read prints strictly from parsed JSON.
-
-    Args:
-        entries: Parsed JSON value; None for a case whose labels were not looked at.
-        source: Where the value stands, for the message.
-
-    Returns:
-        The prints, or None as given.
+    """Read prints strictly from parsed JSON; None, for a case whose labels were not looked at, stays None.
 
     Raises:
-        error_type: If an entry is unknown, missing or malformed.
+        error_type: If an entry is unknown, missing or malformed; the message begins with `source`.
     """
-    if entries is None:
-        return None
-    return tuple(
-        _parse_print(entry, f"{source}[{index}]", error_type)
-        for index, entry in enumerate(require_list(entries, source, error_type))
-    )
-
-
-def _parse_print(entry: object, source: str, error_type: type[ValueError]) -> TumorPrint:
-    values: dict[str, Any] = require_entries(entry, TumorPrint, source, error_type)
-    axes = require_list(values["axes_mm"], f"{source}: axes_mm", error_type)
-    around = require_list(values["surroundings"], f"{source}: surroundings", error_type)
-    parts = [
-        require_entries(part, SurroundingsPrint, f"{source}: surroundings[{index}]", error_type)
-        for index, part in enumerate(around)
-    ]
-    try:
-        surroundings = tuple(SurroundingsPrint(**part) for part in parts)
-        return TumorPrint(**{**values, "axes_mm": tuple(axes), "surroundings": surroundings})
-    except ValueError as error:
-        raise error_type(f"{source}: {error}") from error
+    return read_value(tuple[TumorPrint, ...] | None, entries, source, error_type)
 
 
 def _require_numbers(**values: object) -> None:
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_finite_number(value):
             raise ValueError(f"{name} must be a number, got {value!r}.")

@@ -1,4 +1,8 @@
-"""Random changes of cubic CT crops: what a generator must not depend on, drawn from a given random generator."""
+"""Random changes of cubic CT crops: what a generator must not depend on, drawn from a given random generator.
+
+Crops are in HU. An image, the mask of its tumour and the share of each voxel that is tumour have the shape (S, S, S),
+which stays.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +32,13 @@ _LARGEST_CUT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the 48 ways to turn and mirror a cube.
-
-    Attributes:
-        axes: Which axis becomes axis 0, 1 and 2.
-        flipped: Axes that are reversed after that.
-    """
+    """One of the 48 ways to turn and mirror a cube: which axis becomes axis 0, 1 and 2, and which are reversed then."""
 
     axes: tuple[int, ...]
     flipped: tuple[int, ...]
 
     def apply(self, cube: NDArray[ScalarT]) -> NDArray[ScalarT]:
-        """Turn a cube. Shape (S, S, S), same type."""
+        """Turn a cube."""
         return np.ascontiguousarray(np.flip(cube.transpose(self.axes), axis=self.flipped))
 
 
@@ -50,15 +49,7 @@ def draw_orientation(rng: np.random.Generator) -> Orientation:
 
 
 def shift_soft_tissue(image_hu: FloatArray, shift_hu: float) -> FloatArray:
-    """Add a shift to soft tissue; fat and air keep their values, with a ramp from -40 to 0 HU.
-
-    Args:
-        image_hu: Crop in HU. Any shape.
-        shift_hu: Shift of everything above 0 HU, in HU.
-
-    Returns:
-        Crop in HU, same shape.
-    """
+    """Add a shift in HU to what is above 0 HU; fat and air keep their values, with a ramp from -40 to 0 HU."""
     low, high = _RAMP_HU
     share = np.clip((image_hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
     return np.asarray(image_hu + np.float32(shift_hu) * share, dtype=np.float32)
@@ -72,8 +63,7 @@ def draw_shift_hu(rng: np.random.Generator) -> float:
 def draw_narrow_window(rng: np.random.Generator) -> tuple[float, float]:
     """Draw a window in HU narrower than the autoencoder's, as nnU-Net's percentile clipping makes it.
 
-    Returns:
-        Lower end in -200..0 and upper end in 100..300 HU.
+    Its lower end lies in -200..0 and its upper end in 100..300 HU.
     """
     return float(rng.uniform(*_WINDOW_LOW_HU)), float(rng.uniform(*_WINDOW_HIGH_HU))
 
@@ -81,11 +71,7 @@ def draw_narrow_window(rng: np.random.Generator) -> tuple[float, float]:
 def add_faint_blobs(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Add one to four faint ellipsoids with soft edges, so that an autoencoder keeps small lesions.
 
-    Args:
-        image_hu: Crop in HU. Shape (S, S, S).
-
-    Returns:
-        Crop in HU, same shape. The radii are 2 to 8 voxels, the contrasts -60 to +60 HU.
+    The radii are 2 to 8 voxels, the contrasts -60 to +60 HU.
     """
     result = image_hu.copy()
     axes = [np.arange(size, dtype=np.float32) for size in image_hu.shape]
@@ -101,15 +87,7 @@ def add_faint_blobs(image_hu: FloatArray, rng: np.random.Generator) -> FloatArra
 
 
 def shift_tumor(image_hu: FloatArray, tumor_share: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Make a tumour darker or brighter as a whole, so that large masks too are seen with many contrasts.
-
-    Args:
-        image_hu: Crop in HU. Shape (S, S, S).
-        tumor_share: Share of each voxel that is tumour. Same shape.
-
-    Returns:
-        Crop in HU, same shape; the tumour is shifted by -45 to +35 HU.
-    """
+    """Shift a whole tumour by -45 to +35 HU, so that large masks too are seen with many contrasts."""
     return np.asarray(image_hu + np.float32(rng.uniform(*_TUMOR_SHIFT_HU)) * tumor_share, dtype=np.float32)
 
 
@@ -117,11 +95,7 @@ def jitter_mask(tumor_share: FloatArray, mask: NDArray[np.bool_], rng: np.random
     """Draw an outline as another reader might: a little larger or smaller, in different places differently.
 
     Args:
-        tumor_share: Share of each voxel that is tumour. Shape (S, S, S).
-        mask: The outline at a share of one half. Same shape.
-
-    Returns:
-        Mask; the given one where the new outline would lose more than half of its voxels.
+        mask: The outline at a share of one half; it stays where the new one would lose more than half of its voxels.
     """
     field = ndimage.gaussian_filter(rng.normal(size=tumor_share.shape).astype(np.float32), 3.0)
     field /= max(float(np.abs(field).max()), 1e-6)
@@ -132,15 +106,7 @@ def jitter_mask(tumor_share: FloatArray, mask: NDArray[np.bool_], rng: np.random
 
 
 def cut_at_border(image_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> FloatArray:
-    """Replace a slab beside the tumour by air, as where a scan ends.
-
-    Args:
-        image_hu: Crop in HU. Shape (S, S, S).
-        mask: Tumour mask, not empty. Same shape.
-
-    Returns:
-        Crop in HU, same shape; no voxel of the mask is cut.
-    """
+    """Replace a slab beside the tumour by air, as where a scan ends; no voxel of the mask, never empty, is cut."""
     axis = int(rng.integers(3))
     occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
     side = image_hu.shape[axis]

@@ -42,7 +42,7 @@ SIZE_BIN_EDGES_MM = (5.0, 10.0, 25.0)
 
 _BLOB_SHARE = 0.3
 _NARROW_WINDOW_SHARE = 0.25
-_SMALLEST_BATCH = 2
+_SMALLEST_BATCH = 2  # on a CPU the convolutions of a single small crop cost more than those of two
 
 FloatArray = NDArray[np.float32]
 Batch = dict[str, Tensor]
@@ -76,18 +76,38 @@ class TumorSampling:
                 raise ValueError(f"TumorSampling needs {field.name} from 0 to 1, got {getattr(self, field.name)}.")
 
 
-class AutoencoderCrops(Dataset[Batch]):
-    """Batches {"image_hu": (B, 1, S, S, S)} for the autoencoder.
-
-    Each batch has one side S and about the same number of voxels, at least two crops. Spacing,
-    orientation, faint blobs (30 %) and narrower HU windows (25 %) are drawn for every crop.
+class _Crops(Dataset[Batch]):
+    """Batches that depend on seed and index alone; each has one side and about the same number of voxels.
 
     Args:
         sides: Sides of the cubes, in voxels.
-        batch_voxels: Voxels of one batch.
-        seed: Seed of the batches; another stream of batches for each seed.
-        spacing_range_mm: Finest and coarsest spacing in mm.
+        batch_voxels: Voxels of one batch; it has at least two crops.
+        seed: Another stream of batches for each seed.
         side_probabilities: How often each side is drawn; equally often by default.
+    """
+
+    def __init__(
+        self, sides: Sequence[int], batch_voxels: int, seed: int, side_probabilities: Sequence[float] | None
+    ) -> None:
+        self._sides = tuple(sides)
+        self._voxels = batch_voxels
+        self._seed = seed
+        self._probabilities = None if side_probabilities is None else tuple(side_probabilities)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return batch `index`, the same whenever it is asked for."""
+        rng = np.random.default_rng([self._seed, index])
+        side = int(rng.choice(self._sides, p=self._probabilities))
+        return self._draw_batch(side, max(_SMALLEST_BATCH, self._voxels // side**3), rng)
+
+    def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
+        raise NotImplementedError
+
+
+class AutoencoderCrops(_Crops):
+    """Batches {"image_hu": (B, 1, S, S, S)} for the autoencoder.
+
+    Spacing, orientation, faint blobs (30 %) and narrower HU windows (25 %) are drawn for every crop.
 
     Raises:
         DatasetError: If the cache has no case.
@@ -99,33 +119,27 @@ class AutoencoderCrops(Dataset[Batch]):
         sides: Sequence[int],
         batch_voxels: int,
         seed: int,
-        spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM,
         *,
         side_probabilities: Sequence[float] | None = None,
     ) -> None:
         if not cache.cases:
             raise DatasetError("No case is left to train the autoencoder on; hold out fewer, or add --data folders.")
+        super().__init__(sides, batch_voxels, seed, side_probabilities)
         self._cases = cache.cases
-        self._batch = _BatchShape(sides, batch_voxels, side_probabilities)
-        self._seed = seed
-        self._spacing_range_mm = spacing_range_mm
 
-    def __getitem__(self, index: int) -> Batch:
-        """Return batch `index`, the same whenever it is asked for."""
-        rng = np.random.default_rng([self._seed, index])
-        side, count = self._batch.draw(rng)
+    def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
         return {"image_hu": _stack([self._draw_image(side, rng) for _ in range(count)])}
 
     def _draw_image(self, side: int, rng: np.random.Generator) -> FloatArray:
         case = self._cases[int(rng.integers(len(self._cases)))]
-        image_hu = draw_crop(case, side, self._spacing_range_mm, rng).image_hu()
+        image_hu = draw_crop(case, side, SPACING_RANGE_MM, rng).image_hu()
         image_hu = draw_orientation(rng).apply(image_hu)
         if rng.random() < _BLOB_SHARE:
             image_hu = add_faint_blobs(image_hu, rng)
         return _maybe_narrow(image_hu, rng)
 
 
-class TumorCrops(Dataset[Batch]):
+class TumorCrops(_Crops):
     """Batches {"image_hu": (B, 1, S, S, S), "tumor_mask": (B, 1, S, S, S) of 0 and 1} for the diffusion model.
 
     Every crop holds one whole tumour and its surroundings; all tumour voxels in the crop belong to the
@@ -135,11 +149,6 @@ class TumorCrops(Dataset[Batch]):
 
     Args:
         cache: Cases to train on; those without tumour serve as hosts of pasted tumours only.
-        sides: Sides of the cubes, in voxels.
-        batch_voxels: Voxels of one batch.
-        seed: Seed of the batches; another stream of batches for each seed.
-        sampling: How the crops are varied.
-        side_probabilities: How often each side is drawn; equally often by default.
         early_only: Use only tumours with a radius of at most 10 mm.
 
     Raises:
@@ -157,16 +166,12 @@ class TumorCrops(Dataset[Batch]):
         side_probabilities: Sequence[float] | None = None,
         early_only: bool = False,
     ) -> None:
+        super().__init__(sides, batch_voxels, seed, side_probabilities)
         self._bins = divide_by_size(usable_tumors(cache, early_only=early_only))
         self._hosts = cache.cases
-        self._batch = _BatchShape(sides, batch_voxels, side_probabilities)
-        self._seed = seed
         self._sampling = sampling or TumorSampling()
 
-    def __getitem__(self, index: int) -> Batch:
-        """Return batch `index`, the same whenever it is asked for."""
-        rng = np.random.default_rng([self._seed, index])
-        side, count = self._batch.draw(rng)
+    def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
         return _as_batch([self._draw_sample(side, rng) for _ in range(count)])
 
     def _draw_sample(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -176,9 +181,8 @@ class TumorCrops(Dataset[Batch]):
         if rng.random() < self._sampling.border_share:
             image_hu = cut_at_border(image_hu, mask, rng)
         image_hu = _maybe_narrow(image_hu, rng, self._sampling.narrow_window_share)
-        if (
-            rng.random() < self._sampling.soft_tissue_shift_share
-        ):  # after the window, which follows an organ's HU in nnU-Net
+        # after the window, which follows an organ's HU in nnU-Net
+        if rng.random() < self._sampling.soft_tissue_shift_share:
             image_hu = shift_soft_tissue(image_hu, draw_shift_hu(rng))
         return image_hu, mask
 
@@ -210,11 +214,7 @@ CaseTumors = tuple[CachedCase, tuple[TumorComponent, ...]]
 
 
 def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...], ...]:
-    """Divide tumours into bins of size (`SIZE_BIN_EDGES_MM`).
-
-    Returns:
-        One list of cases with their tumours of that size for every bin that is not empty, small ones first.
-    """
+    """Divide tumours into bins of size (`SIZE_BIN_EDGES_MM`), with their cases; small ones first, no empty bin."""
     bins: dict[int, list[CaseTumors]] = {}
     for case, tumors in usable:
         numbers = np.digitize([tumor.radius_mm for tumor in tumors], SIZE_BIN_EDGES_MM)
@@ -224,16 +224,11 @@ def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...]
     return tuple(tuple(bins[number]) for number in sorted(bins))
 
 
-def usable_tumors(
-    cache: CropCache, *, early_only: bool = False
-) -> tuple[tuple[CachedCase, tuple[TumorComponent, ...]], ...]:
-    """List the cases with the tumours that can be trained on.
+def usable_tumors(cache: CropCache, *, early_only: bool = False) -> tuple[CaseTumors, ...]:
+    """List the cases that have a tumour that can be trained on, with these tumours.
 
     Args:
         early_only: Keep only tumours with a radius of at most 10 mm.
-
-    Returns:
-        Cases that have at least one such tumour, with these tumours.
 
     Raises:
         MissingLabelError: If there is none.
@@ -258,14 +253,9 @@ def usable_tumors(
 def heldout_image_crops(
     cache: CropCache, side: int, *, per_case: int = 2, spacing_mm: float = 2.0, seed: int = 0
 ) -> tuple[Batch, ...]:
-    """Cut a fixed list of crops to measure the autoencoder on, not augmented.
+    """Cut a fixed list of crops, one batch a case, to measure the autoencoder on; not augmented. Side in voxels.
 
     The first crop of a case lies in its largest tumour, if it has one; the others lie in the body.
-
-    Args:
-        cache: Cases that do not train.
-        side: Side in voxels.
-        spacing_mm: Spacing in mm.
 
     Returns:
         {"image_hu": (per_case, 1, side, side, side), "tumor_mask": same shape} for each case.
@@ -290,11 +280,9 @@ def heldout_tumor_crops(
     early_only: bool = False,
     finest_mm: float = SPACING_RANGE_MM[0],
 ) -> tuple[Batch, ...]:
-    """Cut crops around real tumours, one batch a case: centred, not augmented, nothing drawn.
+    """Cut crops around real tumours, one batch a case: centred, not augmented, nothing drawn. Side in voxels.
 
     Args:
-        cache: Cases; those without tumour are left out.
-        side: Side in voxels.
         per_case: Most tumours of a case, largest first.
         early_only: Use only tumours with a radius of at most 10 mm.
         finest_mm: Finest spacing in mm; tumours that do not fit get a coarser one.
@@ -309,19 +297,6 @@ def heldout_tumor_crops(
         crops = [sample_tumor_crop(cube, tumor) for cube, tumor in zip(cubes, chosen, strict=True)]
         batches.append(_as_batch([(crop.image_hu(), mask) for crop, mask in crops]))
     return tuple(batches)
-
-
-class _BatchShape:
-    """Draws the side of a batch; the number of crops follows from the voxels."""
-
-    def __init__(self, sides: Sequence[int], batch_voxels: int, probabilities: Sequence[float] | None) -> None:
-        self._sides = tuple(sides)
-        self._voxels = batch_voxels
-        self._probabilities = None if probabilities is None else tuple(probabilities)
-
-    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        side = int(rng.choice(self._sides, p=self._probabilities))
-        return side, max(_SMALLEST_BATCH, self._voxels // side**3)
 
 
 def _maybe_narrow(image_hu: FloatArray, rng: np.random.Generator, share: float = _NARROW_WINDOW_SHARE) -> FloatArray:

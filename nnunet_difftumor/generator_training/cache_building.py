@@ -54,18 +54,15 @@ def build_crop_cache(
     workers: int = 0,
     show_progress: bool = True,
 ) -> CropCache:
-    """Decode the cases that are not in the cache yet, and open it.
+    """Decode the cases that are not in the cache yet, and open it with exactly these cases.
 
     An entry is made anew when the path, size or modification time of its CT or label file changed. Entries
     appear complete or not at all, so an interrupted build goes on where it stopped.
 
     Args:
-        folder: Cache folder; made if it is missing.
+        folder: Made if it is missing.
         tumor_values: Label values that mean tumour; with none, labels are not read.
         workers: Processes that decode side by side; 0 decodes in this one.
-
-    Returns:
-        The cache with exactly these cases.
 
     Raises:
         DiffTumorError: The named error of the bad file; every bad file is listed.

@@ -19,11 +19,7 @@ _FEWEST_TO_HOLD_OUT = 4
 
 @dataclass(frozen=True)
 class DataFolder:
-    """One `--data` folder.
-
-    Attributes:
-        dataset: The nnU-Net raw data set, if it is one.
-    """
+    """One `--data` folder; `dataset` is the nnU-Net raw data set, if it is one."""
 
     folder: Path
     cases: tuple[Case, ...]
@@ -32,13 +28,11 @@ class DataFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class HoldOut:
-    """What is held out of training.
+    """What is held out of training. Fold and hash of the splits file are None without a split.
 
     Attributes:
         identifiers: Cases that are held out. None: nobody asked, a tenth is held out.
         train_only: Where a folder has any of the identifiers in a split, only these train. None: all others.
-        fold: Fold of the split, if there is one.
-        splits_hash: Hash of the splits file, if there is one.
         trained_before: Hashes of the CTs that trained an earlier stage: without a rule, others are held out first.
     """
 
@@ -51,13 +45,9 @@ class HoldOut:
 
 @dataclass(frozen=True)
 class SelectedCases:
-    """Cases that train and cases that are held out.
+    """Cases that train and cases that are held out; `notes` are lines that tell how that came about.
 
-    Attributes:
-        heldout: Cases that do not.
-        notes: Lines that tell how that came about.
-        fold: Fold of the split, if there is one.
-        splits_hash: Hash of the splits file, if there is one.
+    Fold and hash of the splits file are None without a split.
     """
 
     training: tuple[CachedCase, ...]
@@ -105,15 +95,12 @@ def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | N
 
 
 def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out: HoldOut) -> SelectedCases:
-    """Divide cases into those that train and those that do not.
+    """Divide cases, which stay in order, into those that train and those that do not.
 
     A fold rules every folder that has one of its cases: there, only its training cases train, so that
     neither its validation cases nor a healthy holdout do. A case whose CT or tumour equals a held-out one
     is held out as well, whatever its name. Without any rule a tenth of the cases is held out, at least one
     of four or more, chosen by the hash of the identifier, first among those that trained no earlier stage.
-
-    Returns:
-        The cases in the given order.
 
     Raises:
         DatasetError: If the rule fits no case, or no case is left to train.

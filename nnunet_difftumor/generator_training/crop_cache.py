@@ -16,7 +16,8 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.provenance import CaseFingerprint, parse_fingerprint
+from diffusion.generator.provenance import CaseFingerprint, ProvenanceError
+from diffusion.generator.records import read_record
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.ct.resample import AIR_HU
 
@@ -32,9 +33,7 @@ class CachedCase:
 
     Attributes:
         folder: Where its arrays lie.
-        shape: Shape of the volume, (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
-        fingerprint: Hashes of identifier, CT and tumour mask, and the tumour's prints.
+        shape, spacing_mm: Of the volume, (D, H, W); spacing in mm.
         tumor_values: Label values that mean tumour.
         tumors: Connected tumours of at least 8 voxels.
     """
@@ -48,37 +47,22 @@ class CachedCase:
     tumors: tuple[TumorComponent, ...]
 
     def read_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
-        """Read a box of the CT; what lies outside the volume is air.
+        """Read a box of the CT in HU; what lies outside the volume is air.
 
         Args:
-            start: First voxel, may be negative. (D, H, W).
-            stop: One past the last voxel, may be beyond the volume. (D, H, W).
-
-        Returns:
-            Values in HU. Shape stop - start.
+            start: First voxel (D, H, W), may be negative.
+            stop: One past the last voxel, may be beyond the volume.
         """
         return self._read(IMAGE_FILE, start, stop, int(AIR_HU))
 
     def read_label_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
-        """Read a box of the labels; 0 outside the volume, and everywhere in a case without labels.
-
-        Args:
-            start: First voxel, may be negative. (D, H, W).
-            stop: One past the last voxel, may be beyond the volume. (D, H, W).
-
-        Returns:
-            Labels. Shape stop - start.
-        """
+        """Read such a box of the labels; 0 outside the volume, and everywhere in a case without labels."""
         if not (self.folder / LABELS_FILE).exists():
             return np.zeros([high - low for low, high in zip(start, stop, strict=True)], dtype=np.int16)
         return self._read(LABELS_FILE, start, stop, 0)
 
     def draw_body_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw a voxel of the body (above -300 HU).
-
-        Returns:
-            Index (D, H, W); any voxel if the volume holds only air. Shape (3,).
-        """
+        """Draw a voxel (D, H, W) of the body (above -300 HU); any voxel if the volume holds only air."""
         samples = np.load(self.folder / BODY_FILE)
         if len(samples) == 0:
             return rng.integers(0, self.shape)
@@ -112,22 +96,7 @@ class CropCache:
 
 
 def open_cached_case(entry: Path) -> CachedCase:
-    """Open one case of a cache; no voxel is read.
-
-    Args:
-        entry: The case's folder in the cache.
-    """
+    """Open one case of a cache, by its folder there; no voxel is read."""
     stored = json.loads((entry / CASE_FILE).read_text(encoding="utf-8"))
-    tumors = tuple(
-        TumorComponent(tuple(item["start"]), tuple(item["stop"]), item["volume_mm3"], item["radius_mm"])
-        for item in stored["tumors"]
-    )
-    return CachedCase(
-        identifier=stored["identifier"],
-        folder=entry,
-        shape=tuple(stored["shape"]),
-        spacing_mm=tuple(stored["spacing_mm"]),
-        fingerprint=parse_fingerprint(stored["fingerprint"], str(entry / CASE_FILE)),
-        tumor_values=tuple(stored["tumor_values"]),
-        tumors=tumors,
-    )
+    del stored["signature"]
+    return read_record(CachedCase, {**stored, "folder": entry}, str(entry / CASE_FILE), ProvenanceError)

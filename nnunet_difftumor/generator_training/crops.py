@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from diffusion.conditioning import rim_shell
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
@@ -28,7 +30,7 @@ _FINER_TRIES = 6
 
 @dataclass(frozen=True)
 class Crop:
-    """An isotropic cube of one case.
+    """An isotropic cube of one case; what is sampled of it has the shape (side, side, side).
 
     Attributes:
         side: Side in voxels.
@@ -42,19 +44,19 @@ class Crop:
     centre_mm: tuple[float, float, float]
 
     def image_hu(self) -> FloatArray:
-        """Sample the CT; beyond its outer voxels is air. Shape (side, side, side)."""
+        """Sample the CT; beyond its outer voxels is air."""
         return self._sample(self.case.read_box, AIR_HU)
 
     def tumor_share(self) -> FloatArray:
-        """Sample the tumour mask, 0 to 1: the share of a voxel that is tumour. Shape (side, side, side)."""
+        """Sample the tumour mask, 0 to 1: the share of a voxel that is tumour."""
         return self._sample(self._read_tumor_box, 0.0)
 
     def tumor_mask(self) -> NDArray[np.bool_]:
-        """Sample the tumour mask: voxels of which at least half is tumour. Shape (side, side, side)."""
+        """Sample the tumour mask: voxels of which at least half is tumour."""
         return self.tumor_share() >= 0.5
 
     def share_of(self, tumor: TumorComponent) -> FloatArray:
-        """Sample the mask of one tumour alone, 0 to 1. Shape (side, side, side)."""
+        """Sample the mask of one tumour alone, 0 to 1."""
         alone = read_component(self.case, tumor)
 
         def read_box(start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
@@ -92,9 +94,7 @@ class Crop:
 def draw_crop(case: CachedCase, side: int, spacing_range_mm: tuple[float, float], rng: np.random.Generator) -> Crop:
     """Draw a cube anywhere in a case; 75 % are centred in the body, and any may reach beyond the volume.
 
-    Args:
-        side: Side in voxels.
-        spacing_range_mm: Finest and coarsest spacing in mm; drawn log-uniformly.
+    The side is in voxels; the spacing in mm is drawn log-uniformly between the finest and the coarsest.
     """
     spacing_mm = _log_uniform(*spacing_range_mm, rng)
     is_in_body = rng.random() < BODY_SHARE
@@ -109,15 +109,11 @@ def draw_tumor_crop(
     spacing_range_mm: tuple[float, float],
     rng: np.random.Generator,
 ) -> Crop:
-    """Draw a cube that holds a whole tumour and its surroundings.
+    """Draw a cube, its side in voxels, that holds a whole tumour and its surroundings.
 
     The spacing is log-uniform from what leaves a margin of 6 to 12 voxels (drawn; less in cubes under 32)
     up to the coarsest; it is coarser than that where the tumour would not fit otherwise, and no coarser
     than what leaves a small tumour two voxels in radius. The centre is jittered inside the margin.
-
-    Args:
-        side: Side in voxels.
-        spacing_range_mm: Finest and coarsest spacing in mm.
     """
     margin = margin_voxels(side)
     half_extent_mm = tumor.half_extent_mm(case.spacing_mm)
@@ -134,9 +130,7 @@ def draw_tumor_crop(
 def centred_tumor_crop(case: CachedCase, tumor: TumorComponent, side: int, finest_mm: float) -> Crop:
     """Place a cube around a tumour as it is placed around a synthetic one: centred, with the largest margin.
 
-    Args:
-        side: Side in voxels.
-        finest_mm: Finest spacing in mm; a tumour that does not fit gets a coarser one.
+    The side is in voxels; a tumour that does not fit at the finest spacing in mm gets a coarser one.
     """
     half_extent_mm = float(tumor.half_extent_mm(case.spacing_mm).max())
     spacing_mm = max(finest_mm, half_extent_mm / (side / 2 - margin_voxels(side)[1]))
@@ -144,10 +138,9 @@ def centred_tumor_crop(case: CachedCase, tumor: TumorComponent, side: int, fines
 
 
 def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False) -> tuple[Crop, NDArray[np.bool_]]:
-    """Sample a tumour mask that is never empty.
+    """Sample the mask of a tumour that the cube holds; it is never empty.
 
     Args:
-        crop: A cube that holds the tumour.
         alone: The mask holds this tumour only, not the others of the cube.
 
     Returns:
@@ -167,15 +160,16 @@ def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False)
 
 
 def read_component(case: CachedCase, tumor: TumorComponent) -> NDArray[np.bool_]:
-    """Read the voxels of one tumour, without those of others that reach into its bounding box.
-
-    Returns:
-        True in the tumour. Shape of its bounding box.
-    """
+    """Read the voxels of one tumour's bounding box, without those of others that reach into it."""
     tumors = np.isin(case.read_label_box(tumor.start, tumor.stop), case.tumor_values)
     numbered = np.asarray(label(tumors, structure=np.ones((3, 3, 3)))[0])  # type: ignore[index]
     voxels = tumor.volume_mm3 / float(np.prod(case.spacing_mm))
     return numbered == 1 + int(np.argmin(np.abs(np.bincount(numbered.ravel())[1:] - voxels)))
+
+
+def rim_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The shell 2 to 4 voxels outside a mask (D, H, W)."""
+    return rim_shell(torch.from_numpy(mask)[None, None])[0, 0].numpy()
 
 
 def margin_voxels(side: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
-from nnunet_difftumor.generator_training.crops import Crop
+from nnunet_difftumor.generator_training.crops import Crop, rim_of
 from nnunet_difftumor.synthesis.blending import robust_sd
 
 FloatArray = NDArray[np.float32]
@@ -40,11 +40,8 @@ def draw_pasted_lesion(
     """Sample a tumour so coarsely that it has 2.5 to 14 voxels in radius, and blend it into soft tissue.
 
     The lesion keeps the pattern of its heterogeneity, 0.6 to 1.6 times as strong; its contrast against the
-    host is its own in 40 % of the draws and -60 to +45 HU in the others. The noise is the host's.
-
-    Args:
-        side: Side of the cube in voxels.
-        spacing_range_mm: Finest and coarsest spacing of the crops in mm; the host's is at most 3.2 mm where it can be.
+    host is its own in 40 % of the draws and -60 to +45 HU in the others. The noise is the host's. The side is in
+    voxels; of the range of spacings in mm, the host's is at most 3.2 mm where it can be.
 
     Returns:
         Image in HU and tumour mask of shape (side, side, side), or None if after some tries no place with
@@ -100,7 +97,7 @@ def _tumor_free_soft_tissue(place: Crop, host_hu: FloatArray) -> NDArray[np.bool
 def _contrast_hu(lesion_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> float:
     if rng.random() < _DRAWN_CONTRAST_SHARE:
         return float(rng.uniform(*_DRAWN_CONTRAST_HU))
-    rim = _rim(mask) & (lesion_hu > _SOFT_TISSUE_HU[0])
+    rim = rim_of(mask) & (lesion_hu > _SOFT_TISSUE_HU[0])
     return float(lesion_hu[mask].mean() - np.median(lesion_hu[rim])) if rim.any() else 0.0
 
 
@@ -123,14 +120,8 @@ def _noise_hu(host_hu: FloatArray, mask: NDArray[np.bool_]) -> FloatArray:
 def _blend(
     host_hu: FloatArray, texture_hu: FloatArray, share: FloatArray, mask: NDArray[np.bool_], contrast_hu: float
 ) -> FloatArray:
-    surroundings = host_hu[_rim(mask)]
+    surroundings = host_hu[rim_of(mask)]
     soft = surroundings[surroundings > _SOFT_TISSUE_HU[0]]
     level_hu = float(np.median(soft if soft.size else surroundings)) + contrast_hu
     lesion_hu = level_hu + texture_hu + _noise_hu(host_hu, mask)
     return (host_hu + share * (lesion_hu - host_hu)).astype(np.float32)
-
-
-def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    cube = np.ones((3, 3, 3), dtype=bool)
-    outer = np.asarray(ndimage.binary_dilation(mask, cube, iterations=4), dtype=bool)
-    return outer & ~np.asarray(ndimage.binary_dilation(mask, cube), dtype=bool)

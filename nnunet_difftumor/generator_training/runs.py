@@ -1,28 +1,32 @@
-"""What the two training commands share: arguments, the output folder, the cached and selected cases."""
+"""What the trainings of both stages share: the output folder, the cached and selected cases, the records."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
+from autoencoder.engine.settings import RunSettings
 from diffusion.generator.provenance import CaseFingerprint, Provenance, load_provenance, save_provenance
+from diffusion.generator_folder import PROVENANCE_FILE
 from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
 from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
 from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
+from nnunet_difftumor.generator_training.options import CACHE_FOLDER
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
 
-PROVENANCE_FILE = "provenance.json"
 CASES_FILE = "cases.json"
 _POLL_SECONDS = 5.0
 
@@ -40,12 +44,11 @@ def check_output_folder(output: Path, *, resume: bool) -> None:
 
 
 def prepare_cases(
+    options: argparse.Namespace,
     folders: Sequence[DataFolder],
     tumor_values: Sequence[tuple[int, ...]],
-    cache_folder: Path,
     hold_out: HoldOut,
     *,
-    workers: int = 0,
     tumors_only: bool = False,
 ) -> SelectedCases:
     """Cache the cases of all folders, divide them into training and held-out cases, and print both.
@@ -53,19 +56,20 @@ def prepare_cases(
     With several processes the first one fills the cache and the others wait for it.
 
     Args:
+        options: Where the cache is, or the run, which it is beside; how many processes decode side by side.
         tumor_values: Values of the tumour label, for each folder.
-        workers: Processes that decode side by side.
         tumors_only: Leave out cases without tumour before the division.
 
     Raises:
         DiffTumorError: If a file is bad, no case has a tumour, the rule fits no case, or no case is left.
     """
     is_first = is_main_process()
+    cache_folder = options.cache or options.output.resolve().parent / CACHE_FOLDER
     cached = []
     for data, values in zip(folders, tumor_values, strict=True):
         while not is_first and not is_cached(data.cases, cache_folder, values):
             time.sleep(_POLL_SECONDS)
-        cache = build_crop_cache(data.cases, cache_folder, tumor_values=values, workers=workers)
+        cache = build_crop_cache(data.cases, cache_folder, tumor_values=values, workers=options.workers)
         cached.append((data.folder, cache.with_tumors().cases if tumors_only else cache.cases))
     if not any(cases for _, cases in cached):
         raise MissingLabelError(
@@ -114,34 +118,52 @@ def reported_cases(selected: SelectedCases, most: int = 16) -> CropCache:
     return CropCache(cases[:: max(1, -(-len(cases) // most))])
 
 
-def fingerprints(cases: Sequence[CachedCase]) -> tuple[CaseFingerprint, ...]:
-    """Return the cases' fingerprints, sorted so that the order of --data does not matter."""
-    return tuple(
-        sorted((case.fingerprint for case in cases), key=lambda print_: (print_.identifier_hash, print_.image_hash))
+def provenance_of(
+    selected: SelectedCases, *, diffusion: Sequence[CachedCase] = (), autoencoder: Sequence[CachedCase] = ()
+) -> Provenance:
+    """Record which cases train which stage, sorted so that the order of --data does not matter."""
+
+    def fingerprints(cases: Sequence[CachedCase]) -> tuple[CaseFingerprint, ...]:
+        return tuple(sorted((case.fingerprint for case in cases), key=lambda p: (p.identifier_hash, p.image_hash)))
+
+    return Provenance(
+        diffusion=fingerprints(diffusion),
+        autoencoder=fingerprints(autoencoder),
+        fold=selected.fold,
+        splits_hash=selected.splits_hash,
+    )
+
+
+def run_settings(options: argparse.Namespace, identity: Mapping[str, Any]) -> RunSettings:
+    """Settings of the run that the options choose."""
+    return RunSettings(
+        steps=options.steps,
+        seed=options.seed,
+        resume=options.resume,
+        mixed_precision=options.precision,
+        workers=options.workers,
+        identity=identity,
     )
 
 
 def training_identity(selected: SelectedCases, **options: bool) -> dict[str, object]:
-    """Describe what the batches are made of, so that a run is resumed with the same only.
+    """Describe what the batches are made of, as JSON content, so that a run is resumed with the same only.
 
     Args:
         selected: The cases, in the order on which the batches depend, and their split.
         options: Everything else that the batches depend on.
-
-    Returns:
-        JSON content.
     """
-    # the hashes alone tell what the batches are made of
-    records = [
-        {key: value for key, value in asdict(case.fingerprint).items() if key != "tumor_prints"}
-        for case in selected.training
-    ]
+    records = [asdict(case.fingerprint) for case in selected.training]
+    for record in records:
+        del record["tumor_prints"]  # the hashes alone tell what the batches are made of
     cases_hash = hashlib.sha256(json.dumps(records).encode()).hexdigest()
     return {"training_cases": cases_hash, "fold": selected.fold, "splits": selected.splits_hash, **options}
 
 
 def save_run_records(output: Path, selected: SelectedCases, provenance: Provenance) -> None:
-    """Write provenance.json (hashes) and cases.json (plain identifiers, for the owner of the data)."""
+    """Write provenance.json (hashes) and cases.json (plain identifiers, for the owner of the data), in one process."""
+    if not is_main_process():
+        return
     save_provenance(output / PROVENANCE_FILE, provenance)
     listed = {
         "training": [case.identifier for case in selected.training],
@@ -152,14 +174,11 @@ def save_run_records(output: Path, selected: SelectedCases, provenance: Provenan
 
 
 def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:
-    """Find an autoencoder and the record of the cases that trained it.
+    """Find the model folder of an autoencoder and the fingerprints of the cases that trained it.
 
     Args:
         folder: What `train-autoencoder` wrote, a generator folder or `builtin:NAME`, or the folder of the model itself
             inside one.
-
-    Returns:
-        Folder of the model, and the fingerprints of its training cases.
 
     Raises:
         DatasetError: If there is no model, or nothing says which cases trained it.

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
-from diffusion.conditioning import (
-    CONTRAST_LIMIT_HU,
-    FILL_DILATION_VOXELS,
-    RIM_OUTER_VOXELS,
-    SOFT_TISSUE_LOW_HU,
-    dilate,
-    measure_heterogeneity,
-)
+from diffusion.conditioning import CONTRAST_LIMIT_HU, SOFT_TISSUE_LOW_HU, measure_heterogeneity
 from diffusion.generator.info import TrainingTumor
 from diffusion.solid_part import solid_part
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
 from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
-from nnunet_difftumor.generator_training.crops import centred_tumor_crop, sample_tumor_crop
+from nnunet_difftumor.generator_training.crops import centred_tumor_crop, rim_of, sample_tumor_crop
 
 _SIDE = 48
 _SMALLEST_SOFT_SHARE = 0.1
@@ -64,7 +56,7 @@ def _measure(
     crop, mask = sample_tumor_crop(centred_tumor_crop(case, tumor, _SIDE, finest_mm), tumor, alone=True)
     image_hu = np.clip(crop.image_hu(), window.low_hu, window.high_hu)
     other_tumors = crop.tumor_share() > crop.share_of(tumor)
-    rim_hu = image_hu[_rim(mask) & ~other_tumors]
+    rim_hu = image_hu[rim_of(mask) & ~other_tumors]
     soft_hu = rim_hu[rim_hu > SOFT_TISSUE_LOW_HU]
     if soft_hu.size < _SMALLEST_SOFT_SHARE * max(rim_hu.size, 1):
         return None
@@ -75,9 +67,3 @@ def _measure(
         contrast_hu=float(np.clip(image_hu[solid].mean() - np.median(soft_hu), -CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU)),
         heterogeneity_hu=float(measure_heterogeneity(torch.from_numpy(image_hu)[None, None], batched)[0]),
     )
-
-
-def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    batched = torch.from_numpy(mask)[None, None]
-    rim = dilate(batched, RIM_OUTER_VOXELS) & ~dilate(batched, FILL_DILATION_VOXELS)
-    return rim[0, 0].numpy()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from autoencoder.adversarial import AdversarialPair, Scores, hinge_loss, make_discriminator
+from autoencoder.engine.settings import RunSettings
 from autoencoder.intensity import ABDOMEN_WINDOW
 from autoencoder.presets import AUTOENCODER_PRESETS, LossWeights
 from autoencoder.training import train_autoencoder
@@ -111,7 +112,9 @@ def test_without_monai_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "nnunet-difftumor\[adversarial\]"'):
         train(tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    train_autoencoder(Noise(), [Noise()[9]["image_hu"]], NANO, tmp_path / "plain", steps=1, show_progress=False)
+    train_autoencoder(
+        Noise(), [Noise()[9]["image_hu"]], NANO, tmp_path / "plain", RunSettings(steps=1, show_progress=False)
+    )
 
 
 def test_off_it_costs_nothing_and_every_parameter_has_a_gradient():
@@ -124,18 +127,9 @@ def test_off_it_costs_nothing_and_every_parameter_has_a_gradient():
         assert not parameter.grad.any()
 
 
-def train(folder: Path, steps: int = 8, **options) -> list[dict[str, str]]:
-    train_autoencoder(
-        Noise(),
-        [Noise()[1000]["image_hu"]],
-        ADVERSARIAL,
-        folder,
-        steps=steps,
-        checkpoint_every=3,
-        evaluate_every=4,
-        show_progress=False,
-        **options,
-    )
+def train(folder: Path) -> list[dict[str, str]]:
+    run = RunSettings(steps=8, checkpoint_every=3, evaluate_every=4, show_progress=False)
+    train_autoencoder(Noise(), [Noise()[1000]["image_hu"]], ADVERSARIAL, folder, run)
     with (folder / "history.csv").open() as file:
         return list(csv.DictReader(file))
 
@@ -162,8 +156,8 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
     arguments = ([Noise()[1000]["image_hu"]], ADVERSARIAL, tmp_path / "cut")
     options = {"steps": 8, "checkpoint_every": 3, "evaluate_every": 4, "show_progress": False}
     with pytest.raises(RuntimeError, match="interrupted"):
-        train_autoencoder(Interrupted(), *arguments, **options)
-    train_autoencoder(Noise(), *arguments, resume=True, **options)
+        train_autoencoder(Interrupted(), *arguments, RunSettings(**options))
+    train_autoencoder(Noise(), *arguments, RunSettings(resume=True, **options))
     whole, cut = (load_file(next((tmp_path / name / "autoencoder").glob("*.safetensors"))) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

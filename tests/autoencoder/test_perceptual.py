@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from autoencoder.engine.settings import RunSettings
 from autoencoder.perceptual import PerceptualLoss
 from autoencoder.presets import AUTOENCODER_PRESETS
 from autoencoder.training import train_autoencoder
@@ -56,8 +57,8 @@ def test_a_training_takes_the_term_with_its_weight(tmp_path, weights_file):
 
     nano = replace(AUTOENCODER_PRESETS["nano"], crop_sides=(32,), crop_probabilities=(1.0,))
     loss = PerceptualLoss(weights_file)
-    options = {"steps": 2, "evaluate_every": 2, "show_progress": False}
-    train_autoencoder(Batches(), [Batches()[9]["image_hu"]], nano, tmp_path / "run", perceptual=loss, **options)
+    run = RunSettings(steps=2, evaluate_every=2, show_progress=False)
+    train_autoencoder(Batches(), [Batches()[9]["image_hu"]], nano, tmp_path / "run", run, perceptual=loss)
     header, first, *_ = (tmp_path / "run" / "history.csv").read_text().splitlines()
     values = dict(zip(header.split(","), map(float, first.split(",")), strict=True))
     assert values["perceptual"] > 0

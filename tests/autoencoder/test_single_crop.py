@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from autoencoder.intensity import ABDOMEN_WINDOW
+from autoencoder.presets import AUTOENCODER_PRESETS
 from autoencoder.single_crop import Conv3d, Linear
 from diffusion.presets import DIFFUSION_PRESETS
 
@@ -29,6 +31,18 @@ def test_the_denoiser_treats_one_crop_as_one_of_two(preset, side):
         pair = denoiser(*(value.repeat(2, *[1] * (value.ndim - 1)) for value in inputs))
     torch.testing.assert_close(single, pair[:1], rtol=0.0, atol=1e-5 * float(pair.abs().max()))
     assert float(single.std()) > 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=["plain", "channels last"])
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_the_autoencoder_gives_one_crop_the_bits_of_one_of_two(side, layout):
+    rng = torch.Generator().manual_seed(1)
+    model = awake(AUTOENCODER_PRESETS["nano"].build_model(ABDOMEN_WINDOW, rng)).to(memory_format=layout)
+    crop_hu = 60.0 * torch.randn(1, 1, side, side, side, generator=rng)
+    with torch.inference_mode():
+        single, pair = model.reconstruct(crop_hu), model.reconstruct(crop_hu.repeat(2, 1, 1, 1, 1))
+    assert float((single - crop_hu).abs().max()) > 1.0
+    assert torch.equal(single, pair[:1])
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from autoencoder.engine.fit import OutputFolderExistsError, ResumeError
+from autoencoder.engine.run_folder import OutputFolderExistsError, ResumeError
+from autoencoder.engine.settings import RunSettings
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from autoencoder.model import AutoencoderKL3D
 from autoencoder.presets import AUTOENCODER_PRESETS
 from autoencoder.training import picture_of, train_autoencoder
 
 NANO = dataclasses.replace(AUTOENCODER_PRESETS["nano"], steps=6)
+QUIET = RunSettings(show_progress=False)
+RESUMED = RunSettings(resume=True, show_progress=False)
 
 
 def _blobs_hu(index: int, side: int, count: int = 2) -> Tensor:
@@ -40,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[AutoencoderKL3D,
     folder = tmp_path_factory.mktemp("training") / "run"
     masks = {"tumor": [crop_hu > 100 for crop_hu in HELDOUT]}
     model = train_autoencoder(
-        _Blobs(), HELDOUT, NANO, folder, heldout_masks=masks, evaluate_every=4, show_progress=False
+        _Blobs(), HELDOUT, NANO, folder, RunSettings(evaluate_every=4, show_progress=False), heldout_masks=masks
     )
     return model, folder
 
@@ -104,7 +107,7 @@ def test_tensorboard_shows_scalars_and_pictures(finished) -> None:
 def test_training_lowers_the_heldout_error(tmp_path: Path) -> None:
     def error_after(steps: int) -> float:
         folder = tmp_path / str(steps)
-        train_autoencoder(_Blobs(), HELDOUT, NANO, folder, steps=steps, show_progress=False)
+        train_autoencoder(_Blobs(), HELDOUT, NANO, folder, RunSettings(steps=steps, show_progress=False))
         return json.loads((folder / "heldout.json").read_text())["all"]["mae_hu"]
 
     assert error_after(60) < 0.6 * error_after(1)
@@ -115,31 +118,30 @@ def test_a_finished_folder_is_refused_and_a_resume_leaves_it_the_same(finished) 
     weights = folder / "autoencoder" / "diffusion_pytorch_model.safetensors"
     before = weights.read_bytes(), (folder / "history.csv").read_bytes()
     with pytest.raises(OutputFolderExistsError):
-        train_autoencoder(_Blobs(), HELDOUT, NANO, folder, show_progress=False)
-    train_autoencoder(_Blobs(), HELDOUT, NANO, folder, resume=True, show_progress=False)
+        train_autoencoder(_Blobs(), HELDOUT, NANO, folder, QUIET)
+    train_autoencoder(_Blobs(), HELDOUT, NANO, folder, RESUMED)
     assert (weights.read_bytes(), (folder / "history.csv").read_bytes()) == before
 
 
 def test_resume_with_another_window_is_refused(finished) -> None:
     _, folder = finished
     with pytest.raises(ResumeError, match=r"identity\.window\.low_hu was -175"):
-        train_autoencoder(
-            _Blobs(), HELDOUT, NANO, folder, resume=True, window=IntensityWindow(-100, 250), show_progress=False
-        )
+        train_autoencoder(_Blobs(), HELDOUT, NANO, folder, RESUMED, window=IntensityWindow(-100, 250))
 
 
 def test_heldout_crops_are_required_and_masks_must_match_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="heldout is empty"):
-        train_autoencoder(_Blobs(), [], NANO, tmp_path / "run")
+        train_autoencoder(_Blobs(), [], NANO, tmp_path / "run", QUIET)
     wrong = {"tumor": [torch.ones(2, 1, 8, 8, 8)] * 2}
     with pytest.raises(ValueError, match="one mask per held-out crop"):
-        train_autoencoder(_Blobs(), HELDOUT, NANO, tmp_path / "run", heldout_masks=wrong)
+        train_autoencoder(_Blobs(), HELDOUT, NANO, tmp_path / "run", QUIET, heldout_masks=wrong)
     assert not (tmp_path / "run").exists()
 
 
 def test_heldout_masks_without_a_voxel_are_left_out_of_the_report(tmp_path: Path) -> None:
     empty = {"tumor": [torch.zeros_like(crop_hu, dtype=torch.bool) for crop_hu in HELDOUT]}
-    train_autoencoder(_Blobs(), HELDOUT, NANO, tmp_path / "run", steps=1, heldout_masks=empty, show_progress=False)
+    once = RunSettings(steps=1, show_progress=False)
+    train_autoencoder(_Blobs(), HELDOUT, NANO, tmp_path / "run", once, heldout_masks=empty)
     assert "tumor" not in json.loads((tmp_path / "run" / "heldout.json").read_text())
 
 

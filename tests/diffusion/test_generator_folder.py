@@ -13,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffusion.generator.info import GeneratorInfo, TrainingTumor
 from diffusion.generator.model_card import write_model_card
 from diffusion.generator.provenance import CaseFingerprint, Provenance, ProvenanceError, hash_identifier
 from diffusion.generator_folder import (
     GeneratorFolderError,
-    GeneratorInfo,
-    TrainingTumor,
     check_generator_folder,
     load_autoencoder,
     load_generator,

@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoencoder.engine.fit import OutputFolderExistsError, ResumeError
 from autoencoder.engine.initial_weights import draw_initial_weights_
+from autoencoder.engine.run_folder import OutputFolderExistsError, ResumeError
+from autoencoder.engine.settings import RunSettings
 from autoencoder.model import AutoencoderKL3D
 from diffusion import training
 from diffusion.calibration import Differences, measure_differences
@@ -34,6 +35,7 @@ STEPS = 9
 KILLED_AT = 7
 CHECKPOINT_EVERY = 3
 PRESET = replace(DIFFUSION_PRESETS["nano"], ema_decay=0.9)
+RUN = RunSettings(steps=STEPS, seed=5, checkpoint_every=CHECKPOINT_EVERY, evaluate_every=6, show_progress=False)
 INFO = GeneratorInfo(roi_sides=(16, 32), preset="anything")
 CASE = CaseFingerprint(identifier_hash="0" * 64, image_hash="1" * 64, tumor_mask_hash="2" * 64, tumor_prints=())
 PROVENANCE = Provenance(diffusion=(CASE,), autoencoder=(CASE,))
@@ -68,17 +70,15 @@ def make_autoencoder() -> AutoencoderKL3D:
 
 def train(output_folder: Path, *, killed_at: int | None = None, resume: bool = False, **changes) -> Path:
     torch.set_num_threads(1)
-    arguments = {"info": INFO, "provenance": PROVENANCE, "steps": STEPS, "seed": 5, **changes}
+    chosen = {name: changes.pop(name) for name in ("steps", "seed") if name in changes}
+    arguments = {"info": INFO, "provenance": PROVENANCE, **changes}
     return train_diffusion(
         NoisyBalls(killed_at),
         arguments.pop("autoencoder", None) or make_autoencoder(),
         arguments.pop("preset", PRESET),
         output_folder,
+        replace(RUN, resume=resume, **chosen),
         heldout=[NoisyBalls()[1000]],
-        resume=resume,
-        checkpoint_every=CHECKPOINT_EVERY,
-        evaluate_every=6,
-        show_progress=False,
         **arguments,
     )
 

@@ -17,16 +17,15 @@ EXAMPLE = "difftumor add-healthy -d 801 --from 802 --confirmed-healthy --write"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("-d", "--dataset", required=True, metavar="ID", help="data set to train on: number or name")
-    parser.add_argument(
-        "--from", dest="extra", required=True, metavar="ID", help="data set of the healthy cases: number or name"
-    )
-    parser.add_argument("--plans", default="nnUNetPlans", metavar="NAME", help="plans to train with (nnUNetPlans)")
-    parser.add_argument("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
-    parser.add_argument("--confirmed-healthy", action="store_true", help="these patients are known to have no tumour")
-    parser.add_argument("--write", action="store_true", help="write the setting into difftumor.json beside the plans")
-    parser.add_argument("--processes", type=int, default=4, metavar="N", help="processes side by side (default 4)")
-    parser.add_argument("--overwrite", action="store_true", help="preprocess again what was preprocessed before")
+    add = parser.add_argument
+    add("-d", "--dataset", required=True, metavar="ID", help="data set to train on: number or name")
+    add("--from", dest="extra", required=True, metavar="ID", help="data set of the healthy cases: number or name")
+    add("--plans", default="nnUNetPlans", metavar="NAME", help="plans to train with (nnUNetPlans)")
+    add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
+    add("--confirmed-healthy", action="store_true", help="these patients are known to have no tumour")
+    add("--write", action="store_true", help="write the setting into difftumor.json beside the plans")
+    add("--processes", type=int, default=4, metavar="N", help="processes side by side (default 4)")
+    add("--overwrite", action="store_true", help="preprocess again what was preprocessed before")
 
 
 def run(args: argparse.Namespace) -> int:

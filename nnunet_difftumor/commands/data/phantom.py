@@ -28,33 +28,27 @@ EXAMPLE = "difftumor phantom --output nnUNet_raw/Dataset901_Phantom --cases 12 -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="RAW_DATASET", help="new folder, e.g. Dataset901_Phantom"
-    )
-    parser.add_argument("--cases", type=int, default=12, metavar="N", help="cases with tumours (default 12)")
-    parser.add_argument("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="RAW_DATASET", help="new folder, e.g. Dataset901_Phantom")
+    add("--cases", type=int, default=12, metavar="N", help="cases with tumours (default 12)")
+    add("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
+    add(
         "--organs",
         nargs="+",
         choices=("liver", "pancreas", "kidney"),
         default=["liver"],
         help="organs that are labelled and carry tumours (default liver)",
     )
-    parser.add_argument(
+    add(
         "--hospital",
         nargs="+",
         choices=("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose"),
         default=["standard"],
         help="style of the scans; patients come from several in turn (default standard)",
     )
-    parser.add_argument(
-        "--tumors",
-        choices=("mixed", "early"),
-        default="mixed",
-        help="what the tumours look like (default mixed)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
-    parser.add_argument(
+    add("--tumors", choices=("mixed", "early"), default="mixed", help="what the tumours look like (default mixed)")
+    add("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
+    add(
         "--size",
         choices=("small", "full"),
         default="small",

@@ -36,10 +36,11 @@ EXAMPLE = "difftumor compare experiment.yaml --output comparison"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.yaml", help="what to compare")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("--check", action="store_true", help="check the experiment, say what is to predict, and stop")
-    parser.add_argument("--overwrite", action="store_true", help="replace report and tables in --output")
+    add = parser.add_argument
+    add("experiment", type=Path, metavar="EXPERIMENT.yaml", help="what to compare")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--check", action="store_true", help="check the experiment, say what is to predict, and stop")
+    add("--overwrite", action="store_true", help="replace report and tables in --output")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -33,20 +33,19 @@ _ROW = "{:24s}{:>9s}{:>8s}{:>8s}{:>10s}{:>10s}{:>10s}{:>10s}"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--generator", required=True, metavar="DIR", help="generator folder, or builtin:NAME")
-    parser.add_argument(
-        "--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)"
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
-    parser.add_argument("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
-    parser.add_argument("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")
-    parser.add_argument("--splits", type=Path, metavar="FILE", help="splits_final.json")
-    parser.add_argument("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the generated tumours")
-    parser.add_argument("--transplants", type=int, metavar="N", help="transplants per case and radius (default 2)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--generator", required=True, metavar="DIR", help="generator folder, or builtin:NAME")
+    add("--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)")
+    add("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
+    add("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
+    add("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")
+    add("--splits", type=Path, metavar="FILE", help="splits_final.json")
+    add("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
+    add("--seed", type=int, default=0, metavar="S", help="seed of the generated tumours")
+    add("--transplants", type=int, metavar="N", help="transplants per case and radius (default 2)")
+    add(
         "--other-organ",
         nargs=3,
         action="append",
@@ -54,22 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("CT", "LABEL", "ORGAN_LABEL"),
         help="a scan, its label map and the label of an organ that the generator never saw; may be repeated",
     )
-    parser.add_argument(
+    add(
         "--training-range",
         action="store_true",
         help="also take the tumours of all other cases of the data set into a second range of plausible means",
     )
-    parser.add_argument("--classifier-steps", type=int, metavar="N", help="training steps per fold (default 200)")
-    parser.add_argument("--quick", action="store_true", help="fewer tumours and a few training steps, to try it")
-    parser.add_argument("--overwrite", action="store_true", help="replace results in --output")
+    add("--classifier-steps", type=int, metavar="N", help="training steps per fold (default 200)")
+    add("--quick", action="store_true", help="fewer tumours and a few training steps, to try it")
+    add("--overwrite", action="store_true", help="replace results in --output")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        0.
-    """
+    """Compare, print the headline figures."""
     from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
 
     summary = evaluate_generator(

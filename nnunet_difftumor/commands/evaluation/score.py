@@ -33,46 +33,41 @@ _ROW = "{:20s}{:>9s}{:>10s}{:>26s}{:>12s}"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="reference label maps")
-    parser.add_argument("--prediction", type=Path, required=True, metavar="DIR", help="predicted label maps")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--reference", type=Path, required=True, metavar="DIR", help="reference label maps")
+    add("--prediction", type=Path, required=True, metavar="DIR", help="predicted label maps")
+    add(
         "--probabilities",
         type=Path,
         metavar="DIR",
         help="tumour probabilities: CASE.npz of nnUNetv2_predict --save_probabilities (may be the folder of "
         "--prediction), or images CASE.nii.gz or CASE_LABEL.nii.gz",
     )
-    parser.add_argument("--labels", type=Path, required=True, metavar="FILE", help="dataset.json of nnU-Net")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument(
+    add("--labels", type=Path, required=True, metavar="FILE", help="dataset.json of nnU-Net")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add(
         "--tumor-label",
         nargs="+",
         default=[],
         metavar="LABEL",
         help="names or values of the tumour labels (default: all whose names say so)",
     )
-    parser.add_argument(
-        "--organ-label", metavar="LABEL", help="name or value of the organ for --organ-filter (default: inferred)"
-    )
-    parser.add_argument(
+    add("--organ-label", metavar="LABEL", help="name or value of the organ for --organ-filter (default: inferred)")
+    add(
         "--organ-filter",
         metavar="SOURCE",
         help="score a second time, into organ_filter/, without predicted tumours that lie outside the organ of "
         "the reference, of the prediction, or of the masks in a folder (default: no filter)",
     )
-    parser.add_argument(
+    add(
         "--confidence",
         choices=CONFIDENCES,
         default=CONFIDENCES[0],
         help="score of a predicted tumour from its probabilities (default max)",
     )
-    parser.add_argument(
-        "--only-predicted", action="store_true", help="leave out cases without a prediction, and list them"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace results in --output")
+    add("--only-predicted", action="store_true", help="leave out cases without a prediction, and list them")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
+    add("--overwrite", action="store_true", help="replace results in --output")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -23,17 +23,12 @@ EXAMPLE = "difftumor demo --data phantom --output demo_output"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--data", choices=("phantom", "real"), default="phantom", help="what to run on (phantom)")
-    parser.add_argument(
-        "--output", type=Path, default=None, metavar="DIR", help="folder for everything (default demo_output/DATA)"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="remove what an earlier demo made in --output and start over"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="as short as possible: shows that the commands fit, teaches nothing"
-    )
-    parser.add_argument("--report-only", action="store_true", help="write the report of what is there, run nothing")
+    add = parser.add_argument
+    add("--data", choices=("phantom", "real"), default="phantom", help="what to run on (phantom)")
+    add("--output", type=Path, default=None, metavar="DIR", help="folder for everything (default demo_output/DATA)")
+    add("--fresh", action="store_true", help="remove what an earlier demo made in --output and start over")
+    add("--quick", action="store_true", help="as short as possible: shows that the commands fit, teaches nothing")
+    add("--report-only", action="store_true", help="write the report of what is there, run nothing")
 
 
 def run(args: argparse.Namespace) -> int:

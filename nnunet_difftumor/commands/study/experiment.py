@@ -46,13 +46,14 @@ EXAMPLE = "difftumor experiment study.yaml --output study --dry-run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to train and compare")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the study")
-    parser.add_argument("--only", metavar="RUN", help="train this run alone, and compare nothing")
-    parser.add_argument("--compare", action="store_true", help="train nothing; compare the runs that are finished")
-    parser.add_argument("--dry-run", action="store_true", help="print commands and expected time; train nothing")
-    parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a Slurm job array, a run a task; no training")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file of --slurm")
+    add = parser.add_argument
+    add("study", type=Path, metavar="STUDY.yaml", help="what to train and compare")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the study")
+    add("--only", metavar="RUN", help="train this run alone, and compare nothing")
+    add("--compare", action="store_true", help="train nothing; compare the runs that are finished")
+    add("--dry-run", action="store_true", help="print commands and expected time; train nothing")
+    add("--slurm", type=Path, metavar="FILE", help="write a Slurm job array, a run a task; no training")
+    add("--overwrite", action="store_true", help="replace the file of --slurm")
     on_ray = parser.add_argument_group(
         "Ray",
         "train several runs at once (extra: ray). All machines need the same paths to data, study and --output, on a "
@@ -100,9 +101,7 @@ def run(args: argparse.Namespace) -> int:
         _say_what_was_written(args, count, command_of_study(args.study, args.output))
         return 0
     with ending_on_sigterm():
-        if args.ray is not None:
-            return _run_on_ray(args, study, runs, chosen, data)
-        return _run_here(args, study, runs, chosen, data)
+        return (_run_here if args.ray is None else _run_on_ray)(args, study, runs, chosen, data)
 
 
 def _say_what_was_written(args: argparse.Namespace, count: int, command: str) -> None:
@@ -113,18 +112,13 @@ def _say_what_was_written(args: argparse.Namespace, count: int, command: str) ->
 
 
 def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
+    from nnunet_difftumor.evaluation.comparison.run import compare
+    from nnunet_difftumor.study.comparing import compare_all
     from nnunet_difftumor.study.running import train_all
 
-    errors = {} if args.compare else train_all(chosen, data)
-    if errors:
-        _report(errors, len(chosen))
-        return 1
-    if args.only is None:
-        from nnunet_difftumor.evaluation.comparison.run import compare
-        from nnunet_difftumor.study.comparing import compare_all
-
-        return _show(compare_all(study, runs, data, args.output, compare=compare))
-    return 0
+    return _train_and_compare(
+        args, chosen, data, train_all, lambda: compare_all(study, runs, data, args.output, compare=compare)
+    )
 
 
 def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
@@ -132,16 +126,21 @@ def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, da
 
     gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
     with ray_session(RayOptions(address=args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)) as ray:
-        errors = {} if args.compare else ray.train_all(chosen, data)
-        if errors:
-            _report(errors, len(chosen))
-            return 1
-        if args.only is None:
-            return _show(ray.compare_all(study, runs, data, args.output))
-    return 0
+        return _train_and_compare(
+            args, chosen, data, ray.train_all, lambda: ray.compare_all(study, runs, data, args.output)
+        )
 
 
-def _show(reports: Any) -> int:
+def _train_and_compare(args: argparse.Namespace, chosen: Any, data: Any, train_all: Any, compare_all: Any) -> int:
+    errors = {} if args.compare else train_all(chosen, data)
+    if errors:
+        print(f"\n{len(errors)} of {len(chosen)} runs failed: {', '.join(errors)}.", file=sys.stderr)
+        print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
+        print("With --compare it trains nothing and compares what is finished.", file=sys.stderr)
+        return 1
+    if args.only is not None:
+        return 0
+    reports = compare_all()
     for report in reports:
         print(f"Look at {report}.")
     if not reports:
@@ -167,9 +166,3 @@ def _choose(runs: Any, only: str | None) -> Any:
             f"--only: the study has no run {only!r}. Its runs: {', '.join(each.name for each in runs)}."
         )
     return chosen
-
-
-def _report(errors: Any, count: int) -> None:
-    print(f"\n{len(errors)} of {count} runs failed: {', '.join(errors)}.", file=sys.stderr)
-    print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
-    print("With --compare it trains nothing and compares what is finished.", file=sys.stderr)

@@ -34,19 +34,20 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--ct", type=Path, required=True, metavar="FILE", help="CT in HU (NIfTI, NRRD or MHA)")
-    parser.add_argument("--organ-mask", type=Path, required=True, metavar="FILE", help="mask on the CT's grid")
-    parser.add_argument("--organ-label", type=int, metavar="N", help="value of the organ if the mask holds several")
-    parser.add_argument("--tumor-mask", type=Path, metavar="FILE", help="use this mask as the tumour, as it is")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--ct", type=Path, required=True, metavar="FILE", help="CT in HU (NIfTI, NRRD or MHA)")
+    add("--organ-mask", type=Path, required=True, metavar="FILE", help="mask on the CT's grid")
+    add("--organ-label", type=int, metavar="N", help="value of the organ if the mask holds several")
+    add("--tumor-mask", type=Path, metavar="FILE", help="use this mask as the tumour, as it is")
+    add(
         "--generator",
         default=DEFAULT_GENERATOR,
         metavar="DIR",
         help=f"generator folder, or the name of one that comes with this package (default {DEFAULT_GENERATOR})",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the results")
-    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of tumours (default 3)")
-    parser.add_argument(
+    add("--output", type=Path, required=True, metavar="DIR", help="new folder for the results")
+    add("--count", type=int, default=3, metavar="N", help="number of tumours (default 3)")
+    add(
         "--radius-mm",
         type=float,
         nargs=2,
@@ -54,21 +55,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="range of radii in mm (default: those of the paper: 3-5 and 6-10 mm in 40%% each, 12-20 and 24-64 mm in "
         "10%% each); beyond 0.4 of the scan's shortest side they are limited to it",
     )
-    parser.add_argument(
+    add(
         "--target",
         choices=TARGETS,
         help="where contrasts come from: liver or pancreas (published values), training (the generator's training "
         "tumours; default for a generator of your own), hypodense (those of them that are darker than their "
         "surroundings; default for builtin:...)",
     )
-    parser.add_argument(
+    add(
         "--contrast-hu",
         type=float,
         nargs=2,
         metavar=("LO", "HI"),
         help="range of contrasts in HU, tumour minus surroundings, in place of --target",
     )
-    parser.add_argument(
+    add(
         "--heterogeneity-hu",
         type=float,
         nargs=2,
@@ -76,12 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="range of standard deviations inside a tumour, without noise, in HU (default: those of the "
         "training tumours)",
     )
-    parser.add_argument(
-        "--steps", type=int, metavar="T", help="denoising steps (default 4; with --replay those of the file)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="make the tumours of this tumors.json again")
-    parser.add_argument("--overwrite", action="store_true", help="replace results in --output")
+    add("--steps", type=int, metavar="T", help="denoising steps (default 4; with --replay those of the file)")
+    add("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
+    add("--replay", type=Path, metavar="FILE", help="make the tumours of this tumors.json again")
+    add("--overwrite", action="store_true", help="replace results in --output")
 
 
 def run(options: argparse.Namespace) -> int:

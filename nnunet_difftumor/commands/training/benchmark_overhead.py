@@ -22,30 +22,27 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    add = parser.add_argument
     trainer, stock = "nnUNetTrainerDiffTumor", "nnUNetTrainer"
-    parser.add_argument("-d", "--dataset", required=True, metavar="ID", help="nnU-Net data set: number or full name")
-    parser.add_argument("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default 3d_fullres")
-    parser.add_argument("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="default nnUNetPlans")
-    parser.add_argument("-f", "--fold", default="0", metavar="K", help="fold, a number or all (default 0)")
-    parser.add_argument("-tr", "--trainer", default=trainer, metavar="NAME", help=f"with tumours (default {trainer})")
-    parser.add_argument("--baseline", default=stock, metavar="NAME", help=f"compared with (default {stock})")
-    parser.add_argument("--samples", type=int, default=40, metavar="N", help="samples a loader and pair (default 40)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="R", help="pairs in turns (default 5)")
+    add("-d", "--dataset", required=True, metavar="ID", help="nnU-Net data set: number or full name")
+    add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default 3d_fullres")
+    add("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="default nnUNetPlans")
+    add("-f", "--fold", default="0", metavar="K", help="fold, a number or all (default 0)")
+    add("-tr", "--trainer", default=trainer, metavar="NAME", help=f"with tumours (default {trainer})")
+    add("--baseline", default=stock, metavar="NAME", help=f"compared with (default {stock})")
+    add("--samples", type=int, default=40, metavar="N", help="samples a loader and pair (default 40)")
+    add("--repeats", type=int, default=5, metavar="R", help="pairs in turns (default 5)")
     iterations = "training iterations of a short epoch (default 30; 0 measures the loaders only)"
-    parser.add_argument("--iterations", type=int, default=30, metavar="N", help=iterations)
-    parser.add_argument("--epochs", type=int, default=2, metavar="E", help="short epochs of each trainer (default 2)")
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu", "mps"], help="of the epochs (default cuda)")
-    parser.add_argument("--injection-probability", type=float, metavar="P", help="in place of the one in your settings")
-    parser.add_argument("--output", type=Path, metavar="DIR", help=f"write {RESULT_NAME} into this folder")
-    parser.add_argument("--overwrite", action="store_true", help=f"replace {RESULT_NAME} in --output")
+    add("--iterations", type=int, default=30, metavar="N", help=iterations)
+    add("--epochs", type=int, default=2, metavar="E", help="short epochs of each trainer (default 2)")
+    add("--device", default="cuda", choices=["cuda", "cpu", "mps"], help="of the epochs (default cuda)")
+    add("--injection-probability", type=float, metavar="P", help="in place of the one in your settings")
+    add("--output", type=Path, metavar="DIR", help=f"write {RESULT_NAME} into this folder")
+    add("--overwrite", action="store_true", help=f"replace {RESULT_NAME} in --output")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        0.
-    """
+    """Measure, print and write."""
     for name in _ONE_THREAD:  # before numpy is imported: threads that wait for one another cost CPU-seconds too
         os.environ.setdefault(name, "1")
     from dataclasses import asdict, fields

@@ -26,29 +26,28 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder TRAINER__PLANS__CONFIGURATION")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="folder TRAINER__PLANS__CONFIGURATION")
+    add(
         "--output",
         type=Path,
         required=True,
         metavar="DIR",
         help="new folder; its name must be nnUNetTrainer__PLANS__CONFIGURATION, as nnUNetv2_predict wants it",
     )
-    parser.add_argument(
-        "--folds", nargs="+", metavar="K", help="folds to export (default: all that have the checkpoint)"
-    )
-    parser.add_argument(
+    add("--folds", nargs="+", metavar="K", help="folds to export (default: all that have the checkpoint)")
+    add(
         "--checkpoint",
         default="checkpoint_final.pth",
         metavar="NAME",
         help="which checkpoint of each fold (default checkpoint_final.pth)",
     )
-    parser.add_argument(
+    add(
         "--keep-optimizer-state",
         action="store_true",
         help="keep what nnUNetv2_train --c needs to go on, with stock nnU-Net (doubles the size)",
     )
-    parser.add_argument(
+    add(
         "--verify-with",
         type=Path,
         nargs="+",
@@ -56,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="image to compare predictions on, one file a channel (default: a small synthetic volume)",
     )
-    parser.add_argument(
+    add(
         "--device",
         default="cpu",
         choices=["cpu", "cuda", "mps"],
@@ -65,11 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        0.
-    """
+    """Export the model."""
     from nnunet_difftumor.trainer.export.card import predict_command
     from nnunet_difftumor.trainer.export.model_export import export_model
 

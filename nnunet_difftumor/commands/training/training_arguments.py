@@ -10,24 +10,18 @@ from nnunet_difftumor.generator_training.options import CACHE_FOLDER, PRESETS
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both training commands take."""
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the run")
-    parser.add_argument(
-        "--preset", choices=PRESETS, required=True, help="nano: tests; tiny: CPU; base: GPU; large: GPUs"
-    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="new folder for the run")
+    add("--preset", choices=PRESETS, required=True, help="nano: tests; tiny: CPU; base: GPU; large: GPUs")
     held = parser.add_argument_group("held-out cases", "never trained on; without these a tenth is held out")
     held.add_argument("--splits", type=Path, metavar="FILE", help="nnU-Net's splits_final.json (see difftumor splits)")
     held.add_argument("--fold", type=int, metavar="K", help="train on this fold's training cases only")
     held.add_argument("--exclude-cases", type=Path, metavar="FILE", help="case identifiers, one a line")
-    parser.add_argument("--steps", type=int, metavar="N", help="training steps (default: the preset's)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of weights, crops and noise (default 0)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="data-loading processes (default 0: none)")
-    parser.add_argument(
-        "--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default no)"
-    )
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        metavar="DIR",
-        help=f"decoded CTs, for all runs (default: {CACHE_FOLDER} beside --output)",
+    add("--steps", type=int, metavar="N", help="training steps (default: the preset's)")
+    add("--resume", action="store_true", help="go on with the run in --output")
+    add("--seed", type=int, default=0, metavar="S", help="seed of weights, crops and noise (default 0)")
+    add("--workers", type=int, default=0, metavar="N", help="data-loading processes (default 0: none)")
+    add("--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default no)")
+    add(
+        "--cache", type=Path, metavar="DIR", help=f"decoded CTs, for all runs (default: {CACHE_FOLDER} beside --output)"
     )

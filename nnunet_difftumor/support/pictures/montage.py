@@ -25,14 +25,12 @@ _COLUMNS = ("before", "after", "label")
 
 @dataclass(frozen=True, eq=False)
 class MontageRow:
-    """One tumour of a montage.
+    """One tumour of a montage: its title, and what is shown of shape (D, H, W) and a spacing in mm, array order.
 
     Attributes:
-        before_hu: CT without the tumour in HU. Shape (D, H, W).
-        after_hu: CT with the tumour in HU. Shape (D, H, W).
-        label: True inside the tumour. Shape (D, H, W).
-        spacing_mm: Spacing in mm, array order.
-        title: What to write beside the row.
+        before_hu: CT without the tumour in HU.
+        after_hu: CT with the tumour in HU.
+        label: True inside the tumour.
     """
 
     before_hu: NDArray[np.floating]
@@ -43,13 +41,12 @@ class MontageRow:
 
 
 def flips_to_display(affine: NDArray[np.floating]) -> tuple[int, ...]:
-    """Axes to flip so that slices show as radiologists read them.
+    """Axes of (D, H, W) to flip so that slices show as radiologists read them.
+
+    Top is superior or anterior, the image's left is the patient's right.
 
     Args:
         affine: Takes a voxel index (d, h, w, 1) to right-anterior-superior mm. Shape (4, 4).
-
-    Returns:
-        Axes of (D, H, W) to flip: top is superior or anterior, the image's left is the patient's right.
     """
     towards = (affine[2, 0] > 0, affine[1, 1] > 0, affine[0, 2] > 0)
     return tuple(axis for axis, flip in enumerate(towards) if flip)
@@ -93,12 +90,7 @@ def draw_montage(rows: Sequence[MontageRow], heading: str) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 90) -> None:
-    """Write a figure as PNG under a temporary name, then rename it.
-
-    Args:
-        path: Where the PNG is to appear; replaced if it exists.
-        dpi: Dots per inch.
-    """
+    """Write a figure as PNG of so many dots per inch under a temporary name, then rename it, replacing an older one."""
     with written_whole(path, overwrite=True) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png")
 

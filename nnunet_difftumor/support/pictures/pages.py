@@ -9,13 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def page_environment(folder: Path) -> Environment:
-    """Make the environment of a report's templates.
+    """Make the environment of the templates in a report's folder; `report_style.css` can be included as well.
 
-    Args:
-        folder: Folder of the report's own templates; `report_style.css` can be included as well.
-
-    Returns:
-        An environment that escapes text and refuses undefined names.
+    It escapes text and refuses undefined names.
     """
     loader = FileSystemLoader([folder, Path(__file__).parent])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)

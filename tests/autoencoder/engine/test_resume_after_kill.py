@@ -15,6 +15,7 @@ KILLABLE_RUN = """
 import dataclasses, sys, time
 from pathlib import Path
 import torch
+from autoencoder.engine.settings import RunSettings
 from autoencoder.presets import AUTOENCODER_PRESETS, LossWeights
 from autoencoder.training import train_autoencoder
 
@@ -32,10 +33,8 @@ preset = dataclasses.replace(
     AUTOENCODER_PRESETS["nano"], steps=12, ema_decay=0.9, losses=LossWeights(gradient=0.5, kl=1e-5)
 )
 heldout = [torch.zeros(1, 1, 16, 16, 16)]
-train_autoencoder(
-    Batches(), heldout, preset, folder, seed=7, resume=resume, checkpoint_every=5, evaluate_every=4,
-    show_progress=False,
-)
+run = RunSettings(seed=7, resume=resume, checkpoint_every=5, evaluate_every=4, show_progress=False)
+train_autoencoder(Batches(), heldout, preset, folder, run)
 """
 
 

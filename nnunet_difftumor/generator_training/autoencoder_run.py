@@ -1,0 +1,72 @@
+"""Stage one: from the words of `difftumor train-autoencoder` to its output folder."""
+
+from __future__ import annotations
+
+import argparse
+
+from autoencoder.adversarial import require_discriminator
+from autoencoder.perceptual import SMALLEST_SIDE, PerceptualLoss
+from autoencoder.presets import AUTOENCODER_PRESETS
+from autoencoder.training import train_autoencoder
+from diffusion.generator.provenance import hash_file
+from nnunet_difftumor.ct.label_roles import find_tumor_label
+from nnunet_difftumor.errors import DiffTumorError, MissingLabelError
+from nnunet_difftumor.generator_training import runs
+from nnunet_difftumor.generator_training.batches import AutoencoderCrops, heldout_image_crops
+from nnunet_difftumor.generator_training.case_selection import DataFolder, open_data_folder, read_hold_out
+from nnunet_difftumor.generator_training.crop_cache import CropCache
+
+
+def train(options: argparse.Namespace) -> bool:
+    """Train stage one and write the records of the run.
+
+    Returns:
+        Whether what was measured is of held-out cases.
+
+    Raises:
+        DiffTumorError: If an input cannot be used or the output folder is taken.
+    """
+    runs.check_output_folder(options.output, resume=options.resume)
+    weights_file = options.perceptual_weights
+    preset = AUTOENCODER_PRESETS[options.preset]
+    if weights_file is not None and min(preset.crop_sides) < SMALLEST_SIDE:
+        raise DiffTumorError(
+            f"--perceptual-weights needs crops of {SMALLEST_SIDE} voxels a side or more; --preset {options.preset} has "
+            f"crops of {min(preset.crop_sides)}. Choose a larger preset, or leave --perceptual-weights out."
+        )
+    perceptual = None if weights_file is None else PerceptualLoss(weights_file)
+    if preset.losses.adversarial > 0:
+        require_discriminator()  # before the cases are read
+    hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
+    folders = [open_data_folder(folder) for folder in options.data]
+    selected = runs.prepare_cases(options, folders, [_tumor_values(data) for data in folders], hold_out)
+    heldout = heldout_image_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides)))
+    identity = {
+        "data": runs.training_identity(selected),
+        "perceptual_weights": None if weights_file is None else hash_file(weights_file),
+    }
+    train_autoencoder(
+        AutoencoderCrops(
+            CropCache(selected.training),
+            preset.crop_sides,
+            preset.voxels_per_batch,
+            options.seed,
+            side_probabilities=preset.crop_probabilities,
+        ),
+        [batch["image_hu"] for batch in heldout],
+        preset,
+        options.output,
+        runs.run_settings(options, identity),
+        perceptual=perceptual,
+        heldout_masks={"tumor": [batch["tumor_mask"] for batch in heldout]},
+    )
+    runs.save_run_records(options.output, selected, runs.provenance_of(selected, autoencoder=selected.training))
+    return bool(selected.heldout)
+
+
+def _tumor_values(data: DataFolder) -> tuple[int, ...]:
+    """Values of the tumour label if the names tell; an autoencoder can do without."""
+    try:
+        return find_tumor_label(data.dataset.labels) if data.dataset else ()
+    except MissingLabelError:
+        return ()

@@ -1,0 +1,107 @@
+"""Stage two: from the words of `difftumor train-diffusion` to a generator folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+from diffusion.generator.info import GeneratorInfo
+from diffusion.generator.provenance import CaseFingerprint
+from diffusion.generator_folder import load_autoencoder
+from diffusion.presets import DIFFUSION_PRESETS
+from diffusion.training import train_diffusion
+from nnunet_difftumor.ct.datasets import load_raw_dataset
+from nnunet_difftumor.ct.label_roles import find_tumor_label
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.generator_training import batches, runs
+from nnunet_difftumor.generator_training.case_selection import DataFolder, SelectedCases, read_hold_out
+from nnunet_difftumor.generator_training.crop_cache import CropCache
+from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
+
+_MARGIN_VOXELS = 12
+
+
+def train(options: argparse.Namespace) -> bool:
+    """Train stage two, write the generator and the records of the run.
+
+    Returns:
+        Whether what was measured is of held-out cases.
+
+    Raises:
+        DiffTumorError: If an input cannot be used or the output folder is taken.
+    """
+    runs.check_output_folder(options.output, resume=options.resume)
+    preset = replace(
+        DIFFUSION_PRESETS[options.preset],
+        objective=options.objective,
+        draws_differences=options.objective != "epsilon" and not options.plain_latents,
+    )
+    model_folder, autoencoder_cases = runs.find_autoencoder(options.autoencoder)
+    autoencoder = load_autoencoder(model_folder)
+    selected = _select(options, autoencoder_cases)
+    training, spacing_range_mm = CropCache(selected.training), _spacing_range_mm(options)
+    reported, is_heldout = _cases_to_measure(options, selected)
+    look = {"early_only": options.early_only, "finest_mm": spacing_range_mm[0]}
+    info = GeneratorInfo(
+        roi_sides=tuple(sorted(preset.crop_sides)),
+        spacing_range_mm=spacing_range_mm,
+        margin_voxels=_MARGIN_VOXELS,
+        low_hu=autoencoder.window.low_hu,
+        high_hu=autoencoder.window.high_hu,
+        training_tumors=measure_training_tumors(training, window=autoencoder.window, **look),
+        preset=options.preset,
+        data_note=options.data_note,
+    )
+    identity = {
+        "data": runs.training_identity(selected, early_only=options.early_only),
+        "spacing_range_mm": spacing_range_mm,
+    }
+    provenance = replace(runs.provenance_of(selected, diffusion=selected.training), autoencoder=autoencoder_cases)
+    train_diffusion(
+        batches.TumorCrops(
+            training,
+            preset.crop_sides,
+            preset.voxels_per_batch,
+            options.seed,
+            sampling=batches.TumorSampling(spacing_range_mm=spacing_range_mm),
+            side_probabilities=preset.crop_probabilities,
+            early_only=options.early_only,
+        ),
+        autoencoder,
+        preset,
+        options.output,
+        runs.run_settings(options, identity),
+        heldout=batches.heldout_tumor_crops(reported, min(48, max(preset.crop_sides)), **look),
+        info=info,
+        provenance=provenance,
+    )
+    runs.save_run_records(options.output, selected, provenance)
+    return is_heldout
+
+
+def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerprint]) -> SelectedCases:
+    hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
+    hold_out = replace(hold_out, trained_before=frozenset(case.image_hash for case in autoencoder_cases))
+    datasets = [load_raw_dataset(folder) for folder in options.data]
+    folders = [DataFolder(dataset.folder, dataset.cases, dataset) for dataset in datasets]
+    tumor_values = [find_tumor_label(dataset.labels, options.tumor_label) for dataset in datasets]
+    return runs.prepare_cases(options, folders, tumor_values, hold_out, tumors_only=True)
+
+
+def _cases_to_measure(options: argparse.Namespace, selected: SelectedCases) -> tuple[CropCache, bool]:
+    """Choose the cases to measure on, and say whether they are held-out ones."""
+    if options.early_only and selected.heldout:
+        limit_mm = batches.EARLY_RADIUS_MM
+        early = tuple(case for case in selected.heldout if any(each.radius_mm <= limit_mm for each in case.tumors))
+        if not early and runs.is_main_process():
+            print("No held-out case has an early tumour: the errors reported are those on training cases.", flush=True)
+        selected = replace(selected, heldout=early)
+    return runs.reported_cases(selected), bool(selected.heldout)
+
+
+def _spacing_range_mm(options: argparse.Namespace) -> tuple[float, float]:
+    low_mm, high_mm = options.spacing_mm or batches.SPACING_RANGE_MM
+    if not 0 < low_mm <= high_mm:
+        raise DiffTumorError(f"--spacing-mm needs 0 < LO <= HI, got {low_mm:g} and {high_mm:g}.")
+    return low_mm, high_mm
