@@ -80,9 +80,7 @@ class PooledShortcut(nn.Module):
     def encode(self, unit: Tensor) -> Tensor:
         """Turn an image (B, 1, D, H, W) into latents (B, C, D/4, H/4, W/4)."""
         pooled = avg_pool3d(unit, 2)
-        batch, _, depth, height, width = pooled.shape
-        split = pooled.reshape(batch, depth // 2, 2, height // 2, 2, width // 2, 2)
-        blocks = split.permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, 8, depth // 2, height // 2, width // 2)
+        blocks = unshuffle(pooled, 2)
         return torch.einsum("cp,bpdhw->bcdhw", self._basis_like(unit), blocks)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -103,6 +101,14 @@ class PixelShuffle3D(nn.Module):
         split = features.reshape(batch, 2, 2, 2, depth, height, width)
         interleaved = split.permute(0, 4, 1, 5, 2, 6, 3)  # (B, D, 2, H, 2, W, 2)
         return interleaved.reshape(batch, 1, 2 * depth, 2 * height, 2 * width)
+
+
+def unshuffle(volume: Tensor, stride: int) -> Tensor:
+    """Move each block of stride^3 voxels of (B, 1, D, H, W) into the channels of one voxel, the last axis fastest."""
+    batch, _, depth, height, width = volume.shape
+    d, h, w = depth // stride, height // stride, width // stride
+    split = volume.reshape(batch, d, stride, h, stride, w, stride)
+    return split.permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, stride**3, d, h, w)
 
 
 def zero_start(layer: nn.Conv3d) -> nn.Conv3d:

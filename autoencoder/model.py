@@ -21,10 +21,7 @@ _LOG_VARIANCE_LIMITS = (-20.0, 10.0)
 class AutoencoderOutput(NamedTuple):
     """What one training pass returns.
 
-    Attributes:
-        reconstruction: Decoded sample in unit range. Shape (B, 1, D, H, W).
-        mean: Posterior mean of the latents. Shape (B, C, D/4, H/4, W/4).
-        log_variance: Posterior log variance of the latents. Shape (B, C, D/4, H/4, W/4).
+    The decoded sample in unit range (B, 1, D, H, W), mean and log variance of the posterior (B, C, D/4, H/4, W/4).
     """
 
     reconstruction: Tensor
@@ -140,8 +137,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
             image_hu: CT in HU; values outside the window saturate. Shape (B, 1, D, H, W).
 
         Returns:
-            Latents with about zero mean and unit standard deviation per channel.
-            Shape (B, C, D/4, H/4, W/4).
+            Latents (B, C, D/4, H/4, W/4) with about zero mean and unit standard deviation per channel.
         """
         mean = self.encode_moments(self.window.to_unit(image_hu))[0]
         shift, scale = self._statistics(mean)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from autoencoder.engine.preset import TrainingPreset
+from autoencoder.engine.preset import TrainingPreset, preset_table
 
 if TYPE_CHECKING:  # the table itself is light enough for a command line's help
     import torch
@@ -75,11 +74,7 @@ class AutoencoderPreset(TrainingPreset):
         return model
 
 
-def _table(*presets: AutoencoderPreset) -> Mapping[str, AutoencoderPreset]:
-    return MappingProxyType({preset.name: preset for preset in presets})
-
-
-AUTOENCODER_PRESETS: Mapping[str, AutoencoderPreset] = _table(
+AUTOENCODER_PRESETS: Mapping[str, AutoencoderPreset] = preset_table(
     AutoencoderPreset(  # unit tests and a first look: learns shapes, not texture
         name="nano",
         channels=(8, 16),

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoencoder.layers import unshuffle
+
 CONTRAST_LIMIT_HU = 80.0
 """Contrasts beyond this are limited to it, in the fill and in the condition."""
 
@@ -155,12 +157,7 @@ def unshuffle_mask(tumor_mask: Tensor) -> Tensor:
         Shape (B, 64, D/4, H/4, W/4), float32 where the mask was boolean or integer.
     """
     _require_crop("tumor_mask", tumor_mask)
-    batch, _, depth, height, width = tumor_mask.shape
-    stride = LATENT_STRIDE
-    blocks = tumor_mask.reshape(
-        batch, depth // stride, stride, height // stride, stride, width // stride, stride
-    ).permute(0, 2, 4, 6, 1, 3, 5)  # (B, 4, 4, 4, D/4, H/4, W/4)
-    unshuffled = blocks.reshape(batch, stride**3, depth // stride, height // stride, width // stride)
+    unshuffled = unshuffle(tumor_mask, LATENT_STRIDE)
     return unshuffled if unshuffled.is_floating_point() else unshuffled.to(torch.float32)
 
 

@@ -18,12 +18,9 @@ from torch import Tensor
 
 
 class FlowLoss(NamedTuple):
-    """Error of the prediction.
+    """Mean error of the prediction everywhere, and inside the tumour of each sample; each a scalar.
 
-    Attributes:
-        everywhere: Mean error over all latent voxels. Shape ().
-        inside: Mean error inside the tumour of each sample, averaged over the samples that
-            have one, so that a small tumour weighs as much as a large one. Shape ().
+    The second is averaged over the samples that have a tumour, so that a small one weighs as much as a large one.
     """
 
     everywhere: Tensor
@@ -50,14 +47,7 @@ def level_of_angle(angles: Tensor) -> Tensor:
 
 
 def draw_angle_levels(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-    """Draw noise levels whose angle is uniform between data and noise.
-
-    Args:
-        device: Where the result shall be; the generator may be on another one.
-
-    Returns:
-        Values in [0, 1). Shape (count,).
-    """
+    """Draw `count` noise levels in [0, 1) on a device, whose angle is uniform between data and noise."""
     share = torch.rand(count, generator=generator, device=generator.device)
     return level_of_angle(0.5 * math.pi * share).to(device)
 

@@ -24,12 +24,9 @@ DEFAULT_STEPS = 4
 
 
 class TumorPipelineOutput(NamedTuple):
-    """Two decoded crops.
+    """Two decoded crops in HU (B, 1, D, H, W): with a synthetic tumour, and the input after the autoencoder.
 
-    Attributes:
-        tumor_hu: Crop with a synthetic tumour, in HU. Shape (B, 1, D, H, W).
-        reconstruction_hu: The input after the autoencoder, in HU; `image_hu - reconstruction_hu` is what
-            the autoencoder cannot represent, such as the scan's noise. Shape (B, 1, D, H, W).
+    `image_hu - reconstruction_hu` is what the autoencoder cannot represent, such as the scan's noise.
     """
 
     tumor_hu: Tensor
@@ -49,12 +46,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
     denoiser: DenoisingUNet3D
     scheduler: Any
 
-    def __init__(
-        self,
-        autoencoder: AutoencoderKL3D,
-        denoiser: DenoisingUNet3D,
-        scheduler: Any,
-    ) -> None:
+    def __init__(self, autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D, scheduler: Any) -> None:
         super().__init__()
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler)
 

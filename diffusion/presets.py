@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from autoencoder.engine.preset import TrainingPreset
+from autoencoder.engine.preset import TrainingPreset, preset_table
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +51,7 @@ class DiffusionPreset(TrainingPreset):
         return model
 
 
-def _table(*presets: DiffusionPreset) -> Mapping[str, DiffusionPreset]:
-    return MappingProxyType({preset.name: preset for preset in presets})
-
-
-DIFFUSION_PRESETS: Mapping[str, DiffusionPreset] = _table(
+DIFFUSION_PRESETS: Mapping[str, DiffusionPreset] = preset_table(
     DiffusionPreset(  # unit tests
         name="nano",
         channels=(16, 32),

@@ -29,11 +29,7 @@ _LARGEST_SCALE = 2.0  # times SMOOTHING_VOXELS
 
 
 def draw_texture(
-    tumor_mask: Tensor,
-    sd_hu: Tensor,
-    generators: Sequence[torch.Generator],
-    *,
-    profiles: Sequence[TextureProfile] = (),
+    tumor_mask: Tensor, sd_hu: Tensor, generators: Sequence[torch.Generator], *, profiles: Sequence[TextureProfile] = ()
 ) -> Tensor:
     """Draw smooth noise with zero mean and a given deviation in the mask, in HU. Shape (B, 1, D, H, W).
 

@@ -27,12 +27,7 @@ from diffusion.calibration import (
     measure_differences,
     read_differences,
 )
-from diffusion.conditioning import (
-    latent_mask_share,
-    measure_contrast,
-    measure_heterogeneity,
-    unshuffle_mask,
-)
+from diffusion.conditioning import latent_mask_share, measure_contrast, measure_heterogeneity, unshuffle_mask
 from diffusion.flow import draw_noise, flow_loss
 from diffusion.generator.provenance import Provenance
 from diffusion.generator_folder import GeneratorInfo, save_generator

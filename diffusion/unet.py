@@ -119,15 +119,12 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         returns the filled image itself. For epsilon the layers predict the noise, as in the paper.
 
         Args:
-            latents_noisy: Point x_t of the path, in the frame. Shape (B, C, D/4, H/4, W/4).
+            latents_noisy: Point x_t of the path, in the frame. Shape (B, C, D/4, H/4, W/4), as the prediction's.
             condition_latents: Latents of the image with the tumour region filled. Same shape.
             mask_unshuffled: `unshuffle_mask` of the tumour mask. Shape (B, 64, D/4, H/4, W/4).
             contrast_hu: Contrast of the tumour against its rim; NaN where it is not given. Shape (B,).
             heterogeneity_hu: Standard deviation inside without noise; NaN where it is not given. Shape (B,).
             timestep: Noise level in [0, 1], 1 is pure noise. Shape (B,).
-
-        Returns:
-            Velocity, v or noise. Shape (B, C, D/4, H/4, W/4).
         """
         dtype = latents_noisy.dtype
         embedded_time = self.time_embedding(_sinusoids(timestep, self.config["channels"][0]).to(dtype))
@@ -314,7 +311,7 @@ class SelfAttention3D(nn.Module):
 
 
 def _scalars(contrast_hu: Tensor, heterogeneity_hu: Tensor, like: Tensor) -> Tensor:
-    """Return both values (0 where they are not given) and their flags. Shape (B, 4)."""
+    """Both values (0 where they are not given) and their flags. Shape (B, 4)."""
     contrast = limit_contrast(contrast_hu) / CONTRAST_SCALE_HU
     heterogeneity = limit_heterogeneity(heterogeneity_hu) / HETEROGENEITY_SCALE_HU
     values = torch.stack([contrast, heterogeneity], dim=1)
@@ -339,10 +336,7 @@ def _zero_initialised(layer: nn.Conv3d | nn.Linear) -> nn.Conv3d | nn.Linear:
 
 
 def _check_differences(
-    std: Sequence[float] | None,
-    floor: Sequence[float] | None,
-    per_hu: Sequence[float] | None,
-    latent_channels: int,
+    std: Sequence[float] | None, floor: Sequence[float] | None, per_hu: Sequence[float] | None, latent_channels: int
 ) -> None:
     given = {"difference_std": std, "difference_floor": floor, "difference_per_hu": per_hu}
     if all(values is None for values in given.values()):

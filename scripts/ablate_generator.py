@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,26 +158,25 @@ def main() -> int:
         "--splits splits_final.json --fold 0 --output ablation --steps 600",
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="RAW_DATASET", help="annotated tumours")
+    add("--data", dest="dataset", type=Path, required=True, metavar="RAW_DATASET", help="annotated tumours")
     add("--autoencoder", type=Path, required=True, metavar="DIR", help="--output of train-autoencoder")
     add("--splits", type=Path, required=True, metavar="FILE", help="splits_final.json")
     add("--fold", type=int, required=True, metavar="K", help="its validation cases are measured")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for everything")
     add("--preset", default="tiny", help="preset of the diffusion model (default tiny)")
-    add("--steps", type=int, default=600, metavar="N", help="training steps of each (default 600)")
+    add(
+        "--steps",
+        dest="training_steps",
+        type=int,
+        default=600,
+        metavar="N",
+        help="training steps of each (default 600)",
+    )
     add("--classifier-steps", type=int, default=0, metavar="N", help="of the classifier (default: none)")
     add("--seed", type=int, default=0, metavar="S", help="seed of training and evaluation")
     add("--only", nargs="+", metavar="NAME", help=", ".join(training.name for training in TRAININGS))
     options = parser.parse_args()
-    data = AblationData(
-        dataset=options.data,
-        autoencoder=options.autoencoder,
-        splits=options.splits,
-        fold=options.fold,
-        preset=options.preset,
-        training_steps=options.steps,
-        seed=options.seed,
-    )
+    data = AblationData(**{field.name: getattr(options, field.name) for field in fields(AblationData)})
     table = run_ablation(data, options.output, names=options.only, classifier_steps=options.classifier_steps)
     print(table.to_string(index=False))
     print(f"Written to {options.output / 'ablation.md'}.")

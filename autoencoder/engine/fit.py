@@ -48,7 +48,6 @@ class Fit(Generic[ModelT]):
             Process r of n takes the batches r, n + r, 2n + r, ...
         loss_function: Gets the model (call it, so that precision and gradient averaging work), a
             batch on the model's device and a generator there; returns named scalars with "total".
-        settings: Everything else that decides the run.
         output_folder: Receives `fit.json` and `checkpoints/`.
         resume: Go on from the newest checkpoint in `output_folder`; from the start if there is none.
         identity: JSON content that must be the same when the run is resumed (preset, data ...).
@@ -87,7 +86,7 @@ class Fit(Generic[ModelT]):
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process is the one that writes logs."""
+        """Whether this process is the one that writes."""
         return self._accelerator.is_main_process
 
     @property
@@ -141,11 +140,7 @@ class Fit(Generic[ModelT]):
             raise
 
     def save_checkpoint(self) -> Path:
-        """Write the state after the last finished step, under a temporary name and then renamed.
-
-        Returns:
-            The checkpoint's folder.
-        """
+        """Write the state after the last finished step, under a temporary name and then renamed; return the folder."""
         target = self._checkpoints.path_of(self.steps_done)
         if target.exists():
             return target

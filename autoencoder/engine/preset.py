@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
 
 from autoencoder.engine.settings import FitSettings, RunSettings
+
+PresetT = TypeVar("PresetT", bound="TrainingPreset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +55,8 @@ class TrainingPreset:
             seed=run.seed,
             workers=run.workers,
         )
+
+
+def preset_table(*presets: PresetT) -> Mapping[str, PresetT]:
+    """Presets by their names."""
+    return MappingProxyType({preset.name: preset for preset in presets})

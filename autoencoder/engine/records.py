@@ -33,10 +33,7 @@ class TrainingRecord:
         return self
 
     def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._history.close()
         self._heldout.close()
@@ -44,11 +41,7 @@ class TrainingRecord:
 
     def add_step(self, step: FitStep) -> None:
         """Record one training step; everything is on the disk before a checkpoint is written."""
-        values = {
-            **step.losses,
-            "learning_rate": step.learning_rate,
-            "gradient_norm": step.gradient_norm,
-        }
+        values = {**step.losses, "learning_rate": step.learning_rate, "gradient_norm": step.gradient_norm}
         self._history.add(step.index, values)
         if step.index % self._tensorboard_every == 0 or step.checkpoint_follows:
             self._add_scalars(step.index, "training", values)

@@ -36,21 +36,17 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """What decides a training run, apart from model, data and loss.
+    """What decides a training run, apart from model, data and loss; see also `RunSettings` and `TrainingPreset`.
 
     Attributes:
-        steps: Optimiser steps in all.
         learning_rate: Peak learning rate; cosine decay to zero after the warm-up.
         warmup_steps: Steps of the linear warm-up, at most a quarter of all steps.
         weight_decay: AdamW weight decay of the weights of rank 2 and more.
         betas: AdamW momentum terms.
         gradient_clip: Largest gradient norm.
         ema_decay: Decay of the averaged weights, reached gradually; None for no averaging.
-        mixed_precision: "no", "bf16" or "fp16".
-        checkpoint_every: Steps between checkpoints.
         keep_checkpoints: Newest checkpoints kept.
         seed: Seed of the noise; the batches have their own.
-        workers: Data-loading processes; 0 loads in the training process.
     """
 
     steps: int
@@ -93,10 +89,9 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitStep:
-    """One finished optimiser step.
+    """One finished optimiser step, the `index`-th.
 
     Attributes:
-        index: Steps done so far, this one included.
         losses: Loss terms by name, the mean over all processes.
         gradient_norm: Gradient norm before clipping.
         checkpoint_follows: A checkpoint is written as soon as the next step is asked for, so

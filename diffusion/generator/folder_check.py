@@ -7,28 +7,23 @@ from typing import Any
 
 from diffusion.generator.records import read_json
 
-COMPONENT_CLASSES = {
-    "autoencoder": ("autoencoder.model", "AutoencoderKL3D"),
-    "denoiser": ("diffusion.unet", "DenoisingUNet3D"),
-}
-SCHEDULER_CLASSES = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "DDPMScheduler")
-"""Schedulers of diffusers that the objectives use."""
-
-_COMPONENTS = (*COMPONENT_CLASSES, "scheduler")
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX_FILE = "model_index.json"
 _PIPELINE_CLASS = "TumorDiffusionPipeline"
+_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "DDPMScheduler")  # those of the objectives
+_ALLOWED_CLASSES = {
+    "autoencoder": [["autoencoder.model", "AutoencoderKL3D"]],
+    "denoiser": [["diffusion.unet", "DenoisingUNet3D"]],
+    "scheduler": [["diffusers", name] for name in _SCHEDULERS],
+}
+"""Module and name of each class that may stand for a component."""
+
 _CONFIG_FILES = {
     "autoencoder": "autoencoder/config.json",
     "denoiser": "denoiser/config.json",
     "scheduler": "scheduler/scheduler_config.json",
 }
-_PIPELINE_FILES = (
-    MODEL_INDEX_FILE,
-    *_CONFIG_FILES.values(),
-    f"autoencoder/{WEIGHTS_FILE}",
-    f"denoiser/{WEIGHTS_FILE}",
-)
+_PIPELINE_FILES = (MODEL_INDEX_FILE, *_CONFIG_FILES.values(), f"autoencoder/{WEIGHTS_FILE}", f"denoiser/{WEIGHTS_FILE}")
 _HARMLESS_ENTRIES = {"_class_name", "_diffusers_version", "_name_or_path"}
 _UNSAFE_SUFFIXES = {
     ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"
@@ -58,7 +53,11 @@ def check_component_classes(folder: Path) -> None:
         )
     _check_model_index(folder / MODEL_INDEX_FILE)
     for component, name in _CONFIG_FILES.items():
-        _check_class_name(folder / name, tuple(found for _, found in _allowed_classes(component)))
+        found = _read_object(folder / name).get("_class_name")
+        allowed = [class_name for _, class_name in _ALLOWED_CLASSES[component]]
+        if found not in allowed:
+            expected = " or ".join(map(repr, allowed))
+            raise GeneratorFolderError(f"{folder / name} configures the class {found!r}, expected {expected}. {_FIX}")
 
 
 def require_files(folder: Path, names: tuple[str, ...]) -> None:
@@ -85,27 +84,13 @@ def _check_model_index(path: Path) -> None:
             f"generator of nnunet-difftumor."
         )
     components = {name: value for name, value in index.items() if name not in _HARMLESS_ENTRIES}
-    for name in sorted(components.keys() | set(_COMPONENTS)):
-        allowed = [list(pair) for pair in _allowed_classes(name)]
+    for name in sorted(components.keys() | _ALLOWED_CLASSES.keys()):
+        allowed = _ALLOWED_CLASSES.get(name, [])
         if components.get(name) not in allowed:
             raise GeneratorFolderError(
                 f"{path} names {components.get(name)!r} as {name!r}, expected {allowed or 'nothing'}. Loading it "
                 f"would run foreign code, so it is refused. {_FIX}"
             )
-
-
-def _allowed_classes(component: str) -> tuple[tuple[str, str], ...]:
-    """Module and name of each class that may stand for a component; none for an unknown component."""
-    if component == "scheduler":
-        return tuple(("diffusers", name) for name in SCHEDULER_CLASSES)
-    return (COMPONENT_CLASSES[component],) if component in COMPONENT_CLASSES else ()
-
-
-def _check_class_name(path: Path, allowed: tuple[str, ...]) -> None:
-    found = _read_object(path).get("_class_name")
-    if found not in allowed:
-        expected = " or ".join(map(repr, allowed))
-        raise GeneratorFolderError(f"{path} configures the class {found!r}, expected {expected}. {_FIX}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -20,8 +20,8 @@ class TrainingTumor:
 
     Attributes:
         radius_mm: Radius of the sphere of the tumour's volume.
-        contrast_hu: Mean inside minus median of the rim, in HU.
-        heterogeneity_hu: Standard deviation inside after smoothing away the noise, in HU.
+        contrast_hu: Mean inside minus median of the rim.
+        heterogeneity_hu: Standard deviation inside after smoothing away the noise.
     """
 
     radius_mm: float

@@ -81,11 +81,10 @@ def _describe_tumors(info: GeneratorInfo) -> str:
     tumors = info.training_tumors
     if not tumors:
         return "no statistics recorded"
-    radii_mm = _describe([tumor.radius_mm for tumor in tumors])
-    contrasts_hu = _describe([tumor.contrast_hu for tumor in tumors])
-    heterogeneity_hu = _describe([tumor.heterogeneity_hu for tumor in tumors])
+    names = ("radius_mm", "contrast_hu", "heterogeneity_hu")
+    radius, contrast, heterogeneity = (_describe([getattr(tumor, name) for tumor in tumors]) for name in names)
     return (
-        f"{len(tumors)}; radius {radii_mm} mm, contrast {contrasts_hu} HU, heterogeneity {heterogeneity_hu} HU "
+        f"{len(tumors)}; radius {radius} mm, contrast {contrast} HU, heterogeneity {heterogeneity} HU "
         f"(smallest, median, largest)"
     )
 

@@ -31,12 +31,10 @@ class ProvenanceError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFingerprint:
-    """One case, recognisable without its data.
+    """One case, recognisable without its data: hashes of identifier, decoded CT in HU and tumour mask.
 
     Attributes:
-        identifier_hash: `hash_identifier` of the case's identifier.
-        image_hash: `hash_array` of the decoded CT in HU.
-        tumor_mask_hash: `hash_tumor_mask` of the tumour mask; None for a case without a tumour.
+        tumor_mask_hash: None for a case without a tumour.
         tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None for a case
             whose labels were not looked at.
     """

@@ -28,8 +28,7 @@ class SurroundingsPrint:
     quadrupole_hu: float
 
     def __post_init__(self) -> None:
-        _require_numbers(radius_mm=self.radius_mm, mean_hu=self.mean_hu)
-        _require_numbers(slope_hu=self.slope_hu, quadrupole_hu=self.quadrupole_hu)
+        _require_numbers(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from nnunet_difftumor.errors import DiffTumorError, MissingLabelError
 from nnunet_difftumor.generator_training import runs
 from nnunet_difftumor.generator_training.batches import AutoencoderCrops, heldout_image_crops
 from nnunet_difftumor.generator_training.case_selection import DataFolder, open_data_folder, read_hold_out
-from nnunet_difftumor.generator_training.crop_cache import CropCache
 
 
 def train(options: argparse.Namespace) -> bool:
@@ -46,13 +45,7 @@ def train(options: argparse.Namespace) -> bool:
         "perceptual_weights": None if weights_file is None else hash_file(weights_file),
     }
     train_autoencoder(
-        AutoencoderCrops(
-            CropCache(selected.training),
-            preset.crop_sides,
-            preset.voxels_per_batch,
-            options.seed,
-            side_probabilities=preset.crop_probabilities,
-        ),
+        AutoencoderCrops(selected.training, preset, options.seed),
         [batch["image_hu"] for batch in heldout],
         preset,
         options.output,

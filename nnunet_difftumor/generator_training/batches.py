@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from autoencoder.engine.preset import TrainingPreset
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.generator_training.augment import (
@@ -23,7 +24,7 @@ from nnunet_difftumor.generator_training.augment import (
     shift_soft_tissue,
     shift_tumor,
 )
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.crops import (
     Crop,
     centred_tumor_crop,
@@ -42,6 +43,8 @@ SIZE_BIN_EDGES_MM = (5.0, 10.0, 25.0)
 
 _BLOB_SHARE = 0.3
 _NARROW_WINDOW_SHARE = 0.25
+_HELDOUT_PER_CASE = 2
+_HELDOUT_SPACING_MM = 2.0
 _SMALLEST_BATCH = 2  # on a CPU the convolutions of a single small crop cost more than those of two
 
 FloatArray = NDArray[np.float32]
@@ -77,28 +80,17 @@ class TumorSampling:
 
 
 class _Crops(Dataset[Batch]):
-    """Batches that depend on seed and index alone; each has one side and about the same number of voxels.
+    """Batches that depend on seed and index alone; each has one side of the preset's, and at least two crops."""
 
-    Args:
-        sides: Sides of the cubes, in voxels.
-        batch_voxels: Voxels of one batch; it has at least two crops.
-        seed: Another stream of batches for each seed.
-        side_probabilities: How often each side is drawn; equally often by default.
-    """
-
-    def __init__(
-        self, sides: Sequence[int], batch_voxels: int, seed: int, side_probabilities: Sequence[float] | None
-    ) -> None:
-        self._sides = tuple(sides)
-        self._voxels = batch_voxels
+    def __init__(self, preset: TrainingPreset, seed: int) -> None:
+        self._preset = preset
         self._seed = seed
-        self._probabilities = None if side_probabilities is None else tuple(side_probabilities)
 
     def __getitem__(self, index: int) -> Batch:
         """Return batch `index`, the same whenever it is asked for."""
         rng = np.random.default_rng([self._seed, index])
-        side = int(rng.choice(self._sides, p=self._probabilities))
-        return self._draw_batch(side, max(_SMALLEST_BATCH, self._voxels // side**3), rng)
+        side = int(rng.choice(self._preset.crop_sides, p=self._preset.crop_probabilities))
+        return self._draw_batch(side, max(_SMALLEST_BATCH, self._preset.voxels_per_batch // side**3), rng)
 
     def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
         raise NotImplementedError
@@ -110,22 +102,14 @@ class AutoencoderCrops(_Crops):
     Spacing, orientation, faint blobs (30 %) and narrower HU windows (25 %) are drawn for every crop.
 
     Raises:
-        DatasetError: If the cache has no case.
+        DatasetError: If there is no case.
     """
 
-    def __init__(
-        self,
-        cache: CropCache,
-        sides: Sequence[int],
-        batch_voxels: int,
-        seed: int,
-        *,
-        side_probabilities: Sequence[float] | None = None,
-    ) -> None:
-        if not cache.cases:
+    def __init__(self, cases: Sequence[CachedCase], preset: TrainingPreset, seed: int) -> None:
+        if not cases:
             raise DatasetError("No case is left to train the autoencoder on; hold out fewer, or add --data folders.")
-        super().__init__(sides, batch_voxels, seed, side_probabilities)
-        self._cases = cache.cases
+        super().__init__(preset, seed)
+        self._cases = cases
 
     def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
         return {"image_hu": _stack([self._draw_image(side, rng) for _ in range(count)])}
@@ -148,7 +132,7 @@ class TumorCrops(_Crops):
     tumour and soft tissue, so that contrast is learned and not the HU of one organ; and more.
 
     Args:
-        cache: Cases to train on; those without tumour serve as hosts of pasted tumours only.
+        cases: Cases to train on; those without tumour serve as hosts of pasted tumours only.
         early_only: Use only tumours with a radius of at most 10 mm.
 
     Raises:
@@ -157,18 +141,16 @@ class TumorCrops(_Crops):
 
     def __init__(
         self,
-        cache: CropCache,
-        sides: Sequence[int],
-        batch_voxels: int,
+        cases: Sequence[CachedCase],
+        preset: TrainingPreset,
         seed: int,
         *,
         sampling: TumorSampling | None = None,
-        side_probabilities: Sequence[float] | None = None,
         early_only: bool = False,
     ) -> None:
-        super().__init__(sides, batch_voxels, seed, side_probabilities)
-        self._bins = divide_by_size(usable_tumors(cache, early_only=early_only))
-        self._hosts = cache.cases
+        super().__init__(preset, seed)
+        self._bins = divide_by_size(usable_tumors(cases, early_only=early_only))
+        self._hosts = cases
         self._sampling = sampling or TumorSampling()
 
     def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
@@ -224,7 +206,7 @@ def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...]
     return tuple(tuple(bins[number]) for number in sorted(bins))
 
 
-def usable_tumors(cache: CropCache, *, early_only: bool = False) -> tuple[CaseTumors, ...]:
+def usable_tumors(cases: Sequence[CachedCase], *, early_only: bool = False) -> tuple[CaseTumors, ...]:
     """List the cases that have a tumour that can be trained on, with these tumours.
 
     Args:
@@ -234,56 +216,48 @@ def usable_tumors(cache: CropCache, *, early_only: bool = False) -> tuple[CaseTu
         MissingLabelError: If there is none.
     """
     limit_mm = EARLY_RADIUS_MM if early_only else float("inf")
-    kept = [(case, tuple(t for t in case.tumors if t.radius_mm <= limit_mm)) for case in cache.cases]
+    kept = [(case, tuple(t for t in case.tumors if t.radius_mm <= limit_mm)) for case in cases]
     usable = tuple((case, tumors) for case, tumors in kept if tumors)
     if usable:
         return usable
-    if early_only and any(case.tumors for case in cache.cases):
-        smallest_mm = min(tumor.radius_mm for case in cache.cases for tumor in case.tumors)
+    if early_only and any(case.tumors for case in cases):
+        smallest_mm = min(tumor.radius_mm for case in cases for tumor in case.tumors)
         raise MissingLabelError(
             f"No tumour has a radius of at most {EARLY_RADIUS_MM:g} mm (the smallest has {smallest_mm:.1f} mm), so "
             "there is no early tumour to learn from. Leave out --early-only, or add cases with small tumours."
         )
     raise MissingLabelError(
-        f"None of the {len(cache.cases)} training cases has a tumour of 8 voxels or more. "
+        f"None of the {len(cases)} training cases has a tumour of 8 voxels or more. "
         "Check --tumor-label, and which cases the split leaves for training."
     )
 
 
-def heldout_image_crops(
-    cache: CropCache, side: int, *, per_case: int = 2, spacing_mm: float = 2.0, seed: int = 0
-) -> tuple[Batch, ...]:
-    """Cut a fixed list of crops, one batch a case, to measure the autoencoder on; not augmented. Side in voxels.
+def heldout_image_crops(cases: Sequence[CachedCase], side: int) -> tuple[Batch, ...]:
+    """Cut fixed crops of 2 mm, two a case, to measure the autoencoder on; not augmented. Side in voxels.
 
-    The first crop of a case lies in its largest tumour, if it has one; the others lie in the body.
+    The first crop of a case lies in its largest tumour, if it has one, the other in the body.
 
     Returns:
-        {"image_hu": (per_case, 1, side, side, side), "tumor_mask": same shape} for each case.
+        {"image_hu": (2, 1, side, side, side), "tumor_mask": same shape} for each case.
     """
     batches = []
-    for number, case in enumerate(cache.cases):
-        rng = np.random.default_rng([seed, number])
-        centres = np.array([case.draw_body_voxel(rng) for _ in range(per_case)]) * np.array(case.spacing_mm)
+    for number, case in enumerate(cases):
+        rng = np.random.default_rng([0, number])
+        centres = np.array([case.draw_body_voxel(rng) for _ in range(_HELDOUT_PER_CASE)]) * np.array(case.spacing_mm)
         if case.tumors:
             largest = max(case.tumors, key=lambda tumor: tumor.volume_mm3)
             centres[0] = largest.centre_mm(case.spacing_mm)
-        crops = [Crop(case, side, spacing_mm, (d, h, w)) for d, h, w in centres.tolist()]
+        crops = [Crop(case, side, _HELDOUT_SPACING_MM, (d, h, w)) for d, h, w in centres.tolist()]
         batches.append(_as_batch([(crop.image_hu(), crop.tumor_mask()) for crop in crops]))
     return tuple(batches)
 
 
 def heldout_tumor_crops(
-    cache: CropCache,
-    side: int,
-    *,
-    per_case: int = 2,
-    early_only: bool = False,
-    finest_mm: float = SPACING_RANGE_MM[0],
+    cases: Sequence[CachedCase], side: int, *, early_only: bool = False, finest_mm: float = SPACING_RANGE_MM[0]
 ) -> tuple[Batch, ...]:
-    """Cut crops around real tumours, one batch a case: centred, not augmented, nothing drawn. Side in voxels.
+    """Cut crops around the two largest tumours of each case: centred, not augmented, nothing drawn. Side in voxels.
 
     Args:
-        per_case: Most tumours of a case, largest first.
         early_only: Use only tumours with a radius of at most 10 mm.
         finest_mm: Finest spacing in mm; tumours that do not fit get a coarser one.
 
@@ -291,8 +265,8 @@ def heldout_tumor_crops(
         {"image_hu": (B, 1, side, side, side), "tumor_mask": same shape} for each case with a tumour.
     """
     batches = []
-    for case, tumors in usable_tumors(cache, early_only=early_only):
-        chosen = sorted(tumors, key=lambda tumor: -tumor.volume_mm3)[:per_case]
+    for case, tumors in usable_tumors(cases, early_only=early_only):
+        chosen = sorted(tumors, key=lambda tumor: -tumor.volume_mm3)[:_HELDOUT_PER_CASE]
         cubes = [centred_tumor_crop(case, tumor, side, finest_mm) for tumor in chosen]
         crops = [sample_tumor_crop(cube, tumor) for cube, tumor in zip(cubes, chosen, strict=True)]
         batches.append(_as_batch([(crop.image_hu(), mask) for crop, mask in crops]))

@@ -30,7 +30,7 @@ from nnunet_difftumor.generator_training.crop_cache import (
     CASE_FILE,
     IMAGE_FILE,
     LABELS_FILE,
-    CropCache,
+    CachedCase,
     open_cached_case,
 )
 
@@ -53,8 +53,8 @@ def build_crop_cache(
     tumor_values: tuple[int, ...] = (),
     workers: int = 0,
     show_progress: bool = True,
-) -> CropCache:
-    """Decode the cases that are not in the cache yet, and open it with exactly these cases.
+) -> tuple[CachedCase, ...]:
+    """Decode the cases that are not in the cache yet, and open exactly these cases.
 
     An entry is made anew when the path, size or modification time of its CT or label file changed. Entries
     appear complete or not at all, so an interrupted build goes on where it stopped.
@@ -82,7 +82,7 @@ def build_crop_cache(
                 errors.append(error)
     if errors:
         raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
-    return CropCache(tuple(open_cached_case(entry) for entry in entries))
+    return tuple(open_cached_case(entry) for entry in entries)
 
 
 def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
@@ -104,26 +104,26 @@ def _run_jobs(jobs: Sequence[_Job], workers: int) -> Iterator[DiffTumorError | N
 
 def _build_entry(job: _Job) -> DiffTumorError | None:
     case, entry, tumor_values = job
+    signature = _signature(case, tumor_values)
     temporary = entry.with_name(f".building-{os.getpid()}-{entry.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        _write_entry(case, temporary, tumor_values)
-        if not _is_current(entry, _signature(case, tumor_values)):  # another process may have been faster
+        _write_entry(case, temporary, tumor_values, signature)
+        if not _is_current(entry, signature):  # another process may have been faster
             shutil.rmtree(entry, ignore_errors=True)
             os.replace(temporary, entry)
     except DiffTumorError as error:
         return error
     except OSError:
-        if not _is_current(entry, _signature(case, tumor_values)):
+        if not _is_current(entry, signature):
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return None
 
 
-def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...]) -> None:
-    signature = _signature(case, tumor_values)
+def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...], signature: dict[str, Any]) -> None:
     ct = read_ct(case.image_path)
     tumors: tuple[TumorComponent, ...] = ()
     tumor_hash, tumor_prints = None, None

@@ -70,10 +70,7 @@ def open_data_folder(folder: Path) -> DataFolder:
 
 
 def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | None) -> HoldOut:
-    """Read what is to be held out.
-
-    Args:
-        exclude_cases: A text file with one identifier a line, or a JSON list.
+    """Read what is to be held out; excluded cases stand in a text file, one identifier a line, or in a JSON list.
 
     Raises:
         DatasetError: If a file cannot be understood, or the arguments do not go together.

@@ -80,21 +80,6 @@ class CachedCase:
         return box
 
 
-@dataclass(frozen=True)
-class CropCache:
-    """The cached cases, in the order in which they were given."""
-
-    cases: tuple[CachedCase, ...]
-
-    def select(self, identifiers: frozenset[str] | set[str]) -> CropCache:
-        """Return the cases with these identifiers, in the same order."""
-        return CropCache(tuple(case for case in self.cases if case.identifier in identifiers))
-
-    def with_tumors(self) -> CropCache:
-        """Return the cases that have a tumour."""
-        return CropCache(tuple(case for case in self.cases if case.tumors))
-
-
 def open_cached_case(entry: Path) -> CachedCase:
     """Open one case of a cache, by its folder there; no voxel is read."""
     stored = json.loads((entry / CASE_FILE).read_text(encoding="utf-8"))

@@ -103,11 +103,7 @@ def draw_crop(case: CachedCase, side: int, spacing_range_mm: tuple[float, float]
 
 
 def draw_tumor_crop(
-    case: CachedCase,
-    tumor: TumorComponent,
-    side: int,
-    spacing_range_mm: tuple[float, float],
-    rng: np.random.Generator,
+    case: CachedCase, tumor: TumorComponent, side: int, spacing_range_mm: tuple[float, float], rng: np.random.Generator
 ) -> Crop:
     """Draw a cube, its side in voxels, that holds a whole tumour and its surroundings.
 

@@ -16,7 +16,7 @@ from nnunet_difftumor.ct.label_roles import find_tumor_label
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training import batches, runs
 from nnunet_difftumor.generator_training.case_selection import DataFolder, SelectedCases, read_hold_out
-from nnunet_difftumor.generator_training.crop_cache import CropCache
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
 _MARGIN_VOXELS = 12
@@ -40,7 +40,7 @@ def train(options: argparse.Namespace) -> bool:
     model_folder, autoencoder_cases = runs.find_autoencoder(options.autoencoder)
     autoencoder = load_autoencoder(model_folder)
     selected = _select(options, autoencoder_cases)
-    training, spacing_range_mm = CropCache(selected.training), _spacing_range_mm(options)
+    spacing_range_mm = _spacing_range_mm(options)
     reported, is_heldout = _cases_to_measure(options, selected)
     look = {"early_only": options.early_only, "finest_mm": spacing_range_mm[0]}
     info = GeneratorInfo(
@@ -49,7 +49,7 @@ def train(options: argparse.Namespace) -> bool:
         margin_voxels=_MARGIN_VOXELS,
         low_hu=autoencoder.window.low_hu,
         high_hu=autoencoder.window.high_hu,
-        training_tumors=measure_training_tumors(training, window=autoencoder.window, **look),
+        training_tumors=measure_training_tumors(selected.training, window=autoencoder.window, **look),
         preset=options.preset,
         data_note=options.data_note,
     )
@@ -60,12 +60,10 @@ def train(options: argparse.Namespace) -> bool:
     provenance = replace(runs.provenance_of(selected, diffusion=selected.training), autoencoder=autoencoder_cases)
     train_diffusion(
         batches.TumorCrops(
-            training,
-            preset.crop_sides,
-            preset.voxels_per_batch,
+            selected.training,
+            preset,
             options.seed,
             sampling=batches.TumorSampling(spacing_range_mm=spacing_range_mm),
-            side_probabilities=preset.crop_probabilities,
             early_only=options.early_only,
         ),
         autoencoder,
@@ -89,7 +87,7 @@ def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerp
     return runs.prepare_cases(options, folders, tumor_values, hold_out, tumors_only=True)
 
 
-def _cases_to_measure(options: argparse.Namespace, selected: SelectedCases) -> tuple[CropCache, bool]:
+def _cases_to_measure(options: argparse.Namespace, selected: SelectedCases) -> tuple[Sequence[CachedCase], bool]:
     """Choose the cases to measure on, and say whether they are held-out ones."""
     if options.early_only and selected.heldout:
         limit_mm = batches.EARLY_RADIUS_MM

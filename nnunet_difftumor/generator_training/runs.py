@@ -22,7 +22,7 @@ from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
 from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.options import CACHE_FOLDER
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
@@ -32,10 +32,10 @@ _POLL_SECONDS = 5.0
 
 
 def check_output_folder(output: Path, *, resume: bool) -> None:
-    """Refuse an output folder with something in it before any work is done.
+    """Refuse an output folder with something in it before any work is done, unless a run is resumed.
 
     Raises:
-        OutputExistsError: If it is not empty and `resume` is False.
+        OutputExistsError: If it is a file, or is not empty.
     """
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"{output} is a file; --output needs a folder.")
@@ -69,8 +69,8 @@ def prepare_cases(
     for data, values in zip(folders, tumor_values, strict=True):
         while not is_first and not is_cached(data.cases, cache_folder, values):
             time.sleep(_POLL_SECONDS)
-        cache = build_crop_cache(data.cases, cache_folder, tumor_values=values, workers=options.workers)
-        cached.append((data.folder, cache.with_tumors().cases if tumors_only else cache.cases))
+        cases = build_crop_cache(data.cases, cache_folder, tumor_values=values, workers=options.workers)
+        cached.append((data.folder, [case for case in cases if case.tumors or not tumors_only]))
     if not any(cases for _, cases in cached):
         raise MissingLabelError(
             f"None of the cases in --data has a tumour of {SMALLEST_COMPONENT_VOXELS} voxels or more (labels "
@@ -112,10 +112,10 @@ def describe_selection(selected: SelectedCases, hold_out: HoldOut) -> str:
     return "\n".join([*selected.notes, *lines])
 
 
-def reported_cases(selected: SelectedCases, most: int = 16) -> CropCache:
+def reported_cases(selected: SelectedCases, most: int = 16) -> Sequence[CachedCase]:
     """Choose the cases to measure on: held-out ones, or training cases where none is held out."""
     cases = selected.heldout or selected.training
-    return CropCache(cases[:: max(1, -(-len(cases) // most))])
+    return cases[:: max(1, -(-len(cases) // most))]
 
 
 def provenance_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -11,7 +13,7 @@ from diffusion.generator.info import TrainingTumor
 from diffusion.solid_part import solid_part
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, CropCache
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.crops import centred_tumor_crop, rim_of, sample_tumor_crop
 
 _SIDE = 48
@@ -20,7 +22,7 @@ _MOST_TUMORS = 1000
 
 
 def measure_training_tumors(
-    cache: CropCache,
+    cases: Sequence[CachedCase],
     *,
     early_only: bool = False,
     window: IntensityWindow = ABDOMEN_WINDOW,
@@ -44,7 +46,7 @@ def measure_training_tumors(
     Raises:
         MissingLabelError: If there is no tumour.
     """
-    pairs = [(case, tumor) for case, tumors in usable_tumors(cache, early_only=early_only) for tumor in tumors]
+    pairs = [(case, tumor) for case, tumors in usable_tumors(cases, early_only=early_only) for tumor in tumors]
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_TUMORS)).round().astype(int))
     measured = [_measure(case, tumor, window, finest_mm) for case, tumor in (pairs[index] for index in chosen)]
     return tuple(record for record in measured if record is not None)

@@ -32,13 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, required=True, metavar="RAW_DATASET", help="new folder, e.g. Dataset901_Phantom")
     add("--cases", type=int, default=12, metavar="N", help="cases with tumours (default 12)")
     add("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
-    add(
-        "--organs",
-        nargs="+",
-        choices=("liver", "pancreas", "kidney"),
-        default=["liver"],
-        help="organs that are labelled and carry tumours (default liver)",
-    )
+    organs = "organs that are labelled and carry tumours (default liver)"
+    add("--organs", nargs="+", choices=("liver", "pancreas", "kidney"), default=["liver"], help=organs)
     add(
         "--hospital",
         nargs="+",
@@ -48,12 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--tumors", choices=("mixed", "early"), default="mixed", help="what the tumours look like (default mixed)")
     add("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
-    add(
-        "--size",
-        choices=("small", "full"),
-        default="small",
-        help="small: about 45 x 90 x 120 voxels, 2 s a case; full: a clinical grid, half a minute a case",
-    )
+    size = "small: about 45 x 90 x 120 voxels, 2 s a case; full: a clinical grid, half a minute a case"
+    add("--size", choices=("small", "full"), default="small", help=size)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,13 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-d", "--dataset", required=True, metavar="ID", help="nnU-Net data set: number or full name")
     add("--folds", type=int, default=5, metavar="N", help="number of folds (default 5)")
     add("--seed", type=int, default=12345, help="seed of split and holdout (default 12345, nnU-Net's)")
-    add(
-        "--holdout",
-        type=float,
-        default=None,
-        metavar="SHARE",
-        help="share of the healthy cases in no list (default: healthy_holdout in the settings, 0.2)",
-    )
+    holdout = "share of the healthy cases in no list (default: healthy_holdout in the settings, 0.2)"
+    add("--holdout", type=float, default=None, metavar="SHARE", help=holdout)
     add("--overwrite", action="store_true", help="replace other splits of this data set")
 
 

@@ -45,19 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
     add("--seed", type=int, default=0, metavar="S", help="seed of the generated tumours")
     add("--transplants", type=int, metavar="N", help="transplants per case and radius (default 2)")
-    add(
-        "--other-organ",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("CT", "LABEL", "ORGAN_LABEL"),
-        help="a scan, its label map and the label of an organ that the generator never saw; may be repeated",
-    )
-    add(
-        "--training-range",
-        action="store_true",
-        help="also take the tumours of all other cases of the data set into a second range of plausible means",
-    )
+    other_organ = "a scan, its label map and the label of an organ that the generator never saw; may be repeated"
+    add("--other-organ", nargs=3, action="append", default=[], metavar=("CT", "LABEL", "ORGAN_LABEL"), help=other_organ)
+    training_range = "also take the tumours of all other cases of the data set into a second range of plausible means"
+    add("--training-range", action="store_true", help=training_range)
     add("--classifier-steps", type=int, metavar="N", help="training steps per fold (default 200)")
     add("--quick", action="store_true", help="fewer tumours and a few training steps, to try it")
     add("--overwrite", action="store_true", help="replace results in --output")

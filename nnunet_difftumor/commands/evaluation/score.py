@@ -36,35 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--reference", type=Path, required=True, metavar="DIR", help="reference label maps")
     add("--prediction", type=Path, required=True, metavar="DIR", help="predicted label maps")
-    add(
-        "--probabilities",
-        type=Path,
-        metavar="DIR",
-        help="tumour probabilities: CASE.npz of nnUNetv2_predict --save_probabilities (may be the folder of "
-        "--prediction), or images CASE.nii.gz or CASE_LABEL.nii.gz",
+    probabilities = (
+        "tumour probabilities: CASE.npz of nnUNetv2_predict --save_probabilities (may be the folder of "
+        "--prediction), or images CASE.nii.gz or CASE_LABEL.nii.gz"
     )
+    add("--probabilities", type=Path, metavar="DIR", help=probabilities)
     add("--labels", type=Path, required=True, metavar="FILE", help="dataset.json of nnU-Net")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
-    add(
-        "--tumor-label",
-        nargs="+",
-        default=[],
-        metavar="LABEL",
-        help="names or values of the tumour labels (default: all whose names say so)",
-    )
+    tumor_label = "names or values of the tumour labels (default: all whose names say so)"
+    add("--tumor-label", nargs="+", default=[], metavar="LABEL", help=tumor_label)
     add("--organ-label", metavar="LABEL", help="name or value of the organ for --organ-filter (default: inferred)")
-    add(
-        "--organ-filter",
-        metavar="SOURCE",
-        help="score a second time, into organ_filter/, without predicted tumours that lie outside the organ of "
-        "the reference, of the prediction, or of the masks in a folder (default: no filter)",
+    organ_filter = (
+        "score a second time, into organ_filter/, without predicted tumours that lie outside the organ of "
+        "the reference, of the prediction, or of the masks in a folder (default: no filter)"
     )
-    add(
-        "--confidence",
-        choices=CONFIDENCES,
-        default=CONFIDENCES[0],
-        help="score of a predicted tumour from its probabilities (default max)",
-    )
+    add("--organ-filter", metavar="SOURCE", help=organ_filter)
+    confidence = "score of a predicted tumour from its probabilities (default max)"
+    add("--confidence", choices=CONFIDENCES, default=CONFIDENCES[0], help=confidence)
     add("--only-predicted", action="store_true", help="leave out cases without a prediction, and list them")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add("--overwrite", action="store_true", help="replace results in --output")

@@ -39,44 +39,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--organ-mask", type=Path, required=True, metavar="FILE", help="mask on the CT's grid")
     add("--organ-label", type=int, metavar="N", help="value of the organ if the mask holds several")
     add("--tumor-mask", type=Path, metavar="FILE", help="use this mask as the tumour, as it is")
-    add(
-        "--generator",
-        default=DEFAULT_GENERATOR,
-        metavar="DIR",
-        help=f"generator folder, or the name of one that comes with this package (default {DEFAULT_GENERATOR})",
-    )
+    generator = f"generator folder, or the name of one that comes with this package (default {DEFAULT_GENERATOR})"
+    add("--generator", default=DEFAULT_GENERATOR, metavar="DIR", help=generator)
     add("--output", type=Path, required=True, metavar="DIR", help="new folder for the results")
     add("--count", type=int, default=3, metavar="N", help="number of tumours (default 3)")
-    add(
-        "--radius-mm",
-        type=float,
-        nargs=2,
-        metavar=("LO", "HI"),
-        help="range of radii in mm (default: those of the paper: 3-5 and 6-10 mm in 40%% each, 12-20 and 24-64 mm in "
-        "10%% each); beyond 0.4 of the scan's shortest side they are limited to it",
+    radius_mm = (
+        "range of radii in mm (default: those of the paper: 3-5 and 6-10 mm in 40%% each, 12-20 and 24-64 mm in "
+        "10%% each); beyond 0.4 of the scan's shortest side they are limited to it"
     )
-    add(
-        "--target",
-        choices=TARGETS,
-        help="where contrasts come from: liver or pancreas (published values), training (the generator's training "
+    add("--radius-mm", type=float, nargs=2, metavar=("LO", "HI"), help=radius_mm)
+    target = (
+        "where contrasts come from: liver or pancreas (published values), training (the generator's training "
         "tumours; default for a generator of your own), hypodense (those of them that are darker than their "
-        "surroundings; default for builtin:...)",
+        "surroundings; default for builtin:...)"
     )
-    add(
-        "--contrast-hu",
-        type=float,
-        nargs=2,
-        metavar=("LO", "HI"),
-        help="range of contrasts in HU, tumour minus surroundings, in place of --target",
+    add("--target", choices=TARGETS, help=target)
+    contrast_hu = "range of contrasts in HU, tumour minus surroundings, in place of --target"
+    add("--contrast-hu", type=float, nargs=2, metavar=("LO", "HI"), help=contrast_hu)
+    heterogeneity_hu = (
+        "range of standard deviations inside a tumour, without noise, in HU (default: those of the training tumours)"
     )
-    add(
-        "--heterogeneity-hu",
-        type=float,
-        nargs=2,
-        metavar=("LO", "HI"),
-        help="range of standard deviations inside a tumour, without noise, in HU (default: those of the "
-        "training tumours)",
-    )
+    add("--heterogeneity-hu", type=float, nargs=2, metavar=("LO", "HI"), help=heterogeneity_hu)
     add("--steps", type=int, metavar="T", help="denoising steps (default 4; with --replay those of the file)")
     add("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
     add("--replay", type=Path, metavar="FILE", help="make the tumours of this tumors.json again")

@@ -28,39 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="folder TRAINER__PLANS__CONFIGURATION")
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="new folder; its name must be nnUNetTrainer__PLANS__CONFIGURATION, as nnUNetv2_predict wants it",
-    )
+    output = "new folder; its name must be nnUNetTrainer__PLANS__CONFIGURATION, as nnUNetv2_predict wants it"
+    add("--output", type=Path, required=True, metavar="DIR", help=output)
     add("--folds", nargs="+", metavar="K", help="folds to export (default: all that have the checkpoint)")
-    add(
-        "--checkpoint",
-        default="checkpoint_final.pth",
-        metavar="NAME",
-        help="which checkpoint of each fold (default checkpoint_final.pth)",
-    )
-    add(
-        "--keep-optimizer-state",
-        action="store_true",
-        help="keep what nnUNetv2_train --c needs to go on, with stock nnU-Net (doubles the size)",
-    )
-    add(
-        "--verify-with",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="IMAGE",
-        help="image to compare predictions on, one file a channel (default: a small synthetic volume)",
-    )
-    add(
-        "--device",
-        default="cpu",
-        choices=["cpu", "cuda", "mps"],
-        help="where the comparison runs (default cpu, where equal models predict equal bits)",
-    )
+    checkpoint = "which checkpoint of each fold (default checkpoint_final.pth)"
+    add("--checkpoint", default="checkpoint_final.pth", metavar="NAME", help=checkpoint)
+    keep_optimizer_state = "keep what nnUNetv2_train --c needs to go on, with stock nnU-Net (doubles the size)"
+    add("--keep-optimizer-state", action="store_true", help=keep_optimizer_state)
+    verify_with = "image to compare predictions on, one file a channel (default: a small synthetic volume)"
+    add("--verify-with", type=Path, nargs="+", default=[], metavar="IMAGE", help=verify_with)
+    device = "where the comparison runs (default cpu, where equal models predict equal bits)"
+    add("--device", default="cpu", choices=["cpu", "cuda", "mps"], help=device)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,29 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
     add("--data", type=Path, nargs="+", required=True, metavar="RAW_DATASET", help="nnU-Net raw data sets with tumours")
-    add(
-        "--autoencoder",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="--output of train-autoencoder, a generator, or builtin:NAME",
-    )
+    autoencoder = "--output of train-autoencoder, a generator, or builtin:NAME"
+    add("--autoencoder", type=Path, required=True, metavar="DIR", help=autoencoder)
     add("--tumor-label", metavar="NAME", help="name of the tumour label in dataset.json (default: found by its name)")
     add("--early-only", action="store_true", help="learn from tumours of at most 10 mm radius only")
-    add(
-        "--objective",
-        choices=("flow", "v", "epsilon"),
-        default="flow",
-        help="what the denoiser predicts: rectified flow (default), v, or the paper's epsilon in plain latents",
-    )
+    objective = "what the denoiser predicts: rectified flow (default), v, or the paper's epsilon in plain latents"
+    add("--objective", choices=("flow", "v", "epsilon"), default="flow", help=objective)
     add("--plain-latents", action="store_true", help="let the noise run in latents, not in differences from the fill")
-    add(
-        "--spacing-mm",
-        type=float,
-        nargs=2,
-        metavar=("LO", "HI"),
-        help="finest and coarsest spacing of the crops (default 1.5 6); LO = HI switches the variation off",
-    )
+    spacing_mm = "finest and coarsest spacing of the crops (default 1.5 6); LO = HI switches the variation off"
+    add("--spacing-mm", type=float, nargs=2, metavar=("LO", "HI"), help=spacing_mm)
     add("--data-note", default="", metavar="TEXT", help="what the data are, for the model card")
     add_training_arguments(parser)
 

@@ -55,16 +55,7 @@ def flips_to_display(affine: NDArray[np.floating]) -> tuple[int, ...]:
 def crop_around(
     label: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: float = 35.0
 ) -> tuple[slice, slice, slice]:
-    """Box around a label with a margin.
-
-    Args:
-        label: True inside the tumour, at least one voxel. Shape (D, H, W).
-        spacing_mm: Spacing in mm, array order.
-        margin_mm: Margin on every side in mm.
-
-    Returns:
-        The box, cut at the volume's borders.
-    """
+    """Box around a label (D, H, W) of at least one voxel, with a margin in mm, cut at the volume's borders."""
     voxels = np.argwhere(label)
     margin = np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int)
     low = np.maximum(voxels.min(axis=0) - margin, 0)

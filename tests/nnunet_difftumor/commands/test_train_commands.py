@@ -164,9 +164,9 @@ def test_early_tumours_are_measured_on_early_tumours(
     measured = []
     cut = training_data.heldout_tumor_crops
 
-    def keep(cache: Any, side: int, **options: Any) -> Any:
-        measured.append([case.identifier for case in cache.cases])
-        return cut(cache, side, **options)
+    def keep(cases: Any, side: int, **options: Any) -> Any:
+        measured.append([case.identifier for case in cases])
+        return cut(cases, side, **options)
 
     monkeypatch.setattr(training_data, "heldout_tumor_crops", keep)
     words = [*split_arguments(dataset), "--early-only"]

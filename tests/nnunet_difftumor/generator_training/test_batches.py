@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -8,6 +9,8 @@ import pytest
 import torch
 from scipy import ndimage
 
+from autoencoder.engine.preset import TrainingPreset
+from autoencoder.presets import AUTOENCODER_PRESETS
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.generator_training import pasted_lesions
@@ -31,11 +34,12 @@ from nnunet_difftumor.generator_training.batches import (
     usable_tumors,
 )
 from nnunet_difftumor.generator_training.cache_building import build_crop_cache
-from nnunet_difftumor.generator_training.crop_cache import CropCache
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.crops import Crop, centred_tumor_crop, draw_tumor_crop, sample_tumor_crop
 from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesion
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
+Cases = tuple[CachedCase, ...]
 AS_THEY_ARE = TumorSampling(
     pasted_share=0.0,
     tumor_shift_share=0.0,
@@ -55,6 +59,12 @@ def ball(centre_mm: tuple[float, float, float], radius_mm: float) -> np.ndarray:
     ]
     d, h, w = np.ix_(*axes)
     return d**2 + h**2 + w**2 <= radius_mm**2
+
+
+def preset_of(sides: tuple[int, ...], voxels: int, probabilities: tuple[float, ...] | None = None) -> TrainingPreset:
+    probabilities = probabilities or (1 / len(sides),) * len(sides)
+    nano = AUTOENCODER_PRESETS["nano"]
+    return replace(nano, crop_sides=sides, crop_probabilities=probabilities, voxels_per_batch=voxels)
 
 
 def save_case(folder: Path, name: str, image: np.ndarray, labels: np.ndarray) -> Case:
@@ -79,7 +89,7 @@ def make_patient(folder: Path, name: str, radii_mm: tuple[float, ...], seed: int
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> CropCache:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     folder = tmp_path_factory.mktemp("data")
     cases = [
         make_patient(folder, "a", (18.0,)),
@@ -90,7 +100,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> CropCache:
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> CropCache:
+def single(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     """Cases with one tumour each."""
     folder = tmp_path_factory.mktemp("single")
     cases = [make_patient(folder, f"r{radius_mm:g}", (radius_mm,)) for radius_mm in (3.0, 8.0, 25.0)]
@@ -102,7 +112,7 @@ class TestCrop:
         d, h, w = np.indices(SHAPE)
         image = 10 * d + 3 * h - 4 * w  # in HU per voxel: 10/3, 3 and -4 HU a mm
         case = save_case(tmp_path, "ramp", image, np.zeros(SHAPE))
-        cached = build_crop_cache([case], tmp_path / "cache", show_progress=False).cases[0]
+        cached = build_crop_cache([case], tmp_path / "cache", show_progress=False)[0]
         offsets = np.indices((8, 8, 8)) - 3.5
         for spacing_mm in (1.5, 2.7, 5.0):
             crop = Crop(cached, 8, spacing_mm, (60.0, 55.0, 50.0))
@@ -112,26 +122,26 @@ class TestCrop:
             error_hu = np.abs(crop.image_hu() - (10 / 3 * d_mm + 3 * h_mm - 4 * w_mm))
             assert error_hu.max() < 0.05 * spacing_mm * 4  # the steepest slope is 4 HU a mm
 
-    def test_outside_the_volume_is_air(self, cache: CropCache) -> None:
-        crop = Crop(cache.cases[0], 16, 2.0, (-100.0, 55.0, 55.0))
+    def test_outside_the_volume_is_air(self, cache: Cases) -> None:
+        crop = Crop(cache[0], 16, 2.0, (-100.0, 55.0, 55.0))
         assert (crop.image_hu() == -1000).all()
         assert not crop.tumor_mask().any()
 
-    def test_a_crop_across_the_border_has_both(self, cache: CropCache) -> None:
-        image_hu = Crop(cache.cases[0], 16, 2.0, (0.0, 55.0, 55.0)).image_hu()
+    def test_a_crop_across_the_border_has_both(self, cache: Cases) -> None:
+        image_hu = Crop(cache[0], 16, 2.0, (0.0, 55.0, 55.0)).image_hu()
         assert (image_hu[:6] == -1000).all()
         assert (image_hu[9:] > 0).all()
 
     @pytest.mark.parametrize("spacing_mm", [1.5, 2.0, 3.0])
-    def test_the_mask_keeps_its_volume(self, cache: CropCache, spacing_mm: float) -> None:
-        case = cache.cases[0]
+    def test_the_mask_keeps_its_volume(self, cache: Cases, spacing_mm: float) -> None:
+        case = cache[0]
         mask = Crop(case, 48, spacing_mm, (60.0, 40.0, 55.0)).tumor_mask()
         assert mask.sum() * spacing_mm**3 == pytest.approx(case.tumors[0].volume_mm3, rel=0.08)
 
     @pytest.mark.parametrize("side", [16, 32, 48, 64])
-    def test_a_tumour_crop_holds_the_whole_tumour_with_surroundings(self, single: CropCache, side: int) -> None:
+    def test_a_tumour_crop_holds_the_whole_tumour_with_surroundings(self, single: Cases, side: int) -> None:
         rng = np.random.default_rng(side)
-        for case in single.cases:
+        for case in single:
             for _ in range(12):
                 crop = draw_tumor_crop(case, case.tumors[0], side, (1.5, 6.0), rng)
                 crop, mask = sample_tumor_crop(crop, case.tumors[0])
@@ -143,8 +153,8 @@ class TestCrop:
                 if case.tumors[0].radius_mm > 5:
                     assert mask.sum() * crop.spacing_mm**3 == pytest.approx(case.tumors[0].volume_mm3, rel=0.25)
 
-    def test_a_mask_that_vanishes_is_drawn_again_at_a_finer_spacing(self, cache: CropCache) -> None:
-        case = cache.cases[1]
+    def test_a_mask_that_vanishes_is_drawn_again_at_a_finer_spacing(self, cache: Cases) -> None:
+        case = cache[1]
         tumor = case.tumors[1]  # 4 mm radius
         centre_mm = tuple(tumor.centre_mm(case.spacing_mm) + 8.0)  # between the samples
         coarse = Crop(case, 16, 16.0, centre_mm)
@@ -153,19 +163,19 @@ class TestCrop:
         assert finer.spacing_mm < 16.0
         assert mask.any()
 
-    def test_centred_crops_are_coarser_for_tumours_that_do_not_fit(self, cache: CropCache) -> None:
-        large, small = cache.cases[0], cache.cases[1]
+    def test_centred_crops_are_coarser_for_tumours_that_do_not_fit(self, cache: Cases) -> None:
+        large, small = cache[0], cache[1]
         assert centred_tumor_crop(small, small.tumors[0], 48, 1.5).spacing_mm == 1.5
         assert centred_tumor_crop(large, large.tumors[0], 32, 1.5).spacing_mm == pytest.approx(19.5 / 4, rel=0.1)
 
 
 class TestBatches:
-    def test_a_batch_depends_on_seed_and_index_only(self, cache: CropCache) -> None:
+    def test_a_batch_depends_on_seed_and_index_only(self, cache: Cases) -> None:
         for make in (AutoencoderCrops, TumorCrops):
             first, again, other = (
-                make(cache, (16, 32), 65536, 3),
-                make(cache, (16, 32), 65536, 3),
-                make(cache, (16, 32), 65536, 4),
+                make(cache, preset_of((16, 32), 65536), 3),
+                make(cache, preset_of((16, 32), 65536), 3),
+                make(cache, preset_of((16, 32), 65536), 4),
             )
             _ = again[0]
             for key, value in first[5].items():
@@ -173,23 +183,24 @@ class TestBatches:
                 assert value.shape != first[6][key].shape or not torch.equal(value, first[6][key])
                 assert value.shape != other[5][key].shape or not torch.equal(value, other[5][key])
 
-    def test_a_batch_has_one_side_and_never_one_crop(self, cache: CropCache) -> None:
-        shapes = {tuple(AutoencoderCrops(cache, (16, 32), 2 * 32**3, 0)[i]["image_hu"].shape) for i in range(8)}
+    def test_a_batch_has_one_side_and_never_one_crop(self, cache: Cases) -> None:
+        crops = AutoencoderCrops(cache, preset_of((16, 32), 2 * 32**3), 0)
+        shapes = {tuple(crops[i]["image_hu"].shape) for i in range(8)}
         assert shapes == {(16, 1, 16, 16, 16), (2, 1, 32, 32, 32)}
-        assert len(AutoencoderCrops(cache, (32,), 100, 0)[0]["image_hu"]) == 2
+        assert len(AutoencoderCrops(cache, preset_of((32,), 100), 0)[0]["image_hu"]) == 2
 
-    def test_sides_follow_their_probabilities(self, cache: CropCache) -> None:
-        crops = AutoencoderCrops(cache, (16, 32), 8192, 0, side_probabilities=(0.0, 1.0))
+    def test_sides_follow_their_probabilities(self, cache: Cases) -> None:
+        crops = AutoencoderCrops(cache, preset_of((16, 32), 8192, (0.0, 1.0)), 0)
         assert {crops[i]["image_hu"].shape[-1] for i in range(5)} == {32}
 
-    def test_the_global_random_streams_are_left_alone(self, cache: CropCache) -> None:
+    def test_the_global_random_streams_are_left_alone(self, cache: Cases) -> None:
         before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-        _ = TumorCrops(cache, (16,), 8192, 0)[0], AutoencoderCrops(cache, (16,), 8192, 0)[0]
+        _ = TumorCrops(cache, preset_of((16,), 8192), 0)[0], AutoencoderCrops(cache, preset_of((16,), 8192), 0)[0]
         assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
         assert torch.equal(torch_before, torch.get_rng_state())
 
-    def test_masks_are_binary_and_never_empty(self, cache: CropCache) -> None:
-        crops = TumorCrops(cache, (16, 32), 2 * 32**3, 0)
+    def test_masks_are_binary_and_never_empty(self, cache: Cases) -> None:
+        crops = TumorCrops(cache, preset_of((16, 32), 2 * 32**3), 0)
         for index in range(12):
             batch = crops[index]
             mask = batch["tumor_mask"]
@@ -199,8 +210,8 @@ class TestBatches:
             assert (mask.flatten(1).sum(dim=1) > 0).all()
             assert torch.isfinite(batch["image_hu"]).all()
 
-    def test_mask_and_image_are_turned_alike(self, cache: CropCache) -> None:
-        crops = TumorCrops(CropCache(cache.cases[:1]), (48,), 2 * 48**3, 0, sampling=AS_THEY_ARE)
+    def test_mask_and_image_are_turned_alike(self, cache: Cases) -> None:
+        crops = TumorCrops(cache[:1], preset_of((48,), 2 * 48**3), 0, sampling=AS_THEY_ARE)
         for index in range(4):
             batch = crops[index]
             for image_hu, mask in zip(batch["image_hu"], batch["tumor_mask"], strict=True):
@@ -209,20 +220,20 @@ class TestBatches:
                 muscle = image_hu[(mask == 0) & (image_hu > inside.mean() + 20)]
                 assert muscle.mean() - inside.mean() == pytest.approx(MUSCLE_HU - TUMOR_HU, abs=10)
 
-    def test_early_only_takes_small_tumours(self, cache: CropCache) -> None:
+    def test_early_only_takes_small_tumours(self, cache: Cases) -> None:
         tumors = [t.radius_mm for _, found in usable_tumors(cache, early_only=True) for t in found]
         assert len(tumors) == 2
         assert max(tumors) < 10
         with pytest.raises(MissingLabelError, match="no early tumour"):
-            TumorCrops(CropCache(cache.cases[:1]), (16,), 8192, 0, early_only=True)
+            TumorCrops(cache[:1], preset_of((16,), 8192), 0, early_only=True)
 
-    def test_no_tumour_and_no_case_are_refused(self, cache: CropCache) -> None:
+    def test_no_tumour_and_no_case_are_refused(self, cache: Cases) -> None:
         with pytest.raises(MissingLabelError, match="--tumor-label"):
-            TumorCrops(CropCache(cache.cases[2:]), (16,), 8192, 0)
+            TumorCrops(cache[2:], preset_of((16,), 8192), 0)
         with pytest.raises(DatasetError, match="No case"):
-            AutoencoderCrops(CropCache(()), (16,), 8192, 0)
+            AutoencoderCrops((), preset_of((16,), 8192), 0)
 
-    def test_heldout_crops_are_fixed(self, cache: CropCache) -> None:
+    def test_heldout_crops_are_fixed(self, cache: Cases) -> None:
         for cut in (heldout_image_crops, heldout_tumor_crops):
             for first, again in zip(cut(cache, 32), cut(cache, 32), strict=True):
                 assert all(torch.equal(first[key], again[key]) for key in first)
@@ -296,7 +307,7 @@ def ball_share(radius_voxels: float, side: int = 32) -> np.ndarray:
 
 
 class TestSampling:
-    def test_bins_of_size_are_divided_at_diameters_of_10_20_and_50_mm(self, cache: CropCache) -> None:
+    def test_bins_of_size_are_divided_at_diameters_of_10_20_and_50_mm(self, cache: Cases) -> None:
         bins = divide_by_size(usable_tumors(cache))
         found = [sorted(tumor.radius_mm for _, tumors in cases for tumor in tumors) for cases in bins]
         assert sum(map(len, found)) == 3
@@ -310,14 +321,14 @@ class TestSampling:
 
 
 class TestPastedLesions:
-    def test_the_noise_is_the_hosts(self, tmp_path: Path, cache: CropCache) -> None:
+    def test_the_noise_is_the_hosts(self, tmp_path: Path, cache: Cases) -> None:
         rng = np.random.default_rng(0)
         noisy = MUSCLE_HU + ndimage.gaussian_filter(rng.normal(0.0, 60.0, SHAPE), 0.7)
         case = save_case(tmp_path, "noisy", noisy, np.zeros(SHAPE))
-        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
         ratios = []
         for _ in range(12):
-            pasted = draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, SPACING_RANGE_MM, rng)
+            pasted = draw_pasted_lesion(cache[0], cache[0].tumors[0], host, 32, SPACING_RANGE_MM, rng)
             if pasted is not None and pasted[1].sum() > 300:
                 image_hu, mask = pasted
                 fine_hu = image_hu - ndimage.gaussian_filter(image_hu, 1.0)
@@ -328,11 +339,10 @@ class TestPastedLesions:
         assert len(ratios) >= 3
         assert 0.6 < np.median(ratios) < 1.2
 
-    def test_a_large_tumour_becomes_a_small_lesion_in_muscle(self, cache: CropCache) -> None:
+    def test_a_large_tumour_becomes_a_small_lesion_in_muscle(self, cache: Cases) -> None:
         rng = np.random.default_rng(0)
         drawn = [
-            draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], cache.cases[2], 32, SPACING_RANGE_MM, rng)
-            for _ in range(12)
+            draw_pasted_lesion(cache[0], cache[0].tumors[0], cache[2], 32, SPACING_RANGE_MM, rng) for _ in range(12)
         ]
         made = [pair for pair in drawn if pair is not None]
         assert len(made) >= 8
@@ -342,11 +352,11 @@ class TestPastedLesions:
             assert abs(image_hu[mask].mean() - MUSCLE_HU) < 75
             assert np.isfinite(image_hu).all()
 
-    def test_nothing_is_pasted_where_no_soft_tissue_is(self, tmp_path: Path, cache: CropCache) -> None:
+    def test_nothing_is_pasted_where_no_soft_tissue_is(self, tmp_path: Path, cache: Cases) -> None:
         case = save_case(tmp_path, "fat", np.full(SHAPE, FAT_HU), np.zeros(SHAPE))
-        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
         rng = np.random.default_rng(0)
-        assert draw_pasted_lesion(cache.cases[0], cache.cases[0].tumors[0], host, 32, SPACING_RANGE_MM, rng) is None
+        assert draw_pasted_lesion(cache[0], cache[0].tumors[0], host, 32, SPACING_RANGE_MM, rng) is None
 
 
 class TestSpacing:
@@ -355,19 +365,19 @@ class TestSpacing:
         [((1.5, 6.0), (1.5, 3.2)), ((0.8, 0.8), (0.8, 0.8)), ((2.0, 2.5), (2.0, 2.5)), ((4.0, 5.0), (4.0, 4.0))],
     )
     def test_lesions_are_pasted_at_the_spacing_of_the_crops(
-        self, cache: CropCache, asked_mm: tuple[float, float], expected_mm: tuple[float, float]
+        self, cache: Cases, asked_mm: tuple[float, float], expected_mm: tuple[float, float]
     ) -> None:
         rng = np.random.default_rng(0)
-        places = [pasted_lesions._draw_place(cache.cases[2], 32, asked_mm, rng) for _ in range(60)]
+        places = [pasted_lesions._draw_place(cache[2], 32, asked_mm, rng) for _ in range(60)]
         drawn_mm = [place.spacing_mm for place in places if place is not None]
         assert len(drawn_mm) > 30
         assert min(drawn_mm) == pytest.approx(expected_mm[0], rel=0.1)
         assert max(drawn_mm) == pytest.approx(expected_mm[1], rel=0.1)
 
     @pytest.mark.parametrize("finest_mm", [0.6, 1.5])
-    def test_held_out_tumors_are_cut_at_the_finest_spacing(self, single: CropCache, finest_mm: float) -> None:
-        (batch,) = heldout_tumor_crops(CropCache(single.cases[:1]), 48, finest_mm=finest_mm)
-        volume_mm3 = single.cases[0].tumors[0].volume_mm3
+    def test_held_out_tumors_are_cut_at_the_finest_spacing(self, single: Cases, finest_mm: float) -> None:
+        (batch,) = heldout_tumor_crops(single[:1], 48, finest_mm=finest_mm)
+        volume_mm3 = single[0].tumors[0].volume_mm3
         assert float(batch["tumor_mask"].sum()) * finest_mm**3 == pytest.approx(volume_mm3, rel=0.3)
 
     def test_statistics_are_measured_at_the_finest_spacing(self, tmp_path: Path) -> None:
@@ -438,14 +448,14 @@ class TestStatistics:
         inner = ball((60.0, 55.0, 55.0), 9.0)
         labels[inner] = 2
         case = save_case(tmp_path, "shell", np.full(SHAPE, FAT_HU), labels)
-        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
         small, shell = sorted(cached.tumors, key=lambda tumor: tumor.radius_mm)
         crop = Crop(cached, 64, 1.0, (60.0, 55.0, 55.0))
         assert (crop.share_of(small) >= 0.5).sum() == pytest.approx(small.volume_mm3, rel=0.08)
         np.testing.assert_allclose(crop.share_of(small) + crop.share_of(shell), crop.tumor_share(), atol=1e-6)
 
-    def test_contrast_and_radius_are_measured(self, cache: CropCache) -> None:
-        tumors = measure_training_tumors(CropCache(cache.cases[:2]))
+    def test_contrast_and_radius_are_measured(self, cache: Cases) -> None:
+        tumors = measure_training_tumors(cache[:2])
         assert len(tumors) == 3
         for tumor in tumors:
             assert tumor.contrast_hu == pytest.approx(TUMOR_HU - MUSCLE_HU, abs=8)

@@ -43,7 +43,7 @@ def case(tmp_path: Path) -> Case:
 
 
 def test_random_boxes_equal_the_decoded_volume_with_air_around(tmp_path: Path, case: Case) -> None:
-    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
     image = np.asanyarray(nibabel.load(case.image_path).dataobj).T
     labels = np.asanyarray(nibabel.load(case.label_path).dataobj).T
     rng = np.random.default_rng(1)
@@ -62,12 +62,12 @@ def test_padding_of_the_scanner_becomes_air(tmp_path: Path) -> None:
     image = np.full((20, 20, 20), -3024, np.int16)
     image[5:15, 5:15, 5:15] = 40
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "a.nii.gz")
-    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache", show_progress=False).cases[0]
+    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache", show_progress=False)[0]
     assert cached.read_box((0, 0, 0), (1, 1, 1)).item() == -1024
 
 
 def test_body_voxels_lie_in_the_body(tmp_path: Path, case: Case) -> None:
-    cached = build_crop_cache([case], tmp_path / "cache", show_progress=False).cases[0]
+    cached = build_crop_cache([case], tmp_path / "cache", show_progress=False)[0]
     rng = np.random.default_rng(0)
     voxels = np.array([cached.draw_body_voxel(rng) for _ in range(50)])
     values = [cached.read_box(voxel, voxel + 1).item() for voxel in voxels]
@@ -77,7 +77,7 @@ def test_body_voxels_lie_in_the_body(tmp_path: Path, case: Case) -> None:
 
 def test_volume_of_air_still_gives_voxels(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 9), -1000, np.int16), AFFINE), tmp_path / "a.nii.gz")
-    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache", show_progress=False).cases[0]
+    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache", show_progress=False)[0]
     voxel = cached.draw_body_voxel(np.random.default_rng(0))
     assert ((voxel >= 0) & (voxel < 9)).all()
 
@@ -92,14 +92,14 @@ def test_a_cached_case_is_not_decoded_again(tmp_path: Path, case: Case, monkeypa
 
 @pytest.mark.parametrize("which", ["image_path", "label_path"])
 def test_a_changed_file_is_decoded_again(tmp_path: Path, case: Case, which: str) -> None:
-    before = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+    before = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
     path: Path = getattr(case, which)
     array = np.asanyarray(nibabel.load(path).dataobj).copy()
     array[30, 30, 10] += 1
     nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
     assert not is_cached([case], tmp_path / "cache", (2,))
-    after = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+    after = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
     assert before.fingerprint != after.fingerprint
     box = (10, 30, 30), (11, 31, 31)
     changed = after.read_box(*box) if which == "image_path" else after.read_label_box(*box)
@@ -129,8 +129,8 @@ def test_several_processes_build_the_same_cache(tmp_path: Path, case: Case) -> N
     cases = [case, make_case(tmp_path / "data", "b", 1)]
     alone = build_crop_cache(cases, tmp_path / "one", tumor_values=(2,), show_progress=False)
     together = build_crop_cache(cases, tmp_path / "two", tumor_values=(2,), workers=2, show_progress=False)
-    assert [x.fingerprint for x in alone.cases] == [x.fingerprint for x in together.cases]
-    assert [x.tumors for x in alone.cases] == [x.tumors for x in together.cases]
+    assert [x.fingerprint for x in alone] == [x.fingerprint for x in together]
+    assert [x.tumors for x in alone] == [x.tumors for x in together]
 
 
 def test_the_cache_in_memory_holds_no_voxels(tmp_path: Path, case: Case) -> None:
@@ -139,7 +139,7 @@ def test_the_cache_in_memory_holds_no_voxels(tmp_path: Path, case: Case) -> None
 
 
 def test_tumours_are_measured_in_mm(tmp_path: Path, case: Case) -> None:
-    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
     large, small = cached.tumors
     assert (large.start, large.stop) == ((10, 30, 30), (14, 42, 40))
     assert large.volume_mm3 == pytest.approx(4 * 12 * 10 * 0.8 * 0.8 * 2.5)
@@ -163,7 +163,7 @@ class TestFingerprints:
     def test_cache_and_files_agree(
         self, tmp_path: Path, case: Case, fingerprint_case: Callable[..., CaseFingerprint]
     ) -> None:
-        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False).cases[0]
+        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
         assert cached.fingerprint == fingerprint_case(case, (2,))
         assert cached.fingerprint.tumor_mask_hash is not None
 

@@ -82,7 +82,9 @@ def _four_workers(project):
 
 CACHE = """
 import resource, sys
+from dataclasses import replace
 from pathlib import Path
+from autoencoder.presets import AUTOENCODER_PRESETS
 from nnunet_difftumor.generator_training.cache_building import build_crop_cache
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.generator_training.batches import AutoencoderCrops
@@ -96,8 +98,9 @@ for number in range(count):
     nibabel.save(nibabel.Nifti1Image(image_hu + number % 7, np.diag([2.0, 2.0, 2.0, 1.0])), path)
     cases.append(Case(path.name[: -len(".nii.gz")], path))
 cache = build_crop_cache(cases, folder / f"cache_{count}", show_progress=False)
-assert len(cache.cases) == count
-batches = AutoencoderCrops(cache, (32,), 2 * 32**3, seed=0)
+assert len(cache) == count
+nano = replace(AUTOENCODER_PRESETS["nano"], crop_sides=(32,), crop_probabilities=(1.0,), voxels_per_batch=2 * 32**3)
+batches = AutoencoderCrops(cache, nano, seed=0)
 for index in range(300):
     batches[index]
 pages = int(Path("/proc/self/statm").read_text().split()[1])
