@@ -18,10 +18,8 @@ _SAMPLES_AT_ONCE = 4
 class ReconstructionErrors:
     """Mean absolute errors in HU inside the window over so many voxels, beside two yardsticks that need no training.
 
-    Attributes:
-        mae_pool2_hu: Error of 2x average pooling and trilinear upsampling, which keeps as many
-            numbers as the latents of 8 channels do.
-        mae_pool4_hu: Error of 4x average pooling and trilinear upsampling.
+    These are 2x average pooling with trilinear upsampling, which keeps as many numbers as the latents of 8 channels do,
+    and 4x average pooling.
     """
 
     mae_hu: float
@@ -34,11 +32,10 @@ class ReconstructionErrors:
 def reconstruction_errors(
     model: AutoencoderKL3D, crops_hu: Sequence[Tensor], masks: Sequence[Tensor] | None = None
 ) -> ReconstructionErrors:
-    """Compare reconstructions with the crops, all limited to the model's HU window.
+    """Compare reconstructions with crops in HU, all limited to the window of the model, which is in evaluation mode.
 
     Args:
-        model: Autoencoder; put it into evaluation mode first.
-        crops_hu: Crops in HU, of shapes (B, 1, D, H, W) that may differ between the items.
+        crops_hu: Crops of shapes (B, 1, D, H, W) that may differ between the items.
         masks: True where voxels count, one mask per crop and of its shape; None counts all.
 
     Raises:

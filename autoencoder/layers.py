@@ -60,10 +60,7 @@ class PooledShortcut(nn.Module):
     their mean and 7 differences, one per latent channel, so that each channel has a scale of its own.
     A network that only adds to this starts at the error of 2x pooling instead of that of a constant
     (after the non-parametric shortcuts of Chen et al., "Deep Compression Autoencoder", 2024).
-
-    Args:
-        latent_channels: Channels of the latents; beyond 8 they start empty, below 8 the finest
-            differences are left out.
+    Beyond 8 latent channels they start empty, below 8 the finest differences are left out.
     """
 
     def __init__(self, latent_channels: int) -> None:

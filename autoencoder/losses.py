@@ -23,11 +23,10 @@ def autoencoder_losses(
 
     Args:
         unit: Target in [-1, 1].
-        scores: What a discriminator says, if there is one.
 
     Returns:
-        Unweighted scalar terms by the names in `weights`, and the weighted sum as "total". The discriminator's loss
-        counts whole; its strength in the autoencoder is that of the reversed gradient.
+        Unweighted scalar terms by the names in `weights`, and the weighted sum as "total". A discriminator's loss, if
+        there are scores, counts whole; its strength in the autoencoder is that of the reversed gradient.
     """
     reconstruction = output.reconstruction.float()
     terms = {"l1": (reconstruction - unit).abs().mean()}

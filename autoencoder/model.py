@@ -49,8 +49,6 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         ValueError: If the two statistics do not have one value per latent channel.
     """
 
-    downsampling = 4
-
     @register_to_config
     def __init__(
         self,
@@ -104,10 +102,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         return AutoencoderOutput(self.decode_moments(latents), mean, log_variance)
 
     def encode_moments(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of the latents, before standardisation, each of shape (B, C, D/4, H/4, W/4).
-
-        Args:
-            unit: Image in [-1, 1].
+        """Mean and log variance of the latents of an image in [-1, 1], not standardised; each (B, C, D/4, H/4, W/4).
 
         Raises:
             ValueError: If the shape is not (B, 1, D, H, W) or a side is no multiple of 4.
@@ -131,10 +126,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         return self.decoder(latents).to(latents.dtype) + self.shortcut.decode(latents)
 
     def encode(self, image_hu: Tensor) -> Tensor:
-        """Encode a CT crop to standardised latents (posterior mean; nothing is drawn).
-
-        Args:
-            image_hu: CT in HU; values outside the window saturate. Shape (B, 1, D, H, W).
+        """Encode a CT crop in HU (B, 1, D, H, W) to its posterior mean; values outside the window saturate.
 
         Returns:
             Latents (B, C, D/4, H/4, W/4) with about zero mean and unit standard deviation per channel.

@@ -25,17 +25,14 @@ _PREFIX = "features."
 
 
 class PerceptualLoss(nn.Module):
-    """Squared distance of unit-length SqueezeNet 1.1 features, on one slice along each axis.
+    """Squared distance of unit-length features of torchvision's `squeezenet1_1`, on one slice along each axis.
 
     After Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, with all
     channels weighing the same.
 
-    Args:
-        weights_file: Safetensors file with the state of torchvision's `squeezenet1_1`.
-
     Raises:
         ImportError: If torchvision is not installed.
-        ValueError: If the file cannot be read or holds other weights.
+        ValueError: If the file, safetensors, cannot be read or holds other weights.
     """
 
     mean: Tensor

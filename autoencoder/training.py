@@ -16,8 +16,7 @@ from torch.utils.data import Dataset
 
 from autoencoder.adversarial import AdversarialPair, make_discriminator
 from autoencoder.engine.files import replaced_folder, write_json
-from autoencoder.engine.fit import Fit, LossFunction
-from autoencoder.engine.loop import run_fit
+from autoencoder.engine.fit import Fit, LossFunction, run_fit
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.settings import RunSettings
 from autoencoder.heldout import body_masks, reconstruction_errors
@@ -142,10 +141,8 @@ def _evaluate(
 def _heldout_errors(
     model: AutoencoderKL3D, heldout: Sequence[Tensor], masks: Mapping[str, Sequence[Tensor]]
 ) -> dict[str, dict[str, float]]:
-    errors = {"all": asdict(reconstruction_errors(model, heldout))}
-    for name, subset in masks.items():
-        errors[name] = asdict(reconstruction_errors(model, heldout, subset))
-    return errors
+    subsets = {"all": None, **masks}
+    return {name: asdict(reconstruction_errors(model, heldout, subset)) for name, subset in subsets.items()}
 
 
 def _heldout_masks(

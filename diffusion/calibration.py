@@ -93,8 +93,7 @@ class Differences(NamedTuple):
 def measure_differences(autoencoder: AutoencoderKL3D, batches: Dataset[dict[str, Tensor]], count: int) -> Differences:
     """Measure the differences of the first `count` batches, every tumour counted alike.
 
-    Returns:
-        Deviations; the two parts come from a least-squares fit with no negative part.
+    The two parts come from a least-squares fit with no negative part.
     """
     squares, heterogeneities = [], []
     for index in range(count):

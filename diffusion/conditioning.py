@@ -66,11 +66,7 @@ def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
 
 
 def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
-    """Standard deviation inside the mask after smoothing away the noise (see `smooth_texture`).
-
-    Returns:
-        Heterogeneity in HU, NaN where the mask is empty. Shape (B,).
-    """
+    """Standard deviation inside the mask without noise (`smooth_texture`), in HU; NaN where it is empty. Shape (B,)."""
     mask = _as_binary(image_hu, tumor_mask)
     inside_hu = torch.where(mask, smooth_texture(image_hu, mask), torch.zeros_like(image_hu))
     return (inside_hu.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1)).sqrt()
@@ -96,12 +92,7 @@ def smooth_texture(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
 
 
 def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
-    """Smooth with a Gaussian, one small matrix for each axis; nothing comes from beyond the edge.
-
-    Args:
-        volumes: Any values. Shape (B, C, D, H, W).
-        sigma_voxels: Standard deviation in voxels.
-    """
+    """Smooth (B, C, D, H, W) with a Gaussian, one small matrix for each axis; nothing comes from beyond the edge."""
     for axis in (2, 3, 4):
         position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
         matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())

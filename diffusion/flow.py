@@ -87,15 +87,11 @@ def follow_angle(scheduler: Any, predict: Callable[[Tensor, Tensor], Tensor], no
 
 
 def flow_loss(prediction: Tensor, target: Tensor, mask_share: Tensor, *, absolute: bool = False) -> FlowLoss:
-    """Error of a prediction, everywhere and inside the tumours.
+    """Error of a prediction (B, C, D, H, W), everywhere and inside the tumours; 0 where no sample has one.
 
     Args:
-        prediction: What the network predicts, of the shape of `target`, (B, C, D, H, W).
         mask_share: Share of each latent voxel inside the tumour. Shape (B, 1, D, H, W).
         absolute: Take the absolute error instead of the squared one.
-
-    Returns:
-        The two means; `inside` is 0 where no sample has a tumour.
     """
     difference = prediction.float() - target.float()
     error = (difference.abs() if absolute else difference.square()).mean(dim=1, keepdim=True)  # (B, 1, D, H, W)

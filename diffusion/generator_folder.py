@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoencoder.engine.files import replaced_folder, write_json
-from diffusion.generator.folder_check import WEIGHTS_FILE, GeneratorFolderError, check_component_classes, require_files
+from diffusion.generator import folder_check
+from diffusion.generator.folder_check import FIX, WEIGHTS_FILE, GeneratorFolderError
 from diffusion.generator.info import GeneratorInfo
 from diffusion.generator.model_card import write_model_card
 from diffusion.generator.provenance import Provenance, load_provenance, save_provenance
@@ -29,7 +30,6 @@ INFO_FILE = "generator.json"
 PROVENANCE_FILE = "provenance.json"
 CARD_FILE = "README.md"
 _FIX_AUTOENCODER = "Copy the whole folder again, or train it again with `difftumor train-autoencoder`."
-_FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:
         GeneratorFolderError: If the folder is incomplete, foreign or could run code when loaded.
         ProvenanceError: If the record of the training cases is malformed.
     """
-    require_files(folder, (INFO_FILE, PROVENANCE_FILE))
-    check_component_classes(folder)
+    folder_check.require_files(folder, (INFO_FILE, PROVENANCE_FILE))
+    folder_check.check_component_classes(folder)
     return read_generator_info(folder), read_provenance(folder)
 
 
@@ -95,7 +95,7 @@ def read_generator_info(folder: Path) -> GeneratorInfo:
         GeneratorFolderError: If the record is missing or malformed.
     """
     path = folder / INFO_FILE
-    return read_record(GeneratorInfo, read_json(path, GeneratorFolderError, _FIX), str(path), GeneratorFolderError)
+    return read_record(GeneratorInfo, read_json(path, GeneratorFolderError, FIX), str(path), GeneratorFolderError)
 
 
 def read_provenance(folder: Path) -> Provenance:
@@ -123,11 +123,11 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
     from diffusion.unet import DenoisingUNet3D
 
     for component, model_class in (("autoencoder", AutoencoderKL3D), ("denoiser", DenoisingUNet3D)):
-        _check_weights(folder / component, model_class, _FIX)
+        _check_weights(folder / component, model_class, FIX)
     try:
         pipeline = TumorDiffusionPipeline.from_pretrained(folder)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise GeneratorFolderError(f"{folder} cannot be loaded ({error}). {_FIX}") from error
+        raise GeneratorFolderError(f"{folder} cannot be loaded ({error}). {FIX}") from error
     _check_window(folder, pipeline, info)
     for model in (pipeline.autoencoder, pipeline.denoiser):
         model.eval().requires_grad_(False)
@@ -184,7 +184,7 @@ def _check_window(folder: Path, pipeline: TumorDiffusionPipeline, info: Generato
     if (window.low_hu, window.high_hu) != (info.low_hu, info.high_hu):
         raise GeneratorFolderError(
             f"The generator of {folder} states the HU window {info.low_hu:g} to {info.high_hu:g}, its autoencoder has "
-            f"{window.low_hu:g} to {window.high_hu:g}. {_FIX}"
+            f"{window.low_hu:g} to {window.high_hu:g}. {FIX}"
         )
 
 

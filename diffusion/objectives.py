@@ -63,15 +63,11 @@ class Objective(ABC):
 
     @abstractmethod
     def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
-        """Turn noise into a sample.
+        """Turn standard normal noise (B, C, D, H, W) into a sample of that shape.
 
         Args:
             scheduler: Result of `make_scheduler`.
-            noise: Standard normal noise. Shape (B, C, D, H, W).
             generators: Source of further noise, one a sample.
-
-        Returns:
-            Sample. Shape (B, C, D, H, W).
         """
 
     def noisy(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:

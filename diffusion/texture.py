@@ -51,9 +51,8 @@ def draw_texture(
             profile = choose_profile(profiles, float(deviation), generator)
             textures.append(deviation * _standardise(_draw_like(profile, like, mask, generator), mask))
         else:
-            scale = (
-                SMOOTHING_VOXELS * _LARGEST_SCALE ** torch.rand((), generator=generator, device=generator.device).item()
-            )
+            share = torch.rand((), generator=generator, device=generator.device).item()
+            scale = SMOOTHING_VOXELS * _LARGEST_SCALE**share
             field = _standardise(smooth_unit_noise(like, scale, generator)[0], mask)
             textures.append(deviation * field.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION))
     return torch.stack(textures)

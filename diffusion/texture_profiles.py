@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.optimize import nnls
 from scipy.special import ndtr
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from autoencoder.intensity import IntensityWindow
-from diffusion.conditioning import SMOOTHING_VOXELS, smooth, smooth_texture
+from diffusion.conditioning import SMOOTHING_VOXELS, SOFT_TISSUE_LOW_HU, smooth, smooth_texture
 from diffusion.flow import draw_noise
-from diffusion.solid_part import solid_part
+from diffusion.generator.records import read_record
 
 TEXTURE_SCALES_VOXELS = (SMOOTHING_VOXELS, 2 * SMOOTHING_VOXELS, 4 * SMOOTHING_VOXELS)
 """Standard deviations of the Gaussians whose smoothed noises make up a texture, in voxels."""
@@ -35,6 +36,8 @@ _SMALLEST_TUMOR_VOXELS = 1000
 _FEWEST_PAIRS = 50
 _REPEATS = 4
 _MOST_PROFILES = 48
+_FATTY_SHARE = 0.1
+_SMALLEST_PART = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +72,7 @@ class TextureProfile:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TextureProfile:
         """Read what `to_json` wrote."""
-        return cls(
-            heterogeneity_hu=float(values["heterogeneity_hu"]),
-            scale_shares=tuple(values["scale_shares"]),
-            quantiles=tuple(values["quantiles"]),
-        )
+        return read_record(cls, dict(values), "texture_profiles", ValueError)
 
 
 @torch.no_grad()
@@ -82,7 +81,7 @@ def measure_texture_profiles(
 ) -> tuple[TextureProfile, ...]:
     """Measure the textures of the tumours in the first `count` batches, as far as they have room for one (1000 voxels).
 
-    Fat and air under the edge of a label do not enter (see `diffusion.solid_part`), and values are limited to the
+    Fat and air under the edge of a label do not enter (see `solid_part`), and values are limited to the
     window. The autocovariance inside the mask is fitted by those of smoothed white noise in the same mask, weights not
     negative: so what the mask does to it (it takes away the mean) is the same on both sides.
 
@@ -101,6 +100,30 @@ def measure_texture_profiles(
                 profile = _measure(texture_hu, mask, torch.Generator().manual_seed(seed + len(profiles)))
                 profiles += [] if profile is None else [profile]
     return tuple(profiles)
+
+
+def solid_part(image_hu: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A tumour without the fat or air that its outline reaches over.
+
+    What is below -30 HU after a Gaussian of one voxel, normalised by the mask, is left out with the voxels beside it,
+    which show a share of it. A tumour whose inner half is fat or air by more than a tenth is such itself, and stays
+    whole; so does one of which less than a quarter would be left.
+
+    Args:
+        image_hu: CT in HU. Shape (D, H, W), as the mask's and the result's.
+    """
+    if not mask.any():
+        return mask
+    depth: Any = ndimage.distance_transform_edt(mask)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), 1.0)
+    smoothed = ndimage.gaussian_filter(np.where(mask, image_hu, 0.0).astype(np.float32), 1.0)
+    low = mask & (smoothed < SOFT_TISSUE_LOW_HU * weight)
+    inner = mask & (depth >= np.median(depth[mask]))
+    grown: Any = ndimage.binary_dilation(low, structure=np.ones((3, 3, 3)))
+    solid = mask & ~grown
+    if low[inner].mean() > _FATTY_SHARE or solid.sum() < _SMALLEST_PART * mask.sum():
+        return mask
+    return solid
 
 
 def _measure(texture_hu: Tensor, mask: Tensor, generator: torch.Generator) -> TextureProfile | None:
@@ -132,14 +155,9 @@ def _noise_autocovariance(mask: Tensor, scale_voxels: float, generator: torch.Ge
 
 
 def smooth_unit_noise(like: Tensor, scale_voxels: float, generator: torch.Generator) -> Tensor:
-    """Draw white noise smoothed by a Gaussian and brought back to unit variance.
+    """Draw white noise like a tensor (B, C, D, H, W), smoothed by a Gaussian and brought back to unit variance.
 
-    Args:
-        like: Tensor of the wanted shape, type and device. Shape (B, C, D, H, W).
-        scale_voxels: Standard deviation of the Gaussian in voxels.
-
-    Returns:
-        Noise of that shape; its variance falls towards the edge, beyond which there is none.
+    Its variance falls towards the edge, beyond which there is none.
     """
     factor = (2.0 * np.sqrt(np.pi) * scale_voxels) ** 1.5  # a 1D Gaussian's square integrates to 1 / (2 sqrt(pi) s)
     return factor * smooth(draw_noise(like, generator), scale_voxels)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autoencoder.engine.files import write_json
-from autoencoder.engine.fit import Fit, LossFunction
-from autoencoder.engine.loop import run_fit
+from autoencoder.engine.fit import Fit, LossFunction, run_fit
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.settings import RunSettings
 from autoencoder.model import AutoencoderKL3D
@@ -116,10 +115,9 @@ def _set_differences(
 
 
 def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: float) -> LossFunction:
-    """Make the loss of the second stage: error everywhere plus error inside the tumours.
+    """Make the loss of the second stage: error everywhere plus error inside the tumours; the autoencoder is frozen.
 
     Args:
-        autoencoder: First stage, frozen.
         condition_dropout: Share of the samples whose contrast is not given, in fill and condition; as many are
             trained without a heterogeneity.
 

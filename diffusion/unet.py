@@ -157,7 +157,6 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
 
         Args:
             latents: Latents. Shape (B, C, D/4, H/4, W/4), as that of the condition and of the result.
-            condition_latents: Latents of the image with the tumour region filled.
             heterogeneity_hu: Standard deviation inside without noise; NaN where it is not given. Shape (B,).
         """
         if not self.draws_differences:
@@ -218,11 +217,7 @@ class StageShape(NamedTuple):
 
 
 class DownStage(nn.Module):
-    """Residual blocks of one resolution on the way down, after halving the sides.
-
-    Args:
-        halves: Whether the sides are halved first; not at the finest resolution.
-    """
+    """Residual blocks of one resolution on the way down, after halving the sides; not so at the finest resolution."""
 
     def __init__(self, incoming: int, outgoing: int, shape: StageShape, *, halves: bool) -> None:
         super().__init__()
@@ -247,9 +242,7 @@ class DownStage(nn.Module):
 class UpStage(nn.Module):
     """Residual blocks of one resolution on the way up, after growing to the size of the skips.
 
-    Args:
-        skip_widths: Channels of the skips, in the order of use.
-        doubles: Whether the sides grow first; not at the coarsest resolution.
+    At the coarsest resolution nothing grows. `skip_widths` are the channels of the skips, in the order of use.
     """
 
     def __init__(

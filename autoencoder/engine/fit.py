@@ -18,19 +18,22 @@ from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from autoencoder.engine.checkpoints import CheckpointFolder, load_averaged_weights, save_averaged_weights
+from autoencoder.engine import run_folder
 from autoencoder.engine.files import write_json
-from autoencoder.engine.run_folder import SETTINGS_FILE, FitError, check_run_folder
+from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.settings import FitSettings, FitStep
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 LossFunction = Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]]
+Evaluate = Callable[[int, TrainingRecord], None]
+"""Measures held-out data after a step and writes to the record."""
 
 CHECKPOINTS = "checkpoints"
 
 
-class NonFiniteLossError(FitError):
+class NonFiniteLossError(run_folder.FitError):
     """The loss or the gradient became infinite or NaN."""
 
 
@@ -74,7 +77,7 @@ class Fit(Generic[ModelT]):
         self._batches = batches
         self._loss_function = loss_function
         self._accelerator = _make_accelerator(settings.mixed_precision)
-        self._checkpoints = CheckpointFolder(self.output_folder / CHECKPOINTS)
+        self._checkpoints = run_folder.CheckpointFolder(self.output_folder / CHECKPOINTS)
         self._claim_folder(resume, identity)
         optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), betas=settings.betas)
         self._wrapped, self._optimizer = self._accelerator.prepare(model, optimizer)
@@ -150,7 +153,7 @@ class Fit(Generic[ModelT]):
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(temporary), safe_serialization=True)
         if self.is_main_process and self._average is not None:
-            save_averaged_weights(self._average, self.model, temporary)
+            run_folder.save_averaged_weights(self._average, self.model, temporary)
         self._accelerator.wait_for_everyone()
         if self.is_main_process:
             self._checkpoints.publish(temporary, target, keep=self.settings.keep_checkpoints)
@@ -220,11 +223,11 @@ class Fit(Generic[ModelT]):
 
     def _claim_folder(self, resume: bool, identity: Mapping[str, Any] | None) -> None:
         manifest = self._manifest(identity)
-        check_run_folder(self.output_folder, manifest, resume)
+        run_folder.check_run_folder(self.output_folder, manifest, resume)
         self._accelerator.wait_for_everyone()
         if self.is_main_process:
             self.output_folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.output_folder / SETTINGS_FILE, manifest)
+            write_json(self.output_folder / run_folder.SETTINGS_FILE, manifest)
         self._accelerator.wait_for_everyone()
 
     def _manifest(self, identity: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -238,13 +241,13 @@ class Fit(Generic[ModelT]):
         return json.loads(json.dumps(content))
 
     def _load_newest_checkpoint(self) -> None:
-        step = self._checkpoints.newest_step()
+        step = max(self._checkpoints.steps(), default=None)
         if step is None:
             return
         folder = self._checkpoints.path_of(step)
         self._accelerator.load_state(str(folder))
         if self._average is not None:
-            load_averaged_weights(self._average, self.model, folder)
+            run_folder.load_averaged_weights(self._average, self.model, folder)
         self.steps_done = step
 
     def _finish(self) -> None:
@@ -253,6 +256,31 @@ class Fit(Generic[ModelT]):
         self._accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
         self.model.eval()
         self._is_finished = True
+
+
+def run_fit(
+    fit: Fit[Any], heading: str, evaluate: Evaluate | None, evaluate_every: int, *, show_progress: bool
+) -> None:
+    """Train to the end; `evaluate`, if any, is called every `evaluate_every` steps and after the last one."""
+    if not fit.is_main_process:
+        for _ in fit:
+            pass
+        return
+    total = fit.settings.steps
+    progress = tqdm(total=total, initial=fit.steps_done, desc=heading, disable=not show_progress)
+    with fit.saved_on_interrupt(), progress, TrainingRecord(fit.output_folder, fit.steps_done) as record:
+
+        def evaluate_if_due(index: int) -> None:
+            if evaluate is not None and (index % evaluate_every == 0 or index == total):
+                evaluate(index, record)
+
+        if fit.steps_done > 0 and not record.has_heldout(fit.steps_done):  # it was interrupted
+            evaluate_if_due(fit.steps_done)
+        for step in fit:
+            record.add_step(step)
+            progress.update()
+            progress.set_postfix(loss=f"{step.losses['total']:.4f}", refresh=False)
+            evaluate_if_due(step.index)
 
 
 def _make_accelerator(mixed_precision: str) -> Accelerator:

@@ -6,7 +6,6 @@ import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,8 @@ from autoencoder.engine.settings import FitStep
 class TrainingRecord:
     """`history.csv`, `heldout_history.csv` and `tensorboard/` of one run: a context manager for the main process only.
 
-    Args:
-        steps_done: Steps of the checkpoint that the run goes on from; later entries are dropped.
-        tensorboard_every: Steps between two scalars in TensorBoard.
+    After `steps_done`, the steps of the checkpoint that the run goes on from, entries are dropped. TensorBoard gets a
+    scalar every so many steps.
     """
 
     def __init__(self, output_folder: Path, steps_done: int, tensorboard_every: int = 10) -> None:
@@ -32,9 +30,7 @@ class TrainingRecord:
     def __enter__(self) -> TrainingRecord:
         return self
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._history.close()
         self._heldout.close()
         self._tensorboard.close()
@@ -68,11 +64,7 @@ class TrainingRecord:
 
 
 class CsvHistory:
-    """A table with one row per step; the columns are those of the first row, and `steps` those that have one.
-
-    Args:
-        path: CSV file, made at the first row; rows after `steps_done` are dropped from an old one.
-    """
+    """A table with one row per step; rows after `steps_done` are dropped from an old file. `steps` have a row."""
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self._path = path
@@ -83,13 +75,10 @@ class CsvHistory:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row and hand it to the operating system, so that a killed run keeps it."""
         row = {"step": step, **values}
-        first = self._columns is None
         if self._columns is None:
             self._columns = list(row)
-        writer = csv.DictWriter(self._file, self._columns)
-        if first:
-            writer.writeheader()
-        writer.writerow(row)
+            csv.writer(self._file).writerow(self._columns)
+        csv.DictWriter(self._file, self._columns).writerow(row)
         self._file.flush()
         self.steps.add(step)
 

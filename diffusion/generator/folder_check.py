@@ -28,7 +28,7 @@ _HARMLESS_ENTRIES = {"_class_name", "_diffusers_version", "_name_or_path"}
 _UNSAFE_SUFFIXES = {
     ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"
 }  # fmt: skip
-_FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
+FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
 
 
 class GeneratorFolderError(ValueError):
@@ -57,7 +57,7 @@ def check_component_classes(folder: Path) -> None:
         allowed = [class_name for _, class_name in _ALLOWED_CLASSES[component]]
         if found not in allowed:
             expected = " or ".join(map(repr, allowed))
-            raise GeneratorFolderError(f"{folder / name} configures the class {found!r}, expected {expected}. {_FIX}")
+            raise GeneratorFolderError(f"{folder / name} configures the class {found!r}, expected {expected}. {FIX}")
 
 
 def require_files(folder: Path, names: tuple[str, ...]) -> None:
@@ -73,7 +73,7 @@ def require_files(folder: Path, names: tuple[str, ...]) -> None:
         )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise GeneratorFolderError(f"{folder} is no complete generator, it lacks {', '.join(missing)}. {_FIX}")
+        raise GeneratorFolderError(f"{folder} is no complete generator, it lacks {', '.join(missing)}. {FIX}")
 
 
 def _check_model_index(path: Path) -> None:
@@ -89,12 +89,12 @@ def _check_model_index(path: Path) -> None:
         if components.get(name) not in allowed:
             raise GeneratorFolderError(
                 f"{path} names {components.get(name)!r} as {name!r}, expected {allowed or 'nothing'}. Loading it "
-                f"would run foreign code, so it is refused. {_FIX}"
+                f"would run foreign code, so it is refused. {FIX}"
             )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    content = read_json(path, GeneratorFolderError, _FIX)
+    content = read_json(path, GeneratorFolderError, FIX)
     if not isinstance(content, dict):
-        raise GeneratorFolderError(f"{path} must hold a JSON object, got {type(content).__name__}. {_FIX}")
+        raise GeneratorFolderError(f"{path} must hold a JSON object, got {type(content).__name__}. {FIX}")
     return content

@@ -32,11 +32,9 @@ def read_record(record: type[RecordT], content: object, source: str, error_type:
     A field that is a tuple is read from a list, and dataclasses in it in the same way. What the values must be, the
     dataclass checks itself.
 
-    Args:
-        source: Where the object stands, for the message.
-
     Raises:
-        error_type: If the value is no object, an entry is missing or unknown, or the dataclass refuses a value.
+        error_type: If the value is no object, an entry is missing or unknown, or the dataclass refuses a value; the
+            message begins with `source`.
     """
     if not isinstance(content, dict):
         raise error_type(f"{source} must be a JSON object, got {type(content).__name__}.")
@@ -60,10 +58,9 @@ def read_value(kind: Any, value: Any, source: str, error_type: type[ValueError])
 
     Args:
         kind: Type of the entry, such as `tuple[float, float]`, `tuple[Record, ...] | None` or `int`.
-        source: Where the value stands, for the message.
 
     Raises:
-        error_type: If a tuple is no list, or a dataclass in it is malformed.
+        error_type: If a tuple is no list, or a dataclass in it is malformed; the message begins with `source`.
     """
     if isinstance(kind, UnionType):
         if value is None:

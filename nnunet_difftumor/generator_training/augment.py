@@ -94,8 +94,7 @@ def shift_tumor(image_hu: FloatArray, tumor_share: FloatArray, rng: np.random.Ge
 def jitter_mask(tumor_share: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
     """Draw an outline as another reader might: a little larger or smaller, in different places differently.
 
-    Args:
-        mask: The outline at a share of one half; it stays where the new one would lose more than half of its voxels.
+    The mask, the outline at a share of one half, stays where the new one would lose more than half of its voxels.
     """
     field = ndimage.gaussian_filter(rng.normal(size=tumor_share.shape).astype(np.float32), 3.0)
     field /= max(float(np.abs(field).max()), 1e-6)
@@ -110,11 +109,9 @@ def cut_at_border(image_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.
     axis = int(rng.integers(3))
     occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
     side = image_hu.shape[axis]
+    is_at_end = rng.random() < 0.5
+    room = side - 1 - occupied[-1] if is_at_end else occupied[0]
+    cut = int(rng.integers(int(min(room, _LARGEST_CUT_SHARE * side)) + 1))
     result = image_hu.copy()
-    room = int(min(occupied[0], _LARGEST_CUT_SHARE * side))
-    if rng.random() < 0.5:
-        room = int(min(side - 1 - occupied[-1], _LARGEST_CUT_SHARE * side))
-        np.moveaxis(result, axis, 0)[side - int(rng.integers(room + 1)) :] = AIR_HU
-    else:
-        np.moveaxis(result, axis, 0)[: int(rng.integers(room + 1))] = AIR_HU
+    np.moveaxis(result, axis, 0)[slice(side - cut, side) if is_at_end else slice(cut)] = AIR_HU
     return result

@@ -14,16 +14,7 @@ from torch.utils.data import Dataset
 from autoencoder.engine.preset import TrainingPreset
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
-from nnunet_difftumor.generator_training.augment import (
-    add_faint_blobs,
-    cut_at_border,
-    draw_narrow_window,
-    draw_orientation,
-    draw_shift_hu,
-    jitter_mask,
-    shift_soft_tissue,
-    shift_tumor,
-)
+from nnunet_difftumor.generator_training import augment
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.crops import (
     Crop,
@@ -117,9 +108,9 @@ class AutoencoderCrops(_Crops):
     def _draw_image(self, side: int, rng: np.random.Generator) -> FloatArray:
         case = self._cases[int(rng.integers(len(self._cases)))]
         image_hu = draw_crop(case, side, SPACING_RANGE_MM, rng).image_hu()
-        image_hu = draw_orientation(rng).apply(image_hu)
+        image_hu = augment.draw_orientation(rng).apply(image_hu)
         if rng.random() < _BLOB_SHARE:
-            image_hu = add_faint_blobs(image_hu, rng)
+            image_hu = augment.add_faint_blobs(image_hu, rng)
         return _maybe_narrow(image_hu, rng)
 
 
@@ -158,14 +149,14 @@ class TumorCrops(_Crops):
 
     def _draw_sample(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
         image_hu, mask = self._draw_tumor(side, rng)
-        orientation = draw_orientation(rng)
+        orientation = augment.draw_orientation(rng)
         image_hu, mask = orientation.apply(image_hu), orientation.apply(mask)
         if rng.random() < self._sampling.border_share:
-            image_hu = cut_at_border(image_hu, mask, rng)
+            image_hu = augment.cut_at_border(image_hu, mask, rng)
         image_hu = _maybe_narrow(image_hu, rng, self._sampling.narrow_window_share)
         # after the window, which follows an organ's HU in nnU-Net
         if rng.random() < self._sampling.soft_tissue_shift_share:
-            image_hu = shift_soft_tissue(image_hu, draw_shift_hu(rng))
+            image_hu = augment.shift_soft_tissue(image_hu, augment.draw_shift_hu(rng))
         return image_hu, mask
 
     def _draw_tumor(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -186,9 +177,9 @@ class TumorCrops(_Crops):
         crop, mask = sample_tumor_crop(crop, tumor)
         image_hu, share = crop.image_hu(), crop.tumor_share()
         if rng.random() < self._sampling.tumor_shift_share:
-            image_hu = shift_tumor(image_hu, share, rng)
+            image_hu = augment.shift_tumor(image_hu, share, rng)
         if rng.random() < self._sampling.jitter_share:
-            mask = jitter_mask(share, mask, rng)
+            mask = augment.jitter_mask(share, mask, rng)
         return image_hu, mask
 
 
@@ -207,10 +198,7 @@ def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...]
 
 
 def usable_tumors(cases: Sequence[CachedCase], *, early_only: bool = False) -> tuple[CaseTumors, ...]:
-    """List the cases that have a tumour that can be trained on, with these tumours.
-
-    Args:
-        early_only: Keep only tumours with a radius of at most 10 mm.
+    """List the cases that have a tumour to train on, with these tumours; early ones have a radius of at most 10 mm.
 
     Raises:
         MissingLabelError: If there is none.
@@ -235,10 +223,8 @@ def usable_tumors(cases: Sequence[CachedCase], *, early_only: bool = False) -> t
 def heldout_image_crops(cases: Sequence[CachedCase], side: int) -> tuple[Batch, ...]:
     """Cut fixed crops of 2 mm, two a case, to measure the autoencoder on; not augmented. Side in voxels.
 
-    The first crop of a case lies in its largest tumour, if it has one, the other in the body.
-
-    Returns:
-        {"image_hu": (2, 1, side, side, side), "tumor_mask": same shape} for each case.
+    The first crop of a case lies in its largest tumour, if it has one, the other in the body. For each case
+    {"image_hu": (2, 1, side, side, side), "tumor_mask": same shape}.
     """
     batches = []
     for number, case in enumerate(cases):
@@ -257,12 +243,8 @@ def heldout_tumor_crops(
 ) -> tuple[Batch, ...]:
     """Cut crops around the two largest tumours of each case: centred, not augmented, nothing drawn. Side in voxels.
 
-    Args:
-        early_only: Use only tumours with a radius of at most 10 mm.
-        finest_mm: Finest spacing in mm; tumours that do not fit get a coarser one.
-
-    Returns:
-        {"image_hu": (B, 1, side, side, side), "tumor_mask": same shape} for each case with a tumour.
+    Early tumours have a radius of at most 10 mm. Those that do not fit at the finest spacing in mm get a coarser one.
+    For each case with a tumour {"image_hu": (B, 1, side, side, side), "tumor_mask": same shape}.
     """
     batches = []
     for case, tumors in usable_tumors(cases, early_only=early_only):
@@ -276,7 +258,7 @@ def heldout_tumor_crops(
 def _maybe_narrow(image_hu: FloatArray, rng: np.random.Generator, share: float = _NARROW_WINDOW_SHARE) -> FloatArray:
     if rng.random() >= share:
         return image_hu
-    return np.clip(image_hu, *draw_narrow_window(rng)).astype(np.float32)
+    return np.clip(image_hu, *augment.draw_narrow_window(rng)).astype(np.float32)
 
 
 def _as_batch(samples: Sequence[tuple[FloatArray, NDArray[np.bool_]]]) -> Batch:

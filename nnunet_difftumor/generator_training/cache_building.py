@@ -25,14 +25,8 @@ from nnunet_difftumor.ct.components import TumorComponent, find_tumors
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.generator_training.crop_cache import (
-    BODY_FILE,
-    CASE_FILE,
-    IMAGE_FILE,
-    LABELS_FILE,
-    CachedCase,
-    open_cached_case,
-)
+from nnunet_difftumor.generator_training import crop_cache
+from nnunet_difftumor.generator_training.crop_cache import CachedCase
 
 FORMAT_VERSION = 2
 STORED_RANGE_HU = (-1024.0, 3071.0)
@@ -82,7 +76,7 @@ def build_crop_cache(
                 errors.append(error)
     if errors:
         raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
-    return tuple(open_cached_case(entry) for entry in entries)
+    return tuple(crop_cache.open_cached_case(entry) for entry in entries)
 
 
 def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
@@ -134,10 +128,13 @@ def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...], signat
         tumor_mask = np.isin(labels, tumor_values)
         tumors = find_tumors(tumor_mask, ct.spacing_mm)
         tumor_prints = take_tumor_prints(tumor_mask, ct.spacing_mm, ct.image_hu)
-        _store(labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= 255 else labels, folder / LABELS_FILE)
+        _store(
+            labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= 255 else labels,
+            folder / crop_cache.LABELS_FILE,
+        )
     stored = np.rint(np.clip(ct.image_hu, *STORED_RANGE_HU)).astype(np.int16)
-    _store(stored, folder / IMAGE_FILE)
-    np.save(folder / BODY_FILE, _sample_body(stored))
+    _store(stored, folder / crop_cache.IMAGE_FILE)
+    np.save(folder / crop_cache.BODY_FILE, _sample_body(stored))
     fingerprint = CaseFingerprint(
         identifier_hash=hash_identifier(case.identifier),
         image_hash=hash_array(ct.image_hu),
@@ -153,7 +150,7 @@ def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...], signat
         "tumor_values": tumor_values,
         "tumors": [asdict(tumor) for tumor in tumors],
     }
-    (folder / CASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
+    (folder / crop_cache.CASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def _store(array: NDArray[Any], path: Path) -> None:
@@ -191,6 +188,6 @@ def _signature(case: Case, tumor_values: tuple[int, ...]) -> dict[str, Any]:
 
 def _is_current(entry: Path, signature: dict[str, Any]) -> bool:
     try:
-        return json.loads((entry / CASE_FILE).read_text(encoding="utf-8"))["signature"] == signature
+        return json.loads((entry / crop_cache.CASE_FILE).read_text(encoding="utf-8"))["signature"] == signature
     except (OSError, ValueError, KeyError):
         return False

@@ -49,9 +49,7 @@ class CachedCase:
     def read_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
         """Read a box of the CT in HU; what lies outside the volume is air.
 
-        Args:
-            start: First voxel (D, H, W), may be negative.
-            stop: One past the last voxel, may be beyond the volume.
+        The first voxel (D, H, W) may be negative, and one past the last, `stop`, beyond the volume.
         """
         return self._read(IMAGE_FILE, start, stop, int(AIR_HU))
 

@@ -30,12 +30,9 @@ _FINER_TRIES = 6
 
 @dataclass(frozen=True)
 class Crop:
-    """An isotropic cube of one case; what is sampled of it has the shape (side, side, side).
+    """An isotropic cube of one case; what is sampled of it has the shape (side, side, side), side in voxels.
 
-    Attributes:
-        side: Side in voxels.
-        spacing_mm: Isotropic spacing in mm.
-        centre_mm: Centre of the cube relative to the centre of the case's voxel (0, 0, 0), in mm. (D, H, W).
+    `centre_mm` (D, H, W) is relative to the centre of the case's voxel (0, 0, 0), in mm as the spacing.
     """
 
     case: CachedCase
@@ -134,15 +131,11 @@ def centred_tumor_crop(case: CachedCase, tumor: TumorComponent, side: int, fines
 
 
 def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False) -> tuple[Crop, NDArray[np.bool_]]:
-    """Sample the mask of a tumour that the cube holds; it is never empty.
+    """Sample the mask (side, side, side) of a tumour that the cube holds; it is never empty.
 
-    Args:
-        alone: The mask holds this tumour only, not the others of the cube.
-
-    Returns:
-        The cube, at a finer spacing around the tumour's centre if the mask was empty at the given one, and
-        the mask of shape (side, side, side). A tumour that half fills no voxel at any of these spacings
-        is taken at half of its largest share.
+    With `alone` it holds this tumour only, not the others of the cube. The cube that is returned has a finer spacing
+    around the tumour's centre if the mask was empty at the given one. A tumour that half fills no voxel at any of these
+    spacings is taken at half of its largest share.
     """
     tried = crop
     for _ in range(_FINER_TRIES):

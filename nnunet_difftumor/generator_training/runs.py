@@ -149,9 +149,7 @@ def run_settings(options: argparse.Namespace, identity: Mapping[str, Any]) -> Ru
 def training_identity(selected: SelectedCases, **options: bool) -> dict[str, object]:
     """Describe what the batches are made of, as JSON content, so that a run is resumed with the same only.
 
-    Args:
-        selected: The cases, in the order on which the batches depend, and their split.
-        options: Everything else that the batches depend on.
+    These are the cases, in the order on which the batches depend, their split, and the options.
     """
     records = [asdict(case.fingerprint) for case in selected.training]
     for record in records:

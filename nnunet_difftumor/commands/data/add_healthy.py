@@ -30,14 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the data set."""
-    from nnunet_difftumor.cases.extra.preprocessing import (
-        open_target,
-        plan_extra,
-        preprocess_extra,
-        setting_to_json,
-        setting_with,
-        write_setting,
-    )
+    from nnunet_difftumor.cases.extra import preprocessing
     from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, require_nnunet_folders
     from nnunet_difftumor.errors import ConfigurationError
 
@@ -50,15 +43,16 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.processes < 1:
         raise ConfigurationError(f"--processes must be 1 or more, got {args.processes}.")
-    target = open_target(preprocessed_root / name, args.plans, args.configuration)
-    work = plan_extra(target, raw_root / extra)
-    entries = setting_with(target.folder, extra)
-    is_new = preprocess_extra(work, processes=args.processes, overwrite=args.overwrite)
+    target = preprocessing.open_target(preprocessed_root / name, args.plans, args.configuration)
+    work = preprocessing.plan_extra(target, raw_root / extra)
+    entries = preprocessing.setting_with(target.folder, extra)
+    is_new = preprocessing.preprocess_extra(work, processes=args.processes, overwrite=args.overwrite)
     count = len(work.raw.cases)
     print(f"{count} cases of {extra} {'are' if is_new else 'were already'} preprocessed: {work.data_folder}")
+    setting = preprocessing.setting_to_json(entries)
     if args.write:
-        print(f"Wrote {write_setting(target.folder, entries)}: {json.dumps(setting_to_json(entries))}")
+        print(f"Wrote {preprocessing.write_setting(target.folder, entries)}: {json.dumps(setting)}")
     else:
         print(f"To train with them, write into {target.folder / 'difftumor.json'} (or add --write):")
-        print(json.dumps(setting_to_json(entries), indent=2))
+        print(json.dumps(setting, indent=2))
     return 0

@@ -59,11 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        0 if every case was scored, else 1.
-    """
+    """Score; 1 unless every case was scored."""
     from nnunet_difftumor.errors import ConfigurationError
     from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
     from nnunet_difftumor.evaluation.scoring.rules import ScoringRules

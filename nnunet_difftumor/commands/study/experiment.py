@@ -59,17 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train several runs at once (extra: ray). All machines need the same paths to data, study and --output, on a "
         "shared file system, and the same installation.",
     )
-    on_ray.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="each run is a task of this Ray cluster; without ADDRESS that of RAY_ADDRESS or of this machine, else a "
-        "Ray of its own on this machine",
+    address = (
+        "each run is a task of this Ray cluster; without ADDRESS that of RAY_ADDRESS or of this machine, else a "
+        "Ray of its own on this machine"
     )
-    on_ray.add_argument(
-        "--gpus-per-run", type=float, metavar="N", help="GPUs reserved for a run (default 1; 0 for device: cpu)"
-    )
+    on_ray.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help=address)
+    gpus = "GPUs reserved for a run (default 1; 0 for device: cpu)"
+    on_ray.add_argument("--gpus-per-run", type=float, metavar="N", help=gpus)
     on_ray.add_argument("--cpus-per-run", type=float, default=1.0, metavar="N", help="cores reserved (default 1)")
 
 

@@ -67,11 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        0 if at least one tumour was placed, 1 if none could be.
-    """
+    """Place the tumours; 1 if none could be."""
     from nnunet_difftumor.synthesis.scan import ScanRequest, synthesize_scan
 
     request = ScanRequest(

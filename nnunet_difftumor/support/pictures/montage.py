@@ -43,10 +43,8 @@ class MontageRow:
 def flips_to_display(affine: NDArray[np.floating]) -> tuple[int, ...]:
     """Axes of (D, H, W) to flip so that slices show as radiologists read them.
 
-    Top is superior or anterior, the image's left is the patient's right.
-
-    Args:
-        affine: Takes a voxel index (d, h, w, 1) to right-anterior-superior mm. Shape (4, 4).
+    Top is superior or anterior, the image's left is the patient's right. The affine (4, 4) takes a voxel index
+    (d, h, w, 1) to right-anterior-superior mm.
     """
     towards = (affine[2, 0] > 0, affine[1, 1] > 0, affine[0, 2] > 0)
     return tuple(axis for axis, flip in enumerate(towards) if flip)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoencoder.engine.fit import Fit, NonFiniteLossError
+from autoencoder.engine.fit import Fit, NonFiniteLossError, run_fit
 from autoencoder.engine.initial_weights import draw_initial_weights_
-from autoencoder.engine.loop import run_fit
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.run_folder import OutputFolderExistsError, ResumeError
 from autoencoder.engine.settings import FitSettings
