@@ -35,7 +35,13 @@ from nnunet_difftumor.generator_training.batches import (
 )
 from nnunet_difftumor.generator_training.cache_building import build_crop_cache
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
-from nnunet_difftumor.generator_training.crops import Crop, centred_tumor_crop, draw_tumor_crop, sample_tumor_crop
+from nnunet_difftumor.generator_training.crops import (
+    Crop,
+    centred_tumor_crop,
+    draw_tumor_crop,
+    rim_of,
+    sample_tumor_crop,
+)
 from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesion
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
@@ -167,6 +173,12 @@ class TestCrop:
         large, small = cache[0], cache[1]
         assert centred_tumor_crop(small, small.tumors[0], 48, 1.5).spacing_mm == 1.5
         assert centred_tumor_crop(large, large.tumors[0], 32, 1.5).spacing_mm == pytest.approx(19.5 / 4, rel=0.1)
+
+    def test_the_rim_lies_2_to_4_voxels_outside(self) -> None:
+        mask = np.zeros((20, 20, 20), dtype=bool)
+        mask[9:11, 9:11, 9:11] = True
+        around = np.abs(np.indices(mask.shape) - 9.5).max(axis=0)  # 0.5 in the mask
+        np.testing.assert_array_equal(rim_of(mask), (around > 2) & (around < 5))
 
 
 class TestBatches:
