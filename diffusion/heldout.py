@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def synthesize_heldout(
         device = pipeline.denoiser.device
         real_hu, mask = batch["image_hu"].to(device), batch["tumor_mask"].to(device) > 0.5
         inside_window_hu = pipeline.autoencoder.window.clip(real_hu)
-        looks = {
+        looks: dict[str, Any] = {
             "contrast_hu": measure_contrast(inside_window_hu, mask),
             "heterogeneity_hu": measure_heterogeneity(inside_window_hu, mask),
         }

@@ -66,7 +66,7 @@ def read_value(kind: Any, value: Any, source: str, error_type: type[ValueError])
         if value is None:
             return None
         kind = next(each for each in get_args(kind) if each is not NoneType)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return read_record(kind, value, source, error_type)
     if get_origin(kind) is not tuple:
         return value
