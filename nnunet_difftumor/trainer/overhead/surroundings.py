@@ -117,7 +117,7 @@ def _set_probability(trainer: Any, probability: float) -> None:
 
     def settings() -> Any:
         resolved = own_settings()
-        return replace(resolved, config=replace(resolved.config, injection_probability=probability))
+        return replace(resolved, config=resolved.config.model_copy(update={"injection_probability": probability}))
 
     trainer._resolve_config = settings
 
