@@ -201,7 +201,9 @@ class TrainerSettings(TargetSettings):
         "real tumours: at equal iterations, a half cost [0.04 to 0.09 Dice](../results.md) in a small study. `null`: "
         "every case alike, as stock nnU-Net.",
     )
-    steps: AtLeastOne = setting(4, help="Denoising steps of the generator.")
+    steps: Annotated[int, Expected("a whole number of 1 or more (4 in the paper)")] = setting(
+        4, ge=1, help="Denoising steps of the generator."
+    )
     seed: ZeroOrMore = setting(0, help="Seed of the tumours. Splits and holdout do not depend on it.")
     healthy_holdout: float = setting(
         0.2,

@@ -24,8 +24,9 @@ from nnunet_difftumor.ct.datasets import read_dataset_json
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ConfigSource, find_sources
-from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, is_generator_name
-from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
+from nnunet_difftumor.study.plan import Annotated, Study
+from nnunet_difftumor.study.settings import ALL_ANNOTATED
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME
 from nnunet_difftumor.support.processes.work_folder import alone
@@ -188,10 +189,8 @@ def _settle_other_folds(
 
 def settings_beside_plans(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a data set comes with, to be read from any folder."""
-    values: dict[str, Any] = {}
-    for source in reversed(find_sources(None, folder, dataset_json)):
-        values |= {key: _from_anywhere(key, value, source) for key, value in source.values.items()}
-    return values
+    sources = find_sources(None, folder, dataset_json)
+    return {key: value for source in reversed(sources) for key, value in source.from_anywhere().items()}
 
 
 def common_config(study: Study, folder: Path, dataset_json: Mapping[str, Any]) -> DiffTumorConfig:
@@ -213,8 +212,7 @@ def common_config(study: Study, folder: Path, dataset_json: Mapping[str, Any]) -
                     f"{source.name}: {key} is {mine!r} but {others!r} in arm {study.arms[0].name!r}; all arms must see "
                     "the same healthy cases. Write it into settings of the study."
                 )
-    if first is None:
-        raise ConfigurationError(f"{study.path}: arms must list at least one arm.")
+    assert first is not None
     return first
 
 
@@ -303,15 +301,3 @@ def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained
 def view_name(annotated: Annotated, *, healthy: bool) -> str:
     """Name of a view's folder."""
     return f"annotated-{annotated}{'' if healthy else '-without-healthy'}"
-
-
-def _from_anywhere(key: str, value: Any, source: ConfigSource) -> Any:
-    """Replace relative generator paths, which start from the folder of the file that holds them."""
-    if key == "generator" and isinstance(value, str) and not is_generator_name(value):
-        return str(source.folder / Path(value).expanduser())
-    if key == "targets" and isinstance(value, list):
-        return [
-            {each: _from_anywhere(each, entry[each], source) for each in entry} if isinstance(entry, dict) else entry
-            for entry in value
-        ]
-    return value

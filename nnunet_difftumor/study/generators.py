@@ -13,7 +13,8 @@ from nnunet_difftumor.ct.datasets import parse_labels
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.settings.trainer_settings import OrganTarget
 from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
+from nnunet_difftumor.study.plan import Annotated, Study
+from nnunet_difftumor.study.settings import ALL_ANNOTATED
 from nnunet_difftumor.support.processes.logged_command import program
 
 GENERATORS_FOLDER = "generators"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from nnunet_difftumor.evaluation.comparison.inputs.plan import read_hospital
+from nnunet_difftumor.evaluation.comparison.inputs.plan import SharedSettings
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_shared_names
-from nnunet_difftumor.study.plan import Study
+from nnunet_difftumor.study.plan import StudyPlan
 from nnunet_difftumor.study.runs import Run
-from nnunet_difftumor.support.files.entries import Entries
+from nnunet_difftumor.support.files.declared import check
 
 
-def check_hospitals(study: Study, runs: Sequence[Run]) -> None:
+def check_hospitals(study: StudyPlan, runs: Sequence[Run]) -> None:
     """Refuse hospitals with cases that are named like training cases of an arm or of its generators.
 
     The folds of an arm predict hospitals together, so that what one fold validates on trains the others.
@@ -20,18 +21,18 @@ def check_hospitals(study: Study, runs: Sequence[Run]) -> None:
         LeakError: If there is such a case, and it is not acknowledged.
         DatasetError: If a hospital has no label map.
     """
-    entries = Entries(study.compare, "compare", study.path)
-    if not entries.has("hospitals"):
+    compare = check(study.compare, SharedSettings, study.path, "compare", folder=Path())
+    if not compare.hospitals:
         return
-    hospitals = [read_hospital(entry) for entry in entries.list_of("hospitals")]
-    acknowledged = entries.boolean("acknowledge_identifier_matches", False)
     for arm in dict.fromkeys(run.arm.name for run in runs):
         own = [run for run in runs if run.arm.name == arm]
         training = set().union(*(_training_cases(run) for run in own))
         if len({run.fold for run in own}) > 1:
             training.update(case for run in own for case in run.split.val)
         subject = f"{study.path}, compare: the arm {arm!r} is trained"
-        refuse_shared_names(subject, training, hospitals, acknowledged=acknowledged)
+        refuse_shared_names(
+            subject, training, compare.hospitals, acknowledged=compare.acknowledge_identifier_matches
+        )
 
 
 def _training_cases(run: Run) -> set[str]:

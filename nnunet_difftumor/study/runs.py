@@ -19,7 +19,8 @@ from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, is_gener
 from nnunet_difftumor.study.data_views import StudyData, settings_beside_plans, view_name
 from nnunet_difftumor.study.exposure import EQUAL, SampleShares, fitting_epochs, shares_of
 from nnunet_difftumor.study.generators import Stage, check_stages, generator_folder, plan_generator
-from nnunet_difftumor.study.plan import STUDY_GENERATOR, Annotated, Arm, Study
+from nnunet_difftumor.study.plan import Annotated, Arm, Study
+from nnunet_difftumor.study.settings import STUDY_GENERATOR
 from nnunet_difftumor.study.trainers import TrainerFacts, trainer_of
 from nnunet_difftumor.study.validation_cases import check_validation_cases
 from nnunet_difftumor.support.processes.logged_command import program
@@ -83,7 +84,7 @@ class Run:
     @property
     def samples(self) -> int:
         """Training samples of all its epochs."""
-        return self.epochs * self.study.iterations * self.batch_size
+        return self.epochs * self.study.schedule.iterations * self.batch_size
 
     @property
     def annotated_samples(self) -> float | None:
@@ -312,7 +313,7 @@ def _shares(
 
 
 def _schedule(study: Study, epochs: int) -> dict[str, int]:
-    return dict(zip(SCHEDULE_KEYS, (epochs, study.iterations, study.val_iterations), strict=True))
+    return dict(zip(SCHEDULE_KEYS, (epochs, study.schedule.iterations, study.schedule.val_iterations), strict=True))
 
 
 def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator: str) -> dict[str, Any]:
@@ -324,7 +325,7 @@ def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator:
         elif key == "generator" and isinstance(value, str):
             for name in _PLACEHOLDERS:
                 value = value.replace(f"{{{name}}}", values[name])
-        if key == "targets" and isinstance(value, list):
-            value = [_fill(entry, values, own_generator) if isinstance(entry, Mapping) else entry for entry in value]
+        if key == "targets":
+            value = [_fill(entry, values, own_generator) for entry in value]
         filled[key] = value
     return filled

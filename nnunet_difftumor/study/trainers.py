@@ -8,7 +8,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
-from nnunet_difftumor.study.plan import BACKBONES, Arm
+from nnunet_difftumor.study.plan import Arm
+from nnunet_difftumor.study.settings import BACKBONES
 from nnunet_difftumor.trainer.schedule import STOCK_SCHEDULE, ScheduleMixin
 from nnunet_difftumor.trainer.search_path import trainer_search_environment
 

@@ -302,7 +302,8 @@ def _known_parts(below: list[int | str], value: Any) -> tuple[int | str, ...]:
 def expected_of(model: type[Declared], key: str) -> str:
     """Say in words what a setting must be."""
     schema = model.model_json_schema()
-    return describe(schema["properties"][key], schema.get("$defs", {}))
+    text = describe(schema["properties"][key], schema.get("$defs", {}))
+    return text.removesuffix(", or null") if issubclass(model, DeclaredInYaml) else text
 
 
 def describe(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

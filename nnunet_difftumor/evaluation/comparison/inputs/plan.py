@@ -192,7 +192,8 @@ def read_experiment(path: Path) -> ComparisonPlan:
         ConfigurationError: If the file cannot be read, or a key or value in it is wrong.
     """
     path = Path(path)
-    written = check(read_yaml(path, "experiment"), ComparisonSettings, path, "the experiment", folder=path.parent)
+    folder = path.resolve().parent
+    written = check(read_yaml(path, "experiment"), ComparisonSettings, path, "the experiment", folder=folder)
     models = tuple(_completed(model, f"{path}, models[{number}]") for number, model in enumerate(written.models))
     hospitals = written.hospitals
     check_names("hospitals", [hospital.name for hospital in hospitals], path)
