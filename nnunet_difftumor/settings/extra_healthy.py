@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, model_validator
 
-from nnunet_difftumor.support.files.declared import Declared, Expected, Text, setting
+from nnunet_difftumor.support.files.declared import Declared, Expected, Text
 
 _EXAMPLE = '{"dataset": 802, "confirmed_healthy": true}'
 
@@ -16,12 +16,10 @@ _EXAMPLE = '{"dataset": 802, "confirmed_healthy": true}'
 class ExtraHealthyDataset(Declared):
     """A further data set whose cases are healthy and train in every fold."""
 
-    dataset: Annotated[Text, Expected("a number or a full name")] = setting(
-        help="nnU-Net data set: number or full name."
-    )
-    confirmed_healthy: bool = setting(
-        help="Its cases are known to be free of tumours; nothing but `true` is accepted.", shown="needed"
-    )
+    dataset: Annotated[Text, Expected("a number or a full name")]
+    """nnU-Net data set: number or full name."""
+    confirmed_healthy: bool
+    """Its cases are known to be free of tumours; nothing but `true` is accepted."""
 
     @model_validator(mode="before")
     @classmethod

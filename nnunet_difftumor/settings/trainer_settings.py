@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDatasets
 from nnunet_difftumor.support.files.declared import (
@@ -17,8 +17,8 @@ from nnunet_difftumor.support.files.declared import (
     Share,
     Text,
     ZeroOrMore,
-    refuse_unless,
-    setting,
+    between,
+    keep_if,
 )
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, is_builtin
 from nnunet_difftumor.tumor.appearance import AppearanceRule, Range
@@ -28,7 +28,6 @@ from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 HANDCRAFTED = "handcrafted"
 TRAINING_TUMORS = "training_tumors"
 HEALTHY_CASES, ANNOTATED_CASES, BOTH = "healthy", "annotated", "both"
-_FROM_LABELS = "from the label names"
 _TARGET_EXAMPLE = '{"organ_label": "liver", "tumor_label": "liver_tumor"}'
 _SIZE_EXAMPLE = '{"name": "tiny", "radius_mm": [3, 5], "probability": 0.4, "max_count": 3}'
 
@@ -38,110 +37,75 @@ def is_generator_name(generator: str) -> bool:
     return is_builtin(generator) or generator == HANDCRAFTED
 
 
-def _in_order(limits: Range) -> Range:
-    refuse_unless(limits[0] <= limits[1])
-    return limits
-
-
-def _positive(limits: Range) -> Range:
-    refuse_unless(limits[0] >= 0)
-    return limits
-
-
-def _shares(limits: Range) -> Range:
-    refuse_unless(limits[1] <= 1)
-    return limits
-
-
-def _counts(limits: tuple[int, int]) -> tuple[int, int]:
-    refuse_unless(1 <= limits[0] <= limits[1])
-    return limits
-
-
-def _some_on(sizes: tuple[SizeClass, ...]) -> tuple[SizeClass, ...]:
-    refuse_unless(any(size.probability > 0 for size in sizes))
-    return sizes
-
-
-_RangeHu = Annotated[Range, AfterValidator(_in_order), Expected("two numbers in HU [smallest, largest]")]
-_PositiveRange = Annotated[Range, AfterValidator(_in_order), AfterValidator(_positive)]
-_Label = Annotated[str | int, Expected("a label name or value")]
+_Label = Annotated[str | int, Expected("a label name or value", shown="from the label names")]
+_RangeHu = Annotated[Range, between(), Expected("two numbers in HU [smallest, largest]")]
+_SpreadHu = Annotated[Range, between(0), Expected("two numbers in HU [smallest, largest], 0 or more")]
+_RangeMm = Annotated[Range, between(0), Expected("two numbers in mm [smallest, largest], 0 or more")]
+_Shares = Annotated[Range, between(0, 1), Expected("two numbers from 0 to 1 [smallest, largest]")]
+_Counts = Annotated[tuple[int, int], between(1), Expected("two whole numbers [fewest, most], 1 or more")]
 _SizeClasses = Annotated[
-    Annotated[tuple[Annotated[SizeClass, FromMapping()], ...], AfterValidator(_some_on)] | Annotated[str, OneOf(TRAINING_TUMORS)],
-    Expected(f'"{TRAINING_TUMORS}" or a list, not all off, of size classes like {_SIZE_EXAMPLE}'),
+    Annotated[
+        tuple[Annotated[SizeClass, FromMapping()], ...],
+        AfterValidator(lambda sizes: keep_if(any(size.probability > 0 for size in sizes), sizes)),
+    ]
+    | Annotated[str, OneOf(TRAINING_TUMORS)],
+    Expected(
+        f'"{TRAINING_TUMORS}" or a list, not all off, of size classes like {_SIZE_EXAMPLE}',
+        shown="the paper's: tiny 3-5 mm (0.4, up to 3 tumours), small 6-10 mm (0.4, up to 3), medium 12-20 mm (0.1), "
+        "large 24-64 mm (0.1)",
+    ),
 ]
+_Generator = Annotated[str, Expected("a path, builtin:NAME or handcrafted", shown=f'`"{DEFAULT_GENERATOR}"`')]
 _Target = Annotated[
     str,
     AfterValidator(check_target),
     WithJsonSchema({"type": "string", "enum": list(TARGETS)}),
+    Expected(f"one of {', '.join(TARGETS)}", shown="see below"),
 ]
 
 
 class TargetSettings(Declared):
     """One kind of tumour, as a user describes it: where it is placed, what it looks like, and what makes it."""
 
-    organ_label: _Label = setting(
-        None, help="Name or value of the label in which tumours are placed.", shown=_FROM_LABELS
-    )
-    tumor_label: _Label = setting(None, help="Name or value of the label that tumours get.", shown=_FROM_LABELS)
-    generator: Annotated[str, Expected("a path, builtin:NAME or handcrafted")] | None = setting(
-        None,
-        help="Generator folder; `{fold}` in it becomes the fold. A relative path starts at the file's folder. "
-        "`builtin:NAME` is one that comes with this package; `handcrafted` needs none: a fill with a drawn texture.",
-        shown=f'`"{DEFAULT_GENERATOR}"`',
-    )
-    probability: Annotated[float, Expected("a number of 0 or more")] = setting(
-        1.0, ge=0, help="How often this target is drawn, relative to the others whose organ a case has."
-    )
-    size_classes: _SizeClasses = setting(
-        PAPER_SIZE_CLASSES,
-        help='List of `{"name", "radius_mm": [low, high], "probability", "max_count"}`: radius of the sphere of equal '
-        "volume in mm, relative frequency, most tumours of a case where `tumors_per_case` leaves it to the class. "
-        "Radii beyond 0.4 of the case's shortest side are limited to it. `\"training_tumors\"` draws the sizes of "
-        "the fold's real tumours.",
-        shown="the paper's: tiny 3-5 mm (0.4, up to 3 tumours), small 6-10 mm (0.4, up to 3), medium 12-20 mm (0.1), "
-        "large 24-64 mm (0.1)",
-    )
-    exophytic: bool = setting(
-        False,
-        help="Tumours may leave the organ into background voxels of soft tissue. Those of other organs are clipped to "
-        "the organ, as in the paper.",
-        shown="true for kidneys",
-    )
-    outside_share: Annotated[
-        _PositiveRange, AfterValidator(_shares), Expected("two numbers from 0 to 1 [smallest, largest]")
-    ] | None = setting(
-        None,
-        help="`[low, high]`: share of an exophytic tumour's surface outside the organ. `null`: in kidneys by size, as "
-        "in 72 real kidney tumours (median 0.34, 0.49 and 0.74 below 20 mm, to 50 mm and above); elsewhere as it "
-        "comes.",
-    )
-    surface_distance_mm: Annotated[
-        _PositiveRange, Expected("two numbers in mm [smallest, largest], 0 or more")
-    ] | None = setting(None, help="`[low, high]`: distance of a tumour's centre from the organ's surface in mm.")
-    avoid_labels: Annotated[tuple[str | int, ...], Expected("a list of label names or values")] = setting(
-        (), help="Names or values of labels, such as vessels, that tumours keep away from."
-    )
-    avoid_distance_mm: Annotated[float, Expected("a number in mm, 0 or more")] = setting(
-        2.0, ge=0, help="How far, in mm."
-    )
-    target: _Target | None = setting(
-        None,
-        help='What contrasts are drawn from: `"liver"`, `"pancreas"` (published values), `"training"` (the '
-        'generator\'s training tumours), `"hypodense"` (those of them that are darker than their surroundings).',
-        shown="see below",
-    )
-    contrast_hu: _RangeHu | None = setting(
-        None,
-        help="`[low, high]`: contrasts in HU, tumour minus surroundings, drawn evenly; in place of `target`.",
-    )
-    heterogeneity_hu: Annotated[
-        _PositiveRange, Expected("two numbers in HU [smallest, largest], 0 or more")
-    ] | None = setting(
-        None,
-        help="`[low, high]`: standard deviation inside a tumour without noise, in HU. `null`: that of the generator's "
-        "training tumours.",
-    )
+    organ_label: _Label | None = None
+    """Name or value of the label in which tumours are placed."""
+    tumor_label: _Label | None = None
+    """Name or value of the label that tumours get."""
+    generator: _Generator | None = None
+    """Generator folder; `{fold}` in it becomes the fold. A relative path starts at the file's folder. `builtin:NAME` is
+    one that comes with this package; `handcrafted` needs none: a fill with a drawn texture.
+    """
+    probability: Annotated[float, Field(ge=0)] = 1.0
+    """How often this target is drawn, relative to the others whose organ a case has."""
+    size_classes: _SizeClasses = PAPER_SIZE_CLASSES
+    """List of `{"name", "radius_mm": [low, high], "probability", "max_count"}`: radius of the sphere of equal volume in
+    mm, relative frequency, most tumours of a case where `tumors_per_case` leaves it to the class. Radii beyond 0.4 of
+    the case's shortest side are limited to it. `"training_tumors"` draws the sizes of the fold's real tumours.
+    """
+    exophytic: Annotated[bool, Expected("true or false", shown="true for kidneys")] = False
+    """Tumours may leave the organ into background voxels of soft tissue. Those of other organs are clipped to the
+    organ, as in the paper.
+    """
+    outside_share: _Shares | None = None
+    """`[low, high]`: share of an exophytic tumour's surface outside the organ. `null`: in kidneys by size, as in 72
+    real kidney tumours (median 0.34, 0.49 and 0.74 below 20 mm, to 50 mm and above); elsewhere as it comes.
+    """
+    surface_distance_mm: _RangeMm | None = None
+    """`[low, high]`: distance of a tumour's centre from the organ's surface in mm."""
+    avoid_labels: Annotated[tuple[str | int, ...], Expected("a list of label names or values")] = ()
+    """Names or values of labels, such as vessels, that tumours keep away from."""
+    avoid_distance_mm: Annotated[float, Field(ge=0), Expected("a number in mm, 0 or more")] = 2.0
+    """How far, in mm."""
+    target: _Target | None = None
+    """What contrasts are drawn from: `"liver"`, `"pancreas"` (published values), `"training"` (the generator's training
+    tumours), `"hypodense"` (those of them that are darker than their surroundings).
+    """
+    contrast_hu: _RangeHu | None = None
+    """`[low, high]`: contrasts in HU, tumour minus surroundings, drawn evenly; in place of `target`."""
+    heterogeneity_hu: _SpreadHu | None = None
+    """`[low, high]`: standard deviation inside a tumour without noise, in HU. `null`: that of the generator's training
+    tumours.
+    """
 
 
 TARGET_KEYS = tuple(TargetSettings.model_fields)
@@ -172,80 +136,61 @@ class TrainerSettings(TargetSettings):
         "sizes and contrasts are drawn as often as size_classes and contrast_hu say",
     )
 
-    targets: tuple[TargetEntry, ...] = setting((), help="Several targets in one run, see below.")
-    injection_probability: Share = setting(
-        0.5,
-        help="Share of the samples of healthy cases whose case carries synthetic tumours, [whether the sample shows "
-        "one or not](#what-samples-show).",
-    )
-    inject_into: Annotated[str, OneOf(HEALTHY_CASES, ANNOTATED_CASES, BOTH)] = setting(
-        HEALTHY_CASES,
-        help='Which cases carry synthetic tumours: `"healthy"`, `"annotated"` (in their tumour-free tissue, 4 mm or '
-        'more off the real tumours) or `"both"`.',
-    )
-    annotated_injection_probability: Share = setting(
-        0.5,
-        help="Share of the samples of annotated cases whose case carries synthetic tumours, where `inject_into` takes "
-        "those in.",
-    )
-    tumors_per_case: Annotated[
-        tuple[int, int], AfterValidator(_counts), Expected("two whole numbers [fewest, most], 1 or more")
-    ] | None = setting(
-        None,
-        help="`[fewest, most]`: tumours of a case that carries some, drawn evenly. `null`: as many as one of the "
-        "fold's annotated training cases has; without any, as many as `max_count` of the drawn size class allows.",
-    )
-    healthy_share: Share | None = setting(
-        None,
-        help="Share of the samples that are drawn from healthy cases, so that many healthy scans do not dilute few "
-        "real tumours: at equal iterations, a half cost [0.04 to 0.09 Dice](../results.md) in a small study. `null`: "
-        "every case alike, as stock nnU-Net.",
-    )
-    steps: Annotated[int, Expected("a whole number of 1 or more (4 in the paper)")] = setting(
-        4, ge=1, help="Denoising steps of the generator."
-    )
-    seed: ZeroOrMore = setting(0, help="Seed of the tumours. Splits and holdout do not depend on it.")
-    healthy_holdout: float = setting(
-        0.2,
-        ge=0,
-        lt=1,
-        help="Share of the healthy cases that trains in no fold, where `difftumor splits` wrote no list of its own.",
-    )
-    healthy_cases: Annotated[tuple[Text, ...], Expected("a list of case identifiers")] | None = setting(
-        None, help="Identifiers of the healthy cases; `null` finds them by their labels."
-    )
-    confirmed_healthy: bool = setting(
-        False,
-        help="Cases without annotated tumour are known to be healthy. Needed where no case has an annotated tumour, "
-        "and for cases with ignored voxels.",
-    )
-    extra_healthy_datasets: ExtraHealthyDatasets = setting(
-        (),
-        help='Further data sets of healthy cases, e.g. `[{"dataset": 802, "confirmed_healthy": true}]`; `difftumor '
-        "add-healthy` [prepares them](../how-to/extra-healthy.md).",
-    )
-    num_epochs: AtLeastOne | None = setting(None, help="Epochs; `null` keeps nnU-Net's 1000.")
-    num_iterations_per_epoch: AtLeastOne | None = setting(
-        None, help="Training iterations per epoch; `null` keeps nnU-Net's 250."
-    )
-    num_val_iterations_per_epoch: AtLeastOne | None = setting(
-        None, help="Validation iterations per epoch; `null` keeps nnU-Net's 50."
-    )
-    cpu_bfloat16: bool = setting(
-        False,
-        help="On a CPU, run forward pass and loss, and the prediction of validation cases, in bfloat16, as nnU-Net "
-        "does in float16 on a GPU. Faster where the CPU has instructions for it "
-        "([here](performance.md#threads-on-a-shared-cpu) nearly twice as fast). Set it for all arms of a study or for "
-        "none.",
-    )
-    acknowledge_identifier_matches: bool = setting(
-        False,
-        help="Go on although the generator was trained on other images with the identifiers of validation cases.",
-    )
-    acknowledge_autoencoder_overlap: bool = setting(
-        False, help="Go on although the autoencoder (not the diffusion model) was trained on validation cases."
-    )
-    recorded_samples: ZeroOrMore = setting(16, help="Injected samples that are recorded for replay.")
+    targets: tuple[TargetEntry, ...] = ()
+    """Several targets in one run, see below."""
+    injection_probability: Share = 0.5
+    """Share of the samples of healthy cases whose case carries synthetic tumours, [whether the sample shows one or
+    not](#what-samples-show).
+    """
+    inject_into: Annotated[str, OneOf(HEALTHY_CASES, ANNOTATED_CASES, BOTH)] = HEALTHY_CASES
+    """Which cases carry synthetic tumours: `"healthy"`, `"annotated"` (in their tumour-free tissue, 4 mm or more off
+    the real tumours) or `"both"`.
+    """
+    annotated_injection_probability: Share = 0.5
+    """Share of the samples of annotated cases whose case carries synthetic tumours, where `inject_into` takes those in.
+    """
+    tumors_per_case: _Counts | None = None
+    """`[fewest, most]`: tumours of a case that carries some, drawn evenly. `null`: as many as one of the fold's
+    annotated training cases has; without any, as many as `max_count` of the drawn size class allows.
+    """
+    healthy_share: Share | None = None
+    """Share of the samples that are drawn from healthy cases, so that many healthy scans do not dilute few real
+    tumours: at equal iterations, a half cost [0.04 to 0.09 Dice](../results.md) in a small study. `null`: every case
+    alike, as stock nnU-Net.
+    """
+    steps: Annotated[int, Field(ge=1), Expected("a whole number of 1 or more (4 in the paper)")] = 4
+    """Denoising steps of the generator."""
+    seed: ZeroOrMore = 0
+    """Seed of the tumours. Splits and holdout do not depend on it."""
+    healthy_holdout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the healthy cases that trains in no fold, where `difftumor splits` wrote no list of its own."""
+    healthy_cases: Annotated[tuple[Text, ...], Expected("a list of case identifiers")] | None = None
+    """Identifiers of the healthy cases; `null` finds them by their labels."""
+    confirmed_healthy: bool = False
+    """Cases without annotated tumour are known to be healthy. Needed where no case has an annotated tumour, and for
+    cases with ignored voxels.
+    """
+    extra_healthy_datasets: ExtraHealthyDatasets = ()
+    """Further data sets of healthy cases, e.g. `[{"dataset": 802, "confirmed_healthy": true}]`; `difftumor add-healthy`
+    [prepares them](../how-to/extra-healthy.md).
+    """
+    num_epochs: AtLeastOne | None = None
+    """Epochs; `null` keeps nnU-Net's 1000."""
+    num_iterations_per_epoch: AtLeastOne | None = None
+    """Training iterations per epoch; `null` keeps nnU-Net's 250."""
+    num_val_iterations_per_epoch: AtLeastOne | None = None
+    """Validation iterations per epoch; `null` keeps nnU-Net's 50."""
+    cpu_bfloat16: bool = False
+    """On a CPU, run forward pass and loss, and the prediction of validation cases, in bfloat16, as nnU-Net does in
+    float16 on a GPU. Faster where the CPU has instructions for it ([here](performance.md#threads-on-a-shared-cpu)
+    nearly twice as fast). Set it for all arms of a study or for none.
+    """
+    acknowledge_identifier_matches: bool = False
+    """Go on although the generator was trained on other images with the identifiers of validation cases."""
+    acknowledge_autoencoder_overlap: bool = False
+    """Go on although the autoencoder (not the diffusion model) was trained on validation cases."""
+    recorded_samples: ZeroOrMore = 16
+    """Injected samples that are recorded for replay."""
 
 
 class OrganTarget(TargetSettings):

@@ -30,9 +30,7 @@ def check_hospitals(study: StudyPlan, runs: Sequence[Run]) -> None:
         if len({run.fold for run in own}) > 1:
             training.update(case for run in own for case in run.split.val)
         subject = f"{study.path}, compare: the arm {arm!r} is trained"
-        refuse_shared_names(
-            subject, training, compare.hospitals, acknowledged=compare.acknowledge_identifier_matches
-        )
+        refuse_shared_names(subject, training, compare.hospitals, acknowledged=compare.acknowledge_identifier_matches)
 
 
 def _training_cases(run: Run) -> set[str]:

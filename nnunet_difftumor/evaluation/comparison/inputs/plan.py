@@ -23,49 +23,44 @@ from nnunet_difftumor.support.files.declared import (
     Text,
     ZeroOrMore,
     check,
-    setting,
 )
 from nnunet_difftumor.support.files.entries import read_yaml
 
 HOSPITAL_PLACEHOLDER = "{hospital}"
 DEVICES = ("cuda", "cpu", "mps")
 _MODEL_SOURCES = ("trained", "predictions", "scores")
-_PLACEHOLDER_HELP = f"in which `{HOSPITAL_PLACEHOLDER}` stands for the hospital's name"
 
 
 class Hospital(DeclaredInYaml):
     """Where the scans of one hospital lie."""
 
-    name: Text = setting(help="Its name, for tables and file names.")
-    images: Folder | None = setting(
-        None, help="Folder of `<case>_0000` images; needed where a model has to predict.", shown="none"
-    )
-    labels: Folder | None = setting(
-        None, help="Folder of label maps; needed where a model does not come with scores.", shown="none"
-    )
+    name: Text
+    """Its name, for tables and file names."""
+    images: Folder | None = None
+    """Folder of `<case>_0000` images; needed where a model has to predict."""
+    labels: Folder | None = None
+    """Folder of label maps; needed where a model does not come with scores."""
 
 
 class Model(DeclaredInYaml):
     """One model: a trained folder, predictions, or scores. Exactly one of the three is set."""
 
-    arm: Text = setting(help="What it is one training of; models of one arm are its seeds.")
-    name: Text = setting("", help="Its name, for tables and file names.", shown="arm and seed")
-    seed: ZeroOrMore | None = setting(
-        None, help="Number of the seed; needed where an arm has several models.", shown="none"
-    )
-    trained: Folder | None = setting(
-        None, help="Folder of a trained nnU-Net model (`<trainer>__<plans>__<configuration>`).", shown="none"
-    )
-    folds: Annotated[tuple[int | str, ...], Expected("a list like [0, 1]")] = setting(
-        (), help="Folds that predict together.", shown="all with the checkpoint"
-    )
-    checkpoint: Text = setting("checkpoint_final.pth", help="Name of the checkpoint file.")
-    predictions: PathTemplate | None = setting(
-        None, help=f"Folder of predictions, {_PLACEHOLDER_HELP}.", shown="none"
-    )
-    scores: PathTemplate | None = setting(
-        None, help=f"Output folder of `difftumor score`, {_PLACEHOLDER_HELP}.", shown="none"
-    )
+    arm: Text
+    """What it is one training of; models of one arm are its seeds."""
+    name: Text = ""
+    """Its name, for tables and file names; arm and seed without it."""
+    seed: ZeroOrMore | None = None
+    """Number of the seed; needed where an arm has several models."""
+    trained: Folder | None = None
+    """Folder of a trained nnU-Net model (`<trainer>__<plans>__<configuration>`)."""
+    folds: Annotated[tuple[int | str, ...], Expected("a list like [0, 1]")] = ()
+    """Folds that predict together; all with the checkpoint without it."""
+    checkpoint: Text = "checkpoint_final.pth"
+    """Name of the checkpoint file."""
+    predictions: PathTemplate | None = None
+    """Folder of predictions, in which `{hospital}` stands for the hospital's name."""
+    scores: PathTemplate | None = None
+    """Output folder of `difftumor score`, in which `{hospital}` stands for the hospital's name."""
 
     @model_validator(mode="after")
     def _require_one_source(self) -> Model:
@@ -86,77 +81,77 @@ class Model(DeclaredInYaml):
 class PredictionSettings(DeclaredInYaml):
     """How trained models predict."""
 
-    device: Annotated[str, OneOf(*DEVICES)] = setting("cuda", help="What networks run on.")
-    mirroring: bool = setting(True, help="Average over mirrored scans, as nnU-Net does by default.")
-    step_size: float = setting(0.5, ge=0.01, le=1, help="Step of the sliding window as a share of the patch.")
-    processes: AtLeastOne = setting(3, help="Processes that preprocess, that export, and that score.")
-    probabilities: bool = setting(
-        False,
-        help="Keep probabilities, so that AUROC can be measured; they are large. Of `predictions`, use the "
-        "`<case>.npz` beside the label maps.",
-    )
-    cpu_bfloat16: bool = setting(
-        False,
-        help="On a CPU with instructions for bfloat16, the network calculates in it: some seven times as fast with a "
-        "small patch.",
-    )
+    device: Annotated[str, OneOf(*DEVICES)] = "cuda"
+    """What networks run on."""
+    mirroring: bool = True
+    """Average over mirrored scans, as nnU-Net does by default."""
+    step_size: Annotated[float, Field(ge=0.01, le=1)] = 0.5
+    """Step of the sliding window as a share of the patch."""
+    processes: AtLeastOne = 3
+    """Processes that preprocess, that export, and that score."""
+    probabilities: bool = False
+    """Keep probabilities, so that AUROC can be measured; they are large. Of `predictions`, use the `<case>.npz` beside
+    the label maps.
+    """
+    cpu_bfloat16: bool = False
+    """On a CPU with instructions for bfloat16, the network calculates in it: some seven times as fast with a small
+    patch.
+    """
 
 
 class StatisticsSettings(DeclaredInYaml):
     """How figures are computed."""
 
-    seed: ZeroOrMore = setting(0, help="Seed of resampling and permutations.")
-    draws: int = setting(10_000, ge=1000, help="Number of resamplings and of permutations.")
-    minimum_patients: int = setting(
-        10, ge=2, help="A group of fewer patients is shown as too few, without interval and test."
-    )
-    minimum_tumors: AtLeastOne = setting(10, help="A size bin of fewer tumours is shown as too few.")
-    size_bins_mm: Rising = setting((10.0, 20.0, 50.0), help="Diameters between the size bins, in mm.")
-    size_diameter: Annotated[str, OneOf("equivalent", "axial")] = setting(
-        "equivalent", help="Of the sphere of the same volume, or the longest in an axial slice."
-    )
-    age_bins: Rising = setting((50.0, 65.0), help="Ages between the age groups, in years.")
+    seed: ZeroOrMore = 0
+    """Seed of resampling and permutations."""
+    draws: Annotated[int, Field(ge=1000)] = 10_000
+    """Number of resamplings and of permutations."""
+    minimum_patients: Annotated[int, Field(ge=2)] = 10
+    """A group of fewer patients is shown as too few, without interval and test."""
+    minimum_tumors: AtLeastOne = 10
+    """A size bin of fewer tumours is shown as too few."""
+    size_bins_mm: Rising = (10.0, 20.0, 50.0)
+    """Diameters between the size bins, in mm."""
+    size_diameter: Annotated[str, OneOf("equivalent", "axial")] = "equivalent"
+    """Of the sphere of the same volume, or the longest in an axial slice."""
+    age_bins: Rising = (50.0, 65.0)
+    """Ages between the age groups, in years."""
 
 
 class SharedSettings(DeclaredInYaml):
     """What a comparison and the key `compare` of a study have in common."""
 
-    hospitals: tuple[Hospital, ...] = setting((), help="Where test scans lie.", shown="none")
-    primary: Annotated[str, OneOf(*(measure.key for measure in MEASURES))] = setting(
-        DICE.key, help="Measure that was chosen beforehand."
-    )
-    labels: Annotated[tuple[Text, ...], Field(min_length=1), Expected("a list like [tumor]")] | None = setting(
-        None, help="Tumour labels that count.", shown="all that were scored"
-    )
-    metadata: File | None = setting(
-        None,
-        help="CSV with the columns case, patient, hospital, age, sex, phase, scanner; all but case may be missing.",
-        shown="none",
-    )
-    prediction: PredictionSettings = setting(
-        PredictionSettings(), help="How trained models predict, see below.", shown="see below"
-    )
-    statistics: StatisticsSettings = setting(
-        StatisticsSettings(), help="How figures are computed, see below.", shown="see below"
-    )
-    acknowledge_identifier_matches: bool = setting(
-        False, help="Go on although cases are named like training cases of a model."
-    )
+    hospitals: tuple[Hospital, ...] = ()
+    """Where test scans lie."""
+    primary: Annotated[str, OneOf(*(measure.key for measure in MEASURES))] = DICE.key
+    """Measure that was chosen beforehand."""
+    labels: Annotated[tuple[Text, ...], Field(min_length=1), Expected("a list like [tumor]")] | None = None
+    """Tumour labels that count; all that were scored without it."""
+    metadata: File | None = None
+    """CSV with the columns case, patient, hospital, age, sex, phase, scanner; all but case may be missing."""
+    prediction: PredictionSettings = PredictionSettings()
+    """How trained models predict."""
+    statistics: StatisticsSettings = StatisticsSettings()
+    """How figures are computed."""
+    acknowledge_identifier_matches: bool = False
+    """Go on although cases are named like training cases of a model."""
 
 
 class ComparisonSettings(SharedSettings):
     """The file of `difftumor compare`."""
 
-    title: Text | None = setting(None, help="Heading of the report.", shown="the file's name")
-    baseline: Text | None = setting(None, help="Arm that the others are compared with.", shown="the first")
-    hospitals: tuple[Hospital, ...] = setting(help="Where test scans lie.")
-    models: tuple[Model, ...] = setting(help="What is compared.")
-    dataset_json: File | None = setting(
-        None, help="nnU-Net's dataset.json, which names the labels.", shown="that of the model"
-    )
-    notes: Annotated[tuple[Text, ...], Field(min_length=1), Expected("a list of texts")] = setting(
-        (), help="What a reader of the report should know.", shown="none"
-    )
+    title: Text | None = None
+    """Heading of the report; the file's name without it."""
+    baseline: Text | None = None
+    """Arm that the others are compared with; the first without it."""
+    hospitals: tuple[Hospital, ...]
+    """Where test scans lie."""
+    models: tuple[Model, ...]
+    """What is compared."""
+    dataset_json: File | None = None
+    """nnU-Net's dataset.json, which names the labels; that of the model without it."""
+    notes: Annotated[tuple[Text, ...], Field(min_length=1), Expected("a list of texts")] = ()
+    """What a reader of the report should know."""
 
 
 class ComparisonPlan(ComparisonSettings):

@@ -278,8 +278,9 @@ def test_the_splits_are_those_of_the_data_set_that_the_plans_name(hospital, mode
     write_splits(tmp_path / "preprocessed" / "Dataset007_Pancreas", ["c1"])
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     assert dataset_of(linked) == "Dataset007_Pancreas"
+    moved = model.model_copy(update={"trained": linked, "folds": (0,)})
     with pytest.raises(LeakError, match=r"X: c1 \(1\)"):
-        refuse_training_cases(model.model_copy(update={"trained": linked, "folds": (0,)}), [hospital], acknowledged=False)
+        refuse_training_cases(moved, [hospital], acknowledged=False)
 
 
 def test_without_plans_the_data_set_is_the_folder_that_a_link_leads_to(model, tmp_path):
