@@ -592,6 +592,21 @@ def test_a_changed_study_does_not_mix_with_what_was_trained(plan):
     check_record(more[0])
 
 
+def test_a_study_does_not_go_on_with_other_versions_of_nnunet(plan, tmp_path, monkeypatch, capsys):
+    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    train(runs[0], data, run_command=FakeNnunet())
+    recorded = json.loads((runs[0].folder / "versions.json").read_text())
+    monkeypatch.setattr(
+        "nnunet_difftumor.study.versions.installed_versions", lambda: {**recorded, "batchgeneratorsv2": "0.3.4"}
+    )
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]
+    assert main(words) == 1
+    assert f"{recorded['batchgeneratorsv2']}: {runs[0].name}\n" in capsys.readouterr().err
+    train(runs[1], data, run_command=FakeNnunet())
+    assert main([*words[:-1], "--compare"]) == 1
+    assert f"batchgeneratorsv2 0.3.4: {runs[1].name}\n" in capsys.readouterr().err
+
+
 def test_two_processes_do_not_train_one_run(plan):
     _, data, runs = plan()
 
