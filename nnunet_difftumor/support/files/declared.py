@@ -24,6 +24,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -157,7 +158,11 @@ ZeroOrMore = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[
-    str, BeforeValidator(_to_text), StringConstraints(strip_whitespace=True, min_length=1), Expected("a text")
+    str,
+    BeforeValidator(_to_text),
+    StringConstraints(strip_whitespace=True, min_length=1),
+    WithJsonSchema({"type": ["string", "number"]}),
+    Expected("a text"),
 ]
 DifferentWholes = Annotated[
     tuple[ZeroOrMore, ...], DIFFERENT, Expected("a list of different whole numbers of 0 or more")
