@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.settings.trainer_settings import is_generator_name
-from nnunet_difftumor.support.files.entries import full_path
+from nnunet_difftumor.support.files.declared import full_path
 
 CONFIG_FILE_NAME = "difftumor.json"
 ENVIRONMENT_VARIABLE = "nnUNet_difftumor"

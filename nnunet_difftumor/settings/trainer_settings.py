@@ -196,8 +196,8 @@ class TrainerSettings(TargetSettings):
 class OrganTarget(TargetSettings):
     """One kind of tumour, with its labels as values."""
 
-    organ_label: int
-    tumor_label: int
+    organ_label: int = Field()
+    tumor_label: int = Field()
     avoid_labels: tuple[int, ...] = ()
     target: _Target = TRAINING
 

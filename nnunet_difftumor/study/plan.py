@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import SharedSettings, check_names
 from nnunet_difftumor.evaluation.comparison.measures import AUROC
@@ -66,10 +68,10 @@ class StudyPlan(StudySettings):
     """
 
     path: Path
-    title: str
-    baseline: str
+    title: str = Field()
+    baseline: str = Field()
     arms: tuple[Arm, ...]
-    compare: Mapping[str, Any]
+    compare: Mapping[str, Any] = Field()
 
 
 Study = StudyPlan

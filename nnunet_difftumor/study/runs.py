@@ -29,7 +29,6 @@ from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR,
 from nnunet_difftumor.trainer.schedule import SCHEDULE_KEYS
 
 RUNS_FOLDER, VIEWS_FOLDER = "runs", "data"
-_PLACEHOLDERS = ("fold", "annotated")
 _OF_LOOKS = {"generator", "targets"}
 
 
@@ -318,14 +317,12 @@ def _schedule(study: Study, epochs: int) -> dict[str, int]:
 
 def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator: str) -> dict[str, Any]:
     """Settings with full generator paths, those of several targets too: placeholders and the study's own filled in."""
-    filled: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key == "generator" and value == STUDY_GENERATOR:
-            value = own_generator
-        elif key == "generator" and isinstance(value, str):
-            for name in _PLACEHOLDERS:
-                value = value.replace(f"{{{name}}}", values[name])
-        if key == "targets":
-            value = [_fill(entry, values, own_generator) for entry in value]
-        filled[key] = value
+    filled = dict(settings)
+    if filled.get("generator") == STUDY_GENERATOR:
+        filled["generator"] = own_generator
+    elif filled.get("generator") is not None:
+        for name, value in values.items():
+            filled["generator"] = filled["generator"].replace(f"{{{name}}}", value)
+    if "targets" in filled:
+        filled["targets"] = [_fill(entry, values, own_generator) for entry in filled["targets"]]
     return filled

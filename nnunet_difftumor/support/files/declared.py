@@ -7,6 +7,7 @@ Markdown, with links from docs/reference).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -31,7 +32,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
-from nnunet_difftumor.support.files.entries import full_path
 
 
 class Declared(BaseModel):
@@ -42,7 +42,12 @@ class Declared(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,
     )
     removed: ClassVar[Mapping[str, str]] = {}
 
@@ -121,6 +126,25 @@ def between(least: float = -math.inf, most: float = math.inf) -> AfterValidator:
 
 DIFFERENT = AfterValidator(lambda values: keep_if(0 < len(values) == len(set(values)), values))
 """Annotates a list of at least one value, and none of them twice."""
+
+
+def full_path(written: str, folder: Path, what: str) -> Path:
+    """Find a path that is written in a file.
+
+    Args:
+        written: The path; it may start with ~ and hold environment variables.
+        folder: Folder of the file, from which the path starts.
+        what: What names it, for the error.
+
+    Raises:
+        ConfigurationError: If nothing is written, or an environment variable is not set.
+    """
+    if not written.strip():
+        raise ConfigurationError(f"{what} must be a path, got {written!r}.")
+    expanded = os.path.expanduser(os.path.expandvars(written.strip()))
+    if "$" in expanded:
+        raise ConfigurationError(f"{what} names an environment variable that is not set: {written}. Export it.")
+    return folder.resolve() / expanded
 
 
 def _to_text(value: Any) -> Any:
@@ -279,10 +303,10 @@ def _known_parts(loc: list[int | str], value: Any) -> str:
     """Indices and keys as one writes them, without the names that pydantic gives to the members of a union."""
     written = ""
     for part in loc:
-        is_index = isinstance(part, int) and isinstance(value, list | tuple) and part < len(value)
-        if is_index or (isinstance(value, Mapping) and part in value):
-            written += f"[{part}]" if is_index else f".{part}"
-            value = value[part]
+        if isinstance(part, int) and isinstance(value, list | tuple):
+            written, value = f"{written}[{part}]", value[part]
+        elif isinstance(value, Mapping) and part in value:
+            written, value = f"{written}.{part}", value[part]
     return written
 
 

@@ -1,8 +1,7 @@
-"""Reading a YAML file strictly, and finding the paths that are written in a file."""
+"""Reading a YAML file strictly."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +27,6 @@ def read_yaml(path: Path, kind: str) -> Any:
         raise ConfigurationError(f"The {kind} {path} cannot be read: {error}. Correct the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"The {kind} {path} is no valid YAML: {error}.") from error
-
-
-def full_path(written: str, folder: Path, what: str) -> Path:
-    """Find a path that is written in a file.
-
-    Args:
-        written: The path; it may start with ~ and hold environment variables.
-        folder: Folder of the file, from which the path starts.
-        what: What names it, for the error.
-
-    Raises:
-        ConfigurationError: If nothing is written, or an environment variable is not set.
-    """
-    if not written.strip():
-        raise ConfigurationError(f"{what} must be a path, got {written!r}.")
-    expanded = os.path.expanduser(os.path.expandvars(written.strip()))
-    if "$" in expanded:
-        raise ConfigurationError(f"{what} names an environment variable that is not set: {written}. Export it.")
-    return folder.resolve() / expanded
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

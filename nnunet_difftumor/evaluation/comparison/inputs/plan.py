@@ -144,7 +144,7 @@ class ComparisonSettings(SharedSettings):
     """Heading of the report; the file's name without it."""
     baseline: Text | None = None
     """Arm that the others are compared with; the first without it."""
-    hospitals: tuple[Hospital, ...]
+    hospitals: tuple[Hospital, ...] = Field()
     """Where test scans lie."""
     models: tuple[Model, ...]
     """What is compared."""
@@ -162,8 +162,8 @@ class ComparisonPlan(ComparisonSettings):
     """
 
     path: Path
-    title: str
-    baseline: str
+    title: str = Field()
+    baseline: str = Field()
 
     @property
     def arms(self) -> tuple[str, ...]:
