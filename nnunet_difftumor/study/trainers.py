@@ -44,7 +44,6 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered:
 
     Args:
         schedule: Epochs and iterations of its runs, by the names of the settings.
-        where: The study's file, for errors.
         is_steered: Its runs have lengths of their own, or their samples are to be counted.
 
     Raises:

@@ -7,19 +7,15 @@ from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.comparison.measures import SPECIFICITY
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.plan import Study
+from nnunet_difftumor.study.plan import StudyPlan
 
 
-def validation_cases(study: Study, data: StudyData) -> list[str]:
-    """Cases that the folds of a study validate on.
-
-    Returns:
-        Their identifiers, fold by fold.
-    """
+def validation_cases(study: StudyPlan, data: StudyData) -> list[str]:
+    """Cases that the folds of a study validate on, fold by fold."""
     return [case for fold in study.folds for case in data.folds[fold].split.val]
 
 
-def check_validation_cases(study: Study, data: StudyData) -> None:
+def check_validation_cases(study: StudyPlan, data: StudyData) -> None:
     """Refuse a study whose comparison could give no figure, if it is on validation cases.
 
     Raises:
@@ -42,7 +38,7 @@ def check_validation_cases(study: Study, data: StudyData) -> None:
         )
 
 
-def _has_healthy(study: Study, data: StudyData, cases: list[str]) -> bool:
+def _has_healthy(study: StudyPlan, data: StudyData, cases: list[str]) -> bool:
     """Whether one of the cases will be scored as healthy."""
     scheme = read_label_scheme(
         data.cases.folder / "dataset.json", [str(name) for name in study.compare.get("labels", ())]
