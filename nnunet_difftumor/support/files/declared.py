@@ -183,8 +183,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[
     str,
-    BeforeValidator(_to_text),
     StringConstraints(strip_whitespace=True, min_length=1),
+    BeforeValidator(_to_text),
     WithJsonSchema({"type": ["string", "number"]}),
     Expected("a text"),
 ]
@@ -303,7 +303,7 @@ def _known_parts(loc: list[int | str], value: Any) -> str:
     """Indices and keys as one writes them, without the names that pydantic gives to the members of a union."""
     written = ""
     for part in loc:
-        if isinstance(part, int) and isinstance(value, list | tuple):
+        if isinstance(part, int) and isinstance(value, list | tuple) and part < len(value):
             written, value = f"{written}[{part}]", value[part]
         elif isinstance(value, Mapping) and part in value:
             written, value = f"{written}.{part}", value[part]
