@@ -3,61 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from nnunet_difftumor.errors import ConfigurationError
+from pydantic import AfterValidator, model_validator
+
+from nnunet_difftumor.support.files.declared import Declared, Expected, Text
 
 _EXAMPLE = '{"dataset": 802, "confirmed_healthy": true}'
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExtraHealthyDataset:
-    """One entry of the setting `extra_healthy_datasets`.
+class ExtraHealthyDataset(Declared):
+    """A further data set whose cases are healthy and train in every fold."""
 
-    Attributes:
-        dataset: nnU-Net data set: number or full name.
-        confirmed_healthy: Its cases are known to be free of tumours; nothing else is accepted.
-    """
-
-    dataset: str
+    dataset: Annotated[Text, Expected("a number or a full name")]
+    """nnU-Net data set: number or full name."""
     confirmed_healthy: bool
+    """Its cases are known to be free of tumours; nothing but `true` is accepted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_confirmation(cls, entry: Any) -> Any:
+        if isinstance(entry, cls):
+            return entry
+        if not isinstance(entry, Mapping) or not {"dataset"} <= set(entry) <= set(cls.model_fields):
+            raise ValueError(f"each of extra_healthy_datasets must look like {_EXAMPLE}, got {entry!r}.")
+        dataset = entry["dataset"]
+        if entry.get("confirmed_healthy") is not True:
+            raise ValueError(
+                f"data set {dataset} is not confirmed to be healthy. In a data set without tumour labels, no label "
+                "may only mean that nobody looked. If its cases are known to be free of tumours, write "
+                f'{{"dataset": {json.dumps(dataset)}, "confirmed_healthy": true}}.'
+            )
+        return entry
 
 
-def parse_extra_healthy(entries: Sequence[Any], source: str) -> tuple[ExtraHealthyDataset, ...]:
-    """Read the setting `extra_healthy_datasets`.
-
-    Args:
-        source: Where it stands, for messages.
-
-    Raises:
-        ConfigurationError: If an entry is malformed, repeated, or not confirmed to be healthy.
-    """
-    parsed = [_parse_entry(entry, source) for entry in entries]
-    names = [entry.dataset for entry in parsed]
+def _refuse_repeated(entries: tuple[ExtraHealthyDataset, ...]) -> tuple[ExtraHealthyDataset, ...]:
+    names = [entry.dataset for entry in entries]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ConfigurationError(f"extra_healthy_datasets names {repeated[0]} twice in {source}. Take one away.")
-    return tuple(parsed)
+        raise ValueError(f"extra_healthy_datasets names {repeated[0]} twice. Take one away.")
+    return entries
 
 
-def _parse_entry(entry: Any, source: str) -> ExtraHealthyDataset:
-    if isinstance(entry, ExtraHealthyDataset):
-        return entry
-    if not isinstance(entry, Mapping) or not {"dataset"} <= set(entry) <= {"dataset", "confirmed_healthy"}:
-        raise ConfigurationError(
-            f"Each of extra_healthy_datasets must look like {_EXAMPLE}, got {entry!r} in {source}."
-        )
-    dataset = entry["dataset"]
-    if isinstance(dataset, bool) or not isinstance(dataset, (str, int)) or not str(dataset):
-        raise ConfigurationError(
-            f"dataset in extra_healthy_datasets must be a number or a full name, got {dataset!r} in {source}."
-        )
-    if entry.get("confirmed_healthy") is not True:
-        raise ConfigurationError(
-            f"extra_healthy_datasets: data set {dataset} is not confirmed to be healthy in {source}. In a data set "
-            "without tumour labels, no label may only mean that nobody looked. If its cases are known to be free of "
-            f'tumours, write {{"dataset": {json.dumps(dataset)}, "confirmed_healthy": true}}.'
-        )
-    return ExtraHealthyDataset(dataset=str(dataset), confirmed_healthy=True)
+ExtraHealthyDatasets = Annotated[
+    tuple[ExtraHealthyDataset, ...], AfterValidator(_refuse_repeated), Expected("a list of data sets")
+]

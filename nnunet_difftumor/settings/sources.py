@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.settings.trainer_settings import is_generator_name
+from nnunet_difftumor.support.files.declared import full_path
 
 CONFIG_FILE_NAME = "difftumor.json"
-
-
 ENVIRONMENT_VARIABLE = "nnUNet_difftumor"
-
-
 DATASET_JSON_KEY = "difftumor"
 
 
@@ -32,6 +30,35 @@ class ConfigSource:
     name: str
     values: Mapping[str, Any]
     folder: Path
+
+    def from_anywhere(self) -> dict[str, Any]:
+        """The settings as they are read from any folder."""
+        return with_full_paths(self.values, self.folder, self.name)
+
+
+def with_full_paths(
+    settings: Mapping[str, Any], folder: Path, where: str, names: Collection[str] = ()
+) -> dict[str, Any]:
+    """Give settings whose generators, those of targets too, can be read from any folder.
+
+    Args:
+        settings: As written; values of other types are left for the check of the settings.
+        folder: Folder that a relative path starts from.
+        where: What holds the settings, for errors.
+        names: Further values of `generator` that are no paths.
+
+    Raises:
+        ConfigurationError: If a path names an environment variable that is not set.
+    """
+    full = dict(settings)
+    generator, targets = full.get("generator"), full.get("targets")
+    if isinstance(generator, str) and generator not in names and not is_generator_name(generator):
+        full["generator"] = str(full_path(generator, folder, f"{where}: generator"))
+    if isinstance(targets, list | tuple):
+        full["targets"] = [
+            with_full_paths(each, folder, where, names) if isinstance(each, Mapping) else each for each in targets
+        ]
+    return full
 
 
 def find_sources(
@@ -56,13 +83,12 @@ def find_sources(
         sources.append(ConfigSource(f"{ENVIRONMENT_VARIABLE}={path}", _read_object(path), path.resolve().parent))
     if plans_folder is not None and (plans_folder / CONFIG_FILE_NAME).is_file():
         path = plans_folder / CONFIG_FILE_NAME
-        sources.append(ConfigSource(str(path), _read_object(path), plans_folder.resolve()))
+        sources.append(ConfigSource(str(path), _read_object(path), plans_folder))
     if DATASET_JSON_KEY in dataset_json:
         values = dataset_json[DATASET_JSON_KEY]
         if not isinstance(values, Mapping):
             raise ConfigurationError(f'dataset.json["{DATASET_JSON_KEY}"] must be an object, got {values!r}.')
-        folder = plans_folder.resolve() if plans_folder is not None else Path.cwd()
-        sources.append(ConfigSource(f'dataset.json["{DATASET_JSON_KEY}"]', values, folder))
+        sources.append(ConfigSource(f'dataset.json["{DATASET_JSON_KEY}"]', values, plans_folder or Path.cwd()))
     return tuple(sources)
 
 

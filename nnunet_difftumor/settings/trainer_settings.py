@@ -1,82 +1,205 @@
-"""Typed settings of the trainer: what can be set, where it came from, what a training recorded."""
+"""The trainer's settings: one declaration each, as a user writes them and as they are with all labels resolved."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset
-from nnunet_difftumor.synthesis.tissue.generator_names import (
-    is_builtin,
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDatasets
+from nnunet_difftumor.support.files.declared import (
+    AtLeastOne,
+    Declared,
+    Expected,
+    FromMapping,
+    OneOf,
+    Share,
+    Text,
+    ZeroOrMore,
+    between,
+    keep_if,
 )
+from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, is_builtin
 from nnunet_difftumor.tumor.appearance import AppearanceRule, Range
-from nnunet_difftumor.tumor.published_contrasts import (
-    TRAINING,
-    check_target,
-    make_appearance_rule,
-)
+from nnunet_difftumor.tumor.published_contrasts import TARGETS, TRAINING, check_target, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 
 HANDCRAFTED = "handcrafted"
 TRAINING_TUMORS = "training_tumors"
 HEALTHY_CASES, ANNOTATED_CASES, BOTH = "healthy", "annotated", "both"
-INJECT_INTO = (HEALTHY_CASES, ANNOTATED_CASES, BOTH)
-RANGES = ("contrast_hu", "heterogeneity_hu", "surface_distance_mm", "outside_share")
+_TARGET_EXAMPLE = '{"organ_label": "liver", "tumor_label": "liver_tumor"}'
+_SIZE_EXAMPLE = '{"name": "tiny", "radius_mm": [3, 5], "probability": 0.4, "max_count": 3}'
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrganTarget:
-    """One kind of tumour: where it is placed, what it looks like, and what makes it.
+def is_generator_name(generator: str) -> bool:
+    """Say whether a generator is named (builtin:NAME or handcrafted) and not a path."""
+    return is_builtin(generator) or generator == HANDCRAFTED
 
-    Attributes:
-        organ_label: Value of the label that tumours are placed in.
-        tumor_label: Value of the label that tumours get.
-        generator: Generator folder, in which `{fold}` stands for the fold, `builtin:NAME`, or `handcrafted`.
-        probability: How often this target is drawn, relative to the others whose organ a case has.
-        size_classes: Radii in mm, frequencies and counts, or `training_tumors`: those of the fold's real ones.
-        exophytic: Tumours may bulge out of the organ into background voxels.
-        outside_share: Smallest and largest share of an exophytic tumour's surface outside the organ. None: in
-            kidneys by size, as in 72 real kidney tumours; elsewhere as it comes.
-        surface_distance_mm: Smallest and largest distance of a tumour's centre from the organ's surface in mm.
-        avoid_labels: Values of labels, such as vessels, that tumours keep away from.
-        avoid_distance_mm: Distance of a tumour's surface from those labels in mm.
-        target: What looks are drawn from (see `DiffTumorConfig`).
-        contrast_hu: Smallest and largest contrast between tumour and rim, in HU. None: as `target` says.
-        heterogeneity_hu: Smallest and largest standard deviation inside a tumour without noise, in HU.
+
+_Label = Annotated[str | int, Expected("a label name or value", shown="from the label names")]
+_RangeHu = Annotated[Range, between(), Expected("two numbers in HU [smallest, largest]")]
+_SpreadHu = Annotated[Range, between(0), Expected("two numbers in HU [smallest, largest], 0 or more")]
+_RangeMm = Annotated[Range, between(0), Expected("two numbers in mm [smallest, largest], 0 or more")]
+_Shares = Annotated[Range, between(0, 1), Expected("two numbers from 0 to 1 [smallest, largest]")]
+_Counts = Annotated[tuple[int, int], between(1), Expected("two whole numbers [fewest, most], 1 or more")]
+_SizeClasses = Annotated[
+    Annotated[
+        tuple[Annotated[SizeClass, FromMapping()], ...],
+        AfterValidator(lambda sizes: keep_if(any(size.probability > 0 for size in sizes), sizes)),
+    ]
+    | Annotated[str, OneOf(TRAINING_TUMORS)],
+    Expected(
+        f'"{TRAINING_TUMORS}" or a list, not all off, of size classes like {_SIZE_EXAMPLE}',
+        shown="the paper's: tiny 3-5 mm (0.4, up to 3 tumours), small 6-10 mm (0.4, up to 3), medium 12-20 mm (0.1), "
+        "large 24-64 mm (0.1)",
+    ),
+]
+_Generator = Annotated[str, Expected("a path, builtin:NAME or handcrafted", shown=f'`"{DEFAULT_GENERATOR}"`')]
+_Target = Annotated[
+    str,
+    AfterValidator(check_target),
+    WithJsonSchema({"type": "string", "enum": list(TARGETS)}),
+    Expected(f"one of {', '.join(TARGETS)}", shown="see below"),
+]
+
+
+class TargetSettings(Declared):
+    """One kind of tumour, as a user describes it: where it is placed, what it looks like, and what makes it."""
+
+    organ_label: _Label | None = None
+    """Name or value of the label in which tumours are placed."""
+    tumor_label: _Label | None = None
+    """Name or value of the label that tumours get."""
+    generator: _Generator | None = None
+    """Generator folder; `{fold}` in it becomes the fold. A relative path starts at the file's folder. `builtin:NAME` is
+    one that comes with this package; `handcrafted` needs none: a fill with a drawn texture.
+    """
+    probability: Annotated[float, Field(ge=0)] = 1.0
+    """How often this target is drawn, relative to the others whose organ a case has."""
+    size_classes: _SizeClasses = PAPER_SIZE_CLASSES
+    """List of `{"name", "radius_mm": [low, high], "probability", "max_count"}`: radius of the sphere of equal volume in
+    mm, relative frequency, most tumours of a case where `tumors_per_case` leaves it to the class. Radii beyond 0.4 of
+    the case's shortest side are limited to it. `"training_tumors"` draws the sizes of the fold's real tumours.
+    """
+    exophytic: Annotated[bool, Expected("true or false", shown="true for kidneys")] = False
+    """Tumours may leave the organ into background voxels of soft tissue. Those of other organs are clipped to the
+    organ, as in the paper.
+    """
+    outside_share: _Shares | None = None
+    """`[low, high]`: share of an exophytic tumour's surface outside the organ. `null`: in kidneys by size, as in 72
+    real kidney tumours (median 0.34, 0.49 and 0.74 below 20 mm, to 50 mm and above); elsewhere as it comes.
+    """
+    surface_distance_mm: _RangeMm | None = None
+    """`[low, high]`: distance of a tumour's centre from the organ's surface in mm."""
+    avoid_labels: Annotated[tuple[str | int, ...], Expected("a list of label names or values")] = ()
+    """Names or values of labels, such as vessels, that tumours keep away from."""
+    avoid_distance_mm: Annotated[float, Field(ge=0), Expected("a number in mm, 0 or more")] = 2.0
+    """How far, in mm."""
+    target: _Target | None = None
+    """What contrasts are drawn from: `"liver"`, `"pancreas"` (published values), `"training"` (the generator's training
+    tumours), `"hypodense"` (those of them that are darker than their surroundings).
+    """
+    contrast_hu: _RangeHu | None = None
+    """`[low, high]`: contrasts in HU, tumour minus surroundings, drawn evenly; in place of `target`."""
+    heterogeneity_hu: _SpreadHu | None = None
+    """`[low, high]`: standard deviation inside a tumour without noise, in HU. `null`: that of the generator's training
+    tumours.
     """
 
-    organ_label: int
-    tumor_label: int
-    generator: str | None = None
-    probability: float = 1.0
-    size_classes: tuple[SizeClass, ...] | str = PAPER_SIZE_CLASSES
-    exophytic: bool = False
-    outside_share: Range | None = None
-    surface_distance_mm: Range | None = None
-    avoid_labels: tuple[int, ...] = ()
-    avoid_distance_mm: float = 2.0
-    target: str = TRAINING
-    contrast_hu: Range | None = None
-    heterogeneity_hu: Range | None = None
 
-    def __post_init__(self) -> None:
-        _require(self.probability >= 0, "probability", "0 or more", self)
-        _require(self.avoid_distance_mm >= 0, "avoid_distance_mm", "0 or more", self)
-        if isinstance(self.size_classes, str):
-            _require(self.size_classes == TRAINING_TUMORS, "size_classes", f'a list or "{TRAINING_TUMORS}"', self)
-        else:
-            _require(any(size.probability > 0 for size in self.size_classes), "size_classes", "not all off", self)
-        check_target(self.target)
-        for key in RANGES:
-            limits = getattr(self, key)
-            _require(limits is None or limits[0] <= limits[1], key, "[smallest, largest]", self)
-        for key in ("heterogeneity_hu", "surface_distance_mm", "outside_share"):
-            limits = getattr(self, key)
-            _require(limits is None or limits[0] >= 0, key, "0 or more", self)
-        _require(self.outside_share is None or self.outside_share[1] <= 1, "outside_share", "at most 1", self)
+TARGET_KEYS = tuple(TargetSettings.model_fields)
+"""Settings that each of several targets may have of its own."""
+
+
+class TargetEntry(TargetSettings):
+    """One of several targets."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_own_settings(cls, entry: Any) -> Any:
+        if isinstance(entry, cls):
+            return entry
+        if not isinstance(entry, Mapping) or not {"organ_label", "tumor_label"} & set(entry):
+            raise ValueError(f"Each of targets must be an object like {_TARGET_EXAMPLE}, got {entry!r}.")
+        of_the_run = sorted(set(entry) & set(TrainerSettings.model_fields) - set(TARGET_KEYS))
+        if of_the_run:
+            raise ValueError(f"{', '.join(of_the_run)} holds for the whole run; write it beside targets.")
+        return entry
+
+
+class TrainerSettings(TargetSettings):
+    """Settings of nnUNetTrainerDiffTumor as a user writes them."""
+
+    removed = dict.fromkeys(
+        ("curriculum_every", "curriculum_samples"),
+        "sizes and contrasts are drawn as often as size_classes and contrast_hu say",
+    )
+
+    targets: tuple[TargetEntry, ...] = ()
+    """Several targets in one run, see below."""
+    injection_probability: Share = 0.5
+    """Share of the samples of healthy cases whose case carries synthetic tumours, [whether the sample shows one or
+    not](#what-samples-show).
+    """
+    inject_into: Annotated[str, OneOf(HEALTHY_CASES, ANNOTATED_CASES, BOTH)] = HEALTHY_CASES
+    """Which cases carry synthetic tumours: `"healthy"`, `"annotated"` (in their tumour-free tissue, 4 mm or more off
+    the real tumours) or `"both"`.
+    """
+    annotated_injection_probability: Share = 0.5
+    """Share of the samples of annotated cases whose case carries synthetic tumours, where `inject_into` takes those in.
+    """
+    tumors_per_case: _Counts | None = None
+    """`[fewest, most]`: tumours of a case that carries some, drawn evenly. `null`: as many as one of the fold's
+    annotated training cases has; without any, as many as `max_count` of the drawn size class allows.
+    """
+    healthy_share: Share | None = None
+    """Share of the samples that are drawn from healthy cases, so that many healthy scans do not dilute few real
+    tumours: at equal iterations, a half cost [0.04 to 0.09 Dice](../results.md) in a small study. `null`: every case
+    alike, as stock nnU-Net.
+    """
+    steps: Annotated[int, Field(ge=1), Expected("a whole number of 1 or more (4 in the paper)")] = 4
+    """Denoising steps of the generator."""
+    seed: ZeroOrMore = 0
+    """Seed of the tumours. Splits and holdout do not depend on it."""
+    healthy_holdout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the healthy cases that trains in no fold, where `difftumor splits` wrote no list of its own."""
+    healthy_cases: Annotated[tuple[Text, ...], Expected("a list of case identifiers")] | None = None
+    """Identifiers of the healthy cases; `null` finds them by their labels."""
+    confirmed_healthy: bool = False
+    """Cases without annotated tumour are known to be healthy. Needed where no case has an annotated tumour, and for
+    cases with ignored voxels.
+    """
+    extra_healthy_datasets: ExtraHealthyDatasets = ()
+    """Further data sets of healthy cases, e.g. `[{"dataset": 802, "confirmed_healthy": true}]`; `difftumor add-healthy`
+    [prepares them](../how-to/extra-healthy.md).
+    """
+    num_epochs: AtLeastOne | None = None
+    """Epochs; `null` keeps nnU-Net's 1000."""
+    num_iterations_per_epoch: AtLeastOne | None = None
+    """Training iterations per epoch; `null` keeps nnU-Net's 250."""
+    num_val_iterations_per_epoch: AtLeastOne | None = None
+    """Validation iterations per epoch; `null` keeps nnU-Net's 50."""
+    cpu_bfloat16: bool = False
+    """On a CPU, run forward pass and loss, and the prediction of validation cases, in bfloat16, as nnU-Net does in
+    float16 on a GPU. Faster where the CPU has instructions for it ([here](performance.md#threads-on-a-shared-cpu)
+    nearly twice as fast). Set it for all arms of a study or for none.
+    """
+    acknowledge_identifier_matches: bool = False
+    """Go on although the generator was trained on other images with the identifiers of validation cases."""
+    acknowledge_autoencoder_overlap: bool = False
+    """Go on although the autoencoder (not the diffusion model) was trained on validation cases."""
+    recorded_samples: ZeroOrMore = 16
+    """Injected samples that are recorded for replay."""
+
+
+class OrganTarget(TargetSettings):
+    """One kind of tumour, with its labels as values."""
+
+    organ_label: int = Field()
+    tumor_label: int = Field()
+    avoid_labels: tuple[int, ...] = ()
+    target: _Target = TRAINING
 
     @property
     def appearances(self) -> AppearanceRule:
@@ -84,84 +207,15 @@ class OrganTarget:
         return make_appearance_rule(self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiffTumorConfig(OrganTarget):
-    """Settings of nnUNetTrainerDiffTumor. Those of `OrganTarget` describe the one target, or hold for all `targets`.
-
-    Attributes:
-        generator: Generator folder, in which `{fold}` stands for the fold, `builtin:NAME`, or `handcrafted`: no
-            network, a fill with drawn texture. None: not set.
-        organ_label: Value of the label that tumours are placed in; of the first of several targets.
-        tumor_label: Value of the label that tumours get; of the first of several targets.
-        size_classes: Radii in mm, frequencies and counts (the paper's by default).
-        exophytic: Inferred by default: true for kidneys, false for other organs, whose tumours are clipped to the
-            organ as in the paper.
-        target: What looks are drawn from: an organ with published contrasts ("liver", "pancreas"), the tumours
-            that the generator was trained on ("training"), or those of them that are darker than their rim
-            ("hypodense"). Inferred by default, see `appearance_priors.default_target`.
-        heterogeneity_hu: Range to draw; None: that of the tumours that the generator was trained on.
-        targets: Several targets in one run; empty: one, described by the other settings.
-        injection_probability: Share of the samples of healthy cases whose case carries tumours (the paper: 0.5).
-        inject_into: Cases that carry synthetic tumours: "healthy", "annotated" (in tumour-free tissue, 4 mm off the
-            real tumours) or "both".
-        annotated_injection_probability: Share of the samples of annotated cases whose case carries synthetic tumours,
-            where `inject_into` takes those in.
-        tumors_per_case: Fewest and most tumours of a case that carries some. None: as many as the fold's annotated
-            cases have; without any, as many as the size class allows.
-        healthy_share: Share of the samples that are drawn from healthy cases. None: as many as there are, as stock
-            nnU-Net does.
-        steps: Sampling steps of the generator (the paper: 4).
-        seed: Seed of the tumours. Splits and holdout do not depend on it.
-        healthy_holdout: Share of the healthy cases that trains in no fold, so that specificity can be measured.
-        healthy_cases: Identifiers of the healthy cases; None finds them by their labels.
-        confirmed_healthy: The cases without annotated tumour are known to be healthy. Needed where no case has an
-            annotated tumour of a target: there, no label may only mean not annotated.
-        extra_healthy_datasets: Further data sets whose cases are healthy and train in every fold.
-        num_epochs: Epochs; None keeps nnU-Net's.
-        num_iterations_per_epoch: Training iterations per epoch; None keeps nnU-Net's.
-        num_val_iterations_per_epoch: Validation iterations per epoch; None keeps nnU-Net's.
-        cpu_bfloat16: Train in bfloat16 on a CPU, as nnU-Net trains in float16 on a GPU.
-        acknowledge_identifier_matches: Go on although the generator was trained on other images that have
-            the identifiers of validation cases.
-        acknowledge_autoencoder_overlap: Go on although the autoencoder was trained on validation cases.
-        recorded_samples: How many injected samples are recorded for replay.
-    """
+class DiffTumorConfig(OrganTarget, TrainerSettings):
+    """Settings of a training. Those of a target describe the one there is, or the first of several."""
 
     targets: tuple[OrganTarget, ...] = ()
-    injection_probability: float = 0.5
-    inject_into: str = HEALTHY_CASES
-    annotated_injection_probability: float = 0.5
-    tumors_per_case: tuple[int, int] | None = None
-    healthy_share: float | None = None
-    steps: int = 4
-    seed: int = 0
-    healthy_holdout: float = 0.2
-    healthy_cases: tuple[str, ...] | None = None
-    confirmed_healthy: bool = False
-    extra_healthy_datasets: tuple[ExtraHealthyDataset, ...] = ()
-    num_epochs: int | None = None
-    num_iterations_per_epoch: int | None = None
-    num_val_iterations_per_epoch: int | None = None
-    cpu_bfloat16: bool = False
-    acknowledge_identifier_matches: bool = False
-    acknowledge_autoencoder_overlap: bool = False
-    recorded_samples: int = 16
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("injection_probability", "annotated_injection_probability"):
-            _require(0 <= getattr(self, key) <= 1, key, "from 0 to 1", self)
-        _require(self.inject_into in INJECT_INTO, "inject_into", f"one of {', '.join(INJECT_INTO)}", self)
-        counts = self.tumors_per_case
-        _require(counts is None or 1 <= counts[0] <= counts[1], "tumors_per_case", "[fewest, most], 1 or more", self)
-        _require(self.healthy_share is None or 0 <= self.healthy_share <= 1, "healthy_share", "from 0 to 1", self)
-        _require(0 <= self.healthy_holdout < 1, "healthy_holdout", "at least 0 and below 1", self)
-        _require(self.steps >= 1, "steps", "1 or more (4 in the paper)", self)
-        _require(self.seed >= 0, "seed", "0 or more", self)
-        _require(self.recorded_samples >= 0, "recorded_samples", "0 or more", self)
-        for key in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
-            _require(getattr(self, key) is None or getattr(self, key) >= 1, key, "1 or more, or null", self)
+    @model_validator(mode="after")
+    def _refuse_clashes(self) -> DiffTumorConfig:
         _refuse_clashes(self.organ_targets)
+        return self
 
     @property
     def healthy_probability(self) -> float:
@@ -185,31 +239,17 @@ class DiffTumorConfig(OrganTarget):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
-
-
-TARGET_KEYS = tuple(field.name for field in fields(OrganTarget))
-"""Settings that each of several targets may have of its own."""
+        return self.model_dump(mode="json")
 
 
 def _refuse_clashes(targets: Sequence[OrganTarget]) -> None:
     tumors, pairs = {target.tumor_label for target in targets}, [(t.organ_label, t.tumor_label) for t in targets]
     for target in targets:
         if target.organ_label in tumors:
-            raise ConfigurationError(
+            raise ValueError(
                 f"targets: label {target.organ_label} is the organ of one target and the tumour of another one."
             )
     if len(set(pairs)) < len(pairs):
-        raise ConfigurationError("targets: two targets have the same organ and tumour; join them into one.")
+        raise ValueError("targets: two targets have the same organ and tumour; join them into one.")
     if not any(target.probability > 0 for target in targets):
-        raise ConfigurationError("targets: at least one target needs a probability above 0.")
-
-
-def is_generator_name(generator: str) -> bool:
-    """Say whether a generator is named (builtin:NAME or handcrafted) and not a path."""
-    return is_builtin(generator) or generator == HANDCRAFTED
-
-
-def _require(holds: bool, key: str, expected: str, config: OrganTarget) -> None:
-    if not holds:
-        raise ConfigurationError(f"{key} must be {expected}, got {getattr(config, key)!r}.")
+        raise ValueError("targets: at least one target needs a probability above 0.")

@@ -24,8 +24,9 @@ from nnunet_difftumor.ct.datasets import read_dataset_json
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ConfigSource, find_sources
-from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, is_generator_name
-from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
+from nnunet_difftumor.study.plan import Annotated, StudyPlan
+from nnunet_difftumor.study.settings import ALL_ANNOTATED
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME
 from nnunet_difftumor.support.processes.work_folder import alone
@@ -39,7 +40,6 @@ class StudyData:
     """The data set of a study.
 
     Attributes:
-        cases: Its preprocessed cases.
         folds: Cases of each fold, as a trainer with all annotated cases settles them; of the folds that the study
             leaves out, those that could be trained.
         fold_count: How many folds the data set's splits have.
@@ -72,10 +72,6 @@ class StudyData:
         The first N annotated cases in a fixed order train, so that those of a smaller number are among those of a
         larger one.
 
-        Args:
-            annotated: How many annotated tumour cases train, or "all".
-            healthy: Whether healthy cases train.
-
         Raises:
             ConfigurationError: If the fold has fewer annotated cases, or nothing is left to train on.
         """
@@ -97,15 +93,7 @@ class StudyData:
         return Split(train, cases.split.val)
 
     def lists_of_view(self, annotated: Annotated, *, healthy: bool) -> list[Split]:
-        """Cases of all folds of the data set, whichever of them the study trains.
-
-        Args:
-            annotated: How many annotated tumour cases train, or "all".
-            healthy: Whether healthy cases train.
-
-        Returns:
-            The lists; empty ones for a fold that cannot be trained so.
-        """
+        """Cases of all folds of the data set, also of folds that are left out; empty where one cannot be trained."""
         return [self._split_if_possible(fold, annotated, healthy=healthy) for fold in range(self.fold_count)]
 
     def _split_if_possible(self, fold: int, annotated: Annotated, *, healthy: bool) -> Split:
@@ -117,13 +105,10 @@ class StudyData:
             return _CANNOT_TRAIN
 
 
-def open_data(study: Study, *, show_progress: bool = False) -> StudyData:
+def open_data(study: StudyPlan, *, show_progress: bool = False) -> StudyData:
     """Find a study's data set in nnUNet_preprocessed and settle its folds.
 
     They are those of its splits_final.json with the rules for healthy cases applied, or the trainer's default.
-
-    Args:
-        show_progress: Show a progress bar while labels are read.
 
     Raises:
         ConfigurationError: If nnU-Net's folders are not set, or plans, configuration or a fold do not exist.
@@ -188,13 +173,11 @@ def _settle_other_folds(
 
 def settings_beside_plans(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that a data set comes with, to be read from any folder."""
-    values: dict[str, Any] = {}
-    for source in reversed(find_sources(None, folder, dataset_json)):
-        values |= {key: _from_anywhere(key, value, source) for key, value in source.values.items()}
-    return values
+    sources = find_sources(None, folder, dataset_json)
+    return {key: value for source in reversed(sources) for key, value in source.from_anywhere().items()}
 
 
-def common_config(study: Study, folder: Path, dataset_json: Mapping[str, Any]) -> DiffTumorConfig:
+def common_config(study: StudyPlan, folder: Path, dataset_json: Mapping[str, Any]) -> DiffTumorConfig:
     """The settings that decide which cases are healthy; refuse arms that differ in them.
 
     Raises:
@@ -213,8 +196,7 @@ def common_config(study: Study, folder: Path, dataset_json: Mapping[str, Any]) -
                     f"{source.name}: {key} is {mine!r} but {others!r} in arm {study.arms[0].name!r}; all arms must see "
                     "the same healthy cases. Write it into settings of the study."
                 )
-    if first is None:
-        raise ConfigurationError(f"{study.path}: arms must list at least one arm.")
+    assert first is not None
     return first
 
 
@@ -230,8 +212,6 @@ def make_view(
     Nothing is written where the same view is there already.
 
     Args:
-        annotated: How many annotated tumour cases train, or "all".
-        healthy: Whether healthy cases train.
         trained_folds: Folds that were trained with this view: their lists, the holdout and the data must stay.
 
     Returns:
@@ -303,15 +283,3 @@ def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained
 def view_name(annotated: Annotated, *, healthy: bool) -> str:
     """Name of a view's folder."""
     return f"annotated-{annotated}{'' if healthy else '-without-healthy'}"
-
-
-def _from_anywhere(key: str, value: Any, source: ConfigSource) -> Any:
-    """Replace relative generator paths, which start from the folder of the file that holds them."""
-    if key == "generator" and isinstance(value, str) and not is_generator_name(value):
-        return str(source.folder / Path(value).expanduser())
-    if key == "targets" and isinstance(value, list):
-        return [
-            {each: _from_anywhere(each, entry[each], source) for each in entry} if isinstance(entry, dict) else entry
-            for entry in value
-        ]
-    return value

@@ -13,7 +13,8 @@ from nnunet_difftumor.ct.datasets import parse_labels
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.settings.trainer_settings import OrganTarget
 from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
+from nnunet_difftumor.study.plan import Annotated, StudyPlan
+from nnunet_difftumor.study.settings import ALL_ANNOTATED
 from nnunet_difftumor.support.processes.logged_command import program
 
 GENERATORS_FOLDER = "generators"
@@ -23,16 +24,13 @@ _PRODUCTS = {_AUTOENCODER: "autoencoder/config.json", _DIFFUSION: "generator/mod
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class GeneratorStage:
     """One training of a generator: the autoencoder of a fold, or the diffusion model of a number of annotated cases.
 
     Attributes:
         name: Its name in the file system; no other stage of the study has it.
-        subcommand: "train-autoencoder" or "train-diffusion".
         options: Words of the command that must not change between two starts.
         working_options: Words that may: where files are, how many processes read them.
-        split: Cases that train, and those that must not.
-        device: "cuda", "cpu" or "mps".
         root: Folder of all generators of the study.
     """
 
@@ -90,33 +88,32 @@ class Stage:
         return {"command": [self.subcommand, *self.options], "fold": self.fold, **self.split.to_json()}
 
 
+Stage = GeneratorStage
+
+
 def generator_folder(output: Path, fold: int, annotated: Annotated) -> Path:
     """Where the generator of a fold and number of annotated cases is, or will be."""
     return output / GENERATORS_FOLDER / _diffusion_name(fold, annotated) / "generator"
 
 
 def plan_generator(
-    study: Study,
+    study: StudyPlan,
     data: StudyData,
     output: Path,
     fold: int,
     annotated: Annotated,
     targets: Sequence[OrganTarget],
     where: str,
-) -> tuple[Stage, ...]:
-    """Plan the two trainings that make one generator.
+) -> tuple[GeneratorStage, ...]:
+    """Plan the two trainings that make one generator, the first one first.
 
     The autoencoder needs no annotation and sees all training cases of the fold. The diffusion model sees the
     annotated cases of its arms, never more.
 
     Args:
         study: The study, with `generators`.
-        annotated: How many annotated tumour cases train, or "all".
         targets: The targets of a run whose generator it is to be.
         where: The arm, for errors.
-
-    Returns:
-        The stages, the first one first.
 
     Raises:
         ConfigurationError: If there is nothing to learn from, or the targets have different tumours.
@@ -124,6 +121,34 @@ def plan_generator(
     """
     settings = study.generators
     assert settings is not None
+    _refuse_nothing_to_learn_from(data, annotated, where)
+    spacing = () if settings.spacing_mm is None else ("--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm))
+    tumors = ("--tumor-label", _tumor_label(data.dataset_json["labels"], targets, where))
+    early = ("--early-only",) if settings.early_only else ()
+    precision = () if settings.precision is None else ("--precision", settings.precision)
+    preset = ("--preset", settings.preset)
+    working = ("--data", str(data.raw), *(("--workers", str(settings.workers)) if settings.workers else ()))
+    shared: dict[str, Any] = {"fold": fold, "device": study.device, "root": output / GENERATORS_FOLDER}
+    autoencoder = GeneratorStage(
+        name=f"fold-{fold}.autoencoder",
+        subcommand=_AUTOENCODER,
+        options=(*preset, *_steps(settings.autoencoder_steps), *precision),
+        working_options=working,
+        split=data.split(fold, ALL_ANNOTATED, healthy=True),
+        **shared,
+    )
+    diffusion = GeneratorStage(
+        name=_diffusion_name(fold, annotated),
+        subcommand=_DIFFUSION,
+        options=(*preset, *tumors, *early, *_steps(settings.diffusion_steps), *spacing, *precision),
+        working_options=(*working, "--autoencoder", str(autoencoder.folder)),
+        split=data.split(fold, annotated, healthy=True),
+        **shared,
+    )
+    return autoencoder, diffusion
+
+
+def _refuse_nothing_to_learn_from(data: StudyData, annotated: Annotated, where: str) -> None:
     if annotated == 0:
         raise ConfigurationError(
             f"{where}: with 0 annotated cases there is no tumour to train a generator on. Name one that was trained "
@@ -135,46 +160,15 @@ def plan_generator(
             f"{where}: generators are trained on the raw data set, but {data.raw}/dataset.json does not exist. "
             "Export nnUNet_raw, or train the generators elsewhere and name their folders."
         )
-    tumor_label = _tumor_label(data.dataset_json["labels"], targets, where)
-    root = output / GENERATORS_FOLDER
-    preset = ("--preset", settings.preset)
-    working = ("--data", str(data.raw), *(("--workers", str(settings.workers)) if settings.workers else ()))
-    precision = () if settings.precision is None else ("--precision", settings.precision)
-    autoencoder = Stage(
-        name=f"fold-{fold}.autoencoder",
-        subcommand=_AUTOENCODER,
-        options=(*preset, *_steps(settings.autoencoder_steps), *precision),
-        working_options=working,
-        fold=fold,
-        split=data.split(fold, ALL_ANNOTATED, healthy=True),
-        device=study.device,
-        root=root,
-    )
-    spacing = () if settings.spacing_mm is None else ("--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm))
-    tumors = ("--tumor-label", tumor_label, *(("--early-only",) if settings.early_only else ()))
-    diffusion = Stage(
-        name=_diffusion_name(fold, annotated),
-        subcommand=_DIFFUSION,
-        options=(*preset, *tumors, *_steps(settings.diffusion_steps), *spacing, *precision),
-        working_options=(*working, "--autoencoder", str(autoencoder.folder)),
-        fold=fold,
-        split=data.split(fold, annotated, healthy=True),
-        device=study.device,
-        root=root,
-    )
-    return autoencoder, diffusion
 
 
-def check_stages(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
+def check_stages(stages: Sequence[GeneratorStage], path: Path) -> tuple[GeneratorStage, ...]:
     """List each stage once; refuse runs that need different generators at one place.
-
-    Args:
-        path: The study's file, for the error.
 
     Raises:
         ConfigurationError: If two stages of one name differ.
     """
-    by_name: dict[str, Stage] = {}
+    by_name: dict[str, GeneratorStage] = {}
     for stage in stages:
         first = by_name.setdefault(stage.name, stage)
         if first != stage:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difftumor.study.generator_training import state_of_stage
-from nnunet_difftumor.study.generators import Stage
+from nnunet_difftumor.study.generators import GeneratorStage
 from nnunet_difftumor.study.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.files.atomic_files import written_whole
@@ -22,9 +22,6 @@ def describe_plan(runs: Sequence[Run]) -> str:
     """Say for every run what would be done, and how long the training that is left may take.
 
     The time of an epoch is measured in the logs of the arm's runs where there are any, or as the study says.
-
-    Returns:
-        Several lines.
     """
     measured = _measured(runs)
     lines, total, unknown = _describe_generators(runs), 0.0, 0
@@ -58,7 +55,7 @@ def describe_plan(runs: Sequence[Run]) -> str:
 
 def _describe_generators(runs: Sequence[Run]) -> list[str]:
     """What is trained before the runs; each stage once."""
-    stages: dict[str, Stage] = {stage.name: stage for run in runs for stage in run.generator_stages}
+    stages: dict[str, GeneratorStage] = {stage.name: stage for run in runs for stage in run.generator_stages}
     if not stages:
         return []
     states = {name: state_of_stage(stage) for name, stage in stages.items()}
@@ -85,10 +82,6 @@ def show_seconds(seconds: float) -> str:
 
 def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output: Path, *, overwrite: bool) -> int:
     """Write a job array with one run a task; finished runs are left out, and without others nothing is written.
-
-    Args:
-        study_file: The study's file.
-        overwrite: Replace a file that exists.
 
     Returns:
         Number of tasks.

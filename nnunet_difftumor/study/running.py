@@ -16,6 +16,7 @@ from nnunet_difftumor.study.data_views import StudyData, make_view
 from nnunet_difftumor.study.exposure import EQUAL
 from nnunet_difftumor.study.generator_training import train_stage
 from nnunet_difftumor.study.runs import RUNS_FOLDER, VIEWS_FOLDER, Run
+from nnunet_difftumor.study.versions import record_versions
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import end_of_log, run_logged
 from nnunet_difftumor.support.processes.work_folder import (
@@ -98,6 +99,7 @@ def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) ->
         is_continued = state_of(run) == INTERRUPTED
         write_json(run.settings_file, dict(run.settings), overwrite=True)
         write_json(run.folder / _RECORD_FILE, run.to_json(), overwrite=True)
+        record_versions(run)
         log = next_log(run.folder)
         print(f"$ {run.as_typed(is_continued=is_continued)}", flush=True)
         start = time.monotonic()

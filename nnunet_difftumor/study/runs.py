@@ -18,8 +18,9 @@ from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, ConfigSource
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, is_generator_name
 from nnunet_difftumor.study.data_views import StudyData, settings_beside_plans, view_name
 from nnunet_difftumor.study.exposure import EQUAL, SampleShares, fitting_epochs, shares_of
-from nnunet_difftumor.study.generators import Stage, check_stages, generator_folder, plan_generator
-from nnunet_difftumor.study.plan import STUDY_GENERATOR, Annotated, Arm, Study
+from nnunet_difftumor.study.generators import GeneratorStage, check_stages, generator_folder, plan_generator
+from nnunet_difftumor.study.plan import Annotated, Arm, StudyPlan
+from nnunet_difftumor.study.settings import STUDY_GENERATOR
 from nnunet_difftumor.study.trainers import TrainerFacts, trainer_of
 from nnunet_difftumor.study.validation_cases import check_validation_cases
 from nnunet_difftumor.support.processes.logged_command import program
@@ -28,7 +29,6 @@ from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR,
 from nnunet_difftumor.trainer.schedule import SCHEDULE_KEYS
 
 RUNS_FOLDER, VIEWS_FOLDER = "runs", "data"
-_PLACEHOLDERS = ("fold", "annotated")
 _OF_LOOKS = {"generator", "targets"}
 
 
@@ -38,17 +38,14 @@ class Run:
 
     Attributes:
         name: Its name in the file system; no other run of the study has it.
-        arm: What is trained.
         annotated: How many annotated tumour cases train, or "all".
         seed: Number of the repetition.
         healthy: Whether healthy cases train.
         trainer: Name of the trainer's class.
-        split: Training and validation cases.
         shares: What its samples are drawn from; None: not known before it is trained.
         settings: The file that nnUNet_difftumor will name.
         missing_generators: Generator folders that do not exist yet and that the study does not train.
         generator_stages: What the study trains before this run, unless it is finished.
-        dataset: Full name of the data set.
         root: Output folder of the study.
     """
 
@@ -65,8 +62,8 @@ class Run:
     batch_size: int
     settings: Mapping[str, Any]
     missing_generators: tuple[str, ...]
-    generator_stages: tuple[Stage, ...]
-    study: Study
+    generator_stages: tuple[GeneratorStage, ...]
+    study: StudyPlan
     dataset: str
     root: Path
 
@@ -83,7 +80,7 @@ class Run:
     @property
     def samples(self) -> int:
         """Training samples of all its epochs."""
-        return self.epochs * self.study.iterations * self.batch_size
+        return self.epochs * self.study.schedule.iterations * self.batch_size
 
     @property
     def annotated_samples(self) -> float | None:
@@ -142,11 +139,8 @@ class Run:
         }
 
 
-def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
+def plan_runs(study: StudyPlan, data: StudyData, output: Path) -> tuple[Run, ...]:
     """List every run of a study, repetition by repetition, so that what is comparable is trained together.
-
-    Returns:
-        The runs; no two have one name.
 
     Raises:
         ConfigurationError: If a trainer, a setting, a generator, or a number of annotated cases does not fit, or the
@@ -173,7 +167,7 @@ def plan_runs(study: Study, data: StudyData, output: Path) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def _trainer_of(arm: Arm, study: Study) -> TrainerFacts:
+def _trainer_of(arm: Arm, study: StudyPlan) -> TrainerFacts:
     is_steered = study.exposure == EQUAL or arm.is_longest
     return trainer_of(arm, _schedule(study, arm.epochs), str(study.path), is_steered=is_steered)
 
@@ -195,7 +189,7 @@ def _with_longest(beside: Sequence[Run]) -> list[Run]:
     return runs
 
 
-def _check_exposure(study: Study, runs: Sequence[Run]) -> None:
+def _check_exposure(study: StudyPlan, runs: Sequence[Run]) -> None:
     """Refuse epochs that cannot be stretched to whole ones with the same annotated samples, to 1 %."""
     if study.exposure != EQUAL:
         return
@@ -211,12 +205,8 @@ def _check_exposure(study: Study, runs: Sequence[Run]) -> None:
             )
 
 
-def _check_looks(study: Study, trainers: Mapping[str, TrainerFacts], base: Mapping[str, Any]) -> None:
-    """Refuse a control arm whose tumours look like those of another generator only because none was written.
-
-    Raises:
-        ConfigurationError: If there is one.
-    """
+def _check_looks(study: StudyPlan, trainers: Mapping[str, TrainerFacts], base: Mapping[str, Any]) -> None:
+    """Refuse a control arm whose tumours look like those of another generator only because none was written."""
     for control in study.arms:
         if trainers[control.name].tumors not in (COPY_PASTE, HANDCRAFTED) or _OF_LOOKS & control.settings.keys():
             continue
@@ -238,7 +228,7 @@ def _generators(arm: Arm, base: Mapping[str, Any]) -> list[str]:
 
 
 def _make_run(
-    study: Study,
+    study: StudyPlan,
     data: StudyData,
     output: Path,
     arm: Arm,
@@ -297,7 +287,7 @@ def _make_run(
 
 
 def _shares(
-    study: Study, data: StudyData, split: Split, facts: TrainerFacts, config: DiffTumorConfig, where: str
+    study: StudyPlan, data: StudyData, split: Split, facts: TrainerFacts, config: DiffTumorConfig, where: str
 ) -> SampleShares | None:
     """What a run's samples are drawn from; trainers without this package's data loading draw all cases alike."""
     healthy_share = None if facts.tumors is None else config.healthy_share
@@ -311,20 +301,18 @@ def _shares(
     return shares_of(split.train, set(data.groups.tumor), set(data.groups.healthy), healthy_share)
 
 
-def _schedule(study: Study, epochs: int) -> dict[str, int]:
-    return dict(zip(SCHEDULE_KEYS, (epochs, study.iterations, study.val_iterations), strict=True))
+def _schedule(study: StudyPlan, epochs: int) -> dict[str, int]:
+    return dict(zip(SCHEDULE_KEYS, (epochs, study.schedule.iterations, study.schedule.val_iterations), strict=True))
 
 
 def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator: str) -> dict[str, Any]:
     """Settings with full generator paths, those of several targets too: placeholders and the study's own filled in."""
-    filled: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key == "generator" and value == STUDY_GENERATOR:
-            value = own_generator
-        elif key == "generator" and isinstance(value, str):
-            for name in _PLACEHOLDERS:
-                value = value.replace(f"{{{name}}}", values[name])
-        if key == "targets" and isinstance(value, list):
-            value = [_fill(entry, values, own_generator) if isinstance(entry, Mapping) else entry for entry in value]
-        filled[key] = value
+    filled = dict(settings)
+    if filled.get("generator") == STUDY_GENERATOR:
+        filled["generator"] = own_generator
+    elif filled.get("generator") is not None:
+        for name, value in values.items():
+            filled["generator"] = filled["generator"].replace(f"{{{name}}}", value)
+    if "targets" in filled:
+        filled["targets"] = [_fill(entry, values, own_generator) for entry in filled["targets"]]
     return filled

@@ -8,7 +8,8 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
-from nnunet_difftumor.study.plan import BACKBONES, Arm
+from nnunet_difftumor.study.plan import Arm
+from nnunet_difftumor.study.settings import BACKBONES
 from nnunet_difftumor.trainer.schedule import STOCK_SCHEDULE, ScheduleMixin
 from nnunet_difftumor.trainer.search_path import trainer_search_environment
 
@@ -43,7 +44,6 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered:
 
     Args:
         schedule: Epochs and iterations of its runs, by the names of the settings.
-        where: The study's file, for errors.
         is_steered: Its runs have lengths of their own, or their samples are to be counted.
 
     Raises:

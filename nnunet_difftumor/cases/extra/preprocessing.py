@@ -21,10 +21,12 @@ from nnunet_difftumor.cases.fold import roles_of
 from nnunet_difftumor.ct.datasets import RawDataset, load_raw_dataset
 from nnunet_difftumor.ct.reading import read_shape
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError, list_some
-from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset, parse_extra_healthy
+from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ENVIRONMENT_VARIABLE, find_sources
+from nnunet_difftumor.settings.trainer_settings import TrainerSettings
 from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.files.declared import check
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 _KEY = "extra_healthy_datasets"
@@ -183,7 +185,7 @@ def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
         dataset: Full name of the extra data set; an entry may have its number.
     """
     path = folder / CONFIG_FILE_NAME
-    written = parse_extra_healthy(_read_settings(path).get(_KEY, ()), str(path))
+    written = check({_KEY: _read_settings(path).get(_KEY, [])}, TrainerSettings, path).extra_healthy_datasets
     if any(
         dataset == each.dataset or (each.dataset.isdigit() and dataset.startswith(f"Dataset{int(each.dataset):03d}_"))
         for each in written

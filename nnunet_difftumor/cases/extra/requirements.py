@@ -1,4 +1,4 @@
-"""The setting `extra_healthy_datasets`, and what a data set must fulfil to be trained on as extra healthy cases."""
+"""What a data set must fulfil to be trained on as extra healthy cases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ class TargetDataset:
     """The data set that is trained on, which extra cases must fit.
 
     Attributes:
-        name: `DatasetXXX_Name`.
         folder: Its folder in nnUNet_preprocessed.
         plans: Content of its plans file.
         configuration: Name of the configuration that is trained.
@@ -62,7 +61,6 @@ def check_description(extra: Mapping[str, Any], name: str, target: TargetDataset
 
     Args:
         extra: dataset.json of the extra data set.
-        target: The data set that is trained on.
 
     Raises:
         ConfigurationError: If they do not; the message names what differs.
@@ -101,7 +99,6 @@ def check_plans(plans: Mapping[str, Any], name: str, target: TargetDataset) -> N
 
     Args:
         plans: Plans of the extra data set.
-        target: The data set that is trained on.
 
     Raises:
         ConfigurationError: If spacing, normalisation, resampling or the order of axes differ.
@@ -131,8 +128,6 @@ def check_healthy(
         label_files: Label file of each case, on the raw grid.
         roles: Organ and tumour of each kind of synthetic tumour.
         labels: `labels` of the extra data set's dataset.json.
-        cache: What is known of its files.
-        show_progress: Show a progress bar while labels are read.
 
     Returns:
         Cases with an organ, sorted, each with the numbers of the kinds whose organ it has.
@@ -165,14 +160,13 @@ def check_healthy(
 
 
 def refuse_collisions(identifiers: Collection[str], name: str, taken: Mapping[str, str]) -> None:
-    """Raise if a case has the identifier of another data set's case.
+    """Raise if a case of an extra data set has the identifier of another data set's case.
 
     Args:
-        identifiers: Cases of an extra data set.
         taken: Name of the data set of each identifier that is used already.
 
     Raises:
-        DatasetError: If an identifier is used already.
+        DatasetError: If there is one.
     """
     twice = sorted(identifier for identifier in identifiers if identifier in taken)
     if twice:

@@ -73,11 +73,12 @@ def run(args: argparse.Namespace) -> int:
     """Plan the study, then print, write or train it."""
     from nnunet_difftumor.study.data_views import open_data
     from nnunet_difftumor.study.generator_training import check_stage
-    from nnunet_difftumor.study.hospital_cases import check_hospitals
     from nnunet_difftumor.study.plan import read_study
     from nnunet_difftumor.study.plan_text import command_of_study, describe_plan, write_slurm_script
-    from nnunet_difftumor.study.running import check_record
+    from nnunet_difftumor.study.running import check_record, state_of
     from nnunet_difftumor.study.runs import plan_runs
+    from nnunet_difftumor.study.validation_cases import check_hospitals
+    from nnunet_difftumor.study.versions import check_versions
 
     _refuse_compare_with_others(args)
     study = read_study(args.study)
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     check_hospitals(study, runs)
     for each in runs:
         check_record(each)
+    check_versions(runs, state_of, trains=not args.compare)
     for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
         check_stage(stage)
     chosen = _choose(runs, args.only)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -54,9 +53,9 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
         "group_kinds": list(study.group_kinds),
         "rules": dict(study.rules),
         "rules_are_known": study.rules.keys() >= _RULES,
-        "prediction": asdict(experiment.prediction),
+        "prediction": experiment.prediction.model_dump(),
         "predicted_here": any(model.trained is not None for model in experiment.models),
-        "settings": asdict(experiment.statistics),
+        "settings": experiment.statistics.model_dump(),
         "tests": tests,
         "was_resampled": any("bootstrap-t over patients" in method for method in methods),
         "was_student": any("Student's t over patients" in method for method in methods),

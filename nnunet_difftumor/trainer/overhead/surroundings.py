@@ -18,6 +18,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
+from nnunet_difftumor.support.files.declared import check
 from nnunet_difftumor.support.processes.environment import temporary_environment
 from nnunet_difftumor.trainer.discovery import find_trainer
 from nnunet_difftumor.trainer.mixin import DiffTumorMixin
@@ -117,7 +119,8 @@ def _set_probability(trainer: Any, probability: float) -> None:
 
     def settings() -> Any:
         resolved = own_settings()
-        return replace(resolved, config=replace(resolved.config, injection_probability=probability))
+        values = {**resolved.config.to_json(), "injection_probability": probability}
+        return replace(resolved, config=check(values, DiffTumorConfig, "--injection-probability"))
 
     trainer._resolve_config = settings
 

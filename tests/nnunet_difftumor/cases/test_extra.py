@@ -61,7 +61,7 @@ def resolve(value):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([{"dataset": 906}], r'906 is not confirmed.*mine\.json.*"confirmed_healthy": true'),
+        ([{"dataset": 906}], r'mine\.json.*906 is not confirmed.*"confirmed_healthy": true'),
         ([{"dataset": 906, "confirmed_healthy": False}], "not confirmed"),
         ([{"dataset": 906, "confirmed_healthy": 1}], "not confirmed"),
         ([{"dataset": 906, "confirmed": True}], "must look like"),

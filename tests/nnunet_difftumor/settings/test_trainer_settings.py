@@ -1,8 +1,8 @@
 import json
-from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.settings.resolving import ResolvedConfig, changed_settings, config_from_json, resolve_config
@@ -126,7 +126,7 @@ def test_earlier_sources_win_key_by_key_and_origins_are_told():
     assert resolved.origins["seed"] == "environment"
     assert resolved.origins["generator"] == "difftumor.json"
     assert resolved.origins["healthy_holdout"] == "default"
-    assert set(resolved.origins) == {field.name for field in fields(DiffTumorConfig)}
+    assert set(resolved.origins) == set(DiffTumorConfig.model_fields)
 
 
 def test_sources_are_found_in_order(tmp_path):
@@ -149,6 +149,20 @@ def test_an_unusable_settings_file_is_named(tmp_path, content):
 def test_an_unknown_key_is_an_error_with_the_closest_one():
     with pytest.raises(ConfigurationError, match="Did you mean 'injection_probability'"):
         resolve(injection_probabilty=0.3)
+
+
+@pytest.mark.parametrize("key", ["curriculum_every", "curriculum_samples"])
+def test_a_setting_that_is_not_supported_is_refused_with_the_reason(key):
+    with pytest.raises(ConfigurationError, match=f"no setting {key}: sizes and contrasts are drawn.*Remove it"):
+        resolve(**{key: 1})
+
+
+def test_errors_name_the_source_and_the_place_in_it():
+    with pytest.raises(ConfigurationError, match=r"^weaker, targets\[1\]: probability must be a number of 0 or more"):
+        resolve_config(
+            LIVER,
+            [source("stronger"), source("weaker", targets=[{"organ_label": 1}, {"organ_label": 1, "probability": -1}])],
+        )
 
 
 @pytest.mark.parametrize(
@@ -204,7 +218,7 @@ def test_settings_survive_json():
 
 
 def test_settings_are_frozen():
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         resolve().seed = 1  # type: ignore[misc]
 
 
@@ -218,6 +232,15 @@ def test_generator_folder_is_found_by_fold_beside_the_file_that_names_it(tmp_pat
     assert resolved.generator_folder(1) == tmp_path / "fold_1" / "generator"  # a whole output folder
     with pytest.raises(ConfigurationError, match=r"fold_2 .*does not exist"):
         resolved.generator_folder(2)
+
+
+def test_generators_of_the_settings_and_of_targets_start_from_the_folder_of_their_file(monkeypatch):
+    monkeypatch.setenv("GENERATORS", "/elsewhere")
+    targets = [{"organ_label": "liver", "generator": "$GENERATORS/fold_{fold}"}]
+    config = resolve(generator="g", targets=targets)
+    assert (config.generator, config.organ_targets[0].generator) == ("/data/g", "/elsewhere/fold_{fold}")
+    with pytest.raises(ConfigurationError, match="test: generator names an environment variable that is not set"):
+        resolve(generator="$NOT_SET_AT_ALL/g")
 
 
 def test_without_a_setting_the_builtin_generator_is_used_and_said_to_be_the_default():

@@ -1,6 +1,5 @@
 """Studies with matched arms: planning, dry run, resuming with a fake nnU-Net, errors."""
 
-import dataclasses
 import json
 import math
 import os
@@ -593,6 +592,21 @@ def test_a_changed_study_does_not_mix_with_what_was_trained(plan):
     check_record(more[0])
 
 
+def test_a_study_does_not_go_on_with_other_versions_of_nnunet(plan, tmp_path, monkeypatch, capsys):
+    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    train(runs[0], data, run_command=FakeNnunet())
+    recorded = json.loads((runs[0].folder / "versions.json").read_text())
+    monkeypatch.setattr(
+        "nnunet_difftumor.study.versions.installed_versions", lambda: {**recorded, "batchgeneratorsv2": "0.3.4"}
+    )
+    words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]
+    assert main(words) == 1
+    assert f"{recorded['batchgeneratorsv2']}: {runs[0].name}\n" in capsys.readouterr().err
+    train(runs[1], data, run_command=FakeNnunet())
+    assert main([*words[:-1], "--compare"]) == 1
+    assert f"batchgeneratorsv2 0.3.4: {runs[1].name}\n" in capsys.readouterr().err
+
+
 def test_two_processes_do_not_train_one_run(plan):
     _, data, runs = plan()
 
@@ -958,7 +972,7 @@ def test_validation_predictions_are_scored_and_compared(plan, project):
             nibabel.save(nibabel.Nifti1Image(made, image.affine), one.fold_folder / "validation" / f"{case}.nii.gz")
             both = ((made == 2) & (reference == 2)).sum()
             dice[one.arm.name].append(2 * both / ((made == 2).sum() + (reference == 2).sum()))
-    study = dataclasses.replace(study, compare={"statistics": {"draws": 1000}, "prediction": {"processes": 1}})
+    study = study.model_copy(update={"compare": {"statistics": {"draws": 1000}, "prediction": {"processes": 1}}})
     (report,) = compare_all(study, runs, data, runs[0].root, compare=compare)
     arms = pd.read_csv(report.parent / "arms.csv").query("group_kind == 'all'").set_index(["measure", "arm"])
     validated = [case for fold in (0, 2) for case in data.folds[fold].split.val]
@@ -1032,14 +1046,14 @@ WRONG = [
     (arm(trainer="difftumor", healthy=False), "works on healthy cases"),
     (arm(trainer="stock", healthy=False), "leaves fold 0 without a training case"),
     (arm(trainer="copy-paste"), "no real tumour to copy"),
-    (arm(trainer="difftumor", steps=0), "steps must be 1 or more"),
+    (arm(trainer="difftumor", steps=0), "steps must be a whole number of 1 or more"),
     (arm(trainer="difftumor", steps="two"), "steps must be a whole number"),
     (arm(trainer="difftumor", backbone="vit"), "backbone must be one of"),
     (arm(trainer="nnUNetTrainerDA5", healthy=True, backbone="unet"), "backbone goes with the short names"),
     (arm(trainer="difftumor", generater="x"), "Did you mean 'generator'"),
     (arm(trainer="difftumor", generator="study"), r"Write for example generators: \{preset: base\}"),
     ({"generators": {"preset": "nano"}}, "but no arm uses them"),
-    ({"generators": {}, **arm(trainer="difftumor", generator="study")}, "preset must be a text"),
+    ({"generators": {}, **arm(trainer="difftumor", generator="study")}, "preset must be one of nano, .*, got None"),
     ({"generators": {"preset": "huge"}}, "preset must be one of nano, tiny, base, large"),
     ({"generators": {"preset": "nano", "steps": 3}}, "Unknown setting 'steps'"),
     ({"generators": {"preset": "nano", "diffusion_steps": 0}}, "diffusion_steps must be a whole number of 1 or more"),

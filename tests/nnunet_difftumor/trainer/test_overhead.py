@@ -158,7 +158,10 @@ def test_figures_follow_from_the_epochs():
         (["-p", "nnUNetOtherPlans"], "nnUNetOtherPlans.json is missing"),
         (["-c", "3d_other"], "no configuration '3d_other', but 3d_fullres"),
         (["-d", "77"], "Could not find a dataset with the ID 77"),
-        (["--injection-probability", "2"], "injection_probability must be from 0 to 1"),
+        (
+            ["--injection-probability", "2"],
+            "--injection-probability: injection_probability must be a number from 0 to 1, got 2",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_told(project, capsys, words, message):

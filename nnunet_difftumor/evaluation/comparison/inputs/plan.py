@@ -1,139 +1,169 @@
-"""An experiment: which models are compared in which hospitals, read from one YAML file."""
+"""What is compared: which models in which hospitals, as declared for one YAML file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.evaluation.comparison.measures import MEASURES
-from nnunet_difftumor.support.files.entries import Entries, read_entries
+from nnunet_difftumor.evaluation.comparison.measures import DICE, MEASURES
+from nnunet_difftumor.support.files.declared import (
+    AtLeastOne,
+    DeclaredInYaml,
+    Expected,
+    File,
+    Folder,
+    OneOf,
+    PathTemplate,
+    Rising,
+    Text,
+    ZeroOrMore,
+    check,
+)
+from nnunet_difftumor.support.files.entries import read_yaml
 
 HOSPITAL_PLACEHOLDER = "{hospital}"
-_DEVICES = ("cuda", "cpu", "mps")
+DEVICES = ("cuda", "cpu", "mps")
+_MODEL_SOURCES = ("trained", "predictions", "scores")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hospital:
-    """Where the scans of one hospital lie.
+class Hospital(DeclaredInYaml):
+    """Where the scans of one hospital lie."""
 
-    Attributes:
-        name: Its name, for tables and file names.
-        images: Folder of `<case>_0000` images; None where no model has to predict.
-        labels: Folder of label maps; None where every model comes with scores.
-    """
-
-    name: str
-    images: Path | None = None
-    labels: Path | None = None
+    name: Text
+    """Its name, for tables and file names."""
+    images: Folder | None = None
+    """Folder of `<case>_0000` images; needed where a model has to predict."""
+    labels: Folder | None = None
+    """Folder of label maps; needed where a model does not come with scores."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """One model: a trained folder, predictions, or scores. Exactly one of the three is set.
+class Model(DeclaredInYaml):
+    """One model: a trained folder, predictions, or scores. Exactly one of the three is set."""
 
-    Attributes:
-        name: Its name, for tables and file names.
-        arm: What it is one training of; models of one arm are its seeds.
-        seed: Number of the seed; None for the only model of an arm.
-        trained: Folder of a trained nnU-Net model (`<trainer>__<plans>__<configuration>`).
-        folds: Folds that predict together.
-        checkpoint: Name of the checkpoint file.
-        predictions: Folder of predictions, in which `{hospital}` stands for the hospital.
-        scores: Output folder of `difftumor score`, in which `{hospital}` stands for the hospital.
-    """
+    arm: Text
+    """What it is one training of; models of one arm are its seeds."""
+    name: Text = ""
+    """Its name, for tables and file names; arm and seed without it."""
+    seed: ZeroOrMore | None = None
+    """Number of the seed; needed where an arm has several models."""
+    trained: Folder | None = None
+    """Folder of a trained nnU-Net model (`<trainer>__<plans>__<configuration>`)."""
+    folds: Annotated[tuple[int | str, ...], Expected("a list like [0, 1]")] = ()
+    """Folds that predict together; all with the checkpoint without it."""
+    checkpoint: Text = "checkpoint_final.pth"
+    """Name of the checkpoint file."""
+    predictions: PathTemplate | None = None
+    """Folder of predictions, in which `{hospital}` stands for the hospital's name."""
+    scores: PathTemplate | None = None
+    """Output folder of `difftumor score`, in which `{hospital}` stands for the hospital's name."""
 
-    name: str
-    arm: str
-    seed: int | None = None
-    trained: Path | None = None
-    folds: tuple[int | str, ...] = ()
-    checkpoint: str = "checkpoint_final.pth"
-    predictions: str | None = None
-    scores: str | None = None
+    @model_validator(mode="after")
+    def _require_one_source(self) -> Model:
+        given = [key for key in _MODEL_SOURCES if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"it must have exactly one of {', '.join(_MODEL_SOURCES)}, got {', '.join(given) or 'none'}."
+            )
+        if given != ["trained"] and {"folds", "checkpoint"} & self.model_fields_set:
+            raise ValueError(f"folds and checkpoint go with trained, not with {given[0]}.")
+        return self
 
     def folder_of(self, hospital: Hospital) -> Path:
         """Folder of predictions or scores of a hospital; not for trained models."""
         return Path((self.predictions or self.scores or "").replace(HOSPITAL_PLACEHOLDER, hospital.name))
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictionSettings:
-    """How trained models predict.
+class PredictionSettings(DeclaredInYaml):
+    """How trained models predict."""
 
-    Attributes:
-        device: "cuda", "cpu" or "mps".
-        mirroring: Average over mirrored scans, as nnU-Net does by default.
-        step_size: Step of the sliding window as a share of the patch.
-        processes: Processes that preprocess, that export, and that score.
-        probabilities: Keep probabilities, so that AUROC can be measured; they are large.
-        cpu_bfloat16: On a CPU, the network calculates in bfloat16.
-    """
-
-    device: str = "cuda"
+    device: Annotated[str, OneOf(*DEVICES)] = "cuda"
+    """What networks run on."""
     mirroring: bool = True
-    step_size: float = 0.5
-    processes: int = 3
+    """Average over mirrored scans, as nnU-Net does by default."""
+    step_size: Annotated[float, Field(ge=0.01, le=1)] = 0.5
+    """Step of the sliding window as a share of the patch."""
+    processes: AtLeastOne = 3
+    """Processes that preprocess, that export, and that score."""
     probabilities: bool = False
+    """Keep probabilities, so that AUROC can be measured; they are large. Of `predictions`, use the `<case>.npz` beside
+    the label maps.
+    """
     cpu_bfloat16: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatisticsSettings:
-    """How figures are computed.
-
-    Attributes:
-        seed: Seed of resampling and permutations.
-        draws: Number of resamplings and of permutations.
-        minimum_patients: A group of fewer patients gets no interval and no test.
-        minimum_tumors: A size bin of fewer tumours gets none either.
-        size_bins_mm: Diameters between the size bins, in mm.
-        size_diameter: "equivalent" (sphere of the same volume) or "axial" (longest in an axial slice).
-        age_bins: Ages between the age groups, in years.
+    """On a CPU with instructions for bfloat16, the network calculates in it: some seven times as fast with a small
+    patch.
     """
 
-    seed: int = 0
-    draws: int = 10_000
-    minimum_patients: int = 10
-    minimum_tumors: int = 10
-    size_bins_mm: tuple[float, ...] = (10.0, 20.0, 50.0)
-    size_diameter: str = "equivalent"
-    age_bins: tuple[float, ...] = (50.0, 65.0)
+
+class StatisticsSettings(DeclaredInYaml):
+    """How figures are computed."""
+
+    seed: ZeroOrMore = 0
+    """Seed of resampling and permutations."""
+    draws: Annotated[int, Field(ge=1000)] = 10_000
+    """Number of resamplings and of permutations."""
+    minimum_patients: Annotated[int, Field(ge=2)] = 10
+    """A group of fewer patients is shown as too few, without interval and test."""
+    minimum_tumors: AtLeastOne = 10
+    """A size bin of fewer tumours is shown as too few."""
+    size_bins_mm: Rising = (10.0, 20.0, 50.0)
+    """Diameters between the size bins, in mm."""
+    size_diameter: Annotated[str, OneOf("equivalent", "axial")] = "equivalent"
+    """Of the sphere of the same volume, or the longest in an axial slice."""
+    age_bins: Rising = (50.0, 65.0)
+    """Ages between the age groups, in years."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What is compared.
+class SharedSettings(DeclaredInYaml):
+    """What a comparison and the key `compare` of a study have in common."""
+
+    hospitals: tuple[Hospital, ...] = ()
+    """Where test scans lie."""
+    primary: Annotated[str, OneOf(*(measure.key for measure in MEASURES))] = DICE.key
+    """Measure that was chosen beforehand."""
+    labels: Annotated[tuple[Text, ...], Field(min_length=1), Expected("a list like [tumor]")] | None = None
+    """Tumour labels that count; all that were scored without it."""
+    metadata: File | None = None
+    """CSV with the columns case, patient, hospital, age, sex, phase, scanner; all but case may be missing."""
+    prediction: PredictionSettings = PredictionSettings()
+    """How trained models predict."""
+    statistics: StatisticsSettings = StatisticsSettings()
+    """How figures are computed."""
+    acknowledge_identifier_matches: bool = False
+    """Go on although cases are named like training cases of a model."""
+
+
+class ComparisonSettings(SharedSettings):
+    """The file of `difftumor compare`."""
+
+    title: Text | None = None
+    """Heading of the report; the file's name without it."""
+    baseline: Text | None = None
+    """Arm that the others are compared with; the first without it."""
+    hospitals: tuple[Hospital, ...] = Field()
+    """Where test scans lie."""
+    models: tuple[Model, ...]
+    """What is compared."""
+    dataset_json: File | None = None
+    """nnU-Net's dataset.json, which names the labels; that of the model without it."""
+    notes: Annotated[tuple[Text, ...], Field(min_length=1), Expected("a list of texts")] = ()
+    """What a reader of the report should know."""
+
+
+class ComparisonPlan(ComparisonSettings):
+    """What is compared, with all defaults filled in.
 
     Attributes:
         path: The file that it was read from.
-        title: Heading of the report.
-        baseline: Arm that the others are compared with.
-        primary: Key of the measure that was chosen beforehand.
-        labels: Tumour labels that count; None takes all that were scored.
-        dataset_json: nnU-Net's dataset.json, which names the labels; None takes that of the model.
-        metadata: CSV of cases, patients, hospitals, age, sex, phase, scanner.
-        prediction: How trained models predict.
-        statistics: How figures are computed.
-        acknowledge_identifier_matches: Go on although cases are named like training cases of a model.
-        notes: What a reader of the report should know.
     """
 
     path: Path
-    title: str
-    baseline: str
-    primary: str
-    labels: tuple[str, ...] | None
-    dataset_json: Path | None
-    metadata: Path | None
-    hospitals: tuple[Hospital, ...]
-    models: tuple[Model, ...]
-    prediction: PredictionSettings = field(default_factory=PredictionSettings)
-    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
-    acknowledge_identifier_matches: bool = False
-    notes: tuple[str, ...] = ()
+    title: str = Field()
+    baseline: str = Field()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -145,7 +175,10 @@ class Experiment:
         return tuple(sorted((m for m in self.models if m.arm == arm), key=lambda model: model.seed or 0))
 
 
-def read_experiment(path: Path) -> Experiment:
+Experiment = ComparisonPlan
+
+
+def read_experiment(path: Path) -> ComparisonPlan:
     """Read an experiment and check it; nothing is predicted.
 
     Paths start from the file's folder; `~` and environment variables are replaced.
@@ -154,141 +187,55 @@ def read_experiment(path: Path) -> Experiment:
         ConfigurationError: If the file cannot be read, or a key or value in it is wrong.
     """
     path = Path(path)
-    entries = read_entries(path)
-    entries.refuse_unknown(_EXPERIMENT_KEYS)
-    hospitals = tuple(read_hospital(entry) for entry in entries.list_of("hospitals"))
-    models = tuple(_read_model(entry) for entry in entries.list_of("models"))
+    folder = path.resolve().parent
+    written = check(read_yaml(path, "experiment"), ComparisonSettings, path, "the experiment", folder=folder)
+    models = tuple(_completed(model, f"{path}, models[{number}]") for number, model in enumerate(written.models))
+    hospitals = written.hospitals
     check_names("hospitals", [hospital.name for hospital in hospitals], path)
     _check_seeds(models, path)
     check_names("models", [model.name for model in models], path)
     _check_sources(models, hospitals, path)
     arms = list(dict.fromkeys(model.arm for model in models))
-    baseline = entries.text("baseline", arms[0])
+    baseline = written.baseline or arms[0]
     if baseline not in arms:
         raise ConfigurationError(f"{path}: baseline must be one of the arms {', '.join(arms)}, got {baseline!r}.")
-    primary = entries.text("primary", "dice")
-    if primary not in {measure.key for measure in MEASURES}:
-        keys = ", ".join(measure.key for measure in MEASURES)
-        raise ConfigurationError(f"{path}: primary must be one of {keys}, got {primary!r}.")
-    return Experiment(
-        path=path,
-        title=entries.text("title", path.stem),
-        baseline=baseline,
-        primary=primary,
-        labels=entries.texts("labels"),
-        dataset_json=entries.existing("dataset_json", is_folder=False),
-        metadata=entries.existing("metadata", is_folder=False),
-        hospitals=hospitals,
-        models=models,
-        prediction=read_prediction(entries.mapping("prediction")),
-        statistics=read_statistics(entries.mapping("statistics")),
-        acknowledge_identifier_matches=entries.boolean("acknowledge_identifier_matches", False),
-        notes=entries.texts("notes") or (),
-    )
+    filled: dict[str, Any] = {"title": written.title or path.stem, "baseline": baseline, "models": models}
+    return ComparisonPlan.model_construct(**{**dict(written), **filled, "path": path})
 
 
-def file_name_of(name: str) -> str:
-    """Turn the name of a hospital or model into one that every file system takes."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "_"
+def _completed(model: Model, where: str) -> Model:
+    """The model with its name, and the folds that predict."""
+    name = model.name or (model.arm if model.seed is None else f"{model.arm} seed {model.seed}")
+    folds = model.folds if model.trained is None else _folds(model, model.trained, where)
+    return model.model_copy(update={"name": name, "folds": folds})
 
 
-_EXPERIMENT_KEYS = (
-    "title",
-    "baseline",
-    "primary",
-    "labels",
-    "dataset_json",
-    "metadata",
-    "hospitals",
-    "models",
-    "prediction",
-    "statistics",
-    "acknowledge_identifier_matches",
-    "notes",
-)
-_MODEL_SOURCES = ("trained", "predictions", "scores")
-
-
-def read_hospital(entries: Entries) -> Hospital:
-    """Read one hospital; its folders must exist."""
-    entries.refuse_unknown(("name", "images", "labels"))
-    return Hospital(name=entries.text("name"), images=entries.existing("images"), labels=entries.existing("labels"))
-
-
-def _read_model(entries: Entries) -> Model:
-    entries.refuse_unknown(("name", "arm", "seed", *_MODEL_SOURCES, "folds", "checkpoint"))
-    given = [key for key in _MODEL_SOURCES if entries.has(key)]
-    if len(given) != 1:
-        raise ConfigurationError(
-            f"{entries.where} must have exactly one of {', '.join(_MODEL_SOURCES)}, got {', '.join(given) or 'none'}."
-        )
-    if given != ["trained"] and (entries.has("folds") or entries.has("checkpoint")):
-        raise ConfigurationError(f"{entries.where}: folds and checkpoint go with trained, not with {given[0]}.")
-    arm, seed = entries.text("arm"), entries.whole("seed", None, 0)
-    trained, checkpoint = entries.existing("trained"), entries.text("checkpoint", "checkpoint_final.pth")
-    return Model(
-        name=entries.text("name", arm if seed is None else f"{arm} seed {seed}"),
-        arm=arm,
-        seed=seed,
-        trained=trained,
-        folds=_read_folds(entries, trained, checkpoint) if trained is not None else (),
-        checkpoint=checkpoint,
-        predictions=entries.template("predictions"),
-        scores=entries.template("scores"),
-    )
-
-
-def _read_folds(entries: Entries, trained: Path, checkpoint: str) -> tuple[int | str, ...]:
+def _folds(model: Model, trained: Path, where: str) -> tuple[int | str, ...]:
     """Folds as written, or all with the checkpoint; each must have it."""
     found = {
         fold.name.removeprefix("fold_"): fold
         for fold in sorted(trained.glob("fold_*"))
-        if (fold / checkpoint).is_file()
+        if (fold / model.checkpoint).is_file()
     }
-    written = entries.get("folds")
-    folds = [name for name in found if name != "all"] or list(found) if written is None else written
-    if not isinstance(folds, list) or not folds:
+    is_written = "folds" in model.model_fields_set
+    folds = model.folds if is_written else [name for name in found if name != "all"] or list(found)
+    if not folds:
         raise ConfigurationError(
-            f"{entries.where}: no fold of {trained} has {checkpoint}, and folds must be a list like [0, 1], "
-            f"got {written!r}. Correct trained or checkpoint."
+            f"{where}: no fold of {trained} has {model.checkpoint}, and folds must be a list like [0, 1], "
+            f"got {[] if is_written else None}. Correct trained or checkpoint."
         )
     for fold in folds:
         if str(fold) not in found:
             raise ConfigurationError(
-                f"{entries.where}: {trained / f'fold_{fold}' / checkpoint} does not exist. "
+                f"{where}: {trained / f'fold_{fold}' / model.checkpoint} does not exist. "
                 f"Folds with that checkpoint: {', '.join(found) or 'none'}. Correct folds or checkpoint."
             )
     return tuple("all" if str(fold) == "all" else int(fold) for fold in folds)
 
 
-def read_prediction(entries: Entries) -> PredictionSettings:
-    """Read how trained models predict."""
-    defaults = PredictionSettings()
-    entries.refuse_unknown(tuple(vars(defaults)))
-    return PredictionSettings(
-        device=entries.choice("device", defaults.device, _DEVICES),
-        mirroring=entries.boolean("mirroring", defaults.mirroring),
-        step_size=entries.number("step_size", defaults.step_size, 0.01, 1.0),
-        processes=entries.whole("processes", defaults.processes, 1) or defaults.processes,
-        probabilities=entries.boolean("probabilities", defaults.probabilities),
-        cpu_bfloat16=entries.boolean("cpu_bfloat16", defaults.cpu_bfloat16),
-    )
-
-
-def read_statistics(entries: Entries) -> StatisticsSettings:
-    """Read how figures are computed."""
-    defaults = StatisticsSettings()
-    entries.refuse_unknown(tuple(vars(defaults)))
-    whole = {
-        key: entries.whole(key, getattr(defaults, key), least)
-        for key, least in (("seed", 0), ("draws", 1000), ("minimum_patients", 2), ("minimum_tumors", 1))
-    }
-    return StatisticsSettings(
-        **{key: value for key, value in whole.items() if value is not None},
-        size_bins_mm=entries.rising("size_bins_mm", defaults.size_bins_mm),
-        size_diameter=entries.choice("size_diameter", defaults.size_diameter, ("equivalent", "axial")),
-        age_bins=entries.rising("age_bins", defaults.age_bins),
-    )
+def file_name_of(name: str) -> str:
+    """Turn the name of a hospital or model into one that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "_"
 
 
 def check_names(key: str, names: Sequence[str], path: Path) -> None:
@@ -326,17 +273,21 @@ def _check_sources(models: Sequence[Model], hospitals: Sequence[Hospital], path:
             )
     for hospital in hospitals:
         for model in models:
-            if model.trained is not None and hospital.images is None:
-                raise ConfigurationError(
-                    f"{path}: the hospital {hospital.name!r} needs images, because {model.name!r} has to predict there."
-                )
-            if model.scores is None and hospital.labels is None:
-                raise ConfigurationError(
-                    f"{path}: the hospital {hospital.name!r} needs labels, because {model.name!r} comes without scores."
-                )
-            if model.trained is None and not model.folder_of(hospital).is_dir():
-                raise ConfigurationError(
-                    f"{path}: {model.folder_of(hospital)}, where {model.name!r} should have its "
-                    f"{'predictions' if model.predictions else 'scores'} of {hospital.name!r}, is no folder. "
-                    f"{HOSPITAL_PLACEHOLDER} in the path stands for the hospital's name."
-                )
+            lack = _lack(model, hospital)
+            if lack is not None:
+                raise ConfigurationError(f"{path}: {lack}")
+
+
+def _lack(model: Model, hospital: Hospital) -> str | None:
+    """What keeps a model from being scored in a hospital."""
+    if model.trained is not None and hospital.images is None:
+        return f"the hospital {hospital.name!r} needs images, because {model.name!r} has to predict there."
+    if model.scores is None and hospital.labels is None:
+        return f"the hospital {hospital.name!r} needs labels, because {model.name!r} comes without scores."
+    if model.trained is None and not model.folder_of(hospital).is_dir():
+        kind = "predictions" if model.predictions else "scores"
+        return (
+            f"{model.folder_of(hospital)}, where {model.name!r} should have its {kind} of {hospital.name!r}, is no "
+            f"folder. {HOSPITAL_PLACEHOLDER} in the path stands for the hospital's name."
+        )
+    return None

@@ -13,7 +13,7 @@ from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.evaluation.comparison.inputs.metadata import bins_of, read_metadata
 from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
 from nnunet_difftumor.evaluation.comparison.inputs.scores import load_study
-from nnunet_difftumor.support.files.entries import read_entries
+from nnunet_difftumor.support.files.entries import read_yaml
 
 COLUMNS = {
     "cases.csv": "case,label,is_healthy,dice,nsd_1mm,nsd_2mm,reference_ml,predicted_ml,reference_tumors,"
@@ -200,7 +200,7 @@ def test_keys_can_be_merged_in_and_overridden(experiment):
 def test_a_merged_mapping_can_be_merged_again(tmp_path):
     text = "outer: {inner: {deep: &two {<<: &one {arm: a, seed: 1}, arm: b}}}\nlast: {<<: *two, seed: 3}\n"
     (tmp_path / "e.yaml").write_text(text)
-    assert read_entries(tmp_path / "e.yaml").raw_mapping("last") == {"arm": "b", "seed": 3}
+    assert read_yaml(tmp_path / "e.yaml", "experiment")["last"] == {"arm": "b", "seed": 3}
 
 
 @pytest.mark.parametrize(

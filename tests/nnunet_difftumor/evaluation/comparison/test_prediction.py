@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -279,8 +278,9 @@ def test_the_splits_are_those_of_the_data_set_that_the_plans_name(hospital, mode
     write_splits(tmp_path / "preprocessed" / "Dataset007_Pancreas", ["c1"])
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     assert dataset_of(linked) == "Dataset007_Pancreas"
+    moved = model.model_copy(update={"trained": linked, "folds": (0,)})
     with pytest.raises(LeakError, match=r"X: c1 \(1\)"):
-        refuse_training_cases(replace(model, trained=linked, folds=(0,)), [hospital], acknowledged=False)
+        refuse_training_cases(moved, [hospital], acknowledged=False)
 
 
 def test_without_plans_the_data_set_is_the_folder_that_a_link_leads_to(model, tmp_path):
@@ -295,7 +295,7 @@ def test_the_splits_are_found_where_nnunet_noted_that_it_trained_from(hospital, 
     noted = {"preprocessed_dataset_folder_base": str(tmp_path / "data" / "Dataset007_Pancreas")}
     (model.trained / "fold_0" / "debug.json").write_text(json.dumps(noted))
     with pytest.raises(LeakError, match=r"X: c2 \(1\)"):
-        refuse_training_cases(replace(model, folds=(0,)), [hospital], acknowledged=False)
+        refuse_training_cases(model.model_copy(update={"folds": (0,)}), [hospital], acknowledged=False)
 
 
 def test_validation_cases_of_one_fold_trained_the_others(hospital, model):
