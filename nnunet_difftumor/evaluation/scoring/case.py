@@ -23,7 +23,7 @@ from nnunet_difftumor.evaluation.scoring.components import (
 )
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter, keep_near_organ
 from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, PredictionScore, TumorScore
-from nnunet_difftumor.evaluation.scoring.rules import TOLERANCES_MM, ScoringRules, size_bin
+from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, TOLERANCES_MM, ScoringRules, bin_of
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, ScoredLabel
 from nnunet_difftumor.evaluation.scoring.surfaces import surface_agreement
 
@@ -182,7 +182,7 @@ def _tumor_scores(
                 volume_mm3=volume_mm3,
                 equivalent_diameter_mm=diameter_mm,
                 axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
-                size_bin=size_bin(diameter_mm),
+                size_bin=bin_of(diameter_mm, SIZE_BINS_MM),
                 detected=partner >= 0,
                 touched=bool(touched[index]),
                 iou=iou,

@@ -17,7 +17,7 @@ from nnunet_difftumor.evaluation.scoring.curves import (
     wilson_interval,
 )
 from nnunet_difftumor.evaluation.scoring.records import CaseScores
-from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, size_bin
+from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, bin_of
 from nnunet_difftumor.evaluation.scoring.tables import FROC_FILE, ROC_FILE, SPECIFICITY_FILE, score_tables
 from nnunet_difftumor.evaluation.statistics.distributions import area_under_curve, bootstrap, or_none
 
@@ -108,7 +108,7 @@ def _summarize_tumors(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd
 
 
 def _by_size(tumors: pd.DataFrame, diameter: str) -> dict[str, Any]:
-    bins = tumors[diameter].map(size_bin)
+    bins = tumors[diameter].map(lambda diameter_mm: bin_of(diameter_mm, SIZE_BINS_MM))
     return {name: _summarize_bin(tumors[bins == name]) for name, _, _ in SIZE_BINS_MM}
 
 

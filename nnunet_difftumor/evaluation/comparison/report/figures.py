@@ -15,14 +15,13 @@ from nnunet_difftumor.evaluation.comparison.analysis import (
     ALL,
     EVERYONE,
     SIZE,
-    ArmFigure,
-    DifferenceFigure,
+    Finding,
     Findings,
     Group,
 )
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
 from nnunet_difftumor.evaluation.comparison.measures import TUMOR_DICE, TUMORS, Measure
-from nnunet_difftumor.evaluation.comparison.text import show_estimate
+from nnunet_difftumor.evaluation.comparison.text import counted, show_estimate
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
 _INK, _SOFT, _LINE, _ACCENT = "#1c2430", "#5b6675", "#dfe4ea", "#14618f"
@@ -191,9 +190,9 @@ def _tick(findings: Findings, label: str, measure: Measure, group: Group, experi
     return f"{group.name}\nn = {figure.items}{lack}"
 
 
-def _count(figure: ArmFigure | DifferenceFigure, of_tumors: bool) -> str:
-    patients = f"{figure.patients} patient{'' if figure.patients == 1 else 's'}"
-    return f"{figure.items} tumour{'' if figure.items == 1 else 's'}, {patients}" if of_tumors else patients
+def _count(figure: Finding, of_tumors: bool) -> str:
+    patients = counted(figure.patients, "patient")
+    return f"{counted(figure.items, 'tumour')}, {patients}" if of_tumors else patients
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, DifferenceFigure, Findings
+from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, Finding, Findings
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, file_name_of
 from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.report.figures import draw_forest, draw_sizes
@@ -122,7 +122,7 @@ def _cards(findings: Findings, experiment: Experiment, label: str, names_label: 
     return cards
 
 
-def _card_lines(figure: DifferenceFigure) -> list[str]:
+def _card_lines(figure: Finding) -> list[str]:
     lines = [f"{figure.patients} patients"]
     if figure.test:
         lines.append(f"{figure.test} test: p {_equals(figure.p_value)} (Holm: {show_p_value(figure.p_holm)})")

@@ -488,7 +488,7 @@ def test_a_table_of_scores_is_read_by_the_types_of_its_records(folders):
     assert np.isnan(cases.loc[("both", "liver"), "reference_tumors"])
     assert cases.loc[("missed", "tumor"), "dice"] == 0.0
     tumors = read_scores(folders / "out" / "tumors.csv", ["case", "tumor", "detected"])
-    assert tumors["tumor"].tolist() == ["1", "2", "1", "2", "1"]  # names, not amounts
+    assert tumors["tumor"].tolist() == ["1", "2", "1", "1", "2"]  # names, not amounts
     assert tumors["detected"].sum() == 3
 
 
