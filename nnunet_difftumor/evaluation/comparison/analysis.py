@@ -302,8 +302,8 @@ class _Means(_Question):
         estimates = self._estimates(totals, self.measure.difference_scale, arm, baseline)
         if self.lack:
             return estimates
-        of_seeds = (self.totals[self.models_of(each)] for each in (arm, baseline))
-        over_seeds = intervals.seed_interval(*of_seeds, self.weights, self.measure.difference_scale)
+        of_arm, of_baseline = (self.totals[self.models_of(each)] for each in (arm, baseline))
+        over_seeds = intervals.seed_interval(of_arm, of_baseline, self.weights, self.measure.difference_scale)
         return {**estimates, "over_seeds": over_seeds, **self._test(totals, arm)}
 
     def _estimates(self, totals: FloatArray, scale: Scale, *names: str) -> dict[str, Estimate | None]:
@@ -351,8 +351,8 @@ class _Areas(_Question):
         if not self.lack:
             scores, has_tumor = table["patient_score"].to_numpy(), table["reference_tumors"].to_numpy() > 0
             for is_own in ((table["model"] == model).to_numpy() for model in self.models):
-                own = scores[is_own], has_tumor[is_own], of_patients[is_own]
-                self.areas.append(roc.area_under_curve(*own, self.patients))
+                area = roc.area_under_curve(scores[is_own], has_tumor[is_own], of_patients[is_own], self.patients)
+                self.areas.append(area)
             self.lack = self._lack()
 
     def _lack(self) -> str:

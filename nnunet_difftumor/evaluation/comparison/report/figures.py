@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,10 +36,9 @@ _HEADINGS = {"size": "Diameter", "hospital": "Hospital", "age": "Age", "sex": "S
 @dataclass(frozen=True)
 class _Row:
     text: str
-    count: str = ""
-    estimate: Estimate | None = None
+    count: str
+    estimate: Estimate | None  # None: a heading
     is_diamond: bool = False
-    is_heading: bool = False
 
 
 def draw_forest(findings: Findings, experiment: Experiment, label: str, measure: Measure, arm: str) -> Figure:
@@ -48,21 +48,19 @@ def draw_forest(findings: Findings, experiment: Experiment, label: str, measure:
         experiment: What was compared.
     """
     is_difference = arm != experiment.baseline
+    find = findings.difference if is_difference else findings.arm
     drawn = experiment.arms[1:] if is_difference else (arm,)
-    all_rows = {each: _forest_rows(findings, label, measure, each, is_difference=is_difference) for each in drawn}
+    all_rows = {
+        each: _forest_rows(findings.groups, measure, partial(find, label, measure.key, arm=each)) for each in drawn
+    }
     rows = all_rows[arm]
-    figure = _figure(_WIDTH, 0.9 + 0.3 * len(rows))
+    height = 0.9 + 0.3 * len(rows)  # inches
     words = max(_WORDS_LEFT, *(0.075 * (len(row.text) + len(row.count)) + 0.45 for row in rows))  # inches
-    axis = figure.add_axes(
-        (
-            words / _WIDTH,
-            0.62 / figure.get_figheight(),
-            (_WIDTH - words - _WORDS_RIGHT) / _WIDTH,
-            1 - 1.05 / figure.get_figheight(),
-        )
-    )
-    for height, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
-        _draw_row(axis, row, height, 1 / (_WIDTH - words - _WORDS_RIGHT), words, is_difference=is_difference)
+    width = _WIDTH - words - _WORDS_RIGHT
+    figure = _figure(_WIDTH, height)
+    axis = figure.add_axes((words / _WIDTH, 0.62 / height, width / _WIDTH, 1 - 1.05 / height))
+    for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
+        _draw_row(axis, row, place, 1 / width, words, is_difference=is_difference)
     axis.set_xlim(*_range_of([row for each in all_rows.values() for row in each]))
     if is_difference:
         axis.axvline(0, color=_SOFT, linewidth=0.9, zorder=0)
@@ -72,23 +70,20 @@ def draw_forest(findings: Findings, experiment: Experiment, label: str, measure:
     axis.tick_params(labelsize=8, colors=_SOFT)
     axis.set_xlabel(_forest_caption(experiment, measure, arm, is_difference=is_difference), fontsize=9, color=_INK)
     name = f"{arm} minus {experiment.baseline}" if is_difference else arm
-    figure.text(0.012, 1 - 0.2 / figure.get_figheight(), f"{measure.title}, {label}: {name}", fontsize=11, va="center")
+    figure.text(0.012, 1 - 0.2 / height, f"{measure.title}, {label}: {name}", fontsize=11, va="center")
     return figure
 
 
-def _forest_rows(findings: Findings, label: str, measure: Measure, arm: str, *, is_difference: bool) -> list[_Row]:
-    find = findings.difference if is_difference else findings.arm
-    of_tumors = measure.of == TUMORS
+def _forest_rows(groups: Sequence[Group], measure: Measure, find: Callable[..., Finding | None]) -> list[_Row]:
     rows: list[_Row] = []
-    for kind in dict.fromkeys(group.kind for group in findings.groups if group.kind != ALL):
-        groups = [group for group in findings.groups if group.kind == kind]
-        figures = [(group, find(label, measure.key, group, arm)) for group in groups]
-        known = [_Row(f"  {group.name}", _count(each, of_tumors), each.estimate) for group, each in figures if each]
-        if known:
-            rows += [_Row(_HEADINGS.get(kind, kind.capitalize()), is_heading=True), *known]
-    everyone = find(label, measure.key, EVERYONE, arm)
+    for kind in dict.fromkeys(group.kind for group in groups if group.kind != ALL):
+        figures = [figure for group in groups if group.kind == kind and (figure := find(group=group))]
+        if figures:
+            rows.append(_Row(_HEADINGS.get(kind, kind.capitalize()), "", None))
+        rows += [_Row(f"  {each.group.name}", _count(each, measure), each.estimate) for each in figures]
+    everyone = find(group=EVERYONE)
     assert everyone is not None
-    rows.append(_Row("All patients", _count(everyone, of_tumors), everyone.estimate, is_diamond=True))
+    rows.append(_Row("All patients", _count(everyone, measure), everyone.estimate, is_diamond=True))
     if everyone.over_hospitals is not None:
         rows.append(_Row("Hospitals resampled", "", everyone.over_hospitals, is_diamond=True))
     return rows
@@ -113,14 +108,13 @@ def _range_of(rows: Sequence[_Row]) -> tuple[float, float]:
 def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, is_difference: bool) -> None:
     """Draw a row. `inch` is one inch as a share of the axis, `words` the room to its left in inches."""
     across = axis.get_yaxis_transform()
-    weight = "bold" if row.is_heading or row.is_diamond else "normal"
+    estimate = row.estimate
+    weight = "bold" if estimate is None or row.is_diamond else "normal"
     style = {"transform": across, "va": "center", "fontsize": 9, "clip_on": False}
     axis.text((0.14 - words) * inch, height, row.text, color=_INK, fontweight=weight, **style)
-    if row.is_heading:
+    if estimate is None:
         return
     axis.text(-0.2 * inch, height, row.count, color=_SOFT, ha="right", **style)
-    estimate = row.estimate
-    assert estimate is not None
     is_missing = math.isnan(estimate.value)
     text = estimate.method.partition(":")[0] if is_missing else show_estimate(estimate, signed=is_difference)
     axis.text(1 + 0.2 * inch, height, text, color=_SOFT if is_missing else _INK, fontweight=weight, **style)
@@ -146,8 +140,10 @@ def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures:
     axes = figure.subplots(1, len(measures), squeeze=False)[0]
     for axis, measure in zip(axes, measures, strict=True):
         for number, arm in enumerate(experiment.arms):
-            _draw_arm_by_size(axis, findings, (label, measure.key, arm), groups, number, len(experiment.arms))
-        axis.set_xticks(range(len(groups)), [_tick(findings, label, measure, each, experiment) for each in groups])
+            found = [findings.arm(label, measure.key, group, arm) for group in groups]
+            _draw_arm_by_size(axis, arm, found, number, len(experiment.arms))
+        ticks = [_tick(findings.arm(label, measure.key, group, experiment.baseline), group) for group in groups]
+        axis.set_xticks(range(len(groups)), ticks)
         axis.set_xlim(-0.6, len(groups) - 0.4)
         axis.set_ylim(0, 1.02)
         axis.set_title(measure.title, fontsize=10, color=_INK)
@@ -163,36 +159,28 @@ def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures:
     return figure
 
 
-def _draw_arm_by_size(
-    axis: Axes, findings: Findings, names: tuple[str, str, str], groups: Sequence[Group], number: int, arms: int
-) -> None:
-    label, key, arm = names
+def _draw_arm_by_size(axis: Axes, arm: str, figures: Sequence[Finding | None], number: int, arms: int) -> None:
     color = _ARM_COLORS[number % len(_ARM_COLORS)]
     shift = (number - (arms - 1) / 2) * min(0.18, 0.6 / arms)
-    is_named = False
-    for position, group in enumerate(groups):
-        figure = findings.arm(label, key, group, arm)
+    axis.plot([], [], marker="o", color=color, markersize=5, label=arm)
+    for position, figure in enumerate(figures):
         if figure is None or math.isnan(figure.estimate.low):
             continue
         estimate, place = figure.estimate, position + shift
         axis.plot([place, place], [estimate.low, estimate.high], color=color, linewidth=1.6)
-        axis.plot([place], [estimate.value], marker="o", color=color, markersize=5, label=None if is_named else arm)
-        is_named = True
-    if not is_named:
-        axis.plot([], [], marker="o", color=color, label=arm)
+        axis.plot([place], [estimate.value], marker="o", color=color, markersize=5)
 
 
-def _tick(findings: Findings, label: str, measure: Measure, group: Group, experiment: Experiment) -> str:
-    figure = findings.arm(label, measure.key, group, experiment.baseline)
+def _tick(figure: Finding | None, group: Group) -> str:
     if figure is None or not figure.items:
         return f"{group.name}\nempty"
     lack = "\ntoo few" if math.isnan(figure.estimate.low) else ""
     return f"{group.name}\nn = {figure.items}{lack}"
 
 
-def _count(figure: Finding, of_tumors: bool) -> str:
+def _count(figure: Finding, measure: Measure) -> str:
     patients = counted(figure.patients, "patient")
-    return f"{counted(figure.items, 'tumour')}, {patients}" if of_tumors else patients
+    return f"{counted(figure.items, 'tumour')}, {patients}" if measure.of == TUMORS else patients
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -81,42 +81,37 @@ def _write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) -> tuple[list[dict[str, str]], str]:
     """Forest plots of the primary measure and of sensitivity, and the plot by size, as text for the page."""
-    shown = (measure_of(experiment.primary), SENSITIVITY)
-    pictures: dict[str, tuple[str, Figure]] = {}
-    for measure in dict.fromkeys(shown):
+    forests = []
+    for measure in dict.fromkeys((measure_of(experiment.primary), SENSITIVITY)):
         for arm in experiment.arms[1:] or experiment.arms:
-            name = f"{label}_{measure.key}_{arm}"
-            alt = f"forest plot of {measure.title}, {label}, {arm}"
-            pictures[name] = (alt, draw_forest(findings, experiment, label, measure, arm))
-    sizes = ("sizes", draw_sizes(findings, experiment, label, SIZE_MEASURES))
-    embedded = []
-    for name, (alt, figure) in {**pictures, f"{label}_sizes": sizes}.items():
-        path = folder / f"{file_name_of(name)}.png"
-        save_figure(figure, path, dpi=_DPI)
-        embedded.append({"alt": alt, "data": embed_png(path)})
-    return embedded[:-1], embedded[-1]["data"]
+            forest = draw_forest(findings, experiment, label, measure, arm)
+            data = _embedded(forest, folder, f"{label}_{measure.key}_{arm}")
+            forests.append({"alt": f"forest plot of {measure.title}, {label}, {arm}", "data": data})
+    sizes = draw_sizes(findings, experiment, label, SIZE_MEASURES)
+    return forests, _embedded(sizes, folder, f"{label}_sizes")
+
+
+def _embedded(figure: Figure, folder: Path, name: str) -> str:
+    path = folder / f"{file_name_of(name)}.png"
+    save_figure(figure, path, dpi=_DPI)
+    return embed_png(path)
 
 
 def _cards(findings: Findings, experiment: Experiment, label: str, names_label: bool) -> list[dict[str, Any]]:
     """The primary measure in large print: each difference, or the only arm."""
     end = f", {label}" if names_label else ""
-    if len(experiment.arms) == 1:
-        figure = findings.arm(label, experiment.primary, EVERYONE, experiment.baseline)
-        assert figure is not None
-        interval = show_interval(figure.estimate) or figure.estimate.method
-        name = f"{experiment.baseline}{end}"
-        return [{"name": name, "value": show_value(figure.estimate.value), "interval": interval, "lines": []}]
     cards = []
-    for arm in experiment.arms[1:]:
-        figure = findings.difference(label, experiment.primary, EVERYONE, arm)
+    for arm in experiment.arms[1:] or experiment.arms:
+        is_difference = arm != experiment.baseline
+        figure = (findings.difference if is_difference else findings.arm)(label, experiment.primary, EVERYONE, arm)
         assert figure is not None
-        interval = show_interval(figure.estimate, signed=True)
+        interval = show_interval(figure.estimate, signed=is_difference)
         cards.append(
             {
-                "name": f"{arm} minus {experiment.baseline}{end}",
-                "value": show_value(figure.estimate.value, signed=True),
-                "interval": f"95% interval {interval}" if interval else figure.estimate.method,
-                "lines": _card_lines(figure),
+                "name": f"{arm} minus {experiment.baseline}{end}" if is_difference else f"{arm}{end}",
+                "value": show_value(figure.estimate.value, signed=is_difference),
+                "interval": f"{'95% interval ' * is_difference}{interval}" if interval else figure.estimate.method,
+                "lines": _card_lines(figure) if is_difference else [],
             }
         )
     return cards
@@ -125,16 +120,13 @@ def _cards(findings: Findings, experiment: Experiment, label: str, names_label: 
 def _card_lines(figure: Finding) -> list[str]:
     lines = [f"{figure.patients} patients"]
     if figure.test:
-        lines.append(f"{figure.test} test: p {_equals(figure.p_value)} (Holm: {show_p_value(figure.p_holm)})")
+        p_value = show_p_value(figure.p_value)
+        equals = "" if p_value.startswith("<") else "= "
+        lines.append(f"{figure.test} test: p {equals}{p_value} (Holm: {show_p_value(figure.p_holm)})")
     for name, estimate in (("other hospitals", figure.over_hospitals), ("other trainings", figure.over_seeds)):
         if interval := show_interval(estimate, signed=True):
             lines.append(f"95% interval for {name}: {interval}")
     return lines
-
-
-def _equals(p_value: float) -> str:
-    text = show_p_value(p_value)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _warnings(facts: Mapping[str, Any]) -> list[str]:
