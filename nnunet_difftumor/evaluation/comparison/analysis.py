@@ -114,11 +114,7 @@ def _find(figures: Sequence[Finding], wanted: tuple[str, str, Group, str]) -> Fi
 
 
 def analyze(study: Study, experiment: Experiment) -> Findings:
-    """Compute all figures.
-
-    Args:
-        experiment: What is compared, and how figures are computed.
-    """
+    """Compute all figures."""
     groups = _groups(study, experiment)
     figures: list[Finding] = []
     seeds: list[dict[str, Any]] = []
@@ -155,11 +151,7 @@ def groups_of(study: Study, experiment: Experiment, kind: str) -> tuple[str, ...
 
 
 def measures_of(kind: str, experiment: Experiment) -> tuple[Measure, ...]:
-    """Measures that are shown in groups of a kind; the primary one is among them wherever it can be.
-
-    Returns:
-        The measures, in the order of the tables.
-    """
+    """Measures that are shown in groups of a kind, in their order; the primary one is among them where it can be."""
     if kind in (ALL, SIZE):
         return MEASURES if kind == ALL else SIZE_MEASURES
     primary = measure_of(experiment.primary)

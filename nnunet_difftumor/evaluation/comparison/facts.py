@@ -22,21 +22,12 @@ _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
 
 
 def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> dict[str, Any]:
-    """Collect what was compared and how.
-
-    Args:
-        experiment: What was compared.
-
-    Returns:
-        JSON values.
-    """
+    """Collect what was compared and how, as JSON values."""
     primary = measure_of(experiment.primary)
     methods = {each.estimate.method for each in (*findings.arms, *findings.differences)}
     tests: dict[str, list[str]] = {}
-    for each in findings.differences:
-        title = measure_of(each.measure).title
-        if each.test and title not in tests.setdefault(each.test, []):
-            tests[each.test].append(title)
+    for test, measure in dict.fromkeys((each.test, each.measure) for each in findings.differences if each.test):
+        tests.setdefault(test, []).append(measure_of(measure).title)
     return {
         "title": experiment.title,
         "baseline": experiment.baseline,

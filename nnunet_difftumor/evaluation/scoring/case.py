@@ -67,23 +67,14 @@ def score_case(
 
 
 def score_maps(
-    maps: CaseMaps,
-    scheme: LabelScheme,
-    *,
-    organ_filter: OrganFilter | None = None,
-    rules: ScoringRules = DEFAULT_RULES,
+    maps: CaseMaps, scheme: LabelScheme, *, organ_filter: OrganFilter | None = None, rules: ScoringRules = DEFAULT_RULES
 ) -> CaseScores:
-    """Score a case that was read.
-
-    Args:
-        organ_filter: Drop predicted tumours outside the organ.
-    """
-    is_ignored = maps.reference == scheme.ignore if scheme.ignore is not None else None
-    is_partly_unknown = is_ignored is not None and bool(is_ignored.any())
+    """Score a case that was read; `organ_filter` drops predicted tumours outside the organ."""
+    is_partly_unknown = scheme.ignore is not None and bool((maps.reference == scheme.ignore).any())
+    is_ignored = maps.reference == scheme.ignore if is_partly_unknown else None
     has_tumor = bool(np.isin(maps.reference, sorted(scheme.tumor_values)).any())
     is_healthy = not has_tumor and not is_partly_unknown
-    ignored = is_ignored if is_partly_unknown else None
-    labels = (_score_label(maps, label, ignored, organ_filter, rules) for label in scheme.labels)
+    labels = (_score_label(maps, label, is_ignored, organ_filter, rules) for label in scheme.labels)
     scores = tuple(LabelScores(case=maps.case, is_healthy=is_healthy, **fields) for fields in labels)
     return CaseScores(case=maps.case, is_healthy=is_healthy, labels=scores)
 

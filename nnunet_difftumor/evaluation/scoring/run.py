@@ -97,17 +97,7 @@ def _collect(
     cases = tuple(result[0] for result in scored)
     filtered = tuple(result[1] for result in scored if len(result) > 1)
     errors = tuple(sorted([*plan.errors, *failed], key=lambda error: error.case))
-    about = _describe(request, plan, errors)
-    summary = {**about, "organ_filter": None, "cases": len(cases), "labels": summarize(cases)}
-    return FolderScores(cases, filtered, errors, summary)
-
-
-def _write(folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Mapping[str, Any]) -> None:
-    write_tables(folder, {**score_tables(cases), **curve_tables(cases)}, errors, summary)
-
-
-def _describe(request: ScoringRequest, plan: ScoringPlan, errors: Sequence[CaseError]) -> dict[str, Any]:
-    return {
+    summary = {
         "format": SUMMARY_FORMAT,
         "version": __version__,
         "rules": asdict(request.rules),
@@ -115,16 +105,19 @@ def _describe(request: ScoringRequest, plan: ScoringPlan, errors: Sequence[CaseE
         "failed": [error.case for error in errors],
         "not_predicted": list(plan.not_predicted),
         "without_reference": list(plan.without_reference),
+        "organ_filter": None,
+        "cases": len(cases),
+        "labels": summarize(cases),
     }
+    return FolderScores(cases, filtered, errors, summary)
+
+
+def _write(folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Mapping[str, Any]) -> None:
+    write_tables(folder, {**score_tables(cases), **curve_tables(cases)}, errors, summary)
 
 
 class KilledProcessError(DiffTumorError):
-    """A scoring process was killed.
-
-    Attributes:
-        workers: Processes that ran.
-        fewer_workers: Processes to try with next.
-    """
+    """One of several scoring processes was killed; `fewer_workers` may live."""
 
     def __init__(self, workers: int) -> None:
         self.workers, self.fewer_workers = workers, max(1, workers // 2)
@@ -137,10 +130,7 @@ class KilledProcessError(DiffTumorError):
 def run_jobs(
     request: ScoringRequest, scheme: LabelScheme, cases: Sequence[CaseFiles], workers: int
 ) -> Iterator[tuple[CaseScores, ...] | CaseError]:
-    """Score cases.
-
-    Args:
-        workers: Processes; 1 scores in this one.
+    """Score cases in some processes, or in this one.
 
     Yields:
         Scores, and those with the organ filter if there is one, or why there are none, in the order of the cases.

@@ -168,11 +168,10 @@ def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], m
                 f"{models[0].name} and {model.name} were not scored on the same scans and tumours: {len(different)} "
                 f"differ, e.g. {'/'.join(different[0])}. Predict and score what is missing, with the same label maps."
             )
-        is_same = np.isclose(first.astype(float), other.loc[first.index].astype(float), rtol=1e-4, atol=1e-6).all(
-            axis=1
-        )
+        values = first.astype(float), other.loc[first.index].astype(float)
+        is_same = np.isclose(*values, rtol=1e-4, atol=1e-6).all(axis=1)
         if not is_same.all():
-            differing = "/".join(map(str, cast(Any, first.index[~np.asarray(is_same)][0])))
+            differing = "/".join(map(str, cast(Any, first.index[~is_same][0])))
             raise DatasetError(
                 f"{models[0].name} and {model.name} were scored with other references of {differing}. Score both with "
                 "the same label maps and rules."
@@ -180,11 +179,11 @@ def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], m
 
 
 def _common_rules(rules: Mapping[Path, Mapping[str, Any]]) -> Mapping[str, Any]:
-    folders = list(rules)
-    for folder in folders[1:]:
-        if rules[folder] != rules[folders[0]]:
+    first, *others = rules
+    for folder in others:
+        if rules[folder] != rules[first]:
             raise DatasetError(
-                f"{folders[0]} and {folder} were scored by different rules ({dict(rules[folders[0]])} and "
+                f"{first} and {folder} were scored by different rules ({dict(rules[first])} and "
                 f"{dict(rules[folder])}). Score both by the same."
             )
-    return rules[folders[0]]
+    return rules[first]

@@ -42,11 +42,7 @@ class _Row:
 
 
 def draw_forest(findings: Findings, experiment: Experiment, label: str, measure: Measure, arm: str) -> Figure:
-    """Draw the difference of an arm to the baseline in all groups and in all patients; of the only arm, its value.
-
-    Args:
-        experiment: What was compared.
-    """
+    """Draw the difference of an arm to the baseline in all groups and in all patients; of the only arm, its value."""
     is_difference = arm != experiment.baseline
     find = findings.difference if is_difference else findings.arm
     drawn = experiment.arms[1:] if is_difference else (arm,)
@@ -130,11 +126,7 @@ def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, 
 
 
 def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures: Sequence[Measure]) -> Figure:
-    """Draw measures of tumours by size, one panel each, arms side by side.
-
-    Args:
-        experiment: What was compared.
-    """
+    """Draw measures of tumours by size, one panel each, arms side by side."""
     groups = [group for group in findings.groups if group.kind == SIZE]
     figure = _figure(_WIDTH, 3.9)
     axes = figure.subplots(1, len(measures), squeeze=False)[0]

@@ -12,7 +12,7 @@ from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, Finding, F
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, file_name_of
 from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.report.figures import draw_forest, draw_sizes
-from nnunet_difftumor.evaluation.comparison.report.tables import Table, cohort_table, tables_of_label
+from nnunet_difftumor.evaluation.comparison.report.tables import cohort_table, tables_of_label
 from nnunet_difftumor.evaluation.comparison.text import listing, show_interval, show_p_value, show_value
 from nnunet_difftumor.evaluation.statistics.intervals import SMALLEST_HOSPITALS
 from nnunet_difftumor.support.files.atomic_files import written_whole
@@ -30,8 +30,7 @@ def write_report(
     """Write tables, figures, methods paragraph and page.
 
     Args:
-        experiment: What was compared.
-        facts: The run's facts, from `collect_facts`.
+        facts: Those of `collect_facts`.
         notes: What a reader should know.
         output: Folder for the files, which are replaced.
     """
@@ -41,24 +40,21 @@ def write_report(
     methods = _tidy(environment.overlay(autoescape=False).get_template("methods.txt.jinja").render(facts=facts))
     _remove_earlier(output)
     cohort = cohort_table(facts)
-    _write_tables([cohort], output / TABLES_FOLDER)
-    labels = []
-    for label in facts["labels"]:
-        tables = tables_of_label(findings, experiment, label)
-        _write_tables(tables, output / TABLES_FOLDER)
-        forests, sizes = _draw(findings, experiment, label, output / FIGURES_FOLDER)
-        cards = _cards(findings, experiment, label, len(facts["labels"]) > 1)
-        shown = {row[0] for row in tables[0].rows}
-        labels.append(
-            {"name": label, "tables": tables, "forests": forests, "sizes": sizes, "cards": cards, "shown": shown}
-        )
+    labels = [
+        {
+            "name": label,
+            "tables": tables_of_label(findings, experiment, label),
+            "cards": _cards(findings, experiment, label, len(facts["labels"]) > 1),
+            **_draw(findings, experiment, label, output / FIGURES_FOLDER),
+        }
+        for label in facts["labels"]
+    ]
+    for table in (cohort, *(table for label in labels for table in label["tables"])):
+        name = file_name_of(table.key)
+        _write_text(output / TABLES_FOLDER / f"{name}.csv", table.to_csv())
+        _write_text(output / TABLES_FOLDER / f"{name}.tex", table.to_latex())
     page = environment.get_template("report.html.jinja").render(
-        facts=facts,
-        labels=labels,
-        cohort=cohort,
-        measures=MEASURES,
-        methods=methods,
-        notes=[*notes, *_warnings(facts)],
+        facts=facts, labels=labels, cohort=cohort, measures=MEASURES, methods=methods, notes=[*notes, *_warnings(facts)]
     )
     _write_text(output / METHODS_FILE, methods + "\n")
     _write_text(output / REPORT_FILE, page)
@@ -72,14 +68,7 @@ def _remove_earlier(output: Path) -> None:
                 path.unlink()
 
 
-def _write_tables(tables: Sequence[Table], folder: Path) -> None:
-    for table in tables:
-        name = file_name_of(table.key)
-        _write_text(folder / f"{name}.csv", table.to_csv())
-        _write_text(folder / f"{name}.tex", table.to_latex())
-
-
-def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) -> tuple[list[dict[str, str]], str]:
+def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) -> dict[str, Any]:
     """Forest plots of the primary measure and of sensitivity, and the plot by size, as text for the page."""
     forests = []
     for measure in dict.fromkeys((measure_of(experiment.primary), SENSITIVITY)):
@@ -88,7 +77,7 @@ def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) 
             data = _embedded(forest, folder, f"{label}_{measure.key}_{arm}")
             forests.append({"alt": f"forest plot of {measure.title}, {label}, {arm}", "data": data})
     sizes = draw_sizes(findings, experiment, label, SIZE_MEASURES)
-    return forests, _embedded(sizes, folder, f"{label}_sizes")
+    return {"forests": forests, "sizes": _embedded(sizes, folder, f"{label}_sizes")}
 
 
 def _embedded(figure: Figure, folder: Path, name: str) -> str:

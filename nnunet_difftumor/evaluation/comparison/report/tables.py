@@ -86,11 +86,7 @@ def _latex(text: str) -> str:
 
 
 def cohort_table(facts: Mapping[str, Any]) -> Table:
-    """Make the table of who was measured, hospital by hospital.
-
-    Args:
-        facts: The run's facts, from `collect_facts`.
-    """
+    """Make the table of who was measured, hospital by hospital, from the facts of the run."""
     columns = ("", *(hospital["name"] for hospital in facts["hospitals"]))
     has_sum = len(facts["hospitals"]) > 1
     rows = [(row["name"], *map(str, [*row["hospitals"], *[row["all"]] * has_sum])) for row in facts["cohort"]]
@@ -98,14 +94,7 @@ def cohort_table(facts: Mapping[str, Any]) -> Table:
 
 
 def tables_of_label(findings: Findings, experiment: Experiment, label: str) -> tuple[Table, ...]:
-    """Make the tables of one tumour label.
-
-    Args:
-        experiment: What was compared.
-
-    Returns:
-        Arms, differences, sizes, and one table for each kind of group, without those that would be empty.
-    """
+    """Make the tables of one tumour label: arms, differences, sizes, one for each kind of group, and trainings."""
     own = [_words(each) for each in (*findings.arms, *findings.differences) if each.label == label]
     figures = pd.DataFrame(own)
     figures["is_shown"] = figures.groupby(["kind", "measure"])["is_measured"].transform("any")
@@ -209,11 +198,7 @@ def _seeds_table(seeds: pd.DataFrame, label: str) -> Table:
 
 
 def write_complete_tables(findings: Findings, folder: Path) -> None:
-    """Write every figure into arms.csv, differences.csv and seeds.csv, unrounded.
-
-    Args:
-        folder: Folder for the files, which are replaced.
-    """
+    """Write every figure into arms.csv, differences.csv and seeds.csv of a folder, unrounded."""
     arms = pd.DataFrame([_numbers(each) for each in findings.arms], columns=_ARM_COLUMNS)
     differences = pd.DataFrame([_numbers(each) for each in findings.differences], columns=_DIFFERENCE_COLUMNS)
     for name, table in ((ARMS_FILE, arms), (DIFFERENCES_FILE, differences), (SEEDS_FILE, findings.seeds)):
@@ -232,12 +217,7 @@ def _numbers(figure: Finding) -> dict[str, Any]:
 
 
 def write_raw_tables(study: Study, experiment: Experiment, folder: Path) -> None:
-    """Write what the figures are computed from into cases.csv and tumors.csv, one row a model and scan or tumour.
-
-    Args:
-        experiment: What was compared.
-        folder: Folder for the files, which are replaced.
-    """
+    """Write what the figures are computed from into cases.csv and tumors.csv, one row a model and scan or tumour."""
     models = pd.DataFrame([(each.name, each.arm, each.seed) for each in experiment.models])
     models.columns = ["model", "arm", "seed"]
     for name, table in ((CASES_FILE, study.cases), (TUMORS_FILE, study.tumors)):
