@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
-from nnunet_difftumor.evaluation.comparison.inputs.scores import Study, select
+from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
 from nnunet_difftumor.evaluation.comparison.measures import (
     AUROC,
     EMPTY,
@@ -29,6 +29,7 @@ from nnunet_difftumor.evaluation.comparison.measures import (
 )
 from nnunet_difftumor.evaluation.comparison.text import counted
 from nnunet_difftumor.evaluation.scoring.rules import bins_of
+from nnunet_difftumor.evaluation.scoring.tables import Frame
 from nnunet_difftumor.evaluation.statistics import intervals, paired_tests, roc
 from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate
 from nnunet_difftumor.evaluation.statistics.roc import AreaUnderCurve
@@ -97,7 +98,7 @@ class Findings:
 
     arms: tuple[Finding, ...]
     differences: tuple[Finding, ...]
-    seeds: pd.DataFrame
+    seeds: Frame
     groups: tuple[Group, ...]
 
     def arm(self, label: str, measure: str, group: Group, arm: str) -> Finding | None:
@@ -117,20 +118,47 @@ def analyze(study: Study, experiment: Experiment) -> Findings:
     """Compute all figures."""
     groups = _groups(study, experiment)
     figures: list[Finding] = []
-    seeds: list[dict[str, Any]] = []
+    seeds: list[tuple[Any, ...]] = []
     for label in study.labels:
         for group in groups:
             for measure in measures_of(group.kind, experiment):
                 question = (_Areas if measure is AUROC else _Means)(study, experiment, label, measure, group)
-                figures += question.figures()
+                figures += _figures(question)
                 if group == EVERYONE:
-                    seeds += question.seeds()
+                    seeds += _seeds(question)
     return Findings(
         arms=tuple(each for each in figures if not each.baseline),
         differences=tuple(_adjust([each for each in figures if each.baseline])),
         seeds=pd.DataFrame(seeds, columns=SEED_COLUMNS),
         groups=groups,
     )
+
+
+def _figures(question: _Means | _Areas) -> Iterator[Finding]:
+    """All arms, and all but the baseline minus it."""
+    baseline, *others = question.experiment.arms
+    for arm, compared_with in (*((arm, "") for arm in (baseline, *others)), *((arm, baseline) for arm in others)):
+        yield Finding(
+            label=question.label,
+            measure=question.measure.key,
+            group=question.group,
+            arm=arm,
+            baseline=compared_with,
+            patients=question.patients,
+            items=question.items,
+            **(question.difference(arm, baseline) if compared_with else question.of_arm(arm)),
+        )
+
+
+def _seeds(question: _Means | _Areas) -> Iterator[tuple[Any, ...]]:
+    """Rows of seeds.csv, of arms with several trainings."""
+    values = question.values_of_models()
+    for arm in question.experiment.arms if values else ():
+        models = question.experiment.models_of(arm)
+        for model in models:
+            if model.seed is not None and len(models) > 1:
+                value = values[question.models[model.name]]
+                yield question.label, question.measure.key, arm, model.name, model.seed, value
 
 
 def _groups(study: Study, experiment: Experiment) -> tuple[Group, ...]:
@@ -169,59 +197,14 @@ def _adjust(differences: Sequence[Finding]) -> Iterator[Finding]:
 class _Question:
     """One measure of one label in one group: what both kinds of measure share.
 
-    Attributes:
-        lack: Why there is no interval and no test; empty if there is.
+    Both have `patients` and `items`, `lack` (why there is no interval and no test; empty if there is), estimates
+    `of_arm` and of a `difference` by fields of `Finding`, and `values_of_models`, empty if nothing can be measured.
     """
-
-    patients: int
-    items: int
-    lack: str
 
     def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
         self.study, self.experiment = study, experiment
         self.label, self.measure, self.group = label, measure, group
         self.models = {model.name: number for number, model in enumerate(experiment.models)}
-
-    def figures(self) -> list[Finding]:
-        """Figures of all arms, and of all but the baseline minus it."""
-        baseline, *others = self.experiment.arms
-        return [
-            Finding(
-                label=self.label,
-                measure=self.measure.key,
-                group=self.group,
-                arm=arm,
-                baseline=compared_with,
-                patients=self.patients,
-                items=self.items,
-                **(self.difference(arm, baseline) if compared_with else self.of_arm(arm)),
-            )
-            for arms, compared_with in (((baseline, *others), ""), (others, baseline))
-            for arm in arms
-        ]
-
-    def seeds(self) -> list[dict[str, Any]]:
-        """Rows of seeds.csv, of arms with several trainings."""
-        values = self.values_of_models()
-        names = (self.label, self.measure.key)
-        return [
-            dict(zip(SEED_COLUMNS, (*names, arm, model.name, model.seed, values[self.models[model.name]]), strict=True))
-            for arm in self.experiment.arms
-            for model in self.experiment.models_of(arm)
-            if values and model.seed is not None and len(self.experiment.models_of(arm)) > 1
-        ]
-
-    def of_arm(self, arm: str) -> dict[str, Any]:
-        """Estimates of an arm, by fields of `Finding`."""
-        raise NotImplementedError
-
-    def difference(self, arm: str, baseline: str) -> dict[str, Any]:
-        """Estimates and test of an arm minus the baseline, by fields of `Finding`."""
-        raise NotImplementedError
-
-    def values_of_models(self) -> list[float]:
-        """The measure of each model; empty if it cannot be measured."""
-        raise NotImplementedError
 
     def models_of(self, arm: str) -> list[int]:
         return [self.models[model.name] for model in self.experiment.models_of(arm)]
@@ -231,7 +214,7 @@ class _Question:
         words = "\0".join((self.label, self.measure.key, self.group.kind, self.group.name, *names))
         return np.random.default_rng([self.experiment.statistics.seed, zlib.crc32(words.encode())])
 
-    def in_group(self, table: pd.DataFrame) -> Any:
+    def in_group(self, table: Frame) -> Any:
         """Say of every row whether it belongs to the label and the group."""
         keep: Any = table["label"] == self.label
         if self.group.kind == SIZE:
@@ -261,14 +244,14 @@ class _Means(_Question):
         self.hospitals = table.drop_duplicates("patient")["hospital"].tolist()
         self.lack = self._lack()
 
-    def _rows(self) -> pd.DataFrame:
+    def _rows(self) -> Frame:
         table = self.study.tumors if self.measure.of == TUMORS else self.study.cases
         keep = self.in_group(table)
         if self.measure.of == TUMOR_SCANS:
             keep &= table["reference_tumors"] > 0
         elif self.measure.of == HEALTHY_SCANS:
             keep &= table["is_healthy"]
-        return select(table, keep)
+        return table[keep]
 
     def _lack(self) -> str:
         settings = self.experiment.statistics
@@ -334,8 +317,8 @@ class _Areas(_Question):
 
     def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
         super().__init__(study, experiment, label, measure, group)
-        table = select(study.cases, self.in_group(study.cases))
-        table = select(table, (table["reference_tumors"] > 0) | table["is_healthy"])
+        table = study.cases[self.in_group(study.cases)]
+        table = table[(table["reference_tumors"] > 0) | table["is_healthy"]]
         of_patients, names = pd.factorize(table["patient"])
         self.patients, self.items = len(names), len(table) // len(self.models)
         self.areas: list[AreaUnderCurve | None] = []

@@ -6,15 +6,14 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import pandas as pd
-
 from nnunet_difftumor import __version__
 from nnunet_difftumor.evaluation.comparison.analysis import Findings, groups_of
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
-from nnunet_difftumor.evaluation.comparison.inputs.scores import Study, select
+from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
 from nnunet_difftumor.evaluation.comparison.measures import AUROC, is_lack, measure_of
 from nnunet_difftumor.evaluation.scoring.rules import bins_of
+from nnunet_difftumor.evaluation.scoring.tables import Frame
 from nnunet_difftumor.evaluation.statistics import intervals
 
 _RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
@@ -77,7 +76,7 @@ def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
     scans, tumors = _scans_and_tumors(study)
     names = [each.name for each in experiment.hospitals]
 
-    def row(name: str, rows: pd.DataFrame, of_patients: bool = False) -> dict[str, Any]:
+    def row(name: str, rows: Frame, of_patients: bool = False) -> dict[str, Any]:
         counted = rows.drop_duplicates("patient") if of_patients else rows
         of_hospitals = counted["hospital"].value_counts().reindex(names, fill_value=0)
         return {"name": name, "hospitals": of_hospitals.tolist(), "all": len(counted)}
@@ -85,23 +84,23 @@ def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
     found = [row("patients", scans, of_patients=True)]
     for kind in study.group_kinds:
         for group in groups_of(study, experiment, kind):
-            found.append(row(f"patients, {kind}: {group}", select(scans, scans[kind] == group), of_patients=True))
-    found += [row("scans", scans), row("healthy scans", select(scans, scans["is_healthy"]))]
+            found.append(row(f"patients, {kind}: {group}", scans[scans[kind] == group], of_patients=True))
+    found += [row("scans", scans), row("healthy scans", scans[scans["is_healthy"]])]
     settings = experiment.statistics
     for label in study.labels:
-        own = select(tumors, tumors["label"] == label)
+        own = tumors[tumors["label"] == label]
         tumors_of = "tumours" if len(study.labels) == 1 else f"tumours, {label}"
         found.append(row(tumors_of, own))
         for name, *ends_mm in bins_of(settings.size_bins_mm, "mm"):
             of_size = own[f"{settings.size_diameter}_diameter_mm"].between(*ends_mm, inclusive="left")
-            found.append(row(f"{tumors_of}, {name}", select(own, of_size)))
+            found.append(row(f"{tumors_of}, {name}", own[of_size]))
     return found
 
 
-def _scans_and_tumors(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _scans_and_tumors(study: Study) -> tuple[Frame, Frame]:
     """One row a scan, and one a tumour; they are the same for every model."""
     first = study.cases["model"].iloc[0]
-    cases, tumors = (select(table, table["model"] == first) for table in (study.cases, study.tumors))
+    cases, tumors = (table[table["model"] == first] for table in (study.cases, study.tumors))
     return cases.drop_duplicates(["hospital", "case"]), tumors
 
 
@@ -109,7 +108,7 @@ def _counts(study: Study, hospital: str | None = None) -> dict[str, int]:
     """Numbers of patients, scans, tumours and healthy scans."""
     scans, tumors = _scans_and_tumors(study)
     if hospital is not None:
-        scans, tumors = (select(table, table["hospital"] == hospital) for table in (scans, tumors))
+        scans, tumors = (table[table["hospital"] == hospital] for table in (scans, tumors))
     return {
         "patients": scans["patient"].nunique(),
         "scans": len(scans),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,12 +55,12 @@ def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumo
     )
 
 
-def sensitivity_at(froc: pd.DataFrame, rate: float) -> float:
+def sensitivity_at(froc: Any, rate: float) -> float:
     """Largest sensitivity with at most `rate` false positives per case."""
     return float(froc["sensitivity"][froc["false_positives_per_case"] <= rate].iloc[-1])
 
 
-def average_precision(froc: pd.DataFrame) -> float:
+def average_precision(froc: Any) -> float:
     """Area under the precision-recall steps: precision at a threshold times the recall it adds; NaN without tumours."""
     sensitivity = froc["sensitivity"].to_numpy()
     if math.isnan(sensitivity[0]):

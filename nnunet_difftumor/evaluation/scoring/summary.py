@@ -18,7 +18,7 @@ from nnunet_difftumor.evaluation.scoring.curves import (
 )
 from nnunet_difftumor.evaluation.scoring.records import CaseScores
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, bin_of
-from nnunet_difftumor.evaluation.scoring.tables import FROC_FILE, ROC_FILE, SPECIFICITY_FILE, score_tables
+from nnunet_difftumor.evaluation.scoring.tables import FROC_FILE, ROC_FILE, SPECIFICITY_FILE, Frame, score_tables
 from nnunet_difftumor.evaluation.statistics.distributions import area_under_curve, bootstrap, or_none
 
 _DRAWS = 2000
@@ -37,13 +37,13 @@ def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
     return {name: _summarize_label(*tables) for name, tables in _by_label(cases).items()}
 
 
-def curve_tables(cases: Sequence[CaseScores]) -> dict[str, pd.DataFrame]:
+def curve_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
     """Trace the curves of the tumour labels.
 
     Returns:
         Table by file name, labels below one another; no table without a curve.
     """
-    found: dict[str, list[pd.DataFrame]] = {}
+    found: dict[str, list[Frame]] = {}
     for name, (rows, tumors, predictions) in _by_label(cases).items():
         if rows["reference_tumors"].isna().any():
             continue
@@ -61,14 +61,14 @@ def curve_tables(cases: Sequence[CaseScores]) -> dict[str, pd.DataFrame]:
     return {file: pd.concat(curves) for file, curves in found.items()}
 
 
-def _by_label(cases: Sequence[CaseScores]) -> dict[str, list[Any]]:
+def _by_label(cases: Sequence[CaseScores]) -> dict[str, list[Frame]]:
     """Tables of cases, tumours and predicted tumours of each label."""
     tables = score_tables(cases).values()
     names = [label.label for label in cases[0].labels] if cases else []
     return {name: [table[table["label"] == name] for table in tables] for name in names}
 
 
-def _summarize_label(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
+def _summarize_label(cases: Frame, tumors: Frame, predictions: Frame) -> dict[str, Any]:
     summary = {
         "is_tumor": bool(cases["reference_tumors"].notna().all()),
         "cases": len(cases),
@@ -84,7 +84,7 @@ def _summarize_label(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd.
     return summary
 
 
-def _summarize_tumors(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
+def _summarize_tumors(cases: Frame, tumors: Frame, predictions: Frame) -> dict[str, Any]:
     wrong, wrong_any = int(cases["false_positives"].sum()), int((~predictions["touches_tumor"]).sum())
     matched = tumors["iou"][tumors["detected"]].tolist()
     size = (len(tumors) + len(predictions)) / 2.0
@@ -107,12 +107,12 @@ def _summarize_tumors(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd
     }
 
 
-def _by_size(tumors: pd.DataFrame, diameter: str) -> dict[str, Any]:
+def _by_size(tumors: Frame, diameter: str) -> dict[str, Any]:
     bins = tumors[diameter].map(lambda diameter_mm: bin_of(diameter_mm, SIZE_BINS_MM))
     return {name: _summarize_bin(tumors[bins == name]) for name, _, _ in SIZE_BINS_MM}
 
 
-def _summarize_bin(tumors: pd.DataFrame) -> dict[str, Any]:
+def _summarize_bin(tumors: Frame) -> dict[str, Any]:
     detected, touched = int(tumors["detected"].sum()), int(tumors["touched"].sum())
     return {
         "tumors": len(tumors),
@@ -124,7 +124,7 @@ def _summarize_bin(tumors: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _summarize_healthy(healthy: pd.DataFrame) -> dict[str, Any]:
+def _summarize_healthy(healthy: Frame) -> dict[str, Any]:
     clear = int((healthy["predicted_tumors"] == 0).sum())
     return {
         "scans": len(healthy),
@@ -134,11 +134,11 @@ def _summarize_healthy(healthy: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _has_scores(cases: pd.DataFrame) -> bool:
+def _has_scores(cases: Frame) -> bool:
     return bool(cases["patient_score"].notna().all())
 
 
-def _summarize_scores(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Any]:
+def _summarize_scores(cases: Frame, tumors: Frame, predictions: Frame) -> dict[str, Any]:
     """What needs probabilities."""
     if not _has_scores(cases):
         return {"froc": None, "average_precision": None, "patient": None}
@@ -156,7 +156,7 @@ def _summarize_scores(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd
     }
 
 
-def _summarize_patients(cases: pd.DataFrame) -> dict[str, Any]:
+def _summarize_patients(cases: Frame) -> dict[str, Any]:
     """Area under the ROC curve of the patient score: scans with a tumour against healthy ones."""
     known = cases[(cases["reference_tumors"] > 0) | cases["is_healthy"]]
     has_tumor = (known["reference_tumors"] > 0).to_numpy(dtype=bool)
@@ -167,16 +167,16 @@ def _summarize_patients(cases: pd.DataFrame) -> dict[str, Any]:
     return {"auroc": area.to_json(), "with_tumor": int(has_tumor.sum()), "healthy": int((~has_tumor).sum())}
 
 
-def _patient_curve(cases: pd.DataFrame, values: pd.Series, **options: float) -> pd.DataFrame:
+def _patient_curve(cases: Frame, values: Any, **options: float) -> Frame:
     has_tumor = cases["reference_tumors"] > 0
     return patient_curve(values[has_tumor].tolist(), values[cases["is_healthy"]].tolist(), **options)
 
 
-def _froc(cases: pd.DataFrame, tumors: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+def _froc(cases: Frame, tumors: Frame, predictions: Frame) -> Frame:
     pairs, wrong = tumors["score"][tumors["detected"]], predictions["score"][predictions["matched_tumor"].isna()]
     return froc_curve(pairs.tolist(), wrong.tolist(), len(tumors), len(cases))
 
 
-def _mean(values: pd.Series) -> float | None:
+def _mean(values: Any) -> float | None:
     known = values.dropna().to_numpy()
     return float(np.mean(known)) if len(known) else None

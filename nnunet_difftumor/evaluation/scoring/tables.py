@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import pandas as pd
 
@@ -24,6 +24,9 @@ FILTERED_FOLDER = "organ_filter"
 
 RECORDS = {CASES_FILE: LabelScores, TUMORS_FILE: TumorScore, PREDICTIONS_FILE: PredictionScore}
 """What a row of each table is: its fields are the columns, with their types; an empty cell is no value (NaN, None)."""
+
+Frame = Any
+"""A pandas.DataFrame. Whether a selection of one is a frame, a column or a value, pandas' annotations do not tell."""
 
 _OUR_FILES = (*RECORDS, ERRORS_FILE, FROC_FILE, SPECIFICITY_FILE, ROC_FILE, FILTERED_FOLDER, SUMMARY_FILE)
 _DTYPES = {bool: "bool", float: "float64", int: "Int64", int | None: "Int64", str: "object"}
@@ -42,7 +45,7 @@ def table_of(record: type, rows: Iterable[Any]) -> pd.DataFrame:
     return table.astype({name: _DTYPES[kind] for name, kind in columns.items()})
 
 
-def score_tables(cases: Sequence[CaseScores]) -> dict[str, pd.DataFrame]:
+def score_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
     """Tables of cases, tumours and predicted tumours by file name."""
     labels = [label for case in cases for label in case.labels]
     return {
@@ -67,7 +70,7 @@ def write_tables(
     write_json(folder / SUMMARY_FILE, summary)
 
 
-def read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_scores(path: Path, columns: Sequence[str]) -> Frame:
     """Read some columns of a table of scores.
 
     Args:
@@ -91,7 +94,7 @@ def read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({name: _parsed(table[name], types[name], path) for name in columns})
 
 
-def _parsed(written: pd.Series, kind: Any, path: Path) -> pd.Series:
+def _parsed(written: Any, kind: Any, path: Path) -> pd.Series:
     if kind in (str, int):
         return written
     texts = written.str.lower()
@@ -99,12 +102,12 @@ def _parsed(written: pd.Series, kind: Any, path: Path) -> pd.Series:
         values, expected = texts.map(_TRUTH), "True or False"
         is_wrong = values.isna()
     else:
-        values, expected = pd.to_numeric(texts.mask(texts == ""), errors="coerce"), "a number"
+        values, expected = pd.Series(pd.to_numeric(texts.mask(texts == ""), errors="coerce")), "a number"
         is_wrong = values.isna() & ~texts.isin(["", "nan", "none"])
     if is_wrong.any():
         row = int(is_wrong.to_numpy().argmax())
         raise DatasetError(f"{path}, row {row + 2}: {written.name} must be {expected}, got {written.iloc[row]!r}.")
-    return cast(pd.Series, values).astype(bool if kind is bool else float)
+    return values.astype(bool if kind is bool else float)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.evaluation.scoring.rules import bin_of, bins_of
+from nnunet_difftumor.evaluation.scoring.tables import Frame
 
 NOT_RECORDED = "not recorded"
 _COLUMNS = ("case", "patient", "hospital", "age", "sex", "phase", "scanner")
@@ -18,7 +19,7 @@ _SCAN = ["hospital", "case"]
 
 def read_metadata(
     path: Path | None, scans: Sequence[tuple[str, str]], age_bins: Sequence[float]
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[Frame, list[str]]:
     """Find the facts of scans in a CSV with the columns case, patient, hospital, age, sex, phase, scanner.
 
     All columns but case may be missing, and cells may be empty.
@@ -61,7 +62,7 @@ def read_metadata(
     return facts, notes
 
 
-def _read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read_table(path: Path) -> tuple[Frame, list[str]]:
     """The table, with the number of the line of each row, and what is to be said of it."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -78,13 +79,13 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
     return table.assign(line=range(2, len(table) + 2)), notes
 
 
-def _rows_of(table: pd.DataFrame, scans: Sequence[tuple[str, str]], path: Path) -> pd.DataFrame:
+def _rows_of(table: Frame, scans: Sequence[tuple[str, str]], path: Path) -> Frame:
     """The row of each scan, in their order."""
     has_hospital = "hospital" in table
     if not has_hospital and len({case for _, case in scans}) < len(scans):
         raise DatasetError(f"{path} needs a column hospital, because several hospitals have cases of one name.")
     wanted = pd.DataFrame(scans, columns=_SCAN)
-    rows = wanted.merge(table, how="left", on=_SCAN if has_hospital else "case")
+    rows: Frame = wanted.merge(table, how="left", on=_SCAN if has_hospital else "case")
     names = rows["hospital"] + "/" + rows["case"]
     missing = names[rows["line"].isna()]
     if len(missing):
@@ -111,7 +112,7 @@ def _patients(written: Mapping[tuple[str, str], str]) -> list[str]:
     return patients
 
 
-def _check_sexes(facts: pd.DataFrame, path: Path) -> None:
+def _check_sexes(facts: Frame, path: Path) -> None:
     """Scans of one patient have one sex; if not, two patients share a name, and intervals would be wrong."""
     if "sex" not in facts:
         return

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,14 @@ from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.evaluation.comparison.inputs.metadata import read_metadata
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
 from nnunet_difftumor.evaluation.scoring.records import LabelScores
-from nnunet_difftumor.evaluation.scoring.tables import CASES_FILE, SUMMARY_FILE, TUMORS_FILE, columns_of, read_scores
+from nnunet_difftumor.evaluation.scoring.tables import (
+    CASES_FILE,
+    SUMMARY_FILE,
+    TUMORS_FILE,
+    Frame,
+    columns_of,
+    read_scores,
+)
 
 _TUMOR_COLUMNS = (
     *("case", "label", "tumor", "detected", "touched", "volume_mm3"),
@@ -37,8 +44,8 @@ class Study:
         notes: What a reader of the report should know.
     """
 
-    cases: pd.DataFrame
-    tumors: pd.DataFrame
+    cases: Frame
+    tumors: Frame
     labels: tuple[str, ...]
     group_kinds: tuple[str, ...]
     rules: Mapping[str, Any]
@@ -78,14 +85,9 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
     )
 
 
-def select(table: pd.DataFrame, keep: Any) -> pd.DataFrame:
-    """Rows of a table. `keep` has one truth value a row."""
-    return cast(pd.DataFrame, table[keep])
-
-
 def read_score_folder(
     folder: Path, labels: Sequence[str] | None = None
-) -> tuple[tuple[pd.DataFrame, pd.DataFrame], Mapping[str, Any]]:
+) -> tuple[tuple[Frame, Frame], Mapping[str, Any]]:
     """Read an output folder of `difftumor score`.
 
     Args:
@@ -102,7 +104,7 @@ def read_score_folder(
     _refuse_failed(summary, folder)
     paths = folder / CASES_FILE, folder / TUMORS_FILE
     cases, tumors = read_scores(paths[0], list(columns_of(LabelScores))), read_scores(paths[1], _TUMOR_COLUMNS)
-    cases = select(cases, cases["reference_tumors"].notna())  # organs have no tumours to count
+    cases = cases[cases["reference_tumors"].notna()]  # organs have no tumours to count
     known = list(dict.fromkeys(cases["label"]))
     unknown = [label for label in labels or () if label not in known]
     if unknown or not known:
@@ -111,14 +113,14 @@ def read_score_folder(
             f"{', '.join(known) or 'none'}. Correct labels in the experiment, or score again."
         )
     kept = known if labels is None else labels
-    cases, tumors = (select(table, table["label"].isin(kept)).reset_index(drop=True) for table in (cases, tumors))
-    _require_values(select(cases, cases["reference_ml"] > 0), ("dice", "nsd_1mm", "nsd_2mm"), paths[0])
-    _require_values(select(cases, cases["reference_tumors"] > 0), ("panoptic_quality",), paths[0])
+    cases, tumors = (table[table["label"].isin(kept)].reset_index(drop=True) for table in (cases, tumors))
+    _require_values(cases[cases["reference_ml"] > 0], ("dice", "nsd_1mm", "nsd_2mm"), paths[0])
+    _require_values(cases[cases["reference_tumors"] > 0], ("panoptic_quality",), paths[0])
     _require_values(tumors, ("dice", "equivalent_diameter_mm", "axial_diameter_mm"), paths[1])
     return (cases.assign(is_clean=(cases["false_positives"] == 0).astype(float)), tumors), summary
 
 
-def _require_values(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+def _require_values(table: Frame, columns: Sequence[str], path: Path) -> None:
     for name in columns:
         empty = table[table[name].isna()]
         if len(empty):
@@ -153,7 +155,7 @@ def _note_left_out(cases: Mapping[str, set[str]]) -> list[str]:
     ]
 
 
-def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], models: Sequence[Model]) -> None:
+def _require_same(table: Frame, key: list[str], columns: Sequence[str], models: Sequence[Model]) -> None:
     """Every model must have been scored on the same scans with the same references, or pairs mean nothing."""
     twice = table[table.duplicated(["model", *key])]
     if len(twice):
@@ -171,7 +173,7 @@ def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], m
         values = first.astype(float), other.loc[first.index].astype(float)
         is_same = np.isclose(*values, rtol=1e-4, atol=1e-6).all(axis=1)
         if not is_same.all():
-            differing = "/".join(map(str, cast(Any, first.index[~is_same][0])))
+            differing = "/".join(map(str, first.index[~is_same][0]))
             raise DatasetError(
                 f"{models[0].name} and {model.name} were scored with other references of {differing}. Score both with "
                 "the same label maps and rules."

@@ -15,6 +15,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
 from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
 from nnunet_difftumor.evaluation.comparison.measures import NOT_MEASURED, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.text import DASH, show_estimate, show_interval, show_p_value, show_value
+from nnunet_difftumor.evaluation.scoring.tables import Frame
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 ARMS_FILE, DIFFERENCES_FILE, SEEDS_FILE = "arms.csv", "differences.csv", "seeds.csv"
@@ -96,7 +97,7 @@ def cohort_table(facts: Mapping[str, Any]) -> Table:
 def tables_of_label(findings: Findings, experiment: Experiment, label: str) -> tuple[Table, ...]:
     """Make the tables of one tumour label: arms, differences, sizes, one for each kind of group, and trainings."""
     own = [_words(each) for each in (*findings.arms, *findings.differences) if each.label == label]
-    figures = pd.DataFrame(own)
+    figures: Frame = pd.DataFrame(own)
     figures["is_shown"] = figures.groupby(["kind", "measure"])["is_measured"].transform("any")
     tables = [_arms_table(figures, experiment, label)]
     if len(experiment.arms) > 1:
@@ -110,6 +111,7 @@ def tables_of_label(findings: Findings, experiment: Experiment, label: str) -> t
 def _words(figure: Finding) -> dict[str, Any]:
     """One figure as text, and what it is of."""
     measure, is_difference = measure_of(figure.measure), bool(figure.baseline)
+    cell = show_estimate(figure.estimate, signed=is_difference)
     return {
         "kind": figure.group.kind,
         "group": figure.group.name,
@@ -119,9 +121,7 @@ def _words(figure: Finding) -> dict[str, Any]:
         "is_measured": figure.items > 0 and not figure.estimate.method.startswith(NOT_MEASURED),
         "patients": str(figure.patients),
         "n": f"{figure.items} {measure.of}",
-        "cell": show_estimate(figure.estimate, signed=is_difference).replace(
-            " (", "\n(", 1
-        ),  # interval on a second line
+        "cell": cell.replace(" (", "\n(", 1),  # the interval on a second line
         "over hospitals": show_interval(figure.over_hospitals, signed=True) or DASH,
         "over patients and seeds": show_interval(figure.over_seeds, signed=True) or DASH,
         "test": figure.test or DASH,
@@ -130,9 +130,7 @@ def _words(figure: Finding) -> dict[str, Any]:
     }
 
 
-def _pivot(
-    figures: pd.DataFrame, experiment: Experiment, kind: str, cells: Sequence[tuple[str, bool, str]]
-) -> list[Any]:
+def _pivot(figures: Frame, experiment: Experiment, kind: str, cells: Sequence[tuple[str, bool, str]]) -> list[Any]:
     """Rows of measure, group, patients, number and cells, measures and groups in their order.
 
     Args:
@@ -150,14 +148,14 @@ def _pivot(
     return wide[[*counts, *cells]].reset_index().to_numpy().tolist()
 
 
-def _arms_table(figures: pd.DataFrame, experiment: Experiment, label: str) -> Table:
+def _arms_table(figures: Frame, experiment: Experiment, label: str) -> Table:
     rows = _pivot(figures, experiment, ALL, [("cell", False, arm) for arm in experiment.arms])
     columns = ("measure", "patients", "n", *experiment.arms)
     rows = tuple((measure, *cells) for measure, _, *cells in rows)
     return Table(f"{label}_arms", f"{label}: all patients", columns, rows, (0, 2))
 
 
-def _differences_table(figures: pd.DataFrame, experiment: Experiment, label: str) -> Table:
+def _differences_table(figures: Frame, experiment: Experiment, label: str) -> Table:
     own = figures[(figures["kind"] == ALL) & figures["is_difference"] & figures["is_shown"]]
     own = own.sort_values("arm", key=lambda arms: arms.map(experiment.arms.index), kind="stable")
     over = [name for name in ("over hospitals", "over patients and seeds") if (own[name] != DASH).any()]
@@ -168,7 +166,7 @@ def _differences_table(figures: pd.DataFrame, experiment: Experiment, label: str
     return Table(f"{label}_differences", title, columns, rows, (0, 1, columns.index("test")))
 
 
-def _group_table(figures: pd.DataFrame, experiment: Experiment, label: str, kind: str) -> Table:
+def _group_table(figures: Frame, experiment: Experiment, label: str, kind: str) -> Table:
     others = experiment.arms[1:]
     columns = ["measure", kind, "patients", "n", *experiment.arms]
     columns += [f"{arm} minus {experiment.baseline}" for arm in others]
@@ -184,7 +182,7 @@ def _group_table(figures: pd.DataFrame, experiment: Experiment, label: str, kind
     return Table(f"{label}_{kind}", f"{label}: by {kind}", tuple(columns), tuple(map(tuple, rows)), (0, 1, 3))
 
 
-def _seeds_table(seeds: pd.DataFrame, label: str) -> Table:
+def _seeds_table(seeds: Frame, label: str) -> Table:
     rows = []
     for (key, arm), own in seeds.groupby(["measure", "arm"], sort=False):
         values = own["value"]
@@ -226,6 +224,6 @@ def write_raw_tables(study: Study, experiment: Experiment, folder: Path) -> None
         _write_csv(folder / name, rows[[*first, *(column for column in table.columns if column not in first)]], "\n")
 
 
-def _write_csv(path: Path, table: pd.DataFrame, lineterminator: str) -> None:
+def _write_csv(path: Path, table: Frame, lineterminator: str) -> None:
     with written_whole(path, overwrite=True) as temporary:
         table.to_csv(temporary, index=False, lineterminator=lineterminator)
