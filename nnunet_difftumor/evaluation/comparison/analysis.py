@@ -11,22 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nnunet_difftumor.evaluation.comparison import measures
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
 from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
-from nnunet_difftumor.evaluation.comparison.measures import (
-    AUROC,
-    EMPTY,
-    HEALTHY_SCANS,
-    MEASURES,
-    NO_PROBABILITIES,
-    SIZE_MEASURES,
-    SUBGROUP_MEASURES,
-    TOO_FEW,
-    TUMOR_SCANS,
-    TUMORS,
-    Measure,
-    measure_of,
-)
+from nnunet_difftumor.evaluation.comparison.measures import Measure, measure_of
 from nnunet_difftumor.evaluation.comparison.text import counted
 from nnunet_difftumor.evaluation.scoring.rules import bins_of
 from nnunet_difftumor.evaluation.scoring.tables import Frame
@@ -59,7 +47,6 @@ class Finding:
     """One measure of one arm, or of one arm minus the baseline, in one group.
 
     Attributes:
-        measure: Key of the measure.
         arm: The arm; the mean of its seeds.
         baseline: The arm that it is compared with; empty for the figure of an arm itself.
         items: Number of tumours or scans that count.
@@ -122,7 +109,7 @@ def analyze(study: Study, experiment: Experiment) -> Findings:
     for label in study.labels:
         for group in groups:
             for measure in measures_of(group.kind, experiment):
-                question = (_Areas if measure is AUROC else _Means)(study, experiment, label, measure, group)
+                question = (_Areas if measure is measures.AUROC else _Means)(study, experiment, label, measure, group)
                 figures += _figures(question)
                 if group == EVERYONE:
                     seeds += _seeds(question)
@@ -181,9 +168,9 @@ def groups_of(study: Study, experiment: Experiment, kind: str) -> tuple[str, ...
 def measures_of(kind: str, experiment: Experiment) -> tuple[Measure, ...]:
     """Measures that are shown in groups of a kind, in their order; the primary one is among them where it can be."""
     if kind in (ALL, SIZE):
-        return MEASURES if kind == ALL else SIZE_MEASURES
-    primary = measure_of(experiment.primary)
-    return SUBGROUP_MEASURES if primary in SUBGROUP_MEASURES else (primary, *SUBGROUP_MEASURES)
+        return measures.MEASURES if kind == ALL else measures.SIZE_MEASURES
+    primary, shown = measure_of(experiment.primary), measures.SUBGROUP_MEASURES
+    return shown if primary in shown else (primary, *shown)
 
 
 def _adjust(differences: Sequence[Finding]) -> Iterator[Finding]:
@@ -245,25 +232,25 @@ class _Means(_Question):
         self.lack = self._lack()
 
     def _rows(self) -> Frame:
-        table = self.study.tumors if self.measure.of == TUMORS else self.study.cases
+        table = self.study.tumors if self.measure.of == measures.TUMORS else self.study.cases
         keep = self.in_group(table)
-        if self.measure.of == TUMOR_SCANS:
+        if self.measure.of == measures.TUMOR_SCANS:
             keep &= table["reference_tumors"] > 0
-        elif self.measure.of == HEALTHY_SCANS:
+        elif self.measure.of == measures.HEALTHY_SCANS:
             keep &= table["is_healthy"]
         return table[keep]
 
     def _lack(self) -> str:
         settings = self.experiment.statistics
         if not self.patients:
-            return EMPTY
+            return measures.EMPTY
         needs = [f"{settings.minimum_patients} patients"] if self.patients < settings.minimum_patients else []
-        if self.measure.of == TUMORS and self.items < settings.minimum_tumors:
+        if self.measure.of == measures.TUMORS and self.items < settings.minimum_tumors:
             needs.insert(0, f"{settings.minimum_tumors} tumours")
         if not needs:
             return ""
-        tumors = f"{counted(self.items, 'tumour')} in " if self.measure.of == TUMORS else ""
-        return f"{TOO_FEW}: {tumors}{counted(self.patients, 'patient')}; {' and '.join(needs)} needed"
+        tumors = f"{counted(self.items, 'tumour')} in " if self.measure.of == measures.TUMORS else ""
+        return f"{measures.TOO_FEW}: {tumors}{counted(self.patients, 'patient')}; {' and '.join(needs)} needed"
 
     def _totals_of(self, arm: str) -> FloatArray:
         """Mean of the seeds. Shape (P,)."""
@@ -322,22 +309,22 @@ class _Areas(_Question):
         of_patients, names = pd.factorize(table["patient"])
         self.patients, self.items = len(names), len(table) // len(self.models)
         self.areas: list[AreaUnderCurve | None] = []
-        self.lack = "" if table["patient_score"].notna().to_numpy().all() else NO_PROBABILITIES
+        self.lack = "" if table["patient_score"].notna().all() else measures.NO_PROBABILITIES
         if not self.lack:
-            scores, has_tumor = table["patient_score"].to_numpy(), table["reference_tumors"].to_numpy() > 0
-            for is_own in ((table["model"] == model).to_numpy() for model in self.models):
-                area = roc.area_under_curve(scores[is_own], has_tumor[is_own], of_patients[is_own], self.patients)
-                self.areas.append(area)
+            for model in self.models:
+                is_own = (table["model"] == model).to_numpy()
+                scores, tumors = (table[is_own][name].to_numpy() for name in ("patient_score", "reference_tumors"))
+                self.areas.append(roc.area_under_curve(scores, tumors > 0, of_patients[is_own], self.patients))
             self.lack = self._lack()
 
     def _lack(self) -> str:
         if not self.areas or self.areas[0] is None:
-            return EMPTY
+            return measures.EMPTY
         smaller = min(self.areas[0].positives, self.areas[0].negatives)
         needed = self.experiment.statistics.minimum_patients
         if smaller >= needed:
             return ""
-        return f"{TOO_FEW}: {counted(smaller, 'patient')} with or without tumours; {needed} of both needed"
+        return f"{measures.TOO_FEW}: {counted(smaller, 'patient')} with or without tumours; {needed} of both needed"
 
     def _area(self, arm: str) -> AreaUnderCurve:
         """Mean of the seeds' areas and contributions."""

@@ -76,25 +76,21 @@ def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
     scans, tumors = _scans_and_tumors(study)
     names = [each.name for each in experiment.hospitals]
 
-    def row(name: str, rows: Frame, of_patients: bool = False) -> dict[str, Any]:
-        counted = rows.drop_duplicates("patient") if of_patients else rows
-        of_hospitals = counted["hospital"].value_counts().reindex(names, fill_value=0)
-        return {"name": name, "hospitals": of_hospitals.tolist(), "all": len(counted)}
-
-    found = [row("patients", scans, of_patients=True)]
+    rows = {"patients": scans.drop_duplicates("patient")}
     for kind in study.group_kinds:
         for group in groups_of(study, experiment, kind):
-            found.append(row(f"patients, {kind}: {group}", scans[scans[kind] == group], of_patients=True))
-    found += [row("scans", scans), row("healthy scans", scans[scans["is_healthy"]])]
+            rows[f"patients, {kind}: {group}"] = scans[scans[kind] == group].drop_duplicates("patient")
+    rows |= {"scans": scans, "healthy scans": scans[scans["is_healthy"]]}
     settings = experiment.statistics
     for label in study.labels:
         own = tumors[tumors["label"] == label]
         tumors_of = "tumours" if len(study.labels) == 1 else f"tumours, {label}"
-        found.append(row(tumors_of, own))
+        rows[tumors_of] = own
         for name, *ends_mm in bins_of(settings.size_bins_mm, "mm"):
             of_size = own[f"{settings.size_diameter}_diameter_mm"].between(*ends_mm, inclusive="left")
-            found.append(row(f"{tumors_of}, {name}", own[of_size]))
-    return found
+            rows[f"{tumors_of}, {name}"] = own[of_size]
+    counts = {name: own["hospital"].value_counts().reindex(names, fill_value=0).tolist() for name, own in rows.items()}
+    return [{"name": name, "hospitals": each, "all": sum(each)} for name, each in counts.items()]
 
 
 def _scans_and_tumors(study: Study) -> tuple[Frame, Frame]:
@@ -105,7 +101,6 @@ def _scans_and_tumors(study: Study) -> tuple[Frame, Frame]:
 
 
 def _counts(study: Study, hospital: str | None = None) -> dict[str, int]:
-    """Numbers of patients, scans, tumours and healthy scans."""
     scans, tumors = _scans_and_tumors(study)
     if hospital is not None:
         scans, tumors = (table[table["hospital"] == hospital] for table in (scans, tumors))

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_difftumor.evaluation.statistics.scales import (
-    COUNT,
-    DIFFERENCE,
-    HIT_DIFFERENCE,
-    HIT_SHARE,
-    SHARE,
-    SHARE_DIFFERENCE,
-    Scale,
-)
+from nnunet_difftumor.evaluation.statistics import scales
+from nnunet_difftumor.evaluation.statistics.scales import Scale
 
 TUMOR_SCANS, HEALTHY_SCANS, ALL_SCANS, TUMORS = "scans with a tumour", "healthy scans", "scans", "tumours"
 
-_AMOUNTS = (SHARE, SHARE_DIFFERENCE)
-_HITS = (HIT_SHARE, HIT_DIFFERENCE)
+_AMOUNTS = (scales.SHARE, scales.SHARE_DIFFERENCE)
+_HITS = (scales.HIT_SHARE, scales.HIT_DIFFERENCE)
 
 
 @dataclass(frozen=True)
@@ -30,9 +23,6 @@ class Measure:
         of: What it is averaged over within a patient: scans with a tumour, healthy scans, all scans, or tumours.
         column: Column of cases.csv or tumors.csv.
         meaning: One sentence for the report.
-        scale: Scale of an arm's figure.
-        difference_scale: Scale of the difference of two arms.
-        is_better_high: A higher value is better.
     """
 
     key: str
@@ -71,10 +61,10 @@ _MATCHED = (
 )
 TUMOR_DICE = Measure("tumor_dice", "Dice per tumour", TUMORS, "dice", _MATCHED, *_AMOUNTS)
 
+_COUNTS = (scales.COUNT, scales.DIFFERENCE)
 _WRONG = "predicted tumours that are paired with none, per scan, healthy or not; lower is better"
-FALSE_POSITIVES = Measure(
-    "false_positives", "False positives per scan", ALL_SCANS, "false_positives", _WRONG, COUNT, DIFFERENCE, False
-)
+_KEY = "false_positives"
+FALSE_POSITIVES = Measure(_KEY, "False positives per scan", ALL_SCANS, _KEY, _WRONG, *_COUNTS, is_better_high=False)
 
 _CLEAN = "share of the healthy scans without a predicted tumour"
 SPECIFICITY = Measure("specificity", "Specificity", HEALTHY_SCANS, "is_clean", _CLEAN, *_HITS)

@@ -88,7 +88,9 @@ def _score_label(
     if organ_filter is not None and label.is_tumor:
         reach = organ_filter.reach(maps, label)
         whole = keep_near_organ(whole, reach)
-        patient_score = _largest_within(maps.probabilities.get(label.name), reach | whole, is_ignored)
+        if label.name in maps.probabilities:
+            counts = reach | whole if is_ignored is None else (reach | whole) & ~is_ignored
+            patient_score = float(maps.probabilities[label.name].max(where=counts, initial=0.0))
     prediction = whole if is_ignored is None else whole & ~is_ignored
     voxels = [int(np.count_nonzero(mask)) for mask in (reference, prediction)]
     box = box_of(reference, whole)
@@ -135,7 +137,7 @@ def _score_tumors(
             component=number,
             volume_mm3=float(found.voxels[index] * maps.voxel_mm3),
             matched_tumor=int(partner) + 1 if (partner := matching.match_of_prediction[index]) >= 0 else None,
-            iou=float(matching.iou[partner, index] if partner >= 0 else matching.iou[:, index].max(initial=0.0)),
+            iou=_overlap(matching.iou[:, index], partner),
             score=float(scores[index]),
             touches_tumor=bool(matching.touching_predictions[index]),
         )
@@ -158,13 +160,11 @@ def _tumor_scores(
     maps: CaseMaps, label: str, true: Components, matching: Matching, scores: NDArray[np.float64]
 ) -> tuple[TumorScore, ...]:
     tumors = []
-    boxes = ndimage.find_objects(true.numbers)
-    touched = matching.touched_references
-    for index, (voxels, box) in enumerate(zip(true.voxels, boxes, strict=True)):
-        volume_mm3 = float(voxels * maps.voxel_mm3)
+    for index, box in enumerate(ndimage.find_objects(true.numbers)):
+        volume_mm3 = float(true.voxels[index] * maps.voxel_mm3)
         diameter_mm = equivalent_diameter_mm(volume_mm3)
         partner = int(matching.match_of_reference[index])
-        iou = float(matching.iou[index, partner] if partner >= 0 else matching.iou[index].max(initial=0.0))
+        iou = _overlap(matching.iou[index], partner)
         tumors.append(
             TumorScore(
                 case=maps.case,
@@ -175,13 +175,18 @@ def _tumor_scores(
                 axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
                 size_bin=bin_of(diameter_mm, SIZE_BINS_MM),
                 detected=partner >= 0,
-                touched=bool(touched[index]),
+                touched=bool(matching.touched_references[index]),
                 iou=iou,
                 dice=2.0 * iou / (1.0 + iou),
                 score=float(scores[partner]) if partner >= 0 else math.nan,
             )
         )
     return tuple(tumors)
+
+
+def _overlap(iou: NDArray[np.float64], partner: int) -> float:
+    """Overlap with the pair, or without one the largest. Shape (N,)."""
+    return float(iou[partner] if partner >= 0 else iou.max(initial=0.0))
 
 
 def _component_scores(
@@ -192,9 +197,3 @@ def _component_scores(
         return np.full(len(found), math.nan)
     measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
     return np.asarray(measure(values, found.numbers, np.arange(1, len(found) + 1)), dtype=np.float64)
-
-
-def _largest_within(values: NDArray[np.float32] | None, where: Mask, is_ignored: Mask | None) -> float:
-    if values is None:
-        return math.nan
-    return float(values.max(where=where if is_ignored is None else where & ~is_ignored, initial=0.0))

@@ -137,8 +137,6 @@ def panoptic_quality(matched_ious: NDArray[np.float64], reference_tumors: int, p
 
     Args:
         matched_ious: Intersection over union of each pair. Shape (pairs,).
-        reference_tumors: Number of them, paired or not.
-        predicted_tumors: Number of them, paired or not.
 
     Returns:
         A value in [0, 1]; NaN with no tumour on either side.

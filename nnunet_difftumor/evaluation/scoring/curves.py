@@ -35,7 +35,6 @@ def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumo
     Args:
         pair_scores: Score of the pair of each reference tumour that has one.
         false_scores: Score of each predicted tumour without a pair.
-        tumors: Number of reference tumours.
 
     Returns:
         `smallest_score` in descending order, infinity first, `false_positives_per_case`, `sensitivity` (NaN without

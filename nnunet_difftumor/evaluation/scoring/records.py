@@ -11,7 +11,6 @@ class TumorScore:
 
     Attributes:
         tumor: Number within case and label, from 1.
-        equivalent_diameter_mm: Diameter of the sphere of its volume.
         axial_diameter_mm: Largest diameter in an axial slice.
         size_bin: Bin of the equivalent diameter (see `rules.SIZE_BINS_MM`).
         detected: A predicted tumour is paired with it.
@@ -63,14 +62,12 @@ class LabelScores:
 
     Attributes:
         label: Name in dataset.json.
-        is_healthy: The scan is healthy, see `CaseScores`.
         dice: Dice; NaN if the label is in neither map.
         nsd_1mm: Normalised surface distance at 1 mm; NaN likewise.
         nsd_2mm: Normalised surface distance at 2 mm; NaN likewise.
-        reference_tumors: Reference tumours; None, as are the other numbers, for a label that is no tumour.
+        reference_tumors: How many; None, as are the other numbers, for a label that is no tumour.
         detected_tumors: Reference tumours with a pair.
         touched_tumors: Reference tumours that share a voxel with a predicted one.
-        predicted_tumors: Predicted tumours.
         false_positives: Predicted tumours without a pair.
         panoptic_quality: Panoptic quality; NaN without any tumour and for a label that is no tumour.
         patient_score: Largest tumour probability in the scan; NaN without probabilities.
@@ -126,7 +123,6 @@ class CaseError:
     """Why a case has no scores: a row of errors.csv.
 
     Attributes:
-        error: Class of the error.
         message: What is wrong, and how to fix it.
     """
 

@@ -29,7 +29,6 @@ class ScoringRequest:
         organ_label: Name or value of the organ; None infers it for each tumour label. Only the filter needs it.
         organ_filter: The scores are also taken without predicted tumours outside the organ; None does not.
         only_predicted: Score the cases that have a prediction, and list the others; else they are errors.
-        rules: What counts.
     """
 
     reference: Path
@@ -48,7 +47,6 @@ class ScoringPlan:
     """The cases of a request.
 
     Attributes:
-        errors: Cases whose files are not complete.
         not_predicted: Cases that are left out because the request says so.
         without_reference: Predicted cases without a reference; they are among the errors.
     """

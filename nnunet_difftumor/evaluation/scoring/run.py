@@ -43,7 +43,6 @@ class FolderScores:
     Attributes:
         cases: Scores, sorted by case.
         filtered: The same with the organ filter; empty without one.
-        errors: Cases that could not be scored.
         summary: The content of summary.json.
     """
 

@@ -19,7 +19,6 @@ class ScoredLabel:
     """One label or region of dataset.json.
 
     Attributes:
-        is_tumor: Its components are tumours.
         organ_values: Values of the organ that its tumours lie in; empty unless an organ filter needs it.
         channel: Its channel in nnU-Net's probabilities.
     """

@@ -26,23 +26,12 @@ _SEED = 0
 
 
 def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
-    """Sum up the cases, label by label.
-
-    Args:
-        cases: All have the same labels.
-
-    Returns:
-        JSON values by label name. What cannot be said is None.
-    """
+    """Sum up cases of the same labels: JSON values by label name. What cannot be said is None."""
     return {name: _summarize_label(*tables) for name, tables in _by_label(cases).items()}
 
 
 def curve_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
-    """Trace the curves of the tumour labels.
-
-    Returns:
-        Table by file name, labels below one another; no table without a curve.
-    """
+    """Trace the curves of the tumour labels: tables by file name, labels below one another; none without a curve."""
     found: dict[str, list[Frame]] = {}
     for name, (rows, tumors, predictions) in _by_label(cases).items():
         if rows["reference_tumors"].isna().any():
@@ -147,7 +136,7 @@ def _summarize_scores(cases: Frame, tumors: Frame, predictions: Frame) -> dict[s
     last = froc.iloc[-1]
     return {
         "froc": {
-            "sensitivity_at": at_rates.map(or_none).to_dict(),
+            "sensitivity_at": {rate: or_none(value) for rate, value in at_rates.items()},
             "mean": _mean(at_rates),
             "last": {name: or_none(last[name]) for name in ("false_positives_per_case", "sensitivity")},
         },

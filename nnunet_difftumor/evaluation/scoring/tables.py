@@ -58,12 +58,7 @@ def score_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
 def write_tables(
     folder: Path, tables: Mapping[str, pd.DataFrame], errors: Sequence[CaseError], summary: Mapping[str, Any]
 ) -> None:
-    """Write the files of a scoring into a folder of their own, which is made if it is missing.
-
-    Args:
-        tables: By file name.
-        errors: Cases without scores; no file without any.
-    """
+    """Write the files of a scoring into a folder of their own: tables by file name, errors if there are any."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in {**tables, **({ERRORS_FILE: table_of(CaseError, errors)} if errors else {})}.items():
         table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
@@ -71,11 +66,7 @@ def write_tables(
 
 
 def read_scores(path: Path, columns: Sequence[str]) -> Frame:
-    """Read some columns of a table of scores.
-
-    Args:
-        path: A file of the names in `RECORDS`.
-        columns: In the order of the result.
+    """Read some columns of a file of one of the names in `RECORDS`.
 
     Returns:
         Truth values, texts (numbers of tumours among them: they are names) and, for all other numbers, floats.

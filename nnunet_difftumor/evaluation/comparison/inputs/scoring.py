@@ -25,11 +25,8 @@ _INPUTS_FILE = "inputs.json"
 def score_once(request: ScoringRequest, output: Path, *, workers: int = 1) -> bool:
     """Score predictions, unless the same files were scored into `output` before, alike.
 
-    Scores are made again if a label map or a file of probabilities has changed, if dataset.json means other labels,
-    or if the rules, the format of the scores or the version of this package are others.
-
-    Args:
-        output: Folder for the scores; replaced if anything that they are made from has changed since.
+    Scores are made again, in place of those, if a label map or a file of probabilities has changed, if dataset.json
+    means other labels, or if the rules, the format of the scores or the version of this package are others.
 
     Returns:
         True if it scored, False if the scores there are still good.

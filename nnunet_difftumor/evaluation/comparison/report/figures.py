@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
@@ -53,19 +52,22 @@ def draw_forest(findings: Findings, experiment: Experiment, label: str, measure:
     height = 0.9 + 0.3 * len(rows)  # inches
     words = max(_WORDS_LEFT, *(0.075 * (len(row.text) + len(row.count)) + 0.45 for row in rows))  # inches
     width = _WIDTH - words - _WORDS_RIGHT
-    figure = _figure(_WIDTH, height)
+    figure = Figure(figsize=(_WIDTH, height), facecolor="white")
     axis = figure.add_axes((words / _WIDTH, 0.62 / height, width / _WIDTH, 1 - 1.05 / height))
     for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
         _draw_row(axis, row, place, 1 / width, words, is_difference=is_difference)
     axis.set_xlim(*_range_of([row for each in all_rows.values() for row in each]))
+    name, caption = arm, f"{measure.title}, with 95% interval"
     if is_difference:
         axis.axvline(0, color=_SOFT, linewidth=0.9, zorder=0)
+        better = arm if measure.is_better_high else experiment.baseline
+        caption = f"difference in {caption}; to the right: {better} is better"
+        name = f"{arm} minus {experiment.baseline}"
     axis.set_ylim(-0.8, len(rows) - 0.2)
     axis.set_yticks([])
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.tick_params(labelsize=8, colors=_SOFT)
-    axis.set_xlabel(_forest_caption(experiment, measure, arm, is_difference=is_difference), fontsize=9, color=_INK)
-    name = f"{arm} minus {experiment.baseline}" if is_difference else arm
+    axis.set_xlabel(caption, fontsize=9, color=_INK)
     figure.text(0.012, 1 - 0.2 / height, f"{measure.title}, {label}: {name}", fontsize=11, va="center")
     return figure
 
@@ -83,13 +85,6 @@ def _forest_rows(groups: Sequence[Group], measure: Measure, find: Callable[..., 
     if everyone.over_hospitals is not None:
         rows.append(_Row("Hospitals resampled", "", everyone.over_hospitals, is_diamond=True))
     return rows
-
-
-def _forest_caption(experiment: Experiment, measure: Measure, arm: str, *, is_difference: bool) -> str:
-    if not is_difference:
-        return f"{measure.title}, with 95% interval"
-    better = arm if measure.is_better_high else experiment.baseline
-    return f"difference in {measure.title}, with 95% interval; to the right: {better} is better"
 
 
 def _range_of(rows: Sequence[_Row]) -> tuple[float, float]:
@@ -128,7 +123,7 @@ def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, 
 def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures: Sequence[Measure]) -> Figure:
     """Draw measures of tumours by size, one panel each, arms side by side."""
     groups = [group for group in findings.groups if group.kind == SIZE]
-    figure = _figure(_WIDTH, 3.9)
+    figure = Figure(figsize=(_WIDTH, 3.9), facecolor="white")
     axes = figure.subplots(1, len(measures), squeeze=False)[0]
     for axis, measure in zip(axes, measures, strict=True):
         for number, arm in enumerate(experiment.arms):
@@ -173,9 +168,3 @@ def _tick(figure: Finding | None, group: Group) -> str:
 def _count(figure: Finding, measure: Measure) -> str:
     patients = counted(figure.patients, "patient")
     return f"{counted(figure.items, 'tumour')}, {patients}" if measure.of == TUMORS else patients
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure

@@ -27,13 +27,7 @@ _DPI = 110
 def write_report(
     findings: Findings, experiment: Experiment, facts: Mapping[str, Any], notes: Sequence[str], output: Path
 ) -> None:
-    """Write tables, figures, methods paragraph and page.
-
-    Args:
-        facts: Those of `collect_facts`.
-        notes: What a reader should know.
-        output: Folder for the files, which are replaced.
-    """
+    """Write tables, figures, methods paragraph and page in place of earlier ones; `facts` are of `collect_facts`."""
     environment = page_environment(Path(__file__).parent)
     environment.filters["sentence"] = lambda names: listing(list(names))
     environment.tests["lack"] = is_lack

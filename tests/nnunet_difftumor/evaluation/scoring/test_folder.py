@@ -188,6 +188,17 @@ def test_specks_and_ignored_scans_are_in_neither_group_of_patients(folders):
     assert (tumor["patient"]["with_tumor"], tumor["patient"]["healthy"], tumor["healthy"]["scans"]) == (3, 1, 1)
 
 
+def test_without_a_tumor_what_needs_one_is_none(folders):
+    for case in ("both", "one", "missed"):
+        save(folders / "reference" / f"{case}.nii.gz")
+    score_folders(request(folders, probabilities=folders / "prediction"), folders / "out")
+    tumor = read_summary(folders / "out")["labels"]["tumor"]
+    assert set(tumor["froc"]["sensitivity_at"].values()) == {None}
+    assert tumor["froc"]["mean"] is tumor["average_precision"] is tumor["patient"]["auroc"]["value"] is None
+    assert tumor["sensitivity"] == {"value": None, "low": None, "high": None}
+    assert (tumor["tumors"], tumor["false_positives"], tumor["healthy"]["scans"]) == (0, 4, 5)
+
+
 def test_the_organ_filter_is_reported_beside_the_unfiltered_scores(folders):
     score_folders(request(folders, organ_filter=OrganFilter("reference")), folders / "out")
     plain, filtered = read_summary(folders / "out"), read_summary(folders / "out" / "organ_filter")
