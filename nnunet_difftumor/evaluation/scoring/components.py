@@ -106,12 +106,12 @@ class Matching:
     @property
     def touched_references(self) -> NDArray[np.bool_]:
         """True where a reference tumour shares a voxel with a predicted one. Shape (N,)."""
-        return (self.iou > 0).any(axis=1)
+        return np.asarray((self.iou > 0).any(axis=1))
 
     @property
     def touching_predictions(self) -> NDArray[np.bool_]:
         """True where a predicted tumour shares a voxel with a reference one. Shape (M,)."""
-        return (self.iou > 0).any(axis=0)
+        return np.asarray((self.iou > 0).any(axis=0))
 
 
 def match_components(reference: Components, prediction: Components, smallest_iou: float) -> Matching:

@@ -22,9 +22,8 @@ ARMS_FILE, DIFFERENCES_FILE, SEEDS_FILE = "arms.csv", "differences.csv", "seeds.
 CASES_FILE, TUMORS_FILE = "cases.csv", "tumors.csv"
 _WHAT = ("label", "measure", "group_kind", "group", "arm")
 _FIGURE = ("patients", "items", "value", "low", "high", "interval")
-_OVER_HOSPITALS, _OVER_SEEDS = (
-    tuple(f"{end}_over_{unit}" for end in ("low", "high")) for unit in ("hospitals", "seeds")
-)
+_OVER_HOSPITALS = ("low_over_hospitals", "high_over_hospitals")
+_OVER_SEEDS = ("low_over_seeds", "high_over_seeds")
 _ARM_COLUMNS = [*_WHAT, *_FIGURE, *_OVER_HOSPITALS]
 _DIFFERENCE_COLUMNS = [*_WHAT, "baseline", *_FIGURE, *_OVER_HOSPITALS, *_OVER_SEEDS, "test", "p", "p_holm"]
 
