@@ -11,29 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nnunet_difftumor.evaluation.comparison.inputs.metadata import bins_of
+from nnunet_difftumor.evaluation.comparison import measures
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
-from nnunet_difftumor.evaluation.comparison.inputs.scores import Study, select
-from nnunet_difftumor.evaluation.comparison.measures import (
-    AUROC,
-    EMPTY,
-    HEALTHY_SCANS,
-    MEASURES,
-    NO_PROBABILITIES,
-    SIZE_MEASURES,
-    SUBGROUP_MEASURES,
-    TOO_FEW,
-    TUMOR_SCANS,
-    TUMORS,
-    Measure,
-    measure_of,
-)
+from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
+from nnunet_difftumor.evaluation.comparison.measures import Measure, measure_of
+from nnunet_difftumor.evaluation.comparison.text import counted
+from nnunet_difftumor.evaluation.scoring.rules import bins_of
+from nnunet_difftumor.evaluation.scoring.tables import Frame
 from nnunet_difftumor.evaluation.statistics import intervals, paired_tests, roc
 from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate
 from nnunet_difftumor.evaluation.statistics.roc import AreaUnderCurve
 from nnunet_difftumor.evaluation.statistics.scales import FloatArray, Scale, pooled_mean
 
 ALL, SIZE, HOSPITAL = "all", "size", "hospital"
+SEED_COLUMNS = ["label", "measure", "arm", "model", "seed", "value"]
 
 
 @dataclass(frozen=True)
@@ -52,36 +43,14 @@ EVERYONE = Group(ALL, "all patients")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmFigure:
-    """One measure of one arm in one group.
+class Finding:
+    """One measure of one arm, or of one arm minus the baseline, in one group.
 
     Attributes:
         arm: The arm; the mean of its seeds.
-        patients: Number of patients that count.
+        baseline: The arm that it is compared with; empty for the figure of an arm itself.
         items: Number of tumours or scans that count.
         estimate: Value and interval over patients; the method says why there is none.
-        over_hospitals: The same with an interval over hospitals; None below 6.
-    """
-
-    label: str
-    measure: str
-    group: Group
-    arm: str
-    patients: int
-    items: int
-    estimate: Estimate
-    over_hospitals: Estimate | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DifferenceFigure:
-    """One measure of one arm minus that of the baseline, in one group.
-
-    Attributes:
-        baseline: The arm that it is compared with.
-        patients: Number of patients that count.
-        items: Number of tumours or scans that count.
-        estimate: Difference and interval over patients.
         over_hospitals: The same with an interval over hospitals; None below 6.
         over_seeds: The same with an interval over patients and seeds; None with fewer than 3 seeds in an arm.
         p_value: Two-sided; NaN where nothing is tested.
@@ -104,65 +73,79 @@ class DifferenceFigure:
     p_holm: float = math.nan
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeedFigure:
-    """One measure of one training, in all patients."""
-
-    label: str
-    measure: str
-    arm: str
-    model: str
-    seed: int
-    value: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Findings:
     """All figures.
 
     Attributes:
-        seeds: Figures of the trainings of arms with several.
+        differences: Figures of arms minus the baseline.
+        seeds: One row for each measure and training of arms with several, with the columns of seeds.csv.
         groups: All groups, in the order of the tables.
     """
 
-    arms: tuple[ArmFigure, ...]
-    differences: tuple[DifferenceFigure, ...]
-    seeds: tuple[SeedFigure, ...]
+    arms: tuple[Finding, ...]
+    differences: tuple[Finding, ...]
+    seeds: Frame
     groups: tuple[Group, ...]
 
-    def arm(self, label: str, measure: str, group: Group, arm: str) -> ArmFigure | None:
+    def arm(self, label: str, measure: str, group: Group, arm: str) -> Finding | None:
         """Find the figure of an arm."""
-        wanted = (label, measure, group, arm)
-        return next((each for each in self.arms if (each.label, each.measure, each.group, each.arm) == wanted), None)
+        return _find(self.arms, (label, measure, group, arm))
 
-    def difference(self, label: str, measure: str, group: Group, arm: str) -> DifferenceFigure | None:
+    def difference(self, label: str, measure: str, group: Group, arm: str) -> Finding | None:
         """Find the difference of an arm to the baseline."""
-        wanted = (label, measure, group, arm)
-        return next(
-            (each for each in self.differences if (each.label, each.measure, each.group, each.arm) == wanted), None
-        )
+        return _find(self.differences, (label, measure, group, arm))
+
+
+def _find(figures: Sequence[Finding], wanted: tuple[str, str, Group, str]) -> Finding | None:
+    return next((each for each in figures if (each.label, each.measure, each.group, each.arm) == wanted), None)
 
 
 def analyze(study: Study, experiment: Experiment) -> Findings:
-    """Compute all figures.
-
-    Args:
-        experiment: What is compared, and how figures are computed.
-    """
+    """Compute all figures."""
     groups = _groups(study, experiment)
-    arms: list[ArmFigure] = []
-    differences: list[DifferenceFigure] = []
-    seeds: list[SeedFigure] = []
+    figures: list[Finding] = []
+    seeds: list[tuple[Any, ...]] = []
     for label in study.labels:
         for group in groups:
             for measure in measures_of(group.kind, experiment):
-                kind = _Areas if measure is AUROC else _Means
-                found = kind(study, experiment, label, measure, group)
-                arms += found.arms()
-                differences += found.differences()
+                question = (_Areas if measure is measures.AUROC else _Means)(study, experiment, label, measure, group)
+                figures += _figures(question)
                 if group == EVERYONE:
-                    seeds += found.seeds()
-    return Findings(tuple(arms), tuple(_adjust(differences)), tuple(seeds), groups)
+                    seeds += _seeds(question)
+    return Findings(
+        arms=tuple(each for each in figures if not each.baseline),
+        differences=tuple(_adjust([each for each in figures if each.baseline])),
+        seeds=pd.DataFrame(seeds, columns=SEED_COLUMNS),
+        groups=groups,
+    )
+
+
+def _figures(question: _Means | _Areas) -> Iterator[Finding]:
+    """All arms, and all but the baseline minus it."""
+    baseline, *others = question.experiment.arms
+    for arm, compared_with in (*((arm, "") for arm in (baseline, *others)), *((arm, baseline) for arm in others)):
+        yield Finding(
+            label=question.label,
+            measure=question.measure.key,
+            group=question.group,
+            arm=arm,
+            baseline=compared_with,
+            patients=question.patients,
+            items=question.items,
+            **(question.difference(arm, baseline) if compared_with else question.of_arm(arm)),
+        )
+
+
+def _seeds(question: _Means | _Areas) -> Iterator[tuple[Any, ...]]:
+    """Rows of seeds.csv, of arms with several trainings."""
+    values = question.values_of_models()
+    for arm in question.experiment.arms if values else ():
+        models = question.experiment.models_of(arm)
+        for model in models:
+            if model.seed is not None and len(models) > 1:
+                value = values[question.models[model.name]]
+                yield question.label, question.measure.key, arm, model.name, model.seed, value
 
 
 def _groups(study: Study, experiment: Experiment) -> tuple[Group, ...]:
@@ -183,18 +166,14 @@ def groups_of(study: Study, experiment: Experiment, kind: str) -> tuple[str, ...
 
 
 def measures_of(kind: str, experiment: Experiment) -> tuple[Measure, ...]:
-    """Measures that are shown in groups of a kind; the primary one is among them wherever it can be.
-
-    Returns:
-        The measures, in the order of the tables.
-    """
+    """Measures that are shown in groups of a kind, in their order; the primary one is among them where it can be."""
     if kind in (ALL, SIZE):
-        return MEASURES if kind == ALL else SIZE_MEASURES
-    primary = measure_of(experiment.primary)
-    return SUBGROUP_MEASURES if primary in SUBGROUP_MEASURES else (primary, *SUBGROUP_MEASURES)
+        return measures.MEASURES if kind == ALL else measures.SIZE_MEASURES
+    primary, shown = measure_of(experiment.primary), measures.SUBGROUP_MEASURES
+    return shown if primary in shown else (primary, *shown)
 
 
-def _adjust(differences: Sequence[DifferenceFigure]) -> Iterator[DifferenceFigure]:
+def _adjust(differences: Sequence[Finding]) -> Iterator[Finding]:
     """Holm over all arms, organs and size bins of a measure."""
     for measure in dict.fromkeys(each.measure for each in differences):
         family = [each for each in differences if each.measure == measure]
@@ -203,7 +182,11 @@ def _adjust(differences: Sequence[DifferenceFigure]) -> Iterator[DifferenceFigur
 
 
 class _Question:
-    """One measure of one label in one group: what both kinds of measure share."""
+    """One measure of one label in one group: what both kinds of measure share.
+
+    Both have `patients` and `items`, `lack` (why there is no interval and no test; empty if there is), estimates
+    `of_arm` and of a `difference` by fields of `Finding`, and `values_of_models`, empty if nothing can be measured.
+    """
 
     def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
         self.study, self.experiment = study, experiment
@@ -213,39 +196,19 @@ class _Question:
     def models_of(self, arm: str) -> list[int]:
         return [self.models[model.name] for model in self.experiment.models_of(arm)]
 
-    def common(self, **more: Any) -> dict[str, Any]:
-        return {"label": self.label, "measure": self.measure.key, "group": self.group, **more}
-
     def rng(self, *names: str) -> np.random.Generator:
         """Generator of one figure; it does not depend on which other figures there are."""
         words = "\0".join((self.label, self.measure.key, self.group.kind, self.group.name, *names))
         return np.random.default_rng([self.experiment.statistics.seed, zlib.crc32(words.encode())])
 
-    def in_group(self, table: pd.DataFrame) -> pd.Series:
+    def in_group(self, table: Frame) -> Any:
         """Say of every row whether it belongs to the label and the group."""
         keep: Any = table["label"] == self.label
-        settings = self.experiment.statistics
         if self.group.kind == SIZE:
-            ends = {name: (low, high) for name, low, high in bins_of(settings.size_bins_mm, "mm")}
-            low, high = ends[self.group.name]
-            diameter_mm = table[f"{settings.size_diameter}_diameter_mm"]
-            return keep & (diameter_mm >= low) & (diameter_mm < high)
+            settings = self.experiment.statistics
+            ends_mm = {name: ends for name, *ends in bins_of(settings.size_bins_mm, "mm")}[self.group.name]
+            return keep & table[f"{settings.size_diameter}_diameter_mm"].between(*ends_mm, inclusive="left")
         return keep if self.group.kind == ALL else keep & (table[self.group.kind] == self.group.name)
-
-    def seed_figures(self, values: Sequence[float]) -> list[SeedFigure]:
-        return [
-            SeedFigure(
-                label=self.label,
-                measure=self.measure.key,
-                arm=arm,
-                model=model.name,
-                seed=model.seed,
-                value=values[self.models[model.name]],
-            )
-            for arm in self.experiment.arms
-            for model in self.experiment.models_of(arm)
-            if model.seed is not None and len(self.experiment.models_of(arm)) > 1
-        ]
 
 
 class _Means(_Question):
@@ -254,117 +217,86 @@ class _Means(_Question):
     def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
         super().__init__(study, experiment, label, measure, group)
         table = self._rows()
-        patients, names = pd.factorize(table["patient"])
-        columns = len(names)
-        flat = np.array([self.models[name] for name in table["model"]], dtype=int) * columns + patients
-        shape = (len(self.models), columns)
-        sums = np.bincount(flat, weights=table[measure.column].astype(float), minlength=shape[0] * columns)
-        counts = np.bincount(flat, minlength=shape[0] * columns).reshape(shape).astype(float)
+        of_patients, names = pd.factorize(table["patient"])
+        self.patients = len(names)
+        shape = (len(self.models), self.patients)
+        flat = table["model"].map(self.models).to_numpy(dtype=int) * self.patients + of_patients
+        sums = np.bincount(flat, weights=table[measure.column].astype(float), minlength=shape[0] * shape[1])
+        counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
         self.totals: FloatArray = np.asarray(sums, dtype=float).reshape(shape)  # (M, P)
-        self.weights: FloatArray = (
-            counts[0] if columns else np.zeros(0)
-        )  # (P,): the same scans and tumours for every model
+        self.weights: FloatArray = counts[0]  # (P,): the same scans and tumours for every model
         self.items = int(self.weights.sum())
-        if measure.weighs_patients_alike and columns:
-            self.totals, self.weights = self.totals / self.weights, np.ones(columns)
+        if measure.weighs_patients_alike:
+            self.totals, self.weights = self.totals / self.weights, np.ones(self.patients)
         self.hospitals = table.drop_duplicates("patient")["hospital"].tolist()
         self.lack = self._lack()
 
-    def _rows(self) -> pd.DataFrame:
-        is_of_tumors = self.measure.of == TUMORS
-        table = self.study.tumors if is_of_tumors else self.study.cases
+    def _rows(self) -> Frame:
+        table = self.study.tumors if self.measure.of == measures.TUMORS else self.study.cases
         keep = self.in_group(table)
-        if self.measure.of == TUMOR_SCANS:
+        if self.measure.of == measures.TUMOR_SCANS:
             keep &= table["reference_tumors"] > 0
-        elif self.measure.of == HEALTHY_SCANS:
+        elif self.measure.of == measures.HEALTHY_SCANS:
             keep &= table["is_healthy"]
-        return select(table, keep)
+        return table[keep]
 
     def _lack(self) -> str:
-        """Why there is no interval and no test; empty if there is."""
         settings = self.experiment.statistics
-        patients = len(self.weights)
-        if not patients:
-            return EMPTY
-        needs = [f"{settings.minimum_patients} patients"] if patients < settings.minimum_patients else []
-        if self.measure.of == TUMORS and self.items < settings.minimum_tumors:
+        if not self.patients:
+            return measures.EMPTY
+        needs = [f"{settings.minimum_patients} patients"] if self.patients < settings.minimum_patients else []
+        if self.measure.of == measures.TUMORS and self.items < settings.minimum_tumors:
             needs.insert(0, f"{settings.minimum_tumors} tumours")
         if not needs:
             return ""
-        tumors = f"{_count(self.items, 'tumour')} in " if self.measure.of == TUMORS else ""
-        return f"{TOO_FEW}: {tumors}{_count(patients, 'patient')}; {' and '.join(needs)} needed"
+        tumors = f"{counted(self.items, 'tumour')} in " if self.measure.of == measures.TUMORS else ""
+        return f"{measures.TOO_FEW}: {tumors}{counted(self.patients, 'patient')}; {' and '.join(needs)} needed"
 
-    def arm_totals(self, arm: str) -> FloatArray:
+    def _totals_of(self, arm: str) -> FloatArray:
         """Mean of the seeds. Shape (P,)."""
         return self.totals[self.models_of(arm)].mean(axis=0)
 
-    def estimate(self, totals: FloatArray, scale: Scale, *names: str) -> tuple[Estimate, Estimate | None]:
+    def of_arm(self, arm: str) -> dict[str, Any]:
+        return self._estimates(self._totals_of(arm), self.measure.scale, arm)
+
+    def difference(self, arm: str, baseline: str) -> dict[str, Any]:
+        totals = self._totals_of(arm) - self._totals_of(baseline)
+        estimates = self._estimates(totals, self.measure.difference_scale, arm, baseline)
+        if self.lack:
+            return estimates
+        of_arm, of_baseline = (self.totals[self.models_of(each)] for each in (arm, baseline))
+        over_seeds = intervals.seed_interval(of_arm, of_baseline, self.weights, self.measure.difference_scale)
+        return {**estimates, "over_seeds": over_seeds, **self._test(totals, arm)}
+
+    def _estimates(self, totals: FloatArray, scale: Scale, *names: str) -> dict[str, Estimate | None]:
         """Interval over patients, and over hospitals where there are enough."""
         if self.lack:
             value = float(pooled_mean(totals, self.weights)) if self.group == EVERYONE else math.nan
-            return Estimate(value, math.nan, math.nan, self.lack), None
+            return {"estimate": Estimate(value, math.nan, math.nan, self.lack)}
         draws = self.experiment.statistics.draws
-        of_patients = intervals.patient_interval(totals, self.weights, scale, draws=draws, rng=self.rng(*names))
+        estimate = intervals.patient_interval(totals, self.weights, scale, draws=draws, rng=self.rng(*names))
         if self.group.kind == HOSPITAL:
-            return of_patients, None
-        return of_patients, intervals.hospital_interval(
+            return {"estimate": estimate}
+        over_hospitals = intervals.hospital_interval(
             totals, self.weights, self.hospitals, scale, draws=draws, rng=self.rng("hospitals", *names)
         )
+        return {"estimate": estimate, "over_hospitals": over_hospitals}
 
-    def arms(self) -> list[ArmFigure]:
-        figures = []
-        for arm in self.experiment.arms:
-            estimate, over_hospitals = self.estimate(self.arm_totals(arm), self.measure.scale, arm)
-            common = self.common(arm=arm, patients=len(self.weights), items=self.items)
-            figures.append(ArmFigure(**common, estimate=estimate, over_hospitals=over_hospitals))
-        return figures
-
-    def differences(self) -> list[DifferenceFigure]:
-        baseline = self.experiment.baseline
-        figures = []
-        for arm in self.experiment.arms[1:]:
-            totals = self.arm_totals(arm) - self.arm_totals(baseline)
-            estimate, over_hospitals = self.estimate(totals, self.measure.difference_scale, arm, baseline)
-            p_value, test = self._test(totals, arm)
-            figures.append(
-                DifferenceFigure(
-                    **self.common(arm=arm, baseline=baseline),
-                    patients=len(self.weights),
-                    items=self.items,
-                    estimate=estimate,
-                    over_hospitals=over_hospitals,
-                    over_seeds=self._over_seeds(arm),
-                    p_value=p_value,
-                    test=test,
-                )
-            )
-        return figures
-
-    def _over_seeds(self, arm: str) -> Estimate | None:
-        if self.lack:
-            return None
-        return intervals.seed_interval(
-            self.totals[self.models_of(arm)],
-            self.totals[self.models_of(self.experiment.baseline)],
-            self.weights,
-            self.measure.difference_scale,
-        )
-
-    def _test(self, totals: FloatArray, arm: str) -> tuple[float, str]:
-        if self.lack or self.group.kind not in (ALL, SIZE):
-            return math.nan, ""
+    def _test(self, totals: FloatArray, arm: str) -> dict[str, Any]:
+        if self.group.kind not in (ALL, SIZE):
+            return {}
         if self.measure.weighs_patients_alike and len(totals) >= intervals.SMALLEST_BOOTSTRAP:
-            return float(paired_tests.wilcoxon_p_value(totals)), "Wilcoxon signed-rank"
+            return {"p_value": float(paired_tests.wilcoxon_p_value(totals)), "test": "Wilcoxon signed-rank"}
         p_value = paired_tests.sign_flip_p_value(
             totals,
             draws=self.experiment.statistics.draws,
             rng=self.rng("test", arm),
             is_of_hits=self.measure.scale.is_of_hits,
         )
-        return float(p_value), "permutation"
+        return {"p_value": float(p_value), "test": "permutation"}
 
-    def seeds(self) -> list[SeedFigure]:
-        return self.seed_figures([float(pooled_mean(row, self.weights)) for row in self.totals])
+    def values_of_models(self) -> list[float]:
+        return [float(pooled_mean(row, self.weights)) for row in self.totals]
 
 
 class _Areas(_Question):
@@ -372,31 +304,27 @@ class _Areas(_Question):
 
     def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
         super().__init__(study, experiment, label, measure, group)
-        table = select(study.cases, self.in_group(study.cases))
-        table = select(table, (table["reference_tumors"] > 0) | table["is_healthy"])
-        self.patients, names = pd.factorize(table["patient"])
-        self.count = len(names)
-        self.items = len(table) // len(self.models)
+        table = study.cases[self.in_group(study.cases)]
+        table = table[(table["reference_tumors"] > 0) | table["is_healthy"]]
+        of_patients, names = pd.factorize(table["patient"])
+        self.patients, self.items = len(names), len(table) // len(self.models)
         self.areas: list[AreaUnderCurve | None] = []
-        self.lack = "" if table["patient_score"].notna().to_numpy().all() else NO_PROBABILITIES
-        for model in self.models if not self.lack else ():
-            is_own = table["model"] == model
-            own = select(table, is_own)
-            is_positive = own["reference_tumors"].to_numpy() > 0
-            scores = own["patient_score"].to_numpy()
-            patients = self.patients[is_own.to_numpy()]
-            self.areas.append(roc.area_under_curve(scores, is_positive, patients, self.count))
+        self.lack = "" if table["patient_score"].notna().all() else measures.NO_PROBABILITIES
         if not self.lack:
+            for model in self.models:
+                is_own = (table["model"] == model).to_numpy()
+                scores, tumors = (table[is_own][name].to_numpy() for name in ("patient_score", "reference_tumors"))
+                self.areas.append(roc.area_under_curve(scores, tumors > 0, of_patients[is_own], self.patients))
             self.lack = self._lack()
 
     def _lack(self) -> str:
         if not self.areas or self.areas[0] is None:
-            return EMPTY
+            return measures.EMPTY
         smaller = min(self.areas[0].positives, self.areas[0].negatives)
         needed = self.experiment.statistics.minimum_patients
         if smaller >= needed:
             return ""
-        return f"{TOO_FEW}: {_count(smaller, 'patient')} with or without tumours; {needed} of both needed"
+        return f"{measures.TOO_FEW}: {counted(smaller, 'patient')} with or without tumours; {needed} of both needed"
 
     def _area(self, arm: str) -> AreaUnderCurve:
         """Mean of the seeds' areas and contributions."""
@@ -409,37 +337,15 @@ class _Areas(_Question):
             chosen[0].negatives,
         )
 
-    def arms(self) -> list[ArmFigure]:
-        return [
-            ArmFigure(
-                **self.common(arm=arm, patients=self.count, items=self.items),
-                estimate=replace(NOT_MEASURED, method=self.lack) if self.lack else roc.area_interval(self._area(arm)),
-            )
-            for arm in self.experiment.arms
-        ]
+    def of_arm(self, arm: str) -> dict[str, Any]:
+        lacking = replace(NOT_MEASURED, method=self.lack)
+        return {"estimate": lacking if self.lack else roc.area_interval(self._area(arm))}
 
-    def differences(self) -> list[DifferenceFigure]:
-        figures = []
-        for arm in self.experiment.arms[1:]:
-            estimate, p_value, test = replace(NOT_MEASURED, method=self.lack), math.nan, ""
-            if not self.lack:
-                areas = self._area(arm), self._area(self.experiment.baseline)
-                (estimate, p_value), test = roc.area_difference(*areas), "clustered DeLong"
-            figures.append(
-                DifferenceFigure(
-                    **self.common(arm=arm, baseline=self.experiment.baseline),
-                    patients=self.count,
-                    items=self.items,
-                    estimate=estimate,
-                    p_value=p_value,
-                    test=test,
-                )
-            )
-        return figures
+    def difference(self, arm: str, baseline: str) -> dict[str, Any]:
+        if self.lack:
+            return self.of_arm(arm)
+        estimate, p_value = roc.area_difference(self._area(arm), self._area(baseline))
+        return {"estimate": estimate, "p_value": p_value, "test": "clustered DeLong"}
 
-    def seeds(self) -> list[SeedFigure]:
-        return [] if self.lack else self.seed_figures([area.value if area else math.nan for area in self.areas])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    def values_of_models(self) -> list[float]:
+        return [] if self.lack else [area.value if area else math.nan for area in self.areas]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import pandas as pd
-
 from nnunet_difftumor import __version__
 from nnunet_difftumor.evaluation.comparison.analysis import Findings, groups_of
-from nnunet_difftumor.evaluation.comparison.inputs.metadata import bins_of
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
-from nnunet_difftumor.evaluation.comparison.inputs.scores import Study, select
+from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
 from nnunet_difftumor.evaluation.comparison.measures import AUROC, is_lack, measure_of
+from nnunet_difftumor.evaluation.scoring.rules import bins_of
+from nnunet_difftumor.evaluation.scoring.tables import Frame
 from nnunet_difftumor.evaluation.statistics import intervals
 
 _RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
@@ -21,21 +20,12 @@ _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
 
 
 def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> dict[str, Any]:
-    """Collect what was compared and how.
-
-    Args:
-        experiment: What was compared.
-
-    Returns:
-        JSON values.
-    """
+    """Collect what was compared and how, as JSON values."""
     primary = measure_of(experiment.primary)
     methods = {each.estimate.method for each in (*findings.arms, *findings.differences)}
     tests: dict[str, list[str]] = {}
-    for each in findings.differences:
-        title = measure_of(each.measure).title
-        if each.test and title not in tests.setdefault(each.test, []):
-            tests[each.test].append(title)
+    for test, measure in dict.fromkeys((each.test, each.measure) for each in findings.differences if each.test):
+        tests.setdefault(test, []).append(measure_of(measure).title)
     return {
         "title": experiment.title,
         "baseline": experiment.baseline,
@@ -62,7 +52,7 @@ def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> d
         "hospitals_resampled": any(each.over_hospitals for each in findings.arms),
         "seeds_used": any(each.over_seeds for each in findings.differences),
         "has_auroc": any(each.measure == AUROC.key and not is_lack(each.estimate.method) for each in findings.arms),
-        "has_seeds": bool(findings.seeds),
+        "has_seeds": len(findings.seeds) > 0,
         "smallest_bootstrap": intervals.SMALLEST_BOOTSTRAP,
         "smallest_hospitals": intervals.SMALLEST_HOSPITALS,
         "smallest_seeds": intervals.SMALLEST_SEEDS,
@@ -82,47 +72,42 @@ def _model_facts(model: Model) -> dict[str, Any]:
 
 def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
     """Who was measured: one row a fact, with a number for every hospital and one for all."""
-    first = experiment.models[0].name
-    cases, tumors = (select(table, table["model"] == first) for table in (study.cases, study.tumors))
-    scans = cases.drop_duplicates(["hospital", "case"])
+    scans, tumors = _scans_and_tumors(study)
     names = [each.name for each in experiment.hospitals]
 
-    def row(name: str, rows: pd.DataFrame, of_patients: bool = False) -> dict[str, Any]:
-        counts = [
-            len(own["patient"].unique()) if of_patients else len(own)
-            for own in (*(select(rows, rows["hospital"] == hospital) for hospital in names), rows)
-        ]
-        return {"name": name, "hospitals": counts[:-1], "all": counts[-1]}
-
-    found = [row("patients", scans, of_patients=True)]
+    rows = {"patients": scans.drop_duplicates("patient")}
     for kind in study.group_kinds:
         for group in groups_of(study, experiment, kind):
-            found.append(row(f"patients, {kind}: {group}", select(scans, scans[kind] == group), of_patients=True))
-    found += [row("scans", scans), row("healthy scans", select(scans, scans["is_healthy"]))]
+            rows[f"patients, {kind}: {group}"] = scans[scans[kind] == group].drop_duplicates("patient")
+    rows |= {"scans": scans, "healthy scans": scans[scans["is_healthy"]]}
     settings = experiment.statistics
-    diameter = f"{settings.size_diameter}_diameter_mm"
     for label in study.labels:
-        own = select(tumors, tumors["label"] == label)
+        own = tumors[tumors["label"] == label]
         tumors_of = "tumours" if len(study.labels) == 1 else f"tumours, {label}"
-        found.append(row(tumors_of, own))
-        for name, low, high in bins_of(settings.size_bins_mm, "mm"):
-            of_size = (own[diameter] >= low) & (own[diameter] < high)
-            found.append(row(f"{tumors_of}, {name}", select(own, of_size)))
-    return found
+        rows[tumors_of] = own
+        for name, *ends_mm in bins_of(settings.size_bins_mm, "mm"):
+            of_size = own[f"{settings.size_diameter}_diameter_mm"].between(*ends_mm, inclusive="left")
+            rows[f"{tumors_of}, {name}"] = own[of_size]
+    counts = {name: own["hospital"].value_counts().reindex(names, fill_value=0).tolist() for name, own in rows.items()}
+    return [{"name": name, "hospitals": each, "all": sum(each)} for name, each in counts.items()]
+
+
+def _scans_and_tumors(study: Study) -> tuple[Frame, Frame]:
+    """One row a scan, and one a tumour; they are the same for every model."""
+    first = study.cases["model"].iloc[0]
+    cases, tumors = (table[table["model"] == first] for table in (study.cases, study.tumors))
+    return cases.drop_duplicates(["hospital", "case"]), tumors
 
 
 def _counts(study: Study, hospital: str | None = None) -> dict[str, int]:
-    """Numbers of patients, scans, tumours and healthy scans; they are the same for every model."""
-    first = study.cases["model"].iloc[0]
-    cases, tumors = (select(table, table["model"] == first) for table in (study.cases, study.tumors))
+    scans, tumors = _scans_and_tumors(study)
     if hospital is not None:
-        cases, tumors = (select(table, table["hospital"] == hospital) for table in (cases, tumors))
-    scans = cases.drop_duplicates(["hospital", "case"])
+        scans, tumors = (table[table["hospital"] == hospital] for table in (scans, tumors))
     return {
-        "patients": len(scans["patient"].unique()),
+        "patients": scans["patient"].nunique(),
         "scans": len(scans),
         "tumors": len(tumors),
-        "healthy": int(scans["is_healthy"].to_numpy().sum()),
+        "healthy": int(scans["is_healthy"].sum()),
     }
 
 

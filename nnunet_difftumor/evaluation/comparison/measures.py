@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nnunet_difftumor.evaluation.statistics.scales import (
-    COUNT,
-    DIFFERENCE,
-    HIT_DIFFERENCE,
-    HIT_SHARE,
-    SHARE,
-    SHARE_DIFFERENCE,
-    Scale,
-)
+from nnunet_difftumor.evaluation.statistics import scales
+from nnunet_difftumor.evaluation.statistics.scales import Scale
 
 TUMOR_SCANS, HEALTHY_SCANS, ALL_SCANS, TUMORS = "scans with a tumour", "healthy scans", "scans", "tumours"
+
+_AMOUNTS = (scales.SHARE, scales.SHARE_DIFFERENCE)
+_HITS = (scales.HIT_SHARE, scales.HIT_DIFFERENCE)
 
 
 @dataclass(frozen=True)
@@ -26,10 +22,6 @@ class Measure:
         title: Name in tables.
         of: What it is averaged over within a patient: scans with a tumour, healthy scans, all scans, or tumours.
         column: Column of cases.csv or tumors.csv.
-        scale: Scale of an arm's figure.
-        difference_scale: Scale of the difference of two arms.
-        weighs_patients_alike: Every patient counts 1, whatever the number of scans; otherwise every scan or tumour.
-        is_better_high: A higher value is better.
         meaning: One sentence for the report.
     """
 
@@ -37,120 +29,62 @@ class Measure:
     title: str
     of: str
     column: str
+    meaning: str
     scale: Scale
     difference_scale: Scale
-    weighs_patients_alike: bool
-    is_better_high: bool
-    meaning: str
+    is_better_high: bool = True
+
+    @property
+    def weighs_patients_alike(self) -> bool:
+        """Every patient counts 1, whatever the number of scans; otherwise every scan or tumour."""
+        return self.of == TUMOR_SCANS
 
 
 def _overlap(key: str, title: str, meaning: str) -> Measure:
-    return Measure(key, title, TUMOR_SCANS, key, SHARE, SHARE_DIFFERENCE, True, True, meaning)
+    return Measure(key, title, TUMOR_SCANS, key, f"{meaning}; mean over patients", *_AMOUNTS)
 
 
-DICE = _overlap(
-    "dice", "Dice", "Dice of the tumour label in scans with a tumour, 0 where nothing was predicted; mean over patients"
-)
-NSD_2MM = _overlap("nsd_2mm", "Surface Dice at 2 mm", "surface Dice at a tolerance of 2 mm; mean over patients")
-NSD_1MM = _overlap("nsd_1mm", "Surface Dice at 1 mm", "surface Dice at a tolerance of 1 mm; mean over patients")
-PANOPTIC_QUALITY = _overlap(
-    "panoptic_quality", "Panoptic quality", "panoptic quality of the tumours of a scan; mean over patients"
-)
-SENSITIVITY = Measure(
-    "sensitivity",
-    "Sensitivity",
-    TUMORS,
-    "detected",
-    HIT_SHARE,
-    HIT_DIFFERENCE,
-    False,
-    True,
-    "share of the tumours with which a predicted tumour is paired",
-)
-TOUCHED = Measure(
-    "touched",
-    "Tumours touched",
-    TUMORS,
-    "touched",
-    HIT_SHARE,
-    HIT_DIFFERENCE,
-    False,
-    True,
-    "share of the tumours with which a predicted tumour shares a voxel",
-)
-TUMOR_DICE = Measure(
-    "tumor_dice",
-    "Dice per tumour",
-    TUMORS,
-    "dice",
-    SHARE,
-    SHARE_DIFFERENCE,
-    False,
-    True,
+DICE = _overlap("dice", "Dice", "Dice of the tumour label in scans with a tumour, 0 where nothing was predicted")
+NSD_2MM = _overlap("nsd_2mm", "Surface Dice at 2 mm", "surface Dice at a tolerance of 2 mm")
+NSD_1MM = _overlap("nsd_1mm", "Surface Dice at 1 mm", "surface Dice at a tolerance of 1 mm")
+PANOPTIC_QUALITY = _overlap("panoptic_quality", "Panoptic quality", "panoptic quality of the tumours of a scan")
+
+_PAIRED = "share of the tumours with which a predicted tumour is paired"
+SENSITIVITY = Measure("sensitivity", "Sensitivity", TUMORS, "detected", _PAIRED, *_HITS)
+
+_TOUCHED = "share of the tumours with which a predicted tumour shares a voxel"
+TOUCHED = Measure("touched", "Tumours touched", TUMORS, "touched", _TOUCHED, *_HITS)
+
+_MATCHED = (
     "Dice of each tumour with the predicted tumour that is matched to it or overlaps it most, 0 without any; mean over "
-    "tumours",
+    "tumours"
 )
-FALSE_POSITIVES = Measure(
-    "false_positives",
-    "False positives per scan",
-    ALL_SCANS,
-    "false_positives",
-    COUNT,
-    DIFFERENCE,
-    False,
-    False,
-    "predicted tumours that are paired with none, per scan, healthy or not; lower is better",
-)
-SPECIFICITY = Measure(
-    "specificity",
-    "Specificity",
-    HEALTHY_SCANS,
-    "is_clean",
-    HIT_SHARE,
-    HIT_DIFFERENCE,
-    False,
-    True,
-    "share of the healthy scans without a predicted tumour",
-)
-AUROC = Measure(
-    "auroc",
-    "AUROC",
-    ALL_SCANS,
-    "patient_score",
-    SHARE,
-    SHARE_DIFFERENCE,
-    False,
-    True,
-    "area under the ROC curve of the largest tumour probability in a scan, scans with a tumour against healthy ones",
-)
+TUMOR_DICE = Measure("tumor_dice", "Dice per tumour", TUMORS, "dice", _MATCHED, *_AMOUNTS)
 
-MEASURES = (
-    DICE,
-    NSD_2MM,
-    NSD_1MM,
-    PANOPTIC_QUALITY,
-    SENSITIVITY,
-    TOUCHED,
-    TUMOR_DICE,
-    FALSE_POSITIVES,
-    SPECIFICITY,
-    AUROC,
-)
-"""All measures, in the order of the tables."""
+_COUNTS = (scales.COUNT, scales.DIFFERENCE)
+_WRONG = "predicted tumours that are paired with none, per scan, healthy or not; lower is better"
+_KEY = "false_positives"
+FALSE_POSITIVES = Measure(_KEY, "False positives per scan", ALL_SCANS, _KEY, _WRONG, *_COUNTS, is_better_high=False)
+
+_CLEAN = "share of the healthy scans without a predicted tumour"
+SPECIFICITY = Measure("specificity", "Specificity", HEALTHY_SCANS, "is_clean", _CLEAN, *_HITS)
+
+_AREA = "area under the ROC curve of the largest tumour probability in a scan, scans with a tumour against healthy ones"
+AUROC = Measure("auroc", "AUROC", ALL_SCANS, "patient_score", _AREA, *_AMOUNTS)
 
 SIZE_MEASURES = (SENSITIVITY, TOUCHED, TUMOR_DICE)
 """Measures of tumours, by size."""
 
+MEASURES = (DICE, NSD_2MM, NSD_1MM, PANOPTIC_QUALITY, *SIZE_MEASURES, FALSE_POSITIVES, SPECIFICITY, AUROC)
+"""All measures, in the order of the tables."""
+
 SUBGROUP_MEASURES = (DICE, NSD_2MM, SENSITIVITY, FALSE_POSITIVES, SPECIFICITY)
 """Measures by hospital, age, sex, phase and scanner; the primary measure joins them."""
-
 
 EMPTY, TOO_FEW, NOT_MEASURED = "empty", "too few", "not measured"
 """How a cell begins that tells why there is no figure."""
 
-
 NO_PROBABILITIES = f"{NOT_MEASURED}: the scores need probabilities"
-
 
 _BY_KEY = {measure.key: measure for measure in MEASURES}
 

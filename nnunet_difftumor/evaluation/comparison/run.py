@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
 from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE, write_report
 from nnunet_difftumor.evaluation.comparison.report.tables import write_complete_tables, write_raw_tables
 from nnunet_difftumor.evaluation.scoring.probabilities import NPZ_ENDING
+from nnunet_difftumor.evaluation.scoring.request import ScoringRequest
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summary.json"
@@ -34,12 +36,7 @@ PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summ
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
-
-    Attributes:
-        experiment: What was compared.
-        facts: The run's facts, as in summary.json.
-    """
+    """What a comparison found; the facts are those of summary.json."""
 
     experiment: Experiment
     findings: Findings
@@ -48,11 +45,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Todo:
-    """What a model still has to do in a hospital.
-
-    Attributes:
-        missing: Cases to predict, for the first time or because their images were replaced.
-    """
+    """Cases that a model has to predict in a hospital: those without a prediction, or with another image since."""
 
     model: str
     hospital: str
@@ -60,10 +53,7 @@ class Todo:
 
 
 def plan(experiment_path: Path, output: Path) -> tuple[Todo, ...]:
-    """Check an experiment and say what has to be predicted; nothing is written.
-
-    Returns:
-        One entry for each trained model and hospital.
+    """Check an experiment and say what each trained model has to predict in each hospital; nothing is written.
 
     Raises:
         DiffTumorError: If the experiment is wrong.
@@ -71,10 +61,13 @@ def plan(experiment_path: Path, output: Path) -> tuple[Todo, ...]:
     experiment = read_experiment(experiment_path)
     _check_models(experiment)
     return tuple(
-        Todo(model.name, hospital.name, cases_to_predict(model, hospital, _predictions(output, model, hospital)))
-        for model in experiment.models
+        Todo(
+            model.name,
+            hospital.name,
+            cases_to_predict(model, hospital, _place(output / PREDICTIONS_FOLDER, model, hospital)),
+        )
+        for model, hospital in itertools.product(experiment.models, experiment.hospitals)
         if model.trained is not None
-        for hospital in experiment.hospitals
     )
 
 
@@ -83,9 +76,6 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
 
     Args:
         overwrite: Replace report and tables; predictions and scores of unchanged files are kept all the same.
-
-    Returns:
-        What was found.
 
     Raises:
         OutputExistsError: If there is a report already and `overwrite` is False.
@@ -98,10 +88,9 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
         )
     experiment = read_experiment(experiment_path)
     notes = [*_check_models(experiment), *_note_models_without_probabilities(experiment)]
+    pairs = itertools.product(experiment.models, experiment.hospitals)
     score_folders = {
-        (model.name, hospital.name): _score(experiment, model, hospital, output)
-        for model in experiment.models
-        for hospital in experiment.hospitals
+        (model.name, hospital.name): _score(experiment, model, hospital, output) for model, hospital in pairs
     }
     print("Computing intervals and tests", flush=True)
     study = load_study(experiment, score_folders)
@@ -116,11 +105,8 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
 
 def _check_models(experiment: Experiment) -> list[str]:
     acknowledged = experiment.acknowledge_identifier_matches
-    return [
-        note
-        for model in experiment.models
-        for note in refuse_training_cases(model, experiment.hospitals, acknowledged=acknowledged)
-    ]
+    notes = (refuse_training_cases(each, experiment.hospitals, acknowledged=acknowledged) for each in experiment.models)
+    return list(itertools.chain.from_iterable(notes))
 
 
 def _score(experiment: Experiment, model: Model, hospital: Hospital, output: Path) -> Path:
@@ -130,44 +116,41 @@ def _score(experiment: Experiment, model: Model, hospital: Hospital, output: Pat
     assert hospital.labels is not None
     predictions = model.folder_of(hospital)
     if model.trained is not None:
-        predictions = _predictions(output, model, hospital)
+        predictions = _place(output / PREDICTIONS_FOLDER, model, hospital)
         done = predict_missing(model, hospital, experiment.prediction, predictions)
         print(f"{model.name}, {hospital.name}: {len(done)} scans predicted", flush=True)
-    folder = output / SCORES_FOLDER / file_name_of(model.name) / file_name_of(hospital.name)
-    is_new = score_once(
-        hospital.labels,
-        predictions,
-        _dataset_json(experiment, model, predictions),
-        folder,
-        labels=experiment.labels or (),
-        probabilities=experiment.prediction.probabilities and _has_probabilities(model, hospital),
-        workers=experiment.prediction.processes,
+    folder = _place(output / SCORES_FOLDER, model, hospital)
+    has_probabilities = experiment.prediction.probabilities and _has_probabilities(model, hospital)
+    request = ScoringRequest(
+        reference=hospital.labels,
+        prediction=predictions,
+        labels=_dataset_json(experiment, model, predictions),
+        probabilities=predictions if has_probabilities else None,
+        tumor_labels=experiment.labels or (),
     )
+    is_new = score_once(request, folder, workers=experiment.prediction.processes)
     print(f"{model.name}, {hospital.name}: {'scored' if is_new else 'scored before'}", flush=True)
     return folder
 
 
 def _has_probabilities(model: Model, hospital: Hospital) -> bool:
-    """Say whether a model's predictions come with nnU-Net's probabilities, if they are asked for."""
+    """Whether a model's predictions come with nnU-Net's probabilities, if they are asked for."""
     return model.trained is not None or any(model.folder_of(hospital).glob(f"*{NPZ_ENDING}"))
 
 
 def _note_models_without_probabilities(experiment: Experiment) -> list[str]:
-    if not experiment.prediction.probabilities:
-        return []
     lacking = [
         f"{model.name} in {hospital.name}"
-        for model in experiment.models
-        for hospital in experiment.hospitals
+        for model, hospital in itertools.product(experiment.models, experiment.hospitals)
         if model.scores is None and not _has_probabilities(model, hospital)
     ]
-    if not lacking:
+    if not lacking or not experiment.prediction.probabilities:
         return []
     return [f"No AUROC: no probabilities (<case>.npz) lie beside the predictions of {', '.join(lacking)}."]
 
 
-def _predictions(output: Path, model: Model, hospital: Hospital) -> Path:
-    return output / PREDICTIONS_FOLDER / file_name_of(model.name) / file_name_of(hospital.name)
+def _place(folder: Path, model: Model, hospital: Hospital) -> Path:
+    return folder / file_name_of(model.name) / file_name_of(hospital.name)
 
 
 def _dataset_json(experiment: Experiment, model: Model, predictions: Path) -> Path:

@@ -7,8 +7,6 @@ import math
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
 DASH = "-"
-
-
 _DECIMALS = 3
 
 
@@ -45,3 +43,8 @@ def show_p_value(p_value: float) -> str:
 def listing(names: list[str] | tuple[str, ...]) -> str:
     """Write names as in a sentence: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: "1 tumour", "2 tumours"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

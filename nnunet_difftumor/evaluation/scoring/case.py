@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
-from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, read_case_maps
+from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, box_of, read_case_maps
 from nnunet_difftumor.evaluation.scoring.components import (
     Components,
     Matching,
@@ -22,7 +23,7 @@ from nnunet_difftumor.evaluation.scoring.components import (
 )
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter, keep_near_organ
 from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, PredictionScore, TumorScore
-from nnunet_difftumor.evaluation.scoring.rules import TOLERANCES_MM, ScoringRules, size_bin
+from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, TOLERANCES_MM, ScoringRules, bin_of
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, ScoredLabel
 from nnunet_difftumor.evaluation.scoring.surfaces import surface_agreement
 
@@ -66,119 +67,126 @@ def score_case(
 
 
 def score_maps(
-    maps: CaseMaps,
-    scheme: LabelScheme,
-    *,
-    organ_filter: OrganFilter | None = None,
-    rules: ScoringRules = DEFAULT_RULES,
+    maps: CaseMaps, scheme: LabelScheme, *, organ_filter: OrganFilter | None = None, rules: ScoringRules = DEFAULT_RULES
 ) -> CaseScores:
-    """Score a case that was read.
-
-    Args:
-        organ_filter: Drop predicted tumours outside the organ.
-    """
-    is_ignored = maps.reference == scheme.ignore if scheme.ignore is not None else None
-    is_partly_unknown = is_ignored is not None and bool(is_ignored.any())
+    """Score a case that was read; `organ_filter` drops predicted tumours outside the organ."""
+    is_partly_unknown = scheme.ignore is not None and bool((maps.reference == scheme.ignore).any())
+    is_ignored = maps.reference == scheme.ignore if is_partly_unknown else None
     has_tumor = bool(np.isin(maps.reference, sorted(scheme.tumor_values)).any())
-    scores = tuple(
-        _score_label(maps, label, is_ignored if is_partly_unknown else None, organ_filter, rules)
-        for label in scheme.labels
-    )
-    return CaseScores(case=maps.case, is_healthy=not has_tumor and not is_partly_unknown, labels=scores)
+    is_healthy = not has_tumor and not is_partly_unknown
+    labels = (_score_label(maps, label, is_ignored, organ_filter, rules) for label in scheme.labels)
+    scores = tuple(LabelScores(case=maps.case, is_healthy=is_healthy, **fields) for fields in labels)
+    return CaseScores(case=maps.case, is_healthy=is_healthy, labels=scores)
 
 
 def _score_label(
     maps: CaseMaps, label: ScoredLabel, is_ignored: Mask | None, organ_filter: OrganFilter | None, rules: ScoringRules
-) -> LabelScores:
-    reference, whole = (_mask_of(labels, label.values) for labels in (maps.reference, maps.prediction))
+) -> dict[str, Any]:
+    """Fields of `LabelScores` but the case's own."""
+    reference, whole = (np.isin(labels, label.values) for labels in (maps.reference, maps.prediction))
     patient_score = maps.largest_probability.get(label.name, math.nan)
     if organ_filter is not None and label.is_tumor:
         reach = organ_filter.reach(maps, label)
         whole = keep_near_organ(whole, reach)
-        patient_score = _largest_within(maps.probabilities.get(label.name), reach | whole, is_ignored)
+        if label.name in maps.probabilities:
+            counts = reach | whole if is_ignored is None else (reach | whole) & ~is_ignored
+            patient_score = float(maps.probabilities[label.name].max(where=counts, initial=0.0))
     prediction = whole if is_ignored is None else whole & ~is_ignored
     voxels = [int(np.count_nonzero(mask)) for mask in (reference, prediction)]
-    box = _common_box(reference, whole)
+    box = box_of(reference, whole)
     reference, prediction, whole = reference[box], prediction[box], whole[box]
     shared = int(np.count_nonzero(reference & prediction))
     near, far = surface_agreement(reference, prediction, maps.spacing_mm, TOLERANCES_MM)
-    tumors: tuple[TumorScore, ...] = ()
-    predictions: tuple[PredictionScore, ...] = ()
+    scores: dict[str, Any] = {
+        "label": label.name,
+        "dice": 2.0 * shared / sum(voxels) if sum(voxels) else math.nan,
+        "nsd_1mm": near,
+        "nsd_2mm": far,
+        "reference_ml": voxels[0] * maps.voxel_mm3 / 1000.0,
+        "predicted_ml": voxels[1] * maps.voxel_mm3 / 1000.0,
+        "panoptic_quality": math.nan,
+        "patient_score": patient_score,
+    }
     if label.is_tumor:
         values = maps.probabilities[label.name][box] if label.name in maps.probabilities else None
         ignored = None if is_ignored is None else is_ignored[box]
-        tumors, predictions = _score_tumors(maps, reference, whole, values, ignored, rules)
-    return LabelScores(
-        label=label.name,
-        is_tumor=label.is_tumor,
-        dice=2.0 * shared / sum(voxels) if sum(voxels) else math.nan,
-        nsd_1mm=near,
-        nsd_2mm=far,
-        reference_ml=voxels[0] * maps.voxel_mm3 / 1000.0,
-        predicted_ml=voxels[1] * maps.voxel_mm3 / 1000.0,
-        tumors=tumors,
-        predictions=predictions,
-        panoptic_quality=_quality(tumors, len(predictions)) if label.is_tumor else math.nan,
-        patient_score=patient_score,
-    )
+        scores |= _score_tumors(maps, label.name, reference, whole, values, ignored, rules)
+    return scores
 
 
 def _score_tumors(
     maps: CaseMaps,
+    label: str,
     reference: Mask,
     prediction: Mask,
     values: NDArray[np.float32] | None,
     is_ignored: Mask | None,
     rules: ScoringRules,
-) -> tuple[tuple[TumorScore, ...], tuple[PredictionScore, ...]]:
-    """Reference and predicted tumours; predictions that say nothing about right or wrong are left out."""
+) -> dict[str, Any]:
+    """Fields of `LabelScores` that only tumours have; predictions that are neither right nor wrong are left out."""
     true = find_components(reference, maps.voxel_mm3, rules)
     found = find_components(prediction, maps.voxel_mm3, rules, is_ignored)
     matching = match_components(true, found, rules.match_iou)
     is_unknown = (matching.touches_speck | found.is_mostly_ignored) & ~matching.touching_predictions
-    counted = np.flatnonzero(~is_unknown)
     scores = _component_scores(found, values, rules)
-    tumors = _tumor_scores(maps, true, matching, scores)
+    tumors = _tumor_scores(maps, label, true, matching, scores)
     predictions = tuple(
         PredictionScore(
+            case=maps.case,
+            label=label,
             component=number,
             volume_mm3=float(found.voxels[index] * maps.voxel_mm3),
             matched_tumor=int(partner) + 1 if (partner := matching.match_of_prediction[index]) >= 0 else None,
-            iou=float(matching.iou[partner, index] if partner >= 0 else matching.iou[:, index].max(initial=0.0)),
+            iou=_overlap(matching.iou[:, index], partner),
             score=float(scores[index]),
             touches_tumor=bool(matching.touching_predictions[index]),
         )
-        for number, index in enumerate(counted, start=1)
+        for number, index in enumerate(np.flatnonzero(~is_unknown), start=1)
     )
-    return tumors, predictions
+    matched = np.array([tumor.iou for tumor in tumors if tumor.detected])
+    return {
+        "reference_tumors": len(tumors),
+        "detected_tumors": len(matched),
+        "touched_tumors": sum(tumor.touched for tumor in tumors),
+        "predicted_tumors": len(predictions),
+        "false_positives": sum(each.matched_tumor is None for each in predictions),
+        "panoptic_quality": panoptic_quality(matched, len(tumors), len(predictions)),
+        "tumors": tumors,
+        "predictions": predictions,
+    }
 
 
 def _tumor_scores(
-    maps: CaseMaps, true: Components, matching: Matching, scores: NDArray[np.float64]
+    maps: CaseMaps, label: str, true: Components, matching: Matching, scores: NDArray[np.float64]
 ) -> tuple[TumorScore, ...]:
     tumors = []
-    boxes = ndimage.find_objects(true.numbers)
-    touched = matching.touched_references
-    for index, (voxels, box) in enumerate(zip(true.voxels, boxes, strict=True)):
-        volume_mm3 = float(voxels * maps.voxel_mm3)
+    for index, box in enumerate(ndimage.find_objects(true.numbers)):
+        volume_mm3 = float(true.voxels[index] * maps.voxel_mm3)
         diameter_mm = equivalent_diameter_mm(volume_mm3)
         partner = int(matching.match_of_reference[index])
-        iou = float(matching.iou[index, partner] if partner >= 0 else matching.iou[index].max(initial=0.0))
+        iou = _overlap(matching.iou[index], partner)
         tumors.append(
             TumorScore(
+                case=maps.case,
+                label=label,
                 tumor=index + 1,
                 volume_mm3=volume_mm3,
                 equivalent_diameter_mm=diameter_mm,
                 axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
-                size_bin=size_bin(diameter_mm),
+                size_bin=bin_of(diameter_mm, SIZE_BINS_MM),
                 detected=partner >= 0,
-                touched=bool(touched[index]),
+                touched=bool(matching.touched_references[index]),
                 iou=iou,
                 dice=2.0 * iou / (1.0 + iou),
                 score=float(scores[partner]) if partner >= 0 else math.nan,
             )
         )
     return tuple(tumors)
+
+
+def _overlap(iou: NDArray[np.float64], partner: int) -> float:
+    """Overlap with the pair, or without one the largest. Shape (N,)."""
+    return float(iou[partner] if partner >= 0 else iou.max(initial=0.0))
 
 
 def _component_scores(
@@ -189,23 +197,3 @@ def _component_scores(
         return np.full(len(found), math.nan)
     measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
     return np.asarray(measure(values, found.numbers, np.arange(1, len(found) + 1)), dtype=np.float64)
-
-
-def _quality(tumors: tuple[TumorScore, ...], predicted: int) -> float:
-    return panoptic_quality(np.array([tumor.iou for tumor in tumors if tumor.detected]), len(tumors), predicted)
-
-
-def _mask_of(labels: NDArray[np.int16], values: tuple[int, ...]) -> Mask:
-    return labels == values[0] if len(values) == 1 else np.isin(labels, values)
-
-
-def _largest_within(values: NDArray[np.float32] | None, where: Mask, is_ignored: Mask | None) -> float:
-    if values is None:
-        return math.nan
-    return float(values.max(where=where if is_ignored is None else where & ~is_ignored, initial=0.0))
-
-
-def _common_box(*masks: Mask) -> tuple[slice, ...]:
-    """Box of the voxels of any of the masks; one voxel if there are none."""
-    found = ndimage.find_objects(np.logical_or.reduce(masks).view(np.uint8))
-    return found[0] if found else (slice(0, 1),) * 3

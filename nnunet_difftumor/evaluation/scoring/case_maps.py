@@ -31,8 +31,6 @@ class CaseFiles:
     """Files of one case.
 
     Attributes:
-        reference: Reference label map.
-        prediction: Predicted label map.
         probabilities: File by tumour label (see `probabilities.find_probability_files`); empty without.
         organ_mask: Mask of the organ, if the organ filter takes one from a folder.
     """
@@ -52,7 +50,6 @@ class CaseMaps:
         reference: Reference labels. Shape (D, H, W).
         prediction: Predicted labels. Shape (D, H, W).
         spacing_mm: Spacing in mm, (D, H, W).
-        voxel_mm3: Volume of a voxel in mm3.
         axial_axis: The axis that runs from axial slice to slice.
         probabilities: Probabilities by tumour label. Shapes (D, H, W).
         largest_probability: Largest probability in the whole scan, outside the ignore label, by tumour label.
@@ -71,10 +68,7 @@ class CaseMaps:
 
 
 def read_case_maps(files: CaseFiles, scheme: LabelScheme) -> CaseMaps:
-    """Read a case.
-
-    Returns:
-        The arrays on the reference's grid.
+    """Read a case onto the reference's grid.
 
     Raises:
         CorruptImageError: If a file cannot be read.
@@ -92,10 +86,10 @@ def read_case_maps(files: CaseFiles, scheme: LabelScheme) -> CaseMaps:
     _check_that_probabilities_belong(files, scheme, prediction, probabilities)
     organ_mask = None
     if files.organ_mask is not None:
-        labels, organ_grid = read_labels(files.organ_mask)
-        organ_mask = _turned(labels, organ_grid, files.organ_mask, grid, files.reference) > 0
-    largest = {name: _largest(values, reference, scheme.ignore) for name, values in probabilities.items()}
-    box = _box_of(reference, prediction, organ_mask)
+        organ_mask = _turned(*read_labels(files.organ_mask), files.organ_mask, grid, files.reference) > 0
+    is_known = True if scheme.ignore is None else reference != scheme.ignore
+    largest = {name: float(values.max(where=is_known, initial=0.0)) for name, values in probabilities.items()}
+    box = box_of(reference, prediction, organ_mask, margin=_MARGIN_VOXELS)
     return CaseMaps(
         case=files.case,
         reference=reference[box].copy(),
@@ -171,16 +165,10 @@ def _check_that_probabilities_belong(
             )
 
 
-def _largest(values: NDArray[np.float32], reference: NDArray[np.int16], ignore: int | None) -> float:
-    if ignore is None:
-        return float(values.max())
-    return float(values.max(where=reference != ignore, initial=0.0))
-
-
-def _box_of(*maps: NDArray[Any] | None) -> tuple[slice, ...]:
-    """Box of all that is not 0, with a margin inside the array."""
+def box_of(*maps: NDArray[Any] | None, margin: int = 0) -> tuple[slice, ...]:
+    """Box of all that is not 0 in any of some maps, with a margin in voxels inside the array; one voxel without any."""
     is_something = np.logical_or.reduce([values != 0 for values in maps if values is not None])
     found = ndimage.find_objects(is_something.view(np.uint8))
     if not found:
         return (slice(0, 1),) * 3
-    return tuple(slice(max(0, part.start - _MARGIN_VOXELS), part.stop + _MARGIN_VOXELS) for part in found[0])
+    return tuple(slice(max(0, part.start - margin), part.stop + margin) for part in found[0])

@@ -42,18 +42,16 @@ def find_components(
 
     Args:
         mask: A mask. Shape (D, H, W).
-        voxel_mm3: Volume of a voxel in mm3.
-        rules: What is too small.
         is_ignored: Voxels under the ignore label; they join parts, but belong to no component. Shape (D, H, W).
 
     Returns:
         The components, numbered in the order in which they are met.
     """
     numbers, count = label_components(mask)
-    whole = np.bincount(numbers.ravel(), minlength=count + 1)
+    whole = left = np.bincount(numbers.ravel(), minlength=count + 1)
     if is_ignored is not None:
         numbers[is_ignored] = 0
-    left = whole if is_ignored is None else np.bincount(numbers.ravel(), minlength=count + 1)
+        left = np.bincount(numbers.ravel(), minlength=count + 1)
     does_count = (left >= rules.smallest_voxels) & (left * voxel_mm3 >= rules.smallest_mm3) & (left > 0)
     does_count[0] = False
     new_numbers = np.where(does_count, np.cumsum(does_count), SPECK).astype(np.int32)
@@ -69,32 +67,24 @@ def axial_diameter_mm(mask: NDArray[np.bool_], spacing_mm: Sequence[float], axia
 
     Args:
         mask: One component. Shape (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
+        spacing_mm: (D, H, W).
         axial_axis: The axis that runs from slice to slice.
 
     Returns:
         The diameter in mm; 0 for an empty mask.
     """
     row_mm, column_mm = (spacing for axis, spacing in enumerate(spacing_mm) if axis != axial_axis)
-    longest = 0.0
-    for section in sorted(np.moveaxis(mask, axial_axis, 0), key=np.count_nonzero, reverse=True):
+    longest_mm = 0.0
+    for section in np.moveaxis(mask, axial_axis, 0):
         rows = np.flatnonzero(section.any(axis=1))
-        if not len(rows):
-            break
         first = section[rows].argmax(axis=1)  # only the ends of each row can be farthest apart
         last = section.shape[1] - 1 - section[rows, ::-1].argmax(axis=1)
-        height_mm = (rows[-1] - rows[0] + 1) * row_mm
-        width_mm = (last.max() - first.min() + 1) * column_mm
-        if math.hypot(height_mm, width_mm) <= longest:
-            continue
-        ends_row = np.concatenate([rows, rows]) * row_mm
-        ends_column = np.concatenate([first, last]) * column_mm
-        apart_row = np.abs(ends_row[:, None] - ends_row)
-        apart_column = np.abs(ends_column[:, None] - ends_column)
-        across_rows = np.hypot(apart_row + row_mm, apart_column)
-        across_columns = np.hypot(apart_row, apart_column + column_mm)
-        longest = max(longest, float(across_rows.max()), float(across_columns.max()))
-    return longest
+        ends_mm = np.concatenate([rows, rows]) * row_mm, np.concatenate([first, last]) * column_mm
+        apart_rows, apart_columns = (np.abs(each[:, None] - each) for each in ends_mm)
+        across_rows = np.hypot(apart_rows + row_mm, apart_columns).max(initial=0.0)
+        across_columns = np.hypot(apart_rows, apart_columns + column_mm).max(initial=0.0)
+        longest_mm = max(longest_mm, float(across_rows), float(across_columns))
+    return longest_mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +115,10 @@ class Matching:
 
 
 def match_components(reference: Components, prediction: Components, smallest_iou: float) -> Matching:
-    """Pair reference and predicted tumours one to one.
+    """Pair reference and predicted tumours on one grid one to one.
 
     Of all pairings whose pairs reach the smallest overlap, the one with the largest sum of overlaps is taken
     (Hungarian method).
-
-    Args:
-        prediction: Predicted tumours on the same grid.
-        smallest_iou: Smallest intersection over union of a pair.
     """
     shared, touches_speck = _count_shared_voxels(reference, prediction)
     union = reference.voxels[:, None] + prediction.voxels[None, :] - shared
@@ -151,8 +137,6 @@ def panoptic_quality(matched_ious: NDArray[np.float64], reference_tumors: int, p
 
     Args:
         matched_ious: Intersection over union of each pair. Shape (pairs,).
-        reference_tumors: Number of reference tumours, paired or not.
-        predicted_tumors: Number of predicted tumours, paired or not.
 
     Returns:
         A value in [0, 1]; NaN with no tumour on either side.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
@@ -19,109 +20,74 @@ FloatArray = NDArray[np.float64]
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:
-    """Share with Wilson's 95% interval.
-
-    Args:
-        successes: How often it worked.
-        trials: How often it was tried; independent.
-
-    Returns:
-        Share and interval; NaN without trials.
-    """
+    """Share of independent trials that worked, with Wilson's 95% interval; NaN without trials."""
     if trials == 0:
         return Interval(math.nan, math.nan, math.nan)
     ends = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return Interval(successes / trials, float(ends.low), float(ends.high))
 
 
-@dataclass(frozen=True, eq=False)
-class FrocCurve:
-    """Sensitivity against false positives when only predicted tumours from some score on are kept.
-
-    Attributes:
-        threshold: Scores in descending order, infinity first. Shape (K,).
-        true_positives: Reference tumours whose pair is kept. Shape (K,).
-        false_positives: Predicted tumours without a pair that are kept. Shape (K,).
-        tumors: Number of reference tumours.
-    """
-
-    threshold: FloatArray
-    true_positives: NDArray[np.int64]
-    false_positives: NDArray[np.int64]
-    tumors: int
-    cases: int
-
-    @property
-    def sensitivity(self) -> FloatArray:
-        """Share of the reference tumours that are found. Shape (K,)."""
-        return self.true_positives / self.tumors if self.tumors else np.full(len(self.threshold), math.nan)
-
-    @property
-    def false_positives_per_case(self) -> FloatArray:
-        """False positives per case. Shape (K,)."""
-        return self.false_positives / self.cases
-
-    def sensitivity_at(self, rate: float) -> float:
-        """Largest sensitivity with at most `rate` false positives per case."""
-        return float(self.sensitivity[self.false_positives_per_case <= rate][-1])
-
-    @property
-    def average_precision(self) -> float:
-        """Area under the precision-recall steps: precision at each threshold times the recall it adds."""
-        if not self.tumors:
-            return math.nan
-        kept = self.true_positives + self.false_positives
-        precision = self.true_positives / np.maximum(kept, 1)
-        return float((np.diff(self.sensitivity) * precision[1:]).sum())
-
-
-def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumors: int, cases: int) -> FrocCurve:
-    """Trace the free-response curve.
+def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumors: int, cases: int) -> pd.DataFrame:
+    """Trace sensitivity against false positives when only predicted tumours from some score on are kept.
 
     Pairs are not made anew at each threshold: a pair whose prediction falls below it is lost.
 
     Args:
         pair_scores: Score of the pair of each reference tumour that has one.
         false_scores: Score of each predicted tumour without a pair.
-        tumors: Number of reference tumours.
+
+    Returns:
+        `smallest_score` in descending order, infinity first, `false_positives_per_case`, `sensitivity` (NaN without
+        tumours), and `precision`, the share of what is kept that has a pair.
     """
     pairs, wrong = np.sort(np.asarray(pair_scores, dtype=float)), np.sort(np.asarray(false_scores, dtype=float))
     threshold = np.concatenate([[math.inf], np.unique(np.concatenate([pairs, wrong]))[::-1]])
-    return FrocCurve(
-        threshold=threshold,
-        true_positives=len(pairs) - np.searchsorted(pairs, threshold, side="left"),
-        false_positives=len(wrong) - np.searchsorted(wrong, threshold, side="left"),
-        tumors=tumors,
-        cases=cases,
+    found = len(pairs) - np.searchsorted(pairs, threshold, side="left")
+    false = len(wrong) - np.searchsorted(wrong, threshold, side="left")
+    return pd.DataFrame(
+        {
+            "smallest_score": threshold,
+            "false_positives_per_case": false / cases,
+            "sensitivity": found / tumors if tumors else math.nan,
+            "precision": found / np.maximum(found + false, 1),
+        }
     )
 
 
-@dataclass(frozen=True, eq=False)
-class PatientCurve:
-    """Sensitivity and specificity of scans that count as positive from some value on.
-
-    Attributes:
-        threshold: Values in descending order, infinity first. Shape (K,).
-        sensitivity: Share of scans with a tumour that are positive; NaN without any. Shape (K,).
-        specificity: Share of healthy scans that are negative; NaN without any. Shape (K,).
-    """
-
-    threshold: FloatArray
-    sensitivity: FloatArray
-    specificity: FloatArray
+def sensitivity_at(froc: Any, rate: float) -> float:
+    """Largest sensitivity with at most `rate` false positives per case."""
+    return float(froc["sensitivity"][froc["false_positives_per_case"] <= rate].iloc[-1])
 
 
-def patient_curve(with_tumor: Sequence[float], healthy: Sequence[float], lowest: float = -math.inf) -> PatientCurve:
-    """Trace sensitivity and specificity over all values.
+def average_precision(froc: Any) -> float:
+    """Area under the precision-recall steps: precision at a threshold times the recall it adds; NaN without tumours."""
+    sensitivity = froc["sensitivity"].to_numpy()
+    if math.isnan(sensitivity[0]):
+        return math.nan
+    return float((np.diff(sensitivity) * froc["precision"].to_numpy()[1:]).sum())
+
+
+def patient_curve(with_tumor: Sequence[float], healthy: Sequence[float], lowest: float = -math.inf) -> pd.DataFrame:
+    """Trace sensitivity and specificity of scans that count as positive from some value on.
 
     Args:
         with_tumor: Value of each scan with a tumour.
         lowest: Values of `lowest` or less never make a scan positive.
+
+    Returns:
+        `threshold` in descending order, infinity first, `specificity` (NaN without healthy scans) and `sensitivity`
+        (NaN without scans with a tumour).
     """
     sick, well = np.sort(np.asarray(with_tumor, dtype=float)), np.sort(np.asarray(healthy, dtype=float))
     values = np.unique(np.concatenate([sick, well]))
     threshold = np.concatenate([[math.inf], values[values > lowest][::-1]])
-    return PatientCurve(threshold, 1.0 - _share_below(sick, threshold), _share_below(well, threshold))
+    return pd.DataFrame(
+        {
+            "threshold": threshold,
+            "specificity": _share_below(well, threshold),
+            "sensitivity": 1.0 - _share_below(sick, threshold),
+        }
+    )
 
 
 def _share_below(values: FloatArray, threshold: FloatArray) -> FloatArray:

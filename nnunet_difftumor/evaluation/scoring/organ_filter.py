@@ -53,9 +53,6 @@ def keep_near_organ(prediction: NDArray[np.bool_], reach: NDArray[np.bool_]) -> 
     Args:
         prediction: Predicted tumours. Shape (D, H, W).
         reach: Organ and the voxels next to it. Shape (D, H, W).
-
-    Returns:
-        What is left of the prediction. Shape (D, H, W).
     """
     numbers, count = label_components(prediction)
     is_kept = np.zeros(count + 1, dtype=bool)

@@ -63,7 +63,6 @@ def read_probabilities(
 
     Args:
         files: File by tumour label (see `find_probability_files`).
-        scheme: What the channels mean.
         prediction: Grid of the predicted label map, which nnU-Net's arrays lie on.
 
     Returns:
@@ -76,14 +75,13 @@ def read_probabilities(
     channels = {label.name: label.channel for label in scheme.tumors if label.name in files}
     arrays: dict[str, tuple[NDArray[Any], GridGeometry]] = {}
     for path in set(files.values()):
-        names = [name for name in channels if files[name] == path]
+        of_file = {name: channel for name, channel in channels.items() if files[name] == path}
         if path.name.endswith(NPZ_ENDING):
-            read = read_npz_channels(path, [channels[name] for name in names], scheme.channels)
-            for name in names:
-                array = read[channels[name]]
-                arrays[name] = (_turn_back(array, prediction) if scheme.is_reoriented else array), prediction
+            read = read_npz_channels(path, of_file.values(), scheme.channels)
+            turn = _turn_back if scheme.is_reoriented else lambda array, _: array
+            arrays |= {name: (turn(read[channel], prediction), prediction) for name, channel in of_file.items()}
         else:
-            arrays[names[0]] = read_array(path)
+            arrays[next(iter(of_file))] = read_array(path)
     return {name: _on_grid(*arrays[name], reference, files[name]) for name in channels}
 
 
@@ -110,12 +108,10 @@ def read_npz_channels(path: Path, channels: Collection[int], expected: int) -> d
                     "model was trained with."
                 )
             read = {}
-            size = int(np.prod(shape[1:])) * dtype.itemsize
-            for channel in range(max(channels) + 1):
-                if channel in channels:
-                    read[channel] = np.frombuffer(stream.read(size), dtype=dtype).reshape(shape[1:])
-                else:
-                    stream.seek(size, 1)
+            start, size = stream.tell(), int(np.prod(shape[1:])) * dtype.itemsize
+            for channel in sorted(channels):
+                stream.seek(start + channel * size)
+                read[channel] = np.frombuffer(stream.read(size), dtype=dtype).reshape(shape[1:])
             return read
     except CorruptImageError:
         raise

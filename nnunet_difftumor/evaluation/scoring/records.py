@@ -1,4 +1,4 @@
-"""What is known about one case after scoring."""
+"""What is known about one case after scoring. The fields of these records are the columns of the tables of scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class TumorScore:
-    """One reference tumour; the attributes are the columns of tumors.csv.
+    """One reference tumour: a row of tumors.csv.
 
     Attributes:
         tumor: Number within case and label, from 1.
-        volume_mm3: Volume in mm3.
-        equivalent_diameter_mm: Diameter of the sphere of that volume.
         axial_diameter_mm: Largest diameter in an axial slice.
         size_bin: Bin of the equivalent diameter (see `rules.SIZE_BINS_MM`).
         detected: A predicted tumour is paired with it.
@@ -22,6 +20,8 @@ class TumorScore:
         score: Score of the pair; NaN without a pair or without probabilities.
     """
 
+    case: str
+    label: str
     tumor: int
     volume_mm3: float
     equivalent_diameter_mm: float
@@ -36,17 +36,18 @@ class TumorScore:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionScore:
-    """One predicted tumour; the attributes are the columns of predictions.csv.
+    """One predicted tumour: a row of predictions.csv.
 
     Attributes:
         component: Number within case and label, from 1.
-        volume_mm3: Volume in mm3.
         matched_tumor: Number of its reference tumour; None for a false positive.
         iou: Intersection over union with its pair, or without one with the reference tumour that overlaps most.
         score: Largest or mean probability; NaN without probabilities.
         touches_tumor: It shares a voxel with a reference tumour.
     """
 
+    case: str
+    label: str
     component: int
     volume_mm3: float
     matched_tumor: int | None
@@ -57,52 +58,43 @@ class PredictionScore:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScores:
-    """One label of one case.
+    """One label of one case: a row of cases.csv, and the tumours and predicted tumours that count.
 
     Attributes:
         label: Name in dataset.json.
-        is_tumor: The label is a tumour: its components are counted and paired.
         dice: Dice; NaN if the label is in neither map.
         nsd_1mm: Normalised surface distance at 1 mm; NaN likewise.
         nsd_2mm: Normalised surface distance at 2 mm; NaN likewise.
-        predicted_ml: Volume in the prediction.
-        tumors: Reference tumours that count.
-        predictions: Predicted tumours that count.
+        reference_tumors: How many; None, as are the other numbers, for a label that is no tumour.
+        detected_tumors: Reference tumours with a pair.
+        touched_tumors: Reference tumours that share a voxel with a predicted one.
+        false_positives: Predicted tumours without a pair.
         panoptic_quality: Panoptic quality; NaN without any tumour and for a label that is no tumour.
         patient_score: Largest tumour probability in the scan; NaN without probabilities.
     """
 
+    case: str
     label: str
-    is_tumor: bool
+    is_healthy: bool
     dice: float
     nsd_1mm: float
     nsd_2mm: float
     reference_ml: float
     predicted_ml: float
-    tumors: tuple[TumorScore, ...]
-    predictions: tuple[PredictionScore, ...]
+    reference_tumors: int | None = None
+    detected_tumors: int | None = None
+    touched_tumors: int | None = None
+    predicted_tumors: int | None = None
+    false_positives: int | None = None
     panoptic_quality: float
     patient_score: float
+    tumors: tuple[TumorScore, ...] = ()
+    predictions: tuple[PredictionScore, ...] = ()
 
     @property
-    def detected_tumors(self) -> int:
-        """Reference tumours with a pair."""
-        return sum(tumor.detected for tumor in self.tumors)
-
-    @property
-    def touched_tumors(self) -> int:
-        """Reference tumours that share a voxel with a predicted one."""
-        return sum(tumor.touched for tumor in self.tumors)
-
-    @property
-    def false_positives(self) -> int:
-        """Predicted tumours without a pair."""
-        return sum(prediction.matched_tumor is None for prediction in self.predictions)
-
-    @property
-    def largest_prediction_mm3(self) -> float:
-        """Volume of the largest predicted tumour in mm3; 0 without one."""
-        return max((prediction.volume_mm3 for prediction in self.predictions), default=0.0)
+    def is_tumor(self) -> bool:
+        """The label is a tumour: its components are counted and paired."""
+        return self.reference_tumors is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +120,7 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class CaseError:
-    """Why a case has no scores; the attributes are the columns of errors.csv.
+    """Why a case has no scores: a row of errors.csv.
 
     Attributes:
         message: What is wrong, and how to fix it.

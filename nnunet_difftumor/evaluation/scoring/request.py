@@ -22,14 +22,13 @@ class ScoringRequest:
 
     Attributes:
         reference: Folder of reference label maps, <case>.nii.gz or another image ending.
-        prediction: Folder of predicted label maps under the same case identifiers.
+        prediction: Folder of predicted ones of the same names.
         labels: nnU-Net's dataset.json.
         probabilities: Folder of probabilities (see `probabilities.find_probability_files`), or None.
         tumor_labels: Names or values of the tumour labels; without any, all whose names say so.
         organ_label: Name or value of the organ; None infers it for each tumour label. Only the filter needs it.
         organ_filter: The scores are also taken without predicted tumours outside the organ; None does not.
         only_predicted: Score the cases that have a prediction, and list the others; else they are errors.
-        rules: What counts.
     """
 
     reference: Path
@@ -48,7 +47,6 @@ class ScoringPlan:
     """The cases of a request.
 
     Attributes:
-        errors: Cases whose files are not complete.
         not_predicted: Cases that are left out because the request says so.
         without_reference: Predicted cases without a reference; they are among the errors.
     """
@@ -67,30 +65,33 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
     """
     references = find_label_maps(request.reference, "--reference")
     predictions = find_label_maps(request.prediction, "--prediction")
-    if _holds_probabilities_too(request):
-        predictions = _without_probability_images(predictions, references, scheme)
+    is_one_folder = (
+        request.probabilities is not None and request.probabilities.resolve() == request.prediction.resolve()
+    )
+    if is_one_folder:  # holds images of probabilities too, unless there is a reference of just that name
+        named = {f"{case}_{label.name}" for case in predictions.keys() | references.keys() for label in scheme.tumors}
+        predictions = {case: path for case, path in predictions.items() if case not in named - references.keys()}
     organ_folder = request.organ_filter.folder if request.organ_filter is not None else None
     organ_masks = find_label_maps(organ_folder, "--organ-filter") if organ_folder is not None else None
     left_out = references.keys() - predictions.keys() if request.only_predicted else set()
+    not_predicted = (
+        f"prediction in {request.prediction}. Predict it, or score the predicted cases alone with --only-predicted"
+    )
     cases, errors = [], []
     for case in sorted((references.keys() | predictions.keys()) - left_out):
         try:
-            cases.append(
-                CaseFiles(
-                    case=case,
-                    reference=_file_of(case, references, f"has no reference in {request.reference}"),
-                    prediction=_file_of(
-                        case,
-                        predictions,
-                        f"has no prediction in {request.prediction}. Predict it, or score the predicted cases alone "
-                        "with --only-predicted",
-                    ),
-                    probabilities=_probabilities(request, case, scheme),
-                    organ_mask=None
-                    if organ_masks is None
-                    else _file_of(case, organ_masks, f"has no organ mask in {organ_folder}"),
-                )
+            files = CaseFiles(
+                case=case,
+                reference=_file_of(case, references, f"reference in {request.reference}"),
+                prediction=_file_of(case, predictions, not_predicted),
+                probabilities={}
+                if request.probabilities is None
+                else find_probability_files(request.probabilities, case, scheme, is_prediction_folder=is_one_folder),
+                organ_mask=None
+                if organ_masks is None
+                else _file_of(case, organ_masks, f"organ mask in {organ_folder}"),
             )
+            cases.append(files)
         except DatasetError as error:
             errors.append(CaseError(case, type(error).__name__, str(error)))
     without_reference = sorted(predictions.keys() - references.keys())
@@ -123,28 +124,7 @@ def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
     return found
 
 
-def _file_of(case: str, files: Mapping[str, Path], problem: str) -> Path:
+def _file_of(case: str, files: Mapping[str, Path], what: str) -> Path:
     if case not in files:
-        raise DatasetError(f"{case} {problem}.")
+        raise DatasetError(f"{case} has no {what}.")
     return files[case]
-
-
-def _holds_probabilities_too(request: ScoringRequest) -> bool:
-    """Say whether the folder of predictions is that of the probabilities."""
-    return request.probabilities is not None and request.probabilities.resolve() == request.prediction.resolve()
-
-
-def _without_probability_images(
-    predictions: Mapping[str, Path], references: Mapping[str, Path], scheme: LabelScheme
-) -> dict[str, Path]:
-    """Leave out files named <case>_<tumour label>, unless there is a reference of just that name."""
-    cases = predictions.keys() | references.keys()
-    images = {f"{case}_{label.name}" for case in cases for label in scheme.tumors} - references.keys()
-    return {case: path for case, path in predictions.items() if case not in images}
-
-
-def _probabilities(request: ScoringRequest, case: str, scheme: LabelScheme) -> Mapping[str, Path]:
-    if request.probabilities is None:
-        return {}
-    is_same = _holds_probabilities_too(request)
-    return find_probability_files(request.probabilities, case, scheme, is_prediction_folder=is_same)

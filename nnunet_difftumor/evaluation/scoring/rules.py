@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_difftumor.errors import ConfigurationError
@@ -13,13 +15,29 @@ TOLERANCES_MM = (1.0, 2.0)
 CONFIDENCES = ("max", "mean")
 """How the probabilities of a predicted tumour become its score."""
 
-SIZE_BINS_MM: tuple[tuple[str, float, float], ...] = (
-    ("<10 mm", 0.0, 10.0),
-    ("10-20 mm", 10.0, 20.0),
-    ("20-50 mm", 20.0, 50.0),
-    (">=50 mm", 50.0, math.inf),
-)
-"""Name, smallest diameter and the diameter below which a tumour belongs to the bin."""
+Bin = tuple[str, float, float]
+"""Name, lower end (within) and upper end (beyond)."""
+
+
+def bins_of(edges: Sequence[float], unit: str) -> tuple[Bin, ...]:
+    """Bins between edges and beyond them: "<10 mm", "10-20 mm", ">=20 mm"; "any mm" without an edge."""
+    if not edges:
+        return ((f"any {unit}", 0.0, math.inf),)
+    inner = [(f"{low:g}-{high:g} {unit}", low, high) for low, high in itertools.pairwise(edges)]
+    return (
+        (f"<{edges[0]:g} {unit}", 0.0, edges[0]),
+        *inner,
+        (f">={edges[-1]:g} {unit}", edges[-1], math.inf),
+    )
+
+
+def bin_of(value: float, bins: Sequence[Bin]) -> str:
+    """Name of the bin that holds a value; empty if none does."""
+    return next((name for name, low, high in bins if low <= value < high), "")
+
+
+SIZE_BINS_MM = bins_of((10.0, 20.0, 50.0), "mm")
+"""Bins of the diameter of tumours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +61,3 @@ class ScoringRules:
             raise ConfigurationError(f"match_iou must be above 0 and at most 1, got {self.match_iou}. Try 0.1.")
         if self.confidence not in CONFIDENCES:
             raise ConfigurationError(f"confidence must be one of {', '.join(CONFIDENCES)}, got {self.confidence!r}.")
-
-
-def size_bin(diameter_mm: float) -> str:
-    """Return the name of the size bin of a diameter in mm."""
-    return next(name for name, low, high in SIZE_BINS_MM if low <= diameter_mm < high)

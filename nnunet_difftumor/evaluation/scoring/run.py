@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ from nnunet_difftumor.evaluation.scoring.records import CaseError, CaseScores
 from nnunet_difftumor.evaluation.scoring.request import ScoringPlan, ScoringRequest, plan_scoring
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, read_label_scheme
-from nnunet_difftumor.evaluation.scoring.summary import summarize
-from nnunet_difftumor.evaluation.scoring.tables import FILTERED_FOLDER, check_output, new_output_folder, write_tables
+from nnunet_difftumor.evaluation.scoring.summary import curve_tables, summarize
+from nnunet_difftumor.evaluation.scoring.tables import (
+    FILTERED_FOLDER,
+    check_output,
+    new_output_folder,
+    score_tables,
+    write_tables,
+)
 
 __all__ = ["CaseScores", "FolderScores", "ScoringRequest", "score_case", "score_folders"]
 
@@ -36,7 +43,6 @@ class FolderScores:
     Attributes:
         cases: Scores, sorted by case.
         filtered: The same with the organ filter; empty without one.
-        errors: Cases that could not be scored.
         summary: The content of summary.json.
     """
 
@@ -71,30 +77,26 @@ def score_folders(
         needs_organ=request.organ_filter is not None and request.organ_filter.folder is None,
     )
     plan = plan_scoring(request, scheme)
-    jobs = [ScoringJob(files, scheme, request.organ_filter, request.rules) for files in plan.cases]
     with new_output_folder(output, overwrite=overwrite) as folder:
-        bar = tqdm(run_jobs(jobs, workers), total=len(jobs), desc="Scoring", unit="case", disable=not show_progress)
+        jobs = run_jobs(request, scheme, plan.cases, workers)
+        bar = tqdm(jobs, total=len(plan.cases), desc="Scoring", unit="case", disable=not show_progress)
         scores = _collect(request, plan, list(bar))
-        write_tables(folder, scores.cases, scores.errors, scores.summary)
+        _write(folder, scores.cases, scores.errors, scores.summary)
         if request.organ_filter is not None and scores.filtered:
             other = {"organ_filter": request.organ_filter.source, "labels": summarize(scores.filtered)}
-            write_tables(folder / FILTERED_FOLDER, scores.filtered, scores.errors, {**scores.summary, **other})
+            _write(folder / FILTERED_FOLDER, scores.filtered, scores.errors, {**scores.summary, **other})
     return scores
 
 
-def _collect(request: ScoringRequest, plan: ScoringPlan, results: Sequence[ScoredCase | CaseError]) -> FolderScores:
-    scored = [result for result in results if isinstance(result, ScoredCase)]
+def _collect(
+    request: ScoringRequest, plan: ScoringPlan, results: Sequence[tuple[CaseScores, ...] | CaseError]
+) -> FolderScores:
+    scored = [result for result in results if not isinstance(result, CaseError)]
     failed = [result for result in results if isinstance(result, CaseError)]
-    cases = tuple(result.scores for result in scored)
-    filtered = tuple(result.filtered for result in scored if result.filtered is not None)
+    cases = tuple(result[0] for result in scored)
+    filtered = tuple(result[1] for result in scored if len(result) > 1)
     errors = tuple(sorted([*plan.errors, *failed], key=lambda error: error.case))
-    about = _describe(request, plan, errors)
-    summary = {**about, "organ_filter": None, "cases": len(cases), "labels": summarize(cases)}
-    return FolderScores(cases, filtered, errors, summary)
-
-
-def _describe(request: ScoringRequest, plan: ScoringPlan, errors: Sequence[CaseError]) -> dict[str, Any]:
-    return {
+    summary = {
         "format": SUMMARY_FORMAT,
         "version": __version__,
         "rules": asdict(request.rules),
@@ -102,16 +104,19 @@ def _describe(request: ScoringRequest, plan: ScoringPlan, errors: Sequence[CaseE
         "failed": [error.case for error in errors],
         "not_predicted": list(plan.not_predicted),
         "without_reference": list(plan.without_reference),
+        "organ_filter": None,
+        "cases": len(cases),
+        "labels": summarize(cases),
     }
+    return FolderScores(cases, filtered, errors, summary)
+
+
+def _write(folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Mapping[str, Any]) -> None:
+    write_tables(folder, {**score_tables(cases), **curve_tables(cases)}, errors, summary)
 
 
 class KilledProcessError(DiffTumorError):
-    """A scoring process was killed.
-
-    Attributes:
-        workers: Processes that ran.
-        fewer_workers: Processes to try with next.
-    """
+    """One of several scoring processes was killed; `fewer_workers` may live."""
 
     def __init__(self, workers: int) -> None:
         self.workers, self.fewer_workers = workers, max(1, workers // 2)
@@ -121,64 +126,35 @@ class KilledProcessError(DiffTumorError):
         )
 
 
-@dataclass(frozen=True)
-class ScoringJob:
-    """One case to score.
-
-    Attributes:
-        scheme: What the labels mean.
-        organ_filter: Score a second time with this filter; None does not.
-        rules: What counts.
-    """
-
-    files: CaseFiles
-    scheme: LabelScheme
-    organ_filter: OrganFilter | None
-    rules: ScoringRules
-
-
-@dataclass(frozen=True)
-class ScoredCase:
-    """A case that could be scored.
-
-    Attributes:
-        filtered: Its scores with the organ filter; None without one.
-    """
-
-    scores: CaseScores
-    filtered: CaseScores | None = None
-
-
-def run_jobs(jobs: Sequence[ScoringJob], workers: int) -> Iterator[ScoredCase | CaseError]:
-    """Score cases.
-
-    Args:
-        workers: Processes; 1 scores in this one.
+def run_jobs(
+    request: ScoringRequest, scheme: LabelScheme, cases: Sequence[CaseFiles], workers: int
+) -> Iterator[tuple[CaseScores, ...] | CaseError]:
+    """Score cases in some processes, or in this one.
 
     Yields:
-        Scores, or why there are none, in the order of the jobs.
+        Scores, and those with the organ filter if there is one, or why there are none, in the order of the cases.
 
     Raises:
         KilledProcessError: If a process dies.
     """
-    workers = min(workers, len(jobs))
+    score = partial(_run_job, scheme=scheme, organ_filter=request.organ_filter, rules=request.rules)
+    workers = min(workers, len(cases))
     if workers <= 1:
-        yield from map(_run_job, jobs)
+        yield from map(score, cases)
         return
-    context = multiprocessing.get_context("spawn")
     try:
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            yield from pool.map(_run_job, jobs)
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from pool.map(score, cases)
     except BrokenProcessPool as error:
         raise KilledProcessError(workers) from error
 
 
-def _run_job(job: ScoringJob) -> ScoredCase | CaseError:
+def _run_job(
+    files: CaseFiles, scheme: LabelScheme, organ_filter: OrganFilter | None, rules: ScoringRules
+) -> tuple[CaseScores, ...] | CaseError:
+    filters = (None,) if organ_filter is None else (None, organ_filter)
     try:
-        maps = read_case_maps(job.files, job.scheme)
-        scores = score_maps(maps, job.scheme, rules=job.rules)
-        if job.organ_filter is None:
-            return ScoredCase(scores)
-        return ScoredCase(scores, score_maps(maps, job.scheme, organ_filter=job.organ_filter, rules=job.rules))
+        maps = read_case_maps(files, scheme)
+        return tuple(score_maps(maps, scheme, organ_filter=each, rules=rules) for each in filters)
     except Exception as error:  # whatever is wrong with one file, the other cases are to be scored; it is reported
-        return CaseError(job.files.case, type(error).__name__, str(error))
+        return CaseError(files.case, type(error).__name__, str(error))

@@ -19,8 +19,6 @@ class ScoredLabel:
     """One label or region of dataset.json.
 
     Attributes:
-        values: Its values in a label map.
-        is_tumor: Its components are tumours.
         organ_values: Values of the organ that its tumours lie in; empty unless an organ filter needs it.
         channel: Its channel in nnU-Net's probabilities.
     """
@@ -59,11 +57,7 @@ class LabelScheme:
 
 
 def read_label_scheme(
-    path: Path,
-    tumor_labels: Sequence[str] = (),
-    organ_label: str | None = None,
-    *,
-    needs_organ: bool = False,
+    path: Path, tumor_labels: Sequence[str] = (), organ_label: str | None = None, *, needs_organ: bool = False
 ) -> LabelScheme:
     """Read which labels are scored from a dataset.json.
 
@@ -77,7 +71,7 @@ def read_label_scheme(
         MissingLabelError: If no label is a tumour, a label is unknown, or an organ is needed and cannot be told.
     """
     options = read_dataset_json(path)
-    all_values = {value for values in parse_labels(options["labels"], path).values() for value in values}
+    all_values = set().union(*parse_labels(options["labels"], path).values())
     foreground = foreground_labels(options["labels"])
     by_name = tuple(name for name in foreground if is_tumor_name(name))
     chosen = tuple(_find_name(name, foreground, "--tumor-label", path) for name in tumor_labels) or by_name
@@ -102,11 +96,9 @@ def read_label_scheme(
     return LabelScheme(
         labels=labels,
         declared=frozenset((0, *all_values)),
-        tumor_values=frozenset(value for name in (*by_name, *chosen) for value in foreground[name]),
+        tumor_values=frozenset().union(*(foreground[name] for name in (*by_name, *chosen))),
         ignore=ignore if isinstance(ignore, int) else None,
-        channels=len(foreground)
-        if has_regions
-        else 1 + max(value for values in foreground.values() for value in values),
+        channels=len(foreground) if has_regions else 1 + max(max(values) for values in foreground.values()),
         is_reoriented=options.get("overwrite_image_reader_writer") == _REORIENTING_READER,
     )
 

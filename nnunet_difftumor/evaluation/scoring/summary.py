@@ -1,23 +1,24 @@
-"""Figures over all cases of a folder."""
+"""Figures and curves over all cases of a folder."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from nnunet_difftumor.evaluation.scoring.curves import (
     FROC_RATES,
-    FrocCurve,
-    PatientCurve,
+    average_precision,
     froc_curve,
     patient_curve,
+    sensitivity_at,
     wilson_interval,
 )
-from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, TumorScore
-from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, size_bin
+from nnunet_difftumor.evaluation.scoring.records import CaseScores
+from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, bin_of
+from nnunet_difftumor.evaluation.scoring.tables import FROC_FILE, ROC_FILE, SPECIFICITY_FILE, Frame, score_tables
 from nnunet_difftumor.evaluation.statistics.distributions import area_under_curve, bootstrap, or_none
 
 _DRAWS = 2000
@@ -25,167 +26,146 @@ _SEED = 0
 
 
 def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
-    """Sum up the cases, label by label.
+    """Sum up cases of the same labels: JSON values by label name. What cannot be said is None."""
+    return {name: _summarize_label(*tables) for name, tables in _by_label(cases).items()}
 
-    Args:
-        cases: At least one case; all have the same labels.
 
-    Returns:
-        JSON values by label name. What cannot be said is None.
-    """
+def curve_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
+    """Trace the curves of the tumour labels: tables by file name, labels below one another; none without a curve."""
+    found: dict[str, list[Frame]] = {}
+    for name, (rows, tumors, predictions) in _by_label(cases).items():
+        if rows["reference_tumors"].isna().any():
+            continue
+        volumes_mm3 = rows["case"].map(predictions.groupby("case")["volume_mm3"].max()).fillna(0.0)
+        by_volume = _patient_curve(rows, volumes_mm3, lowest=0.0)
+        curves = {SPECIFICITY_FILE: by_volume.rename(columns={"threshold": "smallest_volume_mm3"})}
+        if _has_scores(rows):
+            by_score = _patient_curve(rows, rows["patient_score"])
+            curves[ROC_FILE] = by_score.rename(columns={"threshold": "smallest_score"})
+            curves[FROC_FILE] = _froc(rows, tumors, predictions)[
+                ["smallest_score", "false_positives_per_case", "sensitivity"]
+            ]
+        for file, curve in curves.items():
+            found.setdefault(file, []).append(curve.assign(label=name)[["label", *curve.columns]])
+    return {file: pd.concat(curves) for file, curves in found.items()}
+
+
+def _by_label(cases: Sequence[CaseScores]) -> dict[str, list[Frame]]:
+    """Tables of cases, tumours and predicted tumours of each label."""
+    tables = score_tables(cases).values()
     names = [label.label for label in cases[0].labels] if cases else []
-    return {name: _summarize_label(cases, [case.of_label(name) for case in cases]) for name in names}
+    return {name: [table[table["label"] == name] for table in tables] for name in names}
 
 
-def froc_of_label(cases: Sequence[CaseScores], name: str) -> FrocCurve | None:
-    """Free-response curve of a tumour label; None without probabilities."""
-    return _froc([case.of_label(name) for case in cases])
-
-
-def volume_curve(cases: Sequence[CaseScores], name: str) -> PatientCurve:
-    """Sensitivity and specificity of scans whose largest predicted tumour has at least a volume in mm3."""
-    return _patient_curve(cases, name, lambda label: label.largest_prediction_mm3, lowest=0.0)
-
-
-def score_curve(cases: Sequence[CaseScores], name: str) -> PatientCurve | None:
-    """Sensitivity and specificity over the patient score; None without probabilities."""
-    if any(math.isnan(case.of_label(name).patient_score) for case in cases):
-        return None
-    return _patient_curve(cases, name, lambda label: label.patient_score)
-
-
-def _patient_curve(
-    cases: Sequence[CaseScores], name: str, value: Callable[[LabelScores], float], lowest: float = -math.inf
-) -> PatientCurve:
-    labels = [(case.is_healthy, case.of_label(name)) for case in cases]
-    sick = [value(label) for _, label in labels if label.tumors]
-    well = [value(label) for is_healthy, label in labels if is_healthy]
-    return patient_curve(sick, well, lowest)
-
-
-def _summarize_label(cases: Sequence[CaseScores], labels: Sequence[LabelScores]) -> dict[str, Any]:
-    defined = [label.dice for label in labels if not math.isnan(label.dice)]
-    summary: dict[str, Any] = {
-        "is_tumor": labels[0].is_tumor,
-        "cases": len(labels),
-        "dice_mean": _mean(defined),
-        "dice_cases": len(defined),
-        "dice_mean_both_empty_as_1": _mean([1.0 if math.isnan(label.dice) else label.dice for label in labels]),
-        "nsd_1mm_mean": _mean([label.nsd_1mm for label in labels]),
-        "nsd_2mm_mean": _mean([label.nsd_2mm for label in labels]),
-        "reference_ml_mean": _mean([label.reference_ml for label in labels]),
-        "predicted_ml_mean": _mean([label.predicted_ml for label in labels]),
+def _summarize_label(cases: Frame, tumors: Frame, predictions: Frame) -> dict[str, Any]:
+    summary = {
+        "is_tumor": bool(cases["reference_tumors"].notna().all()),
+        "cases": len(cases),
+        "dice_mean": _mean(cases["dice"]),
+        "dice_cases": int(cases["dice"].notna().sum()),
+        "dice_mean_both_empty_as_1": _mean(cases["dice"].fillna(1.0)),
+        **{f"{name}_mean": _mean(cases[name]) for name in ("nsd_1mm", "nsd_2mm", "reference_ml", "predicted_ml")},
     }
-    if labels[0].is_tumor:
-        summary |= _summarize_tumors(labels)
-        summary["healthy"] = _summarize_healthy(cases, labels)
-        summary |= _summarize_scores(cases, labels)
+    if summary["is_tumor"]:
+        summary |= _summarize_tumors(cases, tumors, predictions)
+        summary["healthy"] = _summarize_healthy(cases[cases["is_healthy"]])
+        summary |= _summarize_scores(cases, tumors, predictions)
     return summary
 
 
-def _summarize_tumors(labels: Sequence[LabelScores]) -> dict[str, Any]:
-    tumors = [tumor for label in labels for tumor in label.tumors]
-    predictions = [prediction for label in labels for prediction in label.predictions]
-    wrong = sum(label.false_positives for label in labels)
-    wrong_any = sum(not prediction.touches_tumor for prediction in predictions)
-    matched = [tumor.iou for tumor in tumors if tumor.detected]
+def _summarize_tumors(cases: Frame, tumors: Frame, predictions: Frame) -> dict[str, Any]:
+    wrong, wrong_any = int(cases["false_positives"].sum()), int((~predictions["touches_tumor"]).sum())
+    matched = tumors["iou"][tumors["detected"]].tolist()
     size = (len(tumors) + len(predictions)) / 2.0
-    with_reference = [label for label in labels if label.reference_ml > 0]
+    with_reference = cases[cases["reference_ml"] > 0]
     return {
-        "dice_mean_with_reference": _mean([label.dice for label in with_reference]),
+        "dice_mean_with_reference": _mean(with_reference["dice"]),
         "cases_with_reference": len(with_reference),
         **_summarize_bin(tumors),
         "predicted_tumors": len(predictions),
         "false_positives": wrong,
-        "false_positives_per_case": wrong / len(labels),
+        "false_positives_per_case": wrong / len(cases),
         "false_positives_any_overlap": wrong_any,
-        "false_positives_any_overlap_per_case": wrong_any / len(labels),
+        "false_positives_any_overlap_per_case": wrong_any / len(cases),
         "precision": wilson_interval(len(matched), len(predictions)).to_json(),
         "f1": len(matched) / size if size else None,
         "panoptic_quality": sum(matched) / size if size else None,
-        "panoptic_quality_mean": _mean([label.panoptic_quality for label in labels]),
-        "by_equivalent_diameter": _by_size(tumors, lambda tumor: tumor.equivalent_diameter_mm),
-        "by_axial_diameter": _by_size(tumors, lambda tumor: tumor.axial_diameter_mm),
+        "panoptic_quality_mean": _mean(cases["panoptic_quality"]),
+        "by_equivalent_diameter": _by_size(tumors, "equivalent_diameter_mm"),
+        "by_axial_diameter": _by_size(tumors, "axial_diameter_mm"),
     }
 
 
-def _by_size(tumors: Sequence[TumorScore], diameter: Callable[[TumorScore], float]) -> dict[str, Any]:
-    return {
-        name: _summarize_bin([tumor for tumor in tumors if size_bin(diameter(tumor)) == name])
-        for name, _, _ in SIZE_BINS_MM
-    }
+def _by_size(tumors: Frame, diameter: str) -> dict[str, Any]:
+    bins = tumors[diameter].map(lambda diameter_mm: bin_of(diameter_mm, SIZE_BINS_MM))
+    return {name: _summarize_bin(tumors[bins == name]) for name, _, _ in SIZE_BINS_MM}
 
 
-def _summarize_bin(tumors: Sequence[TumorScore]) -> dict[str, Any]:
-    detected, touched = sum(tumor.detected for tumor in tumors), sum(tumor.touched for tumor in tumors)
+def _summarize_bin(tumors: Frame) -> dict[str, Any]:
+    detected, touched = int(tumors["detected"].sum()), int(tumors["touched"].sum())
     return {
         "tumors": len(tumors),
         "detected": detected,
         "sensitivity": wilson_interval(detected, len(tumors)).to_json(),
         "touched": touched,
         "sensitivity_any_overlap": wilson_interval(touched, len(tumors)).to_json(),
-        "tumor_dice_mean": _mean([tumor.dice for tumor in tumors]),
+        "tumor_dice_mean": _mean(tumors["dice"]),
     }
 
 
-def _summarize_healthy(cases: Sequence[CaseScores], labels: Sequence[LabelScores]) -> dict[str, Any]:
-    healthy = [label for case, label in zip(cases, labels, strict=True) if case.is_healthy]
-    wrong = sum(label.false_positives for label in healthy)
+def _summarize_healthy(healthy: Frame) -> dict[str, Any]:
+    clear = int((healthy["predicted_tumors"] == 0).sum())
     return {
         "scans": len(healthy),
-        "without_prediction": sum(not label.predictions for label in healthy),
-        "specificity": wilson_interval(sum(not label.predictions for label in healthy), len(healthy)).to_json(),
-        "false_positives_per_scan": wrong / len(healthy) if healthy else None,
+        "without_prediction": clear,
+        "specificity": wilson_interval(clear, len(healthy)).to_json(),
+        "false_positives_per_scan": int(healthy["false_positives"].sum()) / len(healthy) if len(healthy) else None,
     }
 
 
-def _summarize_scores(cases: Sequence[CaseScores], labels: Sequence[LabelScores]) -> dict[str, Any]:
+def _has_scores(cases: Frame) -> bool:
+    return bool(cases["patient_score"].notna().all())
+
+
+def _summarize_scores(cases: Frame, tumors: Frame, predictions: Frame) -> dict[str, Any]:
     """What needs probabilities."""
-    froc = _froc(labels)
-    if froc is None:
+    if not _has_scores(cases):
         return {"froc": None, "average_precision": None, "patient": None}
-    at_rates = [froc.sensitivity_at(rate) for rate in FROC_RATES]
+    froc = _froc(cases, tumors, predictions)
+    at_rates = pd.Series({f"{rate:g}": sensitivity_at(froc, rate) for rate in FROC_RATES})
+    last = froc.iloc[-1]
     return {
         "froc": {
-            "sensitivity_at": {f"{rate:g}": or_none(value) for rate, value in zip(FROC_RATES, at_rates, strict=True)},
+            "sensitivity_at": {rate: or_none(value) for rate, value in at_rates.items()},
             "mean": _mean(at_rates),
-            "last": {
-                "false_positives_per_case": float(froc.false_positives_per_case[-1]),
-                "sensitivity": or_none(float(froc.sensitivity[-1])),
-            },
+            "last": {name: or_none(last[name]) for name in ("false_positives_per_case", "sensitivity")},
         },
-        "average_precision": or_none(froc.average_precision),
-        "patient": _summarize_patients(cases, labels),
+        "average_precision": or_none(average_precision(froc)),
+        "patient": _summarize_patients(cases),
     }
 
 
-def _summarize_patients(cases: Sequence[CaseScores], labels: Sequence[LabelScores]) -> dict[str, Any]:
+def _summarize_patients(cases: Frame) -> dict[str, Any]:
     """Area under the ROC curve of the patient score: scans with a tumour against healthy ones."""
-    rows = {
-        case.case: np.array([[label.patient_score, bool(label.tumors)]])
-        for case, label in zip(cases, labels, strict=True)
-        if label.tumors or case.is_healthy
-    }
+    known = cases[(cases["reference_tumors"] > 0) | cases["is_healthy"]]
+    has_tumor = (known["reference_tumors"] > 0).to_numpy(dtype=bool)
+    rows = dict(zip(known["case"], np.stack([known["patient_score"], has_tumor], axis=1)[:, None], strict=True))
     area = bootstrap(
         rows, lambda each: area_under_curve(each[:, 0], each[:, 1] > 0), _DRAWS, np.random.default_rng(_SEED)
     )
-    with_tumor = sum(bool(row[0, 1]) for row in rows.values())
-    return {"auroc": area.to_json(), "with_tumor": with_tumor, "healthy": len(rows) - with_tumor}
+    return {"auroc": area.to_json(), "with_tumor": int(has_tumor.sum()), "healthy": int((~has_tumor).sum())}
 
 
-def _froc(labels: Sequence[LabelScores]) -> FrocCurve | None:
-    if any(math.isnan(label.patient_score) for label in labels):
-        return None
-    tumors = [tumor for label in labels for tumor in label.tumors]
-    predictions = [prediction for label in labels for prediction in label.predictions]
-    return froc_curve(
-        [tumor.score for tumor in tumors if tumor.detected],
-        [prediction.score for prediction in predictions if prediction.matched_tumor is None],
-        len(tumors),
-        len(labels),
-    )
+def _patient_curve(cases: Frame, values: Any, **options: float) -> Frame:
+    has_tumor = cases["reference_tumors"] > 0
+    return patient_curve(values[has_tumor].tolist(), values[cases["is_healthy"]].tolist(), **options)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else None
+def _froc(cases: Frame, tumors: Frame, predictions: Frame) -> Frame:
+    pairs, wrong = tumors["score"][tumors["detected"]], predictions["score"][predictions["matched_tumor"].isna()]
+    return froc_curve(pairs.tolist(), wrong.tolist(), len(tumors), len(cases))
+
+
+def _mean(values: Any) -> float | None:
+    known = values.dropna().to_numpy()
+    return float(np.mean(known)) if len(known) else None

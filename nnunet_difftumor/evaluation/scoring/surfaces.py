@@ -6,42 +6,15 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
 _FULL = 2 ** len(_CORNERS) - 1
 _ROUNDING_MM = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class Surface:
-    """The surface of a mask in elements that lie where eight voxels meet.
-
-    Attributes:
-        codes: Which of the eight voxels around each corner are in the mask, one bit each; 0 and 255 are no surface.
-            One longer than the mask on each axis: the mask counts as empty beyond the array.
-    """
-
-    codes: NDArray[np.uint8]
-
-    @classmethod
-    def of_mask(cls, mask: NDArray[np.bool_]) -> Surface:
-        """Find the surface of a mask of shape (D, H, W)."""
-        codes = np.zeros([size + 1 for size in mask.shape], dtype=np.uint8)
-        bits = mask.view(np.uint8)
-        for bit, corner in enumerate(_CORNERS):
-            part = tuple(slice(1 - step, 1 - step + size) for step, size in zip(corner, mask.shape, strict=True))
-            codes[part] |= bits << np.uint8(bit)
-        return cls(codes)
-
-    @property
-    def is_element(self) -> NDArray[np.bool_]:
-        """True at the corners that hold an element."""
-        return (self.codes != 0) & (self.codes != _FULL)
 
 
 def surface_agreement(
@@ -67,47 +40,34 @@ def surface_agreement(
         Internet Res 2021 (arXiv 1809.04430): elements at the corners of voxels, weighted by the area that marching
         cubes gives them.
     """
-    surfaces = (Surface.of_mask(reference), Surface.of_mask(prediction))
-    areas = element_areas_mm2(tuple(spacing_mm))
-    elements = [surface.is_element for surface in surfaces]
+    codes = [_corner_codes(mask) for mask in (reference, prediction)]
+    elements = [(each != 0) & (each != _FULL) for each in codes]
     if not elements[0].any() or not elements[1].any():
         value = 0.0 if elements[0].any() or elements[1].any() else math.nan
         return (value,) * len(tolerances_mm)
+    areas = element_areas_mm2(tuple(spacing_mm))
+    places_mm = [np.argwhere(each) * np.asarray(spacing_mm) for each in elements]
     within, total = np.zeros(len(tolerances_mm)), 0.0
     for own, other in ((0, 1), (1, 0)):
-        distance_mm = _distances_mm(elements[own], elements[other], spacing_mm, max(tolerances_mm))
-        area_mm2 = areas[surfaces[own].codes[elements[own]]]
+        limit_mm = max(tolerances_mm) + 2 * _ROUNDING_MM
+        distance_mm, _ = KDTree(places_mm[other]).query(places_mm[own], distance_upper_bound=limit_mm)  # else infinity
+        area_mm2 = areas[codes[own][elements[own]]]
         total += float(area_mm2.sum())
         within += [float(area_mm2[distance_mm <= limit + _ROUNDING_MM].sum()) for limit in tolerances_mm]
     return tuple(float(value) for value in within / total)
 
 
-def _distances_mm(
-    own: NDArray[np.bool_], other: NDArray[np.bool_], spacing_mm: Sequence[float], limit_mm: float
-) -> NDArray[np.float64]:
-    """Distance of each element of one surface to the nearest of the other; infinite beyond the limit.
+def _corner_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Tell which of the eight voxels around each corner are in a mask, one bit each; 0 and 255 are no surface.
 
-    Offsets are tried from near to far, each for the elements that have found nothing yet: most have after a few.
+    Returns:
+        One longer than the mask on each axis: the mask counts as empty beyond the array. Shape (D + 1, H + 1, W + 1).
     """
-    reach = [min(int((limit_mm + _ROUNDING_MM) / step), size) for step, size in zip(spacing_mm, own.shape, strict=True)]
-    padded = np.pad(other, [(size, size) for size in reach])
-    strides = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
-    places = (np.argwhere(own) + reach) @ strides  # (N,) in the padded array
-    offsets = np.stack(np.meshgrid(*[np.arange(-size, size + 1) for size in reach], indexing="ij"), axis=-1)
-    offsets = offsets.reshape(-1, 3)
-    lengths_mm = np.linalg.norm(offsets * np.asarray(spacing_mm), axis=1)
-    order = np.argsort(lengths_mm, kind="stable")
-    order = order[lengths_mm[order] <= limit_mm + _ROUNDING_MM]
-    is_other = padded.ravel()
-    distance_mm = np.full(len(places), math.inf)
-    waiting = np.arange(len(places))
-    for step, length_mm in zip(offsets[order] @ strides, lengths_mm[order], strict=True):
-        found = is_other[places[waiting] + step]
-        distance_mm[waiting[found]] = length_mm
-        waiting = waiting[~found]
-        if not len(waiting):
-            break
-    return distance_mm
+    codes = np.zeros([size + 1 for size in mask.shape], dtype=np.uint8)
+    for bit, corner in enumerate(_CORNERS):
+        part = tuple(slice(1 - step, 1 - step + size) for step, size in zip(corner, mask.shape, strict=True))
+        codes[part] |= mask.view(np.uint8) << np.uint8(bit)
+    return codes
 
 
 @functools.lru_cache(maxsize=64)
@@ -118,7 +78,7 @@ def element_areas_mm2(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
         spacing_mm: Spacing in mm, (D, H, W).
 
     Returns:
-        Area in mm2 by code (see `Surface.codes`). Shape (256,).
+        Area in mm2 by code (see `_corner_codes`). Shape (256,).
     """
     depth, height, width = spacing_mm
     scale = np.array([height * width, depth * width, depth * height])  # of a triangle's normal

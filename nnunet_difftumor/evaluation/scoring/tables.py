@@ -1,70 +1,104 @@
-"""The files of a scoring and their columns, written whole or not at all."""
+"""The tables of scores: their columns, how they become files, whole or not at all, and how they are read again."""
 
 from __future__ import annotations
 
-import csv
-import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
+import pandas as pd
+
+from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
 from nnunet_difftumor.evaluation.scoring.records import CaseError, CaseScores, LabelScores, PredictionScore, TumorScore
-from nnunet_difftumor.evaluation.scoring.summary import froc_of_label, score_curve, volume_curve
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 SUMMARY_FILE = "summary.json"
-CASES_FILE = "cases.csv"
-TUMORS_FILE = "tumors.csv"
-PREDICTIONS_FILE = "predictions.csv"
+CASES_FILE, TUMORS_FILE, PREDICTIONS_FILE = "cases.csv", "tumors.csv", "predictions.csv"
 ERRORS_FILE = "errors.csv"
-FROC_FILE = "froc.csv"
-SPECIFICITY_FILE = "specificity.csv"
-ROC_FILE = "roc.csv"
+FROC_FILE, SPECIFICITY_FILE, ROC_FILE = "froc.csv", "specificity.csv", "roc.csv"
 FILTERED_FOLDER = "organ_filter"
 
-CASE_COLUMNS = tuple(
-    "case label is_healthy dice nsd_1mm nsd_2mm reference_ml predicted_ml reference_tumors detected_tumors "
-    "touched_tumors predicted_tumors false_positives panoptic_quality patient_score".split()
-)
-COUNT_COLUMNS = CASE_COLUMNS[8:13]
-"""Columns of `CASE_COLUMNS` that are empty for a label that is no tumour."""
+RECORDS = {CASES_FILE: LabelScores, TUMORS_FILE: TumorScore, PREDICTIONS_FILE: PredictionScore}
+"""What a row of each table is: its fields are the columns, with their types; an empty cell is no value (NaN, None)."""
 
-_OUR_FILES = (
-    *(CASES_FILE, TUMORS_FILE, PREDICTIONS_FILE, ERRORS_FILE),
-    *(FROC_FILE, SPECIFICITY_FILE, ROC_FILE, FILTERED_FOLDER, SUMMARY_FILE),
-)
+Frame = Any
+"""A pandas.DataFrame. Whether a selection of one is a frame, a column or a value, pandas' annotations do not tell."""
+
+_OUR_FILES = (*RECORDS, ERRORS_FILE, FROC_FILE, SPECIFICITY_FILE, ROC_FILE, FILTERED_FOLDER, SUMMARY_FILE)
+_DTYPES = {bool: "bool", float: "float64", int: "Int64", int | None: "Int64", str: "object"}
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
-def write_tables(folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Any) -> None:
-    """Write the files of a scoring into a folder of their own.
+def columns_of(record: type) -> dict[str, Any]:
+    """Columns of a table by the record that is its row, with their types; tuples of other records are none."""
+    return {name: kind for name, kind in get_type_hints(record).items() if kind in _DTYPES}
 
-    Args:
-        folder: Folder; made if it is missing.
-        cases: Scores of the cases, sorted.
-        errors: Cases without scores.
-    """
+
+def table_of(record: type, rows: Iterable[Any]) -> pd.DataFrame:
+    """Put records of one kind below one another."""
+    columns = columns_of(record)
+    table = pd.DataFrame([vars(row) for row in rows], columns=list(columns))
+    return table.astype({name: _DTYPES[kind] for name, kind in columns.items()})
+
+
+def score_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
+    """Tables of cases, tumours and predicted tumours by file name."""
+    labels = [label for case in cases for label in case.labels]
+    return {
+        CASES_FILE: table_of(LabelScores, labels),
+        TUMORS_FILE: table_of(TumorScore, (tumor for label in labels for tumor in label.tumors)),
+        PREDICTIONS_FILE: table_of(PredictionScore, (each for label in labels for each in label.predictions)),
+    }
+
+
+def write_tables(
+    folder: Path, tables: Mapping[str, pd.DataFrame], errors: Sequence[CaseError], summary: Mapping[str, Any]
+) -> None:
+    """Write the files of a scoring into a folder of their own: tables by file name, errors if there are any."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [(case, label) for case in cases for label in case.labels]
-    _write_rows(folder / CASES_FILE, CASE_COLUMNS, (_case_row(case, label) for case, label in rows))
-    kinds = ((TUMORS_FILE, TumorScore, "tumors"), (PREDICTIONS_FILE, PredictionScore, "predictions"))
-    for name, kind, attribute in kinds:
-        columns = ("case", "label", *(each.name for each in fields(kind)))
-        of_kind = [
-            {"case": case.case, "label": label.label, **asdict(each)}
-            for case, label in rows
-            for each in getattr(label, attribute)
-        ]
-        _write_rows(folder / name, columns, iter(of_kind))
-    _write_curves(folder, cases)
-    if errors:
-        _write_rows(folder / ERRORS_FILE, [each.name for each in fields(CaseError)], (asdict(each) for each in errors))
+    for name, table in {**tables, **({ERRORS_FILE: table_of(CaseError, errors)} if errors else {})}.items():
+        table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
     write_json(folder / SUMMARY_FILE, summary)
+
+
+def read_scores(path: Path, columns: Sequence[str]) -> Frame:
+    """Read some columns of a file of one of the names in `RECORDS`.
+
+    Returns:
+        Truth values, texts (numbers of tumours among them: they are names) and, for all other numbers, floats.
+
+    Raises:
+        DatasetError: If the file cannot be read, a column is missing, or a value is of another type.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}. `difftumor score` writes it.") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise DatasetError(f"{path} lacks the columns {', '.join(missing)}. Write it with `difftumor score`.")
+    types = columns_of(RECORDS[path.name])
+    return pd.DataFrame({name: _parsed(table[name], types[name], path) for name in columns})
+
+
+def _parsed(written: Any, kind: Any, path: Path) -> pd.Series:
+    if kind in (str, int):
+        return written
+    texts = written.str.lower()
+    if kind is bool:
+        values, expected = texts.map(_TRUTH), "True or False"
+        is_wrong = values.isna()
+    else:
+        values, expected = pd.Series(pd.to_numeric(texts.mask(texts == ""), errors="coerce")), "a number"
+        is_wrong = values.isna() & ~texts.isin(["", "nan", "none"])
+    if is_wrong.any():
+        row = int(is_wrong.to_numpy().argmax())
+        raise DatasetError(f"{path}, row {row + 2}: {written.name} must be {expected}, got {written.iloc[row]!r}.")
+    return values.astype(bool if kind is bool else float)
 
 
 @contextmanager
@@ -86,7 +120,13 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
     temporary = (place if place.exists() else place.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
     new_parents = [folder for folder in temporary.parents if not folder.exists()]
     try:
-        _make_folder(temporary, output)
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise DiffTumorError(
+                f"--output {output} cannot be written to: {error.strerror} ({temporary.parent}). Choose another "
+                "folder, or make this one writable."
+            ) from error
         yield temporary
         check_output(output, overwrite=overwrite)
         if place.exists():
@@ -112,16 +152,6 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         )
 
 
-def _make_folder(temporary: Path, output: Path) -> None:
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise DiffTumorError(
-            f"--output {output} cannot be written to: {error.strerror} ({temporary.parent}). Choose another folder, or "
-            "make this one writable."
-        ) from error
-
-
 def _replace(new: Path, old: Path) -> None:
     """Put a file or folder in the place of another; without a new one the old one goes."""
     if old.is_dir():
@@ -130,59 +160,3 @@ def _replace(new: Path, old: Path) -> None:
         os.replace(new, old)
     else:
         old.unlink(missing_ok=True)
-
-
-def _case_row(case: CaseScores, label: LabelScores) -> dict[str, Any]:
-    own = {name: getattr(label, name) for name in CASE_COLUMNS if name not in ("case", "is_healthy", *COUNT_COLUMNS)}
-    counts = dict.fromkeys(COUNT_COLUMNS)
-    if label.is_tumor:
-        counts |= {
-            "reference_tumors": len(label.tumors),
-            "detected_tumors": label.detected_tumors,
-            "touched_tumors": label.touched_tumors,
-            "predicted_tumors": len(label.predictions),
-            "false_positives": label.false_positives,
-        }
-    return {"case": case.case, "is_healthy": case.is_healthy, **own, **counts}
-
-
-def _write_curves(folder: Path, cases: Sequence[CaseScores]) -> None:
-    names = [label.label for label in cases[0].labels if label.is_tumor] if cases else []
-    by_volume = {name: volume_curve(cases, name) for name in names}
-    by_score = {name: score_curve(cases, name) for name in names}
-    for file, threshold, curves in (
-        (SPECIFICITY_FILE, "smallest_volume_mm3", by_volume),
-        (ROC_FILE, "smallest_score", by_score),
-    ):
-        points = {
-            name: (curve.threshold, curve.specificity, curve.sensitivity) for name, curve in curves.items() if curve
-        }
-        _write_points(folder / file, ("label", threshold, "specificity", "sensitivity"), points)
-    free = {name: froc_of_label(cases, name) for name in names}
-    points = {
-        name: (curve.threshold, curve.false_positives_per_case, curve.sensitivity)
-        for name, curve in free.items()
-        if curve
-    }
-    _write_points(folder / FROC_FILE, ("label", "smallest_score", "false_positives_per_case", "sensitivity"), points)
-
-
-def _write_points(path: Path, columns: Sequence[str], points: Mapping[str, Sequence[Any]]) -> None:
-    """Write curves below one another; no file without any."""
-    rows = [dict(zip(columns, (name, *row), strict=True)) for name in points for row in zip(*points[name], strict=True)]
-    if rows:
-        _write_rows(path, columns, iter(rows))
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Iterator[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _shown(row[name]) for name in columns})
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.8g}"
-    return "" if value is None else value

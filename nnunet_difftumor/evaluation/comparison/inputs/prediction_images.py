@@ -18,11 +18,7 @@ _ENDINGS_OF_A_PREDICTION = (*IMAGE_ENDINGS, ".npz", ".pkl")
 
 
 def images_of(model: Model, hospital: Hospital, cases: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Files of the images of some cases, one a channel, under the names that the model expects.
-
-    Returns:
-        Files by case, which need not exist.
-    """
+    """Files of the images of some cases, one a channel, under the names that the model expects; they need not exist."""
     assert model.trained is not None
     assert hospital.images is not None
     dataset = json.loads((model.trained / "dataset.json").read_text(encoding="utf-8"))
@@ -45,10 +41,8 @@ def refuse_missing_images(model: Model, images: Mapping[str, Sequence[Path]]) ->
 def cases_of_replaced_images(model: Model, hospital: Hospital, folder: Path) -> tuple[str, ...]:
     """Cases whose images have changed since their prediction was started.
 
-    A case whose image is gone has not changed: its prediction is all that is left of it.
-
-    Args:
-        folder: Folder of its predictions, which need not exist.
+    A case whose image is gone has not changed: its prediction is all that is left of it. The folder of predictions
+    need not exist.
     """
     recorded = _read_record(folder)
     if not recorded:
@@ -60,19 +54,14 @@ def cases_of_replaced_images(model: Model, hospital: Hospital, folder: Path) -> 
 def record_images(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
     """Record the images that predictions are about to be made from; what is recorded of other cases stays.
 
-    Args:
-        images: Files by case; a case whose files are not all there is left out.
+    A case whose files are not all there is left out.
     """
     if new := _stamps(images):
         write_json(folder / _IMAGES_FILE, {**_read_record(folder), **new}, overwrite=True)
 
 
 def unrecorded_cases(folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
-    """Cases whose prediction does not say which images it was made from.
-
-    Args:
-        predicted: The cases that have a prediction.
-    """
+    """Cases that have a prediction that does not say which images it was made from."""
     recorded = _read_record(folder)
     return tuple(case for case in predicted if case not in recorded)
 

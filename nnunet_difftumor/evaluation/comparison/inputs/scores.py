@@ -6,22 +6,29 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.evaluation.comparison.inputs.metadata import read_metadata
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Hospital, Model
-
-_CASE_NUMBERS = (
-    "dice nsd_1mm nsd_2mm reference_ml predicted_ml reference_tumors detected_tumors touched_tumors "
-    "predicted_tumors false_positives panoptic_quality patient_score".split()
+from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
+from nnunet_difftumor.evaluation.scoring.records import LabelScores
+from nnunet_difftumor.evaluation.scoring.tables import (
+    CASES_FILE,
+    SUMMARY_FILE,
+    TUMORS_FILE,
+    Frame,
+    columns_of,
+    read_scores,
 )
-_TUMOR_NUMBERS = "volume_mm3 equivalent_diameter_mm axial_diameter_mm iou dice score".split()
+
+_TUMOR_COLUMNS = (
+    *("case", "label", "tumor", "detected", "touched", "volume_mm3"),
+    *("equivalent_diameter_mm", "axial_diameter_mm", "iou", "dice", "score"),
+)
 _KEY = ["hospital", "case", "label"]
-_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +44,8 @@ class Study:
         notes: What a reader of the report should know.
     """
 
-    cases: pd.DataFrame
-    tumors: pd.DataFrame
+    cases: Frame
+    tumors: Frame
     labels: tuple[str, ...]
     group_kinds: tuple[str, ...]
     rules: Mapping[str, Any]
@@ -58,124 +65,62 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
     for model in experiment.models:
         for hospital in experiment.hospitals:
             folder = score_folders[model.name, hospital.name]
-            read = read_score_folder(folder, experiment.labels)
-            cases.append(_with_origin(read.cases, model, hospital))
-            tumors.append(_with_origin(read.tumors, model, hospital))
-            rules[folder] = read.rules
-            left_out.setdefault(hospital.name, set()).update(read.not_predicted)
+            of_folder, summary = read_score_folder(folder, experiment.labels)
+            for table, tables in zip(of_folder, (cases, tumors), strict=True):
+                tables.append(table.assign(model=model.name, hospital=hospital.name))
+            rules[folder] = summary["rules"] if isinstance(summary.get("rules"), dict) else {}
+            left_out.setdefault(hospital.name, set()).update(map(str, summary.get("not_predicted") or ()))
     all_cases, all_tumors = (pd.concat(tables, ignore_index=True) for tables in (cases, tumors))
     _require_same(all_cases, _KEY, ("is_healthy", "reference_ml", "reference_tumors"), experiment.models)
     _require_same(all_tumors, [*_KEY, "tumor"], ("volume_mm3",), experiment.models)
     scans = list(dict.fromkeys(zip(all_cases["hospital"], all_cases["case"], strict=True)))
-    metadata = read_metadata(experiment.metadata, scans, experiment.statistics.age_bins)
-    kinds = tuple(dict.fromkeys(kind for facts in metadata.facts.values() for kind in facts.groups))
-    for table in (all_cases, all_tumors):
-        facts = [metadata.facts[scan] for scan in zip(table["hospital"], table["case"], strict=True)]
-        table["patient"] = [each.patient for each in facts]
-        for kind in kinds:
-            table[kind] = [each.groups[kind] for each in facts]
+    metadata, notes = read_metadata(experiment.metadata, scans, experiment.statistics.age_bins)
     return Study(
-        cases=all_cases,
-        tumors=all_tumors,
+        cases=all_cases.join(metadata, on=["hospital", "case"]),
+        tumors=all_tumors.join(metadata, on=["hospital", "case"]),
         labels=tuple(dict.fromkeys(all_cases["label"])),
-        group_kinds=kinds,
+        group_kinds=tuple(name for name in metadata.columns if name != "patient"),
         rules=_common_rules(rules),
-        notes=(*metadata.notes, *_note_left_out(left_out)),
+        notes=(*notes, *_note_left_out(left_out)),
     )
 
 
-def select(table: pd.DataFrame, keep: Any) -> pd.DataFrame:
-    """Rows of a table. `keep` has one truth value a row."""
-    return cast(pd.DataFrame, table[keep])
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreTables:
-    """What one score folder holds.
-
-    Attributes:
-        cases: cases.csv, tumour labels only.
-        rules: `rules` of summary.json.
-        not_predicted: Cases that `--only-predicted` left out.
-    """
-
-    cases: pd.DataFrame
-    tumors: pd.DataFrame
-    rules: Mapping[str, Any]
-    not_predicted: tuple[str, ...] = ()
-
-
-def read_score_folder(folder: Path, labels: Sequence[str] | None = None) -> ScoreTables:
+def read_score_folder(
+    folder: Path, labels: Sequence[str] | None = None
+) -> tuple[tuple[Frame, Frame], Mapping[str, Any]]:
     """Read an output folder of `difftumor score`.
 
     Args:
         labels: Tumour labels to keep; None keeps all.
 
+    Returns:
+        cases.csv of tumour labels, with `is_clean` (1 without a false positive, else 0), and tumors.csv; and
+        summary.json.
+
     Raises:
         DatasetError: If a table or column is missing, a value is none, a label was not scored, or cases failed.
     """
-    summary = _read_summary(folder / "summary.json")
+    summary = _read_summary(folder / SUMMARY_FILE)
     _refuse_failed(summary, folder)
-    cases = _read_csv(folder / "cases.csv", ["case", "label", "is_healthy", *_CASE_NUMBERS])
-    tumors = _read_csv(folder / "tumors.csv", ["case", "label", "tumor", "detected", "touched", *_TUMOR_NUMBERS])
-    _to_numbers(cases, _CASE_NUMBERS, folder / "cases.csv")
-    _to_numbers(tumors, _TUMOR_NUMBERS, folder / "tumors.csv")
-    _to_truth(cases, ("is_healthy",), folder / "cases.csv")
-    _to_truth(tumors, ("detected", "touched"), folder / "tumors.csv")
-    cases = select(cases, cases["reference_tumors"].notna())  # organs have no tumours to count
+    paths = folder / CASES_FILE, folder / TUMORS_FILE
+    cases, tumors = read_scores(paths[0], list(columns_of(LabelScores))), read_scores(paths[1], _TUMOR_COLUMNS)
+    cases = cases[cases["reference_tumors"].notna()]  # organs have no tumours to count
     known = list(dict.fromkeys(cases["label"]))
     unknown = [label for label in labels or () if label not in known]
     if unknown or not known:
         raise DatasetError(
-            f"{folder / 'cases.csv'} has no tumour label {', '.join(unknown) or 'at all'}; it has "
+            f"{paths[0]} has no tumour label {', '.join(unknown) or 'at all'}; it has "
             f"{', '.join(known) or 'none'}. Correct labels in the experiment, or score again."
         )
     kept = known if labels is None else labels
-    cases, tumors = (select(table, table["label"].isin(kept)).reset_index(drop=True) for table in (cases, tumors))
-    _require_values(select(cases, cases["reference_ml"] > 0), ("dice", "nsd_1mm", "nsd_2mm"), folder / "cases.csv")
-    _require_values(select(cases, cases["reference_tumors"] > 0), ("panoptic_quality",), folder / "cases.csv")
-    _require_values(tumors, ("dice", "equivalent_diameter_mm", "axial_diameter_mm"), folder / "tumors.csv")
-    cases["is_clean"] = (cases["false_positives"] == 0).astype(float)
-    rules = summary.get("rules")
-    return ScoreTables(
-        cases, tumors, rules if isinstance(rules, dict) else {}, tuple(map(str, summary.get("not_predicted") or ()))
-    )
+    cases, tumors = (table[table["label"].isin(kept)].reset_index(drop=True) for table in (cases, tumors))
+    _require_values(cases[cases["reference_ml"] > 0], ("dice", "nsd_1mm", "nsd_2mm"), paths[0])
+    _require_values(cases[cases["reference_tumors"] > 0], ("panoptic_quality",), paths[0])
+    _require_values(tumors, ("dice", "equivalent_diameter_mm", "axial_diameter_mm"), paths[1])
+    return (cases.assign(is_clean=(cases["false_positives"] == 0).astype(float)), tumors), summary
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}. `difftumor score` writes it.") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise DatasetError(f"{path} lacks the columns {', '.join(missing)}. Write it with `difftumor score`.")
-    return cast(pd.DataFrame, table[list(columns)]).copy()
-
-
-def _to_numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
-    for name in columns:
-        numbers = pd.Series(pd.to_numeric(table[name].replace("", np.nan), errors="coerce"), index=table.index)
-        is_wrong = numbers.isna() & ~table[name].str.lower().isin(["", "nan", "none"])
-        _refuse_values(table, name, is_wrong, "a number", path)
-        table[name] = numbers.astype(float)
-
-
-def _to_truth(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
-    for name in columns:
-        _refuse_values(table, name, ~table[name].str.lower().isin(_TRUTH), "True or False", path)
-        table[name] = table[name].str.lower().map(_TRUTH).astype(bool)
-
-
-def _refuse_values(table: pd.DataFrame, column: str, is_wrong: pd.Series, expected: str, path: Path) -> None:
-    wrong = select(table, is_wrong)
-    if len(wrong):
-        raise DatasetError(
-            f"{path}, row {int(wrong.index[0]) + 2}: {column} must be {expected}, got {wrong.iloc[0][column]!r}."
-        )
-
-
-def _require_values(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+def _require_values(table: Frame, columns: Sequence[str], path: Path) -> None:
     for name in columns:
         empty = table[table[name].isna()]
         if len(empty):
@@ -210,11 +155,7 @@ def _note_left_out(cases: Mapping[str, set[str]]) -> list[str]:
     ]
 
 
-def _with_origin(table: pd.DataFrame, model: Model, hospital: Hospital) -> pd.DataFrame:
-    return table.assign(model=model.name, hospital=hospital.name)
-
-
-def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], models: Sequence[Model]) -> None:
+def _require_same(table: Frame, key: list[str], columns: Sequence[str], models: Sequence[Model]) -> None:
     """Every model must have been scored on the same scans with the same references, or pairs mean nothing."""
     twice = table[table.duplicated(["model", *key])]
     if len(twice):
@@ -229,11 +170,10 @@ def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], m
                 f"{models[0].name} and {model.name} were not scored on the same scans and tumours: {len(different)} "
                 f"differ, e.g. {'/'.join(different[0])}. Predict and score what is missing, with the same label maps."
             )
-        is_same = np.isclose(first.astype(float), other.loc[first.index].astype(float), rtol=1e-4, atol=1e-6).all(
-            axis=1
-        )
+        values = first.astype(float), other.loc[first.index].astype(float)
+        is_same = np.isclose(*values, rtol=1e-4, atol=1e-6).all(axis=1)
         if not is_same.all():
-            differing = "/".join(map(str, cast(Any, first.index[~np.asarray(is_same)][0])))
+            differing = "/".join(map(str, first.index[~is_same][0]))
             raise DatasetError(
                 f"{models[0].name} and {model.name} were scored with other references of {differing}. Score both with "
                 "the same label maps and rules."
@@ -241,11 +181,11 @@ def _require_same(table: pd.DataFrame, key: list[str], columns: Sequence[str], m
 
 
 def _common_rules(rules: Mapping[Path, Mapping[str, Any]]) -> Mapping[str, Any]:
-    folders = list(rules)
-    for folder in folders[1:]:
-        if rules[folder] != rules[folders[0]]:
+    first, *others = rules
+    for folder in others:
+        if rules[folder] != rules[first]:
             raise DatasetError(
-                f"{folders[0]} and {folder} were scored by different rules ({dict(rules[folders[0]])} and "
+                f"{first} and {folder} were scored by different rules ({dict(rules[first])} and "
                 f"{dict(rules[folder])}). Score both by the same."
             )
-    return rules[folders[0]]
+    return rules[first]

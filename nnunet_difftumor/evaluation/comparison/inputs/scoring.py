@@ -12,7 +12,6 @@ from typing import Any
 
 from nnunet_difftumor import __version__
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles
 from nnunet_difftumor.evaluation.scoring.records import CaseError
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps, plan_scoring
 from nnunet_difftumor.evaluation.scoring.run import SUMMARY_FORMAT, KilledProcessError, ScoringRequest, score_folders
@@ -23,28 +22,11 @@ from nnunet_difftumor.support.files.file_stamps import stamp_of
 _INPUTS_FILE = "inputs.json"
 
 
-def score_once(
-    reference: Path,
-    prediction: Path,
-    dataset_json: Path,
-    output: Path,
-    *,
-    labels: Sequence[str] = (),
-    probabilities: bool = False,
-    workers: int = 1,
-) -> bool:
+def score_once(request: ScoringRequest, output: Path, *, workers: int = 1) -> bool:
     """Score predictions, unless the same files were scored into `output` before, alike.
 
-    Scores are made again if a label map or a file of probabilities has changed, if dataset.json means other labels,
-    or if the rules, the format of the scores or the version of this package are others.
-
-    Args:
-        prediction: Folder of predictions of the same cases.
-        dataset_json: nnU-Net's dataset.json, which names the labels.
-        output: Folder for the scores; replaced if anything that they are made from has changed since.
-        labels: Tumour labels; without any, all whose names say so.
-        probabilities: The prediction folder holds probabilities too.
-        workers: Processes that score side by side.
+    Scores are made again, in place of those, if a label map or a file of probabilities has changed, if dataset.json
+    means other labels, or if the rules, the format of the scores or the version of this package are others.
 
     Returns:
         True if it scored, False if the scores there are still good.
@@ -54,13 +36,6 @@ def score_once(
         MissingLabelError: If the tumour labels cannot be told.
         OutputExistsError: If `output` holds something else.
     """
-    request = ScoringRequest(
-        reference=reference,
-        prediction=prediction,
-        labels=dataset_json,
-        probabilities=prediction if probabilities else None,
-        tumor_labels=tuple(labels),
-    )
     inputs = _describe(request)
     record = output / _INPUTS_FILE
     if output.exists():
@@ -71,17 +46,8 @@ def score_once(
     unfinished = output.with_name(f".unfinished-{output.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    _call_scorer(request, unfinished, workers)
-    write_json(unfinished / _INPUTS_FILE, inputs)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(unfinished, output)
-    return True
-
-
-def _call_scorer(request: ScoringRequest, output: Path, workers: int) -> None:
-    """Score, and refuse cases that cannot be scored."""
     try:
-        scored = score_folders(request, output, workers=workers, show_progress=True)
+        scored = score_folders(request, unfinished, workers=workers, show_progress=True)
     except KilledProcessError as error:
         raise DiffTumorError(
             f"One of {error.workers} processes that scored {request.prediction} was killed, most likely for want of "
@@ -89,6 +55,10 @@ def _call_scorer(request: ScoringRequest, output: Path, workers: int) -> None:
             f"prediction: {{processes: {error.fewer_workers}}} in the experiment."
         ) from error
     _refuse_errors(scored.errors, request)
+    write_json(unfinished / _INPUTS_FILE, inputs)
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(unfinished, output)
+    return True
 
 
 def _describe(request: ScoringRequest) -> dict[str, Any]:
@@ -103,20 +73,17 @@ def _describe(request: ScoringRequest) -> dict[str, Any]:
         )
     plan = plan_scoring(request, scheme)
     _refuse_errors(plan.errors, request)
-    inputs = {
-        "format": SUMMARY_FORMAT,
-        "version": __version__,
-        "rules": asdict(request.rules),
-        "scheme": asdict(scheme),
-        "cases": {files.case: _stamps(files) for files in plan.cases},
+    stamps = {
+        files.case: {
+            "reference": stamp_of(files.reference),
+            "prediction": stamp_of(files.prediction),
+            "probabilities": {label: stamp_of(path) for label, path in files.probabilities.items()},
+        }
+        for files in plan.cases
     }
+    package = {"format": SUMMARY_FORMAT, "version": __version__}
+    inputs = {**package, "rules": asdict(request.rules), "scheme": asdict(scheme), "cases": stamps}
     return json.loads(json.dumps(inputs, default=sorted))  # sets become sorted lists
-
-
-def _stamps(files: CaseFiles) -> dict[str, Any]:
-    probabilities = {label: stamp_of(path) for label, path in files.probabilities.items()}
-    sides = {"reference": stamp_of(files.reference), "prediction": stamp_of(files.prediction)}
-    return {**sides, "probabilities": probabilities}
 
 
 def _refuse_errors(errors: Sequence[CaseError], request: ScoringRequest) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
@@ -15,14 +15,13 @@ from nnunet_difftumor.evaluation.comparison.analysis import (
     ALL,
     EVERYONE,
     SIZE,
-    ArmFigure,
-    DifferenceFigure,
+    Finding,
     Findings,
     Group,
 )
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
 from nnunet_difftumor.evaluation.comparison.measures import TUMOR_DICE, TUMORS, Measure
-from nnunet_difftumor.evaluation.comparison.text import show_estimate
+from nnunet_difftumor.evaluation.comparison.text import counted, show_estimate
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
 _INK, _SOFT, _LINE, _ACCENT = "#1c2430", "#5b6675", "#dfe4ea", "#14618f"
@@ -36,70 +35,56 @@ _HEADINGS = {"size": "Diameter", "hospital": "Hospital", "age": "Age", "sex": "S
 @dataclass(frozen=True)
 class _Row:
     text: str
-    count: str = ""
-    estimate: Estimate | None = None
+    count: str
+    estimate: Estimate | None  # None: a heading
     is_diamond: bool = False
-    is_heading: bool = False
 
 
 def draw_forest(findings: Findings, experiment: Experiment, label: str, measure: Measure, arm: str) -> Figure:
-    """Draw the difference of an arm to the baseline in all groups and in all patients; of the only arm, its value.
-
-    Args:
-        experiment: What was compared.
-    """
+    """Draw the difference of an arm to the baseline in all groups and in all patients; of the only arm, its value."""
     is_difference = arm != experiment.baseline
+    find = findings.difference if is_difference else findings.arm
     drawn = experiment.arms[1:] if is_difference else (arm,)
-    all_rows = {each: _forest_rows(findings, label, measure, each, is_difference=is_difference) for each in drawn}
+    all_rows = {
+        each: _forest_rows(findings.groups, measure, partial(find, label, measure.key, arm=each)) for each in drawn
+    }
     rows = all_rows[arm]
-    figure = _figure(_WIDTH, 0.9 + 0.3 * len(rows))
+    height = 0.9 + 0.3 * len(rows)  # inches
     words = max(_WORDS_LEFT, *(0.075 * (len(row.text) + len(row.count)) + 0.45 for row in rows))  # inches
-    axis = figure.add_axes(
-        (
-            words / _WIDTH,
-            0.62 / figure.get_figheight(),
-            (_WIDTH - words - _WORDS_RIGHT) / _WIDTH,
-            1 - 1.05 / figure.get_figheight(),
-        )
-    )
-    for height, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
-        _draw_row(axis, row, height, 1 / (_WIDTH - words - _WORDS_RIGHT), words, is_difference=is_difference)
+    width = _WIDTH - words - _WORDS_RIGHT
+    figure = Figure(figsize=(_WIDTH, height), facecolor="white")
+    axis = figure.add_axes((words / _WIDTH, 0.62 / height, width / _WIDTH, 1 - 1.05 / height))
+    for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
+        _draw_row(axis, row, place, 1 / width, words, is_difference=is_difference)
     axis.set_xlim(*_range_of([row for each in all_rows.values() for row in each]))
+    name, caption = arm, f"{measure.title}, with 95% interval"
     if is_difference:
         axis.axvline(0, color=_SOFT, linewidth=0.9, zorder=0)
+        better = arm if measure.is_better_high else experiment.baseline
+        caption = f"difference in {caption}; to the right: {better} is better"
+        name = f"{arm} minus {experiment.baseline}"
     axis.set_ylim(-0.8, len(rows) - 0.2)
     axis.set_yticks([])
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.tick_params(labelsize=8, colors=_SOFT)
-    axis.set_xlabel(_forest_caption(experiment, measure, arm, is_difference=is_difference), fontsize=9, color=_INK)
-    name = f"{arm} minus {experiment.baseline}" if is_difference else arm
-    figure.text(0.012, 1 - 0.2 / figure.get_figheight(), f"{measure.title}, {label}: {name}", fontsize=11, va="center")
+    axis.set_xlabel(caption, fontsize=9, color=_INK)
+    figure.text(0.012, 1 - 0.2 / height, f"{measure.title}, {label}: {name}", fontsize=11, va="center")
     return figure
 
 
-def _forest_rows(findings: Findings, label: str, measure: Measure, arm: str, *, is_difference: bool) -> list[_Row]:
-    find = findings.difference if is_difference else findings.arm
-    of_tumors = measure.of == TUMORS
+def _forest_rows(groups: Sequence[Group], measure: Measure, find: Callable[..., Finding | None]) -> list[_Row]:
     rows: list[_Row] = []
-    for kind in dict.fromkeys(group.kind for group in findings.groups if group.kind != ALL):
-        groups = [group for group in findings.groups if group.kind == kind]
-        figures = [(group, find(label, measure.key, group, arm)) for group in groups]
-        known = [_Row(f"  {group.name}", _count(each, of_tumors), each.estimate) for group, each in figures if each]
-        if known:
-            rows += [_Row(_HEADINGS.get(kind, kind.capitalize()), is_heading=True), *known]
-    everyone = find(label, measure.key, EVERYONE, arm)
+    for kind in dict.fromkeys(group.kind for group in groups if group.kind != ALL):
+        figures = [figure for group in groups if group.kind == kind and (figure := find(group=group))]
+        if figures:
+            rows.append(_Row(_HEADINGS.get(kind, kind.capitalize()), "", None))
+        rows += [_Row(f"  {each.group.name}", _count(each, measure), each.estimate) for each in figures]
+    everyone = find(group=EVERYONE)
     assert everyone is not None
-    rows.append(_Row("All patients", _count(everyone, of_tumors), everyone.estimate, is_diamond=True))
+    rows.append(_Row("All patients", _count(everyone, measure), everyone.estimate, is_diamond=True))
     if everyone.over_hospitals is not None:
         rows.append(_Row("Hospitals resampled", "", everyone.over_hospitals, is_diamond=True))
     return rows
-
-
-def _forest_caption(experiment: Experiment, measure: Measure, arm: str, *, is_difference: bool) -> str:
-    if not is_difference:
-        return f"{measure.title}, with 95% interval"
-    better = arm if measure.is_better_high else experiment.baseline
-    return f"difference in {measure.title}, with 95% interval; to the right: {better} is better"
 
 
 def _range_of(rows: Sequence[_Row]) -> tuple[float, float]:
@@ -114,14 +99,13 @@ def _range_of(rows: Sequence[_Row]) -> tuple[float, float]:
 def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, is_difference: bool) -> None:
     """Draw a row. `inch` is one inch as a share of the axis, `words` the room to its left in inches."""
     across = axis.get_yaxis_transform()
-    weight = "bold" if row.is_heading or row.is_diamond else "normal"
+    estimate = row.estimate
+    weight = "bold" if estimate is None or row.is_diamond else "normal"
     style = {"transform": across, "va": "center", "fontsize": 9, "clip_on": False}
     axis.text((0.14 - words) * inch, height, row.text, color=_INK, fontweight=weight, **style)
-    if row.is_heading:
+    if estimate is None:
         return
     axis.text(-0.2 * inch, height, row.count, color=_SOFT, ha="right", **style)
-    estimate = row.estimate
-    assert estimate is not None
     is_missing = math.isnan(estimate.value)
     text = estimate.method.partition(":")[0] if is_missing else show_estimate(estimate, signed=is_difference)
     axis.text(1 + 0.2 * inch, height, text, color=_SOFT if is_missing else _INK, fontweight=weight, **style)
@@ -137,18 +121,16 @@ def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, 
 
 
 def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures: Sequence[Measure]) -> Figure:
-    """Draw measures of tumours by size, one panel each, arms side by side.
-
-    Args:
-        experiment: What was compared.
-    """
+    """Draw measures of tumours by size, one panel each, arms side by side."""
     groups = [group for group in findings.groups if group.kind == SIZE]
-    figure = _figure(_WIDTH, 3.9)
+    figure = Figure(figsize=(_WIDTH, 3.9), facecolor="white")
     axes = figure.subplots(1, len(measures), squeeze=False)[0]
     for axis, measure in zip(axes, measures, strict=True):
         for number, arm in enumerate(experiment.arms):
-            _draw_arm_by_size(axis, findings, (label, measure.key, arm), groups, number, len(experiment.arms))
-        axis.set_xticks(range(len(groups)), [_tick(findings, label, measure, each, experiment) for each in groups])
+            found = [findings.arm(label, measure.key, group, arm) for group in groups]
+            _draw_arm_by_size(axis, arm, found, number, len(experiment.arms))
+        ticks = [_tick(findings.arm(label, measure.key, group, experiment.baseline), group) for group in groups]
+        axis.set_xticks(range(len(groups)), ticks)
         axis.set_xlim(-0.6, len(groups) - 0.4)
         axis.set_ylim(0, 1.02)
         axis.set_title(measure.title, fontsize=10, color=_INK)
@@ -164,39 +146,25 @@ def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures:
     return figure
 
 
-def _draw_arm_by_size(
-    axis: Axes, findings: Findings, names: tuple[str, str, str], groups: Sequence[Group], number: int, arms: int
-) -> None:
-    label, key, arm = names
+def _draw_arm_by_size(axis: Axes, arm: str, figures: Sequence[Finding | None], number: int, arms: int) -> None:
     color = _ARM_COLORS[number % len(_ARM_COLORS)]
     shift = (number - (arms - 1) / 2) * min(0.18, 0.6 / arms)
-    is_named = False
-    for position, group in enumerate(groups):
-        figure = findings.arm(label, key, group, arm)
+    axis.plot([], [], marker="o", color=color, markersize=5, label=arm)
+    for position, figure in enumerate(figures):
         if figure is None or math.isnan(figure.estimate.low):
             continue
         estimate, place = figure.estimate, position + shift
         axis.plot([place, place], [estimate.low, estimate.high], color=color, linewidth=1.6)
-        axis.plot([place], [estimate.value], marker="o", color=color, markersize=5, label=None if is_named else arm)
-        is_named = True
-    if not is_named:
-        axis.plot([], [], marker="o", color=color, label=arm)
+        axis.plot([place], [estimate.value], marker="o", color=color, markersize=5)
 
 
-def _tick(findings: Findings, label: str, measure: Measure, group: Group, experiment: Experiment) -> str:
-    figure = findings.arm(label, measure.key, group, experiment.baseline)
+def _tick(figure: Finding | None, group: Group) -> str:
     if figure is None or not figure.items:
         return f"{group.name}\nempty"
     lack = "\ntoo few" if math.isnan(figure.estimate.low) else ""
     return f"{group.name}\nn = {figure.items}{lack}"
 
 
-def _count(figure: ArmFigure | DifferenceFigure, of_tumors: bool) -> str:
-    patients = f"{figure.patients} patient{'' if figure.patients == 1 else 's'}"
-    return f"{figure.items} tumour{'' if figure.items == 1 else 's'}, {patients}" if of_tumors else patients
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+def _count(figure: Finding, measure: Measure) -> str:
+    patients = counted(figure.patients, "patient")
+    return f"{counted(figure.items, 'tumour')}, {patients}" if measure.of == TUMORS else patients

@@ -8,11 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, DifferenceFigure, Findings
+from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, Finding, Findings
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, file_name_of
 from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.report.figures import draw_forest, draw_sizes
-from nnunet_difftumor.evaluation.comparison.report.tables import Table, cohort_table, tables_of_label
+from nnunet_difftumor.evaluation.comparison.report.tables import cohort_table, tables_of_label
 from nnunet_difftumor.evaluation.comparison.text import listing, show_interval, show_p_value, show_value
 from nnunet_difftumor.evaluation.statistics.intervals import SMALLEST_HOSPITALS
 from nnunet_difftumor.support.files.atomic_files import written_whole
@@ -27,38 +27,28 @@ _DPI = 110
 def write_report(
     findings: Findings, experiment: Experiment, facts: Mapping[str, Any], notes: Sequence[str], output: Path
 ) -> None:
-    """Write tables, figures, methods paragraph and page.
-
-    Args:
-        experiment: What was compared.
-        facts: The run's facts, from `collect_facts`.
-        notes: What a reader should know.
-        output: Folder for the files, which are replaced.
-    """
+    """Write tables, figures, methods paragraph and page in place of earlier ones; `facts` are of `collect_facts`."""
     environment = page_environment(Path(__file__).parent)
     environment.filters["sentence"] = lambda names: listing(list(names))
     environment.tests["lack"] = is_lack
     methods = _tidy(environment.overlay(autoescape=False).get_template("methods.txt.jinja").render(facts=facts))
     _remove_earlier(output)
     cohort = cohort_table(facts)
-    _write_tables([cohort], output / TABLES_FOLDER)
-    labels = []
-    for label in facts["labels"]:
-        tables = tables_of_label(findings, experiment, label)
-        _write_tables(tables, output / TABLES_FOLDER)
-        forests, sizes = _draw(findings, experiment, label, output / FIGURES_FOLDER)
-        cards = _cards(findings, experiment, label, len(facts["labels"]) > 1)
-        shown = {row[0] for row in tables[0].rows}
-        labels.append(
-            {"name": label, "tables": tables, "forests": forests, "sizes": sizes, "cards": cards, "shown": shown}
-        )
+    labels = [
+        {
+            "name": label,
+            "tables": tables_of_label(findings, experiment, label),
+            "cards": _cards(findings, experiment, label, len(facts["labels"]) > 1),
+            **_draw(findings, experiment, label, output / FIGURES_FOLDER),
+        }
+        for label in facts["labels"]
+    ]
+    for table in (cohort, *(table for label in labels for table in label["tables"])):
+        name = file_name_of(table.key)
+        _write_text(output / TABLES_FOLDER / f"{name}.csv", table.to_csv())
+        _write_text(output / TABLES_FOLDER / f"{name}.tex", table.to_latex())
     page = environment.get_template("report.html.jinja").render(
-        facts=facts,
-        labels=labels,
-        cohort=cohort,
-        measures=MEASURES,
-        methods=methods,
-        notes=[*notes, *_warnings(facts)],
+        facts=facts, labels=labels, cohort=cohort, measures=MEASURES, methods=methods, notes=[*notes, *_warnings(facts)]
     )
     _write_text(output / METHODS_FILE, methods + "\n")
     _write_text(output / REPORT_FILE, page)
@@ -72,69 +62,54 @@ def _remove_earlier(output: Path) -> None:
                 path.unlink()
 
 
-def _write_tables(tables: Sequence[Table], folder: Path) -> None:
-    for table in tables:
-        name = file_name_of(table.key)
-        _write_text(folder / f"{name}.csv", table.to_csv())
-        _write_text(folder / f"{name}.tex", table.to_latex())
-
-
-def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) -> tuple[list[dict[str, str]], str]:
+def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) -> dict[str, Any]:
     """Forest plots of the primary measure and of sensitivity, and the plot by size, as text for the page."""
-    shown = (measure_of(experiment.primary), SENSITIVITY)
-    pictures: dict[str, tuple[str, Figure]] = {}
-    for measure in dict.fromkeys(shown):
+    forests = []
+    for measure in dict.fromkeys((measure_of(experiment.primary), SENSITIVITY)):
         for arm in experiment.arms[1:] or experiment.arms:
-            name = f"{label}_{measure.key}_{arm}"
-            alt = f"forest plot of {measure.title}, {label}, {arm}"
-            pictures[name] = (alt, draw_forest(findings, experiment, label, measure, arm))
-    sizes = ("sizes", draw_sizes(findings, experiment, label, SIZE_MEASURES))
-    embedded = []
-    for name, (alt, figure) in {**pictures, f"{label}_sizes": sizes}.items():
-        path = folder / f"{file_name_of(name)}.png"
-        save_figure(figure, path, dpi=_DPI)
-        embedded.append({"alt": alt, "data": embed_png(path)})
-    return embedded[:-1], embedded[-1]["data"]
+            forest = draw_forest(findings, experiment, label, measure, arm)
+            data = _embedded(forest, folder, f"{label}_{measure.key}_{arm}")
+            forests.append({"alt": f"forest plot of {measure.title}, {label}, {arm}", "data": data})
+    sizes = draw_sizes(findings, experiment, label, SIZE_MEASURES)
+    return {"forests": forests, "sizes": _embedded(sizes, folder, f"{label}_sizes")}
+
+
+def _embedded(figure: Figure, folder: Path, name: str) -> str:
+    path = folder / f"{file_name_of(name)}.png"
+    save_figure(figure, path, dpi=_DPI)
+    return embed_png(path)
 
 
 def _cards(findings: Findings, experiment: Experiment, label: str, names_label: bool) -> list[dict[str, Any]]:
     """The primary measure in large print: each difference, or the only arm."""
     end = f", {label}" if names_label else ""
-    if len(experiment.arms) == 1:
-        figure = findings.arm(label, experiment.primary, EVERYONE, experiment.baseline)
-        assert figure is not None
-        interval = show_interval(figure.estimate) or figure.estimate.method
-        name = f"{experiment.baseline}{end}"
-        return [{"name": name, "value": show_value(figure.estimate.value), "interval": interval, "lines": []}]
     cards = []
-    for arm in experiment.arms[1:]:
-        figure = findings.difference(label, experiment.primary, EVERYONE, arm)
+    for arm in experiment.arms[1:] or experiment.arms:
+        is_difference = arm != experiment.baseline
+        figure = (findings.difference if is_difference else findings.arm)(label, experiment.primary, EVERYONE, arm)
         assert figure is not None
-        interval = show_interval(figure.estimate, signed=True)
+        interval = show_interval(figure.estimate, signed=is_difference)
         cards.append(
             {
-                "name": f"{arm} minus {experiment.baseline}{end}",
-                "value": show_value(figure.estimate.value, signed=True),
-                "interval": f"95% interval {interval}" if interval else figure.estimate.method,
-                "lines": _card_lines(figure),
+                "name": f"{arm} minus {experiment.baseline}{end}" if is_difference else f"{arm}{end}",
+                "value": show_value(figure.estimate.value, signed=is_difference),
+                "interval": f"{'95% interval ' * is_difference}{interval}" if interval else figure.estimate.method,
+                "lines": _card_lines(figure) if is_difference else [],
             }
         )
     return cards
 
 
-def _card_lines(figure: DifferenceFigure) -> list[str]:
+def _card_lines(figure: Finding) -> list[str]:
     lines = [f"{figure.patients} patients"]
     if figure.test:
-        lines.append(f"{figure.test} test: p {_equals(figure.p_value)} (Holm: {show_p_value(figure.p_holm)})")
+        p_value = show_p_value(figure.p_value)
+        equals = "" if p_value.startswith("<") else "= "
+        lines.append(f"{figure.test} test: p {equals}{p_value} (Holm: {show_p_value(figure.p_holm)})")
     for name, estimate in (("other hospitals", figure.over_hospitals), ("other trainings", figure.over_seeds)):
         if interval := show_interval(estimate, signed=True):
             lines.append(f"95% interval for {name}: {interval}")
     return lines
-
-
-def _equals(p_value: float) -> str:
-    text = show_p_value(p_value)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _warnings(facts: Mapping[str, Any]) -> list[str]:

@@ -541,3 +541,24 @@ def test_two_organs_are_separate_and_share_one_family(tmp_path):
     assert "kidney <cyst>" not in page
     latex = next((tmp_path / "out" / "tables").glob("kidney*_arms.tex")).read_text()
     assert r"kidney $<$cyst$>$ \& tumour" in latex
+
+
+def test_hospitals_without_a_tumor_have_only_the_measures_that_need_none(tmp_path):
+    for arm, false_positives in (("a", 0), ("n", 1)):
+        cases = [case_row(f"c{number:02d}", false_positives=false_positives * (number % 2)) for number in range(12)]
+        write_scores(tmp_path / arm, cases, [])
+    path = tmp_path / "experiment.yaml"
+    models = [{"arm": arm, "scores": arm} for arm in "an"]
+    path.write_text(yaml.safe_dump({"hospitals": [{"name": "X"}], "models": models, "statistics": {"draws": 1000}}))
+    compare(path, tmp_path / "out")
+    tables = {file.stem: list(csv.reader(file.open())) for file in (tmp_path / "out" / "tables").glob("*.csv")}
+    assert tables["tumor_arms"][0] == ["measure", "patients", "n", "a", "n"]
+    assert [row[:3] for row in tables["tumor_arms"][1:]] == [
+        ["False positives per scan", "12", "12 scans"],
+        ["Specificity", "12", "12 healthy scans"],
+    ]
+    assert [row[:4] for row in tables["tumor_differences"][1:]] == [
+        ["n", "False positives per scan", "12", "+0.500 (+0.168 to +0.832)"],
+        ["n", "Specificity", "12", "-0.500 (-0.815 to -0.145)"],
+    ]
+    assert len(tables["tumor_size"]) == 1

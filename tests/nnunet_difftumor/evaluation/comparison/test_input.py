@@ -10,9 +10,10 @@ import yaml
 
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.evaluation.comparison.inputs.metadata import bins_of, read_metadata
+from nnunet_difftumor.evaluation.comparison.inputs.metadata import read_metadata
 from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
 from nnunet_difftumor.evaluation.comparison.inputs.scores import load_study
+from nnunet_difftumor.evaluation.scoring.rules import bins_of
 from nnunet_difftumor.support.files.entries import read_yaml
 
 COLUMNS = {
@@ -230,37 +231,36 @@ SCANS = [("X", "c1"), ("X", "c2"), ("Y", "c1")]
 def test_metadata_give_patients_and_groups(tmp_path):
     header = ["Case", " patient", "HOSPITAL", "age", "sex", "reader"]
     rows = [["c1", "p", "X", "49.9", "f", "1"], ["c2", "p", "X", "50", "", "1"], ["c1", "p", "Y", "", "m", "1"]]
-    read = read_metadata(write_csv(tmp_path / "m.csv", [header, *rows]), SCANS, (50, 65))
-    assert read.facts["X", "c1"].patient == read.facts["X", "c2"].patient == "X/p"
-    assert read.facts["Y", "c1"].patient == "Y/p"
-    assert [read.facts[scan].groups["age"] for scan in SCANS] == ["<50 years", "50-65 years", "not recorded"]
-    assert [read.facts[scan].groups["sex"] for scan in SCANS] == ["f", "not recorded", "m"]
-    assert read.notes == ("Columns of the metadata that are not used: reader.",)
+    facts, notes = read_metadata(write_csv(tmp_path / "m.csv", [header, *rows]), SCANS, (50, 65))
+    assert list(facts.index) == SCANS
+    assert list(facts.columns) == ["patient", "age", "sex"]
+    assert facts["patient"].tolist() == ["X/p", "X/p", "Y/p"]
+    assert facts["age"].tolist() == ["<50 years", "50-65 years", "not recorded"]
+    assert facts["sex"].tolist() == ["f", "not recorded", "m"]
+    assert notes == ["Columns of the metadata that are not used: reader."]
 
 
 def test_without_metadata_every_scan_is_a_patient_and_the_report_says_so():
-    read = read_metadata(None, SCANS, (50,))
-    assert len({facts.patient for facts in read.facts.values()}) == 3
-    assert "every scan counts as a patient of its own" in read.notes[0]
+    facts, notes = read_metadata(None, SCANS, (50,))
+    assert facts["patient"].nunique() == 3
+    assert "every scan counts as a patient of its own" in notes[0]
 
 
 def test_a_scan_without_a_patient_is_a_patient_of_its_own_whatever_it_is_named(tmp_path):
     rows = [["case", "patient"], ["c1", "c2"], ["c2", ""], ["c2*", ""], ["c3", "p"], ["c4", "p"]]
     scans = [("X", case) for case, _ in rows[1:]]
-    read = read_metadata(write_csv(tmp_path / "m.csv", rows), scans, (50,))
-    patients = [read.facts[scan].patient for scan in scans]
+    facts, notes = read_metadata(write_csv(tmp_path / "m.csv", rows), scans, (50,))
+    patients = facts["patient"].tolist()
     assert len(set(patients)) == 4
     assert patients[3] == patients[4] == "X/p"
-    assert read.notes == (
-        "The metadata name no patient for 2 of 5 scans: each of these counts as a patient of its own.",
-    )
+    assert notes == ["The metadata name no patient for 2 of 5 scans: each of these counts as a patient of its own."]
 
 
 def test_a_patient_column_without_patients_is_noted(tmp_path):
     rows = [["case", "patient"], ["c1", ""], ["c2", " "]]
-    read = read_metadata(write_csv(tmp_path / "m.csv", rows), [("X", "c1"), ("X", "c2")], (50,))
-    assert {facts.patient for facts in read.facts.values()} == {"X/c1", "X/c2"}
-    assert "no patient for 2 of 2 scans" in read.notes[0]
+    facts, notes = read_metadata(write_csv(tmp_path / "m.csv", rows), [("X", "c1"), ("X", "c2")], (50,))
+    assert set(facts["patient"]) == {"X/c1", "X/c2"}
+    assert "no patient for 2 of 2 scans" in notes[0]
 
 
 @pytest.mark.parametrize(

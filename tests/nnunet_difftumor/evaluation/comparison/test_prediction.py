@@ -26,7 +26,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
 from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
-from nnunet_difftumor.evaluation.scoring.run import KilledProcessError
+from nnunet_difftumor.evaluation.scoring.run import FolderScores, KilledProcessError, ScoringRequest
 
 CASES = ("c1", "c2", "c3")
 SETTINGS = PredictionSettings(device="cpu", processes=1)
@@ -324,18 +324,26 @@ def scored(hospital, tmp_path, monkeypatch):
     """A function that scores the hospital's labels as predictions with a scorer that only counts its calls."""
     calls = []
 
-    def call(request, output, workers):
+    def call(request, output, **_):
         calls.append(request.prediction)
         output.mkdir()
         (output / "cases.csv").write_text("made\n")
+        return FolderScores((), (), (), {})
 
-    monkeypatch.setattr(scoring, "_call_scorer", call)
+    monkeypatch.setattr(scoring, "score_folders", call)
     predictions = tmp_path / "predictions"
     shutil.copytree(hospital.labels, predictions)
     write_dataset(tmp_path / "dataset.json", {"background": 0, "tumor": 1, "organ": 2})
 
-    def score(**options):
-        return score_once(hospital.labels, predictions, tmp_path / "dataset.json", tmp_path / "scores", **options)
+    def score(labels=(), probabilities=False):
+        request = ScoringRequest(
+            reference=hospital.labels,
+            prediction=predictions,
+            labels=tmp_path / "dataset.json",
+            probabilities=predictions if probabilities else None,
+            tumor_labels=tuple(labels),
+        )
+        return score_once(request, tmp_path / "scores")
 
     return score, predictions, calls
 
@@ -398,7 +406,11 @@ def test_a_killed_process_is_advised_by_the_key_of_the_experiment(hospital, tmp_
     write_dataset(tmp_path / "dataset.json", {"background": 0, "tumor": 1})
     monkeypatch.setattr(scoring, "score_folders", kill)
     with pytest.raises(DiffTumorError, match=r"prediction: \{processes: 2\} in the experiment") as caught:
-        score_once(hospital.labels, hospital.labels, tmp_path / "dataset.json", tmp_path / "scores", workers=4)
+        score_once(
+            ScoringRequest(reference=hospital.labels, prediction=hospital.labels, labels=tmp_path / "dataset.json"),
+            tmp_path / "scores",
+            workers=4,
+        )
     assert "--workers" not in str(caught.value)
 
 

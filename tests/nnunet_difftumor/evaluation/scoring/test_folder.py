@@ -16,10 +16,16 @@ import pytest
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
 from nnunet_difftumor.evaluation.scoring import run as scoring_run
-from nnunet_difftumor.evaluation.scoring.curves import froc_curve, patient_curve, wilson_interval
+from nnunet_difftumor.evaluation.scoring.curves import (
+    average_precision,
+    froc_curve,
+    patient_curve,
+    sensitivity_at,
+    wilson_interval,
+)
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
-from nnunet_difftumor.evaluation.scoring.tables import CASE_COLUMNS, new_output_folder
+from nnunet_difftumor.evaluation.scoring.tables import new_output_folder, read_scores
 
 SHARED_MEMORY = Path("/dev/shm")
 SHAPE = (10, 40, 40)
@@ -28,6 +34,14 @@ ORGAN = np.s_[1:9, 2:30, 2:30]
 SMALL = np.s_[3:6, 5:8, 5:8]  # 27 mm3, diameter 3.7 mm
 LARGE = np.s_[2:8, 12:28, 12:28]  # 1536 mm3, diameter 14.3 mm; 22 mm in a slice
 OUTSIDE = np.s_[3:6, 34:37, 34:37]
+CASE_COLUMNS = (
+    "case label is_healthy dice nsd_1mm nsd_2mm reference_ml predicted_ml reference_tumors detected_tumors "
+    "touched_tumors predicted_tumors false_positives panoptic_quality patient_score"
+).split()
+TUMOR_COLUMNS = (
+    "case label tumor volume_mm3 equivalent_diameter_mm axial_diameter_mm size_bin detected touched iou dice score"
+).split()
+PREDICTION_COLUMNS = "case label component volume_mm3 matched_tumor iou score touches_tumor".split()
 
 
 def save(path, **boxes):
@@ -123,7 +137,9 @@ def test_tables_can_be_read_again(folders):
     cases, tumors, predictions = (
         read_table(folders / "out" / name) for name in ("cases.csv", "tumors.csv", "predictions.csv")
     )
-    assert list(cases.columns) == list(CASE_COLUMNS)
+    assert list(cases.columns) == CASE_COLUMNS
+    assert list(tumors.columns) == TUMOR_COLUMNS
+    assert list(predictions.columns) == PREDICTION_COLUMNS
     assert read_summary(folders / "out") == json.loads(json.dumps(result.summary))
     cases = cases.set_index(["case", "label"])
     assert cases.loc[("false", "tumor"), "is_healthy"]
@@ -170,6 +186,17 @@ def test_specks_and_ignored_scans_are_in_neither_group_of_patients(folders):
     summary = score_folders(request(folders, probabilities=folders / "prediction"), folders / "out").summary
     tumor = summary["labels"]["tumor"]
     assert (tumor["patient"]["with_tumor"], tumor["patient"]["healthy"], tumor["healthy"]["scans"]) == (3, 1, 1)
+
+
+def test_without_a_tumor_what_needs_one_is_none(folders):
+    for case in ("both", "one", "missed"):
+        save(folders / "reference" / f"{case}.nii.gz")
+    score_folders(request(folders, probabilities=folders / "prediction"), folders / "out")
+    tumor = read_summary(folders / "out")["labels"]["tumor"]
+    assert set(tumor["froc"]["sensitivity_at"].values()) == {None}
+    assert tumor["froc"]["mean"] is tumor["average_precision"] is tumor["patient"]["auroc"]["value"] is None
+    assert tumor["sensitivity"] == {"value": None, "low": None, "high": None}
+    assert (tumor["tumors"], tumor["false_positives"], tumor["healthy"]["scans"]) == (0, 4, 5)
 
 
 def test_the_organ_filter_is_reported_beside_the_unfiltered_scores(folders):
@@ -261,6 +288,9 @@ def test_a_process_that_dies_is_named(folders, monkeypatch):
     class Killer:
         def __reduce__(self):
             return os._exit, (1,)  # what the other process does when it unpickles this
+
+        def __call__(self, *_, **__):
+            raise AssertionError("called in this process")
 
     monkeypatch.setattr(scoring_run, "_run_job", Killer())
     with pytest.raises(DiffTumorError, match="--workers 1"):
@@ -435,22 +465,57 @@ def test_wilson_interval_against_the_closed_form():
 
 def test_free_response_curve_by_hand():
     curve = froc_curve([0.9, 0.7, 0.7], [0.8, 0.7, 0.2], tumors=4, cases=2)
-    assert curve.threshold.tolist() == [math.inf, 0.9, 0.8, 0.7, 0.2]
-    assert curve.sensitivity.tolist() == [0, 0.25, 0.25, 0.75, 0.75]
-    assert curve.false_positives_per_case.tolist() == [0, 0, 0.5, 1.0, 1.5]
-    assert [curve.sensitivity_at(rate) for rate in (0.125, 0.5, 1.0, 8.0)] == [0.25, 0.25, 0.75, 0.75]
-    assert curve.average_precision == pytest.approx(0.25 * 1 + 0.5 * 3 / 5)
+    assert curve["smallest_score"].tolist() == [math.inf, 0.9, 0.8, 0.7, 0.2]
+    assert curve["sensitivity"].tolist() == [0, 0.25, 0.25, 0.75, 0.75]
+    assert curve["false_positives_per_case"].tolist() == [0, 0, 0.5, 1.0, 1.5]
+    assert [sensitivity_at(curve, rate) for rate in (0.125, 0.5, 1.0, 8.0)] == [0.25, 0.25, 0.75, 0.75]
+    assert average_precision(curve) == pytest.approx(0.25 * 1 + 0.5 * 3 / 5)
 
 
 def test_free_response_curve_without_tumors_or_predictions():
-    assert math.isnan(froc_curve([], [0.5], tumors=0, cases=1).average_precision)
+    assert math.isnan(average_precision(froc_curve([], [0.5], tumors=0, cases=1)))
     nothing = froc_curve([], [], tumors=3, cases=2)
-    assert (nothing.average_precision, nothing.sensitivity_at(8.0)) == (0.0, 0.0)
+    assert (average_precision(nothing), sensitivity_at(nothing, 8.0)) == (0.0, 0.0)
 
 
 def test_patient_curve_by_hand():
     curve = patient_curve([5.0, 0.0], [3.0, 0.0, 0.0], lowest=0.0)
-    assert curve.threshold.tolist() == [math.inf, 5.0, 3.0]
-    assert curve.sensitivity.tolist() == [0, 0.5, 0.5]
-    assert curve.specificity.tolist() == pytest.approx([1, 1, 2 / 3])
-    assert np.isnan(patient_curve([1.0], []).specificity).all()
+    assert curve["threshold"].tolist() == [math.inf, 5.0, 3.0]
+    assert curve["sensitivity"].tolist() == [0, 0.5, 0.5]
+    assert curve["specificity"].tolist() == pytest.approx([1, 1, 2 / 3])
+    assert np.isnan(patient_curve([1.0], [])["specificity"]).all()
+
+
+# ---------------------------------------------------------------------------------------------------- reading again
+
+
+def test_a_table_of_scores_is_read_by_the_types_of_its_records(folders):
+    score_folders(request(folders), folders / "out")
+    cases = read_scores(folders / "out" / "cases.csv", ["label", "case", "is_healthy", "reference_tumors", "dice"])
+    assert list(cases.columns) == ["label", "case", "is_healthy", "reference_tumors", "dice"]
+    cases = cases.set_index(["case", "label"])
+    assert cases["is_healthy"].dtype == bool
+    assert cases.loc[("both", "tumor"), "reference_tumors"] == 2.0
+    assert np.isnan(cases.loc[("both", "liver"), "reference_tumors"])
+    assert cases.loc[("missed", "tumor"), "dice"] == 0.0
+    tumors = read_scores(folders / "out" / "tumors.csv", ["case", "tumor", "detected"])
+    assert tumors["tumor"].tolist() == ["1", "2", "1", "1", "2"]  # names, not amounts
+    assert tumors["detected"].sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("missed,tumor,False,0,", "missed,tumor,no,0,", "is_healthy must be True or False, got 'no'"),
+        ("missed,tumor,False,0,", "missed,tumor,False,zero,", "dice must be a number, got 'zero'"),
+        (",dice,", ",overlap,", "lacks the columns dice"),
+    ],
+)
+def test_a_table_that_is_not_as_it_was_written_is_named(folders, old, new, message):
+    score_folders(request(folders), folders / "out")
+    path = folders / "out" / "cases.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(DatasetError, match=rf"cases\.csv.*{message}"):
+        read_scores(path, ["case", "label", "is_healthy", "dice"])

@@ -15,7 +15,7 @@ from nnunet_difftumor.evaluation.scoring.components import (
     match_components,
     panoptic_quality,
 )
-from nnunet_difftumor.evaluation.scoring.rules import ScoringRules, size_bin
+from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, ScoringRules, bin_of
 from nnunet_difftumor.evaluation.scoring.surfaces import element_areas_mm2, surface_agreement
 
 MM = (1.0, 1.0, 1.0)
@@ -158,7 +158,7 @@ def test_axial_diameter_is_the_largest_over_all_pairs_of_outer_faces(seed, axis)
     [(0.1, "<10 mm"), (9.99, "<10 mm"), (10.0, "10-20 mm"), (20.0, "20-50 mm"), (50.0, ">=50 mm"), (400.0, ">=50 mm")],
 )
 def test_a_size_bin_holds_its_lower_end(diameter_mm, name):
-    assert size_bin(diameter_mm) == name
+    assert bin_of(diameter_mm, SIZE_BINS_MM) == name
 
 
 # ------------------------------------------------------------------------------------------------------ components

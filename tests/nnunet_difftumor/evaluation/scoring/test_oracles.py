@@ -15,10 +15,11 @@ from scipy import ndimage
 
 from nnunet_difftumor.evaluation.scoring.case import score_case, score_maps
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, read_case_maps
+from nnunet_difftumor.evaluation.scoring.curves import sensitivity_at
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
-from nnunet_difftumor.evaluation.scoring.summary import froc_of_label, summarize
+from nnunet_difftumor.evaluation.scoring.summary import curve_tables, summarize
 from nnunet_difftumor.evaluation.scoring.surfaces import element_areas_mm2, surface_agreement
 
 VOLUMES = 200
@@ -299,10 +300,9 @@ def test_average_precision_and_froc_are_those_of_picai_eval(pairs, detections, s
     summary = summarize(mine)["tumor"]
     assert summary["tumors"] == theirs.num_lesions
     assert summary["average_precision"] == pytest.approx(theirs.AP, abs=1e-9)
-    curve = froc_of_label(mine, "tumor")
-    assert curve is not None
+    curve = curve_tables(mine)["froc.csv"]
     for rate in (0.5, 1.0, 2.0):
-        assert curve.sensitivity_at(rate) == pytest.approx(theirs.lesion_TPR_at_FPR(rate), abs=1e-6)
+        assert sensitivity_at(curve, rate) == pytest.approx(theirs.lesion_TPR_at_FPR(rate), abs=1e-6)
 
 
 def has_same_pairs(pair, detection, scores):
