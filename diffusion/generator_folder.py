@@ -53,11 +53,13 @@ class LoadedGenerator:
         pipeline: Networks and scheduler, in evaluation mode.
         info: What it was made for.
         provenance: The cases that trained it.
+        identity: What `hash_generator` says of its folder; empty if it came from no folder.
     """
 
     pipeline: TumorDiffusionPipeline
     info: GeneratorInfo
     provenance: Provenance
+    identity: str = ""
 
 
 def save_generator(
@@ -163,7 +165,7 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
     pipeline = pipeline.to(device)
     if pipeline.autoencoder.device.type == "cpu":  # its convolutions of few channels take a quarter less time so
         torch.nn.Module.to(pipeline.autoencoder, memory_format=torch.channels_last_3d)
-    return LoadedGenerator(pipeline, info, provenance)
+    return LoadedGenerator(pipeline, info, provenance, hash_generator(folder))
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL3D:

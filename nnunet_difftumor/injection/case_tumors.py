@@ -14,7 +14,14 @@ from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.injection.injector import PADDING_LABEL, REAL_TUMOR_RIM_MM
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.synthesis.organ_depth import lies_at_depth
-from nnunet_difftumor.synthesis.placement import Surroundings, TumorPlan, draw_sizes, largest_radius_mm, place_tumors
+from nnunet_difftumor.synthesis.placement import (
+    Ground,
+    Surroundings,
+    TumorPlan,
+    draw_sizes,
+    largest_radius_mm,
+    place_tumors,
+)
 from nnunet_difftumor.tumor.drawing import rim_width_mm
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
@@ -40,7 +47,7 @@ class CaseTumors:
     given_up: tuple[TumorSpec, ...] = ()
 
 
-class CaseGround:
+class CaseGround(Ground):
     """A preprocessed case; of its labels only the surroundings of places that are tried are read."""
 
     def __init__(self, labels: Any, organ_voxels: NDArray[np.integer], rules: InjectionRules) -> None:
@@ -49,21 +56,12 @@ class CaseGround:
         Args:
             labels: Labels that are read by slices, as nnU-Net stores them. Shape (1, D, H, W).
             organ_voxels: Voxels drawn uniformly from the organ's label, or from a region that holds it. Shape (N, 3).
-            rules: What may be put where.
         """
         self._labels = labels
         self._organ_voxels = organ_voxels
         self._rules = rules
-
-    @property
-    def spacing_mm(self) -> Triple:
-        """Spacing in mm, array order."""
-        return self._rules.spacing_mm
-
-    @property
-    def reach_mm(self) -> float:
-        """Distance that tumours keep from annotated tumours and from what they shall avoid."""
-        return max(self._rules.zone.avoid_distance_mm, _KEPT_FROM_REAL_MM)
+        self.spacing_mm = rules.spacing_mm
+        self.reach_mm = max(rules.zone.avoid_distance_mm, _KEPT_FROM_REAL_MM)
 
     def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         """Draw a voxel of the organ in the zone, or None if some draws find none."""
@@ -107,7 +105,6 @@ def draw_case_tumors(
     Args:
         labels: Labels that are read by slices. Shape (1, D, H, W).
         organ_voxels: Voxels drawn uniformly from the organ. Shape (N, 3).
-        rules: What may be put where.
         is_misplaced: The tumours are labelled at other random places of the organ, as a negative control.
 
     Returns:
@@ -138,7 +135,6 @@ def locations_with_tumors(
         class_locations: Voxels (0, d, h, w) that nnU-Net drew of each class or region when it preprocessed the case.
         tumors: The tumours, in mm from the case's voxel (0, 0, 0).
         labels: Labels that are read by slices. Shape (1, D, H, W).
-        rules: What may be put where.
         counted: Voxels of this case's real tumours by class or region, as far as they were counted; learns new ones,
             since counting reads all labels.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from nnunet_difftumor.injection.log import take_picture
 from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, describe_tumor
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sample_shares import ANNOTATED, INJECTED, count_sample
-from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SampleStream
+from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SampleStream, SamplingPlan
 from nnunet_difftumor.injection.seen_region import find_seen_region, kept_random_state, seeded_numpy
 from nnunet_difftumor.injection.target_reader import TargetReader
 from nnunet_difftumor.synthesis.placement import Box
@@ -32,19 +32,6 @@ from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 REPORT_KEY = "difftumor"
-
-
-@dataclass(frozen=True)
-class HostCases:
-    """Cases of one kind that may carry synthetic tumours.
-
-    Attributes:
-        targets: The cases, and the numbers of the targets that each may get.
-        probability: Share of the samples of these cases in which the case carries tumours.
-    """
-
-    targets: Mapping[str, Sequence[int]]
-    probability: float
 
 
 _CHOICE, _TUMORS, _CROP = 0, 1, 2  # purposes
@@ -64,7 +51,7 @@ class InjectTumors(BasicTransform):
         """Create the transform.
 
         Args:
-            injectors: Put tumours into crops, one for each target.
+            injectors: One for each target.
             following: nnU-Net's transforms, which read a part of the crop alone.
             is_control: Nothing is put in: the crop stays as it is.
         """
@@ -139,34 +126,20 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         label_manager: LabelManager,
         *,
         injectors: Sequence[TumorInjector],
-        healthy: HostCases,
-        annotated: HostCases,
-        seed_words: Sequence[int],
+        plan: SamplingPlan,
         transforms: BasicTransform | None,
-        target_weights: Sequence[float] | None = None,
-        first_sample: int = 0,
-        is_control: bool = False,
-        is_misplaced: bool = False,
         **options: Any,
     ) -> None:
         """Create a loader.
 
         Args:
-            data: Preprocessed cases.
             patch_size: Size of the raw crop in voxels. (D, H, W).
             final_patch_size: Size of the network's patch in voxels. (D, H, W).
-            label_manager: nnU-Net's label manager.
-            injectors: Put tumours into crops, one for each target.
-            seed_words: Seed and rank; the worker and the number of the sample are added to them.
-            transforms: nnU-Net's transforms of a training sample.
-            target_weights: How often each target is drawn, relative to the others that a case may get.
-            first_sample: Number of the first sample of each worker.
-            is_control: Choose cases and crops as ever, but put nothing in.
-            is_misplaced: Label the tumours at other places than those they are put in.
+            injectors: One for each target.
             options: Further options of nnU-Net's loader.
         """
-        state = InjectionState(seed_words, first_sample)
-        self._inject = InjectTumors(injectors, state, transforms, is_control=is_control)
+        state = InjectionState(plan.seed_words, plan.first_sample)
+        self._inject = InjectTumors(injectors, state, transforms, is_control=plan.is_control)
         stack = self._inject if transforms is None else ComposeTransforms([self._inject, transforms])
         super().__init__(
             _CaseTracker(data, state),  # type: ignore[arg-type]
@@ -180,10 +153,8 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         self._state = state
         self._rules = tuple(injector.rules for injector in injectors)
         self._readers = [TargetReader(label_manager, rules.organ_label, rules.tumor_label) for rules in self._rules]
-        self._healthy, self._annotated = healthy, annotated
-        self._weights = np.asarray([1.0] * len(self._rules) if target_weights is None else target_weights)
-        self._is_control = is_control
-        self._is_misplaced = is_misplaced
+        self._plan, self._healthy, self._annotated = plan, plan.healthy, plan.annotated
+        self._weights = [1.0] * len(self._rules) if plan.target_weights is None else plan.target_weights
         self._shows_labels = False
 
     def inject_only(self) -> None:
@@ -231,7 +202,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         """Count what samples would show, by their labels and without rotation or scaling; nothing is made.
 
         Args:
-            samples: Samples of each kind, annotated and healthy; as far as there are such cases.
+            samples: Samples of each kind, annotated and healthy, as far as there are such cases.
 
         Returns:
             Sums of `sample_shares.count_sample`.
@@ -255,42 +226,35 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         draw = self._state.draws.pop()
         if kind == INJECTED and not draw.is_carrying:
             return {}
-        box = tuple(
-            slice(max(0, low), min(size, high)) for low, high, size in zip(lower, upper, labels.shape[1:], strict=True)
-        )
-        seen = np.asarray(labels[(0, *box)])
-        shows_tumor = (
-            bool(np.isin(seen, [rules.tumor_label for rules in self._rules]).any()) or draw.request is not None
-        )
-        shows_organ = shows_tumor or bool(np.isin(seen, [rules.organ_label for rules in self._rules]).any())
+        bounds = zip(lower, upper, labels.shape[1:], strict=True)
+        seen = np.asarray(labels[(0, *(slice(max(0, low), min(size, high)) for low, high, size in bounds))])
+        tumors, organs = ([getattr(rules, name) for rules in self._rules] for name in ("tumor_label", "organ_label"))
+        shows_tumor = bool(np.isin(seen, tumors).any()) or draw.request is not None
+        shows_organ = shows_tumor or bool(np.isin(seen, organs).any())
         return count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ)
 
     def _draw(self, class_locations: Mapping[Any, Any]) -> tuple[SampleDraw, CaseTumors, SampleStream]:
-        case = self._state.case
-        hosts = self._healthy if case in self._healthy.targets else self._annotated
-        plain = SampleDraw(case)
-        if case not in hosts.targets or (hosts is self._annotated and hosts.probability == 0):
-            return plain, CaseTumors(), SampleStream(())
-        stream = self._state.next_stream()
+        state, plain, none = self._state, SampleDraw(self._state.case), CaseTumors()
+        hosts = self._healthy if plain.case in self._healthy.targets else self._annotated
+        if plain.case not in hosts.targets or (hosts is self._annotated and hosts.probability == 0):
+            return plain, none, SampleStream(())
+        stream = state.next_stream()
         rng = stream.rng(_CHOICE)
         if rng.random() >= hosts.probability:
-            return plain, CaseTumors(), stream
+            return plain, none, stream
         organs = {
             target: self._organ_voxels(class_locations, self._rules[target].organ_label)
-            for target in hosts.targets[case]
+            for target in hosts.targets[plain.case]
         }
         target = _choose({key: self._weights[key] for key, voxels in organs.items() if len(voxels)}, rng)
         if target is None:
-            return replace(plain, refusal="organ_lost_in_resampling"), CaseTumors(), stream
-        tumors = self._draw_tumors(np.asarray(organs[target])[:, 1:], target, stream.rng(_TUMORS))
+            return replace(plain, refusal="organ_lost_in_resampling"), none, stream
+        organ_voxels, rules, rng = np.asarray(organs[target])[:, 1:], self._rules[target], stream.rng(_TUMORS)
+        tumors = draw_case_tumors(state.labels, organ_voxels, rules, rng, is_misplaced=self._plan.is_misplaced)
         draw = replace(plain, target=target, given_up=tumors.given_up)
         if not tumors.labelled:
             return replace(draw, refusal="no_room"), tumors, stream
         return replace(draw, is_carrying=True), tumors, stream
-
-    def _draw_tumors(self, organ_voxels: NDArray[np.integer], target: int, rng: np.random.Generator) -> CaseTumors:
-        rules, labels = self._rules[target], self._state.labels
-        return draw_case_tumors(labels, organ_voxels, rules, rng, is_misplaced=self._is_misplaced)
 
     def _request(
         self, draw: SampleDraw, tumors: CaseTumors, lower: Sequence[int], stream: SampleStream
@@ -298,18 +262,18 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         """The tumours that reach the crop, in its frame; None if none does."""
         spacing_mm = self._rules[draw.target].spacing_mm
         offset_mm = np.multiply(lower, spacing_mm)
-        depth, height, width = (int(start) for start in lower)
-        request = InjectionRequest(
-            case=draw.case,
-            crop_start=(depth, height, width),
-            specs=tuple(spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in tumors.specs),
-            labelled=tuple(spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in tumors.labelled),
-            target=draw.target,
-            stream=stream.words,
-        )
         depth, height, width = (slice(0, int(size)) for size in self.patch_size)
-        request = request.only(lambda spec: _reaches(spec, (depth, height, width), spacing_mm))
-        return request if request.specs or request.labelled else None
+
+        def in_crop(specs: Sequence[TumorSpec]) -> tuple[TumorSpec, ...]:
+            moved = (spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in specs)
+            return tuple(spec for spec in moved if _reaches(spec, (depth, height, width), spacing_mm))
+
+        start_d, start_h, start_w = (int(start) for start in lower)
+        specs, labelled = in_crop(tumors.specs), in_crop(tumors.labelled)
+        request = InjectionRequest(
+            draw.case, (start_d, start_h, start_w), specs, labelled, target=draw.target, stream=stream.words
+        )
+        return request if specs or labelled else None
 
     def _organ_voxels(self, class_locations: Mapping[Any, Any], organ_label: int) -> Sequence[Any]:
         """Sampled voxels of the organ's label, or of the smallest region that holds it."""
@@ -327,13 +291,13 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             is_healthy = draw.case in self._healthy.targets
             shows_tumor = any(self._shows_tumor(finest[index], number) for number in range(len(self._rules)))
             counts["healthy_samples"] += is_healthy
-            if draw.case in self._annotated.targets or (draw.is_carrying and not self._is_control):
+            if draw.case in self._annotated.targets or (draw.is_carrying and not self._plan.is_control):
                 shows_organ = any(reader.shows_organ(finest[index]) for reader in self._readers)
                 kind = INJECTED if is_healthy else ANNOTATED
                 counts.update(count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ))
             if not draw.is_carrying and draw.refusal is None:
                 continue
-            if self._is_control:
+            if self._plan.is_control:
                 counts["control_samples"] += 1
                 continue
             counts["carrying"] += 1

@@ -1,9 +1,9 @@
-"""The random numbers of a worker's samples, and what its samples were."""
+"""Which samples carry tumours, the random numbers of a worker's samples, and what its samples were."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,40 @@ from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest
 from nnunet_difftumor.tumor.spec import TumorSpec
 
 _PICTURES_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class HostCases:
+    """Cases of one kind that may carry synthetic tumours.
+
+    Attributes:
+        targets: The cases, and the numbers of the targets that each may get.
+        probability: Share of the samples of these cases in which the case carries tumours.
+    """
+
+    targets: Mapping[str, Sequence[int]]
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlan:
+    """Which cases carry synthetic tumours, how often, and from which random streams.
+
+    Attributes:
+        seed_words: Seed and rank; the worker and the number of the sample are added to them.
+        target_weights: How often each target is drawn, relative to the others that a case may get; None: all alike.
+        first_sample: Number of the first sample of each worker.
+        is_control: Choose cases and crops as ever, but put nothing in.
+        is_misplaced: Label the tumours at other places than those they are put in.
+    """
+
+    healthy: HostCases
+    annotated: HostCases
+    seed_words: Sequence[int]
+    target_weights: Sequence[float] | None = None
+    first_sample: int = 0
+    is_control: bool = False
+    is_misplaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,12 +97,7 @@ class InjectionState:
     """
 
     def __init__(self, seed_words: Sequence[int], first_sample: int = 0) -> None:
-        """Create the state.
-
-        Args:
-            seed_words: Seed and rank: what tells this training's streams apart.
-            first_sample: Number of the first sample; a continued training starts beyond those it has used.
-        """
+        """Start at the first sample; a continued training starts beyond those it has used (see `SamplingPlan`)."""
         self.case = ""
         self.labels: Any = None
         self.real_voxels: defaultdict[str, dict[Any, int]] = defaultdict(dict)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,33 +75,31 @@ class Surroundings:
     keep_off: Sequence[tuple[NDArray[np.bool_], float]] = ()
 
 
-class Ground(Protocol):
-    """Where tumours are placed: a scan in memory, or a case that is read where it is looked at."""
+class Ground(ABC):
+    """Where tumours are placed: a scan in memory, or a case that is read where it is looked at.
 
-    @property
-    def spacing_mm(self) -> Triple:
-        """Spacing in mm, array order."""
-        ...
+    Attributes:
+        spacing_mm: Spacing in mm, array order.
+        reach_mm: How far beyond a tumour's surface its surroundings must show the scan, in mm.
+    """
 
-    @property
-    def reach_mm(self) -> float:
-        """How far beyond a tumour's surface its surroundings must show the scan, in mm."""
-        ...
+    spacing_mm: Triple
+    reach_mm: float
 
+    @abstractmethod
     def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         """Draw a voxel of the organ, all that lie in the zone alike; None if no such voxel was found in some tries.
 
         Raises:
             EmptyOrganError: If there is none.
         """
-        ...
 
+    @abstractmethod
     def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
         """Look at a box, clipped to the scan."""
-        ...
 
 
-class HostGround:
+class HostGround(Ground):
     """A scan in memory."""
 
     def __init__(self, host: Host, zone: Zone) -> None:
@@ -111,7 +109,7 @@ class HostGround:
             EmptyOrganError: If no voxel of the organ lies in the zone.
         """
         self._host = host
-        self._avoid_distance_mm = zone.avoid_distance_mm
+        self.spacing_mm, self.reach_mm = host.spacing_mm, zone.avoid_distance_mm
         places = host.organ_mask & host.replaceable_mask
         if zone.surface_distance_mm is not None and places.any():
             low_mm, high_mm = zone.surface_distance_mm
@@ -123,16 +121,6 @@ class HostGround:
                 "The organ mask has no voxel where a tumour may be placed; choose a scan that shows it."
             )
 
-    @property
-    def spacing_mm(self) -> Triple:
-        """Spacing in mm, array order."""
-        return self._host.spacing_mm
-
-    @property
-    def reach_mm(self) -> float:
-        """Distance that tumours keep from what they shall avoid."""
-        return self._avoid_distance_mm
-
     def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw a voxel of the organ in the zone."""
         return self._places[int(rng.integers(len(self._places)))]
@@ -142,7 +130,7 @@ class HostGround:
         host = self._host
         start, stop = np.maximum(start, 0), np.minimum(stop, host.image_hu.shape)
         box = tuple(slice(int(low), int(high)) for low, high in zip(start, stop, strict=True))
-        avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self._avoid_distance_mm),)
+        avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self.reach_mm),)
         return Surroundings(start, host.organ_mask[box], host.replaceable_mask[box], avoid)
 
 
@@ -209,7 +197,6 @@ def with_look(spec: TumorSpec, appearances: AppearanceRule, attempt: int = 0) ->
     """Give a tumour a look that its own seed decides, so that size and place do not depend on what looks there are.
 
     Args:
-        appearances: What contrast and heterogeneity are drawn from.
         attempt: Number of the look, for a tumour that could not be seen with the one before.
     """
     look = appearances.draw(np.random.default_rng(np.random.SeedSequence([spec.seed, attempt])))

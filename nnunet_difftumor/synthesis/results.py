@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from nnunet_difftumor.tumor.spec import TumorSpec
 
 Box = tuple[slice, slice, slice]
-
-
 FloatArray = NDArray[np.float32]
-
 
 INVISIBLE, OUT_OF_VIEW = "invisible", "out_of_view"
 """Why a tumour is left out: it does not stand out as it was requested, or no voxel of its label lies in the host."""
@@ -45,15 +42,7 @@ class TumorRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
-        return {
-            "spec": self.spec.to_json(),
-            "attempt": self.attempt,
-            "roi_side": self.roi_side,
-            "roi_spacing_mm": self.roi_spacing_mm,
-            "drawn_mm3": self.drawn_mm3,
-            "label_mm3": self.label_mm3,
-            "contrast_hu": self.contrast_hu,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class DiffusionTissue(DescribedTissue):
 
     Attributes:
         precision: What the networks calculate in, "float32" or "bfloat16" (see `synthesis_precision`).
+        identity: Hash of the generator's folder.
     """
 
     def __init__(self, loaded: LoadedGenerator, *, steps: int = 4) -> None:
@@ -32,6 +33,7 @@ class DiffusionTissue(DescribedTissue):
         """
         super().__init__(loaded.info)
         self.precision = synthesis_precision(loaded.pipeline.denoiser.device)
+        self.identity = loaded.identity
         self._loaded = loaded
         self._steps = steps
 
