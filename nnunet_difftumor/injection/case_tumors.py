@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.injection.injector import PADDING_LABEL, REAL_TUMOR_RIM_MM
 from nnunet_difftumor.injection.rules import InjectionRules
@@ -80,14 +81,13 @@ class CaseGround(Ground):
         """Look at a box, clipped to the case."""
         rules = self._rules
         start, stop = np.maximum(start, 0), np.minimum(stop, self._labels.shape[1:])
-        box = (0, *(slice(int(low), int(high)) for low, high in zip(start, stop, strict=True)))
-        labels = np.asarray(self._labels[box])
+        labels = np.asarray(self._labels[(0, *as_box(start, stop))])
         keep_off = []
         if rules.avoid_labels:
             keep_off.append((np.isin(labels, rules.avoid_labels), rules.zone.avoid_distance_mm))
         if rules.real_tumor_labels:
             keep_off.append((np.isin(labels, rules.real_tumor_labels), _KEPT_FROM_REAL_MM))
-        return Surroundings(start, labels == rules.organ_label, rules.replaceable(labels), keep_off)
+        return Surroundings(start, self.spacing_mm, labels == rules.organ_label, rules.replaceable(labels), keep_off)
 
 
 def draw_case_tumors(
@@ -182,8 +182,8 @@ def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRule
         voxels = voxels[inside & (surface.signed_distance(voxels * spacing - centre_mm) <= 0.0)]
         if len(voxels):
             low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-            box = np.asarray(labels[(0, *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))])
-            found.append(voxels[rules.replaceable(box)[tuple((voxels - low).T)]])
+            near = np.asarray(labels[(0, *as_box(low, high))])
+            found.append(voxels[rules.replaceable(near)[tuple((voxels - low).T)]])
     joined = np.concatenate([np.zeros((0, 3), np.int64), *found])
     return np.concatenate([np.zeros((len(joined), 1), np.int64), joined], axis=1)
 

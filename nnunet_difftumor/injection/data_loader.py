@@ -16,6 +16,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import Box, as_box, ends_of
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.case_tumors import CaseTumors, draw_case_tumors, locations_with_tumors, values_of
 from nnunet_difftumor.injection.injector import TumorInjector
@@ -26,7 +27,6 @@ from nnunet_difftumor.injection.sample_shares import ANNOTATED, INJECTED, count_
 from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SampleStream, SamplingPlan
 from nnunet_difftumor.injection.seen_region import find_seen_region, kept_random_state, seeded_numpy
 from nnunet_difftumor.injection.target_reader import TargetReader
-from nnunet_difftumor.synthesis.placement import Box
 from nnunet_difftumor.synthesis.results import OUT_OF_VIEW
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
@@ -226,8 +226,8 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         draw = self._state.draws.pop()
         if kind == INJECTED and not draw.is_carrying:
             return {}
-        bounds = zip(lower, upper, labels.shape[1:], strict=True)
-        seen = np.asarray(labels[(0, *(slice(max(0, low), min(size, high)) for low, high, size in bounds))])
+        box = as_box(np.maximum(lower, 0), np.minimum(upper, labels.shape[1:]))
+        seen = np.asarray(labels[(0, *box)])
         tumors, organs = ([getattr(rules, name) for rules in self._rules] for name in ("tumor_label", "organ_label"))
         shows_tumor = bool(np.isin(seen, tumors).any()) or draw.request is not None
         shows_organ = shows_tumor or bool(np.isin(seen, organs).any())
@@ -262,11 +262,11 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         """The tumours that reach the crop, in its frame; None if none does."""
         spacing_mm = self._rules[draw.target].spacing_mm
         offset_mm = np.multiply(lower, spacing_mm)
-        depth, height, width = (slice(0, int(size)) for size in self.patch_size)
+        crop = as_box((0, 0, 0), self.patch_size)
 
         def in_crop(specs: Sequence[TumorSpec]) -> tuple[TumorSpec, ...]:
             moved = (spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in specs)
-            return tuple(spec for spec in moved if _reaches(spec, (depth, height, width), spacing_mm))
+            return tuple(spec for spec in moved if _reaches(spec, crop, spacing_mm))
 
         start_d, start_h, start_w = (int(start) for start in lower)
         specs, labelled = in_crop(tumors.specs), in_crop(tumors.labelled)
@@ -365,5 +365,5 @@ def _reaches(spec: TumorSpec, box: Box, spacing_mm: Sequence[float]) -> bool:
     """True if the box that holds a tumour's label reaches into a box of voxels."""
     spacing, half_mm = np.asarray(spacing_mm), TumorSurface(spec).half_extent_mm
     low, high = (np.asarray(spec.centre_mm) + sign * half_mm for sign in (-1.0, 1.0))
-    starts, stops = (np.array([getattr(part, end) for part in box]) for end in ("start", "stop"))
+    starts, stops = ends_of(box)
     return bool(np.all(high >= (starts - 0.5) * spacing) and np.all(low <= (stops - 0.5) * spacing))

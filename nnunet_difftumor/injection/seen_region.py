@@ -16,7 +16,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert3DTo2DTransform
 
-from nnunet_difftumor.synthesis.placement import Box
+from nnunet_difftumor.ct.boxes import Box, as_box
 
 _KERNEL_VOXELS = 2
 
@@ -25,7 +25,6 @@ def find_seen_region(transforms: BasicTransform | None, image: torch.Tensor) -> 
     """Find the box of a crop that its transforms will read; nnU-Net's random streams stay as they are.
 
     Args:
-        transforms: nnU-Net's transforms of a training sample.
         image: The raw crop. Shape (1, D, H, W).
 
     Returns:
@@ -44,11 +43,9 @@ def find_seen_region(transforms: BasicTransform | None, image: torch.Tensor) -> 
     middle = np.asarray(drawn["center_location_in_pixels"])
     low, high = np.floor(middle - half) - _KERNEL_VOXELS, np.ceil(middle + half) + _KERNEL_VOXELS
     starts, stops = np.maximum(low, 0).astype(int), np.minimum(high, shown.shape[1:]).astype(int)
-    box = [slice(int(start), int(stop)) for start, stop in zip(starts, stops, strict=True)]
     if is_flat:
-        box.insert(0, slice(0, image.shape[1]))
-    depth, height, width = box
-    return depth, height, width
+        starts, stops = np.insert(starts, 0, 0), np.insert(stops, 0, image.shape[1])
+    return as_box(starts, stops)
 
 
 @contextmanager

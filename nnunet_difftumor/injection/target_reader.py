@@ -15,9 +15,6 @@ class TargetReader:
     def __init__(self, label_manager: LabelManager, organ_label: int, tumor_label: int) -> None:
         """Find the tumour in nnU-Net's targets.
 
-        Args:
-            label_manager: nnU-Net's label manager.
-
         Raises:
             ConfigurationError: If no region tells the tumour from the organ.
         """

@@ -21,9 +21,8 @@ _LOWEST_STORED_HU = -1024.0
 _SCAN_HEIGHT_MM = (135.0, 160.0)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Scan:
-    """Grid and image quality of one scan.
+    """Grid and image quality of one scan that covers the patient's width and the height of the liver.
 
     Attributes:
         shape: Number of slices, rows and columns.
@@ -34,12 +33,21 @@ class Scan:
         sharpness: Standard deviation of the in-plane blur in voxels.
     """
 
-    shape: tuple[int, int, int]
-    spacing_mm: Triple
-    start_mm: Triple
-    noise_hu: float
-    noise_grain: float
-    sharpness: float
+    def __init__(self, anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> None:
+        """Draw a scan; the order of the lines is that of the random stream."""
+        in_plane_mm = round(float(rng.uniform(*size.in_plane_mm)), 3)
+        slice_mm = round(float(rng.uniform(*(hospital.slice_mm or size.slice_mm))), 1)
+        half_axes_mm = (anatomy.half_depth_mm, anatomy.half_width_mm)
+        rows, columns = (
+            math.ceil(2.0 * (axis * anatomy.scale + size.margin_mm) / in_plane_mm) for axis in half_axes_mm
+        )
+        self.shape = (math.ceil(float(rng.uniform(*_SCAN_HEIGHT_MM)) / slice_mm), rows, columns)
+        self.spacing_mm: Triple = (slice_mm, in_plane_mm, in_plane_mm)
+        middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
+        self.start_mm = tuple(middle_mm[i] - 0.5 * (self.shape[i] - 1) * self.spacing_mm[i] for i in range(3))
+        self.noise_hu = float(rng.uniform(*hospital.noise_hu))
+        self.noise_grain = float(rng.uniform(*hospital.noise_grain))
+        self.sharpness = float(rng.uniform(*hospital.sharpness))
 
     @property
     def z_range_mm(self) -> tuple[float, float]:
@@ -60,26 +68,6 @@ class ScannedPatient:
     image_hu: NDArray[np.int16]
     label: NDArray[np.uint8]
     spacing_mm: Triple
-
-
-def draw_scan(anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> Scan:
-    """Draw grid and image quality of a scan that covers the patient's width and the height of the liver."""
-    in_plane_mm = round(float(rng.uniform(*size.in_plane_mm)), 3)
-    slice_mm = round(float(rng.uniform(*(hospital.slice_mm or size.slice_mm))), 1)
-    half_axes_mm = (anatomy.half_depth_mm, anatomy.half_width_mm)
-    rows, columns = (math.ceil(2.0 * (axis * anatomy.scale + size.margin_mm) / in_plane_mm) for axis in half_axes_mm)
-    shape = (math.ceil(float(rng.uniform(*_SCAN_HEIGHT_MM)) / slice_mm), rows, columns)
-    spacing_mm = (slice_mm, in_plane_mm, in_plane_mm)
-    middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
-    start = [middle_mm[i] - 0.5 * (shape[i] - 1) * spacing_mm[i] for i in range(3)]
-    return Scan(
-        shape=shape,
-        spacing_mm=spacing_mm,
-        start_mm=(start[0], start[1], start[2]),
-        noise_hu=float(rng.uniform(*hospital.noise_hu)),
-        noise_grain=float(rng.uniform(*hospital.noise_grain)),
-        sharpness=float(rng.uniform(*hospital.sharpness)),
-    )
 
 
 def scan_patient(

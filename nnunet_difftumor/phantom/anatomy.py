@@ -2,84 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 
 from nnunet_difftumor.phantom.geometry import Ellipsoid, SmoothField, Triple, Tube, jittered
 from nnunet_difftumor.phantom.styles import ARTERIAL, PORTAL_VENOUS, UNENHANCED
 
 
-@dataclass(frozen=True, kw_only=True)
 class TissueValues:
-    """Mean values of the tissues in HU, in the portal venous phase.
+    """Mean values of the tissues of one patient after one contrast injection, in HU."""
 
-    Attributes:
-        vessel: Blood in veins.
-        kidney: Renal cortex.
-        marrow: Cancellous bone.
-        cortex: Cortical bone.
-        fluid: Bile, water and stomach content.
-    """
+    gas = -1000.0
+    lung = -840.0
 
-    fat: float
-    muscle: float
-    liver: float
-    vessel: float
-    aorta: float
-    kidney: float
-    spleen: float
-    pancreas: float
-    marrow: float
-    cortex: float
-    fluid: float
-    gas: float = -1000.0
-    lung: float = -840.0
+    def __init__(self, rng: np.random.Generator, phase: str) -> None:
+        """Draw the values of the portal venous phase; in another, enhanced tissues change as they do in all patients.
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> TissueValues:
-        """Draw the values of one patient and one contrast injection."""
-        liver = float(np.clip(rng.normal(110.0, 8.0), 92.0, 128.0))
-        vessel = liver + float(rng.uniform(45.0, 70.0))
-        return cls(
-            fat=float(rng.normal(-102.0, 4.0)),
-            muscle=float(rng.normal(56.0, 4.0)),
-            liver=liver,
-            vessel=vessel,
-            aorta=vessel + float(rng.uniform(-10.0, 15.0)),
-            kidney=float(rng.normal(165.0, 12.0)),
-            spleen=float(rng.normal(122.0, 7.0)),
-            pancreas=float(rng.normal(98.0, 7.0)),
-            marrow=float(rng.uniform(170.0, 240.0)),
-            cortex=float(rng.uniform(420.0, 600.0)),
-            fluid=float(rng.normal(12.0, 5.0)),
-        )
-
-    def in_phase(self, phase: str) -> TissueValues:
-        """The same patient in another contrast phase: enhanced tissues change, differences between patients stay."""
+        Args:
+            phase: Contrast phase, one of those of `phantom.styles`.
+        """
+        self.liver = float(np.clip(rng.normal(110.0, 8.0), 92.0, 128.0))
+        self.vessel = self.liver + float(rng.uniform(45.0, 70.0))  # blood in veins
+        self.fat = float(rng.normal(-102.0, 4.0))
+        self.muscle = float(rng.normal(56.0, 4.0))
+        self.aorta = self.vessel + float(rng.uniform(-10.0, 15.0))
+        self.kidney = float(rng.normal(165.0, 12.0))  # cortex
+        self.spleen = float(rng.normal(122.0, 7.0))
+        self.pancreas = float(rng.normal(98.0, 7.0))
+        self.marrow = float(rng.uniform(170.0, 240.0))  # cancellous bone
+        self.cortex = float(rng.uniform(420.0, 600.0))  # of bones
+        self.fluid = float(rng.normal(12.0, 5.0))  # bile, water and stomach content
         if phase == ARTERIAL:
-            return replace(
-                self,
-                liver=self.liver - 36.0,
-                vessel=self.liver + 15.0,
-                aorta=self.aorta + 140.0,
-                kidney=self.kidney + 25.0,
-                spleen=self.spleen + 18.0,
-                pancreas=self.pancreas + 14.0,
-                muscle=self.muscle - 4.0,
-            )
-        if phase == UNENHANCED:
-            return replace(
-                self,
-                liver=self.liver - 54.0,
-                vessel=40.0 + 0.1 * (self.vessel - self.liver),
-                aorta=42.0,
-                kidney=0.3 * (self.kidney - 165.0) + 32.0,
-                spleen=self.spleen - 74.0,
-                pancreas=self.pancreas - 58.0,
-                muscle=self.muscle - 6.0,
-            )
-        return self
+            self.vessel = self.liver + 15.0
+            self.liver -= 36.0
+            self.aorta += 140.0
+            self.kidney += 25.0
+            self.spleen += 18.0
+            self.pancreas += 14.0
+            self.muscle -= 4.0
+        elif phase == UNENHANCED:
+            self.vessel = 40.0 + 0.1 * (self.vessel - self.liver)
+            self.liver -= 54.0
+            self.aorta = 42.0
+            self.kidney = 0.3 * (self.kidney - 165.0) + 32.0
+            self.spleen -= 74.0
+            self.pancreas -= 58.0
+            self.muscle -= 6.0
 
 
 class Anatomy:
@@ -94,12 +61,12 @@ class Anatomy:
         self.bowel = _draw_bowel(rng)
         self.stomach = _draw_ellipsoid((52, -36, 30), (46, 36, 44), rng)
         self.scale = float(rng.uniform(0.93, 1.05))  # size relative to the standard anatomy
-        self.tissue = TissueValues.draw(rng).in_phase(phase)
+        self.tissue = TissueValues(rng, phase)
         self._draw_trunk(rng)
-        self.warp = [SmoothField.draw((60.0, 150.0), rng) for _ in range(3)]  # deformation along x, y and z
+        self.warp = [SmoothField((60.0, 150.0), rng) for _ in range(3)]  # deformation along x, y and z
         self.warp_mm = float(rng.uniform(2.5, 4.5))
-        self.texture = SmoothField.draw((9.0, 24.0), rng)  # of fat and muscle
-        self.mottle = SmoothField.draw((20.0, 60.0), rng)  # of the organs
+        self.texture = SmoothField((9.0, 24.0), rng)  # of fat and muscle
+        self.mottle = SmoothField((20.0, 60.0), rng)  # of the organs
         self.liver_lobes = (
             _draw_ellipsoid((-62, 2, -2), (62, 74, 86), rng),
             _draw_ellipsoid((2, -42, 24), (58, 26, 38), rng, turn_degrees=8),
@@ -133,7 +100,7 @@ class Anatomy:
         self.rib_phase_mm = float(rng.uniform(0.0, 24.0))  # height of one rib at the spine
         self.lowest_rib_mm = float(rng.uniform(-45.0, -25.0))  # height at the spine below which there are no ribs
         self.disc_phase_mm = float(rng.uniform(0.0, 33.0))  # height of one intervertebral disc
-        self.outline = SmoothField.draw((120.0, 260.0), rng)  # deformation of the outline and of the fat layer
+        self.outline = SmoothField((120.0, 260.0), rng)  # deformation of the outline and of the fat layer
 
 
 def _draw_ellipsoid(

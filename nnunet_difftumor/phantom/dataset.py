@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
-from nnunet_difftumor.phantom.acquisition import ScannedPatient, draw_scan, scan_patient
+from nnunet_difftumor.phantom.acquisition import Scan, ScannedPatient, scan_patient
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import Lesion, draw_lesions
 from nnunet_difftumor.phantom.styles import SCAN_SIZES, STANDARD, OrganRule, PhantomStyle
@@ -55,7 +55,7 @@ def make_patient(
     rng = np.random.default_rng([seed, int(is_healthy), index])
     hospital = style.hospitals[index % len(style.hospitals)]
     anatomy = Anatomy(rng, hospital.phase)
-    scan = draw_scan(anatomy, SCAN_SIZES[style.size], hospital, rng)
+    scan = Scan(anatomy, SCAN_SIZES[style.size], hospital, rng)
     lesions: list[Lesion] = []
     for organ in () if is_healthy else _affected(style.organs, rng):
         count = int(rng.integers(1, style.tumors.most_per_organ + 1))

@@ -21,20 +21,10 @@ Triple = tuple[float, float, float]
 FAR_MM = np.float32(1e3)
 
 
-@dataclass(frozen=True)
 class SmoothField:
-    """A random function of position with mean 0 and standard deviation 1: a sum of plane waves.
+    """A random function of position with mean 0 and standard deviation 1: a sum of plane waves."""
 
-    Attributes:
-        waves: Wave vectors in radians per mm, as (x, y, z). Shape (K, 3).
-        phases: Phases in radians. Shape (K,).
-    """
-
-    waves: NDArray[np.float32]
-    phases: NDArray[np.float32]
-
-    @classmethod
-    def draw(cls, wavelength_mm: tuple[float, float], rng: np.random.Generator, count: int = 6) -> SmoothField:
+    def __init__(self, wavelength_mm: tuple[float, float], rng: np.random.Generator, count: int = 6) -> None:
         """Draw a field.
 
         Args:
@@ -43,16 +33,16 @@ class SmoothField:
         directions = rng.normal(size=(count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         waves = directions * (2.0 * math.pi / rng.uniform(*wavelength_mm, size=(count, 1)))
-        phases = rng.uniform(0.0, 2.0 * math.pi, size=count)
-        return cls(waves.astype(np.float32), phases.astype(np.float32))
+        self._waves = waves.astype(np.float32)  # (K, 3), in radians per mm, as (x, y, z)
+        self._phases = rng.uniform(0.0, 2.0 * math.pi, size=count).astype(np.float32)  # (K,)
 
     def __call__(self, points: Points) -> Plane:
         """Value at the points. Shape (H, W)."""
         x, y, z = points
         total = np.zeros_like(x)
-        for (along_x, along_y, along_z), phase in zip(self.waves, self.phases, strict=True):
+        for (along_x, along_y, along_z), phase in zip(self._waves, self._phases, strict=True):
             total += np.cos(along_x * x + along_y * y + along_z * z + phase)
-        return total * np.float32(math.sqrt(2.0 / len(self.phases)))
+        return total * np.float32(math.sqrt(2.0 / len(self._phases)))
 
 
 @dataclass(frozen=True)

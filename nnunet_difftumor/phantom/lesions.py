@@ -118,7 +118,7 @@ def draw_lesions(
         lesions.append(
             Lesion(
                 surface=TumorSurface(drawn.moved_to(centre_mm)),
-                texture=SmoothField.draw(style.texture_mm, rng),
+                texture=SmoothField(style.texture_mm, rng),
                 texture_hu=_within(style.texture_hu, rng),
                 core_hu=_within(style.core_hu, rng) if drawn.radius_mm > style.core_from_mm else 0.0,
                 edge_mm=float(np.clip(_within(style.edge_share, rng) * drawn.radius_mm, 1.0, 3.0)),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
+from nnunet_difftumor.ct.boxes import Box, inside, widened
 from nnunet_difftumor.errors import GeometryMismatchError
 
 GROWTH_RANGE_HU = (-300.0, 300.0)
@@ -55,7 +56,7 @@ class Host:
                 f"A host needs one 3D shape for image and masks, got {shapes}. Bring the masks onto the image's grid."
             )
 
-    def may_become_tumor(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+    def may_become_tumor(self, box: Box) -> NDArray[np.bool_]:
         """Say which voxels of a box a tumour may change: replaceable real CT, and no air or bone beside the organ.
 
         A clipped image is flat at an end of its window where there is air or bone. Where the window ends above
@@ -81,15 +82,13 @@ class Host:
         is_air, is_bone = lowest_hu < low_hu <= _LOWEST_FAT_HU, high_hu < highest_hu
         return (low_hu,) * is_air + (high_hu,) * is_bone
 
-    def _plateaus(self, box: tuple[slice, slice, slice], end_hu: float) -> NDArray[np.bool_]:
+    def _plateaus(self, box: Box, end_hu: float) -> NDArray[np.bool_]:
         """Voxels of a box in cubes that lie at an end of the window as a whole. Shape of the box."""
-        margin = _PLATEAU_VOXELS - 1
-        bounds = [part.indices(size)[:2] for part, size in zip(box, self.image_hu.shape, strict=True)]
-        wide = tuple(slice(max(0, start - margin), stop + margin) for start, stop in bounds)
+        wide = widened(box, _PLATEAU_VOXELS - 1, self.image_hu.shape)
         is_clipped = is_clipped_to(self.image_hu[wide], end_hu)
         cubes = minimum_filter(is_clipped, _PLATEAU_VOXELS)  # at their centres
         plateaus = np.asarray(maximum_filter(cubes, _PLATEAU_VOXELS), dtype=bool)
-        return plateaus[tuple(slice(min(margin, start), min(margin, start) + stop - start) for start, stop in bounds)]
+        return plateaus[inside(box, wide)]
 
 
 def is_clipped_to(image_hu: NDArray[np.float32], end_hu: float) -> NDArray[np.bool_]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import Box
 from nnunet_difftumor.tumor.spec import TumorSpec
 
-Box = tuple[slice, slice, slice]
 FloatArray = NDArray[np.float32]
 
 INVISIBLE, OUT_OF_VIEW = "invisible", "out_of_view"
@@ -85,14 +85,15 @@ class SynthesisResult:
 
     def label_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
         """Return the union of the tumours' labels. Shape `shape`."""
-        return self._union(shape, [tumor.label for tumor in self.tumors])
+        return _union(shape, [(tumor.box, tumor.label) for tumor in self.tumors])
 
     def support_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
         """Return the union of the tumours' supports. Shape `shape`."""
-        return self._union(shape, [tumor.support for tumor in self.tumors])
+        return _union(shape, [(tumor.box, tumor.support) for tumor in self.tumors])
 
-    def _union(self, shape: Sequence[int], parts: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        mask = np.zeros(tuple(shape), dtype=bool)
-        for tumor, part in zip(self.tumors, parts, strict=True):
-            mask[tumor.box] |= part
-        return mask
+
+def _union(shape: Sequence[int], parts: Iterable[tuple[Box, NDArray[np.bool_]]]) -> NDArray[np.bool_]:
+    mask = np.zeros(tuple(shape), dtype=bool)
+    for box, part in parts:
+        mask[box] |= part
+    return mask

@@ -26,7 +26,7 @@ from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
-from nnunet_difftumor.phantom.acquisition import draw_scan, scan_patient
+from nnunet_difftumor.phantom.acquisition import Scan, scan_patient
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import draw_lesions
 from nnunet_difftumor.phantom.styles import LIVER, SCAN_SIZES, STANDARD
@@ -76,7 +76,7 @@ def write_phantoms(folder: Path, size: str) -> dict[str, tuple]:
     for index in range(CASES):
         rng = np.random.default_rng([5, index])
         anatomy = Anatomy(rng, STANDARD.hospitals[0].phase)
-        scan = draw_scan(anatomy, SCAN_SIZES[size], STANDARD.hospitals[0], rng)
+        scan = Scan(anatomy, SCAN_SIZES[size], STANDARD.hospitals[0], rng)
         lesions = draw_lesions(anatomy, int(rng.integers(1, 4)), scan.z_range_mm, rng)
         start_mm = np.asarray(scan.start_mm) - 0.5 * np.subtract(SPACINGS_MM[size], scan.spacing_mm)
         tumors[f"case_{index}"] = tuple(
