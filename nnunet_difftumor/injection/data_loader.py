@@ -18,22 +18,20 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.injection.case_tumors import CaseTumors, draw_case_tumors, locations_with_tumors, values_of
+from nnunet_difftumor.injection.case_tumors import draw_case_tumors, locations_with_tumors, values_of
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.log import take_picture
 from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, describe_tumor
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sample_shares import ANNOTATED, INJECTED, count_sample
-from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SampleStream, SamplingPlan
-from nnunet_difftumor.injection.seen_region import find_seen_region, kept_random_state, seeded_numpy
+from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SamplingPlan
+from nnunet_difftumor.injection.seen_region import find_seen_region, kept_random_state
 from nnunet_difftumor.injection.target_reader import TargetReader
 from nnunet_difftumor.synthesis.results import OUT_OF_VIEW
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 REPORT_KEY = "difftumor"
-
-
 _CHOICE, _TUMORS, _CROP = 0, 1, 2  # purposes
 
 
@@ -179,14 +177,14 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         """Choose the crop as nnU-Net does, as if the synthetic tumours of the case were annotated."""
         choose = super().get_bbox
         lower, upper = choose(data_shape, force_fg, class_locations, overwrite_class, verbose)
-        draw, tumors, stream = self._draw(class_locations)
+        draw = self._draw(class_locations)
         if draw.is_carrying:
-            rules = self._rules[draw.target]
-            counted = self._state.real_voxels[draw.case]
-            locations = locations_with_tumors(class_locations, tumors.labelled, self._state.labels, rules, counted)
-            with seeded_numpy(int(stream.rng(_CROP).integers(2**32))):
+            rules, counted = self._rules[draw.target], self._state.real_voxels[draw.case]
+            labelled = draw.tumors.labelled
+            locations = locations_with_tumors(class_locations, labelled, self._state.labels, rules, counted)
+            with kept_random_state(int(draw.stream.rng(_CROP).integers(2**32))):
                 lower, upper = choose(data_shape, force_fg, locations, overwrite_class, verbose)
-            draw = replace(draw, request=self._request(draw, tumors, lower, stream))
+            draw = replace(draw, request=self._request(draw, lower))
         self._state.draws.append(draw)
         self._state.labels = None
         return lower, upper
@@ -210,8 +208,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         counts: Counter[str] = Counter()
         state, kept = self._state, (self._state._next_sample, self.patch_size, self.need_to_pad)
         self.patch_size, self.need_to_pad = self.final_patch_size, np.zeros(3, dtype=int)
-        with kept_random_state():
-            np.random.seed(0)  # noqa: NPY002 (nnU-Net draws from the global stream)
+        with kept_random_state(0):
             for kind, hosts in ((ANNOTATED, self._annotated), (INJECTED, self._healthy)):
                 cases = sorted(hosts.targets)
                 for number in range(samples if cases and (kind == ANNOTATED or hosts.probability > 0) else 0):
@@ -233,45 +230,41 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         shows_organ = shows_tumor or bool(np.isin(seen, organs).any())
         return count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ)
 
-    def _draw(self, class_locations: Mapping[Any, Any]) -> tuple[SampleDraw, CaseTumors, SampleStream]:
-        state, plain, none = self._state, SampleDraw(self._state.case), CaseTumors()
-        hosts = self._healthy if plain.case in self._healthy.targets else self._annotated
-        if plain.case not in hosts.targets or (hosts is self._annotated and hosts.probability == 0):
-            return plain, none, SampleStream(())
-        stream = state.next_stream()
-        rng = stream.rng(_CHOICE)
+    def _draw(self, class_locations: Mapping[Any, Any]) -> SampleDraw:
+        """Draw whether the case carries tumours, of which target, and where; from its own random stream alone."""
+        draw = SampleDraw(self._state.case)
+        hosts = self._healthy if draw.case in self._healthy.targets else self._annotated
+        if draw.case not in hosts.targets or (hosts is self._annotated and hosts.probability == 0):
+            return draw
+        draw = replace(draw, stream=self._state.next_stream())
+        rng = draw.stream.rng(_CHOICE)
         if rng.random() >= hosts.probability:
-            return plain, none, stream
+            return draw
         organs = {
             target: self._organ_voxels(class_locations, self._rules[target].organ_label)
-            for target in hosts.targets[plain.case]
+            for target in hosts.targets[draw.case]
         }
         target = _choose({key: self._weights[key] for key, voxels in organs.items() if len(voxels)}, rng)
         if target is None:
-            return replace(plain, refusal="organ_lost_in_resampling"), none, stream
-        organ_voxels, rules, rng = np.asarray(organs[target])[:, 1:], self._rules[target], stream.rng(_TUMORS)
-        tumors = draw_case_tumors(state.labels, organ_voxels, rules, rng, is_misplaced=self._plan.is_misplaced)
-        draw = replace(plain, target=target, given_up=tumors.given_up)
-        if not tumors.labelled:
-            return replace(draw, refusal="no_room"), tumors, stream
-        return replace(draw, is_carrying=True), tumors, stream
+            return replace(draw, refusal="organ_lost_in_resampling")
+        organ_voxels, rules, rng = np.asarray(organs[target])[:, 1:], self._rules[target], draw.stream.rng(_TUMORS)
+        tumors = draw_case_tumors(self._state.labels, organ_voxels, rules, rng, is_misplaced=self._plan.is_misplaced)
+        refusal = None if tumors.labelled else "no_room"
+        return replace(draw, target=target, tumors=tumors, refusal=refusal, is_carrying=refusal is None)
 
-    def _request(
-        self, draw: SampleDraw, tumors: CaseTumors, lower: Sequence[int], stream: SampleStream
-    ) -> InjectionRequest | None:
+    def _request(self, draw: SampleDraw, lower: Sequence[int]) -> InjectionRequest | None:
         """The tumours that reach the crop, in its frame; None if none does."""
-        spacing_mm = self._rules[draw.target].spacing_mm
+        spacing_mm, crop = self._rules[draw.target].spacing_mm, as_box((0, 0, 0), self.patch_size)
         offset_mm = np.multiply(lower, spacing_mm)
-        crop = as_box((0, 0, 0), self.patch_size)
 
         def in_crop(specs: Sequence[TumorSpec]) -> tuple[TumorSpec, ...]:
             moved = (spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in specs)
             return tuple(spec for spec in moved if _reaches(spec, crop, spacing_mm))
 
-        start_d, start_h, start_w = (int(start) for start in lower)
-        specs, labelled = in_crop(tumors.specs), in_crop(tumors.labelled)
+        specs, labelled = in_crop(draw.tumors.specs), in_crop(draw.tumors.labelled)
+        depth, height, width = (int(start) for start in lower)
         request = InjectionRequest(
-            draw.case, (start_d, start_h, start_w), specs, labelled, target=draw.target, stream=stream.words
+            draw.case, (depth, height, width), specs, labelled, target=draw.target, stream=draw.stream.words
         )
         return request if specs or labelled else None
 
@@ -301,8 +294,8 @@ class DiffTumorDataLoader(nnUNetDataLoader):
                 counts["control_samples"] += 1
                 continue
             counts["carrying"] += 1
-            counts["tumors_rejected_no_room"] += len(draw.given_up)
-            tumors += [(draw.target, describe_tumor(spec)) for spec in draw.given_up]
+            counts["tumors_rejected_no_room"] += len(draw.tumors.given_up)
+            tumors += [(draw.target, describe_tumor(spec)) for spec in draw.tumors.given_up]
             counts[self._outcome(draw, crop, shows_tumor=shows_tumor)] += 1
             if crop is not None:
                 counts["tumors_placed"] += crop.placed

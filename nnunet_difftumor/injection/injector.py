@@ -91,9 +91,6 @@ class TumorInjector:
             image: Normalised image of the recorded crop. Shape (D, H, W).
             labels: Its labels. Shape (D, H, W).
             record: A line of difftumor_records.jsonl.
-
-        Returns:
-            Image and labels with the recorded tumours.
         """
         specs = [TumorSpec.from_json(values) for values in record["drawn"]]
         with threadpool_limits(limits=1, user_api=None):
@@ -131,11 +128,8 @@ class TumorInjector:
         """Write tumours into copies of a crop: image in the supports only, labels in organ or background only.
 
         Args:
-            image: Normalised image. Shape (D, H, W).
+            image: Normalised image, clipped to the plans' window inside the supports. Shape (D, H, W).
             labels: Labels. Shape (D, H, W).
-
-        Returns:
-            New image, clipped to the plans' window inside the supports, and new labels.
         """
         image, labels = image.copy(), labels.copy()
         for tumor in result.tumors:

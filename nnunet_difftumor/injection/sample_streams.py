@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from nnunet_difftumor.injection.case_tumors import CaseTumors
 from nnunet_difftumor.injection.log import SamplePicture
 from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest
-from nnunet_difftumor.tumor.spec import TumorSpec
 
 _PICTURES_PER_WORKER = 4
 
@@ -51,25 +51,6 @@ class SamplingPlan:
 
 
 @dataclass(frozen=True)
-class SampleDraw:
-    """What was drawn for one sample before its crop was cut.
-
-    Attributes:
-        is_carrying: The case carries synthetic tumours.
-        request: Those that reach the crop; None if none does.
-        refusal: Why the case carries none although it was drawn; None if there is no such reason.
-        given_up: Drawn tumours of the case that no place has room for.
-    """
-
-    case: str
-    is_carrying: bool = False
-    request: InjectionRequest | None = None
-    refusal: str | None = None
-    given_up: tuple[TumorSpec, ...] = ()
-    target: int = 0
-
-
-@dataclass(frozen=True)
 class SampleStream:
     """Random streams of one sample of a case that may carry tumours, the same in every run that has its four words.
 
@@ -82,6 +63,26 @@ class SampleStream:
     def rng(self, purpose: int) -> np.random.Generator:
         """Return the generator of one purpose, independent of the others."""
         return np.random.default_rng(np.random.SeedSequence(list(self.words), spawn_key=(purpose,)))
+
+
+@dataclass(frozen=True)
+class SampleDraw:
+    """What was drawn for one sample before its crop was cut.
+
+    Attributes:
+        is_carrying: The case carries synthetic tumours.
+        request: Those that reach the crop; None if none does.
+        refusal: Why the case carries none although it was drawn; None if there is no such reason.
+        tumors: The tumours of the whole case, those that no place has room for included.
+    """
+
+    case: str
+    is_carrying: bool = False
+    request: InjectionRequest | None = None
+    refusal: str | None = None
+    tumors: CaseTumors = field(default_factory=CaseTumors)
+    target: int = 0
+    stream: SampleStream = SampleStream(())
 
 
 class InjectionState:

@@ -49,22 +49,13 @@ def find_seen_region(transforms: BasicTransform | None, image: torch.Tensor) -> 
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Give nnU-Net's global random streams back as they were."""
+def kept_random_state(seed: int | None = None) -> Iterator[None]:
+    """Give nnU-Net's global random streams back as they were; meanwhile numpy's starts from a seed, if there is one."""
     numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (nnU-Net's own stream)
     try:
+        if seed is not None:
+            np.random.seed(seed)  # noqa: NPY002
         yield
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_rng_state(torch_state)
-
-
-@contextmanager
-def seeded_numpy(seed: int) -> Iterator[None]:
-    """Let nnU-Net draw from a stream of this seed, and give its own back as it was."""
-    state = np.random.get_state()  # noqa: NPY002 (nnU-Net draws from the global stream)
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

@@ -28,9 +28,6 @@ class Scan:
         shape: Number of slices, rows and columns.
         spacing_mm: Voxel size (D, H, W) in mm.
         start_mm: Position of voxel (0, 0, 0) in the patient's frame (D, H, W), in mm.
-        noise_hu: Standard deviation of the noise in HU.
-        noise_grain: Width of the noise's grain in voxels.
-        sharpness: Standard deviation of the in-plane blur in voxels.
     """
 
     def __init__(self, anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> None:
@@ -77,11 +74,7 @@ def scan_patient(
     rng: np.random.Generator,
     organs: Sequence[OrganRule] = (LIVER,),
 ) -> ScannedPatient:
-    """Scan a patient: average over the slice thickness, blur, add noise, store.
-
-    Args:
-        organs: Organs that are labelled, each with its tumours.
-    """
+    """Scan a patient: average over the slice thickness, blur, add noise, store; the organs are labelled."""
     image_hu = np.empty(scan.shape, dtype=np.float32)
     label = np.zeros(scan.shape, dtype=np.uint8)
     for index in range(scan.shape[0]):

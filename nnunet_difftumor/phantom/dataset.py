@@ -24,14 +24,7 @@ _SECOND_ORGAN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class WrittenCase:
-    """One case of a phantom data set.
-
-    Attributes:
-        identifier: nnU-Net's case identifier.
-        tumor_count: Number of tumours drawn; 0 for a healthy case.
-        shape: Shape (D, H, W).
-        spacing_mm: Voxel size (D, H, W) in mm.
-    """
+    """One case of a phantom data set, with 0 tumours if it is healthy; shape and spacing are (D, H, W)."""
 
     identifier: str
     tumor_count: int

@@ -172,14 +172,7 @@ SCAN_SIZES: Mapping[str, ScanSize] = {
 
 @dataclass(frozen=True)
 class PhantomStyle:
-    """What all patients of a phantom data set share.
-
-    Attributes:
-        organs: Organs that are labelled and carry tumours.
-        hospitals: Scanners, reconstructions and contrast phases; patients come from them in turn.
-        size: A key of `SCAN_SIZES`.
-        tumors: How tumours look.
-    """
+    """What all patients of a phantom data set share: organs with tumours, and hospitals that they come from in turn."""
 
     organs: tuple[OrganRule, ...] = (LIVER,)
     hospitals: tuple[Hospital, ...] = (HOSPITALS["standard"],)

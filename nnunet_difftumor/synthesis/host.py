@@ -60,10 +60,7 @@ class Host:
         """Say which voxels of a box a tumour may change: replaceable real CT, and no air or bone beside the organ.
 
         A clipped image is flat at an end of its window where there is air or bone. Where the window ends above
-        -120 HU, fat is as flat, and air is taken for fat.
-
-        Returns:
-            Shape of the box.
+        -120 HU, fat is as flat, and air is taken for fat. Shape of the box.
         """
         low_hu, high_hu = GROWTH_RANGE_HU
         image_hu, organ = self.image_hu[box], self.organ_mask[box]
@@ -92,13 +89,5 @@ class Host:
 
 
 def is_clipped_to(image_hu: NDArray[np.float32], end_hu: float) -> NDArray[np.bool_]:
-    """Say where an image lies at an end of the window that it was clipped to, but for nnU-Net's resampling after it.
-
-    Args:
-        image_hu: Values in HU, any shape.
-        end_hu: The end of the window in HU.
-
-    Returns:
-        Same shape.
-    """
+    """Say where an image lies at an end of the window that it was clipped to, but for nnU-Net's resampling after it."""
     return np.abs(image_hu - np.float32(end_hu)) <= _RESAMPLED_WITHIN_HU

@@ -146,11 +146,8 @@ class TumorPlan:
     """What to draw for a scan.
 
     Attributes:
-        size_classes: Classes of radii in mm.
         counts: Numbers of tumours that scans have, drawn from alike; the class is then drawn for each tumour. None:
             the tumours of a scan are of one class, as many as it allows.
-        appearances: What contrast and heterogeneity are drawn from.
-        zone: Where in the organ.
         minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
         tries: Centres that are tried for a tumour before a smaller one is drawn.
         shrinks: Times that a smaller radius is drawn before the tumour is given up.

@@ -53,7 +53,6 @@ class ScanRequest:
         organ_mask_path: Mask on the CT's grid.
         organ_label: Value of the organ in the mask; None if it holds one value only.
         tumor_mask_path: Mask to use as the tumour as it is, or None to draw tumours.
-        count: Number of tumours to draw.
         radius_mm: Range of radii in mm; None for the size classes of the paper.
         target: What looks are drawn from, one of `published_contrasts.TARGETS`.
         contrast_hu: Range of contrasts in HU; None: as `target` says.
@@ -225,13 +224,7 @@ def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynth
 
 
 def read_records(path: Path) -> tuple[TumorSpec, ...]:
-    """Read the tumours of a tumors.json.
-
-    Args:
-        path: File that `difftumor synthesize` wrote.
-
-    Returns:
-        The drawn tumours.
+    """Read the drawn tumours of a tumors.json that `difftumor synthesize` wrote.
 
     Raises:
         DiffTumorError: If the file is not such a file, or a tumour was drawn by hand and cannot be replayed.

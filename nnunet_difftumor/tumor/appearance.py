@@ -33,14 +33,7 @@ class Appearance:
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedNormal:
-    """Normal distribution without its tails.
-
-    Attributes:
-        mean: Mean before the tails are cut off.
-        sd: Standard deviation before the tails are cut off.
-        low: Smallest value.
-        high: Largest value.
-    """
+    """Normal distribution without its tails; mean and standard deviation are those before they are cut off."""
 
     mean: float
     sd: float

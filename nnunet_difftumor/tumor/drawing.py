@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.ct.resample import Vector, average_onto, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.appearance import Appearance
@@ -132,7 +132,7 @@ class MaskSurface:
         volume_mm3 = len(voxels) * float(np.prod(spacing))
         self.spec = TumorSpec(
             centre_mm=(0.0, 0.0, 0.0),
-            radius_mm=(3.0 * volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0),
+            radius_mm=0.5 * equivalent_diameter_mm(volume_mm3),
             seed=seed,
             contrast_hu=appearance.contrast_hu,
             heterogeneity_hu=appearance.heterogeneity_hu,

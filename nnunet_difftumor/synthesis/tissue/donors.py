@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.ct.boxes import Box, as_box, widened
+from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.ct.resample import resample
 from nnunet_difftumor.synthesis.tissue.interface import FloatArray
 from nnunet_difftumor.tumor.rim import ring_level_hu, signed_distance_mm
@@ -22,7 +23,6 @@ class Donor:
     """A real tumour whose texture is pasted.
 
     Attributes:
-        spacing_mm: Spacing in mm.
         texture_hu: Tumour in HU minus its mean; outside the mask, the value of the nearest voxel inside.
         mask: True inside the tumour. Same shape.
         radius_mm: Radius of the sphere of equal volume, in mm.
@@ -66,7 +66,7 @@ def make_donor(
         spacing_mm=spacing_mm,
         texture_hu=(inside_hu[tuple(np.asarray(nearest))] - mean_hu).astype(np.float32),
         mask=mask,
-        radius_mm=(3.0 * volume_mm3 / (4.0 * np.pi)) ** (1.0 / 3.0),
+        radius_mm=0.5 * equivalent_diameter_mm(volume_mm3),
         contrast_hu=mean_hu - level_hu if np.isfinite(level_hu) else None,
     )
 
