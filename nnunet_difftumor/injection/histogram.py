@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.pictures.montage import save_figure
 from nnunet_difftumor.support.pictures.style import own_style
 
 HISTOGRAM_FILE_NAME = "injection_histogram.csv"
@@ -104,21 +105,19 @@ class InjectionHistogram:
             self._draw(self._folder / PICTURE_FILE_NAME)
 
     def _draw(self, path: Path) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         shown = [name for name in self._names if any(each.target == name for each in self._all.drawn)]
         figure = Figure(figsize=(9.0, 2.6 * len(shown)), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(len(shown), 2, squeeze=False)
         for row, name in zip(axes, shown, strict=True):
             for axis, (quantity, edges, title) in zip(row, _PANELS, strict=True):
-                for counts, label, color in (
-                    (self._all.drawn, "drawn", "black"),
-                    (self._all.placed, "in the scans", "#1f77b4"),
-                ):
-                    heights = [counts[Bin(name, quantity, f"{edge:g}")] for edge in edges[:-1]]
-                    axis.stairs(heights, edges, label=label, fill=counts is self._all.placed, color=color)
+                drawn, placed = (
+                    [counts[Bin(name, quantity, f"{edge:g}")] for edge in edges[:-1]]
+                    for counts in (self._all.drawn, self._all.placed)
+                )
+                axis.stairs(drawn, edges, label="drawn", color="black")
+                axis.stairs(placed, edges, label="in the scans", fill=True, color="#1f77b4")
                 axis.set_xlabel(title)
                 axis.set_ylabel(f"{name}: tumours")
                 axis.legend(frameon=False, fontsize=8)
@@ -126,8 +125,7 @@ class InjectionHistogram:
             row[0].set_xlim(0.0, RADIUS_EDGES_MM[-1])
             ticks = (0, 2, 4, 6, 8, 10, 20, 50, 100)
             row[0].set_xticks(ticks, [str(tick) for tick in ticks])
-        with written_whole(path, overwrite=True) as temporary:
-            figure.savefig(temporary, dpi=110)
+        save_figure(figure, path, dpi=110)
 
 
 def _read_epochs(path: Path) -> list[dict[str, Any]]:

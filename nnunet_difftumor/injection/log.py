@@ -18,6 +18,7 @@ from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.injection.sample_shares import describe_shares
 from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.pictures.montage import save_figure
 from nnunet_difftumor.support.pictures.style import own_style
 
 COUNTS_FILE_NAME = "injection_counts.csv"
@@ -67,12 +68,7 @@ class InjectionLog:
     """Collects the reports of an epoch's batches and writes them into a training's output folder."""
 
     def __init__(
-        self,
-        output_folder: Path,
-        recorded_samples: int,
-        *,
-        first_epoch: int,
-        target_names: Sequence[str] = ("tumour",),
+        self, output_folder: Path, recorded_samples: int, *, first_epoch: int, target_names: Sequence[str] = ("tumour",)
     ) -> None:
         """Open the log; what an earlier training left of the coming epochs is dropped at the first write.
 
@@ -164,12 +160,10 @@ def read_counts(path: Path) -> list[dict[str, int]]:
 
 def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
     """Draw samples in rows: before, after, after with the label's outline. A PNG that exists is replaced."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with own_style():
         figure = Figure(figsize=(6.6, 2.2 * len(pictures)), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(len(pictures), 3, squeeze=False)
         for row, picture in zip(axes, pictures, strict=True):
             for axis, image in zip(row, (picture.before, picture.after, picture.after), strict=True):
@@ -179,8 +173,7 @@ def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
                 row[2].contour(picture.is_tumor, levels=[0.5], colors="#d62728", linewidths=1.0)
         for axis, title in zip(axes[0], ("healthy crop", "with synthetic tumour", "label"), strict=True):
             axis.set_title(title, fontsize=9)
-        with written_whole(path, overwrite=True) as temporary:
-            figure.savefig(temporary, dpi=110)
+        save_figure(figure, path, dpi=110)
 
 
 def _write_counts(path: Path, rows: Sequence[Mapping[str, int]]) -> None:

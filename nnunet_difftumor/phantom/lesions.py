@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,23 +19,19 @@ _SEARCH_STEP_MM = 4.0
 _PLACEMENT_TRIES = 200
 
 
-@dataclass(frozen=True)
 class Lesion:
-    """One tumour of a patient.
+    """One tumour of a patient; its centre is (z, y, x) in the patient's frame."""
 
-    Attributes:
-        surface: Its surface; the centre is (z, y, x) in the patient's frame.
-        texture_hu: Standard deviation of the texture in HU.
-        core_hu: Additional difference at the centre in HU, as a necrotic core has.
-        edge_mm: Width of the soft edge in mm.
-    """
-
-    surface: TumorSurface
-    texture: SmoothField
-    texture_hu: float
-    core_hu: float
-    edge_mm: float
-    organ: OrganRule = LIVER
+    def __init__(self, spec: TumorSpec, organ: OrganRule, style: TumorStyle, rng: np.random.Generator) -> None:
+        """Draw texture, core and edge; the order of the lines is that of the random stream."""
+        self.organ = organ
+        self.surface = TumorSurface(spec)
+        self.texture = SmoothField(style.texture_mm, rng)
+        self.texture_hu = _within(style.texture_hu, rng)  # standard deviation
+        self.core_hu = 0.0  # additional difference at the centre, as a necrotic core has
+        if spec.radius_mm > style.core_from_mm:
+            self.core_hu = _within(style.core_hu, rng)
+        self.edge_mm = float(np.clip(_within(style.edge_share, rng) * spec.radius_mm, 1.0, 3.0))
 
     @property
     def spec(self) -> TumorSpec:
@@ -115,16 +110,7 @@ def draw_lesions(
         centre_mm = _place(drawn.radius_mm, places_mm[suits], lesions, rng)
         if centre_mm is None:
             continue
-        lesions.append(
-            Lesion(
-                surface=TumorSurface(drawn.moved_to(centre_mm)),
-                texture=SmoothField(style.texture_mm, rng),
-                texture_hu=_within(style.texture_hu, rng),
-                core_hu=_within(style.core_hu, rng) if drawn.radius_mm > style.core_from_mm else 0.0,
-                edge_mm=float(np.clip(_within(style.edge_share, rng) * drawn.radius_mm, 1.0, 3.0)),
-                organ=organ,
-            )
-        )
+        lesions.append(Lesion(drawn.moved_to(centre_mm), organ, style, rng))
     return lesions
 
 

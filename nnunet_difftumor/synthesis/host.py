@@ -45,12 +45,8 @@ class Host:
     clipped_to_hu: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        shapes = {
-            "image_hu": self.image_hu.shape,
-            "organ_mask": self.organ_mask.shape,
-            "replaceable_mask": self.replaceable_mask.shape,
-            "valid_mask": self.valid_mask.shape,
-        }
+        names = ("image_hu", "organ_mask", "replaceable_mask", "valid_mask")
+        shapes = {name: getattr(self, name).shape for name in names}
         if len(set(shapes.values())) != 1 or self.image_hu.ndim != 3:
             raise GeometryMismatchError(
                 f"A host needs one 3D shape for image and masks, got {shapes}. Bring the masks onto the image's grid."

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
-from nnunet_difftumor.ct.boxes import as_box
+from nnunet_difftumor.ct.boxes import as_box, ends_of
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.drawing import MaskSurface, rim_width_mm
@@ -132,11 +133,5 @@ def support_radius_mm(surface: TumorSurface | MaskSurface) -> float:
 
 def _bounds(valid_mask: NDArray[np.bool_] | None, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First voxel of real CT along each axis and one past the last; the whole grid where all of it or none is."""
-    lowest, highest = np.zeros(3, np.int64), np.asarray(shape, np.int64)
-    if valid_mask is None:
-        return lowest, highest
-    for axis in range(3):
-        lines = np.flatnonzero(valid_mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if len(lines):
-            lowest[axis], highest[axis] = lines[0], lines[-1] + 1
-    return lowest, highest
+    boxes = [] if valid_mask is None else find_objects(valid_mask.view(np.uint8))
+    return ends_of(boxes[0]) if boxes else (np.zeros(3, np.int64), np.asarray(shape, np.int64))
