@@ -33,4 +33,4 @@ def inside(box: Sequence[slice], outer: Sequence[slice]) -> Box:
 def widened(box: Sequence[slice], margin: ArrayLike, shape: ArrayLike) -> Box:
     """Box with a margin of voxels on all sides, (D, H, W) or one number, as far as an array of that shape goes."""
     starts, stops = ends_of(box)
-    return as_box(np.maximum(starts - margin, 0), np.minimum(stops + margin, shape))
+    return as_box(np.maximum(np.subtract(starts, margin), 0), np.minimum(np.add(stops, margin), shape))

@@ -167,12 +167,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         self._state.set_worker(thread_id)
 
     def get_bbox(
-        self,
-        data_shape: Any,
-        force_fg: bool,
-        class_locations: Any,
-        overwrite_class: Any = None,
-        verbose: bool = False,
+        self, data_shape: Any, force_fg: bool, class_locations: Any, overwrite_class: Any = None, verbose: bool = False
     ) -> tuple[list[int], list[int]]:
         """Choose the crop as nnU-Net does, as if the synthetic tumours of the case were annotated."""
         choose = super().get_bbox

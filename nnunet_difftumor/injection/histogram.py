@@ -47,7 +47,8 @@ class _Counts:
         self.placed: Counter[Bin] = Counter()
 
     def rows(self) -> list[tuple[str, str, str, int, int]]:
-        return [(*each, self.drawn[each], self.placed[each]) for each in sorted({*self.drawn, *self.placed})]
+        bins = sorted({*self.drawn, *self.placed})
+        return [(each.target, each.quantity, each.name, self.drawn[each], self.placed[each]) for each in bins]
 
 
 class InjectionHistogram:

@@ -178,10 +178,7 @@ def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
 
 def _write_counts(path: Path, rows: Sequence[Mapping[str, int]]) -> None:
     others = sorted({key for row in rows for key in row} - set(_FIRST_COLUMNS))
-    with (
-        written_whole(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with written_whole(path, overwrite=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*_FIRST_COLUMNS, *others], restval=0)
         writer.writeheader()
         writer.writerows(rows)

@@ -304,7 +304,7 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
 def _onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:
     """Average a region of interest over the host's voxels of a box."""
     starts, stops = ends_of(box)
-    offset_mm = starts * np.asarray(host.spacing_mm) - np.asarray(roi.start_mm)
+    offset_mm = np.multiply(starts, host.spacing_mm) - np.asarray(roi.start_mm)
     return average_onto(region, (roi.spacing_mm,) * 3, (stops - starts).tolist(), host.spacing_mm, offset_mm)
 
 

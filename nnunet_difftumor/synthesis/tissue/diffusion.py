@@ -45,11 +45,7 @@ class DiffusionTissue(DescribedTissue):
         return cls(load_generator(folder, device=device), steps=steps)
 
     def generate(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> GeneratedRegions:
         """Generate tissue for regions of one side (see `TissueGenerator.generate`)."""
         import torch
@@ -65,11 +61,7 @@ class DiffusionTissue(DescribedTissue):
         )
 
     def fill(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> FloatArray:
         """Fill the regions as `generate` does before it draws, texture included: what the network sees of the tumours.
 
@@ -79,11 +71,7 @@ class DiffusionTissue(DescribedTissue):
         return filled_hu[:, 0].float().cpu().numpy()
 
     def _inputs(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> dict[str, Any]:
         """Regions and requests as the pipeline takes them."""
         import torch

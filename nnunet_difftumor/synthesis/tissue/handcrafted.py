@@ -24,11 +24,7 @@ class HandcraftedTissue(DescribedTissue):
     """Tissue from a level and a drawn texture, with regions, window and looks of a generator folder."""
 
     def generate(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> GeneratedRegions:
         """Fill every region (see `TissueGenerator.generate`); the host's noise is what smoothing takes away."""
         import torch

@@ -38,21 +38,20 @@ class TissueGenerator(Protocol):
     @property
     def roi_rule(self) -> RoiRule:
         """Regions that the generator was trained on, and can work on."""
+        ...
 
     @property
     def window_hu(self) -> tuple[float, float]:
         """Lowest and highest value that the generator represents, in HU."""
+        ...
 
     @property
     def appearances(self) -> tuple[Appearance, ...]:
         """Contrast and heterogeneity of each tumour that the generator learned from, as far as they are known."""
+        ...
 
     def generate(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> GeneratedRegions:
         """Generate tissue for regions of one side.
 
@@ -65,6 +64,7 @@ class TissueGenerator(Protocol):
         Returns:
             Tissue of shape (N, S, S, S).
         """
+        ...
 
 
 class DescribedTissue:
