@@ -202,7 +202,11 @@ def _given_tumor(
 
 
 def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynthesizer) -> SynthesisResult:
-    """Draw tumours, and others for those that were given up, a few times."""
+    """Draw tumours, and others for those that were given up, a few times.
+
+    Those that are kept are made again beside the new ones, which may change their rims, and in one batch with them,
+    which may change their last bits: so the record of the last round makes the same tumours again.
+    """
     rng = np.random.default_rng(request.seed)
     sizes = PAPER_SIZE_CLASSES
     if request.radius_mm is not None:
