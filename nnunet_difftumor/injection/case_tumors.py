@@ -148,16 +148,16 @@ def locations_with_tumors(
         changed[rules.tumor_label] = []
     for key in changed:
         values = values_of(key)
-        if PADDING_LABEL in values:
-            continue  # where the case was annotated
-        if rules.tumor_label in values and rules.organ_label not in values:
-            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+        holds_tumor = rules.tumor_label in values
+        if PADDING_LABEL in values or holds_tumor == (rules.organ_label in values):
+            continue  # where the case was annotated; or what grows as much as it shrinks
+        known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+        if holds_tumor:
             if len(known) >= _STOCK_LOCATIONS and key not in counted:
                 counted[key] = int(np.isin(np.asarray(labels[0]), values).sum())
             real_voxels = counted.get(key, len(known))
             changed[key] = np.concatenate([known, _share_of(new, known, real_voxels, tumors, rules)])
-        elif rules.organ_label in values and rules.tumor_label not in values:
-            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+        else:
             changed[key] = known[~_inside_any(known[:, 1:], tumors, rules.spacing_mm)]
     return changed
 

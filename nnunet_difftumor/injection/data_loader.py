@@ -153,13 +153,13 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         self._readers = [TargetReader(label_manager, rules.organ_label, rules.tumor_label) for rules in self._rules]
         self._plan, self._healthy, self._annotated = plan, plan.healthy, plan.annotated
         self._weights = [1.0] * len(self._rules) if plan.target_weights is None else plan.target_weights
-        self._shows_labels = False
 
     def inject_only(self) -> None:
         """Leave out all transforms but the injection: batches are raw crops with tumours."""
         self._inject.following = None
         self.transforms = self._inject
-        self._shows_labels = True
+        for reader in self._readers:
+            reader.read_labels()
 
     def set_thread_id(self, thread_id: int) -> None:
         """Start this worker's own random stream; called by nnU-Net inside the worker."""
@@ -277,7 +277,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         records, tumors = [], []
         for index, (draw, crop) in enumerate(self._state.outcomes):
             is_healthy = draw.case in self._healthy.targets
-            shows_tumor = any(self._shows_tumor(finest[index], number) for number in range(len(self._rules)))
+            shows_tumor = any(reader.shows_tumor(finest[index]) for reader in self._readers)
             counts["healthy_samples"] += is_healthy
             if draw.case in self._annotated.targets or (draw.is_carrying and not self._plan.is_control):
                 shows_organ = any(reader.shows_organ(finest[index]) for reader in self._readers)
@@ -307,11 +307,6 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         if crop is not None and crop.record is None and crop.main_reason != OUT_OF_VIEW:
             return f"rejected_{crop.main_reason}"
         return "injected" if crop is not None and crop.record is not None and shows_tumor else OUT_OF_VIEW
-
-    def _shows_tumor(self, target: torch.Tensor, number: int) -> bool:
-        if self._shows_labels:
-            return bool((target == self._rules[number].tumor_label).any())
-        return self._readers[number].shows_tumor(target)
 
 
 def sampling_probabilities(

@@ -35,6 +35,10 @@ class TargetReader:
                     f'e.g. "tumor": {tumor_label}, and its entry in regions_class_order.'
                 )
 
+    def read_labels(self) -> None:
+        """Look at label maps from here on, where nnU-Net makes no regions of them."""
+        self._channels = None
+
     def shows_tumor(self, target: torch.Tensor) -> bool:
         """True if a sample's target has a voxel of the tumour. Shape (1, ...), or (regions, ...) for regions."""
         if self._channels is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.ct.resample import Vector, average_onto, resample
 from nnunet_difftumor.errors import DiffTumorError
@@ -141,10 +142,9 @@ class MaskSurface:
         margin = np.ceil(2.0 * rim_width_mm(self.spec.radius_mm) / spacing).astype(int) + 2
         self._start = voxels.min(axis=0) - margin
         self._spacing_mm = spacing
-        padded = np.zeros(voxels.max(axis=0) - voxels.min(axis=0) + 1 + 2 * margin, dtype=bool)
-        padded[tuple((voxels - self._start).T)] = True
-        self._label = padded
-        self._distance_mm = signed_distance_mm(padded, spacing.tolist())
+        tumor = mask[as_box(voxels.min(axis=0), voxels.max(axis=0) + 1)]
+        self._label = np.pad(tumor, [(reach, reach) for reach in margin.tolist()])
+        self._distance_mm = signed_distance_mm(self._label, spacing.tolist())
 
     def signed_distance_on_grid(
         self, shape: Sequence[int], spacing_mm: Vector, start_mm: Vector
