@@ -34,11 +34,15 @@ _FIX_AUTOENCODER = "Copy the whole folder again, or train it again with `difftum
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator ready for use: the pipeline in evaluation mode, what it was made for, the cases that trained it."""
+    """A generator ready for use: the pipeline in evaluation mode, what it was made for, the cases that trained it.
+
+    `identity` is what `hash_generator` says of its folder; empty if it came from no folder.
+    """
 
     pipeline: TumorDiffusionPipeline
     info: GeneratorInfo
     provenance: Provenance
+    identity: str = ""
 
 
 def save_generator(
@@ -134,7 +138,7 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
     pipeline = pipeline.to(device)
     if pipeline.autoencoder.device.type == "cpu":  # its convolutions of few channels take a quarter less time so
         torch.nn.Module.to(pipeline.autoencoder, memory_format=torch.channels_last_3d)
-    return LoadedGenerator(pipeline, info, provenance)
+    return LoadedGenerator(pipeline, info, provenance, hash_generator(folder))
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL3D:

@@ -20,7 +20,8 @@ from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, Split, write_splits
 from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.settings import demo_settings
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
+from nnunet_difftumor.phantom.dataset import write_phantom_dataset
+from nnunet_difftumor.phantom.styles import PhantomStyle
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.precision import BFLOAT16, PRECISION_VARIABLE
 

@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.injection.injector import PADDING_LABEL, REAL_TUMOR_RIM_MM
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.synthesis.organ_depth import lies_at_depth
-from nnunet_difftumor.synthesis.placement import Surroundings, TumorPlan, draw_sizes, largest_radius_mm, place_tumors
+from nnunet_difftumor.synthesis.placement import (
+    Ground,
+    Surroundings,
+    TumorPlan,
+    draw_sizes,
+    largest_radius_mm,
+    place_tumors,
+)
 from nnunet_difftumor.tumor.drawing import rim_width_mm
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
@@ -40,7 +48,7 @@ class CaseTumors:
     given_up: tuple[TumorSpec, ...] = ()
 
 
-class CaseGround:
+class CaseGround(Ground):
     """A preprocessed case; of its labels only the surroundings of places that are tried are read."""
 
     def __init__(self, labels: Any, organ_voxels: NDArray[np.integer], rules: InjectionRules) -> None:
@@ -49,21 +57,12 @@ class CaseGround:
         Args:
             labels: Labels that are read by slices, as nnU-Net stores them. Shape (1, D, H, W).
             organ_voxels: Voxels drawn uniformly from the organ's label, or from a region that holds it. Shape (N, 3).
-            rules: What may be put where.
         """
         self._labels = labels
         self._organ_voxels = organ_voxels
         self._rules = rules
-
-    @property
-    def spacing_mm(self) -> Triple:
-        """Spacing in mm, array order."""
-        return self._rules.spacing_mm
-
-    @property
-    def reach_mm(self) -> float:
-        """Distance that tumours keep from annotated tumours and from what they shall avoid."""
-        return max(self._rules.zone.avoid_distance_mm, _KEPT_FROM_REAL_MM)
+        self.spacing_mm = rules.spacing_mm
+        self.reach_mm = max(rules.zone.avoid_distance_mm, _KEPT_FROM_REAL_MM)
 
     def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         """Draw a voxel of the organ in the zone, or None if some draws find none."""
@@ -82,14 +81,13 @@ class CaseGround:
         """Look at a box, clipped to the case."""
         rules = self._rules
         start, stop = np.maximum(start, 0), np.minimum(stop, self._labels.shape[1:])
-        box = (0, *(slice(int(low), int(high)) for low, high in zip(start, stop, strict=True)))
-        labels = np.asarray(self._labels[box])
+        labels = np.asarray(self._labels[(0, *as_box(start, stop))])
         keep_off = []
         if rules.avoid_labels:
             keep_off.append((np.isin(labels, rules.avoid_labels), rules.zone.avoid_distance_mm))
         if rules.real_tumor_labels:
             keep_off.append((np.isin(labels, rules.real_tumor_labels), _KEPT_FROM_REAL_MM))
-        return Surroundings(start, labels == rules.organ_label, rules.replaceable(labels), keep_off)
+        return Surroundings(start, self.spacing_mm, labels == rules.organ_label, rules.replaceable(labels), keep_off)
 
 
 def draw_case_tumors(
@@ -107,7 +105,6 @@ def draw_case_tumors(
     Args:
         labels: Labels that are read by slices. Shape (1, D, H, W).
         organ_voxels: Voxels drawn uniformly from the organ. Shape (N, 3).
-        rules: What may be put where.
         is_misplaced: The tumours are labelled at other random places of the organ, as a negative control.
 
     Returns:
@@ -138,7 +135,6 @@ def locations_with_tumors(
         class_locations: Voxels (0, d, h, w) that nnU-Net drew of each class or region when it preprocessed the case.
         tumors: The tumours, in mm from the case's voxel (0, 0, 0).
         labels: Labels that are read by slices. Shape (1, D, H, W).
-        rules: What may be put where.
         counted: Voxels of this case's real tumours by class or region, as far as they were counted; learns new ones,
             since counting reads all labels.
 
@@ -152,16 +148,16 @@ def locations_with_tumors(
         changed[rules.tumor_label] = []
     for key in changed:
         values = values_of(key)
-        if PADDING_LABEL in values:
-            continue  # where the case was annotated
-        if rules.tumor_label in values and rules.organ_label not in values:
-            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+        holds_tumor = rules.tumor_label in values
+        if PADDING_LABEL in values or holds_tumor == (rules.organ_label in values):
+            continue  # where the case was annotated; or what grows as much as it shrinks
+        known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+        if holds_tumor:
             if len(known) >= _STOCK_LOCATIONS and key not in counted:
                 counted[key] = int(np.isin(np.asarray(labels[0]), values).sum())
             real_voxels = counted.get(key, len(known))
             changed[key] = np.concatenate([known, _share_of(new, known, real_voxels, tumors, rules)])
-        elif rules.organ_label in values and rules.tumor_label not in values:
-            known = np.asarray(changed[key], dtype=np.int64).reshape(-1, 4)
+        else:
             changed[key] = known[~_inside_any(known[:, 1:], tumors, rules.spacing_mm)]
     return changed
 
@@ -186,8 +182,8 @@ def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRule
         voxels = voxels[inside & (surface.signed_distance(voxels * spacing - centre_mm) <= 0.0)]
         if len(voxels):
             low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-            box = np.asarray(labels[(0, *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))])
-            found.append(voxels[rules.replaceable(box)[tuple((voxels - low).T)]])
+            near = np.asarray(labels[(0, *as_box(low, high))])
+            found.append(voxels[rules.replaceable(near)[tuple((voxels - low).T)]])
     joined = np.concatenate([np.zeros((0, 3), np.int64), *found])
     return np.concatenate([np.zeros((len(joined), 1), np.int64), joined], axis=1)
 

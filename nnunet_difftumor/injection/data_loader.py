@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,37 +16,22 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import Box, as_box, ends_of
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.injection.case_tumors import CaseTumors, draw_case_tumors, locations_with_tumors, values_of
+from nnunet_difftumor.injection.case_tumors import draw_case_tumors, locations_with_tumors, values_of
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.log import take_picture
 from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, describe_tumor
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sample_shares import ANNOTATED, INJECTED, count_sample
-from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SampleStream
-from nnunet_difftumor.injection.seen_region import find_seen_region, kept_random_state, seeded_numpy
+from nnunet_difftumor.injection.sample_streams import InjectionState, SampleDraw, SamplingPlan
+from nnunet_difftumor.injection.seen_region import find_seen_region, kept_random_state
 from nnunet_difftumor.injection.target_reader import TargetReader
-from nnunet_difftumor.synthesis.placement import Box
 from nnunet_difftumor.synthesis.results import OUT_OF_VIEW
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 REPORT_KEY = "difftumor"
-
-
-@dataclass(frozen=True)
-class HostCases:
-    """Cases of one kind that may carry synthetic tumours.
-
-    Attributes:
-        targets: The cases, and the numbers of the targets that each may get.
-        probability: Share of the samples of these cases in which the case carries tumours.
-    """
-
-    targets: Mapping[str, Sequence[int]]
-    probability: float
-
-
 _CHOICE, _TUMORS, _CROP = 0, 1, 2  # purposes
 
 
@@ -64,7 +49,7 @@ class InjectTumors(BasicTransform):
         """Create the transform.
 
         Args:
-            injectors: Put tumours into crops, one for each target.
+            injectors: One for each target.
             following: nnU-Net's transforms, which read a part of the crop alone.
             is_control: Nothing is put in: the crop stays as it is.
         """
@@ -139,34 +124,20 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         label_manager: LabelManager,
         *,
         injectors: Sequence[TumorInjector],
-        healthy: HostCases,
-        annotated: HostCases,
-        seed_words: Sequence[int],
+        plan: SamplingPlan,
         transforms: BasicTransform | None,
-        target_weights: Sequence[float] | None = None,
-        first_sample: int = 0,
-        is_control: bool = False,
-        is_misplaced: bool = False,
         **options: Any,
     ) -> None:
         """Create a loader.
 
         Args:
-            data: Preprocessed cases.
             patch_size: Size of the raw crop in voxels. (D, H, W).
             final_patch_size: Size of the network's patch in voxels. (D, H, W).
-            label_manager: nnU-Net's label manager.
-            injectors: Put tumours into crops, one for each target.
-            seed_words: Seed and rank; the worker and the number of the sample are added to them.
-            transforms: nnU-Net's transforms of a training sample.
-            target_weights: How often each target is drawn, relative to the others that a case may get.
-            first_sample: Number of the first sample of each worker.
-            is_control: Choose cases and crops as ever, but put nothing in.
-            is_misplaced: Label the tumours at other places than those they are put in.
+            injectors: One for each target.
             options: Further options of nnU-Net's loader.
         """
-        state = InjectionState(seed_words, first_sample)
-        self._inject = InjectTumors(injectors, state, transforms, is_control=is_control)
+        state = InjectionState(plan.seed_words, plan.first_sample)
+        self._inject = InjectTumors(injectors, state, transforms, is_control=plan.is_control)
         stack = self._inject if transforms is None else ComposeTransforms([self._inject, transforms])
         super().__init__(
             _CaseTracker(data, state),  # type: ignore[arg-type]
@@ -180,17 +151,15 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         self._state = state
         self._rules = tuple(injector.rules for injector in injectors)
         self._readers = [TargetReader(label_manager, rules.organ_label, rules.tumor_label) for rules in self._rules]
-        self._healthy, self._annotated = healthy, annotated
-        self._weights = np.asarray([1.0] * len(self._rules) if target_weights is None else target_weights)
-        self._is_control = is_control
-        self._is_misplaced = is_misplaced
-        self._shows_labels = False
+        self._plan, self._healthy, self._annotated = plan, plan.healthy, plan.annotated
+        self._weights = [1.0] * len(self._rules) if plan.target_weights is None else plan.target_weights
 
     def inject_only(self) -> None:
         """Leave out all transforms but the injection: batches are raw crops with tumours."""
         self._inject.following = None
         self.transforms = self._inject
-        self._shows_labels = True
+        for reader in self._readers:
+            reader.read_labels()
 
     def set_thread_id(self, thread_id: int) -> None:
         """Start this worker's own random stream; called by nnU-Net inside the worker."""
@@ -198,24 +167,19 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         self._state.set_worker(thread_id)
 
     def get_bbox(
-        self,
-        data_shape: Any,
-        force_fg: bool,
-        class_locations: Any,
-        overwrite_class: Any = None,
-        verbose: bool = False,
+        self, data_shape: Any, force_fg: bool, class_locations: Any, overwrite_class: Any = None, verbose: bool = False
     ) -> tuple[list[int], list[int]]:
         """Choose the crop as nnU-Net does, as if the synthetic tumours of the case were annotated."""
         choose = super().get_bbox
         lower, upper = choose(data_shape, force_fg, class_locations, overwrite_class, verbose)
-        draw, tumors, stream = self._draw(class_locations)
+        draw = self._draw(class_locations)
         if draw.is_carrying:
-            rules = self._rules[draw.target]
-            counted = self._state.real_voxels[draw.case]
-            locations = locations_with_tumors(class_locations, tumors.labelled, self._state.labels, rules, counted)
-            with seeded_numpy(int(stream.rng(_CROP).integers(2**32))):
+            rules, counted = self._rules[draw.target], self._state.real_voxels[draw.case]
+            labelled = draw.tumors.labelled
+            locations = locations_with_tumors(class_locations, labelled, self._state.labels, rules, counted)
+            with kept_random_state(int(draw.stream.rng(_CROP).integers(2**32))):
                 lower, upper = choose(data_shape, force_fg, locations, overwrite_class, verbose)
-            draw = replace(draw, request=self._request(draw, tumors, lower, stream))
+            draw = replace(draw, request=self._request(draw, lower))
         self._state.draws.append(draw)
         self._state.labels = None
         return lower, upper
@@ -231,7 +195,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         """Count what samples would show, by their labels and without rotation or scaling; nothing is made.
 
         Args:
-            samples: Samples of each kind, annotated and healthy; as far as there are such cases.
+            samples: Samples of each kind, annotated and healthy, as far as there are such cases.
 
         Returns:
             Sums of `sample_shares.count_sample`.
@@ -239,8 +203,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         counts: Counter[str] = Counter()
         state, kept = self._state, (self._state._next_sample, self.patch_size, self.need_to_pad)
         self.patch_size, self.need_to_pad = self.final_patch_size, np.zeros(3, dtype=int)
-        with kept_random_state():
-            np.random.seed(0)  # noqa: NPY002 (nnU-Net draws from the global stream)
+        with kept_random_state(0):
             for kind, hosts in ((ANNOTATED, self._annotated), (INJECTED, self._healthy)):
                 cases = sorted(hosts.targets)
                 for number in range(samples if cases and (kind == ANNOTATED or hosts.probability > 0) else 0):
@@ -255,61 +218,50 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         draw = self._state.draws.pop()
         if kind == INJECTED and not draw.is_carrying:
             return {}
-        box = tuple(
-            slice(max(0, low), min(size, high)) for low, high, size in zip(lower, upper, labels.shape[1:], strict=True)
-        )
+        box = as_box(np.maximum(lower, 0), np.minimum(upper, labels.shape[1:]))
         seen = np.asarray(labels[(0, *box)])
-        shows_tumor = (
-            bool(np.isin(seen, [rules.tumor_label for rules in self._rules]).any()) or draw.request is not None
-        )
-        shows_organ = shows_tumor or bool(np.isin(seen, [rules.organ_label for rules in self._rules]).any())
+        tumors, organs = ([getattr(rules, name) for rules in self._rules] for name in ("tumor_label", "organ_label"))
+        shows_tumor = bool(np.isin(seen, tumors).any()) or draw.request is not None
+        shows_organ = shows_tumor or bool(np.isin(seen, organs).any())
         return count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ)
 
-    def _draw(self, class_locations: Mapping[Any, Any]) -> tuple[SampleDraw, CaseTumors, SampleStream]:
-        case = self._state.case
-        hosts = self._healthy if case in self._healthy.targets else self._annotated
-        plain = SampleDraw(case)
-        if case not in hosts.targets or (hosts is self._annotated and hosts.probability == 0):
-            return plain, CaseTumors(), SampleStream(())
-        stream = self._state.next_stream()
-        rng = stream.rng(_CHOICE)
+    def _draw(self, class_locations: Mapping[Any, Any]) -> SampleDraw:
+        """Draw whether the case carries tumours, of which target, and where; from its own random stream alone."""
+        draw = SampleDraw(self._state.case)
+        hosts = self._healthy if draw.case in self._healthy.targets else self._annotated
+        if draw.case not in hosts.targets or (hosts is self._annotated and hosts.probability == 0):
+            return draw
+        draw = replace(draw, stream=self._state.next_stream())
+        rng = draw.stream.rng(_CHOICE)
         if rng.random() >= hosts.probability:
-            return plain, CaseTumors(), stream
+            return draw
         organs = {
             target: self._organ_voxels(class_locations, self._rules[target].organ_label)
-            for target in hosts.targets[case]
+            for target in hosts.targets[draw.case]
         }
         target = _choose({key: self._weights[key] for key, voxels in organs.items() if len(voxels)}, rng)
         if target is None:
-            return replace(plain, refusal="organ_lost_in_resampling"), CaseTumors(), stream
-        tumors = self._draw_tumors(np.asarray(organs[target])[:, 1:], target, stream.rng(_TUMORS))
-        draw = replace(plain, target=target, given_up=tumors.given_up)
-        if not tumors.labelled:
-            return replace(draw, refusal="no_room"), tumors, stream
-        return replace(draw, is_carrying=True), tumors, stream
+            return replace(draw, refusal="organ_lost_in_resampling")
+        organ_voxels, rules, rng = np.asarray(organs[target])[:, 1:], self._rules[target], draw.stream.rng(_TUMORS)
+        tumors = draw_case_tumors(self._state.labels, organ_voxels, rules, rng, is_misplaced=self._plan.is_misplaced)
+        refusal = None if tumors.labelled else "no_room"
+        return replace(draw, target=target, tumors=tumors, refusal=refusal, is_carrying=refusal is None)
 
-    def _draw_tumors(self, organ_voxels: NDArray[np.integer], target: int, rng: np.random.Generator) -> CaseTumors:
-        rules, labels = self._rules[target], self._state.labels
-        return draw_case_tumors(labels, organ_voxels, rules, rng, is_misplaced=self._is_misplaced)
-
-    def _request(
-        self, draw: SampleDraw, tumors: CaseTumors, lower: Sequence[int], stream: SampleStream
-    ) -> InjectionRequest | None:
+    def _request(self, draw: SampleDraw, lower: Sequence[int]) -> InjectionRequest | None:
         """The tumours that reach the crop, in its frame; None if none does."""
-        spacing_mm = self._rules[draw.target].spacing_mm
+        spacing_mm, crop = self._rules[draw.target].spacing_mm, as_box((0, 0, 0), self.patch_size)
         offset_mm = np.multiply(lower, spacing_mm)
+
+        def in_crop(specs: Sequence[TumorSpec]) -> tuple[TumorSpec, ...]:
+            moved = (spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in specs)
+            return tuple(spec for spec in moved if _reaches(spec, crop, spacing_mm))
+
+        specs, labelled = in_crop(draw.tumors.specs), in_crop(draw.tumors.labelled)
         depth, height, width = (int(start) for start in lower)
         request = InjectionRequest(
-            case=draw.case,
-            crop_start=(depth, height, width),
-            specs=tuple(spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in tumors.specs),
-            labelled=tuple(spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in tumors.labelled),
-            target=draw.target,
-            stream=stream.words,
+            draw.case, (depth, height, width), specs, labelled, target=draw.target, stream=draw.stream.words
         )
-        depth, height, width = (slice(0, int(size)) for size in self.patch_size)
-        request = request.only(lambda spec: _reaches(spec, (depth, height, width), spacing_mm))
-        return request if request.specs or request.labelled else None
+        return request if specs or labelled else None
 
     def _organ_voxels(self, class_locations: Mapping[Any, Any], organ_label: int) -> Sequence[Any]:
         """Sampled voxels of the organ's label, or of the smallest region that holds it."""
@@ -325,20 +277,20 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         records, tumors = [], []
         for index, (draw, crop) in enumerate(self._state.outcomes):
             is_healthy = draw.case in self._healthy.targets
-            shows_tumor = any(self._shows_tumor(finest[index], number) for number in range(len(self._rules)))
+            shows_tumor = any(reader.shows_tumor(finest[index]) for reader in self._readers)
             counts["healthy_samples"] += is_healthy
-            if draw.case in self._annotated.targets or (draw.is_carrying and not self._is_control):
+            if draw.case in self._annotated.targets or (draw.is_carrying and not self._plan.is_control):
                 shows_organ = any(reader.shows_organ(finest[index]) for reader in self._readers)
                 kind = INJECTED if is_healthy else ANNOTATED
                 counts.update(count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ))
             if not draw.is_carrying and draw.refusal is None:
                 continue
-            if self._is_control:
+            if self._plan.is_control:
                 counts["control_samples"] += 1
                 continue
             counts["carrying"] += 1
-            counts["tumors_rejected_no_room"] += len(draw.given_up)
-            tumors += [(draw.target, describe_tumor(spec)) for spec in draw.given_up]
+            counts["tumors_rejected_no_room"] += len(draw.tumors.given_up)
+            tumors += [(draw.target, describe_tumor(spec)) for spec in draw.tumors.given_up]
             counts[self._outcome(draw, crop, shows_tumor=shows_tumor)] += 1
             if crop is not None:
                 counts["tumors_placed"] += crop.placed
@@ -355,11 +307,6 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         if crop is not None and crop.record is None and crop.main_reason != OUT_OF_VIEW:
             return f"rejected_{crop.main_reason}"
         return "injected" if crop is not None and crop.record is not None and shows_tumor else OUT_OF_VIEW
-
-    def _shows_tumor(self, target: torch.Tensor, number: int) -> bool:
-        if self._shows_labels:
-            return bool((target == self._rules[number].tumor_label).any())
-        return self._readers[number].shows_tumor(target)
 
 
 def sampling_probabilities(
@@ -401,5 +348,5 @@ def _reaches(spec: TumorSpec, box: Box, spacing_mm: Sequence[float]) -> bool:
     """True if the box that holds a tumour's label reaches into a box of voxels."""
     spacing, half_mm = np.asarray(spacing_mm), TumorSurface(spec).half_extent_mm
     low, high = (np.asarray(spec.centre_mm) + sign * half_mm for sign in (-1.0, 1.0))
-    starts, stops = (np.array([getattr(part, end) for part in box]) for end in ("start", "stop"))
+    starts, stops = ends_of(box)
     return bool(np.all(high >= (starts - 0.5) * spacing) and np.all(low <= (stops - 0.5) * spacing))

@@ -7,12 +7,12 @@ import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.pictures.montage import save_figure
 from nnunet_difftumor.support.pictures.style import own_style
 
 HISTOGRAM_FILE_NAME = "injection_histogram.csv"
@@ -23,10 +23,10 @@ CONTRAST_EDGES_HU = tuple(float(edge) for edge in range(-100, 101, 10))
 
 RADIUS, CONTRAST, SIZE_CLASS = "radius_mm", "contrast_hu", "size_class"
 _COLUMNS = ("target", "quantity", "bin", "drawn", "placed")
+_PANELS = ((RADIUS, RADIUS_EDGES_MM, "radius in mm"), (CONTRAST, CONTRAST_EDGES_HU, "contrast in HU"))
 
 
-@dataclass(frozen=True, order=True)
-class Bin:
+class Bin(NamedTuple):
     """One line of the table.
 
     Attributes:
@@ -39,15 +39,16 @@ class Bin:
     name: str
 
 
-def _read_epochs(path: Path) -> list[dict[str, Any]]:
-    """What each epoch added; half a line of a killed training is dropped."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+class _Counts:
+    """Tumours by bin."""
+
+    def __init__(self) -> None:
+        self.drawn: Counter[Bin] = Counter()
+        self.placed: Counter[Bin] = Counter()
+
+    def rows(self) -> list[tuple[str, str, str, int, int]]:
+        bins = sorted({*self.drawn, *self.placed})
+        return [(each.target, each.quantity, each.name, self.drawn[each], self.placed[each]) for each in bins]
 
 
 class InjectionHistogram:
@@ -64,36 +65,24 @@ class InjectionHistogram:
         """
         self._folder = folder
         self._names = tuple(target_names)
-        self.drawn: Counter[Bin] = Counter()
-        self.placed: Counter[Bin] = Counter()
-        self._drawn_since: Counter[Bin] = Counter()
-        self._placed_since: Counter[Bin] = Counter()
+        self._all, self._epoch = _Counts(), _Counts()
+        self._earlier = [row for row in _read_epochs(folder / EPOCHS_FILE_NAME) if row["epoch"] < first_epoch]
         self._is_untouched = True
-        self._epochs = [row for row in _read_epochs(folder / EPOCHS_FILE_NAME) if row["epoch"] < first_epoch]
-        for row in self._epochs:
+        for row in self._earlier:
             for target, quantity, name, drawn, placed in row["bins"]:
-                self.drawn[Bin(target, quantity, name)] += drawn
-                self.placed[Bin(target, quantity, name)] += placed
+                self._all.drawn[Bin(target, quantity, name)] += drawn
+                self._all.placed[Bin(target, quantity, name)] += placed
 
     def add(self, tumors: Iterable[tuple[int, InjectedTumor]]) -> None:
         """Count tumours, each with the number of its target; those without a place count as drawn only."""
         for number, tumor in tumors:
-            target = self._names[number]
-            drawn = [Bin(target, SIZE_CLASS, tumor.size_class)]
-            drawn.append(Bin(target, RADIUS, _lower_end(tumor.drawn_radius_mm, RADIUS_EDGES_MM)))
-            if tumor.requested_hu is not None:
-                drawn.append(Bin(target, CONTRAST, _lower_end(tumor.requested_hu, CONTRAST_EDGES_HU)))
-            placed = []
+            drawn = _bins(self._names[number], tumor.size_class, tumor.drawn_radius_mm, tumor.requested_hu)
+            placed: list[Bin] = []
             if tumor.radius_mm is not None and tumor.contrast_hu is not None:
-                placed.append(Bin(target, SIZE_CLASS, tumor.size_class))
-                placed.append(Bin(target, RADIUS, _lower_end(tumor.radius_mm, RADIUS_EDGES_MM)))
-                placed.append(Bin(target, CONTRAST, _lower_end(tumor.contrast_hu, CONTRAST_EDGES_HU)))
-            for counter, since, bins in (
-                (self.drawn, self._drawn_since, drawn),
-                (self.placed, self._placed_since, placed),
-            ):
-                counter.update(bins)
-                since.update(bins)
+                placed = _bins(self._names[number], tumor.size_class, tumor.radius_mm, tumor.contrast_hu)
+            for counts in (self._all, self._epoch):
+                counts.drawn.update(drawn)
+                counts.placed.update(placed)
 
     def write(self, epoch: int) -> None:
         """Write table and picture, if there is anything to show, and what an epoch added.
@@ -101,46 +90,35 @@ class InjectionHistogram:
         Args:
             epoch: Number of the epoch that the tumours since the last call belong to.
         """
-        self._write_epoch(epoch)
-        if not self.drawn:
+        added = {"epoch": epoch, "bins": self._epoch.rows()}
+        with (self._folder / EPOCHS_FILE_NAME).open("w" if self._is_untouched else "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in (*self._earlier, added))
+        self._is_untouched, self._earlier, self._epoch = False, [], _Counts()
+        rows = sorted(self._all.rows(), key=_order)
+        if not rows:
             return
-        bins = sorted({*self.drawn, *self.placed}, key=_order)
         with (
             written_whole(self._folder / HISTOGRAM_FILE_NAME, overwrite=True) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(
-                (each.target, each.quantity, each.name, self.drawn[each], self.placed[each]) for each in bins
-            )
+            csv.writer(file).writerows([_COLUMNS, *rows])
         with own_style():
             self._draw(self._folder / PICTURE_FILE_NAME)
 
-    def _write_epoch(self, epoch: int) -> None:
-        bins = [
-            (*astuple(each), self._drawn_since[each], self._placed_since[each])
-            for each in sorted({*self._drawn_since, *self._placed_since})
-        ]
-        rows = [*self._epochs, {"epoch": epoch, "bins": bins}]
-        with (self._folder / EPOCHS_FILE_NAME).open("w" if self._is_untouched else "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in (rows if self._is_untouched else rows[-1:]))
-        self._is_untouched, self._epochs = False, []
-        self._drawn_since, self._placed_since = Counter(), Counter()
-
     def _draw(self, path: Path) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        shown = [name for name in self._names if any(each.target == name for each in self.drawn)]
+        shown = [name for name in self._names if any(each.target == name for each in self._all.drawn)]
         figure = Figure(figsize=(9.0, 2.6 * len(shown)), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(len(shown), 2, squeeze=False)
         for row, name in zip(axes, shown, strict=True):
             for axis, (quantity, edges, title) in zip(row, _PANELS, strict=True):
-                for counts, label, filled in ((self.drawn, "drawn", False), (self.placed, "in the scans", True)):
-                    heights = [counts[Bin(name, quantity, _label(edge))] for edge in edges[:-1]]
-                    axis.stairs(heights, edges, label=label, fill=filled, color="#1f77b4" if filled else "black")
+                drawn, placed = (
+                    [counts[Bin(name, quantity, f"{edge:g}")] for edge in edges[:-1]]
+                    for counts in (self._all.drawn, self._all.placed)
+                )
+                axis.stairs(drawn, edges, label="drawn", color="black")
+                axis.stairs(placed, edges, label="in the scans", fill=True, color="#1f77b4")
                 axis.set_xlabel(title)
                 axis.set_ylabel(f"{name}: tumours")
                 axis.legend(frameon=False, fontsize=8)
@@ -148,26 +126,31 @@ class InjectionHistogram:
             row[0].set_xlim(0.0, RADIUS_EDGES_MM[-1])
             ticks = (0, 2, 4, 6, 8, 10, 20, 50, 100)
             row[0].set_xticks(ticks, [str(tick) for tick in ticks])
-        with written_whole(path, overwrite=True) as temporary:
-            figure.savefig(temporary, dpi=110)
+        save_figure(figure, path, dpi=110)
 
 
-_PANELS = (
-    (RADIUS, RADIUS_EDGES_MM, "radius in mm"),
-    (CONTRAST, CONTRAST_EDGES_HU, "contrast in HU"),
-)
+def _read_epochs(path: Path) -> list[dict[str, Any]]:
+    """What each epoch added; half a line of a killed training is dropped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
 
 
-def _label(edge: float) -> str:
-    return f"{edge:g}"
+def _bins(target: str, size_class: str, radius_mm: float | None, contrast_hu: float | None) -> list[Bin]:
+    """Bins that count a tumour; values beyond the ends are counted in the outermost ones."""
+    bins = [Bin(target, SIZE_CLASS, size_class)]
+    for quantity, edges, value in ((RADIUS, RADIUS_EDGES_MM, radius_mm), (CONTRAST, CONTRAST_EDGES_HU, contrast_hu)):
+        if value is not None:
+            index = min(max(bisect_right(edges, value) - 1, 0), len(edges) - 2)
+            bins.append(Bin(target, quantity, f"{edges[index]:g}"))
+    return bins
 
 
-def _lower_end(value: float, edges: Sequence[float]) -> str:
-    """Name of the bin that holds a value; values beyond the ends are counted in the outermost bins."""
-    index = min(max(bisect_right(edges, value) - 1, 0), len(edges) - 2)
-    return _label(edges[index])
-
-
-def _order(line: Bin) -> tuple[str, str, float, str]:
-    is_number = line.quantity != SIZE_CLASS
-    return (line.target, line.quantity, float(line.name) if is_number else 0.0, line.name)
+def _order(row: tuple[str, str, str, int, int]) -> tuple[str, str, float, str]:
+    """Size classes by name, ranges from the lowest."""
+    target, quantity, name, _, _ = row
+    return (target, quantity, 0.0 if quantity == SIZE_CLASS else float(name), name)

@@ -31,31 +31,24 @@ _LOOKS = 3  # looks that are tried for the tumours of a crop that cannot be seen
 
 
 class TumorInjector:
-    """Puts synthetic tumours into crops. The generator is loaded at the first use, once a process."""
+    """Puts synthetic tumours into crops."""
 
     def __init__(self, source: SynthesizerSource | None, rules: InjectionRules) -> None:
         """Prepare an injector; nothing is loaded yet.
 
         Args:
-            source: Where the synthesizer comes from; None if nothing will be injected.
-            rules: What may be put where.
+            source: Where the synthesizer comes from, asked at every use: a `LoadedOnce` for what takes time to load.
+                None if nothing will be injected.
         """
         self.rules = rules
         self._source = source
-        self._synthesizer: TumorSynthesizer | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the loaded generator out: each process loads its own."""
-        return {**self.__dict__, "_synthesizer": None}
 
     @property
     def synthesizer(self) -> TumorSynthesizer:
         """The synthesizer of this process."""
-        if self._synthesizer is None:
-            if self._source is None:
-                raise RuntimeError("This injector was made without a generator; nothing can be injected with it.")
-            self._synthesizer = self._source()
-        return self._synthesizer
+        if self._source is None:
+            raise RuntimeError("This injector was made without a generator; nothing can be injected with it.")
+        return self._source()
 
     def inject(self, image: NDArray[np.float32], labels: NDArray[np.int16], request: InjectionRequest) -> InjectedCrop:
         """Put the tumours of a crop into it.
@@ -98,9 +91,6 @@ class TumorInjector:
             image: Normalised image of the recorded crop. Shape (D, H, W).
             labels: Its labels. Shape (D, H, W).
             record: A line of difftumor_records.jsonl.
-
-        Returns:
-            Image and labels with the recorded tumours.
         """
         specs = [TumorSpec.from_json(values) for values in record["drawn"]]
         with threadpool_limits(limits=1, user_api=None):
@@ -111,27 +101,25 @@ class TumorInjector:
         return new_image, new_labels
 
     def make_host(self, image: NDArray[np.float32], labels: NDArray[np.int16]) -> Host:
-        """Describe a crop as a host in HU.
+        """Describe a crop as a host in HU; padding is not valid and cannot be replaced.
 
         Args:
             image: Normalised image. Shape (D, H, W).
             labels: Labels, -1 in padding. Shape (D, H, W).
-
-        Returns:
-            The host; padding is not valid and cannot be replaced.
         """
-        replaceable = self.rules.replaceable(labels)
-        real = np.isin(labels, self.rules.real_tumor_labels)
+        rules = self.rules
+        replaceable = rules.replaceable(labels)
+        real = np.isin(labels, rules.real_tumor_labels)
         if real.any():
-            replaceable &= np.asarray(distance_transform_edt(~real, sampling=self.rules.spacing_mm)) > REAL_TUMOR_RIM_MM
+            replaceable &= np.asarray(distance_transform_edt(~real, sampling=rules.spacing_mm)) > REAL_TUMOR_RIM_MM
         return Host(
-            image_hu=self.rules.intensities.to_hu(image),
-            spacing_mm=self.rules.spacing_mm,
-            organ_mask=labels == self.rules.organ_label,
+            image_hu=rules.intensities.to_hu(image),
+            spacing_mm=rules.spacing_mm,
+            organ_mask=labels == rules.organ_label,
             replaceable_mask=replaceable,
             valid_mask=labels != PADDING_LABEL,
-            avoid_mask=np.isin(labels, self.rules.avoid_labels) if self.rules.avoid_labels else None,
-            clipped_to_hu=(self.rules.intensities.low_hu, self.rules.intensities.high_hu),
+            avoid_mask=np.isin(labels, rules.avoid_labels) if rules.avoid_labels else None,
+            clipped_to_hu=(rules.intensities.low_hu, rules.intensities.high_hu),
         )
 
     def apply(
@@ -140,11 +128,8 @@ class TumorInjector:
         """Write tumours into copies of a crop: image in the supports only, labels in organ or background only.
 
         Args:
-            image: Normalised image. Shape (D, H, W).
+            image: Normalised image, clipped to the plans' window inside the supports. Shape (D, H, W).
             labels: Labels. Shape (D, H, W).
-
-        Returns:
-            New image, clipped to the plans' window inside the supports, and new labels.
         """
         image, labels = image.copy(), labels.copy()
         for tumor in result.tumors:

@@ -43,13 +43,7 @@ class CTIntensities:
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any], channel: int = 0) -> CTIntensities:
-        """Read the constants from nnU-Net's plans.
-
-        Args:
-            plans: Content of nnUNetPlans.json.
-
-        Returns:
-            The constants of that channel.
+        """Read the constants of a channel from nnU-Net's plans, the content of nnUNetPlans.json.
 
         Raises:
             ConfigurationError: If the plans do not hold them.
@@ -66,28 +60,14 @@ class CTIntensities:
         return cls(mean_hu=mean, std_hu=std, low_hu=low, high_hu=high)
 
     def normalise(self, image_hu: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Clip and normalise as nnU-Net does, in its order of operations (bit for bit).
-
-        Args:
-            image_hu: Image in HU, any shape.
-
-        Returns:
-            Normalised image of the same shape.
-        """
+        """Clip and normalise an image in HU, any shape, as nnU-Net does, in its order of operations (bit for bit)."""
         clipped = np.clip(np.asarray(image_hu, dtype=np.float32), self.low_hu, self.high_hu)
         clipped -= self.mean_hu
         clipped /= max(self.std_hu, _SMALLEST_STD)
         return clipped
 
     def to_hu(self, normalised: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Undo the normalisation.
-
-        Args:
-            normalised: Image as nnU-Net stores it, any shape.
-
-        Returns:
-            Image in HU of the same shape; values outside the clip window cannot come back.
-        """
+        """Undo the normalisation of any shape; in HU. Values outside the clip window cannot come back."""
         image_hu = np.asarray(normalised, dtype=np.float32) * np.float32(max(self.std_hu, _SMALLEST_STD))
         image_hu += np.float32(self.mean_hu)
         return image_hu

@@ -18,6 +18,7 @@ from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.injection.sample_shares import describe_shares
 from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.pictures.montage import save_figure
 from nnunet_difftumor.support.pictures.style import own_style
 
 COUNTS_FILE_NAME = "injection_counts.csv"
@@ -43,40 +44,35 @@ class SamplePicture:
 
 
 def take_picture(
-    intensities: CTIntensities,
-    before: NDArray[np.float32],
-    after: NDArray[np.float32],
-    is_tumor: NDArray[np.bool_],
+    intensities: CTIntensities, before: NDArray[np.float32], after: NDArray[np.float32], is_tumor: NDArray[np.bool_]
 ) -> SamplePicture:
     """Take the slice of a crop that shows most tumour, or the middle one if none does.
 
     Args:
-        intensities: nnU-Net's normalisation, for the grey scale.
         before: Normalised crop. Shape (D, H, W).
         after: Normalised crop with tumours. Shape (D, H, W).
         is_tumor: True in the tumours. Shape (D, H, W).
     """
     area = is_tumor.sum(axis=(1, 2))
     section = int(np.argmax(area)) if area.any() else len(area) // 2
-    grey = [_to_grey(intensities, image[section]) for image in (before, after)]
-    return SamplePicture(grey[0], grey[1], is_tumor[section].copy())
+
+    def grey(normalised: NDArray[np.float32]) -> NDArray[np.uint8]:
+        low, high = intensities.low_hu, intensities.high_hu
+        share = (intensities.to_hu(normalised[section]) - low) / (high - low)
+        return np.round(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
+
+    return SamplePicture(grey(before), grey(after), is_tumor[section].copy())
 
 
 class InjectionLog:
     """Collects the reports of an epoch's batches and writes them into a training's output folder."""
 
     def __init__(
-        self,
-        output_folder: Path,
-        recorded_samples: int,
-        *,
-        first_epoch: int,
-        target_names: Sequence[str] = ("tumour",),
+        self, output_folder: Path, recorded_samples: int, *, first_epoch: int, target_names: Sequence[str] = ("tumour",)
     ) -> None:
         """Open the log; what an earlier training left of the coming epochs is dropped at the first write.
 
         Args:
-            output_folder: The training's output folder.
             recorded_samples: How many injected samples are recorded.
             first_epoch: Epoch that this training starts or continues at.
             target_names: Name of each target, for the histogram.
@@ -106,12 +102,8 @@ class InjectionLog:
 
     def collected(self) -> dict[str, Any]:
         """Return what was collected, as a report that `add` takes."""
-        return {
-            "counts": dict(self._counts),
-            "records": self._records,
-            "pictures": self._pictures,
-            "tumors": self._tumors,
-        }
+        pictures, tumors = self._pictures, self._tumors
+        return {"counts": dict(self._counts), "records": self._records, "pictures": pictures, "tumors": tumors}
 
     def write_epoch(self, epoch: int) -> tuple[str, ...]:
         """Write an epoch's counts and records, and the montage of the first epoch.
@@ -159,14 +151,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 
 def read_counts(path: Path) -> list[dict[str, int]]:
-    """Read injection_counts.csv: one row an epoch.
-
-    Args:
-        path: The file; a missing one has no rows.
-
-    Returns:
-        Counts by column name.
-    """
+    """Read the rows of injection_counts.csv, one an epoch: counts by column name; a missing file has none."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -174,17 +159,11 @@ def read_counts(path: Path) -> list[dict[str, int]]:
 
 
 def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
-    """Draw samples in rows: before, after, after with the label's outline.
-
-    Args:
-        path: PNG file; replaced if it exists.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Draw samples in rows: before, after, after with the label's outline. A PNG that exists is replaced."""
     from matplotlib.figure import Figure
 
     with own_style():
         figure = Figure(figsize=(6.6, 2.2 * len(pictures)), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(len(pictures), 3, squeeze=False)
         for row, picture in zip(axes, pictures, strict=True):
             for axis, image in zip(row, (picture.before, picture.after, picture.after), strict=True):
@@ -194,22 +173,12 @@ def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
                 row[2].contour(picture.is_tumor, levels=[0.5], colors="#d62728", linewidths=1.0)
         for axis, title in zip(axes[0], ("healthy crop", "with synthetic tumour", "label"), strict=True):
             axis.set_title(title, fontsize=9)
-        with written_whole(path, overwrite=True) as temporary:
-            figure.savefig(temporary, dpi=110)
-
-
-def _to_grey(intensities: CTIntensities, normalised: NDArray[np.float32]) -> NDArray[np.uint8]:
-    low, high = intensities.low_hu, intensities.high_hu
-    share = (intensities.to_hu(normalised) - low) / (high - low)
-    return np.round(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
+        save_figure(figure, path, dpi=110)
 
 
 def _write_counts(path: Path, rows: Sequence[Mapping[str, int]]) -> None:
     others = sorted({key for row in rows for key in row} - set(_FIRST_COLUMNS))
-    with (
-        written_whole(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with written_whole(path, overwrite=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*_FIRST_COLUMNS, *others], restval=0)
         writer.writeheader()
         writer.writerows(rows)

@@ -78,7 +78,7 @@ class InjectedCrop:
     @property
     def main_reason(self) -> str:
         """Most frequent reason for a rejection."""
-        return max(self.rejected, key=lambda reason: self.rejected[reason], default="unknown")
+        return max(self.rejected, key=self.rejected.__getitem__, default="unknown")
 
 
 def describe_tumor(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> InjectedTumor:

@@ -27,8 +27,6 @@ class InjectionRules:
         tumor_label: Label that tumours get.
         exophytic: Tumours may replace background voxels as well.
         spacing_mm: Spacing of the preprocessed data in mm, array order.
-        intensities: nnU-Net's normalisation.
-        size_classes: Classes of radii in mm.
         appearances: What contrast and heterogeneity are drawn from; without examples, those of the generator's
             training tumours are taken.
         zone: Where in the organ tumours lie.

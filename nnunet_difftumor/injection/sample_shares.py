@@ -14,15 +14,12 @@ _STANDARD_ERRORS = 3.0
 
 
 def count_sample(kind: str, *, shows_tumor: bool, shows_organ: bool) -> dict[str, int]:
-    """Return the counts of one sample.
+    """Return the counts of one sample, by the names that `describe_shares` reads.
 
     Args:
         kind: `ANNOTATED` or `INJECTED`.
         shows_tumor: Its target has a voxel of a tumour.
         shows_organ: Its target has a voxel of an organ or of a tumour.
-
-    Returns:
-        Counts by the names that `describe_shares` reads.
     """
     return {
         f"{kind}_{SAMPLES}": 1,
@@ -43,10 +40,10 @@ def describe_shares(counts: Mapping[str, int]) -> tuple[str, ...]:
     Returns:
         Lines for the log; none where no sample was counted.
     """
-    kinds = [kind for kind in (ANNOTATED, INJECTED) if counts.get(f"{kind}_{SAMPLES}", 0) > 0]
+    names = {ANNOTATED: "annotated cases", INJECTED: "healthy cases with synthetic tumours"}
+    kinds = [kind for kind in names if counts.get(f"{kind}_{SAMPLES}", 0) > 0]
     if not kinds:
         return ()
-    names = {ANNOTATED: "annotated cases", INJECTED: "healthy cases with synthetic tumours"}
     parts = [
         f"{names[kind]} {100 * _share(counts, kind, WITH_TUMOR):.0f} % with tumour, "
         f"{100 * _share(counts, kind, WITHOUT_ORGAN):.0f} % without organ "

@@ -1,38 +1,53 @@
-"""The random numbers of a worker's samples, and what its samples were."""
+"""Which samples carry tumours, the random numbers of a worker's samples, and what its samples were."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from nnunet_difftumor.injection.case_tumors import CaseTumors
 from nnunet_difftumor.injection.log import SamplePicture
 from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest
-from nnunet_difftumor.tumor.spec import TumorSpec
 
 _PICTURES_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
-class SampleDraw:
-    """What was drawn for one sample before its crop was cut.
+class HostCases:
+    """Cases of one kind that may carry synthetic tumours.
 
     Attributes:
-        is_carrying: The case carries synthetic tumours.
-        request: Those that reach the crop; None if none does.
-        refusal: Why the case carries none although it was drawn; None if there is no such reason.
-        given_up: Drawn tumours of the case that no place has room for.
+        targets: The cases, and the numbers of the targets that each may get.
+        probability: Share of the samples of these cases in which the case carries tumours.
     """
 
-    case: str
-    is_carrying: bool = False
-    request: InjectionRequest | None = None
-    refusal: str | None = None
-    given_up: tuple[TumorSpec, ...] = ()
-    target: int = 0
+    targets: Mapping[str, Sequence[int]]
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlan:
+    """Which cases carry synthetic tumours, how often, and from which random streams.
+
+    Attributes:
+        seed_words: Seed and rank; the worker and the number of the sample are added to them.
+        target_weights: How often each target is drawn, relative to the others that a case may get; None: all alike.
+        first_sample: Number of the first sample of each worker.
+        is_control: Choose cases and crops as ever, but put nothing in.
+        is_misplaced: Label the tumours at other places than those they are put in.
+    """
+
+    healthy: HostCases
+    annotated: HostCases
+    seed_words: Sequence[int]
+    target_weights: Sequence[float] | None = None
+    first_sample: int = 0
+    is_control: bool = False
+    is_misplaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,26 @@ class SampleStream:
         return np.random.default_rng(np.random.SeedSequence(list(self.words), spawn_key=(purpose,)))
 
 
+@dataclass(frozen=True)
+class SampleDraw:
+    """What was drawn for one sample before its crop was cut.
+
+    Attributes:
+        is_carrying: The case carries synthetic tumours.
+        request: Those that reach the crop; None if none does.
+        refusal: Why the case carries none although it was drawn; None if there is no such reason.
+        tumors: The tumours of the whole case, those that no place has room for included.
+    """
+
+    case: str
+    is_carrying: bool = False
+    request: InjectionRequest | None = None
+    refusal: str | None = None
+    tumors: CaseTumors = field(default_factory=CaseTumors)
+    target: int = 0
+    stream: SampleStream = SampleStream(())
+
+
 class InjectionState:
     """What `get_bbox`, the first transform and the loader share within one worker.
 
@@ -63,12 +98,7 @@ class InjectionState:
     """
 
     def __init__(self, seed_words: Sequence[int], first_sample: int = 0) -> None:
-        """Create the state.
-
-        Args:
-            seed_words: Seed and rank: what tells this training's streams apart.
-            first_sample: Number of the first sample; a continued training starts beyond those it has used.
-        """
+        """Start at the first sample; a continued training starts beyond those it has used (see `SamplingPlan`)."""
         self.case = ""
         self.labels: Any = None
         self.real_voxels: defaultdict[str, dict[Any, int]] = defaultdict(dict)

@@ -16,7 +16,7 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert3DTo2DTransform
 
-from nnunet_difftumor.synthesis.placement import Box
+from nnunet_difftumor.ct.boxes import Box, as_box
 
 _KERNEL_VOXELS = 2
 
@@ -25,7 +25,6 @@ def find_seen_region(transforms: BasicTransform | None, image: torch.Tensor) -> 
     """Find the box of a crop that its transforms will read; nnU-Net's random streams stay as they are.
 
     Args:
-        transforms: nnU-Net's transforms of a training sample.
         image: The raw crop. Shape (1, D, H, W).
 
     Returns:
@@ -44,30 +43,19 @@ def find_seen_region(transforms: BasicTransform | None, image: torch.Tensor) -> 
     middle = np.asarray(drawn["center_location_in_pixels"])
     low, high = np.floor(middle - half) - _KERNEL_VOXELS, np.ceil(middle + half) + _KERNEL_VOXELS
     starts, stops = np.maximum(low, 0).astype(int), np.minimum(high, shown.shape[1:]).astype(int)
-    box = [slice(int(start), int(stop)) for start, stop in zip(starts, stops, strict=True)]
     if is_flat:
-        box.insert(0, slice(0, image.shape[1]))
-    depth, height, width = box
-    return depth, height, width
+        starts, stops = np.insert(starts, 0, 0), np.insert(stops, 0, image.shape[1])
+    return as_box(starts, stops)
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Give nnU-Net's global random streams back as they were."""
+def kept_random_state(seed: int | None = None) -> Iterator[None]:
+    """Give nnU-Net's global random streams back as they were; meanwhile numpy's starts from a seed, if there is one."""
     numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (nnU-Net's own stream)
     try:
+        if seed is not None:
+            np.random.seed(seed)  # noqa: NPY002
         yield
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_rng_state(torch_state)
-
-
-@contextmanager
-def seeded_numpy(seed: int) -> Iterator[None]:
-    """Let nnU-Net draw from a stream of this seed, and give its own back as it was."""
-    state = np.random.get_state()  # noqa: NPY002 (nnU-Net draws from the global stream)
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

@@ -1,15 +1,16 @@
-"""The arms of a study: what is put into the same crops of the same healthy cases."""
+"""Where the synthesizer of each arm comes from: what is put into the same crops of the same healthy cases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from scipy.ndimage import find_objects, label
+from scipy.ndimage import find_objects
 
+from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.synthesis.pasted import CopyPasteSynthesizer
@@ -25,25 +26,27 @@ MISPLACED = "generated, labelled elsewhere"
 """What an arm puts in; with one seed all arms choose the same cases and crops, and draw the same tumours."""
 
 
-@dataclass(frozen=True)
-class HandcraftedSource:
-    """Hand-crafted tumours with regions and looks of a generator folder; its networks are not loaded."""
+_SMALLEST_DONOR_VOXELS = 20
 
-    generator_folder: Path
+SynthesizerSource = Callable[[], TumorSynthesizer]
+"""Makes the synthesizer in the process that uses it; must pickle, so that workers can be spawned."""
+
+
+class LoadedOnce:
+    """A source that several injectors of one process share; what it loaded does not travel to other processes."""
+
+    def __init__(self, source: SynthesizerSource) -> None:
+        self._source = source
+        self._synthesizer: TumorSynthesizer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_synthesizer": None}
 
     def __call__(self) -> TumorSynthesizer:
-        """Read the description of the generator."""
-        from diffusion.generator_folder import read_generator_info
-
-        return TumorSynthesizer(HandcraftedTissue(read_generator_info(self.generator_folder)))
-
-
-class SynthesizerSource(Protocol):
-    """Makes the synthesizer in the process that uses it; must pickle, so that workers can be spawned."""
-
-    def __call__(self) -> TumorSynthesizer:
-        """Load the synthesizer."""
-        ...
+        """Return the synthesizer, loaded at the first call."""
+        if self._synthesizer is None:
+            self._synthesizer = self._source()
+        return self._synthesizer
 
 
 @dataclass(frozen=True)
@@ -58,26 +61,17 @@ class GeneratorFolderSource:
         return TumorSynthesizer.from_folder(self.folder, steps=self.steps)
 
 
-class LoadedOnce:
-    """A source that several injectors of one process share; what it loaded does not travel to other processes."""
+@dataclass(frozen=True)
+class HandcraftedSource:
+    """Hand-crafted tumours with regions and looks of a generator folder; its networks are not loaded."""
 
-    def __init__(self, source: SynthesizerSource) -> None:
-        """Wrap a source; nothing is loaded yet."""
-        self._source = source
-        self._synthesizer: TumorSynthesizer | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was loaded."""
-        return {**self.__dict__, "_synthesizer": None}
+    generator_folder: Path
 
     def __call__(self) -> TumorSynthesizer:
-        """Return the synthesizer, loaded at the first call."""
-        if self._synthesizer is None:
-            self._synthesizer = self._source()
-        return self._synthesizer
+        """Read the description of the generator."""
+        from diffusion.generator_folder import read_generator_info
 
-
-_SMALLEST_DONOR_VOXELS = 20
+        return TumorSynthesizer(HandcraftedTissue(read_generator_info(self.generator_folder)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +117,7 @@ class CopyPasteSource:
     def _donors_of(self, case: str) -> Iterable[Donor]:
         data, segmentation, _, _ = self.dataset_class(str(self.data_folder), [case]).load_case(case)
         labels = np.asarray(segmentation[0])
-        tumors = np.isin(labels, self.tumor_labels)
-        components, _ = label(tumors, structure=np.ones((3, 3, 3)))  # type: ignore[misc]
+        components, _ = label_components(np.isin(labels, self.tumor_labels))
         image_hu = self.intensities.to_hu(np.asarray(data[0]))
         for number, box in enumerate(find_objects(components), start=1):
             if box is not None and int((components[box] == number).sum()) >= _SMALLEST_DONOR_VOXELS:

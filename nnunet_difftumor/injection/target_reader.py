@@ -15,9 +15,6 @@ class TargetReader:
     def __init__(self, label_manager: LabelManager, organ_label: int, tumor_label: int) -> None:
         """Find the tumour in nnU-Net's targets.
 
-        Args:
-            label_manager: nnU-Net's label manager.
-
         Raises:
             ConfigurationError: If no region tells the tumour from the organ.
         """
@@ -37,6 +34,10 @@ class TargetReader:
                     f"organ label {organ_label}, so nothing could be learned about tumours. Add a region, "
                     f'e.g. "tumor": {tumor_label}, and its entry in regions_class_order.'
                 )
+
+    def read_labels(self) -> None:
+        """Look at label maps from here on, where nnU-Net makes no regions of them."""
+        self._channels = None
 
     def shows_tumor(self, target: torch.Tensor) -> bool:
         """True if a sample's target has a voxel of the tumour. Shape (1, ...), or (regions, ...) for regions."""

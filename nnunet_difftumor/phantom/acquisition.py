@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,57 +11,40 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from nnunet_difftumor.phantom.anatomy import Anatomy
-from nnunet_difftumor.phantom.geometry import Points
-from nnunet_difftumor.phantom.hospitals import Hospital
 from nnunet_difftumor.phantom.lesions import Lesion
-from nnunet_difftumor.phantom.organs import LIVER, OrganRule
 from nnunet_difftumor.phantom.painting import paint_anatomy
+from nnunet_difftumor.phantom.styles import LIVER, Hospital, OrganRule, ScanSize
+from nnunet_difftumor.tumor.spec import Triple
 
 _SUB_SLICE_MM = 1.4
 _LOWEST_STORED_HU = -1024.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanSize:
-    """How finely a phantom patient is scanned.
-
-    Attributes:
-        in_plane_mm: Smallest and largest in-plane spacing.
-        slice_mm: Smallest and largest slice thickness; the slices touch.
-        margin_mm: Air beside the body.
-    """
-
-    in_plane_mm: tuple[float, float]
-    slice_mm: tuple[float, float]
-    margin_mm: float
-
-
-SCAN_SIZES: dict[str, ScanSize] = {
-    "small": ScanSize(in_plane_mm=(2.1, 2.6), slice_mm=(2.5, 5.0), margin_mm=4.0),
-    "full": ScanSize(in_plane_mm=(0.68, 0.85), slice_mm=(1.5, 5.0), margin_mm=30.0),
-}
 _SCAN_HEIGHT_MM = (135.0, 160.0)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Scan:
-    """Grid and image quality of one scan.
+    """Grid and image quality of one scan that covers the patient's width and the height of the liver.
 
     Attributes:
         shape: Number of slices, rows and columns.
         spacing_mm: Voxel size (D, H, W) in mm.
         start_mm: Position of voxel (0, 0, 0) in the patient's frame (D, H, W), in mm.
-        noise_hu: Standard deviation of the noise in HU.
-        noise_grain: Width of the noise's grain in voxels.
-        sharpness: Standard deviation of the in-plane blur in voxels.
     """
 
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    start_mm: tuple[float, float, float]
-    noise_hu: float
-    noise_grain: float
-    sharpness: float
+    def __init__(self, anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> None:
+        """Draw a scan; the order of the lines is that of the random stream."""
+        in_plane_mm = round(float(rng.uniform(*size.in_plane_mm)), 3)
+        slice_mm = round(float(rng.uniform(*(hospital.slice_mm or size.slice_mm))), 1)
+        half_axes_mm = (anatomy.half_depth_mm, anatomy.half_width_mm)
+        rows, columns = (
+            math.ceil(2.0 * (axis * anatomy.scale + size.margin_mm) / in_plane_mm) for axis in half_axes_mm
+        )
+        self.shape = (math.ceil(float(rng.uniform(*_SCAN_HEIGHT_MM)) / slice_mm), rows, columns)
+        self.spacing_mm: Triple = (slice_mm, in_plane_mm, in_plane_mm)
+        middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
+        self.start_mm = tuple(middle_mm[i] - 0.5 * (self.shape[i] - 1) * self.spacing_mm[i] for i in range(3))
+        self.noise_hu = float(rng.uniform(*hospital.noise_hu))
+        self.noise_grain = float(rng.uniform(*hospital.noise_grain))
+        self.sharpness = float(rng.uniform(*hospital.sharpness))
 
     @property
     def z_range_mm(self) -> tuple[float, float]:
@@ -80,54 +64,17 @@ class ScannedPatient:
 
     image_hu: NDArray[np.int16]
     label: NDArray[np.uint8]
-    spacing_mm: tuple[float, float, float]
-
-
-def draw_scan(anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> Scan:
-    """Draw a scan that covers the patient's width and the height of the liver.
-
-    Returns:
-        Grid and image quality.
-    """
-    in_plane_mm = round(float(rng.uniform(*size.in_plane_mm)), 3)
-    slice_mm = round(float(rng.uniform(*(hospital.slice_mm or size.slice_mm))), 1)
-    half_width_mm, half_depth_mm = (axis * anatomy.scale + size.margin_mm for axis in anatomy.body.semi_axes_mm)
-    height_mm = float(rng.uniform(*_SCAN_HEIGHT_MM))
-    counts = (
-        math.ceil(height_mm / slice_mm),
-        math.ceil(2.0 * half_depth_mm / in_plane_mm),
-        math.ceil(2.0 * half_width_mm / in_plane_mm),
-    )
-    spacing_mm = (slice_mm, in_plane_mm, in_plane_mm)
-    middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
-    start = [middle_mm[i] - 0.5 * (counts[i] - 1) * spacing_mm[i] for i in range(3)]
-    return Scan(
-        shape=counts,
-        spacing_mm=spacing_mm,
-        start_mm=(start[0], start[1], start[2]),
-        noise_hu=float(rng.uniform(*hospital.noise_hu)),
-        noise_grain=float(rng.uniform(*hospital.noise_grain)),
-        sharpness=float(rng.uniform(*hospital.sharpness)),
-    )
+    spacing_mm: Triple
 
 
 def scan_patient(
     anatomy: Anatomy,
-    lesions: tuple[Lesion, ...],
+    lesions: Sequence[Lesion],
     scan: Scan,
     rng: np.random.Generator,
-    organs: tuple[OrganRule, ...] = (LIVER,),
+    organs: Sequence[OrganRule] = (LIVER,),
 ) -> ScannedPatient:
-    """Scan a patient: average over the slice thickness, blur, add noise, store.
-
-    Args:
-        lesions: The patient's tumours.
-        scan: Grid and image quality.
-        organs: Organs that are labelled, each with its tumours.
-
-    Returns:
-        Image and label.
-    """
+    """Scan a patient: average over the slice thickness, blur, add noise, store; the organs are labelled."""
     image_hu = np.empty(scan.shape, dtype=np.float32)
     label = np.zeros(scan.shape, dtype=np.uint8)
     for index in range(scan.shape[0]):
@@ -139,26 +86,26 @@ def scan_patient(
 
 
 def _scan_slice(
-    anatomy: Anatomy, lesions: tuple[Lesion, ...], scan: Scan, index: int, organs: tuple[OrganRule, ...]
+    anatomy: Anatomy, lesions: Sequence[Lesion], scan: Scan, index: int, organs: Sequence[OrganRule]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Mean of several thin planes through one slice, and the label that holds at least half of a voxel."""
     parts = max(1, math.ceil(scan.spacing_mm[0] / _SUB_SLICE_MM))
     edge_mm = scan.spacing_mm[1]
-    y_mm = (scan.start_mm[1] + np.arange(scan.shape[1]) * scan.spacing_mm[1]).astype(np.float32)
-    x_mm = (scan.start_mm[2] + np.arange(scan.shape[2]) * scan.spacing_mm[2]).astype(np.float32)
-    columns, rows = np.meshgrid(x_mm, y_mm, indexing="xy")
+    y_mm, x_mm = (scan.start_mm[axis] + np.arange(scan.shape[axis]) * scan.spacing_mm[axis] for axis in (1, 2))
+    columns, rows = np.meshgrid(x_mm.astype(np.float32), y_mm.astype(np.float32), indexing="xy")
     total_hu = np.zeros(scan.shape[1:], dtype=np.float32)
     organ_shares = {organ.name: np.zeros_like(total_hu) for organ in organs}
     tumor_shares = {organ.name: np.zeros_like(total_hu) for organ in organs}
     for part in range(parts):
         z_mm = scan.start_mm[0] + (index + (part + 0.5) / parts - 0.5) * scan.spacing_mm[0]
-        points = Points(columns, rows, np.full_like(columns, z_mm))
-        hu, planes = paint_anatomy(anatomy, points, edge_mm)
+        points = np.stack([columns, rows, np.full_like(columns, z_mm)])
+        hu, distances_mm = paint_anatomy(anatomy, points, edge_mm)
         for name, share in organ_shares.items():
-            share += np.clip(0.5 - planes.of(name) / edge_mm, 0.0, 1.0) / parts
+            share += np.clip(0.5 - distances_mm[name] / edge_mm, 0.0, 1.0) / parts
         for lesion in lesions:
             name = lesion.organ.name
-            tumor_shares[name] += lesion.paint_(hu, points, planes, getattr(anatomy.tissue, name), edge_mm) / parts
+            organ_hu = getattr(anatomy.tissue, name)
+            tumor_shares[name] += lesion.paint_(hu, points, distances_mm, organ_hu, edge_mm) / parts
         total_hu += hu / parts
     label = np.zeros(total_hu.shape, dtype=np.uint8)
     for number, organ in enumerate(organs):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,84 +11,31 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
-from nnunet_difftumor.phantom.acquisition import SCAN_SIZES, ScannedPatient, draw_scan, scan_patient
-from nnunet_difftumor.phantom.drawing import draw_anatomy
-from nnunet_difftumor.phantom.hospitals import HOSPITALS, Hospital, choose_hospital
+from nnunet_difftumor.phantom.acquisition import Scan, ScannedPatient, scan_patient
+from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import Lesion, draw_lesions
-from nnunet_difftumor.phantom.organs import LIVER, OrganRule, choose_organs, labels_of
-from nnunet_difftumor.phantom.tumor_styles import MIXED, TumorStyle, choose_tumor_style
+from nnunet_difftumor.phantom.styles import SCAN_SIZES, STANDARD, OrganRule, PhantomStyle
+from nnunet_difftumor.support.files.atomic_files import folder_written_whole, write_json
+from nnunet_difftumor.tumor.spec import Triple
 
 _FILE_ENDING = ".nii.gz"
 _SECOND_ORGAN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class PhantomStyle:
-    """What all patients of a phantom data set share.
-
-    Attributes:
-        organs: Organs that are labelled and carry tumours.
-        hospitals: Scanners, reconstructions and contrast phases; patients come from them in turn.
-        size: A key of `SCAN_SIZES`.
-        tumors: How tumours look.
-    """
-
-    organs: tuple[OrganRule, ...] = (LIVER,)
-    hospitals: tuple[Hospital, ...] = (HOSPITALS["standard"],)
-    size: str = "small"
-    tumors: TumorStyle = MIXED
-
-    def __post_init__(self) -> None:
-        if self.size not in SCAN_SIZES:
-            raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{self.size}'.")
-
-    @classmethod
-    def named(
-        cls, *, organs: Sequence[str], hospitals: Sequence[str], size: str, tumors: str = MIXED.name
-    ) -> PhantomStyle:
-        """Look up a style by names.
-
-        Args:
-            organs: Names of organs, keys of `organs.ORGANS`.
-            hospitals: Keys of `HOSPITALS`, at least one.
-            size: A key of `SCAN_SIZES`.
-            tumors: A key of `TUMOR_STYLES`.
-
-        Raises:
-            ConfigurationError: If a name is unknown.
-        """
-        chosen = tuple(choose_hospital(name) for name in hospitals)
-        return cls(choose_organs(tuple(organs)), chosen, size, choose_tumor_style(tumors))
-
-
-STANDARD = PhantomStyle()
-
-
-@dataclass(frozen=True)
 class WrittenCase:
-    """One case of a phantom data set.
-
-    Attributes:
-        identifier: nnU-Net's case identifier.
-        tumor_count: Number of tumours drawn; 0 for a healthy case.
-        shape: Shape (D, H, W).
-        spacing_mm: Voxel size (D, H, W) in mm.
-    """
+    """One case of a phantom data set, with 0 tumours if it is healthy; shape and spacing are (D, H, W)."""
 
     identifier: str
     tumor_count: int
     shape: tuple[int, ...]
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: Triple
 
 
 def make_patient(
     seed: int, index: int, *, is_healthy: bool, style: PhantomStyle = STANDARD
 ) -> tuple[ScannedPatient, int]:
     """Make one phantom patient; the same arguments give the same voxels.
-
-    Args:
-        is_healthy: True for a patient without a tumour.
-        style: What the data set's patients share.
 
     Returns:
         The scanned patient and the number of tumours.
@@ -103,23 +47,24 @@ def make_patient(
         raise ConfigurationError(f"seed and index must be 0 or more, got {seed} and {index}.")
     rng = np.random.default_rng([seed, int(is_healthy), index])
     hospital = style.hospitals[index % len(style.hospitals)]
-    phase = hospital.phase
-    anatomy = draw_anatomy(rng, phase)
-    scan = draw_scan(anatomy, SCAN_SIZES[style.size], hospital, rng)
+    anatomy = Anatomy(rng, hospital.phase)
+    scan = Scan(anatomy, SCAN_SIZES[style.size], hospital, rng)
     lesions: list[Lesion] = []
     for organ in () if is_healthy else _affected(style.organs, rng):
         count = int(rng.integers(1, style.tumors.most_per_organ + 1))
-        lesions += draw_lesions(anatomy, count, scan.z_range_mm, rng, organ=organ, phase=phase, style=style.tumors)
-    return scan_patient(anatomy, tuple(lesions), scan, rng, style.organs), len(lesions)
+        lesions += draw_lesions(
+            anatomy, count, scan.z_range_mm, rng, organ=organ, phase=hospital.phase, style=style.tumors
+        )
+    return scan_patient(anatomy, lesions, scan, rng, style.organs), len(lesions)
 
 
-def _affected(organs: tuple[OrganRule, ...], rng: np.random.Generator) -> tuple[OrganRule, ...]:
+def _affected(organs: Sequence[OrganRule], rng: np.random.Generator) -> Sequence[OrganRule]:
     """One organ with tumours, and each further one with probability one half; a single organ draws nothing."""
     if len(organs) == 1:
         return organs
     first = int(rng.integers(len(organs)))
     others = rng.random(len(organs)) < _SECOND_ORGAN_SHARE
-    return tuple(organ for index, organ in enumerate(organs) if index == first or others[index])
+    return [organ for index, organ in enumerate(organs) if index == first or others[index]]
 
 
 def write_phantom_dataset(
@@ -131,7 +76,6 @@ def write_phantom_dataset(
         output_folder: Folder to make, for nnU-Net named as in `DatasetXXX_Name`.
         cases: Number of patients with tumours.
         healthy: Number of patients without.
-        style: What the patients share.
 
     Yields:
         Each case after it was written.
@@ -148,19 +92,13 @@ def write_phantom_dataset(
     output_folder = output_folder.resolve()
     if output_folder.exists() and any(output_folder.iterdir()):
         raise OutputExistsError(f"'{output_folder}' exists and is not empty. Name a new folder or remove this one.")
-    unfinished = output_folder.with_name(f".{output_folder.name}.{os.getpid()}.unfinished")
-    try:
+    with folder_written_whole(output_folder) as unfinished:
         for name in ("imagesTr", "labelsTr"):
-            (unfinished / name).mkdir(parents=True)
+            (unfinished / name).mkdir()
         for index in range(cases + healthy):
             is_healthy = index >= cases
             yield _write_case(unfinished, seed, index - cases if is_healthy else index, is_healthy, style)
         _write_dataset_json(unfinished, cases, healthy, seed, style)
-        if output_folder.exists():
-            output_folder.rmdir()
-        os.replace(unfinished, output_folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_case(folder: Path, seed: int, index: int, is_healthy: bool, style: PhantomStyle) -> WrittenCase:
@@ -171,7 +109,7 @@ def _write_case(folder: Path, seed: int, index: int, is_healthy: bool, style: Ph
     return WrittenCase(identifier, tumor_count, patient.image_hu.shape, patient.spacing_mm)
 
 
-def _write_nifti(path: Path, values: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> None:
+def _write_nifti(path: Path, values: NDArray[np.generic], spacing_mm: Triple) -> None:
     """Write an array whose axes are (head, back, left); the middle of the volume lies at 0 mm in plane."""
     image = sitk.GetImageFromArray(values)
     image.SetSpacing([float(value) for value in reversed(spacing_mm)])
@@ -193,8 +131,8 @@ def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int, style
         ),
         "licence": "CC0-1.0",
         "channel_names": {"0": "CT"},
-        "labels": labels_of(style.organs),
+        "labels": style.labels,
         "numTraining": cases + healthy,
         "file_ending": _FILE_ENDING,
     }
-    (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "dataset.json", content)

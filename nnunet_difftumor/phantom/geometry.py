@@ -1,4 +1,8 @@
-"""Signed distances in mm of the simple bodies that the phantom's anatomy is made of."""
+"""Signed distances in mm of the simple bodies that the phantom's anatomy is made of.
+
+Points are the positions of the voxels of one transverse plane, in mm: shape (3, H, W), x towards the patient's left, y
+towards the back, z towards the head.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Plane = NDArray[np.floating[Any]]
+Points = NDArray[np.floating[Any]]
 Triple = tuple[float, float, float]
 
 FAR_MM = np.float32(1e3)
 
 
-@dataclass(frozen=True)
-class Points:
-    """Positions of the voxels of one transverse plane, in mm.
-
-    Attributes:
-        x_mm: Towards the patient's left. Shape (H, W).
-        y_mm: Towards the patient's back. Shape (H, W).
-        z_mm: Towards the patient's head. Shape (H, W).
-    """
-
-    x_mm: Plane
-    y_mm: Plane
-    z_mm: Plane
-
-
-@dataclass(frozen=True)
 class SmoothField:
-    """A random function of position with mean 0 and standard deviation 1: a sum of plane waves.
+    """A random function of position with mean 0 and standard deviation 1: a sum of plane waves."""
 
-    Attributes:
-        waves: Wave vectors in radians per mm, as (x, y, z). Shape (K, 3).
-        phases: Phases in radians. Shape (K,).
-    """
-
-    waves: NDArray[np.float32]
-    phases: NDArray[np.float32]
-
-    @classmethod
-    def draw(cls, wavelength_mm: tuple[float, float], rng: np.random.Generator, count: int = 6) -> SmoothField:
+    def __init__(self, wavelength_mm: tuple[float, float], rng: np.random.Generator, count: int = 6) -> None:
         """Draw a field.
 
         Args:
@@ -53,15 +33,16 @@ class SmoothField:
         directions = rng.normal(size=(count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         waves = directions * (2.0 * math.pi / rng.uniform(*wavelength_mm, size=(count, 1)))
-        phases = rng.uniform(0.0, 2.0 * math.pi, size=count)
-        return cls(waves.astype(np.float32), phases.astype(np.float32))
+        self._waves = waves.astype(np.float32)  # (K, 3), in radians per mm, as (x, y, z)
+        self._phases = rng.uniform(0.0, 2.0 * math.pi, size=count).astype(np.float32)  # (K,)
 
     def __call__(self, points: Points) -> Plane:
         """Value at the points. Shape (H, W)."""
-        total = np.zeros_like(points.x_mm)
-        for (along_x, along_y, along_z), phase in zip(self.waves, self.phases, strict=True):
-            total += np.cos(along_x * points.x_mm + along_y * points.y_mm + along_z * points.z_mm + phase)
-        return total * np.float32(math.sqrt(2.0 / len(self.phases)))
+        x, y, z = points
+        total = np.zeros_like(x)
+        for (along_x, along_y, along_z), phase in zip(self._waves, self._phases, strict=True):
+            total += np.cos(along_x * x + along_y * y + along_z * z + phase)
+        return total * np.float32(math.sqrt(2.0 / len(self._phases)))
 
 
 @dataclass(frozen=True)
@@ -82,9 +63,7 @@ class Ellipsoid:
         """Distance to the surface in mm, exact to first order near it; negative inside. Shape (H, W)."""
         angle = math.radians(self.turn_degrees)
         cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
-        x = points.x_mm - np.float32(self.centre_mm[0])
-        y = points.y_mm - np.float32(self.centre_mm[1])
-        z = points.z_mm - np.float32(self.centre_mm[2])
+        x, y, z = points - _column(self.centre_mm)
         a, b, c = (np.float32(axis) for axis in self.semi_axes_mm)
         u, v, w = (cos * x + sin * y) / a, (cos * y - sin * x) / b, z / c
         norm = np.sqrt(u * u + v * v + w * w)
@@ -106,7 +85,7 @@ class Tube:
 
     def distance(self, points: Points) -> Plane:
         """Distance to the surface in mm, `FAR_MM` away from it; negative inside. Shape (H, W)."""
-        result = np.full(points.x_mm.shape, FAR_MM)
+        result = np.full(points.shape[1:], FAR_MM)
         for index in range(len(self.nodes_mm) - 1):
             self._lower_by_segment_(result, points, index)
         return result
@@ -118,11 +97,7 @@ class Tube:
         if window is None:
             return
         axis = stop - start
-        offset = [
-            points.x_mm[window] - np.float32(start[0]),
-            points.y_mm[window] - np.float32(start[1]),
-            points.z_mm[window] - np.float32(start[2]),
-        ]
+        offset = points[:, *window] - _column(start)
         share = sum(np.float32(axis[i] / (axis @ axis)) * offset[i] for i in range(3))
         share = np.clip(share, 0.0, 1.0)
         squared = sum((offset[i] - share * np.float32(axis[i])) ** 2 for i in range(3))
@@ -130,19 +105,21 @@ class Tube:
         np.minimum(result[window], np.sqrt(squared) - radius, out=result[window])
 
 
+def _column(position_mm: Sequence[float] | NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    return np.asarray(position_mm, dtype=np.float32)[:, None, None]
+
+
 def _window(points: Points, low_mm: NDArray[np.float64], high_mm: NDArray[np.float64]) -> tuple[slice, slice] | None:
     """Rows and columns of a plane that may lie inside a box; None if the plane misses it.
 
     The coordinates may be warped by a few mm, so the search looks at the whole plane.
     """
-    inside = (points.z_mm >= low_mm[2]) & (points.z_mm <= high_mm[2])
-    if not inside.any():
-        return None
-    inside &= (points.x_mm >= low_mm[0]) & (points.x_mm <= high_mm[0])
-    inside &= (points.y_mm >= low_mm[1]) & (points.y_mm <= high_mm[1])
+    inside = np.ones(points.shape[1:], dtype=bool)
+    for axis in (2, 0, 1):  # most bodies miss most planes
+        inside &= (points[axis] >= low_mm[axis]) & (points[axis] <= high_mm[axis])
+        if not inside.any():
+            return None
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    if len(rows) == 0:
-        return None
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 

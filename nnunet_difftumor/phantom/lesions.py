@@ -2,53 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField
-from nnunet_difftumor.phantom.organs import LIVER, PORTAL_VENOUS, OrganRule
-from nnunet_difftumor.phantom.painting import OrganPlanes, organ_distance
-from nnunet_difftumor.phantom.tumor_styles import MIXED, Range, TumorStyle
-from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.phantom.painting import paint_anatomy
+from nnunet_difftumor.phantom.styles import LIVER, MIXED, PORTAL_VENOUS, OrganRule, TumorStyle
+from nnunet_difftumor.tumor.appearance import Appearance, Range
 from nnunet_difftumor.tumor.sizes import draw_size_class
-from nnunet_difftumor.tumor.spec import TumorSpec, draw_tumor_spec
+from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _SEARCH_STEP_MM = 4.0
 _PLACEMENT_TRIES = 200
 
 
-@dataclass(frozen=True)
 class Lesion:
-    """One tumour of a patient.
+    """One tumour of a patient; its centre is (z, y, x) in the patient's frame."""
 
-    Attributes:
-        surface: Its surface; the centre is (z, y, x) in the patient's frame.
-        texture_hu: Standard deviation of the texture in HU.
-        core_hu: Additional difference at the centre in HU, as a necrotic core has.
-        edge_mm: Width of the soft edge in mm.
-    """
-
-    surface: TumorSurface
-    texture: SmoothField
-    texture_hu: float
-    core_hu: float
-    edge_mm: float
-    organ: OrganRule = LIVER
+    def __init__(self, spec: TumorSpec, organ: OrganRule, style: TumorStyle, rng: np.random.Generator) -> None:
+        """Draw texture, core and edge; the order of the lines is that of the random stream."""
+        self.organ = organ
+        self.surface = TumorSurface(spec)
+        self.texture = SmoothField(style.texture_mm, rng)
+        self.texture_hu = _within(style.texture_hu, rng)  # standard deviation
+        self.core_hu = 0.0  # additional difference at the centre, as a necrotic core has
+        if spec.radius_mm > style.core_from_mm:
+            self.core_hu = _within(style.core_hu, rng)
+        self.edge_mm = float(np.clip(_within(style.edge_share, rng) * spec.radius_mm, 1.0, 3.0))
 
     @property
     def spec(self) -> TumorSpec:
         """Size, shape, place and contrast."""
         return self.surface.spec
 
-    def paint_(self, hu: Plane, points: Points, organs: OrganPlanes, organ_hu: float, edge_mm: float) -> Plane:
+    def paint_(
+        self, hu: Plane, points: Points, distances_mm: Mapping[str, Plane], organ_hu: float, edge_mm: float
+    ) -> Plane:
         """Paint the tumour onto a plane, inside its organ only unless it may grow out of it.
 
         Args:
             hu: Values, changed in place. Shape (H, W).
-            points: Positions of the voxels in the patient's frame, in mm.
+            points: Positions of the voxels in the patient's frame, in mm. Shape (3, H, W).
+            distances_mm: As `paint_anatomy` returns them.
             organ_hu: Mean value of the tumour's organ in HU.
             edge_mm: In-plane extent of a voxel in mm.
 
@@ -56,18 +54,17 @@ class Lesion:
             Share of each voxel that is tumour. Shape (H, W).
         """
         share = np.zeros_like(hu)
-        radius_mm = self.spec.radius_mm
         window = self._window(points)
         if window is None:
             return share
-        part = Points(points.x_mm[window], points.y_mm[window], points.z_mm[window])
-        offsets = np.stack([part.z_mm, part.y_mm, part.x_mm], axis=-1).reshape(-1, 3) - self.spec.centre_mm
-        distance_mm = self.surface.signed_distance(offsets).reshape(part.x_mm.shape).astype(np.float32)
-        limit_mm = organs.free if self.organ.is_exophytic else organs.of(self.organ.name)
+        part = points[:, *window]  # (3, h, w), as (x, y, z)
+        offsets = np.stack(tuple(part[::-1]), axis=-1).reshape(-1, 3) - self.spec.centre_mm
+        distance_mm = self.surface.signed_distance(offsets).reshape(part.shape[1:]).astype(np.float32)
+        limit_mm = distances_mm["free" if self.organ.is_exophytic else self.organ.name]
         allowed = np.clip(0.5 - limit_mm[window] / edge_mm, 0.0, 1.0)
         ramp = np.clip(0.5 - distance_mm / self.edge_mm, 0.0, 1.0)
         weight = ramp * ramp * (3.0 - 2.0 * ramp) * allowed
-        core = np.clip(-distance_mm / radius_mm, 0.0, 1.0)
+        core = np.clip(-distance_mm / self.spec.radius_mm, 0.0, 1.0)
         value_hu = organ_hu + (self.spec.contrast_hu or 0.0) + self.core_hu * core
         value_hu = value_hu + self.texture_hu * self.texture(part)
         hu[window] += weight * (value_hu - hu[window])
@@ -77,10 +74,10 @@ class Lesion:
     def _window(self, points: Points) -> tuple[slice, slice] | None:
         reach = self.surface.half_extent_mm + self.edge_mm
         z, y, x = self.spec.centre_mm
-        if np.abs(points.z_mm[0, 0] - z) > reach[0]:
+        if np.abs(points[2, 0, 0] - z) > reach[0]:
             return None
-        rows = np.flatnonzero(np.abs(points.y_mm[:, 0] - y) <= reach[1])
-        columns = np.flatnonzero(np.abs(points.x_mm[0, :] - x) <= reach[2])
+        rows = np.flatnonzero(np.abs(points[1, :, 0] - y) <= reach[1])
+        columns = np.flatnonzero(np.abs(points[0, 0, :] - x) <= reach[2])
         if len(rows) == 0 or len(columns) == 0:
             return None
         return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -95,13 +92,12 @@ def draw_lesions(
     organ: OrganRule = LIVER,
     phase: str = PORTAL_VENOUS,
     style: TumorStyle = MIXED,
-) -> tuple[Lesion, ...]:
+) -> list[Lesion]:
     """Draw tumours of an organ that do not touch each other.
 
     Args:
         count: Number of tumours asked for. The first always fits; a later one may be left out.
         z_range_mm: Lowest and highest plane of the scan in mm.
-        style: How the tumours look.
     """
     places_mm, depth_mm = _organ_places(anatomy, organ, z_range_mm)
     lesions: list[Lesion] = []
@@ -114,17 +110,8 @@ def draw_lesions(
         centre_mm = _place(drawn.radius_mm, places_mm[suits], lesions, rng)
         if centre_mm is None:
             continue
-        lesions.append(
-            Lesion(
-                surface=TumorSurface(drawn.moved_to(centre_mm)),
-                texture=SmoothField.draw(style.texture_mm, rng),
-                texture_hu=_within(style.texture_hu, rng),
-                core_hu=_within(style.core_hu, rng) if drawn.radius_mm > style.core_from_mm else 0.0,
-                edge_mm=float(np.clip(_within(style.edge_share, rng) * drawn.radius_mm, 1.0, 3.0)),
-                organ=organ,
-            )
-        )
-    return tuple(lesions)
+        lesions.append(Lesion(drawn.moved_to(centre_mm), organ, style, rng))
+    return lesions
 
 
 def _within(limits: Range, rng: np.random.Generator) -> float:
@@ -138,8 +125,8 @@ def _organ_places(anatomy: Anatomy, organ: OrganRule, z_range_mm: tuple[float, f
     x_mm, y_mm = np.meshgrid(axis, axis, indexing="xy")
     places, depths = [], []
     for z_mm in np.arange(z_range_mm[0] + 5.0, z_range_mm[1] - 5.0, _SEARCH_STEP_MM):
-        points = Points(x_mm, y_mm, np.full_like(x_mm, z_mm))
-        distance_mm = organ_distance(anatomy, points, organ.name)
+        points = np.stack([x_mm, y_mm, np.full_like(x_mm, z_mm)])
+        distance_mm = paint_anatomy(anatomy, points, edge_mm=2.0)[1][organ.name]
         rows, columns = np.nonzero(distance_mm < -2.0)
         places.append(np.stack([np.full(len(rows), z_mm), y_mm[rows, columns], x_mm[rows, columns]], axis=1))
         depths.append(-distance_mm[rows, columns])
@@ -153,9 +140,7 @@ def _suitable(radius_mm: float, organ: OrganRule, depth_mm: np.ndarray, rng: np.
     return depth_mm >= min(0.7 * radius_mm, float(depth_mm.max()))
 
 
-def _place(
-    radius_mm: float, candidates: np.ndarray, lesions: list[Lesion], rng: np.random.Generator
-) -> tuple[float, float, float] | None:
+def _place(radius_mm: float, candidates: np.ndarray, lesions: list[Lesion], rng: np.random.Generator) -> Triple | None:
     """One of the candidate places, free of other tumours."""
     for _ in range(_PLACEMENT_TRIES):
         jitter = rng.uniform(-0.5, 0.5, size=3) * _SEARCH_STEP_MM

@@ -19,14 +19,7 @@ MINIMUM_CONTRAST_HU = 5.0
 
 
 def robust_sd(values: NDArray[np.floating]) -> float:
-    """Standard deviation estimated from the median absolute deviation (1.4826 MAD).
-
-    Args:
-        values: Values of any shape, at least one.
-
-    Returns:
-        The estimate, in the unit of the values.
-    """
+    """Standard deviation of at least one value, estimated from the median absolute deviation (1.4826 MAD)."""
     return float(_ROBUST_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
@@ -76,9 +69,6 @@ def limit_residual(residual_hu: FloatArray, weight: FloatArray, residual_sd_hu: 
         residual_hu: Host minus reconstruction in HU. Shape (D, H, W).
         weight: Blending weight w in [0, 1]. Same shape.
         residual_sd_hu: Robust standard deviation of the host's residual in HU.
-
-    Returns:
-        Residual in HU, same shape.
     """
     limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
     return np.clip(residual_hu, -limit, limit).astype(np.float32)

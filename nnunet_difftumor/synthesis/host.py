@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
+from nnunet_difftumor.ct.boxes import Box, inside, widened
 from nnunet_difftumor.errors import GeometryMismatchError
 
 GROWTH_RANGE_HU = (-300.0, 300.0)
@@ -44,25 +45,18 @@ class Host:
     clipped_to_hu: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        shapes = {
-            "image_hu": self.image_hu.shape,
-            "organ_mask": self.organ_mask.shape,
-            "replaceable_mask": self.replaceable_mask.shape,
-            "valid_mask": self.valid_mask.shape,
-        }
+        names = ("image_hu", "organ_mask", "replaceable_mask", "valid_mask")
+        shapes = {name: getattr(self, name).shape for name in names}
         if len(set(shapes.values())) != 1 or self.image_hu.ndim != 3:
             raise GeometryMismatchError(
                 f"A host needs one 3D shape for image and masks, got {shapes}. Bring the masks onto the image's grid."
             )
 
-    def may_become_tumor(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+    def may_become_tumor(self, box: Box) -> NDArray[np.bool_]:
         """Say which voxels of a box a tumour may change: replaceable real CT, and no air or bone beside the organ.
 
         A clipped image is flat at an end of its window where there is air or bone. Where the window ends above
-        -120 HU, fat is as flat, and air is taken for fat.
-
-        Returns:
-            Shape of the box.
+        -120 HU, fat is as flat, and air is taken for fat. Shape of the box.
         """
         low_hu, high_hu = GROWTH_RANGE_HU
         image_hu, organ = self.image_hu[box], self.organ_mask[box]
@@ -81,25 +75,15 @@ class Host:
         is_air, is_bone = lowest_hu < low_hu <= _LOWEST_FAT_HU, high_hu < highest_hu
         return (low_hu,) * is_air + (high_hu,) * is_bone
 
-    def _plateaus(self, box: tuple[slice, slice, slice], end_hu: float) -> NDArray[np.bool_]:
+    def _plateaus(self, box: Box, end_hu: float) -> NDArray[np.bool_]:
         """Voxels of a box in cubes that lie at an end of the window as a whole. Shape of the box."""
-        margin = _PLATEAU_VOXELS - 1
-        bounds = [part.indices(size)[:2] for part, size in zip(box, self.image_hu.shape, strict=True)]
-        wide = tuple(slice(max(0, start - margin), stop + margin) for start, stop in bounds)
+        wide = widened(box, _PLATEAU_VOXELS - 1, self.image_hu.shape)
         is_clipped = is_clipped_to(self.image_hu[wide], end_hu)
         cubes = minimum_filter(is_clipped, _PLATEAU_VOXELS)  # at their centres
         plateaus = np.asarray(maximum_filter(cubes, _PLATEAU_VOXELS), dtype=bool)
-        return plateaus[tuple(slice(min(margin, start), min(margin, start) + stop - start) for start, stop in bounds)]
+        return plateaus[inside(box, wide)]
 
 
 def is_clipped_to(image_hu: NDArray[np.float32], end_hu: float) -> NDArray[np.bool_]:
-    """Say where an image lies at an end of the window that it was clipped to, but for nnU-Net's resampling after it.
-
-    Args:
-        image_hu: Values in HU, any shape.
-        end_hu: The end of the window in HU.
-
-    Returns:
-        Same shape.
-    """
+    """Say where an image lies at an end of the window that it was clipped to, but for nnU-Net's resampling after it."""
     return np.abs(image_hu - np.float32(end_hu)) <= _RESAMPLED_WITHIN_HU

@@ -16,15 +16,12 @@ _FIRST_REACH_MM = 8.0
 def organ_depth_mm(
     organ_mask: NDArray[np.bool_], valid_mask: NDArray[np.bool_], spacing_mm: Sequence[float]
 ) -> NDArray[np.floating]:
-    """Measure the distance of every organ voxel from the organ's surface.
+    """Distance of every voxel, in mm, from the nearest one of real CT that is not organ; infinite where there is none.
 
     Args:
         organ_mask: True in the organ. Shape (D, H, W).
         valid_mask: True in real CT, False in padding. Same shape.
         spacing_mm: Spacing in mm, array order.
-
-    Returns:
-        Distance in mm to the nearest voxel of real CT that is not organ; infinite where there is none. Same shape.
     """
     goes_on = organ_mask | ~valid_mask
     if goes_on.all():  # the transform would measure from a point beside the first voxel
@@ -47,9 +44,6 @@ def lies_at_depth(
         voxel: Index (D, H, W).
         spacing_mm: Spacing in mm, array order.
         depth_range_mm: Smallest and largest distance from the organ's surface in mm.
-
-    Returns:
-        True if it does.
     """
     low_mm, high_mm = depth_range_mm
     farthest_mm = min(high_mm, float(np.linalg.norm(np.multiply(labels.shape[1:], spacing_mm))))

@@ -6,24 +6,21 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.synthesizer import PreparedTumor, TumorSynthesizer, attempt_seed
 from nnunet_difftumor.synthesis.tissue.donors import Donor, paste_texture
-from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray, GeneratedRegions
 
 if TYPE_CHECKING:
     from diffusion.generator.info import GeneratorInfo
-
-FloatArray = NDArray[np.float32]
 
 
 class CopyPasteSynthesizer(TumorSynthesizer):
     """Fills the drawn masks with the texture of real tumours; place, shape, looks and blending are as ever."""
 
     def __init__(self, info: GeneratorInfo, donors: Sequence[Donor]) -> None:
-        """Create a synthesizer.
+        """Take what to paste.
 
         Args:
             info: Generator whose regions, window and looks are used, so that the same tumours are drawn.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
@@ -18,8 +19,6 @@ from nnunet_difftumor.tumor.region import support_radius_mm
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_class, fit_size_classes
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
 from nnunet_difftumor.tumor.surface import TumorSurface
-
-Box = tuple[slice, slice, slice]
 
 _INTERIOR_POINTS = 256
 _NEAR_ENOUGH = 0.05  # share of the surface: a place this near to the wanted share outside the organ is taken at once
@@ -64,44 +63,50 @@ class Surroundings:
 
     Attributes:
         start: Voxel of the scan at the box's corner. (D, H, W).
+        spacing_mm: Spacing in mm, array order.
         organ: True in the organ.
         replaceable: True where a voxel may become tumour.
         keep_off: Masks that a tumour's surface keeps a distance from, and those distances in mm.
     """
 
     start: NDArray[np.int64]
+    spacing_mm: Triple
     organ: NDArray[np.bool_]
     replaceable: NDArray[np.bool_]
     keep_off: Sequence[tuple[NDArray[np.bool_], float]] = ()
 
+    def share_in(self, mask: NDArray[np.bool_], points_mm: NDArray[np.float64]) -> float:
+        """Share of points of the scan, shape (P, 3), in a mask of the box; what is outside the box is not in it."""
+        voxels = np.round(points_mm / np.asarray(self.spacing_mm)).astype(np.int64) - self.start  # (P, 3)
+        within = np.all((voxels >= 0) & (voxels < mask.shape), axis=1)
+        return float(mask[tuple(voxels[within].T)].sum()) / len(voxels)
 
-class Ground(Protocol):
-    """Where tumours are placed: a scan in memory, or a case that is read where it is looked at."""
 
-    @property
-    def spacing_mm(self) -> Triple:
-        """Spacing in mm, array order."""
-        ...
+class Ground(ABC):
+    """Where tumours are placed: a scan in memory, or a case that is read where it is looked at.
 
-    @property
-    def reach_mm(self) -> float:
-        """How far beyond a tumour's surface its surroundings must show the scan, in mm."""
-        ...
+    Attributes:
+        spacing_mm: Spacing in mm, array order.
+        reach_mm: How far beyond a tumour's surface its surroundings must show the scan, in mm.
+    """
 
+    spacing_mm: Triple
+    reach_mm: float
+
+    @abstractmethod
     def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         """Draw a voxel of the organ, all that lie in the zone alike; None if no such voxel was found in some tries.
 
         Raises:
             EmptyOrganError: If there is none.
         """
-        ...
 
+    @abstractmethod
     def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
         """Look at a box, clipped to the scan."""
-        ...
 
 
-class HostGround:
+class HostGround(Ground):
     """A scan in memory."""
 
     def __init__(self, host: Host, zone: Zone) -> None:
@@ -111,7 +116,7 @@ class HostGround:
             EmptyOrganError: If no voxel of the organ lies in the zone.
         """
         self._host = host
-        self._avoid_distance_mm = zone.avoid_distance_mm
+        self.spacing_mm, self.reach_mm = host.spacing_mm, zone.avoid_distance_mm
         places = host.organ_mask & host.replaceable_mask
         if zone.surface_distance_mm is not None and places.any():
             low_mm, high_mm = zone.surface_distance_mm
@@ -123,16 +128,6 @@ class HostGround:
                 "The organ mask has no voxel where a tumour may be placed; choose a scan that shows it."
             )
 
-    @property
-    def spacing_mm(self) -> Triple:
-        """Spacing in mm, array order."""
-        return self._host.spacing_mm
-
-    @property
-    def reach_mm(self) -> float:
-        """Distance that tumours keep from what they shall avoid."""
-        return self._avoid_distance_mm
-
     def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw a voxel of the organ in the zone."""
         return self._places[int(rng.integers(len(self._places)))]
@@ -141,9 +136,9 @@ class HostGround:
         """Look at a box, clipped to the scan."""
         host = self._host
         start, stop = np.maximum(start, 0), np.minimum(stop, host.image_hu.shape)
-        box = tuple(slice(int(low), int(high)) for low, high in zip(start, stop, strict=True))
-        avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self._avoid_distance_mm),)
-        return Surroundings(start, host.organ_mask[box], host.replaceable_mask[box], avoid)
+        box = as_box(start, stop)
+        avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self.reach_mm),)
+        return Surroundings(start, self.spacing_mm, host.organ_mask[box], host.replaceable_mask[box], avoid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +146,8 @@ class TumorPlan:
     """What to draw for a scan.
 
     Attributes:
-        size_classes: Classes of radii in mm.
         counts: Numbers of tumours that scans have, drawn from alike; the class is then drawn for each tumour. None:
             the tumours of a scan are of one class, as many as it allows.
-        appearances: What contrast and heterogeneity are drawn from.
-        zone: Where in the organ.
         minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
         tries: Centres that are tried for a tumour before a smaller one is drawn.
         shrinks: Times that a smaller radius is drawn before the tumour is given up.
@@ -209,7 +201,6 @@ def with_look(spec: TumorSpec, appearances: AppearanceRule, attempt: int = 0) ->
     """Give a tumour a look that its own seed decides, so that size and place do not depend on what looks there are.
 
     Args:
-        appearances: What contrast and heterogeneity are drawn from.
         attempt: Number of the look, for a tumour that could not be seen with the one before.
     """
     look = appearances.draw(np.random.default_rng(np.random.SeedSequence([spec.seed, attempt])))
@@ -230,15 +221,13 @@ def place_tumors(
     smallest_mm = min(size.radius_mm[0] for size in plan.size_classes)
     placed: list[TumorSpec] = []
     given_up: list[TumorSpec] = []
-    taken: list[tuple[NDArray[np.float64], float]] = []
     for each in drawn:
         least_mm = each.size_class.radius_mm[0] if plan.keeps_class else smallest_mm
-        spec = _place_one(ground, plan, each.spec, least_mm, taken, rng)
+        spec = _place_one(ground, plan, each.spec, least_mm, [TumorSurface(other) for other in placed], rng)
         if spec is None:
             given_up.append(each.spec)
         else:
             placed.append(spec)
-            taken.append((np.asarray(spec.centre_mm), support_radius_mm(TumorSurface(spec))))
     return placed, given_up
 
 
@@ -261,92 +250,73 @@ def _place_one(
     plan: TumorPlan,
     spec: TumorSpec,
     smallest_mm: float,
-    taken: Sequence[tuple[NDArray[np.float64], float]],
+    others: Sequence[TumorSurface],
     rng: np.random.Generator,
 ) -> TumorSpec | None:
-    """Find a place for one tumour; `taken` are the balls, centre and radius in mm, that hold the others' supports."""
+    """Find a place for one tumour beside others."""
     wanted_outside = plan.zone.draw_outside_share(spec.radius_mm, rng)
     tries = plan.tries if wanted_outside is None else 3 * plan.tries
     for _ in range(plan.shrinks + 1):
-        surface = TumorSurface(spec)
-        best: tuple[float, NDArray[np.float64]] | None = None
+        best: tuple[float, TumorSpec] | None = None
         for _ in range(tries):
-            centre_mm = _draw_centre(ground, rng)
-            if centre_mm is None or not _is_apart(surface, centre_mm, taken):
+            surface = _somewhere(ground, spec, rng)
+            if surface is None or not _is_apart(surface, others):
                 continue
-            near = _look_around(ground, surface, centre_mm)
-            if not _fits(near, ground.spacing_mm, surface, centre_mm, plan.minimum_inside_share):
+            near = _look_around(ground, surface)
+            if not _fits(near, surface, plan.minimum_inside_share):
                 continue
             gap = 0.0
             if wanted_outside is not None:
-                outside = 1.0 - _share_in(near.organ, near.start, ground.spacing_mm, centre_mm, _outline(surface))
-                gap = abs(outside - wanted_outside)
+                gap = abs(1.0 - near.share_in(near.organ, _outline_mm(surface)) - wanted_outside)
             if best is None or gap < best[0]:
-                best = (gap, centre_mm)
+                best = (gap, surface.spec)
             if gap <= _NEAR_ENOUGH:
                 break
         if best is not None:
-            return spec.moved_to(best[1])
+            return best[1]
         if spec.radius_mm <= smallest_mm:
             return None
         spec = replace(spec, radius_mm=max(smallest_mm, float(rng.uniform(0.5, 0.8)) * spec.radius_mm))
     return None
 
 
-def _draw_centre(ground: Ground, rng: np.random.Generator) -> NDArray[np.float64] | None:
+def _somewhere(ground: Ground, spec: TumorSpec, rng: np.random.Generator) -> TumorSurface | None:
     voxel, offset = ground.draw_voxel(rng), rng.uniform(-0.5, 0.5, size=3)
-    return None if voxel is None else (voxel + offset) * np.asarray(ground.spacing_mm)
+    return None if voxel is None else TumorSurface(spec.moved_to((voxel + offset) * np.asarray(ground.spacing_mm)))
 
 
-def _look_around(ground: Ground, surface: TumorSurface, centre_mm: NDArray[np.float64]) -> Surroundings:
-    spacing = np.asarray(ground.spacing_mm)
+def _look_around(ground: Ground, surface: TumorSurface) -> Surroundings:
+    spacing, centre_mm = np.asarray(ground.spacing_mm), np.asarray(surface.spec.centre_mm)
     reach_mm = support_radius_mm(surface) + ground.reach_mm
     start = np.floor((centre_mm - reach_mm) / spacing).astype(np.int64)
     return ground.around(start, np.ceil((centre_mm + reach_mm) / spacing).astype(np.int64) + 1)
 
 
-def _fits(
-    near: Surroundings,
-    spacing_mm: Sequence[float],
-    surface: TumorSurface,
-    centre_mm: NDArray[np.float64],
-    minimum_inside_share: float,
-) -> bool:
+def _fits(near: Surroundings, surface: TumorSurface, minimum_inside_share: float) -> bool:
     """True if a tumour is centred in the organ, enough of it may become tumour, and it keeps off what it shall."""
-    if _share_in(near.organ, near.start, spacing_mm, centre_mm, np.zeros((1, 3))) == 0.0:
+    centre_mm = np.asarray(surface.spec.centre_mm)
+    if near.share_in(near.organ, centre_mm[None]) == 0.0:
         return False
-    inside = surface.interior_offsets_mm(_INTERIOR_POINTS)
-    if _share_in(near.replaceable, near.start, spacing_mm, centre_mm, inside) < minimum_inside_share:
+    inside_mm = centre_mm + surface.interior_offsets_mm(_INTERIOR_POINTS)
+    if near.share_in(near.replaceable, inside_mm) < minimum_inside_share:
         return False
-    everywhere = np.concatenate([inside, _outline(surface)])
+    everywhere_mm = np.concatenate([inside_mm, _outline_mm(surface)])
     for mask, distance_mm in near.keep_off:
         if mask.any():
-            too_near = np.asarray(distance_transform_edt(~mask, sampling=spacing_mm)) <= distance_mm
-            if _share_in(too_near, near.start, spacing_mm, centre_mm, everywhere) > 0.0:
+            too_near = np.asarray(distance_transform_edt(~mask, sampling=near.spacing_mm)) <= distance_mm
+            if near.share_in(too_near, everywhere_mm) > 0.0:
                 return False
     return True
 
 
-def _outline(surface: TumorSurface) -> NDArray[np.float64]:
-    return surface.surface_offsets_mm(_INTERIOR_POINTS)
+def _outline_mm(surface: TumorSurface) -> NDArray[np.float64]:
+    return np.asarray(surface.spec.centre_mm) + surface.surface_offsets_mm(_INTERIOR_POINTS)
 
 
-def _share_in(
-    mask: NDArray[np.bool_],
-    start: NDArray[np.int64],
-    spacing_mm: Sequence[float],
-    centre_mm: NDArray[np.float64],
-    offsets_mm: NDArray[np.float64],
-) -> float:
-    """Share of a tumour's points that lies in the mask of a box; what is outside the box is not in it."""
-    voxels = np.round((centre_mm + offsets_mm) / np.asarray(spacing_mm)).astype(np.int64) - start  # (P, 3)
-    within = np.all((voxels >= 0) & (voxels < mask.shape), axis=1)
-    return float(mask[tuple(voxels[within].T)].sum()) / len(voxels)
-
-
-def _is_apart(
-    surface: TumorSurface, centre_mm: NDArray[np.float64], taken: Sequence[tuple[NDArray[np.float64], float]]
-) -> bool:
-    """True if the tumour's support meets no other's."""
-    reach_mm = support_radius_mm(surface)
-    return all(float(np.linalg.norm(centre_mm - other)) > reach_mm + radius_mm for other, radius_mm in taken)
+def _is_apart(surface: TumorSurface, others: Sequence[TumorSurface]) -> bool:
+    """True if the ball that holds the tumour's support meets no other's."""
+    return all(
+        float(np.linalg.norm(np.subtract(surface.spec.centre_mm, other.spec.centre_mm)))
+        > support_radius_mm(surface) + support_radius_mm(other)
+        for other in others
+    )

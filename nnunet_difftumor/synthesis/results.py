@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import Box
 from nnunet_difftumor.tumor.spec import TumorSpec
 
-Box = tuple[slice, slice, slice]
-
-
 FloatArray = NDArray[np.float32]
-
 
 INVISIBLE, OUT_OF_VIEW = "invisible", "out_of_view"
 """Why a tumour is left out: it does not stand out as it was requested, or no voxel of its label lies in the host."""
@@ -45,15 +42,7 @@ class TumorRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
-        return {
-            "spec": self.spec.to_json(),
-            "attempt": self.attempt,
-            "roi_side": self.roi_side,
-            "roi_spacing_mm": self.roi_spacing_mm,
-            "drawn_mm3": self.drawn_mm3,
-            "label_mm3": self.label_mm3,
-            "contrast_hu": self.contrast_hu,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -96,14 +85,15 @@ class SynthesisResult:
 
     def label_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
         """Return the union of the tumours' labels. Shape `shape`."""
-        return self._union(shape, [tumor.label for tumor in self.tumors])
+        return _union(shape, [(tumor.box, tumor.label) for tumor in self.tumors])
 
     def support_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
         """Return the union of the tumours' supports. Shape `shape`."""
-        return self._union(shape, [tumor.support for tumor in self.tumors])
+        return _union(shape, [(tumor.box, tumor.support) for tumor in self.tumors])
 
-    def _union(self, shape: Sequence[int], parts: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        mask = np.zeros(tuple(shape), dtype=bool)
-        for tumor, part in zip(self.tumors, parts, strict=True):
-            mask[tumor.box] |= part
-        return mask
+
+def _union(shape: Sequence[int], parts: Iterable[tuple[Box, NDArray[np.bool_]]]) -> NDArray[np.bool_]:
+    mask = np.zeros(tuple(shape), dtype=bool)
+    for box, part in parts:
+        mask[box] |= part
+    return mask

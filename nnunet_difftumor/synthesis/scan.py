@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator_folder import hash_generator
 from nnunet_difftumor import __version__
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
@@ -53,9 +53,8 @@ class ScanRequest:
         organ_mask_path: Mask on the CT's grid.
         organ_label: Value of the organ in the mask; None if it holds one value only.
         tumor_mask_path: Mask to use as the tumour as it is, or None to draw tumours.
-        count: Number of tumours to draw.
         radius_mm: Range of radii in mm; None for the size classes of the paper.
-        target: What looks are drawn from, one of `appearance_priors.TARGETS`.
+        target: What looks are drawn from, one of `published_contrasts.TARGETS`.
         contrast_hu: Range of contrasts in HU; None: as `target` says.
         heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
             the training tumours.
@@ -109,34 +108,42 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     """
     output = output.resolve()
     _check_output(request, output, overwrite)
-    if request.replay_path is not None:
-        request = _like_the_record(request, request.replay_path)
+    recorded: Mapping[str, Any] = {} if request.replay_path is None else _read_content(request.replay_path)
+    steps = request.steps or int(recorded.get("steps", DEFAULT_STEPS))
+    request = replace(request, steps=steps, target=str(recorded.get("target", request.target)))
     ct = read_ct(request.ct_path)
     organ_map = read_mask(request.organ_mask_path, ct)
     organ_label = _find_organ_label(organ_map, request)
-    host = _make_host(ct, organ_map, organ_label)
-    tissue = DiffusionTissue.from_folder(request.generator_folder, steps=request.steps or DEFAULT_STEPS)
-    synthesizer = TumorSynthesizer(tissue)
-    level_hu = float(np.median(ct.image_hu[organ_map == organ_label]))
-    require_in_window(level_hu, tissue.window_hu, f"The organ in {request.ct_path.name}")
-    given = _given_tumor(request, ct, synthesizer)
+    organ = organ_map == organ_label
+    tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)
+    if recorded.get("generator_hash") not in (None, tissue.identity):
+        raise DiffTumorError(
+            f"{request.replay_path} was made with another generator than {request.generator_folder}, so its tumours "
+            "cannot be made again. Name the generator that made them with --generator."
+        )
+    require_in_window(float(np.median(ct.image_hu[organ])), tissue.window_hu, f"The organ in {request.ct_path.name}")
+    host, synthesizer = Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones_like(organ)), TumorSynthesizer(tissue)
+    given = _given_tumor(request, ct, tissue.appearances)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
-        _write_results(request, output, ct, organ_map, organ_label, result, tissue.precision)
+        tumor_label = int(organ_map.max()) + 1
+        records = {
+            "format": RECORDS_FORMAT,
+            "synthetic": True,
+            "version": __version__,
+            "ct": request.ct_path.name,
+            "organ_label": organ_label,
+            "tumor_label": tumor_label,
+            "steps": steps,
+            "generator_hash": tissue.identity,
+            "precision": tissue.precision,
+            "target": request.target,
+            "seed": request.seed,
+            "rejected": dict(result.rejected),
+            "tumors": [tumor.record.to_json() for tumor in result.tumors],
+        }
+        _write_results(output, ct, np.where(result.label_mask(organ.shape), tumor_label, organ_map), result, records)
     return result
-
-
-def _like_the_record(request: ScanRequest, path: Path) -> ScanRequest:
-    """Take over what a tumors.json says about how its tumours were made, unless the user asks for something else."""
-    content = _read_content(path)
-    recorded, given = content.get("generator_hash"), hash_generator(request.generator_folder)
-    if recorded is not None and recorded != given:
-        raise DiffTumorError(
-            f"{path} was made with another generator than {request.generator_folder}, so its tumours cannot be made "
-            "again. Name the generator that made them with --generator."
-        )
-    steps, target = content.get("steps", DEFAULT_STEPS), content.get("target", request.target)
-    return replace(request, steps=request.steps or int(steps), target=str(target))
 
 
 def _check_output(request: ScanRequest, output: Path, overwrite: bool) -> None:
@@ -178,13 +185,8 @@ def _list_labels(values: list[int]) -> str:
     return f"{len(values)} different values from {values[0]} to {values[-1]}: this looks like an image and no mask"
 
 
-def _make_host(ct: CTVolume, organ_map: NDArray[np.integer[Any]], organ_label: int) -> Host:
-    organ = organ_map == organ_label
-    return Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones(organ.shape, dtype=bool))
-
-
 def _given_tumor(
-    request: ScanRequest, ct: CTVolume, synthesizer: TumorSynthesizer
+    request: ScanRequest, ct: CTVolume, examples: tuple[Appearance, ...]
 ) -> list[TumorSpec | MaskSurface] | None:
     """Tumours that the user gave as records or as a mask; None if they are to be drawn."""
     if request.replay_path is not None:
@@ -195,12 +197,16 @@ def _given_tumor(
     if not mask.any():
         raise MissingLabelError(f"{request.tumor_mask_path} has no voxel above 0; draw the tumour in it.")
     rng = np.random.default_rng(request.seed)
-    appearance = request.appearances(synthesizer.tissue.appearances).draw(rng)
+    appearance = request.appearances(examples).draw(rng)
     return [MaskSurface(mask, ct.spacing_mm, int(rng.integers(2**62)), appearance)]
 
 
 def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynthesizer) -> SynthesisResult:
-    """Draw tumours, and others for those that were given up, a few times."""
+    """Draw tumours, and others for those that were given up, a few times.
+
+    Those that are kept are made again beside the new ones, which may change their rims, and in one batch with them,
+    which may change their last bits: so the record of the last round makes the same tumours again.
+    """
     rng = np.random.default_rng(request.seed)
     sizes = PAPER_SIZE_CLASSES
     if request.radius_mm is not None:
@@ -222,13 +228,7 @@ def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynth
 
 
 def read_records(path: Path) -> tuple[TumorSpec, ...]:
-    """Read the tumours of a tumors.json.
-
-    Args:
-        path: File that `difftumor synthesize` wrote.
-
-    Returns:
-        The drawn tumours.
+    """Read the drawn tumours of a tumors.json that `difftumor synthesize` wrote.
 
     Raises:
         DiffTumorError: If the file is not such a file, or a tumour was drawn by hand and cannot be replayed.
@@ -255,52 +255,21 @@ def _read_content(path: Path) -> dict[str, Any]:
 
 
 def _write_results(
-    request: ScanRequest,
-    output: Path,
-    ct: CTVolume,
-    organ_map: NDArray[np.integer[Any]],
-    organ_label: int,
-    result: SynthesisResult,
-    precision: str,
+    output: Path, ct: CTVolume, labels: NDArray[np.integer[Any]], result: SynthesisResult, records: Mapping[str, Any]
 ) -> None:
     """Write all files to a temporary folder beside the output, then move them in."""
-    shape = ct.image_hu.shape
-    changed_hu, label = result.apply_to(ct.image_hu), result.label_mask(shape)
-    tumor_label = int(organ_map.max()) + 1
-    temporary = output.with_name(f".partial-{os.getpid()}-{output.name}")
-    temporary.mkdir(parents=True)
-    try:
-        write_ct_like(request.ct_path, temporary / "ct.nii.gz", changed_hu, result.support_mask(shape))
-        write_labels_like(ct, temporary / "label.nii.gz", np.where(label, tumor_label, organ_map))
-        records = _records(request, organ_label, tumor_label, result, precision)
+    changed_hu = result.apply_to(ct.image_hu)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".partial-{output.name}-", dir=output.parent) as folder:
+        temporary = Path(folder)
+        write_ct_like(ct.path, temporary / "ct.nii.gz", changed_hu, result.support_mask(changed_hu.shape))
+        write_labels_like(ct, temporary / "label.nii.gz", labels)
         (temporary / "tumors.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
         rows = _montage_rows(ct, changed_hu, result)
-        save_figure(draw_montage(rows, f"Synthetic tumours in {request.ct_path.name}"), temporary / "montage.png")
+        save_figure(draw_montage(rows, f"Synthetic tumours in {ct.path.name}"), temporary / "montage.png")
         output.mkdir(parents=True, exist_ok=True)
         for name in _RESULT_FILES:
             os.replace(temporary / name, output / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _records(
-    request: ScanRequest, organ_label: int, tumor_label: int, result: SynthesisResult, precision: str
-) -> dict[str, Any]:
-    return {
-        "format": RECORDS_FORMAT,
-        "synthetic": True,
-        "version": __version__,
-        "ct": request.ct_path.name,
-        "organ_label": organ_label,
-        "tumor_label": tumor_label,
-        "steps": request.steps or DEFAULT_STEPS,
-        "generator_hash": hash_generator(request.generator_folder),
-        "precision": precision,
-        "target": request.target,
-        "seed": request.seed,
-        "rejected": dict(result.rejected),
-        "tumors": [tumor.record.to_json() for tumor in result.tumors],
-    }
 
 
 def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: SynthesisResult) -> list[MontageRow]:

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
+from nnunet_difftumor.ct.boxes import Box, as_box, ends_of, inside, widened
 from nnunet_difftumor.ct.resample import average_onto
 from nnunet_difftumor.synthesis.blending import composite, measure_visibility, robust_sd
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
 from nnunet_difftumor.synthesis.results import (
     INVISIBLE,
     OUT_OF_VIEW,
-    Box,
     FloatArray,
     SynthesisResult,
     SynthesizedTumor,
@@ -69,8 +69,12 @@ class PreparedTumor:
         Args:
             occupied: True where any tumour of the host changes it. Shape (D, H, W).
         """
-        wide, _ = _enlarge(self.box, host)
-        free = _near(host, self) & ~occupied[wide]
+        wide = _with_room_for_rim(self.box, host)
+        near = np.zeros_like(host.valid_mask[wide])
+        near[inside(self.box, wide)] = self.weight > 0
+        for axis, reach in enumerate(_rim_voxels(host)):
+            near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
+        free = near & host.valid_mask[wide] & ~occupied[wide]
         organ = free & host.organ_mask[wide]
         has_organ_rim = int(organ.sum()) >= _ENOUGH_VOXELS
         return replace(self, rim_hu=host.image_hu[wide][organ if has_organ_rim else free], has_organ_rim=has_organ_rim)
@@ -81,18 +85,11 @@ class TumorSynthesizer:
 
     Attributes:
         tissue: Where the tumour tissue comes from.
-        max_attempts: How often a tumour that cannot be seen is generated before it is dropped.
+        max_attempts: How often a tumour that cannot be seen is generated before it is dropped, at least 1.
         minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
     """
 
     def __init__(self, tissue: TissueGenerator, *, max_attempts: int = 2, minimum_inside_share: float = 0.5) -> None:
-        """Create a synthesizer.
-
-        Args:
-            tissue: Where the tumour tissue comes from.
-            max_attempts: Attempts per tumour, at least 1.
-            minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
-        """
         self.tissue = tissue
         self.max_attempts = max_attempts
         self.minimum_inside_share = minimum_inside_share
@@ -122,9 +119,9 @@ class TumorSynthesizer:
             prepared = self._prepare(host, tumor, occupied)
             if isinstance(prepared, str):
                 rejected[prepared] += 1
-                continue
-            occupied[prepared.box] |= prepared.weight > 0
-            pending.append(prepared)
+            else:
+                occupied[prepared.box] |= prepared.weight > 0
+                pending.append(prepared)
         pending = [prepared.with_rim(host, occupied) for prepared in pending]
         finished: list[SynthesizedTumor] = []
         for attempt in range(self.max_attempts):
@@ -220,16 +217,12 @@ def _shown_hosts(host: Host, pending: Sequence[PreparedTumor]) -> list[tuple[Hos
 
 
 def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray[np.bool_], FloatArray] | None:
-    starts = [max(0, start) for start in drawn.start]
-    stops = [
-        min(size, start + extent) for size, start, extent in zip(shape, drawn.start, drawn.label.shape, strict=True)
-    ]
-    if any(stop <= start for start, stop in zip(starts, stops, strict=True)):
+    starts = np.maximum(drawn.start, 0)
+    stops = np.minimum(np.add(drawn.start, drawn.label.shape), shape)
+    if (stops <= starts).any():
         return None
-    inner = [slice(a - s, b - s) for a, b, s in zip(starts, stops, drawn.start, strict=True)]
-    box = (slice(starts[0], stops[0]), slice(starts[1], stops[1]), slice(starts[2], stops[2]))
-    part = (inner[0], inner[1], inner[2])
-    return box, drawn.label[part], drawn.weight[part]
+    inner = as_box(starts - drawn.start, stops - drawn.start)
+    return as_box(starts, stops), drawn.label[inner], drawn.weight[inner]
 
 
 def _blend(
@@ -240,7 +233,7 @@ def _blend(
     window_hu: tuple[float, float],
 ) -> FloatArray:
     """Blend a generated region into the host's box. HU, shape of the box."""
-    wide, inner = _enlarge(prepared.box, host)
+    wide = _with_room_for_rim(prepared.box, host)
     reconstruction = _onto_box(reconstruction_hu, prepared.roi, wide, host)
     residual = np.clip(host.image_hu[wide], *window_hu) - reconstruction
     tissue = host.organ_mask[wide] & host.valid_mask[wide]
@@ -248,7 +241,7 @@ def _blend(
     return composite(
         host.image_hu[prepared.box],
         _onto_box(tumor_hu, prepared.roi, prepared.box, host),
-        reconstruction[inner],
+        reconstruction[inside(prepared.box, wide)],
         prepared.weight,
         sd_hu,
         window_hu,
@@ -310,31 +303,14 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
 
 def _onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:
     """Average a region of interest over the host's voxels of a box."""
-    starts = np.array([part.start for part in box])
-    shape = tuple(part.stop - part.start for part in box)
-    offset_mm = starts * np.asarray(host.spacing_mm) - np.asarray(roi.start_mm)
-    return average_onto(region, (roi.spacing_mm,) * 3, shape, host.spacing_mm, offset_mm)
+    starts, stops = ends_of(box)
+    offset_mm = np.multiply(starts, host.spacing_mm) - np.asarray(roi.start_mm)
+    return average_onto(region, (roi.spacing_mm,) * 3, (stops - starts).tolist(), host.spacing_mm, offset_mm)
 
 
 def _rim_voxels(host: Host) -> list[int]:
     return [max(1, round(_RIM_MM / spacing)) for spacing in host.spacing_mm]
 
 
-def _enlarge(box: Box, host: Host) -> tuple[Box, Box]:
-    """A box with room for the rim, and the old box inside it."""
-    wide, inner = [], []
-    for part, size, reach in zip(box, host.image_hu.shape, _rim_voxels(host), strict=True):
-        start, stop = max(0, part.start - reach), min(size, part.stop + reach)
-        wide.append(slice(start, stop))
-        inner.append(slice(part.start - start, part.stop - start))
-    return (wide[0], wide[1], wide[2]), (inner[0], inner[1], inner[2])
-
-
-def _near(host: Host, prepared: PreparedTumor) -> NDArray[np.bool_]:
-    """Real CT within the rim's width of a tumour's support, the support included. Shape of the enlarged box."""
-    wide, inner = _enlarge(prepared.box, host)
-    near = np.zeros(tuple(part.stop - part.start for part in wide), dtype=bool)
-    near[inner] = prepared.weight > 0
-    for axis, reach in enumerate(_rim_voxels(host)):
-        near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
-    return near & host.valid_mask[wide]
+def _with_room_for_rim(box: Box, host: Host) -> Box:
+    return widened(box, _rim_voxels(host), host.image_hu.shape)

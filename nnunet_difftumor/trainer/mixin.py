@@ -42,12 +42,13 @@ from nnunet_difftumor.cases.fold import (
 from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
-from nnunet_difftumor.injection.data_loader import REPORT_KEY, DiffTumorDataLoader, HostCases, sampling_probabilities
+from nnunet_difftumor.injection.data_loader import REPORT_KEY, DiffTumorDataLoader, sampling_probabilities
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.log import InjectionLog
 from nnunet_difftumor.injection.rules import InjectionRules, make_rules
 from nnunet_difftumor.injection.sample_shares import describe_shares
+from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
 from nnunet_difftumor.injection.sources import (
     COPY_PASTE,
     DIFFUSION,
@@ -421,15 +422,17 @@ class DiffTumorMixin(CpuTrainingMixin):
             self.configuration_manager.patch_size,
             self.label_manager,
             injectors=injectors,
-            healthy=HostCases(
-                {case: cases.groups.places[case] for case in cases.healthy_train}, config.healthy_probability
+            plan=SamplingPlan(
+                healthy=HostCases(
+                    {case: cases.groups.places[case] for case in cases.healthy_train}, config.healthy_probability
+                ),
+                annotated=HostCases(dict.fromkeys(cases.tumor_train, targets), config.annotated_probability),
+                seed_words=(config.seed, self.local_rank),
+                first_sample=self.current_epoch * self.num_iterations_per_epoch * self.batch_size,
+                target_weights=[target.probability for target in config.organ_targets],
+                is_control=self.arm == HEALTHY_ONLY,
+                is_misplaced=self.arm == MISPLACED,
             ),
-            annotated=HostCases(dict.fromkeys(cases.tumor_train, targets), config.annotated_probability),
-            seed_words=(config.seed, self.local_rank),
-            first_sample=self.current_epoch * self.num_iterations_per_epoch * self.batch_size,
-            target_weights=[target.probability for target in config.organ_targets],
-            is_control=self.arm == HEALTHY_ONLY,
-            is_misplaced=self.arm == MISPLACED,
             oversample_foreground_percent=self.oversample_foreground_percent,
             sampling_probabilities=sampling_probabilities(
                 dataset.identifiers, set(cases.healthy_train), config.healthy_share

@@ -33,14 +33,7 @@ class Appearance:
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedNormal:
-    """Normal distribution without its tails.
-
-    Attributes:
-        mean: Mean before the tails are cut off.
-        sd: Standard deviation before the tails are cut off.
-        low: Smallest value.
-        high: Largest value.
-    """
+    """Normal distribution without its tails; mean and standard deviation are those before they are cut off."""
 
     mean: float
     sd: float
@@ -55,11 +48,7 @@ class TruncatedNormal:
             )
 
     def draw(self, rng: np.random.Generator) -> float:
-        """Draw one value by inverting the distribution function, with one random number.
-
-        Returns:
-            A value from `low` to `high`.
-        """
+        """Draw a value from `low` to `high` by inverting the distribution function, with one random number."""
         below, upto = ndtr((np.array([self.low, self.high]) - self.mean) / self.sd)
         value = self.mean + self.sd * float(ndtri(rng.uniform(below, upto)))
         return float(np.clip(value, self.low, self.high))
@@ -100,15 +89,9 @@ class AppearanceRule:
             )
 
     def draw(self, rng: np.random.Generator) -> Appearance:
-        """Draw the look of one tumour.
-
-        Returns:
-            One of the examples, with what a range or the prior replaces.
-        """
-        example = Appearance()
+        """Draw the look of one tumour: one of the examples, with what a range or the prior replaces."""
         examples = self.usable_examples
-        if examples:
-            example = examples[int(rng.integers(len(examples)))]
+        example = examples[int(rng.integers(len(examples)))] if examples else Appearance()
         contrast, heterogeneity = example.contrast_hu, example.heterogeneity_hu
         if self.contrast_hu is not None:
             contrast = float(rng.uniform(*self.contrast_hu))
@@ -131,10 +114,5 @@ class AppearanceRule:
         """Examples that are drawn from: those dark and visible enough, unless their contrast is replaced anyway."""
         if not self._contrast_is_an_examples():
             return self.examples
-        allowed = self._allowed_examples()
-        visible = [
-            example
-            for example in allowed
-            if example.contrast_hu is None or abs(example.contrast_hu) >= self.smallest_contrast_hu
-        ]
-        return visible or allowed
+        allowed, smallest_hu = self._allowed_examples(), self.smallest_contrast_hu
+        return [each for each in allowed if each.contrast_hu is None or abs(each.contrast_hu) >= smallest_hu] or allowed

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
+from nnunet_difftumor.ct.boxes import as_box
+from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.ct.resample import Vector, average_onto, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.rim import signed_distance_mm
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
@@ -47,11 +48,7 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     to 0 at the outer edge of the rim and is averaged over the voxel.
 
     Args:
-        surface: The tumour's surface.
         spacing_mm: Spacing of the grid in mm, array order.
-
-    Returns:
-        Label and weight in the smallest box that holds both.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     rim_mm = rim_width_mm(surface.spec.radius_mm)
@@ -77,10 +74,7 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
 
 
 def _fine_grid(
-    surface: TumorSurface,
-    shape: NDArray[np.int64],
-    spacing: NDArray[np.float64],
-    start_mm: NDArray[np.float64],
+    surface: TumorSurface, shape: NDArray[np.int64], spacing: NDArray[np.float64], start_mm: NDArray[np.float64]
 ) -> tuple[tuple[int, int, int], NDArray[np.float64], NDArray[np.float64]]:
     """Grid on which the distance is evaluated: fine against the tumour, bounded in number."""
     extent_mm = shape * spacing
@@ -137,25 +131,20 @@ class MaskSurface:
         low, high = voxels.min(axis=0) * spacing, voxels.max(axis=0) * spacing
         self.half_extent_mm = 0.5 * (high - low + spacing)
         volume_mm3 = len(voxels) * float(np.prod(spacing))
-        depth, height, width = 0.5 * (low + high)
         self.spec = TumorSpec(
-            centre_mm=(float(depth), float(height), float(width)),
-            radius_mm=(3.0 * volume_mm3 / (4.0 * math.pi)) ** (1.0 / 3.0),
+            centre_mm=(0.0, 0.0, 0.0),
+            radius_mm=0.5 * equivalent_diameter_mm(volume_mm3),
             seed=seed,
             contrast_hu=appearance.contrast_hu,
             heterogeneity_hu=appearance.heterogeneity_hu,
             size_class="mask",
-        )
+        ).moved_to(0.5 * (low + high))
         margin = np.ceil(2.0 * rim_width_mm(self.spec.radius_mm) / spacing).astype(int) + 2
         self._start = voxels.min(axis=0) - margin
         self._spacing_mm = spacing
-        padded = np.zeros(voxels.max(axis=0) - voxels.min(axis=0) + 1 + 2 * margin, dtype=bool)
-        padded[tuple((voxels - self._start).T)] = True
-        self._label = padded
-        edge_mm = 0.5 * float(spacing.min())
-        outside = np.asarray(distance_transform_edt(~padded, sampling=spacing))
-        inside = np.asarray(distance_transform_edt(padded, sampling=spacing))
-        self._distance_mm = np.where(padded, edge_mm - inside, outside - edge_mm).astype(np.float32)
+        tumor = mask[as_box(voxels.min(axis=0), voxels.max(axis=0) + 1)]
+        self._label = np.pad(tumor, [(reach, reach) for reach in margin.tolist()])
+        self._distance_mm = signed_distance_mm(self._label, spacing.tolist())
 
     def signed_distance_on_grid(
         self, shape: Sequence[int], spacing_mm: Vector, start_mm: Vector

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range, TruncatedNormal
@@ -19,38 +17,19 @@ TRAINING = "training"
 HYPODENSE = "hypodense"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TargetPrior:
-    """Contrast of the tumours of one organ.
-
-    Attributes:
-        words: Words of a label's name that mean the organ.
-        contrast_hu: Tumour minus organ in the portal venous phase, in HU.
-    """
-
-    words: frozenset[str]
-    contrast_hu: TruncatedNormal
-
-
 # Limits: two standard deviations below the mean, but not beyond the 80 HU that a generator is conditioned on, and
 # -8 HU above, where most tumours would be dropped as invisible (AppearanceRule.smallest_contrast_hu).
-TARGET_PRIORS: Mapping[str, TargetPrior] = MappingProxyType(
-    {
-        # Mean: source 1 of docs/explanation/synthesis.md, contrast-to-noise ratio times noise.
-        # Standard deviation: source 2 there, 2.1 / 3.8 of the mean.
-        "liver": TargetPrior(
-            words=frozenset({"liver", "hepatic"}),
-            contrast_hu=TruncatedNormal(mean=-32.0, sd=18.0, low=-68.0, high=-8.0),
-        ),
-        # Source 4 there, the 49 hypo-attenuating tumours.
-        "pancreas": TargetPrior(
-            words=frozenset({"pancreas", "pancreatic"}),
-            contrast_hu=TruncatedNormal(mean=-40.5, sd=23.0, low=-80.0, high=-8.0),
-        ),
-    }
-)
+PUBLISHED_CONTRASTS_HU: Mapping[str, TruncatedNormal] = {
+    # Mean: source 1 of docs/explanation/synthesis.md, contrast-to-noise ratio times noise.
+    # Standard deviation: source 2 there, 2.1 / 3.8 of the mean.
+    "liver": TruncatedNormal(mean=-32.0, sd=18.0, low=-68.0, high=-8.0),
+    # Source 4 there, the 49 hypo-attenuating tumours.
+    "pancreas": TruncatedNormal(mean=-40.5, sd=23.0, low=-80.0, high=-8.0),
+}
+_WORDS = {"liver": {"liver", "hepatic"}, "pancreas": {"pancreas", "pancreatic"}}
+"""Words of a label's name that mean an organ of the table."""
 
-TARGETS = (*TARGET_PRIORS, HYPODENSE, TRAINING)
+TARGETS = (*PUBLISHED_CONTRASTS_HU, HYPODENSE, TRAINING)
 
 
 def check_target(target: str) -> str:
@@ -73,7 +52,7 @@ def check_target(target: str) -> str:
 def find_target(label_name: str) -> str | None:
     """Return the organ of the table that a label's name means, or None."""
     words = set(re.findall(r"[a-z]+", label_name.lower()))
-    found = [name for name, prior in TARGET_PRIORS.items() if prior.words & words]
+    found = [organ for organ, meaning in _WORDS.items() if meaning & words]
     return found[0] if len(found) == 1 else None
 
 
@@ -95,11 +74,10 @@ def make_appearance_rule(
     Raises:
         ConfigurationError: If the target is unknown.
     """
-    prior = TARGET_PRIORS.get(check_target(target))
     return AppearanceRule(
         examples=examples,
         contrast_hu=contrast_hu,
         heterogeneity_hu=heterogeneity_hu,
-        contrast_prior_hu=None if prior is None else prior.contrast_hu,
+        contrast_prior_hu=PUBLISHED_CONTRASTS_HU.get(check_target(target)),
         only_darker=target == HYPODENSE,
     )

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
+from nnunet_difftumor.ct.boxes import as_box, ends_of
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.drawing import MaskSurface, rim_width_mm
@@ -56,12 +58,9 @@ class RegionOfInterest:
         return (self.side, self.side, self.side)
 
     def sample(
-        self,
-        image_hu: NDArray[np.floating],
-        spacing_mm: Sequence[float],
-        valid_mask: NDArray[np.bool_] | None = None,
+        self, image_hu: NDArray[np.floating], spacing_mm: Sequence[float], valid_mask: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """Sample a host image on the region. The tissue at the edge of the scan, or of its padding, goes on outside.
+        """Sample a host image on the region, in HU. Tissue at the edge of the scan, or of its padding, goes on outside.
 
         Air there would be an edge that the scan does not have: beside it the autoencoder's reconstruction is too
         dark, and a tumour that touches it too bright.
@@ -70,9 +69,6 @@ class RegionOfInterest:
             image_hu: Host image in HU. Shape (D, H, W).
             spacing_mm: Spacing of the host in mm, array order.
             valid_mask: True in real CT, False in padding around it. Shape (D, H, W).
-
-        Returns:
-            Image in HU. Shape (side, side, side).
         """
         spacing, start_mm = np.asarray(spacing_mm), np.asarray(self.start_mm)
         reach_mm = np.maximum(spacing, self.spacing_mm)  # half-width of the resampling kernel
@@ -80,7 +76,7 @@ class RegionOfInterest:
         lowest, highest = _bounds(valid_mask, image_hu.shape)
         first = np.clip(np.floor((start_mm - reach_mm) / spacing).astype(int), lowest, highest - 1)
         last = np.clip(np.ceil((end_mm + reach_mm) / spacing).astype(int) + 1, first + 1, highest)
-        near = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
+        near = as_box(first, last)
         part = image_hu[near]
         if valid_mask is not None:
             part = np.where(valid_mask[near], part, np.float32(AIR_HU))
@@ -88,14 +84,7 @@ class RegionOfInterest:
         return resample(part, spacing, self.shape, isotropic_mm, start_mm - first * spacing, fill_value=None)
 
     def draw_mask(self, surface: TumorSurface | MaskSurface) -> NDArray[np.bool_]:
-        """Draw a tumour on the region; at least the centre voxel is set.
-
-        Args:
-            surface: The tumour's surface.
-
-        Returns:
-            True inside the tumour. Shape (side, side, side).
-        """
+        """Draw a tumour on the region, True inside; at least the centre voxel is set. Shape (side, side, side)."""
         reach = np.asarray(surface.half_extent_mm) / self.spacing_mm + 1.0
         centre = (np.asarray(surface.spec.centre_mm) - np.asarray(self.start_mm)) / self.spacing_mm
         first = np.clip(np.floor(centre - reach).astype(int), 0, self.side - 1)
@@ -105,7 +94,7 @@ class RegionOfInterest:
         part = distance_mm <= 0.0
         part.flat[int(np.argmin(distance_mm))] = True
         mask = np.zeros(self.shape, dtype=bool)
-        mask[tuple(slice(low, high) for low, high in zip(first, stop, strict=True))] = part
+        mask[as_box(first, stop)] = part
         return mask
 
 
@@ -119,9 +108,7 @@ def choose_roi(
     could not hold the tumour otherwise, so that the cost of any tumour is bounded.
 
     Args:
-        surface: The tumour's surface.
         host_spacing_mm: Spacing of the host in mm, array order.
-        rule: What the generator was trained on.
 
     Returns:
         The region, centred on the tumour.
@@ -146,11 +133,5 @@ def support_radius_mm(surface: TumorSurface | MaskSurface) -> float:
 
 def _bounds(valid_mask: NDArray[np.bool_] | None, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First voxel of real CT along each axis and one past the last; the whole grid where all of it or none is."""
-    lowest, highest = np.zeros(3, np.int64), np.asarray(shape, np.int64)
-    if valid_mask is None:
-        return lowest, highest
-    for axis in range(3):
-        lines = np.flatnonzero(valid_mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if len(lines):
-            lowest[axis], highest[axis] = lines[0], lines[-1] + 1
-    return lowest, highest
+    boxes = [] if valid_mask is None else find_objects(valid_mask.view(np.uint8))
+    return ends_of(boxes[0]) if boxes else (np.zeros(3, np.int64), np.asarray(shape, np.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.sizes import SizeClass
 
 Triple = tuple[float, float, float]
-
 
 WAVES = 8
 
@@ -65,24 +64,11 @@ class TumorSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` reads back without loss."""
-        return {
-            "centre_mm": list(self.centre_mm),
-            "radius_mm": self.radius_mm,
-            "axis_ratios": list(self.axis_ratios),
-            "rotation": list(self.rotation),
-            "roughness": self.roughness,
-            "seed": self.seed,
-            "contrast_hu": self.contrast_hu,
-            "heterogeneity_hu": self.heterogeneity_hu,
-            "size_class": self.size_class,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TumorSpec:
         """Read a spec that `to_json` wrote.
-
-        Args:
-            values: Mapping with the keys of `to_json`.
 
         Raises:
             DiffTumorError: If a key is missing or unknown, or a value is of another kind.
@@ -122,10 +108,7 @@ _RECORD_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def draw_tumor_spec(
-    size_class: SizeClass,
-    centre_mm: Vector,
-    appearance: Appearance,
-    rng: np.random.Generator,
+    size_class: SizeClass, centre_mm: Vector, appearance: Appearance, rng: np.random.Generator
 ) -> TumorSpec:
     """Draw size and shape of one tumour.
 
@@ -133,12 +116,7 @@ def draw_tumor_spec(
     flatness about 0.5 to 0.8, sphericity 0.95 below 2 cm, 0.90 to 5 cm and 0.83 above.
 
     Args:
-        size_class: Range of radii in mm.
         centre_mm: Centre in mm, array order.
-        appearance: How it shall look.
-
-    Returns:
-        The drawn tumour.
     """
     radius_mm = float(rng.uniform(*size_class.radius_mm))
     elongation = float(np.clip(rng.normal(0.85, 0.07), 0.65, 0.97))

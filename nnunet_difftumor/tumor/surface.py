@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,26 +25,22 @@ class TumorSurface:
     """
 
     def __init__(self, spec: TumorSpec) -> None:
-        """Prepare the surface of a spec."""
         self.spec = spec
         shape = _shape_of(spec.seed, spec.roughness, spec.axis_ratios, spec.rotation, spec.radius_mm)
         self._waves, self._phases, self._amplitudes, self._rotation = shape[:4]
         self.semi_axes_mm = shape.semi_axes_mm
         self.half_extent_mm = shape.half_extent_mm  # (3,) along D, H, W
 
-    @cached_property
+    @property
     def volume_mm3(self) -> float:
         """Volume in mm3, that of the sphere of `radius_mm`."""
         return 4.0 / 3.0 * math.pi * self.spec.radius_mm**3
 
     def signed_distance(self, offset_mm: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Distance to the surface, exact to first order near it; negative inside.
+        """Distance to the surface in mm, exact to first order near it; negative inside. Shape (N,).
 
         Args:
             offset_mm: Positions relative to the tumour's centre in mm, array order. Shape (N, 3).
-
-        Returns:
-            Distance in mm. Shape (N,).
         """
         body = (offset_mm @ self._rotation) / self.semi_axes_mm  # (N, 3)
         norm = np.linalg.norm(body, axis=1)
@@ -62,15 +58,11 @@ class TumorSurface:
     def signed_distance_on_grid(
         self, shape: Sequence[int], spacing_mm: Vector, start_mm: Vector
     ) -> NDArray[np.float32]:
-        """Signed distance at the voxel centres of a grid.
+        """Signed distance in mm at the voxel centres of a grid. Shape (D, H, W).
 
         Args:
-            shape: Shape of the grid (D, H, W).
             spacing_mm: Spacing of the grid in mm, array order.
             start_mm: Position of voxel (0, 0, 0) in the frame of `spec.centre_mm`, in mm.
-
-        Returns:
-            Distance in mm. Shape (D, H, W).
         """
         axes = [
             start_mm[axis] + np.arange(shape[axis]) * spacing_mm[axis] - self.spec.centre_mm[axis] for axis in range(3)
@@ -79,11 +71,7 @@ class TumorSurface:
         return self.signed_distance(offsets).reshape(tuple(shape)).astype(np.float32)
 
     def interior_offsets_mm(self, count: int) -> NDArray[np.float64]:
-        """Points spread evenly over the tumour's volume, relative to its centre.
-
-        Returns:
-            Offsets in mm, array order. Shape (count, 3).
-        """
+        """Points spread evenly over the tumour's volume, relative to its centre in mm. Shape (count, 3)."""
         direction = _fibonacci_sphere(count)
         log_radius = self._log_radius(self._angles(direction))
         depth = _bit_reversed(count) ** (1.0 / 3.0)  # unrelated to the sphere's azimuths and heights
@@ -91,16 +79,9 @@ class TumorSurface:
         return (body * self.semi_axes_mm) @ self._rotation.T
 
     def surface_offsets_mm(self, count: int) -> NDArray[np.float64]:
-        """Points spread over the tumour's surface, relative to its centre.
-
-        Returns:
-            Offsets in mm, array order. Shape (count, 3).
-        """
+        """Points spread over the tumour's surface, relative to its centre in mm. Shape (count, 3)."""
         direction = _fibonacci_sphere(count)
-        return self._on_surface(direction, self._log_radius(self._angles(direction)))
-
-    def _on_surface(self, direction: NDArray[np.floating], log_radius: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points of the surface at unit directions, relative to the centre in mm. Shape (N, 3)."""
+        log_radius = self._log_radius(self._angles(direction))
         return _on_surface(direction, log_radius, self.semi_axes_mm, self._rotation)
 
     def _angles(self, direction: NDArray[np.floating]) -> NDArray[np.float64]:

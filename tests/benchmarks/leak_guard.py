@@ -21,7 +21,7 @@ from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import find_tumor_label
 from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.phantom.dataset import make_patient
-from nnunet_difftumor.phantom.organs import LIVER, labels_of
+from nnunet_difftumor.phantom.styles import STANDARD
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.sizes import SizeClass
 from nnunet_difftumor.tumor.spec import draw_tumor_spec
@@ -178,7 +178,7 @@ def phantom_scans(count: int, seed: int) -> Iterator[LabelledScan]:
     Yields:
         One patient at a time.
     """
-    tumor_value = max(labels_of((LIVER,)).values())
+    tumor_value = max(STANDARD.labels.values())
     for index in range(count):
         patient, _ = make_patient(seed, index, is_healthy=False)
         yield LabelledScan(patient.label == tumor_value, patient.spacing_mm, patient.image_hu.astype(np.float32))

@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the data set."""
-    from nnunet_difftumor.phantom.dataset import PhantomStyle, write_phantom_dataset
+    from nnunet_difftumor.phantom.dataset import write_phantom_dataset
+    from nnunet_difftumor.phantom.styles import PhantomStyle
 
     style = PhantomStyle.named(organs=args.organs, hospitals=args.hospital, size=args.size, tumors=args.tumors)
     written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, style=style)

@@ -1,4 +1,4 @@
-"""What produces tumour tissue in a region of interest: the interface, and the diffusion model behind it."""
+"""Tumour tissue from a diffusion model."""
 
 from __future__ import annotations
 
@@ -22,36 +22,30 @@ class DiffusionTissue(DescribedTissue):
 
     Attributes:
         precision: What the networks calculate in, "float32" or "bfloat16" (see `synthesis_precision`).
+        identity: Hash of the generator's folder.
     """
 
     def __init__(self, loaded: LoadedGenerator, *, steps: int = 4) -> None:
-        """Wrap a loaded generator.
+        """Choose the precision of a loaded generator.
 
         Raises:
             ConfigurationError: If the precision that the environment asks for does not exist.
         """
         super().__init__(loaded.info)
         self.precision = synthesis_precision(loaded.pipeline.denoiser.device)
+        self.identity = loaded.identity
         self._loaded = loaded
         self._steps = steps
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> DiffusionTissue:
-        """Load a generator folder.
-
-        Args:
-            folder: Folder that `difftumor train-diffusion` wrote (its `generator` subfolder).
-        """
+        """Load a folder that `difftumor train-diffusion` wrote (its `generator` subfolder)."""
         from diffusion.generator_folder import load_generator
 
         return cls(load_generator(folder, device=device), steps=steps)
 
     def generate(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> GeneratedRegions:
         """Generate tissue for regions of one side (see `TissueGenerator.generate`)."""
         import torch
@@ -67,39 +61,24 @@ class DiffusionTissue(DescribedTissue):
         )
 
     def fill(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> FloatArray:
-        """Fill the regions as `generate` does before it draws, texture included.
+        """Fill the regions as `generate` does before it draws, texture included: what the network sees of the tumours.
 
-        Args:
-            host_hu: As for `generate`.
-            tumor_masks: As for `generate`.
-            appearances: As for `generate`.
-            seeds: As for `generate`.
-
-        Returns:
-            What the network sees of the tumours, in HU. Shape (N, S, S, S).
+        Arguments as for `generate`; in HU, shape (N, S, S, S).
         """
         filled_hu = self._loaded.pipeline.fill(**self._inputs(host_hu, tumor_masks, appearances, seeds))
         return filled_hu[:, 0].float().cpu().numpy()
 
     def _inputs(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> dict[str, Any]:
         """Regions and requests as the pipeline takes them."""
         import torch
 
         device = next(self._loaded.pipeline.denoiser.parameters()).device
-        contrasts_hu = [or_nan(appearance.contrast_hu) for appearance in appearances]
-        heterogeneities_hu = [or_nan(appearance.heterogeneity_hu) for appearance in appearances]
+        contrasts_hu = [or_nan(look.contrast_hu) for look in appearances]
+        heterogeneities_hu = [or_nan(look.heterogeneity_hu) for look in appearances]
         return {
             "image_hu": torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32)).to(device),
             "tumor_mask": torch.from_numpy(tumor_masks[:, None].astype(np.float32)).to(device),

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from nnunet_difftumor.ct.boxes import Box, as_box, widened
+from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.ct.resample import resample
+from nnunet_difftumor.synthesis.tissue.interface import FloatArray
 from nnunet_difftumor.tumor.rim import ring_level_hu, signed_distance_mm
-
-FloatArray = NDArray[np.float32]
 
 _MARGIN_MM = 8.0
 
@@ -22,7 +23,6 @@ class Donor:
     """A real tumour whose texture is pasted.
 
     Attributes:
-        spacing_mm: Spacing in mm.
         texture_hu: Tumour in HU minus its mean; outside the mask, the value of the nearest voxel inside.
         mask: True inside the tumour. Same shape.
         radius_mm: Radius of the sphere of equal volume, in mm.
@@ -53,10 +53,10 @@ def make_donor(
         spacing_mm: Spacing in mm, array order.
     """
     voxels = np.argwhere(tumor)
-    margin = np.ceil(_MARGIN_MM / np.asarray(spacing_mm)).astype(int)
-    near = _box(voxels, margin, tumor.shape)
+    tumor_box = as_box(voxels.min(axis=0), voxels.max(axis=0) + 1)
+    near = donor_box(tumor_box, spacing_mm, tumor.shape)
     level_hu = ring_level_hu(image_hu[near], organ[near], signed_distance_mm(tumor[near], spacing_mm))
-    box = _box(voxels, np.ones(3, dtype=int), tumor.shape)
+    box = widened(tumor_box, 1, tumor.shape)
     mask, inside_hu = tumor[box].copy(), image_hu[box]  # a donor outlives its scan
     nearest = distance_transform_edt(~mask, return_distances=False, return_indices=True)
     mean_hu = float(inside_hu[mask].mean())
@@ -66,25 +66,18 @@ def make_donor(
         spacing_mm=spacing_mm,
         texture_hu=(inside_hu[tuple(np.asarray(nearest))] - mean_hu).astype(np.float32),
         mask=mask,
-        radius_mm=(3.0 * volume_mm3 / (4.0 * np.pi)) ** (1.0 / 3.0),
+        radius_mm=0.5 * equivalent_diameter_mm(volume_mm3),
         contrast_hu=mean_hu - level_hu if np.isfinite(level_hu) else None,
     )
 
 
-def donor_box(
-    tumor_box: Sequence[slice], spacing_mm: tuple[float, float, float], shape: Sequence[int]
-) -> tuple[slice, ...]:
-    """Widen a tumour's bounding box to all that `make_donor` looks at.
+def donor_box(tumor_box: Sequence[slice], spacing_mm: tuple[float, float, float], shape: Sequence[int]) -> Box:
+    """Widen a tumour's bounding box to all that `make_donor` looks at, inside a scan of this shape.
 
     Args:
         spacing_mm: Spacing in mm, array order.
-        shape: Shape of the scan.
-
-    Returns:
-        The box, inside the scan.
     """
-    margin = np.ceil(_MARGIN_MM / np.asarray(spacing_mm)).astype(int)
-    return _box(np.array([(part.start, part.stop - 1) for part in tumor_box]).T, margin, shape)
+    return widened(tumor_box, np.ceil(_MARGIN_MM / np.asarray(spacing_mm)).astype(int), shape)
 
 
 def paste_texture(
@@ -122,13 +115,6 @@ def paste_texture(
     contrast_hu = contrast_hu if contrast_hu is not None else donor.contrast_hu
     mean_hu = level_hu + (contrast_hu or 0.0)
     return (pasted_hu - pasted_hu[label].mean() + mean_hu).astype(np.float32)
-
-
-def _box(voxels: NDArray[np.int64], margin: NDArray[np.int64], shape: Sequence[int]) -> tuple[slice, ...]:
-    """Box around voxels with a margin, inside a shape."""
-    low = np.maximum(voxels.min(axis=0) - margin, 0)
-    high = np.minimum(voxels.max(axis=0) + 1 + margin, shape)
-    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
 def _enlarged(donor: Donor, radius_mm: float) -> tuple[FloatArray, NDArray[np.bool_]]:

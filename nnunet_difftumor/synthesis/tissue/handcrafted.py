@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray, GeneratedRegions, or_nan
 from nnunet_difftumor.tumor.appearance import Appearance
-
-FloatArray = NDArray[np.float32]
 
 _HOST_SMOOTHING_VOXELS = 1.0
 _EDGE_SMOOTHING_VOXELS = 0.7
@@ -26,11 +24,7 @@ class HandcraftedTissue(DescribedTissue):
     """Tissue from a level and a drawn texture, with regions, window and looks of a generator folder."""
 
     def generate(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> GeneratedRegions:
         """Fill every region (see `TissueGenerator.generate`); the host's noise is what smoothing takes away."""
         import torch
@@ -42,7 +36,7 @@ class HandcraftedTissue(DescribedTissue):
         smooth_hu = _smooth(clipped_hu, _HOST_SMOOTHING_VOXELS)
         masks = torch.from_numpy(tumor_masks[:, None])
         heterogeneities = torch.tensor([look.heterogeneity_hu or 0.0 for look in appearances])
-        contrasts = [float("nan") if look.contrast_hu is None else look.contrast_hu for look in appearances]
+        contrasts = [or_nan(look.contrast_hu) for look in appearances]
         texture_hu = draw_texture(masks, heterogeneities, [torch.Generator().manual_seed(seed) for seed in seeds])
         filled_hu = fill_tumor_region(
             torch.from_numpy(smooth_hu[:, None]), masks, torch.tensor(contrasts), texture_hu=texture_hu

@@ -16,7 +16,6 @@ from nnunet_difftumor.tumor.region import RoiRule
 if TYPE_CHECKING:
     from diffusion.generator.info import GeneratorInfo
 
-
 FloatArray = NDArray[np.float32]
 
 
@@ -38,7 +37,7 @@ class TissueGenerator(Protocol):
 
     @property
     def roi_rule(self) -> RoiRule:
-        """Regions that the generator can work on."""
+        """Regions that the generator was trained on, and can work on."""
         ...
 
     @property
@@ -48,15 +47,11 @@ class TissueGenerator(Protocol):
 
     @property
     def appearances(self) -> tuple[Appearance, ...]:
-        """Looks of the tumours that the generator learned from, as far as they are known."""
+        """Contrast and heterogeneity of each tumour that the generator learned from, as far as they are known."""
         ...
 
     def generate(
-        self,
-        host_hu: FloatArray,
-        tumor_masks: NDArray[np.bool_],
-        appearances: Sequence[Appearance],
-        seeds: list[int],
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> GeneratedRegions:
         """Generate tissue for regions of one side.
 
@@ -73,33 +68,17 @@ class TissueGenerator(Protocol):
 
 
 class DescribedTissue:
-    """Regions, window and looks of a generator folder, whatever the tissue is made by."""
+    """Regions, window and looks of a generator folder, whatever the tissue is made by (see `TissueGenerator`)."""
 
     def __init__(self, info: GeneratorInfo) -> None:
-        """Take the description of a generator."""
-        self._info = info
-
-    @property
-    def roi_rule(self) -> RoiRule:
-        """Regions that the generator was trained on."""
-        info = self._info
-        return RoiRule(
-            sides=tuple(info.roi_sides),
-            margin_voxels=info.margin_voxels,
-            spacing_range_mm=(info.spacing_range_mm[0], info.spacing_range_mm[1]),
+        finest_mm, coarsest_mm = info.spacing_range_mm
+        self.roi_rule = RoiRule(
+            sides=tuple(info.roi_sides), margin_voxels=info.margin_voxels, spacing_range_mm=(finest_mm, coarsest_mm)
         )
-
-    @property
-    def window_hu(self) -> tuple[float, float]:
-        """Window of the generator in HU."""
-        return (self._info.low_hu, self._info.high_hu)
-
-    @property
-    def appearances(self) -> tuple[Appearance, ...]:
-        """Contrast and heterogeneity of each training tumour."""
-        return tuple(
+        self.window_hu = (info.low_hu, info.high_hu)
+        self.appearances = tuple(
             Appearance(contrast_hu=tumor.contrast_hu, heterogeneity_hu=tumor.heterogeneity_hu)
-            for tumor in self._info.training_tumors
+            for tumor in info.training_tumors
         )
 
 
@@ -108,7 +87,6 @@ def require_in_window(level_hu: float, window_hu: tuple[float, float], what: str
 
     Args:
         level_hu: Typical value of the organ in HU.
-        window_hu: The generator's window in HU.
         what: What has that value, for the message.
 
     Raises:

@@ -21,13 +21,13 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.case_tumors import draw_case_tumors
-from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader
 from nnunet_difftumor.injection.injector import REAL_TUMOR_RIM_MM, TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.records import InjectionRequest
 from nnunet_difftumor.injection.rules import InjectionRules
-from nnunet_difftumor.injection.sample_streams import InjectionState
-from nnunet_difftumor.injection.sources import GeneratorFolderSource
+from nnunet_difftumor.injection.sample_streams import HostCases, InjectionState, SamplingPlan
+from nnunet_difftumor.injection.sources import GeneratorFolderSource, LoadedOnce
 from nnunet_difftumor.injection.target_reader import TargetReader
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
@@ -167,7 +167,7 @@ def make_loader(
     scales=SCALES,
     source=make_synthesizer,
     annotated_probability=0.0,
-    **options,
+    is_control=False,
 ):
     labels = LABELLINGS[labelling]
     crop, transforms = make_transforms(grid, labels, scales)
@@ -181,12 +181,14 @@ def make_loader(
         grid["patch"],
         labels,
         injectors=[TumorInjector(source, rules or make_rules(grid))],
-        healthy=HostCases(dict.fromkeys(("healthy_1", "healthy_2", "healthy_3"), (0,)), probability),
-        annotated=HostCases({"tumor_1": (0,)}, annotated_probability),
-        seed_words=(seed, 0),
+        plan=SamplingPlan(
+            healthy=HostCases(dict.fromkeys(("healthy_1", "healthy_2", "healthy_3"), (0,)), probability),
+            annotated=HostCases({"tumor_1": (0,)}, annotated_probability),
+            seed_words=(seed, 0),
+            is_control=is_control,
+        ),
         transforms=transforms,
         oversample_foreground_percent=0.33,
-        **options,
     )
 
 
@@ -520,12 +522,13 @@ def test_background_workers_report_and_differ(datasets):
 
 
 def test_injector_pickles_without_its_generator():
-    injector = TumorInjector(make_synthesizer, make_rules(ISOTROPIC))
-    _ = injector.synthesizer
-    injector._source = GeneratorFolderSource(Path("generator"), 4)
+    source = LoadedOnce(GeneratorFolderSource(Path("generator"), 4))
+    source._synthesizer = make_synthesizer()
+    injector = TumorInjector(source, make_rules(ISOTROPIC))
+    assert injector.synthesizer is source._synthesizer
     copy = pickle.loads(pickle.dumps(injector))
-    assert copy._synthesizer is None
-    assert copy._source == injector._source
+    assert copy._source._synthesizer is None
+    assert copy._source._source == source._source
     assert copy.rules == injector.rules
 
 

@@ -21,15 +21,15 @@ from scipy import stats
 from scipy.ndimage import zoom
 
 from nnunet_difftumor.injection.case_tumors import CaseTumors
-from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.rules import InjectionRules
-from nnunet_difftumor.phantom.acquisition import SCAN_SIZES, draw_scan, scan_patient
-from nnunet_difftumor.phantom.dataset import STANDARD
-from nnunet_difftumor.phantom.drawing import draw_anatomy
+from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
+from nnunet_difftumor.phantom.acquisition import Scan, scan_patient
+from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import draw_lesions
-from nnunet_difftumor.phantom.organs import LIVER
+from nnunet_difftumor.phantom.styles import LIVER, SCAN_SIZES, STANDARD
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES
 
 CT = CTIntensities(mean_hu=100.0, std_hu=30.0, low_hu=-100.0, high_hu=250.0)
@@ -75,8 +75,8 @@ def write_phantoms(folder: Path, size: str) -> dict[str, tuple]:
     tumors = {}
     for index in range(CASES):
         rng = np.random.default_rng([5, index])
-        anatomy = draw_anatomy(rng, STANDARD.hospitals[0].phase)
-        scan = draw_scan(anatomy, SCAN_SIZES[size], STANDARD.hospitals[0], rng)
+        anatomy = Anatomy(rng, STANDARD.hospitals[0].phase)
+        scan = Scan(anatomy, SCAN_SIZES[size], STANDARD.hospitals[0], rng)
         lesions = draw_lesions(anatomy, int(rng.integers(1, 4)), scan.z_range_mm, rng)
         start_mm = np.asarray(scan.start_mm) - 0.5 * np.subtract(SPACINGS_MM[size], scan.spacing_mm)
         tumors[f"case_{index}"] = tuple(
@@ -145,9 +145,11 @@ def compare_kinds(
         patch,
         LABELS,
         injectors=[TumorInjector(source, rules)],
-        healthy=HostCases(dict.fromkeys(healthy.identifiers, (0,)), 1.0),
-        annotated=HostCases({}, 0.0),
-        seed_words=(0, 0),
+        plan=SamplingPlan(
+            healthy=HostCases(dict.fromkeys(healthy.identifiers, (0,)), 1.0),
+            annotated=HostCases({}, 0.0),
+            seed_words=(0, 0),
+        ),
         tumors=tumors,
         **options,
     )

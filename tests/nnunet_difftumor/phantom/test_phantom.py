@@ -13,12 +13,10 @@ from scipy.ndimage import label as connected_components
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
 from nnunet_difftumor.phantom.acquisition import ScannedPatient
-from nnunet_difftumor.phantom.dataset import PhantomStyle, make_patient, write_phantom_dataset
-from nnunet_difftumor.phantom.drawing import draw_anatomy
-from nnunet_difftumor.phantom.hospitals import HOSPITALS
+from nnunet_difftumor.phantom.anatomy import Anatomy
+from nnunet_difftumor.phantom.dataset import make_patient, write_phantom_dataset
 from nnunet_difftumor.phantom.lesions import draw_lesions
-from nnunet_difftumor.phantom.organs import ORGANS
-from nnunet_difftumor.phantom.tumor_styles import TUMOR_STYLES
+from nnunet_difftumor.phantom.styles import HOSPITALS, ORGANS, TUMOR_STYLES, PhantomStyle
 
 LIVER_LABEL, TUMOR_LABEL = 1, 2
 THREE = PhantomStyle.named(organs=list(ORGANS), hospitals=["standard"], size="small")
@@ -60,7 +58,7 @@ def test_early_tumors_are_small_and_can_be_seen() -> None:
     rng = np.random.default_rng(0)
     lesions = []
     for _ in range(20):
-        lesions += draw_lesions(draw_anatomy(rng), 1, (-70.0, 70.0), rng, style=TUMOR_STYLES["early"])
+        lesions += draw_lesions(Anatomy(rng), 1, (-70.0, 70.0), rng, style=TUMOR_STYLES["early"])
     radii_mm = [lesion.spec.radius_mm for lesion in lesions]
     contrasts_hu = [lesion.spec.contrast_hu for lesion in lesions]
     assert len(lesions) == 20

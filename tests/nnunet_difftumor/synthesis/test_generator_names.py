@@ -140,14 +140,14 @@ def test_the_trainer_uses_the_builtin_one_when_nothing_is_set_and_says_so(instal
 
 def test_the_injected_tumours_get_the_organs_contrasts(installed, make_nnunet_project, monkeypatch):
     from nnunet_difftumor.trainer import mixin as trainer_module
-    from nnunet_difftumor.tumor.published_contrasts import TARGET_PRIORS
+    from nnunet_difftumor.tumor.published_contrasts import PUBLISHED_CONTRASTS_HU
 
     _, trainer = _make_trainer(make_nnunet_project, monkeypatch)
     trainer.initialize()
     trainer._prepare_training()
     monkeypatch.setattr(trainer_module, "DiffTumorDataLoader", lambda *_, **given: given["injectors"][0])
     appearances = trainer._make_training_loader(SimpleNamespace(identifiers=()), (40, 40, 40), None)._appearances()
-    assert appearances.contrast_prior_hu == TARGET_PRIORS["liver"].contrast_hu
+    assert appearances.contrast_prior_hu == PUBLISHED_CONTRASTS_HU["liver"]
     assert {look.heterogeneity_hu for look in appearances.examples} == {8.0}  # those of the training tumours
 
 

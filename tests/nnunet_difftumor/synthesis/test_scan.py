@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from diffusion import generator_folder
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.errors import DiffTumorError
@@ -101,6 +102,17 @@ def test_a_replay_takes_the_steps_of_the_record_and_no_other_generator(scan, nan
     assert "was made with another generator" in capsys.readouterr().err
     assert main(arguments(scan, nano_generator_folder, tmp_path / "fifth", *replay, "--tumor-mask", str(scan[1]))) == 1
     assert "--replay and --tumor-mask" in capsys.readouterr().err
+
+
+def test_a_generator_is_read_and_identified_once(scan, nano_generator_folder, tmp_path, monkeypatch):
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "first")) == 0
+    recorded = json.loads((tmp_path / "first" / "tumors.json").read_text())["generator_hash"]
+    assert recorded == generator_folder.hash_generator(nano_generator_folder)
+    hashed = []
+    monkeypatch.setattr(generator_folder, "hash_generator", lambda folder: hashed.append(folder) or recorded)
+    replay = ("--replay", str(tmp_path / "first" / "tumors.json"))
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "second", *replay)) == 0
+    assert hashed == [nano_generator_folder]
 
 
 @pytest.mark.parametrize("value", [255, 300])

@@ -12,10 +12,11 @@ from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_p
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.rules import InjectionRules
+from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance
@@ -118,9 +119,9 @@ def make_loader(spacing, patch, cases, seed, *, is_raw):
         patch,
         LABELS,
         injectors=[TumorInjector(make_synthesizer, rules)],
-        healthy=HostCases(dict.fromkeys(cases, (0,)), 1.0),
-        annotated=HostCases({}, 0.0),
-        seed_words=(seed, 0),
+        plan=SamplingPlan(
+            healthy=HostCases(dict.fromkeys(cases, (0,)), 1.0), annotated=HostCases({}, 0.0), seed_words=(seed, 0)
+        ),
         transforms=transforms,
         oversample_foreground_percent=0.5,
     )

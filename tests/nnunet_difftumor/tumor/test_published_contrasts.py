@@ -7,7 +7,12 @@ from scipy.stats import truncnorm
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, default_target
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, TruncatedNormal
-from nnunet_difftumor.tumor.published_contrasts import TARGET_PRIORS, TARGETS, find_target, make_appearance_rule
+from nnunet_difftumor.tumor.published_contrasts import (
+    PUBLISHED_CONTRASTS_HU,
+    TARGETS,
+    find_target,
+    make_appearance_rule,
+)
 
 EXAMPLES = (
     Appearance(contrast_hu=-30.0, heterogeneity_hu=12.0),
@@ -26,17 +31,17 @@ def contrasts_hu(looks: list[Appearance]) -> list[float]:
     return [look.contrast_hu for look in looks if look.contrast_hu is not None]
 
 
-@pytest.mark.parametrize("organ", TARGET_PRIORS)
+@pytest.mark.parametrize("organ", PUBLISHED_CONTRASTS_HU)
 def test_every_prior_is_darker_than_its_organ_visible_and_within_what_a_generator_is_conditioned_on(organ):
     from diffusion.conditioning import CONTRAST_LIMIT_HU
 
-    contrast = TARGET_PRIORS[organ].contrast_hu
+    contrast = PUBLISHED_CONTRASTS_HU[organ]
     assert -CONTRAST_LIMIT_HU <= contrast.low < contrast.mean < contrast.high <= -AppearanceRule().smallest_contrast_hu
 
 
-@pytest.mark.parametrize("organ", TARGET_PRIORS)
+@pytest.mark.parametrize("organ", PUBLISHED_CONTRASTS_HU)
 def test_draws_keep_the_limits_and_have_the_moments_of_a_truncated_normal(organ):
-    prior = TARGET_PRIORS[organ].contrast_hu
+    prior = PUBLISHED_CONTRASTS_HU[organ]
     rng = np.random.default_rng(1)
     values = np.array([prior.draw(rng) for _ in range(4000)])
     assert values.min() >= prior.low

@@ -1,0 +1,36 @@
+"""Boxes of voxels: three slices into an array (D, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Box = tuple[slice, slice, slice]
+
+
+def as_box(starts: ArrayLike, stops: ArrayLike) -> Box:
+    """Box from its first voxel to one past its last, (D, H, W)."""
+    depth, height, width = (
+        slice(int(start), int(stop)) for start, stop in zip(np.asarray(starts), np.asarray(stops), strict=True)
+    )
+    return depth, height, width
+
+
+def ends_of(box: Sequence[slice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First voxel of a box and one past its last, (D, H, W)."""
+    return np.array([part.start for part in box]), np.array([part.stop for part in box])
+
+
+def inside(box: Sequence[slice], outer: Sequence[slice]) -> Box:
+    """The same voxels, counted from the first voxel of a box that holds them."""
+    starts, stops = ends_of(box)
+    first, _ = ends_of(outer)
+    return as_box(starts - first, stops - first)
+
+
+def widened(box: Sequence[slice], margin: ArrayLike, shape: ArrayLike) -> Box:
+    """Box with a margin of voxels on all sides, (D, H, W) or one number, as far as an array of that shape goes."""
+    starts, stops = ends_of(box)
+    return as_box(np.maximum(np.subtract(starts, margin), 0), np.minimum(np.add(stops, margin), shape))

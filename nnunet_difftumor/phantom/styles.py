@@ -1,0 +1,218 @@
+"""What a phantom may look like: organs, hospitals, tumours and sizes, each chosen by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.tumor.appearance import Range
+from nnunet_difftumor.tumor.sizes import SizeClass
+
+PORTAL_VENOUS, ARTERIAL, UNENHANCED = "portal-venous", "arterial", "unenhanced"
+"""Contrast phases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganRule:
+    """How tumours of one organ are drawn.
+
+    Attributes:
+        name: Name of the organ, and of its field in `TissueValues`.
+        size_classes: Sizes of the tumours; the first tumour of a patient is always of the first class.
+        contrast_hu: Lowest and highest contrast against the organ in HU, by phase.
+        exophytic_share: Share of the tumours that are centred near the organ's surface and grow out of it.
+    """
+
+    name: str
+    size_classes: tuple[SizeClass, ...]
+    contrast_hu: Mapping[str, Range]
+    exophytic_share: float = 0.0
+
+    @property
+    def is_exophytic(self) -> bool:
+        """Whether tumours may lie outside the organ."""
+        return self.exophytic_share > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hospital:
+    """How one hospital scans: scanner, reconstruction and phase; values are drawn from ranges for every patient.
+
+    Attributes:
+        about: What it stands for, in a few words.
+        noise_hu: Standard deviation of the noise in HU.
+        noise_grain: Width of the noise's grain in voxels.
+        sharpness: Standard deviation of the in-plane blur in voxels: a sharp kernel blurs less.
+        slice_mm: Slice thickness in mm; None takes that of the scan's size.
+    """
+
+    name: str
+    about: str
+    phase: str = PORTAL_VENOUS
+    noise_hu: Range = (8.0, 13.0)
+    noise_grain: Range = (0.55, 0.9)
+    sharpness: Range = (0.35, 0.6)
+    slice_mm: Range | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TumorStyle:
+    """What is drawn for every tumour; a range of one value draws nothing.
+
+    Attributes:
+        most_per_organ: Largest number of tumours in an affected organ; the smallest is 1.
+        size_classes: Sizes; the first tumour of a patient is of the first class. None takes those of the organ.
+        contrast_share: Share of the organ's contrast.
+        texture_mm: Shortest and longest wavelength of the texture in mm.
+        texture_hu: Standard deviation of the texture in HU.
+        core_hu: Additional difference at the centre in HU.
+        core_from_mm: Radius in mm above which a tumour has a core.
+        edge_share: Width of the soft edge relative to the radius; it is kept between 1 and 3 mm.
+    """
+
+    name: str
+    most_per_organ: int = 3
+    size_classes: tuple[SizeClass, ...] | None = None
+    contrast_share: Range = (1.0, 1.0)
+    texture_mm: Range = (7.0, 22.0)
+    texture_hu: Range = (5.0, 11.0)
+    core_hu: Range = (-18.0, 0.0)
+    core_from_mm: float = 9.0
+    edge_share: Range = (0.25, 0.25)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSize:
+    """How finely a phantom patient is scanned, in mm; the slices touch, and the margin is air beside the body."""
+
+    in_plane_mm: Range
+    slice_mm: Range
+    margin_mm: float
+
+
+LIVER = OrganRule(
+    name="liver",
+    size_classes=(
+        SizeClass(name="medium", radius_mm=(11.0, 20.0), probability=0.4),
+        SizeClass(name="small", radius_mm=(6.0, 11.0), probability=0.35),
+        SizeClass(name="tiny", radius_mm=(4.0, 6.0), probability=0.25),
+    ),
+    contrast_hu={PORTAL_VENOUS: (-60.0, -30.0), ARTERIAL: (-35.0, -12.0), UNENHANCED: (-28.0, -12.0)},
+)
+PANCREAS = OrganRule(
+    name="pancreas",
+    size_classes=(
+        SizeClass(name="small", radius_mm=(6.0, 10.0), probability=0.6),
+        SizeClass(name="tiny", radius_mm=(4.0, 6.0), probability=0.4),
+    ),
+    contrast_hu={PORTAL_VENOUS: (-60.0, -30.0), ARTERIAL: (-70.0, -35.0), UNENHANCED: (-16.0, -8.0)},
+)
+KIDNEY = OrganRule(
+    name="kidney",
+    size_classes=(
+        SizeClass(name="medium", radius_mm=(11.0, 18.0), probability=0.5),
+        SizeClass(name="small", radius_mm=(6.0, 11.0), probability=0.5),
+    ),
+    contrast_hu={PORTAL_VENOUS: (-100.0, -55.0), ARTERIAL: (-110.0, -50.0), UNENHANCED: (6.0, 14.0)},
+    exophytic_share=0.6,
+)
+ORGANS: Mapping[str, OrganRule] = {organ.name: organ for organ in (LIVER, PANCREAS, KIDNEY)}
+
+_HOSPITALS = (
+    Hospital(name="standard", about="portal venous, mixed slice thickness, soft kernel"),
+    Hospital(
+        name="thin-sharp",
+        about="portal venous, thin slices, sharp and noisy kernel",
+        noise_hu=(16.0, 22.0),
+        noise_grain=(0.45, 0.6),
+        sharpness=(0.15, 0.25),
+        slice_mm=(1.5, 2.5),
+    ),
+    Hospital(
+        name="thick-smooth",
+        about="portal venous, thick slices, smooth reconstruction with little noise",
+        noise_hu=(4.0, 7.0),
+        noise_grain=(0.9, 1.3),
+        sharpness=(0.7, 1.0),
+        slice_mm=(4.5, 6.0),
+    ),
+    Hospital(name="arterial", about="late arterial phase, otherwise standard", phase=ARTERIAL),
+    Hospital(
+        name="low-dose",
+        about="unenhanced CT of a PET/CT: thick slices, much noise",
+        phase=UNENHANCED,
+        noise_hu=(18.0, 28.0),
+        noise_grain=(0.7, 1.0),
+        sharpness=(0.5, 0.8),
+        slice_mm=(4.0, 5.0),
+    ),
+)
+HOSPITALS: Mapping[str, Hospital] = {hospital.name: hospital for hospital in _HOSPITALS}
+
+MIXED = TumorStyle(name="mixed")
+EARLY = TumorStyle(
+    name="early",
+    most_per_organ=1,
+    size_classes=(SizeClass(name="early", radius_mm=(5.0, 12.0), probability=1.0),),
+    contrast_share=(0.9, 1.3),
+    texture_mm=(5.0, 22.0),
+    texture_hu=(2.0, 8.0),
+    core_hu=(-20.0, 5.0),
+    core_from_mm=6.0,
+    edge_share=(0.15, 0.4),
+)
+TUMOR_STYLES: Mapping[str, TumorStyle] = {style.name: style for style in (MIXED, EARLY)}
+
+SCAN_SIZES: Mapping[str, ScanSize] = {
+    "small": ScanSize(in_plane_mm=(2.1, 2.6), slice_mm=(2.5, 5.0), margin_mm=4.0),
+    "full": ScanSize(in_plane_mm=(0.68, 0.85), slice_mm=(1.5, 5.0), margin_mm=30.0),
+}
+
+
+@dataclass(frozen=True)
+class PhantomStyle:
+    """What all patients of a phantom data set share: organs with tumours, and hospitals that they come from in turn."""
+
+    organs: tuple[OrganRule, ...] = (LIVER,)
+    hospitals: tuple[Hospital, ...] = (HOSPITALS["standard"],)
+    size: str = "small"
+    tumors: TumorStyle = MIXED
+
+    def __post_init__(self) -> None:
+        if self.size not in SCAN_SIZES:
+            raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{self.size}'.")
+
+    @classmethod
+    def named(
+        cls, *, organs: Sequence[str], hospitals: Sequence[str], size: str, tumors: str = MIXED.name
+    ) -> PhantomStyle:
+        """Look up a style by names: keys of `ORGANS`, `HOSPITALS`, `SCAN_SIZES` and `TUMOR_STYLES`.
+
+        Raises:
+            ConfigurationError: If a name is unknown, or the organs are none or one twice.
+        """
+        if not organs or not set(organs) <= set(ORGANS) or len(set(organs)) != len(organs):
+            given = ", ".join(organs) or "none"
+            raise ConfigurationError(f"organs must be some of {', '.join(ORGANS)}, each once, got {given}.")
+        chosen = tuple(HOSPITALS[_known("hospital", name, HOSPITALS)] for name in hospitals)
+        tumor_style = TUMOR_STYLES[_known("tumors", tumors, TUMOR_STYLES)]
+        return cls(tuple(ORGANS[name] for name in organs), chosen, size, tumor_style)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Label names and values, organ and tumour in turn; of several organs, tumours are named "liver_tumor"."""
+        labels = {"background": 0}
+        for index, organ in enumerate(self.organs):
+            labels[organ.name] = 2 * index + 1
+            labels["tumor" if len(self.organs) == 1 else f"{organ.name}_tumor"] = 2 * index + 2
+        return labels
+
+
+def _known(what: str, name: str, choices: Iterable[str]) -> str:
+    if name not in choices:
+        raise ConfigurationError(f"{what} must be one of {', '.join(choices)}, got '{name}'.")
+    return name
+
+
+STANDARD = PhantomStyle()
