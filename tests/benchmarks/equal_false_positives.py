@@ -10,6 +10,8 @@ more false positives on the *other* half than the baseline of the same repetitio
 COMPARISON is an output folder of `difftumor compare` with `prediction: {probabilities: true}`.
 """
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# What pandas selects is typed as a union of everything it could be.
 from __future__ import annotations
 
 import argparse
