@@ -25,8 +25,7 @@ def find_output_conflicts(
     A start that left no checkpoint is no training, and nothing could be mixed with it.
 
     Args:
-        output_folder: The training's output folder.
-        generator_hash: Hash of the generator's weights now; None without a generator.
+        generator_hash: Hash of the generator's weights; None without a generator.
         is_continued: The training continues from a checkpoint.
 
     Returns:
@@ -34,40 +33,31 @@ def find_output_conflicts(
     """
     if not any(output_folder.glob("checkpoint_*.pth")):
         return ()
-    conflicts: list[str] = []
+    conflicts = find_split_conflicts(output_folder, cases)
     record = _read_record(output_folder / CONFIG_RECORD_NAME)
-    if record is not None:
-        current = resolved.config.to_json()
-        conflicts += changed_settings(record["settings"], current, is_continued=is_continued)
-        if record.get("generator_hash") != generator_hash:
-            conflicts.append("generator: its weights differ from those that were used")
-    return (*conflicts, *find_split_conflicts(output_folder, cases))
+    if record is None:
+        return conflicts
+    if record.get("generator_hash") != generator_hash:
+        conflicts = ("generator: its weights differ from those that were used", *conflicts)
+    return (*changed_settings(record["settings"], resolved.config.to_json(), is_continued=is_continued), *conflicts)
 
 
 def find_split_conflicts(output_folder: Path, cases: FoldCases) -> tuple[str, ...]:
     """Compare the cases of a fold with those that a training recorded.
 
-    Args:
-        output_folder: The training's output folder.
-
     Returns:
         One line per list that differs; empty if nothing was recorded.
     """
     record = _read_record(output_folder / SPLIT_RECORD_NAME)
-    if record is None:
-        return ()
     return tuple(
         f"{key}: {len(set(record.get(key, ())) ^ set(now))} cases were added or removed"
         for key, now in cases.to_json().items()
-        if record.get(key) != now
+        if record is not None and record.get(key) != now
     )
 
 
 def refuse_conflicts(output_folder: Path, conflicts: Sequence[str]) -> None:
     """Raise if a training would mix with another one in its output folder.
-
-    Args:
-        output_folder: The training's output folder.
 
     Raises:
         OutputExistsError: If anything differs.
@@ -91,8 +81,6 @@ def write_output_record(
     """Record settings, where they came from, and the cases, in the training's output folder.
 
     Args:
-        output_folder: The training's output folder.
-        generator_hash: Hash of the generator's weights; None without a generator.
         acknowledged: Overlaps between generator and validation cases that were accepted.
         leak_warnings: What may be such an overlap.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,75 +59,49 @@ class SampleLog:
     """Keeps the counts of each epoch and their totals in a training's output folder.
 
     An epoch is counted once: a training that continues from a checkpoint drops what was counted after it.
+
+    Args:
+        first_epoch: Epoch that this training starts or continues at.
     """
 
     def __init__(self, output_folder: Path, *, first_epoch: int) -> None:
-        """Open the log; nothing is written before an epoch is.
-
-        Args:
-            output_folder: The training's output folder.
-            first_epoch: Epoch that this training starts or continues at.
-        """
         self._folder = output_folder
-        self._epochs = {
-            epoch: counts for epoch, counts in _read_epochs(output_folder / EPOCHS_FILE_NAME) if epoch < first_epoch
-        }
+        recorded = _read_epochs(output_folder / EPOCHS_FILE_NAME)
+        self._epochs = {epoch: counts for epoch, counts in recorded.items() if epoch < first_epoch}
         self._is_complete = len(self._epochs) == first_epoch
-        self._total: Counter[str] = sum(map(Counter, self._epochs.values()), Counter())
-        self._is_untouched = True
 
     def write_epoch(self, epoch: int, counts: Mapping[str, int]) -> None:
         """Write the counts of an epoch and the totals.
 
         Where epochs before this training's first one are not on record, there are no totals, and no file of them.
         """
-        path, line = self._folder / EPOCHS_FILE_NAME, _line_of(epoch, counts)
-        if self._is_untouched:
-            kept = "".join(_line_of(*each) for each in self._epochs.items())
-            with written_whole(path, overwrite=True) as temporary:
-                temporary.write_text(kept + line, encoding="utf-8")
-        else:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        self._is_untouched = False
-        self._total.update(counts)
-        if self._is_complete:
-            _write_totals(self._folder / SAMPLES_FILE_NAME, self._total)
-        else:
+        self._epochs[epoch] = dict(sorted(counts.items()))
+        with written_whole(self._folder / EPOCHS_FILE_NAME, overwrite=True) as temporary:
+            lines = [json.dumps({"epoch": number, "samples": each}) for number, each in self._epochs.items()]
+            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        if not self._is_complete:
             (self._folder / SAMPLES_FILE_NAME).unlink(missing_ok=True)
+            return
+        totals: Counter[str] = Counter()
+        for each in self._epochs.values():
+            totals.update(each)
+        with (
+            written_whole(self._folder / SAMPLES_FILE_NAME, overwrite=True) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows([("case", "samples"), *sorted(totals.items())])
 
 
 def read_samples_seen(path: Path) -> dict[str, int] | None:
-    """Read samples_seen.csv.
-
-    Returns:
-        Training samples by case; None if there is no file.
-    """
+    """Return the training samples by case in samples_seen.csv, or None if there is no file."""
     if not path.is_file():
         return None
     with path.open(newline="", encoding="utf-8") as file:
         return {row["case"]: int(row["samples"]) for row in csv.DictReader(file)}
 
 
-def _write_totals(path: Path, samples: Mapping[str, int]) -> None:
-    with (
-        written_whole(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["case", "samples"])
-        writer.writerows(sorted(samples.items()))
-
-
-def _line_of(epoch: int, counts: Mapping[str, int]) -> str:
-    return json.dumps({"epoch": epoch, "samples": dict(sorted(counts.items()))}) + "\n"
-
-
-def _read_epochs(path: Path) -> Iterable[tuple[int, dict[str, int]]]:
+def _read_epochs(path: Path) -> dict[int, dict[str, int]]:
     """Epochs on record; a line that a killed process left half written belongs to an epoch without a checkpoint."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            content = json.loads(line)
-            yield content["epoch"], content["samples"]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    contents = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {content["epoch"]: content["samples"] for content in contents}

@@ -16,8 +16,10 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_difftumor.cases.extra.joining import join_datasets
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.settings.resolving import ResolvedConfig
 from nnunet_difftumor.support.processes.environment import temporary_environment
 from nnunet_difftumor.trainer.discovery import find_trainer
 from nnunet_difftumor.trainer.mixin import DiffTumorMixin
@@ -54,7 +56,7 @@ def surroundings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch calculate with so many threads within the block."""
+    """Let torch compute with so many threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -92,38 +94,28 @@ def make_trainers(choice: TrainingChoice, device: str) -> tuple[nnUNetTrainer, n
 
     with quiet():
         baseline, trainer = make(find_trainer(choice.baseline)), make(trainer_class)
-        _share_cases(baseline, trainer)
+        own_datasets, own_settings = baseline.get_tr_and_val_datasets, trainer._resolve_config
+
+        def datasets() -> tuple[Any, Any]:
+            train, val = own_datasets()
+            return join_datasets(train, trainer._extra_healthy), val
+
+        def settings() -> ResolvedConfig:
+            resolved = own_settings()
+            return replace(
+                resolved, config=replace(resolved.config, injection_probability=choice.injection_probability)
+            )
+
+        baseline.do_split, baseline.get_tr_and_val_datasets = trainer.do_split, datasets
         if choice.injection_probability is not None:
-            _set_probability(trainer, choice.injection_probability)
+            trainer._resolve_config = settings
         for each in (baseline, trainer):
             each.disable_checkpointing = True
             each.initialize()
     return baseline, trainer
 
 
-def _share_cases(baseline: Any, trainer: Any) -> None:
-    """Give the baseline the trainer's split, and let it find the cases of extra data sets that are in it."""
-    own_datasets = baseline.get_tr_and_val_datasets
-
-    def datasets() -> tuple[Any, Any]:
-        train, val = own_datasets()
-        return trainer.with_extra_cases(train), val
-
-    baseline.do_split, baseline.get_tr_and_val_datasets = trainer.do_split, datasets
-
-
-def _set_probability(trainer: Any, probability: float) -> None:
-    own_settings = trainer._resolve_config
-
-    def settings() -> Any:
-        resolved = own_settings()
-        return replace(resolved, config=replace(resolved.config, injection_probability=probability))
-
-    trainer._resolve_config = settings
-
-
 def _read_dataset(choice: TrainingChoice) -> tuple[dict[str, Any], dict[str, Any]]:
-    """plans.json and dataset.json of the preprocessed data set."""
     if not nnUNet_preprocessed.is_set():
         raise ConfigurationError("nnUNet_preprocessed must be set, as for training.")
     folder = Path(str(nnUNet_preprocessed)) / find_dataset_name(choice.dataset)

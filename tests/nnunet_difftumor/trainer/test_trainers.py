@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -357,7 +358,7 @@ class RankedTrainer(nnUNetTrainerDiffTumor):
 
     def __init__(self, folder, rank):
         self.is_ddp, self.local_rank, self.current_epoch = True, rank, 0
-        self._injection_log = InjectionLog(folder, 16, first_epoch=0)
+        self._prepared = SimpleNamespace(log=InjectionLog(folder, 16, first_epoch=0))
         self.lines = []
 
     def print_to_log_file(self, *lines, **options):
@@ -367,7 +368,7 @@ class RankedTrainer(nnUNetTrainerDiffTumor):
 def _count_on_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     trainer = RankedTrainer(folder, rank)
-    trainer._injection_log.add(REPORT)
+    trainer._prepared.log.add(REPORT)
     trainer._log_injections()
     assert len(trainer.lines) == (1 if rank == 0 else 0)
     dist.destroy_process_group()
