@@ -5,6 +5,7 @@ Nothing here is needed to predict: settings and generator are looked at when a t
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
@@ -12,7 +13,6 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from torch import distributed as dist
 
 from nnunet_difftumor.cases.extra.joining import ExtraCases, join_datasets
 from nnunet_difftumor.cases.fold import FoldCases
@@ -24,7 +24,7 @@ from nnunet_difftumor.own_packages import require_own_packages
 from nnunet_difftumor.settings.resolving import ResolvedConfig
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.trainer import preparation
-from nnunet_difftumor.trainer.output_record import find_split_conflicts, read_recorded_config, refuse_conflicts
+from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_split
 from nnunet_difftumor.trainer.schedule import ScheduleMixin
 from nnunet_difftumor.trainer.supported_plans import refuse_unsupported_plans
 
@@ -72,10 +72,10 @@ class DiffTumorMixin(ScheduleMixin):
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases: healthy cases train in every fold, the holdout in none."""
         if self._fold_cases is None:
-            output_folder = preparation.required_folder(self.output_folder, "nnUNet_results")
+            output_folder = Path(str(self.output_folder))
             config = read_recorded_config(output_folder) or self._resolve_config().config
             self._fold_cases, self._extra_healthy = preparation.choose_training_cases(self, config)
-            refuse_conflicts(output_folder, find_split_conflicts(output_folder, self._fold_cases))
+            refuse_other_split(output_folder, self._fold_cases)
         split = self._fold_cases.split
         return list(split.train), list(split.val)
 
@@ -144,12 +144,10 @@ class DiffTumorMixin(ScheduleMixin):
 
     def _log_injections(self) -> None:
         log = self._prepare_training().log
-        if self.is_ddp:
-            reports: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(reports, log.collected())
-            log.clear()
-            for report in reports:
-                log.add(report)
+        reports = self._of_all_ranks(log.collected())
+        log.clear()
+        for report in reports:
+            log.add(report)
         if self.local_rank == 0:
             for line in log.write_epoch(self.current_epoch):
                 self.print_to_log_file(line)
@@ -171,7 +169,7 @@ class DiffTumorMixin(ScheduleMixin):
         try:
             return self._resolve_config().config
         except DiffTumorError:
-            return read_recorded_config(preparation.required_folder(self.output_folder, "nnUNet_results"))
+            return read_recorded_config(Path(str(self.output_folder)))
 
     def _make_training_loader(self, dataset: Any, crop_size: Any, transforms: Any) -> DiffTumorDataLoader:
         prepared = self._prepare_training()

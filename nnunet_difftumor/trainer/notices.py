@@ -34,10 +34,7 @@ def batch_dice_notes(
     thousands of voxels it is flat, and with a smooth of 0 it is 0 whatever is predicted.
 
     Args:
-        plans_name: `plans_name` of the plans.
-        configuration: Name of the configuration in them, such as 3d_fullres.
         is_batch_dice: `batch_dice` of the configuration: whether a Dice is that of a whole batch.
-        trains_on_healthy: Whether healthy cases are among the training cases.
 
     Returns:
         One line for the log, or none where it does not apply.

@@ -17,10 +17,10 @@ CONFIG_RECORD_NAME = "difftumor_config.json"
 SPLIT_RECORD_NAME = "difftumor_split.json"
 
 
-def find_output_conflicts(
+def refuse_other_training(
     output_folder: Path, resolved: ResolvedConfig, cases: FoldCases, generator_hash: str | None, *, is_continued: bool
-) -> tuple[str, ...]:
-    """Compare settings, fold and generator with what an earlier training in the folder recorded.
+) -> None:
+    """Compare settings, generator and fold with what an earlier training in the folder recorded.
 
     A start that left no checkpoint is no training, and nothing could be mixed with it.
 
@@ -28,43 +28,38 @@ def find_output_conflicts(
         generator_hash: Hash of the generator's weights; None without a generator.
         is_continued: The training continues from a checkpoint.
 
-    Returns:
-        One line per difference; empty if nothing was recorded.
+    Raises:
+        OutputExistsError: If anything differs.
     """
     if not any(output_folder.glob("checkpoint_*.pth")):
-        return ()
-    conflicts = find_split_conflicts(output_folder, cases)
+        return
+    conflicts: list[str] = []
     record = _read_record(output_folder / CONFIG_RECORD_NAME)
-    if record is None:
-        return conflicts
-    if record.get("generator_hash") != generator_hash:
-        conflicts = ("generator: its weights differ from those that were used", *conflicts)
-    return (*changed_settings(record["settings"], resolved.config.to_json(), is_continued=is_continued), *conflicts)
+    if record is not None:
+        conflicts += changed_settings(record["settings"], resolved.config.to_json(), is_continued=is_continued)
+        if record.get("generator_hash") != generator_hash:
+            conflicts.append("generator: its weights differ from those that were used")
+    refuse_other_split(output_folder, cases, conflicts)
 
 
-def find_split_conflicts(output_folder: Path, cases: FoldCases) -> tuple[str, ...]:
-    """Compare the cases of a fold with those that a training recorded.
+def refuse_other_split(output_folder: Path, cases: FoldCases, conflicts: Sequence[str] = ()) -> None:
+    """Compare the cases of a fold with those that a training in the folder recorded.
 
-    Returns:
-        One line per list that differs; empty if nothing was recorded.
-    """
-    record = _read_record(output_folder / SPLIT_RECORD_NAME)
-    return tuple(
-        f"{key}: {len(set(record.get(key, ())) ^ set(now))} cases were added or removed"
-        for key, now in cases.to_json().items()
-        if record is not None and record.get(key) != now
-    )
-
-
-def refuse_conflicts(output_folder: Path, conflicts: Sequence[str]) -> None:
-    """Raise if a training would mix with another one in its output folder.
+    Args:
+        conflicts: What else differs.
 
     Raises:
         OutputExistsError: If anything differs.
     """
-    if conflicts:
+    record = _read_record(output_folder / SPLIT_RECORD_NAME)
+    lines = [
+        f"{key}: {len(set(record.get(key, ())) ^ set(now))} cases were added or removed"
+        for key, now in cases.to_json().items()
+        if record is not None and record.get(key) != now
+    ]
+    if conflicts or lines:
         raise OutputExistsError(
-            f"{output_folder} holds a training with other settings:\n  " + "\n  ".join(conflicts) + "\n"
+            f"{output_folder} holds a training with other settings:\n  " + "\n  ".join([*conflicts, *lines]) + "\n"
             "Restore them to go on with it, or move that folder away to start anew. (nnU-Net names the folder by "
             "trainer, plans and configuration only.)"
         )

@@ -12,7 +12,6 @@ from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from diffusion.generator_folder import hash_generator
 from nnunet_difftumor.cases.extra.joining import ExtraCases, add_extra_cases, open_extra_healthy, refuse_copies
 from nnunet_difftumor.cases.extra.requirements import TargetDataset
 from nnunet_difftumor.cases.fold import (
@@ -49,7 +48,7 @@ from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTar
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.trainer.notices import batch_dice_notes, changed_source_notes
-from nnunet_difftumor.trainer.output_record import find_output_conflicts, refuse_conflicts, write_output_record
+from nnunet_difftumor.trainer.output_record import refuse_other_training, write_output_record
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,10 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
         DiffTumorError: If settings, cases and generators do not fit, a generator knows validation cases, or the output
             folder holds another training. Nothing is recorded then.
     """
+    from diffusion.generator_folder import hash_generator  # prediction imports this module too
+
     config, targets = resolved.config, resolved.config.organ_targets
-    output_folder = required_folder(trainer.output_folder, "nnUNet_results")
+    output_folder = Path(str(trainer.output_folder))
     cases, extra_healthy = choose_training_cases(trainer, config)
     copies = refuse_copies(extra_healthy, Path(str(trainer.preprocessed_dataset_folder)), cases, trainer.fold)
     for target in targets:
@@ -96,10 +97,8 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
         sources = _load_sources(trainer, arm, folders, cases, config)
         generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders))
     rules = [_make_rules(trainer, target, config, data, cases) for target in targets]
-    conflicts = find_output_conflicts(
-        output_folder, resolved, cases, generator_hash, is_continued=trainer.current_epoch > 0
-    )
-    refuse_conflicts(output_folder, conflicts)
+    is_continued = trainer.current_epoch > 0
+    refuse_other_training(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
     if trainer.local_rank == 0:
         write_output_record(output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings)
         _print_settings(trainer, resolved, arm)
@@ -117,7 +116,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
 
 def read_settings(trainer: nnUNetTrainer) -> ResolvedConfig:
     """Return the settings of a training from wherever the user gave them."""
-    folder = required_folder(trainer.preprocessed_dataset_folder_base, "nnUNet_preprocessed")
+    folder = _preprocessed_folder(trainer)
     sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, trainer.dataset_json)
     return resolve_config(trainer.dataset_json["labels"], sources)
 
@@ -139,28 +138,20 @@ def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tu
     return add_extra_cases(cases, extra), extra
 
 
-def required_folder(folder: str | None, variable: str) -> Path:
-    """Return one of nnU-Net's folders, which is None where its environment variable is missing.
-
-    Raises:
-        ConfigurationError: If it is None.
-    """
-    if folder is None:
-        raise ConfigurationError(f"The environment variable {variable} is not set; nnU-Net needs it to train.")
-    return Path(folder)
+def _preprocessed_folder(trainer: nnUNetTrainer) -> Path:
+    if trainer.preprocessed_dataset_folder_base is None:
+        raise ConfigurationError("The environment variable nnUNet_preprocessed is not set; nnU-Net needs it to train.")
+    return Path(trainer.preprocessed_dataset_folder_base)
 
 
 def _preprocessed_cases(trainer: nnUNetTrainer) -> PreprocessedCases:
-    folder, data_folder = (
-        required_folder(each, "nnUNet_preprocessed")
-        for each in (trainer.preprocessed_dataset_folder_base, trainer.preprocessed_dataset_folder)
-    )
+    folder, data_folder = _preprocessed_folder(trainer), str(trainer.preprocessed_dataset_folder)
     if trainer.dataset_class is None:  # as nnU-Net's own do_split
-        trainer.dataset_class = infer_dataset_class(str(data_folder))
+        trainer.dataset_class = infer_dataset_class(data_folder)
     name = trainer.plans_manager.dataset_name
     return PreprocessedCases(
         folder=folder,
-        identifiers=tuple(sorted(trainer.dataset_class.get_identifiers(str(data_folder)))),
+        identifiers=tuple(sorted(trainer.dataset_class.get_identifiers(data_folder))),
         label_ending=trainer.dataset_json["file_ending"],
         images=find_raw_images(Path(str(nnUNet_raw)) / name) if nnUNet_raw.is_set() else {},
         labels=trainer.dataset_json["labels"],

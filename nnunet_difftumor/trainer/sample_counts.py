@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ class SampleCountMixin(_Trainer):
     """
 
     _samples: Counter[str] | None = None
-    _sample_log: SampleLog | None = None
 
     def train_step(self, batch: dict) -> dict:
         """Count the samples of a batch, then train on it as nnU-Net does."""
@@ -44,52 +43,42 @@ class SampleCountMixin(_Trainer):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """End the epoch as nnU-Net does, and write the counts."""
         super().on_train_epoch_end(train_outputs)
-        counts, self._samples = self._samples or Counter(), None
-        if self.is_ddp:
-            of_ranks: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(of_ranks, counts)
-            counts = sum(of_ranks, Counter())
-        if self.local_rank == 0 and self.output_folder is not None:
-            if self._sample_log is None:
-                self._sample_log = SampleLog(Path(self.output_folder), first_epoch=self.current_epoch)
-            self._sample_log.write_epoch(self.current_epoch, counts)
+        counts, self._samples = sum(self._of_all_ranks(self._samples or Counter()), Counter()), None
+        if self.local_rank == 0:
+            write_samples_seen(Path(str(self.output_folder)), self.current_epoch, counts)
+
+    def _of_all_ranks(self, value: Any) -> list[Any]:
+        if not self.is_ddp:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
 
 
-class SampleLog:
-    """Keeps the counts of each epoch and their totals in a training's output folder.
+def write_samples_seen(output_folder: Path, epoch: int, counts: Mapping[str, int]) -> None:
+    """Write the counts of an epoch, and the totals with those of the epochs before it that are on record.
 
-    An epoch is counted once: a training that continues from a checkpoint drops what was counted after it.
-
-    Args:
-        first_epoch: Epoch that this training starts or continues at.
+    What was counted of later epochs is dropped: a training that continues from a checkpoint trains them again. If
+    epochs before are not on record, there are no totals, and no file of them.
     """
-
-    def __init__(self, output_folder: Path, *, first_epoch: int) -> None:
-        self._folder = output_folder
-        recorded = _read_epochs(output_folder / EPOCHS_FILE_NAME)
-        self._epochs = {epoch: counts for epoch, counts in recorded.items() if epoch < first_epoch}
-        self._is_complete = len(self._epochs) == first_epoch
-
-    def write_epoch(self, epoch: int, counts: Mapping[str, int]) -> None:
-        """Write the counts of an epoch and the totals.
-
-        Where epochs before this training's first one are not on record, there are no totals, and no file of them.
-        """
-        self._epochs[epoch] = dict(sorted(counts.items()))
-        with written_whole(self._folder / EPOCHS_FILE_NAME, overwrite=True) as temporary:
-            lines = [json.dumps({"epoch": number, "samples": each}) for number, each in self._epochs.items()]
-            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        if not self._is_complete:
-            (self._folder / SAMPLES_FILE_NAME).unlink(missing_ok=True)
-            return
-        totals: Counter[str] = Counter()
-        for each in self._epochs.values():
-            totals.update(each)
-        with (
-            written_whole(self._folder / SAMPLES_FILE_NAME, overwrite=True) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows([("case", "samples"), *sorted(totals.items())])
+    path, totals_path = output_folder / EPOCHS_FILE_NAME, output_folder / SAMPLES_FILE_NAME
+    epochs = {number: samples for number, samples in _read_epochs(path) if number < epoch}
+    is_complete = len(epochs) == epoch
+    epochs[epoch] = dict(sorted(counts.items()))
+    with written_whole(path, overwrite=True) as temporary:
+        lines = [json.dumps({"epoch": number, "samples": samples}) for number, samples in epochs.items()]
+        temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if not is_complete:
+        totals_path.unlink(missing_ok=True)
+        return
+    totals: Counter[str] = Counter()
+    for samples in epochs.values():
+        totals.update(samples)
+    with (
+        written_whole(totals_path, overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file).writerows([("case", "samples"), *sorted(totals.items())])
 
 
 def read_samples_seen(path: Path) -> dict[str, int] | None:
@@ -100,8 +89,9 @@ def read_samples_seen(path: Path) -> dict[str, int] | None:
         return {row["case"]: int(row["samples"]) for row in csv.DictReader(file)}
 
 
-def _read_epochs(path: Path) -> dict[int, dict[str, int]]:
+def _read_epochs(path: Path) -> Iterable[tuple[int, dict[str, int]]]:
     """Epochs on record; a line that a killed process left half written belongs to an epoch without a checkpoint."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    contents = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {content["epoch"]: content["samples"] for content in contents}
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
+        if line.endswith("\n"):
+            content = json.loads(line)
+            yield content["epoch"], content["samples"]

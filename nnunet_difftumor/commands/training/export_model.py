@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> int:
         verify_with=options.verify_with,
         device=options.device,
     )
-    what = "a synthetic volume" if verification.image == "synthetic" else "the given image"
-    shape = " x ".join(map(str, verification.shape))
+    what = "a synthetic volume" if verification["image"] == "synthetic" else "the given image"
+    shape = " x ".join(map(str, verification["shape"]))
     print(f"Wrote {options.output}: fold {', '.join(model.folds)} of {model.trainer}, now for nnUNetTrainer.")
     print(f"Same predictions as the original, to the bit, on {what} of {shape} voxels.")
     if model.left_out:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nnunet_difftumor import __version__
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.trainer.export.trained_model import STOCK_TRAINER, TrainedModel
-from nnunet_difftumor.trainer.export.verification import Verification
 
 MANIFEST_NAME = "difftumor_export.json"
 
 
-def write_card(folder: Path, model: TrainedModel, verification: Verification, *, keeps_optimizer_state: bool) -> None:
+def write_card(folder: Path, model: TrainedModel, verification: dict[str, Any], *, keeps_optimizer_state: bool) -> None:
     """Write README.md and difftumor_export.json into an exported folder that is otherwise complete.
 
     Args:
-        verification: On what its predictions were compared.
+        verification: What `verify_same_predictions` found.
         keeps_optimizer_state: The checkpoints hold the optimiser's state.
     """
     versions = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")}
@@ -37,7 +35,7 @@ def write_card(folder: Path, model: TrainedModel, verification: Verification, *,
         "checkpoint": model.checkpoint,
         "keeps_optimizer_state": keeps_optimizer_state,
         "left_out_keys": model.left_out,
-        "verification": asdict(verification),
+        "verification": verification,
     }
     (folder / "README.md").write_text(_readme(model, record), encoding="utf-8")
     hashes = {

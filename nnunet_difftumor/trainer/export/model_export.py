@@ -21,14 +21,13 @@ from nnunet_difftumor.errors import ModelExportError, OutputExistsError
 from nnunet_difftumor.support.files.atomic_files import folder_written_whole
 from nnunet_difftumor.trainer.export.card import write_card
 from nnunet_difftumor.trainer.export.trained_model import (
-    DEFAULT_CHECKPOINT,
     STOCK_TRAINER,
     TrainedModel,
     load_checkpoint,
     read_trained_model,
     refuse_networks_of_others,
 )
-from nnunet_difftumor.trainer.export.verification import Verification, verify_same_predictions
+from nnunet_difftumor.trainer.export.verification import verify_same_predictions
 
 _TRAINING_KEYS = ("optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch")
 
@@ -38,11 +37,11 @@ def export_model(
     output: Path,
     *,
     folds: Sequence[str] | None = None,
-    checkpoint: str = DEFAULT_CHECKPOINT,
+    checkpoint: str = "checkpoint_final.pth",
     keep_optimizer_state: bool = False,
     verify_with: Sequence[Path] = (),
     device: str = "cpu",
-) -> tuple[TrainedModel, Verification]:
+) -> tuple[TrainedModel, dict[str, Any]]:
     """Write a folder with which stock nnU-Net predicts what the trained model predicts, and compare both.
 
     Checkpoints are unpickled as nnU-Net does it (torch.load with weights_only=False), which runs code that a
@@ -56,7 +55,7 @@ def export_model(
         verify_with: Image to compare predictions on, one file a channel; a small synthetic volume by default.
 
     Returns:
-        The model, and on what predictions were compared.
+        The model, and what `verify_same_predictions` found.
 
     Raises:
         ModelExportError: If the folder is no trained model, stock nnU-Net could not build its network, `output`
@@ -73,8 +72,8 @@ def export_model(
     if output.resolve() == model_folder.resolve():
         raise OutputExistsError(f"--output is the model itself ({output}); choose a folder elsewhere.")
     with folder_written_whole(output) as temporary:
-        _write_json(temporary / "plans.json", _plain(model.kept_plans))
-        _write_json(temporary / "dataset.json", _plain(model.kept_dataset_json))
+        for name, content in (("plans.json", model.kept_plans), ("dataset.json", model.kept_dataset_json)):
+            (temporary / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
         for fold in tqdm(model.folds, desc="exporting folds", disable=len(model.folds) < 2):
             content = _stock_checkpoint(model, fold, keep_optimizer_state=keep_optimizer_state)
             (temporary / f"fold_{fold}").mkdir()
@@ -123,7 +122,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return value
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from diffusion.generator.records import read_json
 from nnunet_difftumor.errors import ModelExportError
 from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, read_counts
 from nnunet_difftumor.trainer.discovery import find_trainer
 
 STOCK_TRAINER = nnUNetTrainer.__name__
-DEFAULT_CHECKPOINT = "checkpoint_final.pth"
 _PLANS_KEYS = (
     "dataset_name plans_name original_median_spacing_after_transp original_median_shape_after_transp "
     "image_reader_writer transpose_forward transpose_backward configurations experiment_planner_used label_manager "
@@ -28,6 +27,10 @@ _DATASET_KEYS = (
 )
 """What nnU-Net needs of plans.json and dataset.json; everything else may tell of the training's patients."""
 
+_WHICH_FOLDER = (
+    "--model needs the folder that nnU-Net trained into, such as "
+    "$nnUNet_results/Dataset007_Pancreas/nnUNetTrainerDiffTumor__nnUNetPlans__3d_fullres."
+)
 _STOCK_PACKAGES = ("dynamic_network_architectures", "nnunetv2", "torch")
 
 
@@ -99,7 +102,9 @@ def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: st
     """
     if folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
         raise ModelExportError(f"{folder} is one fold; give the folder above it, {folder.parent}, and --folds.")
-    plans, dataset_json = _read_json(folder / "plans.json"), _read_json(folder / "dataset.json")
+    plans, dataset_json = (
+        read_json(folder / name, ModelExportError, _WHICH_FOLDER) for name in ("plans.json", "dataset.json")
+    )
     chosen = _find_folds(folder, folds, checkpoint)
     made_by = {}
     for fold in chosen:
@@ -178,13 +183,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise ModelExportError(f"{path} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}.")
     return content
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelExportError(
-            f"{path} cannot be read ({error}). --model needs the folder that nnU-Net trained into, such as "
-            "$nnUNet_results/Dataset007_Pancreas/nnUNetTrainerDiffTumor__nnUNetPlans__3d_fullres."
-        ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +21,13 @@ from nnunet_difftumor.trainer.export.trained_model import TrainedModel
 _BLOB_VOXELS = 3.0
 _SLICES_FOR_2D = 2
 
-
 _Image = tuple[NDArray[np.float32], dict[str, Any]]
 """Values (C, D, H, W) and properties, as nnU-Net's readers return them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """On what two models predicted the same to the bit, and what.
-
-    Attributes:
-        image: "synthetic" or "given by the exporter".
-        shape: Shape of the image in the reader's order.
-        spacing_mm: In the same order.
-    """
-
-    predictions_identical: bool = True
-    image: str
-    shape: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    predicted_voxels_by_label: dict[int, int]
-
-
 def verify_same_predictions(
     model: TrainedModel, exported: Path, *, images: Sequence[Path] = (), device: str = "cpu"
-) -> Verification:
+) -> dict[str, Any]:
     """Predict one image with a trained model and its export, and demand the same probabilities, to the bit.
 
     Both are loaded by nnU-Net's own predictor. Mirrored copies are not predicted; the axes along which nnU-Net
@@ -54,6 +35,9 @@ def verify_same_predictions(
 
     Args:
         images: Files of one image, one a channel; a small synthetic volume by default.
+
+    Returns:
+        On what they predicted the same, and what, as the manifest has it; shape and spacing in the reader's order.
 
     Raises:
         ModelExportError: If anything differs, or an image does not fit the model.
@@ -71,12 +55,13 @@ def verify_same_predictions(
         )
     labels, counts = np.unique(found[0], return_counts=True)
     values, properties = image
-    return Verification(
-        image="given by the exporter" if images else "synthetic",
-        shape=values.shape[1:],
-        spacing_mm=tuple(map(float, properties["spacing"])),
-        predicted_voxels_by_label=dict(zip(labels.tolist(), counts.tolist(), strict=True)),
-    )
+    return {
+        "predictions_identical": True,
+        "image": "given by the exporter" if images else "synthetic",
+        "shape": values.shape[1:],
+        "spacing_mm": tuple(map(float, properties["spacing"])),
+        "predicted_voxels_by_label": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+    }
 
 
 def _load_predictor(folder: Path, model: TrainedModel, device: str) -> nnUNetPredictor:

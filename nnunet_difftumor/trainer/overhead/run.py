@@ -14,8 +14,7 @@ import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_difftumor import __version__
-from nnunet_difftumor.trainer.overhead.epochs import measure_epochs
-from nnunet_difftumor.trainer.overhead.loaders import measure_loaders
+from nnunet_difftumor.trainer.overhead.measurement import measure_epochs, measure_loaders
 from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, surroundings
 
 

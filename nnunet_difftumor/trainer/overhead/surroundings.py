@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_difftumor.cases.extra.joining import join_datasets
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
@@ -56,7 +55,7 @@ def surroundings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads within the block."""
+    """Let torch calculate with so many threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -70,7 +69,7 @@ def quiet() -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def make_trainers(choice: TrainingChoice, device: str) -> tuple[nnUNetTrainer, nnUNetTrainer]:
+def make_trainers(choice: TrainingChoice, device: str) -> tuple[Any, Any]:
     """Make and initialise the baseline and the trainer with synthetic tumours, within `surroundings`.
 
     Both get the cases that the second one trains on: without that, the baseline would draw other cases, and
@@ -87,13 +86,12 @@ def make_trainers(choice: TrainingChoice, device: str) -> tuple[nnUNetTrainer, n
             "nnUNetTrainerDiffTumor or one of your own that is made with the mixin."
         )
     plans, dataset_json = _read_dataset(choice)
-    fold: Any = int(choice.fold) if choice.fold.isdigit() else choice.fold
-
-    def make(kind: type[nnUNetTrainer]) -> Any:  # a trainer changes what it is given
-        return kind(copy.deepcopy(plans), choice.configuration, fold, copy.deepcopy(dataset_json), torch.device(device))
-
+    fold = int(choice.fold) if choice.fold.isdigit() else choice.fold
     with quiet():
-        baseline, trainer = make(find_trainer(choice.baseline)), make(trainer_class)
+        baseline, trainer = (
+            kind(copy.deepcopy(plans), choice.configuration, fold, copy.deepcopy(dataset_json), torch.device(device))
+            for kind in (find_trainer(choice.baseline), trainer_class)  # a trainer changes what it is given
+        )
         own_datasets, own_settings = baseline.get_tr_and_val_datasets, trainer._resolve_config
 
         def datasets() -> tuple[Any, Any]:
@@ -102,9 +100,8 @@ def make_trainers(choice: TrainingChoice, device: str) -> tuple[nnUNetTrainer, n
 
         def settings() -> ResolvedConfig:
             resolved = own_settings()
-            return replace(
-                resolved, config=replace(resolved.config, injection_probability=choice.injection_probability)
-            )
+            config = replace(resolved.config, injection_probability=choice.injection_probability)
+            return replace(resolved, config=config)
 
         baseline.do_split, baseline.get_tr_and_val_datasets = trainer.do_split, datasets
         if choice.injection_probability is not None:

@@ -134,9 +134,9 @@ def test_stock_nnunet_trains_on_from_a_kept_optimizer_state(trained, tmp_path, m
 def test_a_given_image_is_predicted_alike(trained, tmp_path, make_nnunet_project):
     image = make_nnunet_project().raw / "imagesTr" / "tumor_0_0000.nii.gz"
     _, verification = export_model(trained, tmp_path / STOCK_NAME, verify_with=[image])
-    assert verification.image == "given by the exporter"
-    assert verification.shape == (40, 40, 40)
-    assert sum(verification.predicted_voxels_by_label.values()) == 40**3
+    assert verification["image"] == "given by the exporter"
+    assert verification["shape"] == (40, 40, 40)
+    assert sum(verification["predicted_voxels_by_label"].values()) == 40**3
     assert "tumor_0" not in (tmp_path / STOCK_NAME / MANIFEST_NAME).read_text()
 
 

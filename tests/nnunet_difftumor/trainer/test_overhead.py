@@ -11,9 +11,8 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.commands.training.benchmark_overhead import RESULT_NAME
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.support.processes.environment import temporary_environment
-from nnunet_difftumor.trainer.overhead import loaders as loaders_module
-from nnunet_difftumor.trainer.overhead.epochs import summarise_epochs
-from nnunet_difftumor.trainer.overhead.loaders import measure_loaders, summarise_pairs
+from nnunet_difftumor.trainer.overhead import measurement
+from nnunet_difftumor.trainer.overhead.measurement import measure_loaders, summarise_epochs, summarise_pairs
 from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, surroundings
 
 
@@ -98,7 +97,7 @@ def test_both_trainers_get_the_same_cases_and_the_same_batches_without_injection
         batches = []
         for each in (baseline, trainer):
             train, _ = each.get_dataloaders()
-            loaders_module._seed_everything(5)
+            measurement._seed_everything(5)
             batches.append(next(train))
     assert list(batches[0]["keys"]) == list(batches[1]["keys"])
     assert torch.equal(batches[0]["data"], batches[1]["data"])
@@ -119,8 +118,8 @@ def test_each_pair_has_the_same_samples_and_the_first_one_is_not_counted(project
 
     clock = [0.0]
     pair = Loader(1.0), Loader(3.0)
-    monkeypatch.setattr(loaders_module.time, "process_time", lambda: clock[0])
-    measured = [loaders_module._measure_pair(pair, 4, 2, repeat) for repeat in range(3)]
+    monkeypatch.setattr(measurement.time, "process_time", lambda: clock[0])
+    measured = [measurement._measure_pair(pair, 4, 2, repeat) for repeat in range(3)]
     assert pair[0].drawn == pair[1].drawn
     assert len(set(pair[0].drawn)) == 12
     assert [each["trainer_s"] / each["baseline_s"] for each in measured] == pytest.approx([3.0, 3.0, 3.0])
@@ -211,9 +210,9 @@ def test_variables_are_restored_even_after_an_error(monkeypatch):
 def test_one_thread_is_used_and_given_back(project, monkeypatch):
     threads = torch.get_num_threads()
     seen = []
-    original = loaders_module._measure_pair
+    original = measurement._measure_pair
     monkeypatch.setattr(
-        loaders_module, "_measure_pair", lambda *words: seen.append(torch.get_num_threads()) or original(*words)
+        measurement, "_measure_pair", lambda *words: seen.append(torch.get_num_threads()) or original(*words)
     )
     torch.set_num_threads(2)
     try:

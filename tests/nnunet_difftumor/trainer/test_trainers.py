@@ -21,12 +21,7 @@ from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorE
 from nnunet_difftumor.injection.log import InjectionLog, read_counts
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ConfigSource
-from nnunet_difftumor.trainer.output_record import (
-    find_output_conflicts,
-    read_recorded_config,
-    refuse_conflicts,
-    write_output_record,
-)
+from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_training, write_output_record
 from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
@@ -297,11 +292,9 @@ def test_a_retrained_generator_in_the_same_place_is_noticed(tmp_path, generator_
     resolved = resolve_config({"background": 0, "liver": 1, "tumor": 2}, [ConfigSource("s", {}, tmp_path)])
     write_output_record(tmp_path, resolved, CASES, "a" * 64, ())
     (tmp_path / "checkpoint_best.pth").touch()
-    assert find_output_conflicts(tmp_path, resolved, CASES, "a" * 64, is_continued=True) == ()
-    conflicts = find_output_conflicts(tmp_path, resolved, CASES, "b" * 64, is_continued=True)
-    assert len(conflicts) == 1
-    with pytest.raises(OutputExistsError, match="weights differ"):
-        refuse_conflicts(tmp_path, conflicts)
+    refuse_other_training(tmp_path, resolved, CASES, "a" * 64, is_continued=True)
+    with pytest.raises(OutputExistsError, match=r"settings:\n  generator: its weights differ.*used\nRestore"):
+        refuse_other_training(tmp_path, resolved, CASES, "b" * 64, is_continued=True)
 
 
 def test_generator_hash_follows_weights_and_not_the_place(tmp_path, generator_with_provenance):
