@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.cases.fold import FoldCases
+from nnunet_difftumor.cases.fold import FoldCases, LeakFindings
 from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
 from nnunet_difftumor.settings.resolving import ResolvedConfig, changed_settings, config_from_json
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
@@ -66,25 +66,15 @@ def refuse_other_split(output_folder: Path, cases: FoldCases, conflicts: Sequenc
 
 
 def write_output_record(
-    output_folder: Path,
-    resolved: ResolvedConfig,
-    cases: FoldCases,
-    generator_hash: str | None,
-    acknowledged: Sequence[str],
-    leak_warnings: Sequence[str] = (),
+    output_folder: Path, resolved: ResolvedConfig, cases: FoldCases, generator_hash: str | None, findings: LeakFindings
 ) -> None:
-    """Record settings, where they came from, and the cases, in the training's output folder.
-
-    Args:
-        acknowledged: Overlaps between generator and validation cases that were accepted.
-        leak_warnings: What may be such an overlap.
-    """
+    """Record settings, where they came from, what the leak guard found, and the cases, in the output folder."""
     record = {
         "settings": resolved.config.to_json(),
         "origins": dict(resolved.origins),
         "generator_hash": generator_hash,
-        "acknowledged_overlap": list(acknowledged),
-        "leak_warnings": list(leak_warnings),
+        "acknowledged_overlap": list(findings.acknowledged),
+        "leak_warnings": list(findings.warnings),
     }
     write_json(output_folder / CONFIG_RECORD_NAME, record, overwrite=True)
     write_json(output_folder / SPLIT_RECORD_NAME, cases.to_json(), overwrite=True)

@@ -100,7 +100,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     is_continued = trainer.current_epoch > 0
     refuse_other_training(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
     if trainer.local_rank == 0:
-        write_output_record(output_folder, resolved, cases, generator_hash, findings.acknowledged, findings.warnings)
+        write_output_record(output_folder, resolved, cases, generator_hash, findings)
         _print_settings(trainer, resolved, arm)
         for note in (*changed_source_notes(), *cases.notes, *copies, *findings.notes, *_loss_notes(trainer, cases)):
             trainer.print_to_log_file(note)
@@ -213,7 +213,6 @@ def _load_sources(
 
 
 def _copy_paste_source(trainer: nnUNetTrainer, target: OrganTarget, folder: Path, cases: FoldCases) -> CopyPasteSource:
-    roles = roles_of(trainer.dataset_json["labels"], target)
     depth, height, width = (float(value) for value in trainer.configuration_manager.spacing)
     return CopyPasteSource(
         generator_folder=folder,
@@ -221,23 +220,27 @@ def _copy_paste_source(trainer: nnUNetTrainer, target: OrganTarget, folder: Path
         data_folder=Path(str(trainer.preprocessed_dataset_folder)),
         cases=cases.tumor_train,
         organ_label=target.organ_label,
-        tumor_labels=(roles.tumor, *roles.tumor_parts),
+        tumor_labels=_tumor_labels(trainer.dataset_json["labels"], target),
         spacing_mm=(depth, height, width),
         intensities=CTIntensities.from_plans(trainer.plans_manager.plans),
     )
 
 
+def _tumor_labels(labels: Mapping[str, Any], target: OrganTarget) -> tuple[int, ...]:
+    roles = roles_of(labels, target)
+    return (roles.tumor, *roles.tumor_parts)
+
+
 def _make_rules(
     trainer: nnUNetTrainer, target: OrganTarget, config: DiffTumorConfig, data: PreprocessedCases, cases: FoldCases
 ) -> InjectionRules:
-    roles = [roles_of(data.labels, each) for each in (target, *config.organ_targets)]
-    own, *every = [(each.tumor, *each.tumor_parts) for each in roles]
+    tumor_labels = _tumor_labels(data.labels, target)
     files, cache = [data.label_file(case) for case in cases.tumor_train], data.open_cache()
     size_classes = target.size_classes
     if isinstance(size_classes, str):
-        size_classes = real_size_classes(files, own, cache)
+        size_classes = real_size_classes(files, tumor_labels, cache)
     if config.tumors_per_case is None:
-        counts = real_tumor_counts(files, own, cache)
+        counts = real_tumor_counts(files, tumor_labels, cache)
     else:
         fewest, most = config.tumors_per_case
         counts = tuple(range(fewest, most + 1))
@@ -247,7 +250,9 @@ def _make_rules(
         trainer.plans_manager.plans,
         trainer.configuration_manager.spacing,
         tumor_counts=counts,
-        real_tumor_labels=sorted({value for tumor in every for value in tumor}),
+        real_tumor_labels=sorted(
+            {value for each in config.organ_targets for value in _tumor_labels(data.labels, each)}
+        ),
         is_kidney=is_exophytic_organ(data.labels, target.organ_label),
     )
 

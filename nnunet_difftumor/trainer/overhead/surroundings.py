@@ -87,10 +87,11 @@ def make_trainers(choice: TrainingChoice, device: str) -> tuple[Any, Any]:
         )
     plans, dataset_json = _read_dataset(choice)
     fold = int(choice.fold) if choice.fold.isdigit() else choice.fold
+    kinds: list[Any] = [find_trainer(choice.baseline), trainer_class]
     with quiet():
-        baseline, trainer = (
+        baseline, trainer = (  # a trainer changes what it is given
             kind(copy.deepcopy(plans), choice.configuration, fold, copy.deepcopy(dataset_json), torch.device(device))
-            for kind in (find_trainer(choice.baseline), trainer_class)  # a trainer changes what it is given
+            for kind in kinds
         )
         own_datasets, own_settings = baseline.get_tr_and_val_datasets, trainer._resolve_config
 

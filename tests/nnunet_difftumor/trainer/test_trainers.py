@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from torch import distributed as dist
 
 from diffusion.generator_folder import hash_generator
-from nnunet_difftumor.cases.fold import FoldCases
+from nnunet_difftumor.cases.fold import FoldCases, LeakFindings
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError, OutputExistsError
@@ -66,7 +66,7 @@ found = recursive_find_trainer_class_by_name("nnUNetTrainerDiffTumor")
 assert found is recursive_find_trainer_class_by_name("nnUNetTrainerDiffTumor")
 assert found.__module__ == "nnunet_difftumor.trainer.trainers"
 assert pickle.loads(pickle.dumps(found)) is found
-heavy = [name for name in ("diffusers", "monai", "accelerate") if name in sys.modules]
+heavy = [name for name in ("diffusers", "monai", "accelerate", "diffusion") if name in sys.modules]
 assert not heavy, heavy
 """
 
@@ -230,6 +230,13 @@ def test_a_data_set_without_annotated_tumors_must_be_confirmed_healthy(unannotat
         make_trainer(unannotated_project).on_train_start()
 
 
+def test_sizes_that_cannot_be_measured_are_told_before_anything_is_recorded(unannotated_project):
+    unannotated_project.configure(confirmed_healthy=True, size_classes="training_tumors")
+    with pytest.raises(ConfigurationError, match='size_classes is "training_tumors"'):
+        make_trainer(unannotated_project).on_train_start()
+    assert not (unannotated_project.output() / "difftumor_config.json").exists()
+
+
 def test_a_data_set_without_annotated_tumors_trains(unannotated_project):
     unannotated_project.configure(confirmed_healthy=True)
     trainer = make_trainer(unannotated_project)
@@ -290,7 +297,7 @@ CASES = FoldCases(CaseGroups(("t0", "t1"), ("h0",), ()), (), Split(("h0", "t0"),
 
 def test_a_retrained_generator_in_the_same_place_is_noticed(tmp_path, generator_with_provenance):
     resolved = resolve_config({"background": 0, "liver": 1, "tumor": 2}, [ConfigSource("s", {}, tmp_path)])
-    write_output_record(tmp_path, resolved, CASES, "a" * 64, ())
+    write_output_record(tmp_path, resolved, CASES, "a" * 64, LeakFindings((), ()))
     (tmp_path / "checkpoint_best.pth").touch()
     refuse_other_training(tmp_path, resolved, CASES, "a" * 64, is_continued=True)
     with pytest.raises(OutputExistsError, match=r"settings:\n  generator: its weights differ.*used\nRestore"):
