@@ -21,7 +21,7 @@ from nnunet_difftumor.study.running import state_of, train
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.processes.logged_command import run_logged
 from nnunet_difftumor.support.processes.work_folder import FINISHED, RunError
-from nnunet_difftumor.trainer.cpu_training import CPU_THREADS_VARIABLE
+from nnunet_difftumor.trainer.schedule import CPU_THREADS_VARIABLE
 
 _PASSED_ON = ("nnUNet_", "OMP_", "DIFFTUMOR_")
 _SECONDS_TO_END = 90.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.cases.fold import FoldCases
+from nnunet_difftumor.cases.fold import FoldCases, LeakFindings
 from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
 from nnunet_difftumor.settings.resolving import ResolvedConfig, changed_settings, config_from_json
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
@@ -17,91 +17,64 @@ CONFIG_RECORD_NAME = "difftumor_config.json"
 SPLIT_RECORD_NAME = "difftumor_split.json"
 
 
-def find_output_conflicts(
+def refuse_other_training(
     output_folder: Path, resolved: ResolvedConfig, cases: FoldCases, generator_hash: str | None, *, is_continued: bool
-) -> tuple[str, ...]:
-    """Compare settings, fold and generator with what an earlier training in the folder recorded.
+) -> None:
+    """Compare settings, generator and fold with what an earlier training in the folder recorded.
 
     A start that left no checkpoint is no training, and nothing could be mixed with it.
 
     Args:
-        output_folder: The training's output folder.
-        generator_hash: Hash of the generator's weights now; None without a generator.
+        generator_hash: Hash of the generator's weights; None without a generator.
         is_continued: The training continues from a checkpoint.
-
-    Returns:
-        One line per difference; empty if nothing was recorded.
-    """
-    if not any(output_folder.glob("checkpoint_*.pth")):
-        return ()
-    conflicts: list[str] = []
-    record = _read_record(output_folder / CONFIG_RECORD_NAME)
-    if record is not None:
-        current = resolved.config.to_json()
-        conflicts += changed_settings(record["settings"], current, is_continued=is_continued)
-        if record.get("generator_hash") != generator_hash:
-            conflicts.append("generator: its weights differ from those that were used")
-    return (*conflicts, *find_split_conflicts(output_folder, cases))
-
-
-def find_split_conflicts(output_folder: Path, cases: FoldCases) -> tuple[str, ...]:
-    """Compare the cases of a fold with those that a training recorded.
-
-    Args:
-        output_folder: The training's output folder.
-
-    Returns:
-        One line per list that differs; empty if nothing was recorded.
-    """
-    record = _read_record(output_folder / SPLIT_RECORD_NAME)
-    if record is None:
-        return ()
-    return tuple(
-        f"{key}: {len(set(record.get(key, ())) ^ set(now))} cases were added or removed"
-        for key, now in cases.to_json().items()
-        if record.get(key) != now
-    )
-
-
-def refuse_conflicts(output_folder: Path, conflicts: Sequence[str]) -> None:
-    """Raise if a training would mix with another one in its output folder.
-
-    Args:
-        output_folder: The training's output folder.
 
     Raises:
         OutputExistsError: If anything differs.
     """
-    if conflicts:
+    if not any(output_folder.glob("checkpoint_*.pth")):
+        return
+    conflicts: list[str] = []
+    record = _read_record(output_folder / CONFIG_RECORD_NAME)
+    if record is not None:
+        conflicts += changed_settings(record["settings"], resolved.config.to_json(), is_continued=is_continued)
+        if record.get("generator_hash") != generator_hash:
+            conflicts.append("generator: its weights differ from those that were used")
+    refuse_other_split(output_folder, cases, conflicts)
+
+
+def refuse_other_split(output_folder: Path, cases: FoldCases, conflicts: Sequence[str] = ()) -> None:
+    """Compare the cases of a fold with those that a training in the folder recorded.
+
+    Args:
+        conflicts: What else differs.
+
+    Raises:
+        OutputExistsError: If anything differs.
+    """
+    record = _read_record(output_folder / SPLIT_RECORD_NAME)
+    lines = [
+        f"{key}: {len(set(record.get(key, ())) ^ set(now))} cases were added or removed"
+        for key, now in cases.to_json().items()
+        if record is not None and record.get(key) != now
+    ]
+    if conflicts or lines:
         raise OutputExistsError(
-            f"{output_folder} holds a training with other settings:\n  " + "\n  ".join(conflicts) + "\n"
+            f"{output_folder} holds a training with other settings:\n  " + "\n  ".join([*conflicts, *lines]) + "\n"
             "Restore them to go on with it, or move that folder away to start anew. (nnU-Net names the folder by "
             "trainer, plans and configuration only.)"
         )
 
 
 def write_output_record(
-    output_folder: Path,
-    resolved: ResolvedConfig,
-    cases: FoldCases,
-    generator_hash: str | None,
-    acknowledged: Sequence[str],
-    leak_warnings: Sequence[str] = (),
+    output_folder: Path, resolved: ResolvedConfig, cases: FoldCases, generator_hash: str | None, findings: LeakFindings
 ) -> None:
-    """Record settings, where they came from, and the cases, in the training's output folder.
-
-    Args:
-        output_folder: The training's output folder.
-        generator_hash: Hash of the generator's weights; None without a generator.
-        acknowledged: Overlaps between generator and validation cases that were accepted.
-        leak_warnings: What may be such an overlap.
-    """
+    """Record settings, where they came from, what the leak guard found, and the cases, in the output folder."""
     record = {
         "settings": resolved.config.to_json(),
         "origins": dict(resolved.origins),
         "generator_hash": generator_hash,
-        "acknowledged_overlap": list(acknowledged),
-        "leak_warnings": list(leak_warnings),
+        "acknowledged_overlap": list(findings.acknowledged),
+        "leak_warnings": list(findings.warnings),
     }
     write_json(output_folder / CONFIG_RECORD_NAME, record, overwrite=True)
     write_json(output_folder / SPLIT_RECORD_NAME, cases.to_json(), overwrite=True)

@@ -32,7 +32,6 @@ class SampleCountMixin(_Trainer):
     """
 
     _samples: Counter[str] | None = None
-    _sample_log: SampleLog | None = None
 
     def train_step(self, batch: dict) -> dict:
         """Count the samples of a batch, then train on it as nnU-Net does."""
@@ -44,90 +43,55 @@ class SampleCountMixin(_Trainer):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """End the epoch as nnU-Net does, and write the counts."""
         super().on_train_epoch_end(train_outputs)
-        counts, self._samples = self._samples or Counter(), None
-        if self.is_ddp:
-            of_ranks: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(of_ranks, counts)
-            counts = sum(of_ranks, Counter())
-        if self.local_rank == 0 and self.output_folder is not None:
-            if self._sample_log is None:
-                self._sample_log = SampleLog(Path(self.output_folder), first_epoch=self.current_epoch)
-            self._sample_log.write_epoch(self.current_epoch, counts)
+        counts, self._samples = sum(self._of_all_ranks(self._samples or Counter()), Counter()), None
+        if self.local_rank == 0:
+            write_samples_seen(Path(str(self.output_folder)), self.current_epoch, counts)
+
+    def _of_all_ranks(self, value: Any) -> list[Any]:
+        if not self.is_ddp:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
 
 
-class SampleLog:
-    """Keeps the counts of each epoch and their totals in a training's output folder.
+def write_samples_seen(output_folder: Path, epoch: int, counts: Mapping[str, int]) -> None:
+    """Write the counts of an epoch, and the totals with those of the epochs before it that are on record.
 
-    An epoch is counted once: a training that continues from a checkpoint drops what was counted after it.
+    What was counted of later epochs is dropped: a training that continues from a checkpoint trains them again. If
+    epochs before are not on record, there are no totals, and no file of them.
     """
-
-    def __init__(self, output_folder: Path, *, first_epoch: int) -> None:
-        """Open the log; nothing is written before an epoch is.
-
-        Args:
-            output_folder: The training's output folder.
-            first_epoch: Epoch that this training starts or continues at.
-        """
-        self._folder = output_folder
-        self._epochs = {
-            epoch: counts for epoch, counts in _read_epochs(output_folder / EPOCHS_FILE_NAME) if epoch < first_epoch
-        }
-        self._is_complete = len(self._epochs) == first_epoch
-        self._total: Counter[str] = sum(map(Counter, self._epochs.values()), Counter())
-        self._is_untouched = True
-
-    def write_epoch(self, epoch: int, counts: Mapping[str, int]) -> None:
-        """Write the counts of an epoch and the totals.
-
-        Where epochs before this training's first one are not on record, there are no totals, and no file of them.
-        """
-        path, line = self._folder / EPOCHS_FILE_NAME, _line_of(epoch, counts)
-        if self._is_untouched:
-            kept = "".join(_line_of(*each) for each in self._epochs.items())
-            with written_whole(path, overwrite=True) as temporary:
-                temporary.write_text(kept + line, encoding="utf-8")
-        else:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        self._is_untouched = False
-        self._total.update(counts)
-        if self._is_complete:
-            _write_totals(self._folder / SAMPLES_FILE_NAME, self._total)
-        else:
-            (self._folder / SAMPLES_FILE_NAME).unlink(missing_ok=True)
+    path, totals_path = output_folder / EPOCHS_FILE_NAME, output_folder / SAMPLES_FILE_NAME
+    epochs = {number: samples for number, samples in _read_epochs(path) if number < epoch}
+    is_complete = len(epochs) == epoch
+    epochs[epoch] = dict(sorted(counts.items()))
+    with written_whole(path, overwrite=True) as temporary:
+        lines = [json.dumps({"epoch": number, "samples": samples}) for number, samples in epochs.items()]
+        temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if not is_complete:
+        totals_path.unlink(missing_ok=True)
+        return
+    totals: Counter[str] = Counter()
+    for samples in epochs.values():
+        totals.update(samples)
+    with (
+        written_whole(totals_path, overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file).writerows([("case", "samples"), *sorted(totals.items())])
 
 
 def read_samples_seen(path: Path) -> dict[str, int] | None:
-    """Read samples_seen.csv.
-
-    Returns:
-        Training samples by case; None if there is no file.
-    """
+    """Return the training samples by case in samples_seen.csv, or None if there is no file."""
     if not path.is_file():
         return None
     with path.open(newline="", encoding="utf-8") as file:
         return {row["case"]: int(row["samples"]) for row in csv.DictReader(file)}
 
 
-def _write_totals(path: Path, samples: Mapping[str, int]) -> None:
-    with (
-        written_whole(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["case", "samples"])
-        writer.writerows(sorted(samples.items()))
-
-
-def _line_of(epoch: int, counts: Mapping[str, int]) -> str:
-    return json.dumps({"epoch": epoch, "samples": dict(sorted(counts.items()))}) + "\n"
-
-
 def _read_epochs(path: Path) -> Iterable[tuple[int, dict[str, int]]]:
     """Epochs on record; a line that a killed process left half written belongs to an epoch without a checkpoint."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
         if line.endswith("\n"):
             content = json.loads(line)
             yield content["epoch"], content["samples"]

@@ -1,42 +1,86 @@
-"""Epochs and iterations from the settings, for trainers with and without synthetic tumours."""
+"""Epochs, iterations and use of the CPU from the settings, for trainers with and without synthetic tumours."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from contextlib import nullcontext
 
+import torch
+
+from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
-from nnunet_difftumor.trainer.cpu_training import CpuTrainingMixin
+from nnunet_difftumor.trainer.sample_counts import SampleCountMixin
 
+CPU_THREADS_VARIABLE = "nnUNet_difftumor_cpu_threads"
 SCHEDULE_KEYS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")
 STOCK_SCHEDULE = {"num_epochs": 1000, "num_iterations_per_epoch": 250, "num_val_iterations_per_epoch": 50}
 """What nnU-Net 2.8 trains for."""
 
 
-def set_schedule(trainer: Any, config: DiffTumorConfig | None) -> None:
-    """Set a trainer's epochs, iterations and precision; what the settings leave open stays the trainer's."""
-    if config is None:
-        return
-    for key in SCHEDULE_KEYS:
-        if getattr(config, key) is not None:
-            setattr(trainer, key, getattr(config, key))
-    trainer.trains_in_bfloat16 = config.cpu_bfloat16
-
-
-class ScheduleMixin(CpuTrainingMixin):
+class ScheduleMixin(SampleCountMixin):
     """Gives a trainer of nnU-Net the epochs and iterations of the settings; everything else stays the trainer's.
 
     Only a file named by the environment variable nnUNet_difftumor is looked at, so that the settings beside the
     plans, which are meant for synthetic tumours, change nothing here.
+
+    Attributes:
+        trains_in_bfloat16: Whether forward pass and loss, and the prediction of validation cases, run under autocast
+            to bfloat16 on a CPU, as nnU-Net runs them in float16 on a GPU. Weights, gradients and optimiser stay in
+            float32.
     """
 
+    trains_in_bfloat16: bool = False
+
     def initialize(self) -> None:
-        """Apply the schedule from the settings, then initialise as nnU-Net does."""
-        path = os.environ.get(ENVIRONMENT_VARIABLE)
-        if not self.was_initialized and path:
-            dataset_json: Any = self.dataset_json
-            source = find_sources(path, None, {})[0]
-            set_schedule(self, resolve_config(dataset_json["labels"], [source]).config)
+        """Apply the settings and take the requested number of threads, then initialise as nnU-Net does."""
+        config = None if self.was_initialized else self._schedule_settings()
+        if config is not None:
+            for key in SCHEDULE_KEYS:
+                if getattr(config, key) is not None:
+                    setattr(self, key, getattr(config, key))
+            self.trains_in_bfloat16 = config.cpu_bfloat16
+        limit_cpu_threads(self.device)
         super().initialize()
+
+    def train_step(self, batch: dict) -> dict:
+        """One training step of nnU-Net."""
+        with self._autocast():
+            return super().train_step(batch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Prediction of the validation cases at the end of the training."""
+        with self._autocast():
+            super().perform_actual_validation(save_probabilities)
+
+    def _schedule_settings(self) -> DiffTumorConfig | None:
+        path = os.environ.get(ENVIRONMENT_VARIABLE)
+        return resolve_config(self.dataset_json["labels"], find_sources(path, None, {})).config if path else None
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        is_wanted = self.device.type == "cpu" and self.trains_in_bfloat16
+        return torch.autocast("cpu", dtype=torch.bfloat16) if is_wanted else nullcontext()
+
+
+def limit_cpu_threads(device: torch.device) -> None:
+    """Give PyTorch the number of threads that the environment names, for a training on the CPU.
+
+    `nnUNetv2_train -device cpu` takes every core, whatever OMP_NUM_THREADS says. Two trainings on one machine then
+    wait for one another's threads.
+
+    Args:
+        device: What the network trains on; anything but a CPU is left alone.
+
+    Raises:
+        ConfigurationError: If the variable nnUNet_difftumor_cpu_threads is no whole number of at least 1.
+    """
+    wanted = os.environ.get(CPU_THREADS_VARIABLE, "").strip()
+    if device.type != "cpu" or not wanted:
+        return
+    if not (wanted.isascii() and wanted.isdecimal()) or int(wanted) < 1:
+        raise ConfigurationError(
+            f"{CPU_THREADS_VARIABLE} must be a whole number of threads, 1 or more; it is {wanted!r}. "
+            f"Example: export {CPU_THREADS_VARIABLE}=1"
+        )
+    torch.set_num_threads(int(wanted))

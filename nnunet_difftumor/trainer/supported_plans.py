@@ -15,9 +15,6 @@ _SUPPORTED_NORMALISATION = "CTNormalization"
 def refuse_unsupported_plans(name: str, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> None:
     """Raise for what synthetic tumours cannot be made for.
 
-    Args:
-        name: Name of the configuration, such as 3d_fullres.
-
     Raises:
         ConfigurationError: For 2D, cascades, several channels, or images that are not normalised as CT.
     """

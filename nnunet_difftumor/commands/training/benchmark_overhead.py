@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure, print and write."""
     for name in _ONE_THREAD:  # before numpy is imported: threads that wait for one another cost CPU-seconds too
         os.environ.setdefault(name, "1")
-    from dataclasses import asdict, fields
+    from dataclasses import fields
 
     import torch
 
@@ -64,9 +64,9 @@ def run(options: argparse.Namespace) -> int:
         raise OutputExistsError(f"{path} exists already; name another folder, or replace it with --overwrite.")
     amounts = {name: getattr(options, name) for name in ("samples", "repeats", "iterations", "epochs", "device")}
     choice = TrainingChoice(**{field.name: getattr(options, field.name) for field in fields(TrainingChoice)})
-    overhead = measure_overhead(choice, **amounts)
-    print(describe(overhead))
+    figures = measure_overhead(choice, **amounts)
+    print(describe(figures))
     if path is not None:
-        write_json(path, asdict(overhead), overwrite=options.overwrite)
+        write_json(path, figures, overwrite=options.overwrite)
         print(f"\nWrote {path}")
     return 0

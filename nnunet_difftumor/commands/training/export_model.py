@@ -43,10 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export the model."""
-    from nnunet_difftumor.trainer.export.card import predict_command
     from nnunet_difftumor.trainer.export.model_export import export_model
 
-    exported = export_model(
+    model, verification = export_model(
         options.model,
         options.output,
         folds=options.folds,
@@ -55,13 +54,12 @@ def run(options: argparse.Namespace) -> int:
         verify_with=options.verify_with,
         device=options.device,
     )
-    model, verification = exported.source, exported.verification
-    what = "a synthetic volume" if verification.is_synthetic else "the given image"
-    shape = " x ".join(map(str, verification.shape))
-    print(f"Wrote {exported.folder}: fold {', '.join(model.folds)} of {model.trainer}, now for nnUNetTrainer.")
+    what = "a synthetic volume" if verification["image"] == "synthetic" else "the given image"
+    shape = " x ".join(map(str, verification["shape"]))
+    print(f"Wrote {options.output}: fold {', '.join(model.folds)} of {model.trainer}, now for nnUNetTrainer.")
     print(f"Same predictions as the original, to the bit, on {what} of {shape} voxels.")
     if model.left_out:
         print(f"Left out: {', '.join(model.left_out)}.")
     print(f"Stock nnU-Net predicts with it once it lies in $nnUNet_results/{model.plans['dataset_name']}:")
-    print(f"  {predict_command(model)}")
+    print(f"  {model.predict_command}")
     return 0

@@ -9,14 +9,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 def warmup_cosine(epoch: int, epochs: int, warmup_epochs: int) -> float:
-    """Return the share of the highest learning rate for an epoch.
+    """Return the share of the highest learning rate for an epoch, in (0, 1].
 
     Args:
-        epoch: The epoch, from 0.
+        epoch: From 0.
         warmup_epochs: Epochs in which the rate rises; the last of them has the highest rate.
-
-    Returns:
-        Share in (0, 1].
     """
     if epoch < warmup_epochs:
         return (epoch + 1) / warmup_epochs
@@ -24,11 +21,7 @@ def warmup_cosine(epoch: int, epochs: int, warmup_epochs: int) -> float:
 
 
 class WarmupCosine(LRScheduler):
-    """Sets the learning rate from the epoch's number alone, so that a training can be gone on with at any epoch.
-
-    Args:
-        highest_rate: Highest learning rate.
-    """
+    """Sets the learning rate from the epoch's number alone, so that a training can be gone on with at any epoch."""
 
     def __init__(self, optimizer: Optimizer, highest_rate: float, epochs: int, warmup_epochs: int) -> None:
         self.highest_rate = highest_rate
@@ -37,11 +30,7 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:
-        """Set the rate of an epoch.
-
-        Args:
-            epoch: The epoch, from 0; None for the one after the last that was set.
-        """
+        """Set the rate of an epoch, from 0; None for the one after the last that was set."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         rate = self.highest_rate * warmup_cosine(self.last_epoch, self.epochs, self.warmup_epochs)
         for group in self.optimizer.param_groups:

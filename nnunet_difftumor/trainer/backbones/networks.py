@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -22,38 +22,35 @@ class Backbone:
 
     Attributes:
         multiple: Every side of its input is a multiple of this, in voxels.
-        make: Makes the network from MONAI's networks, the input channels and the output channels.
+        class_name: Its class in monai.networks.nets.
+        options: Keywords of the class but the channels.
     """
 
     name: str
     multiple: int
-    make: Callable[[Any, int, int], nn.Module]
+    class_name: str
+    options: Mapping[str, Any]
 
     def build(self, patch_size: Sequence[int], input_channels: int, output_channels: int) -> PaddedNetwork:
-        """Build the network for a patch.
+        """Build the network, untrained; it takes any size and returns logits of the same size.
 
         Args:
             patch_size: nnU-Net's patch in voxels. (D, H, W).
-
-        Returns:
-            The network, untrained; it takes any size and returns logits of the same size.
 
         Raises:
             ConfigurationError: If the patch is 2D or so small that nothing is left of it at the deepest level.
             ImportError: If MONAI is missing or too old.
         """
         self.padded_size(patch_size)  # refuses before MONAI is asked for
-        network = self.make(_monai_networks(self.name), input_channels, output_channels)
+        make = getattr(_monai_networks(self.name), self.class_name)
+        network = make(spatial_dims=3, in_channels=input_channels, out_channels=output_channels, **self.options)
         return PaddedNetwork(network, self.multiple)
 
     def padded_size(self, patch_size: Sequence[int]) -> tuple[int, ...]:
-        """Return the size to which a patch is padded inside the network.
+        """Return the size to which a patch is padded inside the network: the next larger multiples.
 
         Args:
             patch_size: nnU-Net's patch in voxels. (D, H, W).
-
-        Returns:
-            The next larger multiples, in voxels. (D, H, W).
 
         Raises:
             ConfigurationError: If the patch is 2D or so small that nothing is left of it at the deepest level.
@@ -91,14 +88,7 @@ class PaddedNetwork(nn.Module):
         self.multiple = multiple
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the network's output.
-
-        Args:
-            image: Any size. Shape (B, C, D, H, W).
-
-        Returns:
-            Logits. Shape (B, K, D, H, W).
-        """
+        """Return the network's logits, shape (B, K, D, H, W), for an image of any size, shape (B, C, D, H, W)."""
         missing = [-side % self.multiple for side in image.shape[2:]]
         before = [side // 2 for side in missing]
         # torch pads the last axis first
@@ -109,55 +99,30 @@ class PaddedNetwork(nn.Module):
         return output
 
 
+UNET = Backbone("U-Net", 16, "UNet", {"channels": (16, 32, 64, 128, 256), "strides": (2, 2, 2, 2), "num_res_units": 2})
+"""MONAI's residual U-Net with five levels and the widths of MONAI's tutorials.
+
+Source: Kerfoot et al., "Left-Ventricle Quantification Using Residual U-Net", STACOM 2018."""
+
+SWIN_UNETR = Backbone("Swin UNETR", 32, "SwinUNETR", {"feature_size": 48, "use_v2": True})
+"""Swin UNETR, version 2, of the base size.
+
+Source: Hatamizadeh et al., "Swin UNETR", BrainLes 2021; He et al., "SwinUNETR-V2", MICCAI 2023."""
+
+
 def format_size(size: Sequence[int]) -> str:
     """Write a size as 40 x 224 x 224."""
     return " x ".join(str(side) for side in size)
 
 
-def _make_unet(networks: Any, input_channels: int, output_channels: int) -> nn.Module:
-    """Make MONAI's residual U-Net with five levels and the widths of MONAI's tutorials.
-
-    Source:
-        Kerfoot et al., "Left-Ventricle Quantification Using Residual U-Net", STACOM 2018.
-    """
-    return networks.UNet(
-        spatial_dims=3,
-        in_channels=input_channels,
-        out_channels=output_channels,
-        channels=(16, 32, 64, 128, 256),
-        strides=(2, 2, 2, 2),
-        num_res_units=2,
-    )
-
-
-def _make_swin_unetr(networks: Any, input_channels: int, output_channels: int) -> nn.Module:
-    """Make Swin UNETR, version 2, of the base size.
-
-    Source:
-        Hatamizadeh et al., "Swin UNETR", BrainLes 2021; He et al., "SwinUNETR-V2", MICCAI 2023.
-    """
-    return networks.SwinUNETR(
-        in_channels=input_channels, out_channels=output_channels, feature_size=48, use_v2=True, spatial_dims=3
-    )
-
-
-UNET = Backbone("U-Net", 16, _make_unet)
-SWIN_UNETR = Backbone("Swin UNETR", 32, _make_swin_unetr)
-
-
 def _monai_networks(name: str) -> Any:
+    oldest = ".".join(map(str, _OLDEST_MONAI))
+    asked = f"The {name} comes from MONAI {oldest} or later, %s: pip install 'nnunet-difftumor[backbones]'."
     try:
         found = version("monai")
         networks = import_module("monai.networks.nets")
     except (PackageNotFoundError, ImportError) as error:
-        raise _missing_monai(name, "which is not installed") from error
+        raise ImportError(asked % "which is not installed") from error
     if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST_MONAI:
-        raise _missing_monai(name, f"and {found} is installed")
+        raise ImportError(asked % f"and {found} is installed")
     return networks
-
-
-def _missing_monai(name: str, found: str) -> ImportError:
-    oldest = ".".join(map(str, _OLDEST_MONAI))
-    return ImportError(
-        f"The {name} comes from MONAI {oldest} or later, {found}: pip install 'nnunet-difftumor[backbones]'."
-    )

@@ -6,7 +6,9 @@ from math import prod
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (
+    nnUNetTrainerNoDeepSupervision,
+)
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
@@ -19,22 +21,10 @@ from nnunet_difftumor.trainer.schedule import ScheduleMixin
 _WARMUP_SHARE = 0.05
 
 
-class _BackboneTrainer(ScheduleMixin, nnUNetTrainer):
+class _BackboneTrainer(ScheduleMixin, nnUNetTrainerNoDeepSupervision):
     """nnU-Net's trainer with a network of MONAI, which has no deep supervision."""
 
     backbone: ClassVar[Backbone]
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's signature)
-    ) -> None:
-        """Create the trainer as nnU-Net does, without deep supervision."""
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = False
 
     @classmethod
     def build_network_architecture(
@@ -45,15 +35,7 @@ class _BackboneTrainer(ScheduleMixin, nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = False,
     ) -> nn.Module:
-        """Build the network as nnU-Net asks for it, to train and to predict.
-
-        Args:
-            plans_manager: Not looked at.
-            configuration_manager: The configuration, for the patch.
-            enable_deep_supervision: Not looked at: there is none.
-
-        Returns:
-            The network, untrained.
+        """Build the network for the configuration's patch as nnU-Net asks for it, to train and to predict.
 
         Raises:
             ConfigurationError: If the network cannot take the patch.

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +21,15 @@ from nnunet_difftumor.errors import ModelExportError, OutputExistsError
 from nnunet_difftumor.support.files.atomic_files import folder_written_whole
 from nnunet_difftumor.trainer.export.card import write_card
 from nnunet_difftumor.trainer.export.trained_model import (
-    DATASET_KEYS,
-    DEFAULT_CHECKPOINT,
-    PLANS_KEYS,
     STOCK_TRAINER,
     TrainedModel,
     load_checkpoint,
     read_trained_model,
     refuse_networks_of_others,
 )
-from nnunet_difftumor.trainer.export.verification import Verification, verify_same_predictions
+from nnunet_difftumor.trainer.export.verification import verify_same_predictions
 
 _TRAINING_KEYS = ("optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch")
-
-
-@dataclass(frozen=True)
-class ExportedModel:
-    """What `export_model` wrote.
-
-    Attributes:
-        source: The model that was exported.
-        verification: On what its predictions were compared with those of the original.
-    """
-
-    folder: Path
-    source: TrainedModel
-    verification: Verification
 
 
 def export_model(
@@ -55,25 +37,25 @@ def export_model(
     output: Path,
     *,
     folds: Sequence[str] | None = None,
-    checkpoint: str = DEFAULT_CHECKPOINT,
+    checkpoint: str = "checkpoint_final.pth",
     keep_optimizer_state: bool = False,
     verify_with: Sequence[Path] = (),
     device: str = "cpu",
-) -> ExportedModel:
+) -> tuple[TrainedModel, dict[str, Any]]:
     """Write a folder with which stock nnU-Net predicts what the trained model predicts, and compare both.
 
     Checkpoints are unpickled as nnU-Net does it (torch.load with weights_only=False), which runs code that a
     file may hold. Those that are written hold tensors and plain values only.
 
     Args:
-        model_folder: Folder of a trained model (TRAINER__PLANS__CONFIGURATION), with plans.json and fold_*.
+        model_folder: A trained model (TRAINER__PLANS__CONFIGURATION), with plans.json and fold_*.
         output: New folder named nnUNetTrainer__PLANS__CONFIGURATION.
         folds: Folds to export; those that have the checkpoint by default.
         keep_optimizer_state: Keep what stock nnU-Net needs to train on.
         verify_with: Image to compare predictions on, one file a channel; a small synthetic volume by default.
 
     Returns:
-        What was written.
+        The model, and what `verify_same_predictions` found.
 
     Raises:
         ModelExportError: If the folder is no trained model, stock nnU-Net could not build its network, `output`
@@ -90,17 +72,15 @@ def export_model(
     if output.resolve() == model_folder.resolve():
         raise OutputExistsError(f"--output is the model itself ({output}); choose a folder elsewhere.")
     with folder_written_whole(output) as temporary:
-        _write_json(temporary / "plans.json", _plain(_kept(model.plans, PLANS_KEYS)))
-        _write_json(temporary / "dataset.json", _plain(_kept(model.dataset_json, DATASET_KEYS)))
+        for name, content in (("plans.json", model.kept_plans), ("dataset.json", model.kept_dataset_json)):
+            (temporary / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
         for fold in tqdm(model.folds, desc="exporting folds", disable=len(model.folds) < 2):
             content = _stock_checkpoint(model, fold, keep_optimizer_state=keep_optimizer_state)
             (temporary / f"fold_{fold}").mkdir()
             _save_plain(content, temporary / f"fold_{fold}" / checkpoint)
-        verification = verify_same_predictions(
-            model_folder, temporary, folds=model.folds, checkpoint=checkpoint, images=verify_with, device=device
-        )
+        verification = verify_same_predictions(model, temporary, images=verify_with, device=device)
         write_card(temporary, model, verification, keeps_optimizer_state=keep_optimizer_state)
-    return ExportedModel(output, model, verification)
+    return model, verification
 
 
 def _stock_checkpoint(model: TrainedModel, fold: str, *, keep_optimizer_state: bool) -> dict[str, Any]:
@@ -110,10 +90,10 @@ def _stock_checkpoint(model: TrainedModel, fold: str, *, keep_optimizer_state: b
     stock: dict[str, Any] = {
         "trainer_name": STOCK_TRAINER,
         "init_args": {
-            "plans": _kept(model.plans, PLANS_KEYS),
+            "plans": model.kept_plans,
             "configuration": model.configuration,
             "fold": int(fold) if fold.isdigit() else fold,
-            "dataset_json": _kept(model.dataset_json, DATASET_KEYS),
+            "dataset_json": model.kept_dataset_json,
         },
         "inference_allowed_mirroring_axes": None if axes is None else tuple(int(axis) for axis in axes),
     }
@@ -133,10 +113,6 @@ def _save_plain(content: Mapping[str, Any], path: Path) -> None:
         ) from error
 
 
-def _kept(content: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    return {key: content[key] for key in keys if key in content}
-
-
 def _plain(value: Any) -> Any:
     """Replace numpy's values by Python's, so that torch.load(weights_only=True) reads a checkpoint."""
     if isinstance(value, Mapping):
@@ -146,7 +122,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return value
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")

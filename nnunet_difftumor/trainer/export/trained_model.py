@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,43 +11,26 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from diffusion.generator.records import read_json
 from nnunet_difftumor.errors import ModelExportError
 from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, read_counts
 from nnunet_difftumor.trainer.discovery import find_trainer
 
 STOCK_TRAINER = nnUNetTrainer.__name__
-
-
-DEFAULT_CHECKPOINT = "checkpoint_final.pth"
-
-
-PLANS_KEYS = (
-    "dataset_name",
-    "plans_name",
-    "original_median_spacing_after_transp",
-    "original_median_shape_after_transp",
-    "image_reader_writer",
-    "transpose_forward",
-    "transpose_backward",
-    "configurations",
-    "experiment_planner_used",
-    "label_manager",
-    "foreground_intensity_properties_per_channel",
-    "foreground_intensity_properties_by_modality",
+_PLANS_KEYS = (
+    "dataset_name plans_name original_median_spacing_after_transp original_median_shape_after_transp "
+    "image_reader_writer transpose_forward transpose_backward configurations experiment_planner_used label_manager "
+    "foreground_intensity_properties_per_channel foreground_intensity_properties_by_modality".split()
 )
-
-
-DATASET_KEYS = (
-    "channel_names",
-    "modality",
-    "labels",
-    "regions_class_order",
-    "numTraining",
-    "file_ending",
-    "overwrite_image_reader_writer",
+_DATASET_KEYS = (
+    "channel_names modality labels regions_class_order numTraining file_ending overwrite_image_reader_writer".split()
 )
+"""What nnU-Net needs of plans.json and dataset.json; everything else may tell of the training's patients."""
 
-
+_WHICH_FOLDER = (
+    "--model needs the folder that nnU-Net trained into, such as "
+    "$nnUNet_results/Dataset007_Pancreas/nnUNetTrainerDiffTumor__nnUNetPlans__3d_fullres."
+)
 _STOCK_PACKAGES = ("dynamic_network_architectures", "nnunetv2", "torch")
 
 
@@ -57,11 +39,11 @@ class TrainedModel:
     """A folder that nnU-Net trained into, as far as its checkpoints agree.
 
     Attributes:
-        folder: The folder, named TRAINER__PLANS__CONFIGURATION by nnU-Net.
+        folder: Named TRAINER__PLANS__CONFIGURATION by nnU-Net.
         plans: Content of plans.json.
-        configuration: Name of the configuration, such as 3d_fullres.
-        folds: Folds to export: numbers, or "all".
-        checkpoint: File name of the checkpoints.
+        configuration: Such as 3d_fullres.
+        folds: Those to export: numbers, or "all".
+        checkpoint: File name, the same in every fold.
     """
 
     folder: Path
@@ -78,6 +60,25 @@ class TrainedModel:
         return f"{STOCK_TRAINER}__{self.plans['plans_name']}__{self.configuration}"
 
     @property
+    def kept_plans(self) -> dict[str, Any]:
+        """What of plans.json is exported."""
+        return {key: self.plans[key] for key in _PLANS_KEYS if key in self.plans}
+
+    @property
+    def kept_dataset_json(self) -> dict[str, Any]:
+        """What of dataset.json is exported."""
+        return {key: self.dataset_json[key] for key in _DATASET_KEYS if key in self.dataset_json}
+
+    @property
+    def predict_command(self) -> str:
+        """The command that predicts with the exported model on a machine with stock nnU-Net."""
+        dataset, plans = self.plans["dataset_name"], self.plans["plans_name"]
+        return (
+            f"nnUNetv2_predict -d {dataset} -c {self.configuration} -p {plans} -f {' '.join(self.folds)} "
+            f"-chk {self.checkpoint} -i IMAGES -o PREDICTIONS"
+        )
+
+    @property
     def saw_synthetic_tumors(self) -> bool:
         """True if synthetic tumours were injected in the training of a fold, as far as its counts are there."""
         counts = [row for fold in self.folds for row in read_counts(self.folder / f"fold_{fold}" / COUNTS_FILE_NAME)]
@@ -86,15 +87,8 @@ class TrainedModel:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Keys of plans.json and dataset.json that are not exported."""
-        return tuple(
-            f"{name}[{key}]"
-            for name, content, kept in (
-                ("plans.json", self.plans, PLANS_KEYS),
-                ("dataset.json", self.dataset_json, DATASET_KEYS),
-            )
-            for key in content
-            if key not in kept
-        )
+        plans = (f"plans.json[{key}]" for key in self.plans if key not in _PLANS_KEYS)
+        return (*plans, *(f"dataset.json[{key}]" for key in self.dataset_json if key not in _DATASET_KEYS))
 
 
 def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> TrainedModel:
@@ -108,9 +102,14 @@ def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: st
     """
     if folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
         raise ModelExportError(f"{folder} is one fold; give the folder above it, {folder.parent}, and --folds.")
-    plans, dataset_json = _read_json(folder / "plans.json"), _read_json(folder / "dataset.json")
+    plans, dataset_json = (
+        read_json(folder / name, ModelExportError, _WHICH_FOLDER) for name in ("plans.json", "dataset.json")
+    )
     chosen = _find_folds(folder, folds, checkpoint)
-    made_by = {fold: _read_origin(folder / f"fold_{fold}" / checkpoint) for fold in chosen}
+    made_by = {}
+    for fold in chosen:
+        content = load_checkpoint(folder / f"fold_{fold}" / checkpoint)
+        made_by[fold] = str(content["trainer_name"]), str(content["init_args"]["configuration"])
     if len(set(made_by.values())) > 1:
         listed = ", ".join(f"fold {fold}: {trainer} {name}" for fold, (trainer, name) in made_by.items())
         raise ModelExportError(f"The folds in {folder} were not trained alike ({listed}); choose some with --folds.")
@@ -170,14 +169,12 @@ def _find_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> t
     return tuple(dict.fromkeys(folds)) if folds else tuple(present)
 
 
-def _read_origin(path: Path) -> tuple[str, str]:
-    """Trainer and configuration of a checkpoint."""
-    content = load_checkpoint(path)
-    return str(content["trainer_name"]), str(content["init_args"]["configuration"])
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Unpickle a checkpoint as nnU-Net does."""
+    """Unpickle a checkpoint as nnU-Net does.
+
+    Raises:
+        ModelExportError: If it cannot be read or is of another program.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=False)
         missing = {"trainer_name", "init_args", "network_weights"} - set(content)
@@ -186,13 +183,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise ModelExportError(f"{path} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}.")
     return content
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelExportError(
-            f"{path} cannot be read ({error}). --model needs the folder that nnU-Net trained into, such as "
-            "$nnUNet_results/Dataset007_Pancreas/nnUNetTrainerDiffTumor__nnUNetPlans__3d_fullres."
-        ) from error

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_difftumor.cases.extra.joining import join_datasets
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.settings.resolving import ResolvedConfig
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.support.files.declared import check
 from nnunet_difftumor.support.processes.environment import temporary_environment
@@ -70,7 +71,7 @@ def quiet() -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def make_trainers(choice: TrainingChoice, device: str) -> tuple[nnUNetTrainer, nnUNetTrainer]:
+def make_trainers(choice: TrainingChoice, device: str) -> tuple[Any, Any]:
     """Make and initialise the baseline and the trainer with synthetic tumours, within `surroundings`.
 
     Both get the cases that the second one trains on: without that, the baseline would draw other cases, and
@@ -87,46 +88,34 @@ def make_trainers(choice: TrainingChoice, device: str) -> tuple[nnUNetTrainer, n
             "nnUNetTrainerDiffTumor or one of your own that is made with the mixin."
         )
     plans, dataset_json = _read_dataset(choice)
-    fold: Any = int(choice.fold) if choice.fold.isdigit() else choice.fold
-
-    def make(kind: type[nnUNetTrainer]) -> Any:  # a trainer changes what it is given
-        return kind(copy.deepcopy(plans), choice.configuration, fold, copy.deepcopy(dataset_json), torch.device(device))
-
+    fold = int(choice.fold) if choice.fold.isdigit() else choice.fold
+    kinds: list[Any] = [find_trainer(choice.baseline), trainer_class]
     with quiet():
-        baseline, trainer = make(find_trainer(choice.baseline)), make(trainer_class)
-        _share_cases(baseline, trainer)
+        baseline, trainer = (  # a trainer changes what it is given
+            kind(copy.deepcopy(plans), choice.configuration, fold, copy.deepcopy(dataset_json), torch.device(device))
+            for kind in kinds
+        )
+        own_datasets, own_settings = baseline.get_tr_and_val_datasets, trainer._resolve_config
+
+        def datasets() -> tuple[Any, Any]:
+            train, val = own_datasets()
+            return join_datasets(train, trainer._extra_healthy), val
+
+        def settings() -> ResolvedConfig:
+            resolved = own_settings()
+            values = {**resolved.config.to_json(), "injection_probability": choice.injection_probability}
+            return replace(resolved, config=check(values, DiffTumorConfig, "--injection-probability"))
+
+        baseline.do_split, baseline.get_tr_and_val_datasets = trainer.do_split, datasets
         if choice.injection_probability is not None:
-            _set_probability(trainer, choice.injection_probability)
+            trainer._resolve_config = settings
         for each in (baseline, trainer):
             each.disable_checkpointing = True
             each.initialize()
     return baseline, trainer
 
 
-def _share_cases(baseline: Any, trainer: Any) -> None:
-    """Give the baseline the trainer's split, and let it find the cases of extra data sets that are in it."""
-    own_datasets = baseline.get_tr_and_val_datasets
-
-    def datasets() -> tuple[Any, Any]:
-        train, val = own_datasets()
-        return trainer.with_extra_cases(train), val
-
-    baseline.do_split, baseline.get_tr_and_val_datasets = trainer.do_split, datasets
-
-
-def _set_probability(trainer: Any, probability: float) -> None:
-    own_settings = trainer._resolve_config
-
-    def settings() -> Any:
-        resolved = own_settings()
-        values = {**resolved.config.to_json(), "injection_probability": probability}
-        return replace(resolved, config=check(values, DiffTumorConfig, "--injection-probability"))
-
-    trainer._resolve_config = settings
-
-
 def _read_dataset(choice: TrainingChoice) -> tuple[dict[str, Any], dict[str, Any]]:
-    """plans.json and dataset.json of the preprocessed data set."""
     if not nnUNet_preprocessed.is_set():
         raise ConfigurationError("nnUNet_preprocessed must be set, as for training.")
     folder = Path(str(nnUNet_preprocessed)) / find_dataset_name(choice.dataset)

@@ -160,7 +160,7 @@ def test_copied_tumours_come_from_training_cases_alone(project):
     trainer.initialize()
     trainer._prepare_training()
     train, validation = trainer.do_split()
-    (source,) = {loaded._source for loaded in trainer._sources}
+    (source,) = {injector._source._source for injector in trainer._prepared.injectors}
     assert isinstance(source, CopyPasteSource)
     assert set(source.cases) < set(train)
     assert not set(source.cases) & set(validation)
@@ -184,8 +184,8 @@ def test_a_setting_makes_tumours_without_any_network(project):
     trainer = make_trainer(project, nnUNetTrainerDiffTumor)
     trainer.initialize()
     trainer._prepare_training()
-    (loaded,) = trainer._sources
-    assert isinstance(loaded._source, HandcraftedSource)
+    (injector,) = trainer._prepared.injectors
+    assert isinstance(injector._source._source, HandcraftedSource)
 
 
 def ball_host(rng, sd_hu=10.0):

@@ -163,7 +163,7 @@ def _load_on_rank(rank, project, rendezvous, found):
     train, _ = trainer.get_dataloaders()
     batches = [next(train) for _ in range(4)]
     for batch in batches:
-        trainer._injection_log.add(batch["difftumor"])
+        trainer._prepared.log.add(batch["difftumor"])
     trainer._log_injections()
     reports = [batch["difftumor"] for batch in batches]
     seeds = [drawn["seed"] for report in reports for record in report["records"] for drawn in record["drawn"]]

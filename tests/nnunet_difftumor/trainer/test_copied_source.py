@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_difftumor.trainer.copied_source import COPIED_FROM, changed_source_notes
+from nnunet_difftumor.trainer.notices import COPIED_FROM, changed_source_notes
 
 
 @pytest.mark.skipif(version("nnunetv2") != COPIED_FROM, reason=f"the copy is of nnU-Net {COPIED_FROM}")

@@ -12,7 +12,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.trainer.cpu_training import CPU_THREADS_VARIABLE, limit_cpu_threads
+from nnunet_difftumor.trainer.schedule import CPU_THREADS_VARIABLE, limit_cpu_threads
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor, nnUNetTrainerScheduled
 
 TRAINERS = [nnUNetTrainerDiffTumor, nnUNetTrainerScheduled]

@@ -79,13 +79,13 @@ def edit_plans(folder, output, **changes):
 
 def test_it_holds_what_nnunet_reads_and_nothing_of_patients(trained, tmp_path):
     output = tmp_path / "Dataset905_Test" / STOCK_NAME
-    exported = export_model(trained, output)
+    model, _ = export_model(trained, output)
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     checkpoints = {f"fold_{fold}/checkpoint_final.pth" for fold in (0, 1)}
     assert files == {"plans.json", "dataset.json", "README.md", MANIFEST_NAME} | checkpoints
     assert not [name for name in files if SECRET.encode() in (output / name).read_bytes()]
     assert [path.name for path in output.parent.iterdir()] == [STOCK_NAME]
-    assert set(exported.source.left_out) == {
+    assert set(model.left_out) == {
         "plans.json[made_from]",
         "dataset.json[difftumor]",
         "dataset.json[description]",
@@ -133,10 +133,10 @@ def test_stock_nnunet_trains_on_from_a_kept_optimizer_state(trained, tmp_path, m
 
 def test_a_given_image_is_predicted_alike(trained, tmp_path, make_nnunet_project):
     image = make_nnunet_project().raw / "imagesTr" / "tumor_0_0000.nii.gz"
-    exported = export_model(trained, tmp_path / STOCK_NAME, verify_with=[image])
-    assert not exported.verification.is_synthetic
-    assert exported.verification.shape == (40, 40, 40)
-    assert sum(exported.verification.voxels_by_label.values()) == 40**3
+    _, verification = export_model(trained, tmp_path / STOCK_NAME, verify_with=[image])
+    assert verification["image"] == "given by the exporter"
+    assert verification["shape"] == (40, 40, 40)
+    assert sum(verification["predicted_voxels_by_label"].values()) == 40**3
     assert "tumor_0" not in (tmp_path / STOCK_NAME / MANIFEST_NAME).read_text()
 
 

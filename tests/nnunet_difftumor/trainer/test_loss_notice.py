@@ -24,8 +24,8 @@ from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerTopkLoss import 
 )
 
 from nnunet_difftumor.injection.data_loader import REPORT_KEY
-from nnunet_difftumor.trainer.loss_notice import batch_dice_notes
 from nnunet_difftumor.trainer.mixin import DiffTumorMixin
+from nnunet_difftumor.trainer.notices import batch_dice_notes
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor, nnUNetTrainerHealthyOnly
 
 ROOT = Path(__file__).resolve().parents[3]

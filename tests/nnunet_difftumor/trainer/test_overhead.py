@@ -11,9 +11,8 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.commands.training.benchmark_overhead import RESULT_NAME
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 from nnunet_difftumor.support.processes.environment import temporary_environment
-from nnunet_difftumor.trainer.overhead import loaders as loaders_module
-from nnunet_difftumor.trainer.overhead.epochs import EpochCosts
-from nnunet_difftumor.trainer.overhead.loaders import LoaderCosts, LoaderPair, Spread, measure_loaders
+from nnunet_difftumor.trainer.overhead import measurement
+from nnunet_difftumor.trainer.overhead.measurement import measure_loaders, summarise_epochs, summarise_pairs
 from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, surroundings
 
 
@@ -98,7 +97,7 @@ def test_both_trainers_get_the_same_cases_and_the_same_batches_without_injection
         batches = []
         for each in (baseline, trainer):
             train, _ = each.get_dataloaders()
-            loaders_module._seed_everything(5)
+            measurement._seed_everything(5)
             batches.append(next(train))
     assert list(batches[0]["keys"]) == list(batches[1]["keys"])
     assert torch.equal(batches[0]["data"], batches[1]["data"])
@@ -119,34 +118,39 @@ def test_each_pair_has_the_same_samples_and_the_first_one_is_not_counted(project
 
     clock = [0.0]
     pair = Loader(1.0), Loader(3.0)
-    monkeypatch.setattr(loaders_module.time, "process_time", lambda: clock[0])
-    measured = [loaders_module._measure_pair(pair, 4, 2, repeat) for repeat in range(3)]
+    monkeypatch.setattr(measurement.time, "process_time", lambda: clock[0])
+    measured = [measurement._measure_pair(pair, 4, 2, repeat) for repeat in range(3)]
     assert pair[0].drawn == pair[1].drawn
     assert len(set(pair[0].drawn)) == 12
-    assert [each.trainer_s / each.baseline_s for each in measured] == pytest.approx([3.0, 3.0, 3.0])
-    assert {(each.samples, each.injected, each.carrying) for each in measured} == {(8, 4, 8)}
+    assert [each["trainer_s"] / each["baseline_s"] for each in measured] == pytest.approx([3.0, 3.0, 3.0])
+    assert {(each["samples"], each["injected"], each["carrying"]) for each in measured} == {(8, 4, 8)}
 
 
 def pair_of(*, baseline_s=10.0, trainer_s=20.0, injected=25):
-    return LoaderPair(100, baseline_s, trainer_s, healthy=50, carrying=30, injected=injected)
+    seconds = {"baseline_s": baseline_s, "trainer_s": trainer_s}
+    return {"samples": 100, **seconds, "healthy": 50, "carrying": 30, "injected": injected}
+
+
+def spread_of(median, lowest, highest):
+    return {"median": median, "lowest": lowest, "highest": highest}
 
 
 def test_figures_follow_from_the_pairs():
-    costs = LoaderCosts.of([pair_of(), pair_of(trainer_s=40.0, injected=20)])
-    assert costs.baseline_cpu_seconds_per_sample == Spread(0.1, 0.1, 0.1)
-    assert costs.trainer_cpu_seconds_per_sample == Spread(pytest.approx(0.3), 0.2, 0.4)
-    assert costs.ratio == Spread(3.0, 2.0, 4.0)
-    assert costs.cpu_seconds_per_injected_sample == Spread((10 / 25 + 30 / 20) / 2, 10 / 25, 30 / 20)
-    assert (costs.injected_share, costs.carrying_share) == (45 / 200, 60 / 200)
-    assert LoaderCosts.of([pair_of(injected=0)]).cpu_seconds_per_injected_sample is None
+    costs = summarise_pairs([pair_of(), pair_of(trainer_s=40.0, injected=20)])
+    assert costs["baseline_cpu_seconds_per_sample"] == spread_of(0.1, 0.1, 0.1)
+    assert costs["trainer_cpu_seconds_per_sample"] == spread_of(pytest.approx(0.3), 0.2, 0.4)
+    assert costs["ratio"] == spread_of(3.0, 2.0, 4.0)
+    assert costs["cpu_seconds_per_injected_sample"] == spread_of((10 / 25 + 30 / 20) / 2, 10 / 25, 30 / 20)
+    assert (costs["injected_share"], costs["carrying_share"]) == (45 / 200, 60 / 200)
+    assert summarise_pairs([pair_of(injected=0)])["cpu_seconds_per_injected_sample"] is None
 
 
 def test_figures_follow_from_the_epochs():
-    costs = EpochCosts.of(10, [(1.0, 1.0), (3.0, 1.0), (2.0, 2.0)])
-    assert (costs.iterations, costs.epochs) == (10, 3)
-    assert costs.epoch_seconds == Spread(4.0, 2.0, 4.0)
-    assert costs.waited_seconds == Spread(1.0, 1.0, 2.0)
-    assert (costs.waited_share, costs.step_seconds) == (0.4, 0.2)
+    costs = summarise_epochs(10, [(1.0, 1.0), (3.0, 1.0), (2.0, 2.0)])
+    assert (costs["iterations"], costs["epochs"]) == (10, 3)
+    assert costs["epoch_seconds"] == spread_of(4.0, 2.0, 4.0)
+    assert costs["waited_seconds"] == spread_of(1.0, 1.0, 2.0)
+    assert (costs["waited_share"], costs["step_seconds"]) == (0.4, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +213,9 @@ def test_variables_are_restored_even_after_an_error(monkeypatch):
 def test_one_thread_is_used_and_given_back(project, monkeypatch):
     threads = torch.get_num_threads()
     seen = []
-    original = loaders_module._measure_pair
+    original = measurement._measure_pair
     monkeypatch.setattr(
-        loaders_module, "_measure_pair", lambda *words: seen.append(torch.get_num_threads()) or original(*words)
+        measurement, "_measure_pair", lambda *words: seen.append(torch.get_num_threads()) or original(*words)
     )
     torch.set_num_threads(2)
     try:

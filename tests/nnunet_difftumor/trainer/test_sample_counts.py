@@ -12,7 +12,12 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_difftumor.trainer.sample_counts import EPOCHS_FILE_NAME, SAMPLES_FILE_NAME, SampleLog, read_samples_seen
+from nnunet_difftumor.trainer.sample_counts import (
+    EPOCHS_FILE_NAME,
+    SAMPLES_FILE_NAME,
+    read_samples_seen,
+    write_samples_seen,
+)
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerHealthyOnly, nnUNetTrainerScheduled
 
 
@@ -21,34 +26,31 @@ def seen(folder: Path) -> dict[str, int] | None:
 
 
 def test_totals_are_those_of_all_epochs(tmp_path: Path) -> None:
-    log = SampleLog(tmp_path, first_epoch=0)
     assert seen(tmp_path) is None
-    log.write_epoch(0, {"b": 1, "a": 3})
-    log.write_epoch(1, {"a": 2, "c": 2})
+    write_samples_seen(tmp_path, 0, {"b": 1, "a": 3})
+    write_samples_seen(tmp_path, 1, {"a": 2, "c": 2})
     assert (tmp_path / SAMPLES_FILE_NAME).read_text().split() == ["case,samples", "a,5", "b,1", "c,2"]
 
 
 def test_epochs_that_are_trained_again_are_counted_once(tmp_path: Path) -> None:
     """nnU-Net continues from its last checkpoint, here that after epoch 1, and may have been killed while it wrote."""
-    first = SampleLog(tmp_path, first_epoch=0)
     for epoch in range(4):
-        first.write_epoch(epoch, {"a": 10**epoch})
+        write_samples_seen(tmp_path, epoch, {"a": 10**epoch})
     with (tmp_path / EPOCHS_FILE_NAME).open("a") as file:
         file.write('{"epoch": 4, "sam')
-    again = SampleLog(tmp_path, first_epoch=2)
-    again.write_epoch(2, {"b": 1})
+    write_samples_seen(tmp_path, 2, {"b": 1})
     assert seen(tmp_path) == {"a": 11, "b": 1}
-    again.write_epoch(3, {"b": 2})
+    write_samples_seen(tmp_path, 3, {"b": 2})
     assert seen(tmp_path) == {"a": 11, "b": 3}
-    SampleLog(tmp_path, first_epoch=4).write_epoch(4, {"a": 1})
+    write_samples_seen(tmp_path, 4, {"a": 1})
     assert seen(tmp_path) == {"a": 12, "b": 3}
-    SampleLog(tmp_path, first_epoch=0).write_epoch(0, {"a": 7})
+    write_samples_seen(tmp_path, 0, {"a": 7})
     assert seen(tmp_path) == {"a": 7}
 
 
 def test_totals_that_lack_epochs_are_not_written(tmp_path: Path) -> None:
-    SampleLog(tmp_path, first_epoch=0).write_epoch(0, {"a": 1})
-    SampleLog(tmp_path, first_epoch=2).write_epoch(2, {"a": 1})
+    write_samples_seen(tmp_path, 0, {"a": 1})
+    write_samples_seen(tmp_path, 2, {"a": 1})
     assert seen(tmp_path) is None
 
 

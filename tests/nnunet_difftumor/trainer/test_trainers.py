@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,19 +14,14 @@ import torch.multiprocessing as mp
 from torch import distributed as dist
 
 from diffusion.generator_folder import hash_generator
-from nnunet_difftumor.cases.fold import FoldCases
+from nnunet_difftumor.cases.fold import FoldCases, LeakFindings
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.injection.log import InjectionLog, read_counts
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ConfigSource
-from nnunet_difftumor.trainer.output_record import (
-    find_output_conflicts,
-    read_recorded_config,
-    refuse_conflicts,
-    write_output_record,
-)
+from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_training, write_output_record
 from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
@@ -70,7 +66,7 @@ found = recursive_find_trainer_class_by_name("nnUNetTrainerDiffTumor")
 assert found is recursive_find_trainer_class_by_name("nnUNetTrainerDiffTumor")
 assert found.__module__ == "nnunet_difftumor.trainer.trainers"
 assert pickle.loads(pickle.dumps(found)) is found
-heavy = [name for name in ("diffusers", "monai", "accelerate") if name in sys.modules]
+heavy = [name for name in ("diffusers", "monai", "accelerate", "diffusion") if name in sys.modules]
 assert not heavy, heavy
 """
 
@@ -234,6 +230,13 @@ def test_a_data_set_without_annotated_tumors_must_be_confirmed_healthy(unannotat
         make_trainer(unannotated_project).on_train_start()
 
 
+def test_sizes_that_cannot_be_measured_are_told_before_anything_is_recorded(unannotated_project):
+    unannotated_project.configure(confirmed_healthy=True, size_classes="training_tumors")
+    with pytest.raises(ConfigurationError, match='size_classes is "training_tumors"'):
+        make_trainer(unannotated_project).on_train_start()
+    assert not (unannotated_project.output() / "difftumor_config.json").exists()
+
+
 def test_a_data_set_without_annotated_tumors_trains(unannotated_project):
     unannotated_project.configure(confirmed_healthy=True)
     trainer = make_trainer(unannotated_project)
@@ -294,13 +297,11 @@ CASES = FoldCases(CaseGroups(("t0", "t1"), ("h0",), ()), (), Split(("h0", "t0"),
 
 def test_a_retrained_generator_in_the_same_place_is_noticed(tmp_path, generator_with_provenance):
     resolved = resolve_config({"background": 0, "liver": 1, "tumor": 2}, [ConfigSource("s", {}, tmp_path)])
-    write_output_record(tmp_path, resolved, CASES, "a" * 64, ())
+    write_output_record(tmp_path, resolved, CASES, "a" * 64, LeakFindings((), ()))
     (tmp_path / "checkpoint_best.pth").touch()
-    assert find_output_conflicts(tmp_path, resolved, CASES, "a" * 64, is_continued=True) == ()
-    conflicts = find_output_conflicts(tmp_path, resolved, CASES, "b" * 64, is_continued=True)
-    assert len(conflicts) == 1
-    with pytest.raises(OutputExistsError, match="weights differ"):
-        refuse_conflicts(tmp_path, conflicts)
+    refuse_other_training(tmp_path, resolved, CASES, "a" * 64, is_continued=True)
+    with pytest.raises(OutputExistsError, match=r"settings:\n  generator: its weights differ.*used\nRestore"):
+        refuse_other_training(tmp_path, resolved, CASES, "b" * 64, is_continued=True)
 
 
 def test_generator_hash_follows_weights_and_not_the_place(tmp_path, generator_with_provenance):
@@ -357,7 +358,7 @@ class RankedTrainer(nnUNetTrainerDiffTumor):
 
     def __init__(self, folder, rank):
         self.is_ddp, self.local_rank, self.current_epoch = True, rank, 0
-        self._injection_log = InjectionLog(folder, 16, first_epoch=0)
+        self._prepared = SimpleNamespace(log=InjectionLog(folder, 16, first_epoch=0))
         self.lines = []
 
     def print_to_log_file(self, *lines, **options):
@@ -367,7 +368,7 @@ class RankedTrainer(nnUNetTrainerDiffTumor):
 def _count_on_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     trainer = RankedTrainer(folder, rank)
-    trainer._injection_log.add(REPORT)
+    trainer._prepared.log.add(REPORT)
     trainer._log_injections()
     assert len(trainer.lines) == (1 if rank == 0 else 0)
     dist.destroy_process_group()

@@ -1,6 +1,28 @@
-"""What the log says where the plans' Dice learns nothing about tumours from patches without one."""
+"""What the log of a training says where its data loading or its loss is not what a reader would take it for."""
 
 from __future__ import annotations
+
+import hashlib
+import inspect
+from importlib.metadata import version
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+COPIED_FROM = "2.8.1"
+COPIED_SHA256 = "5f59e2b907cfa2d1"
+"""First digits of the hash of the source of `nnUNetTrainer.get_dataloaders`, of which `mixin` has an explicit copy."""
+
+
+def changed_source_notes() -> tuple[str, ...]:
+    """One line for the log if nnU-Net's `get_dataloaders` is another than the one that was copied, else none."""
+    source = inspect.getsource(nnUNetTrainer.get_dataloaders)
+    if hashlib.sha256(source.encode()).hexdigest().startswith(COPIED_SHA256):
+        return ()
+    return (
+        f"nnU-Net {version('nnunetv2')} makes its data loaders in another way than {COPIED_FROM}, which this trainer "
+        "follows: samples may differ from stock nnU-Net's in more than the tumours. For a comparison with stock "
+        f"nnU-Net, train both with nnunetv2=={COPIED_FROM} (pip install nnunetv2=={COPIED_FROM}).",
+    )
 
 
 def batch_dice_notes(
@@ -12,10 +34,7 @@ def batch_dice_notes(
     thousands of voxels it is flat, and with a smooth of 0 it is 0 whatever is predicted.
 
     Args:
-        plans_name: `plans_name` of the plans.
-        configuration: Name of the configuration in them, such as 3d_fullres.
         is_batch_dice: `batch_dice` of the configuration: whether a Dice is that of a whole batch.
-        trains_on_healthy: Whether healthy cases are among the training cases.
 
     Returns:
         One line for the log, or none where it does not apply.

@@ -1,0 +1,287 @@
+"""What is settled before a training with synthetic tumours: cases, generators, its record, the words of its log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_difftumor.cases.extra.joining import ExtraCases, add_extra_cases, open_extra_healthy, refuse_copies
+from nnunet_difftumor.cases.extra.requirements import TargetDataset
+from nnunet_difftumor.cases.fold import (
+    FoldCases,
+    LeakFindings,
+    PreprocessedCases,
+    check_leaks,
+    choose_cases,
+    find_raw_images,
+    roles_of,
+)
+from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
+from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label
+from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.injection.injector import TumorInjector
+from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.log import InjectionLog
+from nnunet_difftumor.injection.rules import InjectionRules, make_rules
+from nnunet_difftumor.injection.sources import (
+    COPY_PASTE,
+    HANDCRAFTED,
+    HEALTHY_ONLY,
+    CopyPasteSource,
+    GeneratorFolderSource,
+    HandcraftedSource,
+    LoadedOnce,
+    SynthesizerSource,
+)
+from nnunet_difftumor.injection.target_reader import TargetReader
+from nnunet_difftumor.settings.resolving import ResolvedConfig, resolve_config
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
+from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
+from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
+from nnunet_difftumor.synthesis.tissue.interface import require_in_window
+from nnunet_difftumor.trainer.notices import batch_dice_notes, changed_source_notes
+from nnunet_difftumor.trainer.output_record import refuse_other_training, write_output_record
+
+
+@dataclass(frozen=True)
+class PreparedTraining:
+    """A training in which everything that could be refused was looked at.
+
+    Attributes:
+        cases: Cases of the fold, those of the extra healthy data sets among them.
+        injectors: Put tumours into crops, one for each target.
+        log: Collects what was injected and writes it into the output folder.
+    """
+
+    config: DiffTumorConfig
+    cases: FoldCases
+    extra_healthy: tuple[ExtraCases, ...]
+    injectors: tuple[TumorInjector, ...]
+    log: InjectionLog
+
+
+def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) -> PreparedTraining:
+    """Settle cases and generators of a training, then write its record and say in its log what it does.
+
+    Args:
+        arm: What is put in: see `nnunet_difftumor.injection.sources`.
+
+    Raises:
+        DiffTumorError: If settings, cases and generators do not fit, a generator knows validation cases, or the output
+            folder holds another training. Nothing is recorded then.
+    """
+    from diffusion.generator_folder import hash_generator  # prediction imports this module too
+
+    config, targets = resolved.config, resolved.config.organ_targets
+    output_folder = Path(str(trainer.output_folder))
+    cases, extra_healthy = choose_training_cases(trainer, config)
+    copies = refuse_copies(extra_healthy, Path(str(trainer.preprocessed_dataset_folder)), cases, trainer.fold)
+    for target in targets:
+        TargetReader(trainer.label_manager, target.organ_label, target.tumor_label)  # refuses what cannot be learned
+    data = _preprocessed_cases(trainer)
+    sources: Sequence[LoadedOnce | None] = [None] * len(targets)
+    generator_hash, findings = None, LeakFindings((), ())
+    if config.injects:
+        _require_hosts(cases, config)
+    if config.injects and arm != HEALTHY_ONLY:
+        folders = [resolved.generator_folder(trainer.fold, target) for target in targets]
+        findings = _check_generators(folders, data, cases, resolved, trainer.fold)
+        sources = _load_sources(trainer, arm, folders, cases, config)
+        generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders))
+    rules = [_make_rules(trainer, target, config, data, cases) for target in targets]
+    is_continued = trainer.current_epoch > 0
+    refuse_other_training(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
+    if trainer.local_rank == 0:
+        write_output_record(output_folder, resolved, cases, generator_hash, findings)
+        _print_settings(trainer, resolved, arm)
+        for note in (*changed_source_notes(), *cases.notes, *copies, *findings.notes, *_loss_notes(trainer, cases)):
+            trainer.print_to_log_file(note)
+    log = InjectionLog(
+        output_folder,
+        config.recorded_samples,
+        first_epoch=trainer.current_epoch,
+        target_names=[_name_of(trainer.dataset_json["labels"], target) for target in targets],
+    )
+    injectors = tuple(TumorInjector(source, rule) for source, rule in zip(sources, rules, strict=True))
+    return PreparedTraining(config, cases, extra_healthy, injectors, log)
+
+
+def read_settings(trainer: nnUNetTrainer) -> ResolvedConfig:
+    """Return the settings of a training from wherever the user gave them."""
+    folder = _preprocessed_folder(trainer)
+    sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, trainer.dataset_json)
+    return resolve_config(trainer.dataset_json["labels"], sources)
+
+
+def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tuple[FoldCases, tuple[ExtraCases, ...]]:
+    """Return the cases of a trainer's fold with those of the extra healthy data sets, and the latter by data set."""
+    data, show_progress = _preprocessed_cases(trainer), trainer.local_rank == 0
+    cases = choose_cases(data, config, trainer.fold, show_progress=show_progress)
+    target = TargetDataset(
+        name=trainer.plans_manager.dataset_name,
+        folder=data.folder,
+        plans=trainer.plans_manager.plans,
+        configuration=trainer.configuration_name,
+        dataset_json=trainer.dataset_json,
+        identifiers=data.identifiers,
+    )
+    roles = [roles_of(data.labels, each) for each in config.organ_targets]
+    extra = open_extra_healthy(config.extra_healthy_datasets, target, roles, show_progress=show_progress)
+    return add_extra_cases(cases, extra), extra
+
+
+def _preprocessed_folder(trainer: nnUNetTrainer) -> Path:
+    if trainer.preprocessed_dataset_folder_base is None:
+        raise ConfigurationError("The environment variable nnUNet_preprocessed is not set; nnU-Net needs it to train.")
+    return Path(trainer.preprocessed_dataset_folder_base)
+
+
+def _preprocessed_cases(trainer: nnUNetTrainer) -> PreprocessedCases:
+    folder, data_folder = _preprocessed_folder(trainer), str(trainer.preprocessed_dataset_folder)
+    if trainer.dataset_class is None:  # as nnU-Net's own do_split
+        trainer.dataset_class = infer_dataset_class(data_folder)
+    name = trainer.plans_manager.dataset_name
+    return PreprocessedCases(
+        folder=folder,
+        identifiers=tuple(sorted(trainer.dataset_class.get_identifiers(data_folder))),
+        label_ending=trainer.dataset_json["file_ending"],
+        images=find_raw_images(Path(str(nnUNet_raw)) / name) if nnUNet_raw.is_set() else {},
+        labels=trainer.dataset_json["labels"],
+    )
+
+
+def _require_hosts(cases: FoldCases, config: DiffTumorConfig) -> None:
+    if config.annotated_probability > 0 and not cases.tumor_train:
+        raise ConfigurationError(
+            f'inject_into is "{config.inject_into}", but no training case has an annotated tumour. Set "inject_into": '
+            '"healthy".'
+        )
+    if config.healthy_probability > 0 and not cases.healthy_train:
+        raise ConfigurationError(
+            f"No healthy case is among the {len(cases.split.train)} training cases, so there is nowhere to put "
+            "synthetic tumours. Add cases with the organ and without tumour to the data set, or use those of another "
+            '(difftumor add-healthy -d ID --from OTHER), or put tumours into annotated cases ("inject_into": '
+            '"annotated"), or set "injection_probability": 0 to train without synthetic tumours.'
+        )
+
+
+def _check_generators(
+    folders: Sequence[Path], data: PreprocessedCases, cases: FoldCases, resolved: ResolvedConfig, fold: int | str
+) -> LeakFindings:
+    """Compare the generator of each target with the validation cases."""
+    acknowledged: list[str] = []
+    notes: list[str] = []
+    warnings: list[str] = []
+    for target, folder in zip(resolved.config.organ_targets, folders, strict=True):
+        found = check_leaks(folder, data, cases, resolved.config, fold, target=target)
+        acknowledged += found.acknowledged
+        notes += found.notes
+        warnings += found.warnings
+        if is_builtin(str(target.generator)):
+            notes.append(_describe_builtin(target, resolved))
+    return LeakFindings(*(tuple(dict.fromkeys(lines)) for lines in (acknowledged, notes, warnings)))
+
+
+def _load_sources(
+    trainer: nnUNetTrainer, arm: str, folders: Sequence[Path], cases: FoldCases, config: DiffTumorConfig
+) -> list[LoadedOnce]:
+    """Load what makes the tumours of each target, so that what is unusable is told here and not in a worker."""
+    foreground_hu = CTIntensities.from_plans(trainer.plans_manager.plans).mean_hu
+    shared: dict[SynthesizerSource, LoadedOnce] = {}
+    sources = []
+    for target, folder in zip(config.organ_targets, folders, strict=True):
+        if arm == COPY_PASTE:
+            source = _copy_paste_source(trainer, target, folder, cases)
+        elif arm == HANDCRAFTED or target.generator == NO_GENERATOR:
+            source = HandcraftedSource(folder)
+        else:
+            source = GeneratorFolderSource(folder, config.steps)
+        loaded = shared.setdefault(source, LoadedOnce(source))
+        tissue = loaded().tissue
+        require_in_window(foreground_hu, tissue.window_hu, "The labelled tissue of this data set")
+        replace(target.appearances, examples=tissue.appearances)  # refuses looks that cannot be drawn
+        sources.append(loaded)
+    return sources
+
+
+def _copy_paste_source(trainer: nnUNetTrainer, target: OrganTarget, folder: Path, cases: FoldCases) -> CopyPasteSource:
+    depth, height, width = (float(value) for value in trainer.configuration_manager.spacing)
+    return CopyPasteSource(
+        generator_folder=folder,
+        dataset_class=trainer.dataset_class,
+        data_folder=Path(str(trainer.preprocessed_dataset_folder)),
+        cases=cases.tumor_train,
+        organ_label=target.organ_label,
+        tumor_labels=_tumor_labels(trainer.dataset_json["labels"], target),
+        spacing_mm=(depth, height, width),
+        intensities=CTIntensities.from_plans(trainer.plans_manager.plans),
+    )
+
+
+def _tumor_labels(labels: Mapping[str, Any], target: OrganTarget) -> tuple[int, ...]:
+    roles = roles_of(labels, target)
+    return (roles.tumor, *roles.tumor_parts)
+
+
+def _make_rules(
+    trainer: nnUNetTrainer, target: OrganTarget, config: DiffTumorConfig, data: PreprocessedCases, cases: FoldCases
+) -> InjectionRules:
+    tumor_labels = _tumor_labels(data.labels, target)
+    files, cache = [data.label_file(case) for case in cases.tumor_train], data.open_cache()
+    size_classes = target.size_classes
+    if isinstance(size_classes, str):
+        size_classes = real_size_classes(files, tumor_labels, cache)
+    if config.tumors_per_case is None:
+        counts = real_tumor_counts(files, tumor_labels, cache)
+    else:
+        fewest, most = config.tumors_per_case
+        counts = tuple(range(fewest, most + 1))
+    return make_rules(
+        target,
+        size_classes,
+        trainer.plans_manager.plans,
+        trainer.configuration_manager.spacing,
+        tumor_counts=counts,
+        real_tumor_labels=sorted(
+            {value for each in config.organ_targets for value in _tumor_labels(data.labels, each)}
+        ),
+        is_kidney=is_exophytic_organ(data.labels, target.organ_label),
+    )
+
+
+def _print_settings(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) -> None:
+    settings = [f"  {key}: {value}  [{resolved.origins[key]}]" for key, value in resolved.config.to_json().items()]
+    for line in ("Settings of the synthetic tumours:", f"  tumours of this arm: {arm}", *settings):
+        trainer.print_to_log_file(line, add_timestamp=False)
+
+
+def _loss_notes(trainer: nnUNetTrainer, cases: FoldCases) -> tuple[str, ...]:
+    return batch_dice_notes(
+        plans_name=trainer.plans_manager.plans_name,
+        configuration=trainer.configuration_name,
+        is_batch_dice=trainer.configuration_manager.batch_dice,
+        trains_on_healthy=bool(cases.healthy_train),
+    )
+
+
+def _describe_builtin(target: OrganTarget, resolved: ResolvedConfig) -> str:
+    origins = resolved.origins
+    return (
+        f"Synthetic tumours come from {target.generator} [{origins['generator']}], which was trained on tumours of "
+        f"other organs; their contrasts are drawn from '{target.target}' [{origins['target']}] unless contrast_hu is "
+        'set. To use a generator of your own, set "generator": "DIR" in difftumor.json beside the plans.'
+    )
+
+
+def _name_of(labels: Mapping[str, Any], target: OrganTarget) -> str:
+    """Name of a target in tables: its tumour's, with the organ's if that is not part of it."""
+    organ, tumor = (name_of_label(labels, value) for value in (target.organ_label, target.tumor_label))
+    return tumor if organ.lower() in tumor.lower() else f"{organ} {tumor}"
