@@ -18,10 +18,8 @@ from nnunet_difftumor.evaluation.scoring.curves import (
 )
 from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, TumorScore
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, size_bin
-from nnunet_difftumor.evaluation.statistics.distributions import area_under_curve, bootstrap, or_none
-
-_DRAWS = 2000
-_SEED = 0
+from nnunet_difftumor.evaluation.statistics.intervals import or_none
+from nnunet_difftumor.evaluation.statistics.roc import clustered_auc
 
 
 def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
@@ -161,16 +159,12 @@ def _summarize_scores(cases: Sequence[CaseScores], labels: Sequence[LabelScores]
 
 def _summarize_patients(cases: Sequence[CaseScores], labels: Sequence[LabelScores]) -> dict[str, Any]:
     """Area under the ROC curve of the patient score: scans with a tumour against healthy ones."""
-    rows = {
-        case.case: np.array([[label.patient_score, bool(label.tumors)]])
-        for case, label in zip(cases, labels, strict=True)
-        if label.tumors or case.is_healthy
-    }
-    area = bootstrap(
-        rows, lambda each: area_under_curve(each[:, 0], each[:, 1] > 0), _DRAWS, np.random.default_rng(_SEED)
-    )
-    with_tumor = sum(bool(row[0, 1]) for row in rows.values())
-    return {"auroc": area.to_json(), "with_tumor": with_tumor, "healthy": len(rows) - with_tumor}
+    known = [label for case, label in zip(cases, labels, strict=True) if label.tumors or case.is_healthy]
+    scores = np.array([label.patient_score for label in known])
+    has_tumor = np.array([len(label.tumors) > 0 for label in known], dtype=bool)
+    area = clustered_auc(scores, has_tumor, np.arange(len(known)))  # each scan a patient of its own
+    with_tumor = int(has_tumor.sum())
+    return {"auroc": area.to_json(), "with_tumor": with_tumor, "healthy": len(known) - with_tumor}
 
 
 def _froc(labels: Sequence[LabelScores]) -> FrocCurve | None:
