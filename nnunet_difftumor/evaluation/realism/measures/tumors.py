@@ -128,11 +128,12 @@ def _measures(
     }
 
 
-def real_visibility(made: MadeTumor) -> float:
+def real_visibility(made: MadeTumor, window_hu: tuple[float, float]) -> float:
     """1 if a real tumour stands out from the organ around it by 5 HU and two standard errors, else 0."""
     low_mm, high_mm = RING_MM
     ring = made.organ & (made.distance_mm > low_mm) & (made.distance_mm <= high_mm)
-    return float(measure_visibility(made.image_hu[made.label], made.image_hu[ring]).is_visible)
+    image_hu = np.clip(made.image_hu, *window_hu)
+    return float(measure_visibility(image_hu[made.label], image_hu[ring]).is_visible)
 
 
 def _beyond_rim(made: MadeTumor, radius_mm: float, change_hu: NDArray[np.floating]) -> float:

@@ -97,7 +97,8 @@ def replace_target(
     target = place_of_target(scan, rng)
     organ_sd_hu = organ_highpass_sd_hu(scan, window_hu)
     own = real_tumor(scan)
-    real = measure_tumor(target, making.REAL, 0, own, window_hu, organ_sd_hu) | {"is_visible": real_visibility(own)}
+    real = measure_tumor(target, making.REAL, 0, own, window_hu, organ_sd_hu)
+    real["is_visible"] = real_visibility(own, window_hu)
     looks = stratified_looks(sources.looks.usable_examples, settings.draws_per_case, rng)
     looks.append(_look_of(real))
     rows = [real, *make_at([target], {making.AUTOENCODER: sources.floor(scan)}, window_hu, organ_sd_hu)]
