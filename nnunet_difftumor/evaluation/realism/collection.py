@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -45,8 +46,18 @@ class Collection:
 
     def of(self, experiment: str, method: str | None = None) -> pd.DataFrame:
         """Rows of an experiment, and of a method."""
-        rows = self.tumors[self.tumors["experiment"] == experiment]
-        return rows if method is None else rows[rows["method"] == method]
+        rows = select(self.tumors, self.tumors["experiment"] == experiment)
+        return rows if method is None else select(rows, rows["method"] == method)
+
+    def seen(self, experiment: str, method: str) -> pd.DataFrame:
+        """Rows of tumours that were not left out."""
+        rows = self.of(experiment, method)
+        return select(rows, rows["made"].notna())
+
+
+def select(table: pd.DataFrame, keep: Any) -> pd.DataFrame:
+    """Rows of a table. `keep` has one truth value a row."""
+    return cast(pd.DataFrame, table[keep])
 
 
 def collect(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
-from nnunet_difftumor.evaluation.realism.collection import IN_PLACE, TRANSPLANTS, Collection
+from nnunet_difftumor.evaluation.realism.collection import IN_PLACE, TRANSPLANTS, Collection, select
 from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
 from nnunet_difftumor.evaluation.realism.measures.textures import BAND_EDGES_PER_MM, PROFILE_EDGES_MM
 from nnunet_difftumor.evaluation.realism.tables import distribution_of
@@ -51,7 +50,7 @@ def draw_curves(collection: Collection, methods: Mapping[str, Any], window_hu: t
             is_real = method == making.REAL
             tumors = real if is_real else collection.of(setting, method)
             table = methods[method]["in_place" if is_real else setting.replace(" ", "_")]
-            if tumors["made"].notna().any():
+            if bool(tumors["made"].notna().any()):
                 _draw_histogram(axes[row][0], tumors, window_hu, method, color)
             if isinstance(table, Mapping):
                 _draw_values(axes[row][1], _SHELL_CENTRES_MM, table["profile_hu"], method, color)
@@ -93,7 +92,7 @@ def draw_controls(controls: Mapping[str, Any]) -> Figure:
 
 def draw_transplants(collection: Collection, heading: str) -> Figure:
     """Show one generated transplant of every radius beside its host."""
-    generated = _seen(collection, TRANSPLANTS, making.GENERATED)
+    generated = collection.seen(TRANSPLANTS, making.GENERATED)
     chosen = []
     for index, (_, of_radius) in enumerate(generated.groupby("radius_mm")):
         patients = sorted(of_radius["patient"].unique())
@@ -108,35 +107,34 @@ def draw_confidence(
 
     "Before" is the real tumour. Without a result, the first ones are shown.
     """
-    tumors = _seen(collection, IN_PLACE, making.GENERATED)
+    tumors = collection.seen(IN_PLACE, making.GENERATED)
     if result is None:
         return _montage(tumors.iloc[:_SHOWN], heading)
-    scores = pd.Series(result.confidence()).sort_values(ascending=most_convincing, kind="stable")[:_SHOWN]
-    return _montage(tumors.iloc[scores.index], heading, [f"\nscore {score:+.2f}" for score in scores])
+    scores = result.confidence()
+    shown = sorted(scores, key=lambda index: scores[index] if most_convincing else -scores[index])[:_SHOWN]
+    return _montage(tumors.iloc[shown], heading, [f"\nscore {scores[index]:+.2f}" for index in shown])
 
 
 def draw_in_place(collection: Collection, heading: str) -> Figure:
     """Show the first generated tumour of every case beside the real one."""
-    return _montage(_seen(collection, IN_PLACE, making.GENERATED).groupby("patient", sort=False).head(1), heading)
+    return _montage(collection.seen(IN_PLACE, making.GENERATED).groupby("patient", sort=False).head(1), heading)
 
 
 def draw_methods(collection: Collection, heading: str) -> Figure:
     """Show one place made by every method: a transplant of middle size."""
-    generated = _seen(collection, TRANSPLANTS, making.GENERATED)
+    generated = collection.seen(TRANSPLANTS, making.GENERATED)
     if generated.empty:
         return _montage(generated, heading)
     middle = generated.loc[(generated["radius_mm"] - 12.0).abs().idxmin(), "of"]
-    same = collection.tumors[[place is middle for place in collection.tumors["of"]]].dropna(subset="made")
+    tumors = collection.tumors
+    same = select(tumors, [place is middle for place in tumors["of"]] & tumors["made"].notna())
     return _montage(same, heading, [f"\n{method}" for method in same["method"]])
-
-
-def _seen(collection: Collection, experiment: str, method: str) -> pd.DataFrame:
-    return collection.of(experiment, method).dropna(subset="made")
 
 
 def _montage(tumors: pd.DataFrame, heading: str, notes: Sequence[str] = ()) -> Figure:
     rows = []
-    for tumor, note in zip_longest(tumors.to_dict("records"), notes, fillvalue=""):
+    records: list[dict[str, Any]] = tumors.to_dict("records")
+    for tumor, note in zip(records, notes or [""] * len(records), strict=True):
         made: MadeTumor = tumor["made"]
         scan, is_in_place = made.scan, tumor["setting"] == IN_PLACE
         whole, label = scan.image_hu.copy(), np.zeros(scan.image_hu.shape, dtype=bool)

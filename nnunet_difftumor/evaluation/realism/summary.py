@@ -17,6 +17,7 @@ from nnunet_difftumor.evaluation.realism.collection import (
     NATIVE,
     TRANSPLANTS,
     Collection,
+    select,
 )
 from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
 from nnunet_difftumor.evaluation.realism.measures.tumors import DIAMETER_BINS_MM
@@ -48,8 +49,7 @@ class Probes:
 def reference_of(collection: Collection, window_hu: tuple[float, float], draws: int) -> Reference:
     """Take the real tumours of a collection as the reference (see `Reference`)."""
     real = collection.of(IN_PLACE, making.REAL)
-    lowpass_hu = real.set_index("patient")["lowpass_sd_hu"]
-    return Reference(tables.distribution_of(real, window_hu), lowpass_hu, window_hu, draws)
+    return Reference(tables.distribution_of(real, window_hu), tables.lowpass_of(real), window_hu, draws)
 
 
 def summarize_methods(
@@ -68,7 +68,9 @@ def summarize_methods(
             "in_place": _with_bins(in_place, in_place, reference),
             "transplant": _with_bins(_headline(transplants, settings), transplants, reference),
             "transplant_by_radius": {
-                f"{radius:g} mm": tables.summarize_method(transplants[transplants["radius_mm"] == radius], reference)
+                f"{radius:g} mm": tables.summarize_method(
+                    select(transplants, transplants["radius_mm"] == radius), reference
+                )
                 for radius in settings.radii_mm
             },
             "native": tables.summarize_method(collection.of(NATIVE, method), reference),
@@ -182,12 +184,13 @@ def _plausible(tumors: pd.DataFrame, means_hu: np.ndarray | None, draws: int) ->
     known = tumors.dropna(subset="mean_hu")
     if limits_hu is None:
         return NOT_MEASURED
-    return mean_interval(known["mean_hu"].between(*limits_hu), known["patient"], HIT_SHARE, draws=draws)
+    low_hu, high_hu = limits_hu
+    return mean_interval(known["mean_hu"].between(low_hu, high_hu), known["patient"], HIT_SHARE, draws=draws)
 
 
 def _texture_ratio(tumors: pd.DataFrame, collection: Collection, kind: str, settings: EvaluationSettings) -> Estimate:
-    own = collection.textures[collection.textures["kind"] == kind]
-    return tables.ratio_to_real(tumors, _headline(own, settings).groupby("patient")["lowpass_sd_hu"].median())
+    own = select(collection.textures, collection.textures["kind"] == kind)
+    return tables.ratio_to_real(tumors, tables.lowpass_of(_headline(own, settings)))
 
 
 def _range(means_hu: np.ndarray | None) -> list[float] | None:
@@ -195,4 +198,5 @@ def _range(means_hu: np.ndarray | None) -> list[float] | None:
 
 
 def _headline(tumors: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
-    return tumors[tumors["radius_mm"].between(*settings.headline_radii_mm)]
+    low_mm, high_mm = settings.headline_radii_mm
+    return select(tumors, tumors["radius_mm"].between(low_mm, high_mm))

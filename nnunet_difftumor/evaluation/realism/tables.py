@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from nnunet_difftumor.evaluation.realism.collection import select
 from nnunet_difftumor.evaluation.realism.measures.tumors import (
     BAND_COLUMNS,
     DEVIATION_COLUMNS,
@@ -81,7 +82,7 @@ def by_size(tumors: pd.DataFrame, reference: Reference) -> dict[str, dict[str, A
     """Summarise tumours in bins of their diameter; empty bins say so."""
     diameter_mm = tumors["diameter_mm"]
     return {
-        bin_name(low, high): summarize_method(tumors[(diameter_mm >= low) & (diameter_mm < high)], reference)
+        bin_name(low, high): summarize_method(select(tumors, (diameter_mm >= low) & (diameter_mm < high)), reference)
         for low, high in DIAMETER_BINS_MM
     }
 
@@ -106,7 +107,7 @@ def mean_of(tumors: pd.DataFrame, name: str, scale: Scale, draws: int) -> Estima
 
 def median_of(tumors: pd.DataFrame, name: str) -> Estimate:
     """Median over the patients of each one's median of a measure."""
-    return median_interval(tumors.groupby("patient")[name].median())
+    return median_interval(_by_patient(tumors, name))
 
 
 def ratio_to_real(tumors: pd.DataFrame, real_hu: pd.Series) -> Estimate:
@@ -118,11 +119,16 @@ def ratio_to_real(tumors: pd.DataFrame, real_hu: pd.Series) -> Estimate:
     Returns:
         The ratio. Where no patient has both, that of the two medians, without an interval.
     """
-    made_hu = tumors.groupby("patient")["lowpass_sd_hu"].median()
+    made_hu = lowpass_of(tumors)
     paired = made_hu / real_hu
-    if paired.notna().any():
+    if bool(paired.notna().any()):
         return median_interval(paired)
     return replace(NOT_MEASURED, value=float(made_hu.median() / real_hu.median()), method="no patient has both")
+
+
+def lowpass_of(tumors: pd.DataFrame) -> pd.Series:
+    """Median low-pass sd of each patient's tumours in HU, by patient."""
+    return _by_patient(tumors, "lowpass_sd_hu")
 
 
 def edge_depth(tumors: pd.DataFrame, draws: int) -> Estimate:
@@ -134,12 +140,12 @@ def edge_depth(tumors: pd.DataFrame, draws: int) -> Estimate:
     Returns:
         Depth in HU; negative for a dark ring.
     """
-    dark = tumors[tumors["contrast_hu"] < 0]
-    shells = dark[PROFILE_COLUMNS[1:4]].sub(dark["centre_minus_ring_hu"], axis=0).dropna()
-    if shells.empty:
+    dark = select(tumors, tumors["contrast_hu"] < 0).dropna(subset=["centre_minus_ring_hu", *PROFILE_COLUMNS[1:4]])
+    if dark.empty:
         return NOT_MEASURED
-    lowest = shells[shells.mean().idxmin()]
-    return mean_interval(lowest, dark.loc[shells.index, "patient"], DIFFERENCE, draws=draws)
+    shells = dark[PROFILE_COLUMNS[1:4]].to_numpy(dtype=float) - dark[["centre_minus_ring_hu"]].to_numpy(dtype=float)
+    lowest = shells[:, int(shells.mean(axis=0).argmin())]
+    return mean_interval(lowest, dark["patient"], DIFFERENCE, draws=draws)
 
 
 def summarize_control(tumors: pd.DataFrame, quantity: str, draws: int) -> dict[str, Any]:
@@ -154,23 +160,24 @@ def summarize_control(tumors: pd.DataFrame, quantity: str, draws: int) -> dict[s
         radius and request.
     """
     asked = "requested_contrast_hu" if quantity == "contrast_hu" else "requested_heterogeneity_hu"
-    pairs = tumors[["patient", "radius_mm", asked, quantity]].dropna()
-    pairs["error_hu"] = (pairs[quantity] - pairs[asked]).abs()
-    each = [own for _, own in pairs.groupby("patient") if own[asked].nunique() > 1 and own[quantity].nunique() > 1]
-    slopes = [stats.linregress(own[asked], own[quantity]).slope for own in each]
-    correlations = [stats.spearmanr(own[asked], own[quantity]).statistic for own in each]
+    pairs = tumors.dropna(subset=[asked, quantity])
+    each = [
+        own[[asked, quantity]].to_numpy(dtype=float).T
+        for _, own in pairs.groupby("patient")
+        if bool(own[[asked, quantity]].nunique().gt(1).all())
+    ]
+    slopes: list[Any] = [stats.linregress(*own)[0] for own in each]
+    correlations: list[Any] = [stats.spearmanr(*own)[0] for own in each]
+    achieved = cast(pd.Series, tumors.groupby(["radius_mm", asked])[quantity].mean())
+    by_radius: dict[str, dict[str, float]] = {}
+    for (radius, request), mean in cast(dict[tuple[float, float], float], achieved.to_dict()).items():
+        by_radius.setdefault(f"{radius:g} mm", {})[f"{request:g} HU"] = mean
     return {
         "tumors": len(pairs),
         "slope": mean_interval(slopes, range(len(each)), DIFFERENCE, draws=draws),
-        "median_error_hu": median_of(pairs, "error_hu"),
+        "median_error_hu": median_of(pairs.assign(error_hu=(pairs[quantity] - pairs[asked]).abs()), "error_hu"),
         "spearman": mean_interval(correlations, range(len(each)), SHARE_DIFFERENCE, draws=draws),
-        "achieved_hu_by_radius": {
-            f"{radius:g} mm": {
-                f"{request:g} HU": float(mean)
-                for request, mean in tumors[tumors["radius_mm"] == radius].groupby(asked)[quantity].mean().items()
-            }
-            for radius in sorted(tumors["radius_mm"].unique())
-        },
+        "achieved_hu_by_radius": by_radius,
     }
 
 
@@ -185,3 +192,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
+
+
+def _by_patient(tumors: pd.DataFrame, name: str) -> pd.Series:
+    return cast(pd.Series, tumors.groupby("patient")[name].median())

@@ -35,9 +35,10 @@ def measure_distribution(by_patient: Mapping[str, Sequence[FloatArray]], window_
         by_patient: Arrays of values of each patient, in HU; every array weighs the same within a patient.
         window_hu: Lowest and highest value, in HU; values are limited to it.
     """
-    edges = np.arange(window_hu[0], window_hu[1] + _BIN_HU, _BIN_HU)
+    low_hu, high_hu = window_hu
+    edges = np.arange(low_hu, high_hu + _BIN_HU, _BIN_HU)
     rows = {
-        name: np.mean([_cumulative(np.clip(values, *window_hu), edges) for values in arrays], axis=0)
+        name: np.mean([_cumulative(np.clip(values, low_hu, high_hu), edges) for values in arrays], axis=0)
         for name, arrays in by_patient.items()
         if len(arrays)
     }

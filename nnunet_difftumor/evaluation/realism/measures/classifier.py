@@ -119,13 +119,11 @@ def score_patches(network: PatchClassifier, patches: NDArray[np.float32]) -> NDA
     (N, 3, S, S, S) to (N,).
     """
     network.eval()
-    total = np.zeros(len(patches))
-    flips: tuple[tuple[int, ...], ...] = ((), (3,), (4,), (3, 4))
-    for start in range(0, len(patches), 32):
-        batch = torch.from_numpy(np.ascontiguousarray(patches[start : start + 32]))
-        views = [network(batch.flip(axes) if axes else batch) for axes in flips]
-        total[start : start + 32] = torch.stack(views).mean(dim=0).double().numpy()
-    return total
+    scores = [
+        torch.stack([network(batch.flip(axes)) for axes in ((), (3,), (4,), (3, 4))]).mean(dim=0).double()
+        for batch in torch.from_numpy(np.ascontiguousarray(patches)).split(32)
+    ]
+    return torch.cat(scores).numpy()
 
 
 def _train(

@@ -129,58 +129,46 @@ def collect_pairs(
     if only_real:
         first, second = (collect_pairs(tumors, window_hu, settings, rng, only_rim=only_rim) for _ in range(2))
         return replace(first, synthetic=second.real)
-    names = sorted({tumor.scan.identifier for tumor in tumors})
+    names, side = sorted({tumor.scan.identifier for tumor in tumors}), settings.patch_side
     real, synthetic, patients, chosen = [], [], [], []
     for patient, name in enumerate(names):
-        own = [index for index, tumor in enumerate(tumors) if tumor.scan.identifier == name]
-        place = tumors[own[0]]  # label and box are those of all
-        centres = _centres(place, only_rim=only_rim)
+        own = {index: tumor for index, tumor in enumerate(tumors) if tumor.scan.identifier == name}
+        place = next(iter(own.values()))  # label and box are those of all
+        before, *after = (
+            _channels(place, image_hu, window_hu, side, only_rim=only_rim)
+            for image_hu in (place.host_hu, *(tumor.image_hu for tumor in own.values()))
+        )
+        at_surface = np.abs(place.distance_mm) <= min(place.scan.spacing_mm)
+        centres = np.argwhere(at_surface if only_rim else place.label) + [part.start for part in place.box]
         for _ in range(settings.positions_per_tumor):
-            centre = centres[int(rng.integers(len(centres)))]
-            index = own[int(rng.integers(len(own)))]
-            for patches, image_hu in ((real, place.host_hu), (synthetic, tumors[index].image_hu)):
-                patches.append(_cut(place, image_hu, centre, window_hu, settings.patch_side, only_rim=only_rim))
+            low = centres[int(rng.integers(len(centres)))] + side - side // 2
+            patch = (slice(None), *(slice(start, start + side) for start in low))
+            drawn = int(rng.integers(len(own)))
+            real.append(before[patch])
+            synthetic.append(after[drawn][patch])
             patients.append(patient)
-            chosen.append(index)
+            chosen.append(list(own)[drawn])
     return PatchPairs(np.stack(real), np.stack(synthetic), np.array(patients), np.array(chosen))
 
 
-def _centres(place: MadeTumor, *, only_rim: bool) -> NDArray[np.int64]:
-    """Voxels of the box at which patches are centred. Shape (N, 3)."""
-    if only_rim:
-        step_mm = min(place.scan.spacing_mm)
-        return np.argwhere(np.abs(place.distance_mm) <= step_mm)
-    return np.argwhere(place.label)
-
-
-def _cut(
+def _channels(
     place: MadeTumor,
     image_hu: NDArray[np.floating],
-    centre: NDArray[np.int64],
     window_hu: tuple[float, float],
-    side: int,
+    margin: int,
     *,
     only_rim: bool,
 ) -> NDArray[np.float32]:
-    """Channels of a patch around a voxel of the box (see `PatchPairs`); outside the scan is air. (3, S, S, S)."""
-    corner = np.array([part.start for part in place.box])
-    shape = np.asarray(place.scan.image_hu.shape)
-    low = centre + corner - side // 2
-    first, last = np.maximum(low, 0), np.minimum(low + side, shape)
-    whole = place.scan.image_hu[tuple(slice(a, b) for a, b in zip(first, last, strict=True))].copy()
-    distance_mm = np.full(whole.shape, DISTANCE_LIMIT_MM, dtype=np.float32)
-    begin, end = np.maximum(first, corner), np.minimum(last, corner + np.asarray(place.label.shape))
-    source = tuple(slice(a, b) for a, b in zip(begin - corner, end - corner, strict=True))
-    within = tuple(slice(a, b) for a, b in zip(begin - first, end - first, strict=True))
-    whole[within] = image_hu[source]
-    distance_mm[within] = np.clip(place.distance_mm[source], -DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
-    channels = np.stack([_scaled(whole, window_hu), _scaled(whole, SOFT_TISSUE_HU), distance_mm / DISTANCE_LIMIT_MM])
+    """Channels of a whole scan (see `PatchPairs`) with a margin of air. Shape (3, D + 2 margin, ...)."""
+    whole_hu = place.scan.image_hu.copy()
+    whole_hu[place.box] = image_hu
+    distance = np.ones(whole_hu.shape, dtype=np.float32)
+    distance[place.box] = np.clip(place.distance_mm / DISTANCE_LIMIT_MM, -1.0, 1.0)
+    channels = [_scaled(whole_hu, window_hu), _scaled(whole_hu, SOFT_TISSUE_HU), distance]
     if only_rim:
-        channels[:2, distance_mm < 0.0] = 0.0
-    patch = np.array([-1.0, -1.0, 1.0], dtype=np.float32)[:, None, None, None] * np.ones((1, side, side, side))
-    target = tuple(slice(a, b) for a, b in zip(first - low, last - low, strict=True))
-    patch[(slice(None), *target)] = channels
-    return patch.astype(np.float32)
+        channels[:2] = [np.where(distance < 0.0, 0.0, channel) for channel in channels[:2]]
+    padded = [np.pad(each, margin, constant_values=air) for each, air in zip(channels, (-1.0, -1.0, 1.0), strict=True)]
+    return np.stack(padded).astype(np.float32)
 
 
 def _scaled(image_hu: NDArray[np.floating], window_hu: tuple[float, float]) -> NDArray[np.floating]:
