@@ -87,12 +87,21 @@ class TumorSynthesizer:
         tissue: Where the tumour tissue comes from.
         max_attempts: How often a tumour that cannot be seen is generated before it is dropped, at least 1.
         minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
+        has_residual: The host's noise is added to the tissue; False shows what the tissue is without it.
     """
 
-    def __init__(self, tissue: TissueGenerator, *, max_attempts: int = 2, minimum_inside_share: float = 0.5) -> None:
+    def __init__(
+        self,
+        tissue: TissueGenerator,
+        *,
+        max_attempts: int = 2,
+        minimum_inside_share: float = 0.5,
+        has_residual: bool = True,
+    ) -> None:
         self.tissue = tissue
         self.max_attempts = max_attempts
         self.minimum_inside_share = minimum_inside_share
+        self.has_residual = has_residual
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> TumorSynthesizer:
@@ -151,7 +160,9 @@ class TumorSynthesizer:
         """
         for shown, chosen in _shown_hosts(host, pending):
             for prepared, tumor_hu, reconstruction_hu in self._generate(shown, chosen, attempt):
-                image_hu = _blend(shown, prepared, tumor_hu, reconstruction_hu, self.tissue.window_hu)
+                image_hu = _blend(
+                    shown, prepared, tumor_hu, reconstruction_hu, self.tissue.window_hu, has_residual=self.has_residual
+                )
                 yield prepared, np.where(prepared.weight > 0, image_hu, host.image_hu[prepared.box])
 
     def _prepare(self, host: Host, tumor: TumorSpec | MaskSurface, occupied: NDArray[np.bool_]) -> PreparedTumor | str:
@@ -231,6 +242,8 @@ def _blend(
     tumor_hu: FloatArray,
     reconstruction_hu: FloatArray,
     window_hu: tuple[float, float],
+    *,
+    has_residual: bool,
 ) -> FloatArray:
     """Blend a generated region into the host's box. HU, shape of the box."""
     wide = _with_room_for_rim(prepared.box, host)
@@ -243,7 +256,7 @@ def _blend(
         _onto_box(tumor_hu, prepared.roi, prepared.box, host),
         reconstruction[inside(prepared.box, wide)],
         prepared.weight,
-        sd_hu,
+        sd_hu if has_residual else 0.0,
         window_hu,
     )
 

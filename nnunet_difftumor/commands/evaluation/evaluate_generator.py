@@ -64,12 +64,10 @@ def run(options: argparse.Namespace) -> int:
         options.output,
         _settings(options),
         target=options.target,
-        organ_label=options.organ_label,
-        tumor_label=options.tumor_label,
+        labels=(options.organ_label, options.tumor_label),
         splits_path=options.splits,
         fold=options.fold,
         other_organs=_other_organs(options.other_organ),
-        use_training_range=options.training_range,
         overwrite=options.overwrite,
     )
     _print_summary(summary)
@@ -90,6 +88,7 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
     settings = EvaluationSettings(steps=options.steps, seed=options.seed)
     if options.quick:
         settings = quick_settings(steps=options.steps, seed=options.seed)
+    settings = replace(settings, uses_training_range=options.training_range)
     if options.transplants is not None:
         settings = replace(settings, places_per_radius=options.transplants)
     if options.classifier_steps is not None:

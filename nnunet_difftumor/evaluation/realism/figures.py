@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
-from nnunet_difftumor.evaluation.realism.collection import Collection, MeasuredTumor
+from nnunet_difftumor.evaluation.realism.collection import IN_PLACE, TRANSPLANTS, Collection, select
 from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
 from nnunet_difftumor.evaluation.realism.measures.textures import BAND_EDGES_PER_MM, PROFILE_EDGES_MM
 from nnunet_difftumor.evaluation.realism.tables import distribution_of
 from nnunet_difftumor.evaluation.realism.tumors import making
-from nnunet_difftumor.evaluation.realism.tumors.places import IN_PLACE
+from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
 from nnunet_difftumor.support.pictures.montage import MontageRow, crop_around, draw_montage
 
 if TYPE_CHECKING:
@@ -30,36 +31,31 @@ COLORS = {
     making.TEXTURED_FILL: "#ff7f0e",
     making.AUTOENCODER: "#9467bd",
 }
+_SHELL_CENTRES_MM = [edge + 1.0 for edge in PROFILE_EDGES_MM[:-1]]
+_BAND_CENTRES_PER_MM = [edge + 0.025 for edge in BAND_EDGES_PER_MM[:-1]]
 _SHOWN = 5
 
 
 def draw_curves(collection: Collection, methods: Mapping[str, Any], window_hu: tuple[float, float]) -> Figure:
-    """Draw HU histograms, ring profiles and power spectra of tumours in place and transplanted.
+    """Draw HU histograms, ring profiles and power spectra of tumours in place and transplanted: six panels.
 
     Args:
-        collection: Everything that was made.
         window_hu: Window of all values in HU.
-
-    Returns:
-        The figure, six panels.
     """
     figure = _figure(13.0, 7.4)
     axes = figure.subplots(2, 3)
-    real = [tumor for tumor in collection.in_place if tumor.made.method == making.REAL]
-    for row, (setting, tumors) in enumerate(
-        (("in place", collection.in_place), ("transplant", collection.transplants))
-    ):
-        key = setting.replace(" ", "_")
+    real = collection.of(IN_PLACE, making.REAL)
+    for row, setting in enumerate((IN_PLACE, TRANSPLANTS)):
         for method, color in COLORS.items():
-            own = [tumor for tumor in tumors if tumor.made.method == method] or (real if method == making.REAL else [])
-            table = methods[method][key]
-            table = methods[method]["in_place"] if method == making.REAL else table
-            if own:
-                _draw_histogram(axes[row][0], own, window_hu, method, color)
+            is_real = method == making.REAL
+            tumors = real if is_real else collection.of(setting, method)
+            table = methods[method]["in_place" if is_real else setting.replace(" ", "_")]
+            if bool(tumors["made"].notna().any()):
+                _draw_histogram(axes[row][0], tumors, window_hu, method, color)
             if isinstance(table, Mapping):
-                _draw_values(axes[row][1], _shell_centres(), table["profile_hu"], method, color)
-                if not (method == making.REAL and row == 1):
-                    _draw_values(axes[row][2], _band_centres(), table["band_hu2"], method, color)
+                _draw_values(axes[row][1], _SHELL_CENTRES_MM, table["profile_hu"], method, color)
+                if not (is_real and row == 1):
+                    _draw_values(axes[row][2], _BAND_CENTRES_PER_MM, table["band_hu2"], method, color)
         _finish(axes[row][0], "HU inside the label", f"{setting}: distribution of HU")
         _finish(axes[row][1], "mm outside the label's surface", f"{setting}: mean HU minus the organ around")
         _finish(axes[row][2], "cycles per mm", f"{setting}: variance inside the label by band, HU$^2$")
@@ -70,14 +66,7 @@ def draw_curves(collection: Collection, methods: Mapping[str, Any], window_hu: t
 
 
 def draw_controls(controls: Mapping[str, Any]) -> Figure:
-    """Draw achieved against requested contrast and heterogeneity.
-
-    Args:
-        controls: Plain table of the requests.
-
-    Returns:
-        The figure, three panels.
-    """
+    """Draw achieved against requested contrast and heterogeneity: three panels."""
     figure = _figure(13.0, 4.0)
     axes = figure.subplots(1, 3)
     panels = [
@@ -102,19 +91,13 @@ def draw_controls(controls: Mapping[str, Any]) -> Figure:
 
 
 def draw_transplants(collection: Collection, heading: str) -> Figure:
-    """Show one generated transplant of every radius beside its host.
-
-    Args:
-        collection: Everything that was made.
-    """
-    generated = [tumor for tumor in collection.transplants if tumor.made.method == making.GENERATED]
-    chosen: dict[float, MeasuredTumor] = {}
-    for index, radius in enumerate(sorted({tumor.made.place.spec.radius_mm for tumor in generated})):
-        of_radius = [tumor for tumor in generated if tumor.made.place.spec.radius_mm == radius]
-        patients = sorted({tumor.measures.patient for tumor in of_radius})
-        patient = patients[index % len(patients)]
-        chosen[radius] = next(tumor for tumor in of_radius if tumor.measures.patient == patient)
-    return _montage([chosen[radius] for radius in sorted(chosen)], heading)
+    """Show one generated transplant of every radius beside its host."""
+    generated = collection.seen(TRANSPLANTS, making.GENERATED)
+    chosen = []
+    for index, (_, of_radius) in enumerate(generated.groupby("radius_mm")):
+        patients = sorted(of_radius["patient"].unique())
+        chosen.append(of_radius[of_radius["patient"] == patients[index % len(patients)]].iloc[:1])
+    return _montage(pd.concat(chosen) if chosen else generated, heading)
 
 
 def draw_confidence(
@@ -122,56 +105,49 @@ def draw_confidence(
 ) -> Figure:
     """Show the generated tumours in place that the classifier took for real, or those that it found out.
 
-    Args:
-        collection: Everything that was made.
-        result: Scores of the generated tumours; None shows the first ones.
-        most_convincing: Show those taken for real.
-
-    Returns:
-        The figure; "before" is the real tumour.
+    "Before" is the real tumour. Without a result, the first ones are shown.
     """
-    tumors = [tumor for tumor in collection.in_place if tumor.made.method == making.GENERATED]
-    confidence = result.confidence() if result is not None else dict.fromkeys(range(len(tumors)), 0.0)
-    order = sorted(confidence, key=lambda index: confidence[index] if most_convincing else -confidence[index])
-    titles = {index: f"\nscore {confidence[index]:+.2f}" for index in confidence} if result is not None else {}
-    return _montage([tumors[index] for index in order[:_SHOWN]], heading, [titles.get(i, "") for i in order[:_SHOWN]])
+    tumors = collection.seen(IN_PLACE, making.GENERATED)
+    if result is None:
+        return _montage(tumors.iloc[:_SHOWN], heading)
+    scores = result.confidence()
+    shown = sorted(scores, key=lambda index: scores[index] if most_convincing else -scores[index])[:_SHOWN]
+    return _montage(tumors.iloc[shown], heading, [f"\nscore {scores[index]:+.2f}" for index in shown])
 
 
 def draw_in_place(collection: Collection, heading: str) -> Figure:
     """Show the first generated tumour of every case beside the real one."""
-    first = [t for t in collection.in_place if t.made.method == making.GENERATED and t.made.draw == 0]
-    return _montage(first, heading)
+    return _montage(collection.seen(IN_PLACE, making.GENERATED).groupby("patient", sort=False).head(1), heading)
 
 
 def draw_methods(collection: Collection, heading: str) -> Figure:
     """Show one place made by every method: a transplant of middle size."""
-    generated = [t for t in collection.transplants if t.made.method == making.GENERATED]
-    if not generated:
-        return _montage([], heading)
-    middle = min(generated, key=lambda tumor: abs(tumor.made.place.spec.radius_mm - 12.0)).made.place
-    same = [tumor for tumor in collection.transplants if tumor.made.place is middle]
-    return _montage(same, heading, [f"\n{tumor.made.method}" for tumor in same])
+    generated = collection.seen(TRANSPLANTS, making.GENERATED)
+    if generated.empty:
+        return _montage(generated, heading)
+    middle = generated.loc[(generated["radius_mm"] - 12.0).abs().idxmin(), "of"]
+    tumors = collection.tumors
+    same = select(tumors, [place is middle for place in tumors["of"]] & tumors["made"].notna())
+    return _montage(same, heading, [f"\n{method}" for method in same["method"]])
 
 
-def _montage(tumors: Sequence[MeasuredTumor], heading: str, notes: Sequence[str] = ()) -> Figure:
+def _montage(tumors: pd.DataFrame, heading: str, notes: Sequence[str] = ()) -> Figure:
     rows = []
-    for index, tumor in enumerate(tumors):
-        place, spacing = tumor.made.place, tumor.made.place.scan.spacing_mm
-        whole = place.scan.image_hu.copy()
-        whole[place.box] = np.where(place.weight > 0, tumor.made.image_hu, place.host_hu)
-        label = np.zeros(whole.shape, dtype=bool)
-        label[place.box] = place.label
-        box = crop_around(label, spacing, margin_mm=20.0 if place.setting == IN_PLACE else 30.0)
-        size = f"{tumor.measures.diameter_mm:.0f} mm" if place.setting == IN_PLACE else f"r {place.spec.radius_mm:g} mm"
-        note = notes[index] if index < len(notes) else ""
-        title = f"{place.scan.identifier}\n{size}, {tumor.measures.contrast_hu:+.0f} HU{note}"
-        rows.append(MontageRow(place.scan.image_hu[box][::-1], whole[box][::-1], label[box][::-1], spacing, title))
+    records: list[dict[str, Any]] = tumors.to_dict("records")
+    for tumor, note in zip(records, notes or [""] * len(records), strict=True):
+        made: MadeTumor = tumor["made"]
+        scan, is_in_place = made.scan, tumor["setting"] == IN_PLACE
+        whole, label = scan.image_hu.copy(), np.zeros(scan.image_hu.shape, dtype=bool)
+        whole[made.box] = made.image_hu
+        label[made.box] = made.label
+        box = crop_around(label, scan.spacing_mm, margin_mm=20.0 if is_in_place else 30.0)
+        size = f"{tumor['diameter_mm']:.0f} mm" if is_in_place else f"r {tumor['radius_mm']:g} mm"
+        title = f"{scan.identifier}\n{size}, {tumor['contrast_hu']:+.0f} HU{note}"
+        rows.append(MontageRow(scan.image_hu[box][::-1], whole[box][::-1], label[box][::-1], scan.spacing_mm, title))
     return draw_montage(rows, heading)
 
 
-def _draw_histogram(
-    axis: Axes, tumors: Sequence[MeasuredTumor], window_hu: tuple[float, float], name: str, color: str
-) -> None:
+def _draw_histogram(axis: Axes, tumors: pd.DataFrame, window_hu: tuple[float, float], name: str, color: str) -> None:
     distribution = distribution_of(tumors, window_hu)
     density = np.diff(distribution.cumulative.mean(axis=0)) / np.diff(distribution.edges_hu)
     axis.plot(distribution.edges_hu[1:], gaussian_filter1d(density, 4.0), label=name, color=color, linewidth=1.4)
@@ -181,14 +157,6 @@ def _draw_histogram(
 def _draw_values(axis: Axes, positions: Sequence[float], values: Sequence[float | None], name: str, color: str) -> None:
     known = [np.nan if value is None else value for value in values]
     axis.plot(positions, known, label=name, color=color, marker="o", markersize=3.5, linewidth=1.4)
-
-
-def _shell_centres() -> list[float]:
-    return [edge + 1.0 for edge in PROFILE_EDGES_MM[:-1]]
-
-
-def _band_centres() -> list[float]:
-    return [edge + 0.025 for edge in BAND_EDGES_PER_MM[:-1]]
 
 
 def _finish(axis: Axes, below: str, title: str) -> None:

@@ -17,8 +17,10 @@ from nnunet_difftumor.synthesis.tissue.generator_names import default_target, is
 from nnunet_difftumor.tumor.published_contrasts import make_appearance_rule
 
 if TYPE_CHECKING:
+    from diffusion.generator_folder import LoadedGenerator
     from nnunet_difftumor.evaluation.realism.result import OtherOrgan
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
+    from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Sources
 
 _PACKAGES = ("nnunet-difftumor", "torch", "diffusers", "numpy", "scipy")
 
@@ -30,12 +32,10 @@ def evaluate_generator(
     settings: EvaluationSettings,
     *,
     target: str | None = None,
-    organ_label: str | None = None,
-    tumor_label: str | None = None,
+    labels: tuple[str | None, str | None] = (None, None),
     splits_path: Path | None = None,
     fold: int | None = None,
     other_organs: Sequence[OtherOrgan] = (),
-    use_training_range: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compare generated with real tumours on held-out cases and write tables, pictures and a page.
@@ -43,16 +43,11 @@ def evaluate_generator(
     Args:
         generator: Generator folder, or builtin:NAME.
         raw_dataset: nnU-Net raw data set with annotated tumours.
-        settings: What is made and measured.
         target: What requested looks are drawn from (see `appearance_priors`); by default, as in use.
-        organ_label: Name or value of the organ; by default inferred from the names.
-        tumor_label: Name or value of the tumour; by default inferred from the names.
+        labels: Names or values of organ and tumour; by default inferred from the names.
         splits_path: A splits_final.json; with `fold`, its validation cases are evaluated.
         fold: Fold of the splits; without it, every case that did not train the generator.
         other_organs: Scans of organs that the generator never saw.
-        use_training_range: Also take the tumours of the other cases of the data set into a second range of
-            plausible means.
-        overwrite: Replace results that are there already.
 
     Returns:
         What `summary.json` holds.
@@ -65,37 +60,36 @@ def evaluate_generator(
     from diffusion.generator_folder import load_generator
     from nnunet_difftumor.evaluation.realism.result import EvaluationInput
     from nnunet_difftumor.evaluation.realism.run import SUMMARY_FILE, evaluate
-    from nnunet_difftumor.evaluation.realism.tumors.fills import reconstruct_with
 
     if (output / SUMMARY_FILE).exists() and not overwrite:
         raise OutputExistsError(f"{output / SUMMARY_FILE} exists; choose another --output, or add --overwrite.")
-    generator_folder = resolve_generator(generator)
-    target = target or default_target(str(generator))
-    loaded = load_generator(generator_folder)
-    dataset = load_raw_dataset(raw_dataset)
+    folder, target = resolve_generator(generator), target or default_target(str(generator))
+    loaded, dataset = load_generator(folder), load_raw_dataset(raw_dataset)
     cases = _held_out_cases(dataset, loaded.provenance, splits_path, fold)
-    organ, tumor = resolve_label_roles(dataset.options["labels"], _value(organ_label), _value(tumor_label))
-    held_out = {case.identifier for case in cases}
-    training = [case for case in dataset.cases if case.identifier not in held_out] if use_training_range else []
-    tissue = DiffusionTissue(loaded, steps=settings.steps)
+    organ, tumor = resolve_label_roles(dataset.options["labels"], *map(_value, labels))
     given = EvaluationInput(
-        generator=tissue,
-        reconstruct=reconstruct_with(loaded.pipeline.autoencoder),
+        sources=_sources(loaded, settings, target),
         autoencoder=loaded.pipeline.autoencoder,
         cases=cases,
-        looks=make_appearance_rule(target),
         organ_label=organ,
         tumor_label=tumor,
-        training_cases=training,
+        training_cases=[case for case in dataset.cases if case not in cases] if settings.uses_training_range else [],
         other_organs=other_organs,
         description={
-            **_describe(_name(generator, generator_folder), generator_folder, dataset, loaded.info),
-            "precision": tissue.precision,
+            **_describe(_name(generator, folder), folder, dataset, loaded.info),
             "target": target,
             "cases_that_trained_the_autoencoder": _known_to_autoencoder(cases, loaded.provenance),
         },
     )
     return evaluate(given, settings, output).summary
+
+
+def _sources(loaded: LoadedGenerator, settings: EvaluationSettings, target: str) -> Sources:
+    from nnunet_difftumor.evaluation.realism.tumors.fills import reconstruct_with
+    from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Sources
+
+    tissue, reconstruct = DiffusionTissue(loaded, steps=settings.steps), reconstruct_with(loaded.pipeline.autoencoder)
+    return Sources(tissue, reconstruct, loaded.info, looks=make_appearance_rule(target))
 
 
 def _value(label: str | None) -> str | int | None:

@@ -59,11 +59,7 @@ COLUMNS = (
 
 
 def write_pictures_and_report(evaluation: Evaluation, output: Path) -> None:
-    """Draw the pictures, write them as PNG, and write the page that holds them.
-
-    Args:
-        evaluation: What was made and found.
-    """
+    """Draw the pictures, write them as PNG, and write the page that holds them."""
     pictures = _draw(evaluation)
     for name, figure in pictures.items():
         save_figure(figure, output / f"{name}.png")
@@ -88,12 +84,7 @@ def write_pictures_and_report(evaluation: Evaluation, output: Path) -> None:
 
 
 def show(value: Any, decimals: int = 2) -> str:
-    """Write a figure with its interval: "12.3 (10.1 to 14.8)"; a dash where there is none.
-
-    Args:
-        value: Number, None, text, or mapping with value, low and high.
-        decimals: Digits after the point.
-    """
+    """Write a number, text, or mapping with value, low and high: "12.3 (10.1 to 14.8)"; a dash where there is none."""
     if isinstance(value, Mapping):
         text = show(value["value"], decimals)
         if value["value"] is None or value["low"] is None:

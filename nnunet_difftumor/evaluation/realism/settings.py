@@ -53,6 +53,8 @@ class EvaluationSettings:
         native_radii_mm: Radii in mm of the transplants that are made on the scan's own grid too.
         bootstrap_draws: Draws of the bootstrap over patients.
         reconstruction_tiles: Most tiles of a case on which the autoencoder is measured.
+        uses_training_range: Also take the tumours of the other cases of the data set into a second range of plausible
+            means.
         classifier: Training of the two-sample classifier.
     """
 
@@ -71,6 +73,7 @@ class EvaluationSettings:
     native_radii_mm: tuple[float, ...] = (4.0, 8.0, 12.0)
     bootstrap_draws: int = 2000
     reconstruction_tiles: int = 8
+    uses_training_range: bool = False
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
 
 

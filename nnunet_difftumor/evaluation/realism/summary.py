@@ -7,25 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from nnunet_difftumor.evaluation.realism import tables
-from nnunet_difftumor.evaluation.realism.collection import Collection, MeasuredTumor
-from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult, auc_or_none
+from nnunet_difftumor.evaluation.realism.collection import (
+    CONTRASTS,
+    HETEROGENEITIES,
+    IN_PLACE,
+    NATIVE,
+    TRANSPLANTS,
+    Collection,
+    select,
+)
+from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
 from nnunet_difftumor.evaluation.realism.measures.tumors import DIAMETER_BINS_MM
 from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tables import Reference
 from nnunet_difftumor.evaluation.realism.tumors import making
-from nnunet_difftumor.evaluation.statistics.distributions import (
-    NOT_MEASURED,
-    Interval,
-    bootstrap,
-    median_error,
-    share_inside,
-    slope,
-    spearman,
-    split_half_distance,
-)
+from nnunet_difftumor.evaluation.statistics.distributions import split_half_distance
+from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate, mean_interval
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, HIT_SHARE
 
 PROBED = (making.GENERATED, making.NO_DIFFUSION, making.TEXTURED_FILL, making.COPY_PASTE)
 SANITY = "real against real"
@@ -39,33 +40,22 @@ class Probes:
     two_sample: Mapping[str, ProbeResult | None] = field(default_factory=dict)
     rim: Mapping[str, ProbeResult | None] = field(default_factory=dict)
 
+    def table(self, method: str) -> dict[str, Any]:
+        """Areas under the curve of both, by name."""
+        results = {"two_sample_auc": self.two_sample.get(method), "rim_probe_auc": self.rim.get(method)}
+        return {name: _auc_table(result) if result else None for name, result in results.items()}
+
 
 def reference_of(collection: Collection, window_hu: tuple[float, float], draws: int) -> Reference:
-    """Take the real tumours of a collection as the reference.
-
-    Args:
-        collection: Everything that was made.
-        window_hu: Window of all values in HU.
-        draws: Number of resamplings of an interval.
-    """
-    real = _of(collection.in_place, making.REAL)
-    lowpass = {name: values[:, 0] for name, values in tables.by_patient(real, "lowpass_sd_hu").items()}
-    return Reference(tables.distribution_of(real, window_hu), lowpass, window_hu, draws)
+    """Take the real tumours of a collection as the reference (see `Reference`)."""
+    real = collection.of(IN_PLACE, making.REAL)
+    return Reference(tables.distribution_of(real, window_hu), tables.lowpass_of(real), window_hu, draws)
 
 
 def summarize_methods(
-    collection: Collection,
-    reference: Reference,
-    settings: EvaluationSettings,
-    probes: Probes,
-    rng: np.random.Generator,
+    collection: Collection, reference: Reference, settings: EvaluationSettings, probes: Probes
 ) -> dict[str, Any]:
     """Summarise every method in place and transplanted.
-
-    Args:
-        collection: Everything that was made.
-        reference: Real tumours to compare with.
-        settings: Radii of the headline figures.
 
     Returns:
         By method: `in_place`, `transplant` (radii of the headline only), each with `bins`, `transplant_by_radius`,
@@ -73,21 +63,21 @@ def summarize_methods(
     """
     result: dict[str, Any] = {}
     for method in making.METHODS:
-        in_place, transplants = _of(collection.in_place, method), _of(collection.transplants, method)
-        table: dict[str, Any] = {
-            "in_place": _with_bins(in_place, in_place, reference, rng),
-            "transplant": _with_bins(_headline(transplants, settings), transplants, reference, rng),
+        in_place, transplants = collection.of(IN_PLACE, method), collection.of(TRANSPLANTS, method)
+        result[method] = {
+            "in_place": _with_bins(in_place, in_place, reference),
+            "transplant": _with_bins(_headline(transplants, settings), transplants, reference),
             "transplant_by_radius": {
-                f"{radius:g} mm": tables.summarize_method(_of_radius(transplants, radius), reference, rng)
+                f"{radius:g} mm": tables.summarize_method(
+                    select(transplants, transplants["radius_mm"] == radius), reference
+                )
                 for radius in settings.radii_mm
             },
-            "native": tables.summarize_method(_of(collection.native, method), reference, rng),
-            "ring_depth_transplant_hu": tables.edge_depth(transplants, reference.draws, rng),
-            "ring_depth_in_place_hu": tables.edge_depth(in_place, reference.draws, rng),
+            "native": tables.summarize_method(collection.of(NATIVE, method), reference),
+            "ring_depth_transplant_hu": tables.edge_depth(transplants, reference.draws),
+            "ring_depth_in_place_hu": tables.edge_depth(in_place, reference.draws),
+            **probes.table(method),
         }
-        table["two_sample_auc"] = _auc_table(probes.two_sample.get(method), reference.draws, rng)
-        table["rim_probe_auc"] = _auc_table(probes.rim.get(method), reference.draws, rng)
-        result[method] = table
     return result
 
 
@@ -97,48 +87,20 @@ def with_real_row(methods: dict[str, Any], real: Mapping[str, Any]) -> dict[str,
     Args:
         methods: What `summarize_methods` returned.
         real: The entry `real` of the data set with real tumours.
-
-    Returns:
-        The same tables, with whole real tumours as the row `real` of the transplants.
     """
     return {**methods, making.REAL: {**methods[making.REAL], "transplant": real["in_place"]}}
 
 
-def summarize_control(
-    made: Sequence[MeasuredTumor], quantity: str, draws: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Compare what was requested with what was achieved, without any calibration.
-
-    Args:
-        made: Tumours of one method with requested looks.
-        quantity: "contrast_hu", or "lowpass_sd_hu" for heterogeneity.
-
-    Returns:
-        Slope, median error in HU, Spearman correlation, and the mean achieved value by radius and request.
-    """
-    requested = "requested_contrast_hu" if quantity == "contrast_hu" else "requested_heterogeneity_hu"
-    pairs = tables.by_patient(made, requested, quantity)
-    return {
-        "tumors": int(sum(len(rows) for rows in pairs.values())),
-        "slope": bootstrap(pairs, slope, draws, rng),
-        "median_error_hu": bootstrap(pairs, median_error, draws, rng),
-        "spearman": bootstrap(pairs, spearman, draws, rng),
-        "achieved_hu_by_radius": {
-            f"{radius:g} mm": _achieved(_of_radius(made, radius), requested, quantity)
-            for radius in sorted({tumor.made.place.spec.radius_mm for tumor in made})
-        },
-    }
-
-
-def summarize_controls(collection: Collection, draws: int, rng: np.random.Generator) -> dict[str, Any]:
+def summarize_controls(collection: Collection, draws: int) -> dict[str, Any]:
     """Requested against achieved contrast and heterogeneity of a collection (see `summarize_control`)."""
-    contrast = {
-        method: summarize_control(_of(collection.contrasts, method), "contrast_hu", draws, rng)
-        for method in (making.GENERATED, making.NO_DIFFUSION)
+    generated = collection.of(HETEROGENEITIES, making.GENERATED)
+    return {
+        "contrast": {
+            method: tables.summarize_control(collection.of(CONTRASTS, method), "contrast_hu", draws)
+            for method in (making.GENERATED, making.NO_DIFFUSION)
+        },
+        "heterogeneity": {making.GENERATED: tables.summarize_control(generated, "lowpass_sd_hu", draws)},
     }
-    generated = _of(collection.heterogeneities, making.GENERATED)
-    heterogeneity = {making.GENERATED: summarize_control(generated, "lowpass_sd_hu", draws, rng)}
-    return {"contrast": contrast, "heterogeneity": heterogeneity}
 
 
 def headline(
@@ -148,150 +110,93 @@ def headline(
     methods: Mapping[str, Any],
     controls: Mapping[str, Any],
     training_means_hu: Sequence[float],
-    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """The figures that the project's bars are about.
 
     Args:
-        collection: Everything that was made.
-        reference: Real tumours to compare with.
-        settings: Radii of the headline figures.
         methods: What `summarize_methods` returned.
         controls: What `summarize_controls` returned.
         training_means_hu: Mean HU of training tumours, for a second range of plausible means; may be empty.
-
-    Returns:
-        Intervals and numbers by name.
     """
     draws = reference.draws
-    generated = _headline(_of(collection.transplants, making.GENERATED), settings)
-    real_means = np.array([t.measures.mean_hu for t in _of(collection.in_place, making.REAL)])
-    all_means = np.concatenate([real_means, np.asarray(training_means_hu, dtype=np.float64)])
+    every = collection.of(TRANSPLANTS, making.GENERATED)
+    generated = _headline(every, settings)
+    real_means = collection.of(IN_PLACE, making.REAL)["mean_hu"].to_numpy(dtype=float)
+    all_means = np.append(real_means, training_means_hu) if len(training_means_hu) else None
     contrast = controls["contrast"][making.GENERATED]
-    beyond = tables.by_patient(_of(collection.transplants, making.GENERATED), "beyond_rim_hu")
-    diversity = {name: np.array(values) for name, values in collection.diversity.items() if values}
+    auc = {name: methods[making.GENERATED][name] for name in ("two_sample_auc", "rim_probe_auc")}
     return {
         "in_mask_w1_hu": _entry(methods, making.GENERATED, "transplant", "in_mask_w1_hu"),
         "in_mask_w1_hu_in_place": _entry(methods, making.GENERATED, "in_place", "in_mask_w1_hu"),
         "autoencoder_w1_hu_in_place": _entry(methods, making.AUTOENCODER, "in_place", "in_mask_w1_hu"),
-        "real_to_real_w1_hu": split_half_distance(reference.distribution, _HALVES, rng),
-        "transplant_plausible_share": _plausible(generated, real_means, draws, rng),
-        "transplant_plausible_share_with_training": _plausible(generated, all_means, draws, rng)
-        if len(training_means_hu)
-        else NOT_MEASURED,
+        "real_to_real_w1_hu": split_half_distance(
+            reference.distribution, _HALVES, np.random.default_rng(settings.seed)
+        ),
+        "transplant_plausible_share": _plausible(generated, real_means, draws),
+        "transplant_plausible_share_with_training": _plausible(generated, all_means, draws),
         "plausible_range_hu": _range(real_means),
-        "plausible_range_with_training_hu": _range(all_means) if len(training_means_hu) else None,
+        "plausible_range_with_training_hu": _range(all_means),
         "plausible_range_cases": len(real_means),
-        "plausible_range_with_training_cases": len(all_means) if len(training_means_hu) else None,
+        "plausible_range_with_training_cases": None if all_means is None else len(all_means),
         "highpass_ratio": _entry(methods, making.GENERATED, "transplant", "highpass_ratio"),
         "highpass_ratio_no_residual": _entry(methods, making.NO_RESIDUAL, "transplant", "highpass_ratio"),
         "lowpass_ratio": _entry(methods, making.GENERATED, "transplant", "lowpass_ratio"),
-        "lowpass_ratio_balls": _texture_ratio(generated, collection.balls, settings, draws, rng),
-        "lowpass_ratio_shrunken": _texture_ratio(generated, collection.shrunken, settings, draws, rng),
+        "lowpass_ratio_balls": _texture_ratio(generated, collection, "ball", settings),
+        "lowpass_ratio_shrunken": _texture_ratio(generated, collection, "shrunken", settings),
         "lowpass_ratio_in_place": _entry(methods, making.GENERATED, "in_place", "lowpass_ratio"),
         "contrast_slope": contrast["slope"],
         "contrast_median_error_hu": contrast["median_error_hu"],
         "contrast_spearman": contrast["spearman"],
         "ring_depth_hu": methods[making.GENERATED]["ring_depth_transplant_hu"],
-        "beyond_rim_hu": float(max((values.max() for values in beyond.values()), default=float("nan"))),
-        "volume_within_10_percent_share": _within(generated),
+        "beyond_rim_hu": every["beyond_rim_hu"].max(),
+        "volume_within_10_percent_share": (generated["volume_ratio"].dropna() - 1.0).abs().le(0.1).mean(),
         "visible_share": _entry(methods, making.GENERATED, "transplant", "is_visible"),
-        "seed_diversity_hu": bootstrap(diversity, lambda values: float(values.mean()), draws, rng),
-        "two_sample_auc": _auc_value(methods[making.GENERATED]["two_sample_auc"]),
-        "rim_probe_auc": _auc_value(methods[making.GENERATED]["rim_probe_auc"]),
+        "seed_diversity_hu": tables.mean_of(collection.diversity, "diversity_hu", DIFFERENCE, draws),
+        **{name: table["pooled"] if table else NOT_MEASURED for name, table in auc.items()},
     }
 
 
-def _with_bins(
-    tumors: Sequence[MeasuredTumor], every: Sequence[MeasuredTumor], reference: Reference, rng: np.random.Generator
-) -> dict[str, Any] | str:
-    table = tables.summarize_method(tumors, reference, rng)
-    return {**table, "bins": tables.by_size(every, reference, rng)} if isinstance(table, dict) else table
+def _with_bins(tumors: pd.DataFrame, every: pd.DataFrame, reference: Reference) -> dict[str, Any] | str:
+    table = tables.summarize_method(tumors, reference)
+    return {**table, "bins": tables.by_size(every, reference)} if isinstance(table, dict) else table
 
 
-def _auc_table(result: ProbeResult | None, draws: int, rng: np.random.Generator) -> dict[str, Any] | None:
-    if result is None:
-        return None
-    bins = {}
-    for low, high in DIAMETER_BINS_MM:
-        inside = (result.diameters_mm >= low) & (result.diameters_mm < high)
-        name = tables.bin_name(low, high)
-        bins[name] = result.pooled_auc(draws, rng, (low, high)) if inside.any() else tables.EMPTY
+def _auc_table(result: ProbeResult) -> dict[str, Any]:
+    bins = {tables.bin_name(*limits): limits for limits in DIAMETER_BINS_MM}
     return {
-        "pooled": auc_or_none(result, draws, rng),
-        "within_patient": result.within_patient_auc(draws, rng),
-        "paired": result.paired_share(draws, rng),
-        "bins": bins,
+        "pooled": result.pooled_auc(),
+        "within_patient": result.within_patient_auc(),
+        "paired": result.paired_share(),
+        "bins": {
+            name: result.pooled_auc(limits) if result.has_tumor_of(limits) else tables.EMPTY
+            for name, limits in bins.items()
+        },
     }
 
 
-def summarize_sanity(probes: Probes, draws: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Areas under the curve where both sides are real; both should be 0.5."""
-    return {
-        "two_sample_auc": _auc_table(probes.two_sample.get(SANITY), draws, rng),
-        "rim_probe_auc": _auc_table(probes.rim.get(SANITY), draws, rng),
-    }
-
-
-def _auc_value(table: dict[str, Any] | None) -> Interval:
-    return NOT_MEASURED if table is None else table["pooled"]
-
-
-def _entry(methods: Mapping[str, Any], method: str, setting: str, name: str) -> Interval:
+def _entry(methods: Mapping[str, Any], method: str, setting: str, name: str) -> Estimate:
     table = methods[method][setting]
     return table[name] if isinstance(table, dict) else NOT_MEASURED
 
 
-def _plausible(
-    tumors: Sequence[MeasuredTumor], means_hu: NDArray[np.floating], draws: int, rng: np.random.Generator
-) -> Interval:
-    values = {name: rows[:, 0] for name, rows in tables.by_patient(tumors, "mean_hu").items()}
-    return bootstrap(values, lambda means: share_inside(means, means_hu), draws, rng)
+def _plausible(tumors: pd.DataFrame, means_hu: np.ndarray | None, draws: int) -> Estimate:
+    limits_hu = _range(means_hu)
+    known = tumors.dropna(subset="mean_hu")
+    if limits_hu is None:
+        return NOT_MEASURED
+    low_hu, high_hu = limits_hu
+    return mean_interval(known["mean_hu"].between(low_hu, high_hu), known["patient"], HIT_SHARE, draws=draws)
 
 
-def _texture_ratio(
-    tumors: Sequence[MeasuredTumor],
-    textures: Mapping[str, Sequence[tuple[float, float, float]]],
-    settings: EvaluationSettings,
-    draws: int,
-    rng: np.random.Generator,
-) -> Interval:
-    low, high = settings.headline_radii_mm
-    compared = {
-        name: np.array([lowpass for radius, lowpass, _ in rows if low <= radius <= high])
-        for name, rows in textures.items()
-    }
-    made = {name: rows[:, 0] for name, rows in tables.by_patient(tumors, "lowpass_sd_hu").items()}
-    return tables.ratio_of_medians(made, compared, draws, rng)
+def _texture_ratio(tumors: pd.DataFrame, collection: Collection, kind: str, settings: EvaluationSettings) -> Estimate:
+    own = select(collection.textures, collection.textures["kind"] == kind)
+    return tables.ratio_to_real(tumors, tables.lowpass_of(_headline(own, settings)))
 
 
-def _achieved(made: Sequence[MeasuredTumor], requested: str, quantity: str) -> dict[str, float]:
-    requests = sorted({float(getattr(tumor.measures, requested)) for tumor in made})
-    return {
-        f"{request:g} HU": float(
-            np.nanmean([getattr(t.measures, quantity) for t in made if getattr(t.measures, requested) == request])
-        )
-        for request in requests
-    }
+def _range(means_hu: np.ndarray | None) -> list[float] | None:
+    return None if means_hu is None or not len(means_hu) else np.percentile(means_hu, [2.5, 97.5]).tolist()
 
 
-def _range(means_hu: NDArray[np.floating]) -> list[float] | None:
-    return [float(value) for value in np.percentile(means_hu, [2.5, 97.5])] if len(means_hu) else None
-
-
-def _within(tumors: Sequence[MeasuredTumor]) -> float:
-    ratios = np.array([tumor.measures.volume_ratio for tumor in tumors])
-    return float(np.mean(np.abs(ratios - 1.0) <= 0.1)) if len(ratios) else float("nan")
-
-
-def _of(tumors: Sequence[MeasuredTumor], method: str) -> list[MeasuredTumor]:
-    return [tumor for tumor in tumors if tumor.made.method == method]
-
-
-def _of_radius(tumors: Sequence[MeasuredTumor], radius_mm: float) -> list[MeasuredTumor]:
-    return [tumor for tumor in tumors if tumor.made.place.spec.radius_mm == radius_mm]
-
-
-def _headline(tumors: Sequence[MeasuredTumor], settings: EvaluationSettings) -> list[MeasuredTumor]:
-    low, high = settings.headline_radii_mm
-    return [tumor for tumor in tumors if low <= tumor.made.place.spec.radius_mm <= high]
+def _headline(tumors: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
+    low_mm, high_mm = settings.headline_radii_mm
+    return select(tumors, tumors["radius_mm"].between(low_mm, high_mm))

@@ -1,28 +1,33 @@
-"""Figures with intervals for every method: all tumours together and by size."""
+"""Figures with intervals for groups of tumours, of which each is a row of one table (see `measure_tumor`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
+from scipy import stats
 
-from nnunet_difftumor.evaluation.realism.collection import MeasuredTumor
-from nnunet_difftumor.evaluation.realism.measures.tumors import DIAMETER_BINS_MM
+from nnunet_difftumor.evaluation.realism.collection import select
+from nnunet_difftumor.evaluation.realism.measures.tumors import (
+    BAND_COLUMNS,
+    DEVIATION_COLUMNS,
+    DIAMETER_BINS_MM,
+    PROFILE_COLUMNS,
+)
 from nnunet_difftumor.evaluation.statistics.distributions import (
-    NOT_MEASURED,
     HuDistribution,
-    Interval,
-    bootstrap,
     distance_to_real,
     measure_distribution,
 )
+from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate, mean_interval, median_interval
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, HIT_SHARE, SHARE_DIFFERENCE, Scale
 
 EMPTY = "empty"
-MEANS = ("mean_hu", "sd_hu", "is_visible")
+MEANS = {"mean_hu": DIFFERENCE, "sd_hu": DIFFERENCE, "is_visible": HIT_SHARE}
 MEDIANS = (
     "lowpass_sd_hu",
     "highpass_sd_hu",
@@ -34,6 +39,7 @@ MEDIANS = (
     "volume_ratio",
     "inside_share",
 )
+CURVES = {"band_hu2": BAND_COLUMNS, "profile_hu": PROFILE_COLUMNS, "deviation_hu": DEVIATION_COLUMNS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,65 +48,41 @@ class Reference:
 
     Attributes:
         distribution: HU in real tumours.
-        lowpass_by_patient: Low-pass sd of whole real tumours in HU, by patient.
+        lowpass_hu: Low-pass sd of the real tumours in HU, by patient.
         window_hu: Window of all values in HU.
         draws: Number of resamplings of an interval.
     """
 
     distribution: HuDistribution
-    lowpass_by_patient: dict[str, NDArray[np.floating]]
+    lowpass_hu: pd.Series
     window_hu: tuple[float, float]
     draws: int
 
 
-def summarize_method(
-    tumors: Sequence[MeasuredTumor], reference: Reference, rng: np.random.Generator
-) -> dict[str, Any] | str:
+def summarize_method(tumors: pd.DataFrame, reference: Reference) -> dict[str, Any] | str:
     """Summarise tumours of one method.
 
-    Args:
-        tumors: Tumours; none gives "empty".
-        reference: Real tumours to compare with.
-
     Returns:
-        Number of tumours and patients, and an `Interval` for every measure.
+        Number of tumours, left out or not, and patients, and an `Estimate` for every measure; "empty" without rows.
     """
-    if not tumors:
+    if tumors.empty:
         return EMPTY
-    table: dict[str, Any] = {
-        "tumors": len(tumors),
-        "patients": len({tumor.measures.patient for tumor in tumors}),
-    }
-    for names, statistic in ((MEANS, _mean), (MEDIANS, _median)):
-        for name in names:
-            table[name] = bootstrap(_column(tumors, name), statistic, reference.draws, rng)
-    table["in_mask_w1_hu"] = distance_to_real(
-        distribution_of(tumors, reference.window_hu), reference.distribution, reference.draws, rng
-    )
-    table["lowpass_ratio"] = ratio_of_medians(
-        _column(tumors, "lowpass_sd_hu"), reference.lowpass_by_patient, reference.draws, rng
-    )
-    for name in ("band_hu2", "profile_hu", "deviation_hu"):
-        rows = np.array([getattr(tumor.measures, name) for tumor in tumors])
-        table[name] = [_mean(column) for column in rows.T]
-    return table
-
-
-def by_size(
-    tumors: Sequence[MeasuredTumor], reference: Reference, rng: np.random.Generator
-) -> dict[str, dict[str, Any] | str]:
-    """Summarise tumours in bins of their diameter; empty bins say so.
-
-    Args:
-        reference: Real tumours to compare with.
-
-    Returns:
-        A summary or "empty" by bin.
-    """
     return {
-        bin_name(low, high): summarize_method(
-            [tumor for tumor in tumors if low <= tumor.measures.diameter_mm < high], reference, rng
-        )
+        "tumors": len(tumors),
+        "patients": tumors["patient"].nunique(),
+        **{name: mean_of(tumors, name, scale, reference.draws) for name, scale in MEANS.items()},
+        **{name: median_of(tumors, name) for name in MEDIANS},
+        "in_mask_w1_hu": distance_to_real(distribution_of(tumors, reference.window_hu), reference.distribution),
+        "lowpass_ratio": ratio_to_real(tumors, reference.lowpass_hu),
+        **{name: tumors[columns].mean().tolist() for name, columns in CURVES.items()},
+    }
+
+
+def by_size(tumors: pd.DataFrame, reference: Reference) -> dict[str, dict[str, Any] | str]:
+    """Summarise tumours in bins of their diameter; empty bins say so."""
+    diameter_mm = tumors["diameter_mm"]
+    return {
+        bin_name(low, high): summarize_method(select(tumors, (diameter_mm >= low) & (diameter_mm < high)), reference)
         for low, high in DIAMETER_BINS_MM
     }
 
@@ -112,40 +94,44 @@ def bin_name(low_mm: float, high_mm: float) -> str:
     return f">={low_mm:g} mm" if math.isinf(high_mm) else f"{low_mm:g}-{high_mm:g} mm"
 
 
-def distribution_of(tumors: Sequence[MeasuredTumor], window_hu: tuple[float, float]) -> HuDistribution:
+def distribution_of(tumors: pd.DataFrame, window_hu: tuple[float, float]) -> HuDistribution:
     """Distribution of HU inside the labels of tumours, every patient weighing the same."""
-    by_patient: dict[str, list[NDArray[np.floating]]] = {}
-    for tumor in tumors:
-        values = tumor.made.image_hu[tumor.made.place.label]
-        by_patient.setdefault(tumor.measures.patient, []).append(values)
-    return measure_distribution(by_patient, window_hu)
+    inside_hu = tumors["made"].dropna().map(lambda made: made.image_hu[made.label])
+    return measure_distribution(inside_hu.groupby(tumors["patient"], sort=False).agg(list).to_dict(), window_hu)
 
 
-def ratio_of_medians(
-    above: dict[str, NDArray[np.floating]],
-    below: dict[str, NDArray[np.floating]],
-    draws: int,
-    rng: np.random.Generator,
-) -> Interval:
-    """Median of one group over the median of another, patients of both resampled together."""
-    marked = {
-        name: np.concatenate(
-            [
-                np.stack([np.full(len(part), kind), part], axis=1)
-                for kind, part in ((0.0, above.get(name, np.empty(0))), (1.0, below.get(name, np.empty(0))))
-            ]
-        )
-        for name in {**above, **below}
-    }
-
-    def ratio(rows: NDArray[np.floating]) -> float:
-        top, bottom = _median(rows[rows[:, 0] == 0.0, 1]), _median(rows[rows[:, 0] == 1.0, 1])
-        return top / bottom if bottom > 0 else math.nan
-
-    return bootstrap(marked, ratio, draws, rng) if marked else NOT_MEASURED
+def mean_of(tumors: pd.DataFrame, name: str, scale: Scale, draws: int) -> Estimate:
+    """Mean of a measure over the tumours, with its interval over patients."""
+    return mean_interval(tumors[name], tumors["patient"], scale, draws=draws)
 
 
-def edge_depth(tumors: Sequence[MeasuredTumor], draws: int, rng: np.random.Generator) -> Interval:
+def median_of(tumors: pd.DataFrame, name: str) -> Estimate:
+    """Median over the patients of each one's median of a measure."""
+    return median_interval(_by_patient(tumors, name))
+
+
+def ratio_to_real(tumors: pd.DataFrame, real_hu: pd.Series) -> Estimate:
+    """Median over the patients of the low-pass sd of tumours over that of the patient's real one.
+
+    Args:
+        real_hu: Low-pass sd of real tumours in HU, by patient.
+
+    Returns:
+        The ratio. Where no patient has both, that of the two medians, without an interval.
+    """
+    made_hu = lowpass_of(tumors)
+    paired = made_hu / real_hu
+    if bool(paired.notna().any()):
+        return median_interval(paired)
+    return replace(NOT_MEASURED, value=float(made_hu.median() / real_hu.median()), method="no patient has both")
+
+
+def lowpass_of(tumors: pd.DataFrame) -> pd.Series:
+    """Median low-pass sd of each patient's tumours in HU, by patient."""
+    return _by_patient(tumors, "lowpass_sd_hu")
+
+
+def edge_depth(tumors: pd.DataFrame, draws: int) -> Estimate:
     """Depth of a dark ring: the lowest of the mean shells of the outermost 6 mm inside, minus the core.
 
     Only tumours darker than their surroundings with a core deeper than 6 mm count; shells are averaged over
@@ -154,46 +140,59 @@ def edge_depth(tumors: Sequence[MeasuredTumor], draws: int, rng: np.random.Gener
     Returns:
         Depth in HU; negative for a dark ring.
     """
-    by_patient: dict[str, list[tuple[float, ...]]] = {}
-    for tumor in tumors:
-        shells = tumor.measures.edge_minus_core_hu
-        if tumor.measures.contrast_hu < 0 and all(math.isfinite(value) for value in shells):
-            by_patient.setdefault(tumor.measures.patient, []).append(shells)
-    arrays = {name: np.array(rows) for name, rows in by_patient.items()}
-    return bootstrap(arrays, lambda rows: float(rows.mean(axis=0).min()), draws, rng)
+    dark = select(tumors, tumors["contrast_hu"] < 0).dropna(subset=["centre_minus_ring_hu", *PROFILE_COLUMNS[1:4]])
+    if dark.empty:
+        return NOT_MEASURED
+    shells = dark[PROFILE_COLUMNS[1:4]].to_numpy(dtype=float) - dark[["centre_minus_ring_hu"]].to_numpy(dtype=float)
+    lowest = shells[:, int(shells.mean(axis=0).argmin())]
+    return mean_interval(lowest, dark["patient"], DIFFERENCE, draws=draws)
 
 
-def by_patient(tumors: Sequence[MeasuredTumor], *names: str) -> dict[str, NDArray[np.floating]]:
-    """Measures of tumours by patient, rows with a missing value left out. Shapes (N_patient, names)."""
-    rows: dict[str, list[list[float]]] = {}
-    for tumor in tumors:
-        values = [float(getattr(tumor.measures, name)) for name in names]
-        if all(math.isfinite(value) for value in values):
-            rows.setdefault(tumor.measures.patient, []).append(values)
-    return {name: np.array(values) for name, values in rows.items()}
+def summarize_control(tumors: pd.DataFrame, quantity: str, draws: int) -> dict[str, Any]:
+    """Compare what was requested with what was achieved.
+
+    Args:
+        tumors: Tumours of one method with requested looks.
+        quantity: "contrast_hu", or "lowpass_sd_hu" for heterogeneity.
+
+    Returns:
+        Means over the patients of slope and Spearman correlation, median error in HU, and the mean achieved value by
+        radius and request.
+    """
+    asked = "requested_contrast_hu" if quantity == "contrast_hu" else "requested_heterogeneity_hu"
+    pairs = tumors.dropna(subset=[asked, quantity])
+    each = [
+        own[[asked, quantity]].to_numpy(dtype=float).T
+        for _, own in pairs.groupby("patient")
+        if bool(own[[asked, quantity]].nunique().gt(1).all())
+    ]
+    slopes: list[Any] = [stats.linregress(*own)[0] for own in each]
+    correlations: list[Any] = [stats.spearmanr(*own)[0] for own in each]
+    achieved = cast(pd.Series, tumors.groupby(["radius_mm", asked])[quantity].mean())
+    by_radius: dict[str, dict[str, float]] = {}
+    for (radius, request), mean in cast(dict[tuple[float, float], float], achieved.to_dict()).items():
+        by_radius.setdefault(f"{radius:g} mm", {})[f"{request:g} HU"] = mean
+    return {
+        "tumors": len(pairs),
+        "slope": mean_interval(slopes, range(len(each)), DIFFERENCE, draws=draws),
+        "median_error_hu": median_of(pairs.assign(error_hu=(pairs[quantity] - pairs[asked]).abs()), "error_hu"),
+        "spearman": mean_interval(correlations, range(len(each)), SHARE_DIFFERENCE, draws=draws),
+        "achieved_hu_by_radius": by_radius,
+    }
 
 
 def plain(value: Any) -> Any:
-    """Turn a summary into values for JSON: intervals into mappings, NaN into None."""
-    if isinstance(value, Interval):
+    """Turn a summary into values for JSON: estimates into mappings, NaN into None."""
+    if isinstance(value, Estimate):
         return value.to_json()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _column(tumors: Sequence[MeasuredTumor], name: str) -> dict[str, NDArray[np.floating]]:
-    return {patient: values[:, 0] for patient, values in by_patient(tumors, name).items()}
-
-
-def _mean(values: NDArray[np.floating]) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _median(values: NDArray[np.floating]) -> float:
-    return float(np.median(values)) if len(values) else math.nan
+def _by_patient(tumors: pd.DataFrame, name: str) -> pd.Series:
+    return cast(pd.Series, tumors.groupby("patient")[name].median())

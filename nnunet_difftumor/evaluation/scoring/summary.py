@@ -19,10 +19,8 @@ from nnunet_difftumor.evaluation.scoring.curves import (
 from nnunet_difftumor.evaluation.scoring.records import CaseScores
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, bin_of
 from nnunet_difftumor.evaluation.scoring.tables import FROC_FILE, ROC_FILE, SPECIFICITY_FILE, Frame, score_tables
-from nnunet_difftumor.evaluation.statistics.distributions import area_under_curve, bootstrap, or_none
-
-_DRAWS = 2000
-_SEED = 0
+from nnunet_difftumor.evaluation.statistics.intervals import or_none
+from nnunet_difftumor.evaluation.statistics.roc import clustered_auc
 
 
 def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
@@ -149,10 +147,8 @@ def _summarize_patients(cases: Frame) -> dict[str, Any]:
     """Area under the ROC curve of the patient score: scans with a tumour against healthy ones."""
     known = cases[(cases["reference_tumors"] > 0) | cases["is_healthy"]]
     has_tumor = (known["reference_tumors"] > 0).to_numpy(dtype=bool)
-    rows = dict(zip(known["case"], np.stack([known["patient_score"], has_tumor], axis=1)[:, None], strict=True))
-    area = bootstrap(
-        rows, lambda each: area_under_curve(each[:, 0], each[:, 1] > 0), _DRAWS, np.random.default_rng(_SEED)
-    )
+    scores = known["patient_score"].to_numpy(dtype=float)
+    area = clustered_auc(scores, has_tumor, np.arange(len(known)))  # each scan a patient of its own
     return {"auroc": area.to_json(), "with_tumor": int(has_tumor.sum()), "healthy": int((~has_tumor).sum())}
 
 

@@ -17,16 +17,20 @@ The plain percentile interval is too short: for patients with several tumours ea
 of simulated studies with 10 patients, in 90 to 94% with 30, and in 85% with 6 resampled hospitals. BCa is no better
 for differences (89 to 94% with 30 patients), most of which are zero. The intervals here hold it in 93 to 97%, and
 in more than that where nearly every tumour is found in 10 patients.
+
+Throughout, `totals` is what is averaged, summed in each patient, and `weights` what it is averaged over: 1, or the
+patient's tumours or scans. Shapes (P,), or (..., P) for separate data sets that share their draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, FloatArray, Scale, pooled_mean
@@ -48,7 +52,6 @@ _SMALLEST_EFFECTIVE = 3.0
 NO_DIFFERENCE = "the arms do not differ in any patient"
 SAME_DIFFERENCE = "the arms differ by the same amount in every patient"
 OUTWEIGHED = "one of them outweighs the others"
-_STUDENT, _BOOTSTRAP = "Student's t over patients", "bootstrap-t over patients"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class Estimate:
     high: float
     method: str
 
+    def to_json(self) -> dict[str, float | None]:
+        """Return value and ends; NaN becomes None."""
+        return {name: or_none(getattr(self, name)) for name in ("value", "low", "high")}
+
 
 NOT_MEASURED = Estimate(math.nan, math.nan, math.nan, "empty")
 
@@ -75,23 +82,55 @@ def patient_interval(
 ) -> Estimate:
     """Ratio of sums over patients with its interval, by the rule for the number of patients.
 
-    Args:
-        totals: What is averaged, summed in each patient. Shape (P,).
-        weights: What it is averaged over: 1, or the patient's tumours or scans. Shape (P,).
-
     Returns:
         The figure. Without an interval for fewer than two patients, where one of them outweighs all others, or for
         differences that are all the same.
     """
-    value = float(pooled_mean(totals, weights))
     if len(weights) < 2:
-        return Estimate(value, math.nan, math.nan, "one patient" if len(weights) else "empty")
-    lack = _lack(totals, weights, scale, "patients")
-    if lack:
-        return Estimate(value, math.nan, math.nan, lack)
-    critical = critical_value(totals, weights, scale, draws=draws, rng=rng)
-    low, high = interval_ends(totals, weights, scale, critical)
-    return _around(value, low, high, _BOOTSTRAP if len(weights) >= SMALLEST_BOOTSTRAP else _STUDENT)
+        lack = "one patient" if len(weights) else "empty"
+        return Estimate(float(pooled_mean(totals, weights)), math.nan, math.nan, lack)
+    method = "bootstrap-t over patients" if len(weights) >= SMALLEST_BOOTSTRAP else "Student's t over patients"
+    critical = partial(critical_value, totals, scale=scale, draws=draws, rng=rng)
+    return _interval(totals, weights, scale, "patients", method, critical)
+
+
+def mean_interval(values: ArrayLike, patients: ArrayLike, scale: Scale, *, draws: int = 2000) -> Estimate:
+    """Mean of values, of which a patient may have several, with the interval of `patient_interval`.
+
+    Args:
+        values: Values; NaN are left out. Shape (N,).
+        patients: Patient of each value. Shape (N,).
+        draws: Number of resamplings from 30 patients on, with a fixed seed.
+    """
+    values, patients = np.asarray(values, dtype=float), np.asarray(patients)
+    known = np.isfinite(values)
+    _, codes = np.unique(patients[known], return_inverse=True)
+    if not len(codes):
+        return NOT_MEASURED
+    totals, rng = _sum_by(codes, values[known]), np.random.default_rng(0)
+    return patient_interval(totals, np.bincount(codes).astype(float), scale, draws=draws, rng=rng)
+
+
+def median_interval(values: ArrayLike) -> Estimate:
+    """Median of patients' values with the binomial interval between two of them (order statistics).
+
+    It holds the median whatever the distribution, in at least 95%: the next narrower pair would hold it in less. With
+    8 patients it reaches from the smallest to the largest value and holds it in 99.2%, with 9 from the second to the
+    eighth, in 96.1%.
+
+    Args:
+        values: One value for each patient; NaN are left out. Shape (P,).
+
+    Returns:
+        The median; without an interval below 6 patients, of whom all lie on one side of the median in over 5%.
+    """
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return NOT_MEASURED
+    ends = stats.quantile_test(known, p=0.5).confidence_interval(CONFIDENCE)
+    method = "order statistics of patients" if np.isfinite(ends.low) else "fewer than 6 patients"
+    return Estimate(float(np.median(known)), float(ends.low), float(ends.high), method)
 
 
 def hospital_interval(
@@ -106,8 +145,6 @@ def hospital_interval(
     """The same figure with an interval over hospitals: what to expect in a hospital that took no part.
 
     Args:
-        totals: What is averaged, summed in each patient. Shape (P,).
-        weights: What it is averaged over. Shape (P,).
         hospitals: Hospital of each patient. Shape (P,).
         draws: Number of resamplings; whole hospitals are drawn with all their patients.
 
@@ -119,13 +156,25 @@ def hospital_interval(
     if len(names) < SMALLEST_HOSPITALS:
         return None
     of_totals, of_weights = (_sum_by(codes, values) for values in (totals, weights))
+    critical = partial(bootstrap_critical_value, of_totals, scale=scale, draws=draws, rng=rng)
+    return _interval(of_totals, of_weights, scale, "hospitals", "bootstrap-t over hospitals", critical)
+
+
+def _interval(
+    totals: FloatArray,
+    weights: FloatArray,
+    scale: Scale,
+    units: str,
+    method: str,
+    critical_of: Callable[[FloatArray], FloatArray],
+) -> Estimate:
+    """Interval over units; it holds its value: parts of patients added at the ends move the middle off 0 and 1."""
     value = float(pooled_mean(totals, weights))
-    lack = _lack(of_totals, of_weights, scale, "hospitals")
+    lack = _lack(totals, weights, scale, units)
     if lack:
         return Estimate(value, math.nan, math.nan, lack)
-    critical = bootstrap_critical_value(of_totals, of_weights, scale, draws=draws, rng=rng)
-    low, high = interval_ends(of_totals, of_weights, scale, critical)
-    return _around(value, low, high, "bootstrap-t over hospitals")
+    low, high = interval_ends(totals, weights, scale, critical_of(weights))
+    return Estimate(value, min(float(low), value), max(float(high), value), method)
 
 
 def _lack(totals: FloatArray, weights: FloatArray, scale: Scale, units: str) -> str:
@@ -143,23 +192,10 @@ def same_everywhere(value: float) -> str:
     return SAME_DIFFERENCE if abs(value) > 1e-12 else NO_DIFFERENCE
 
 
-def _around(value: float, low: FloatArray, high: FloatArray, method: str) -> Estimate:
-    """An estimate whose interval holds it: parts of patients added at the ends move the middle off 0 and 1."""
-    return Estimate(value, min(float(low), value), max(float(high), value), method)
-
-
 def critical_value(
     totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Critical value by the rule: Student's below 30 patients, that of resampled patients from 30 on.
-
-    Args:
-        totals: What is averaged. Shape (..., P); leading axes are separate data sets that share their draws.
-        weights: What it is averaged over. Shape (..., P).
-
-    Returns:
-        The critical value. Shape (...) or ().
-    """
+    """Critical value by the rule: Student's below 30 patients, that of resampled patients from 30 on. Shape (...)."""
     if np.shape(weights)[-1] < SMALLEST_BOOTSTRAP:
         return student_critical_value(weights)
     return bootstrap_critical_value(totals, weights, scale, draws=draws, rng=rng)
@@ -168,29 +204,13 @@ def critical_value(
 def interval_ends(
     totals: FloatArray, weights: FloatArray, scale: Scale, critical: float | FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Ends of the interval for a critical value.
-
-    Args:
-        totals: What is averaged. Shape (..., P).
-        weights: What it is averaged over. Shape (..., P).
-        critical: Critical value of the statistic. Shape () or (...).
-
-    Returns:
-        Lower and upper end. Shapes (...).
-    """
+    """Lower and upper end of the interval for a critical value of shape () or (...). Shapes (...)."""
     centre = _Centre(np.asarray(totals, dtype=float), np.asarray(weights, dtype=float), scale)
     return scale.ends_around(centre.mean, centre.unit_variance, np.asarray(critical, dtype=float))
 
 
 def effective_number(weights: FloatArray) -> FloatArray:
-    """How many units of equal weight would say as much (Kish, 1965): (sum w)^2 / sum w^2.
-
-    Args:
-        weights: Weight of each unit. Shape (..., P).
-
-    Returns:
-        From 1 to P. Shape (...).
-    """
+    """How many units of equal weight would say as much (Kish, 1965): (sum w)^2 / sum w^2, from 1 to P. Shape (...)."""
     weights = np.asarray(weights, dtype=float)
     return np.asarray(weights.sum(axis=-1) ** 2 / (weights**2).sum(axis=-1))
 
@@ -201,13 +221,7 @@ def student_critical_value(weights: FloatArray) -> FloatArray:
     1.2 degrees for each unit of the effective number but one, and at most one fewer than units. In simulations of 10
     patients with tumours, one degree each makes intervals of moderately unequal patients too long (0.974 hold the
     truth, with 1.2 0.970), and one fewer than patients those of very unequal ones too short (0.89, with 1.2 0.94; in
-    15 to 29 such patients 0.93).
-
-    Args:
-        weights: Weight of each unit. Shape (..., P).
-
-    Returns:
-        The quantile. Shape (...).
+    15 to 29 such patients 0.93). Shape (...).
     """
     freedom = np.minimum(_DEGREES * (effective_number(weights) - 1), np.shape(weights)[-1] - 1)
     return np.asarray(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
@@ -220,10 +234,6 @@ def bootstrap_critical_value(
 
     Both sides share one quantile: with a quantile for each side, differences of which most are zero hold 0.91
     to 0.94 at 30 patients; with a shared one 0.94 to 0.97.
-
-    Args:
-        totals: What is averaged. Shape (..., P); leading axes are separate data sets that share their draws.
-        weights: What it is averaged over. Shape (..., P).
 
     Returns:
         The critical value. Shape (...). Student's where one resample in twenty has no spread, and where it is
@@ -330,3 +340,8 @@ def _seed_variance(values: FloatArray) -> tuple[float, float]:
 
 def _sum_by(codes: NDArray[np.integer], values: FloatArray) -> FloatArray:
     return np.asarray(np.bincount(codes, weights=values), dtype=float)
+
+
+def or_none(value: float) -> float | None:
+    """Return the value for JSON: None in place of NaN and infinity."""
+    return float(value) if math.isfinite(value) else None

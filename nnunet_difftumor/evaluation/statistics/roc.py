@@ -23,10 +23,8 @@ class AreaUnderCurve:
     """Area under the ROC curve of patients' scores, and what each patient contributes to its error.
 
     Attributes:
-        of_positives: Part of each patient's positive scans in value - expectation. Shape (P,).
-        of_negatives: The same of the negative scans. Shape (P,).
-        positives: Number of patients with positive scans.
-        negatives: Number of patients with negative scans.
+        of_positives, of_negatives: Part of each patient in value - expectation, by kind of scan. Shapes (P,).
+        positives, negatives: Number of patients with such scans.
     """
 
     value: float
@@ -41,6 +39,27 @@ class AreaUnderCurve:
         return float(student_critical_value(np.ones(min(self.positives, self.negatives))))
 
 
+def auc(positives: FloatArray, negatives: FloatArray) -> float:
+    """Probability that a positive scores above a negative, ties counted one half; NaN without both. Shapes (N,)."""
+    if not len(positives) or not len(negatives):
+        return math.nan
+    wins = stats.mannwhitneyu(positives, negatives, method="asymptotic").statistic
+    return float(wins) / (len(positives) * len(negatives))
+
+
+def clustered_auc(scores: FloatArray, is_positive: NDArray[np.bool_], patients: NDArray[np.integer]) -> Estimate:
+    """Area under the curve with its interval over patients (see `area_under_curve` and `area_interval`).
+
+    Returns:
+        The area; without an interval where fewer than two patients have positives, or negatives.
+    """
+    area = area_under_curve(scores, is_positive, patients, int(patients.max(initial=-1)) + 1)
+    if area is not None:
+        return area_interval(area)
+    value = auc(scores[is_positive], scores[~is_positive])
+    return Estimate(value, math.nan, math.nan, "fewer than two patients")
+
+
 def area_under_curve(
     scores: FloatArray, is_positive: NDArray[np.bool_], patients: NDArray[np.integer], count: int
 ) -> AreaUnderCurve | None:
@@ -49,7 +68,7 @@ def area_under_curve(
     Args:
         scores: Score of each scan. Shape (N,).
         is_positive: True for scans with a tumour. Shape (N,).
-        patients: Number of each scan's patient. Shape (N,).
+        patients: Number of each scan's patient, below `count`. Shape (N,).
 
     Returns:
         The area; None with fewer than two patients of either kind.
@@ -58,12 +77,11 @@ def area_under_curve(
     sizes = [len(np.unique(patients[kind])) for kind in kinds]
     if min(sizes) < 2:
         return None
-    ranks = stats.rankdata(scores)
-    parts, value = [], 0.0
-    for kind, other, sign in ((kinds[0], kinds[1], 1.0), (kinds[1], kinds[0], -1.0)):
+    ranks, value = stats.rankdata(scores), auc(scores[is_positive], scores[~is_positive])
+    parts = []
+    for kind, other in (kinds, kinds[::-1]):
         below = (ranks[kind] - stats.rankdata(scores[kind])) / other.sum()  # share of the other kind that is lower
-        wins = below if sign > 0 else 1.0 - below
-        value = float(wins.mean())
+        wins = below if kind is is_positive else 1.0 - below
         parts.append(np.bincount(patients[kind], weights=(wins - value) / kind.sum(), minlength=count))
     return AreaUnderCurve(value, parts[0], parts[1], *sizes)
 

@@ -34,8 +34,7 @@ class PatchPairs:
             [-1, 1], and the signed distance to the label's surface, limited to 8 mm, over 8 mm.
             Shape (N, 3, S, S, S).
         synthetic: The same positions with a synthetic tumour. Same shape.
-        patients: Index of each pair's patient. Shape (N,).
-        tumors: Index of each pair's synthetic tumour. Shape (N,).
+        patients, tumors: Index of each pair's patient and of its synthetic tumour. Shapes (N,).
     """
 
     real: NDArray[np.float32]
@@ -52,11 +51,7 @@ class PatchClassifier(nn.Module):
     """
 
     def __init__(self, width: int) -> None:
-        """Create the network.
-
-        Args:
-            width: Channels of the first block.
-        """
+        """Create the network; the first block has `width` channels."""
         super().__init__()
         widths = [CHANNELS, width, 2 * width, 3 * width, 4 * width]
         blocks = []
@@ -97,11 +92,7 @@ def _pool(features: Tensor, shells: Tensor) -> Tensor:
 def score_held_out(
     pairs: PatchPairs, settings: ClassifierSettings, rng: np.random.Generator, *, heading: str = ""
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Train on some patients and score the others, until every patient was held out once.
-
-    Args:
-        pairs: Patches of at least two patients.
-        heading: What the progress bar says.
+    """Train on some patients, of at least two, and score the others, until every patient was held out once.
 
     Returns:
         Scores of the real and of the synthetic patches, each by a network that never saw the patient.
@@ -123,22 +114,16 @@ def score_held_out(
 
 @torch.no_grad()
 def score_patches(network: PatchClassifier, patches: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Score patches, averaged over the flips along the two axes in the slice.
+    """Score patches, averaged over the flips along the two axes in the slice; higher means synthetic.
 
-    Args:
-        patches: Patches. Shape (N, 3, S, S, S).
-
-    Returns:
-        Scores, higher means synthetic. Shape (N,).
+    (N, 3, S, S, S) to (N,).
     """
     network.eval()
-    total = np.zeros(len(patches))
-    flips: tuple[tuple[int, ...], ...] = ((), (3,), (4,), (3, 4))
-    for start in range(0, len(patches), 32):
-        batch = torch.from_numpy(np.ascontiguousarray(patches[start : start + 32]))
-        views = [network(batch.flip(axes) if axes else batch) for axes in flips]
-        total[start : start + 32] = torch.stack(views).mean(dim=0).double().numpy()
-    return total
+    scores = [
+        torch.stack([network(batch.flip(axes)) for axes in ((), (3,), (4,), (3, 4))]).mean(dim=0).double()
+        for batch in torch.from_numpy(np.ascontiguousarray(patches)).split(32)
+    ]
+    return torch.cat(scores).numpy()
 
 
 def _train(

@@ -1,4 +1,8 @@
-"""Measures of one tumour in a scan; pure functions of image, masks and spacing."""
+"""Measures of one tumour in a scan; pure functions of image, masks and spacing.
+
+Images are in HU; images, masks and distances to a label's surface (in mm, negative inside) share a shape (D, H, W);
+spacings are in mm in array order.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,6 @@ BAND_EDGES_PER_MM = (0.0, 0.05, 0.1, 0.15, 0.2, np.inf)
 def smooth_within(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
     """Smooth an image inside a mask with a Gaussian of 3 mm; nothing from outside the mask enters.
 
-    Args:
-        image_hu: Image in HU. Shape (D, H, W).
-        mask: True where the image counts. Same shape.
-        spacing_mm: Spacing in mm, array order.
-
     Returns:
         Smoothed values of the mask's voxels in HU, in array order. Shape (voxels in the mask,).
     """
@@ -36,11 +35,6 @@ def smooth_within(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[fl
 
 def split_texture(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[float]) -> tuple[float, float]:
     """Standard deviations inside a mask of the smoothed image and of what smoothing takes away.
-
-    Args:
-        image_hu: Image in HU. Shape (D, H, W).
-        mask: True where the image counts. Same shape.
-        spacing_mm: Spacing in mm, array order.
 
     Returns:
         Low-pass and high-pass standard deviation in HU; NaN for an empty mask.
@@ -55,9 +49,8 @@ def ring_profile(values_hu: FloatArray, counted: BoolArray, distance_mm: FloatAr
     """Mean value in shells of 2 mm from 8 mm inside a label's surface to 8 mm outside.
 
     Args:
-        values_hu: Image, or difference of two images, in HU. Shape (D, H, W).
-        counted: True where a voxel counts. Same shape.
-        distance_mm: Signed distance to the label's surface in mm. Same shape.
+        values_hu: Image, or difference of two images.
+        counted: True where a voxel counts.
 
     Returns:
         Eight means in HU, innermost shell first; NaN where a shell has no voxel.
@@ -70,15 +63,7 @@ def ring_profile(values_hu: FloatArray, counted: BoolArray, distance_mm: FloatAr
 
 
 def centre_level_hu(image_hu: FloatArray, distance_mm: FloatArray) -> float:
-    """Mean of a tumour's core: deeper than 6 mm.
-
-    Args:
-        image_hu: Image in HU. Shape (D, H, W).
-        distance_mm: Signed distance to the label's surface in mm. Same shape.
-
-    Returns:
-        Mean in HU; NaN if fewer than 8 voxels are as deep.
-    """
+    """Mean of a tumour's core, deeper than 6 mm; NaN if fewer than 8 voxels are as deep."""
     core = distance_mm < -6.0
     return float(image_hu[core].mean()) if int(core.sum()) >= 8 else float("nan")
 
@@ -89,11 +74,6 @@ def band_variances(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[f
     The image minus its mean inside the mask is set to zero outside, transformed, and its power summed over
     0-0.05, 0.05-0.1, 0.1-0.15, 0.15-0.2 and above 0.2 cycles per mm. The mask's own shape blurs the bands,
     so compare masks of one shape.
-
-    Args:
-        image_hu: Image in HU. Shape (D, H, W).
-        mask: True inside. Same shape.
-        spacing_mm: Spacing in mm, array order.
 
     Returns:
         Five variances in HU^2 that add up to the variance inside the mask.
@@ -113,9 +93,8 @@ def seed_diversity_hu(images_hu: Sequence[FloatArray], mask: BoolArray, spacing_
     """How much tumours of one request differ between seeds, noise aside.
 
     Args:
-        images_hu: The same tumour from several seeds, in HU. Each of shape (D, H, W).
-        mask: True inside the tumour. Same shape.
-        spacing_mm: Spacing in mm, array order.
+        images_hu: The same tumour from several seeds.
+        mask: True inside the tumour.
 
     Returns:
         Mean over the pairs of the standard deviation of their smoothed difference inside the mask, in HU;

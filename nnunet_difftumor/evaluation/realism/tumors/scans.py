@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, label
+from scipy.ndimage import distance_transform_edt
 
+from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.ct.resample import AIR_HU, resample
@@ -93,7 +94,7 @@ def read_scan(case: Case, organ_label: int, tumor_label: int | None, *, native: 
 
 def _largest(tumors: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
     """The largest connected tumour, or nothing if it is under 3 mm in radius."""
-    components = np.asarray(label(tumors)[0])  # type: ignore[index]
+    components, _ = label_components(tumors)
     sizes = np.bincount(components.ravel())[1:]
     if len(sizes) == 0 or sizes.max() * float(np.prod(spacing_mm)) < _SMALLEST_TUMOR_MM3:
         return np.zeros_like(tumors)

@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from nnunet_difftumor.evaluation.realism.copy_paste import donor_of_scan, paste
+from diffusion.generator.info import GeneratorInfo
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
-from nnunet_difftumor.evaluation.realism.measures.tumors import measure_tumor
+from nnunet_difftumor.evaluation.realism.run import donor_of_scan
 from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors import tumors_of_a_scan as experiments
-from nnunet_difftumor.evaluation.realism.tumors.fills import FillTissue, TexturedFillTissue
+from nnunet_difftumor.evaluation.realism.tumors.fills import FilledTissue, flat_fill
+from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, free_tissue, without_target
 from nnunet_difftumor.evaluation.realism.tumors.places import find_places, place_of_target
-from nnunet_difftumor.evaluation.realism.tumors.residual import FreeResidual, free_residual
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
-from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Sources
+from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Row, Sources
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.tumor.drawing import MaskSurface
 from nnunet_difftumor.tumor.region import RoiRule
 
 WINDOW = (-175.0, 250.0)
@@ -66,42 +68,78 @@ def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> Eva
 @pytest.fixture(scope="module")
 def sources() -> Sources:
     donors = tuple(donor_of_scan(scan(identifier=name, seed=seed), WINDOW) for seed, name in enumerate("ab"))
-    return Sources(ConstantTissue(), blur, donors)
+    info = GeneratorInfo(roi_sides=(32, 48), margin_voxels=8, training_tumors=(), preset="nano", data_note="")
+    return Sources(ConstantTissue(), blur, info, donors)
 
 
-def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[making.MadeTumor]]:
+def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[Row]]:
     made = experiments.replace_target(host, sources, SETTINGS, np.random.default_rng(0))
-    return {method: [tumor for tumor in made if tumor.method == method] for method in making.METHODS}
+    return {method: [tumor for tumor in made if tumor["method"] == method] for method in making.METHODS}
 
 
 def test_nothing_of_the_real_tumour_comes_back(sources):
-    """A tumour brighter by 150 HU is replaced by the same voxels but for the blur's tail."""
+    """A tumour brighter by 150 HU is replaced by the same voxels."""
     faint, bright = (replaced(sources, scan(tumor_hu=hu)) for hu in (30.0, 180.0))
     for method in (making.GENERATED, making.NO_RESIDUAL):
         for one, other in zip(faint[method][:2], bright[method][:2], strict=True):  # the third asks for the own look
-            inside = one.place.label
-            assert np.abs(one.image_hu[inside] - other.image_hu[inside]).max() < 0.1, method
+            inside = one["made"].label
+            assert np.abs(one["made"].image_hu[inside] - other["made"].image_hu[inside]).max() < 0.1, method
 
 
 def test_beyond_the_rim_the_scan_is_unchanged_and_inside_the_request_is_met(sources):
-    tumors = replaced(sources, scan())[making.GENERATED]
-    for tumor in tumors:
-        outside = tumor.place.weight == 0
-        assert np.array_equal(tumor.image_hu[outside], np.clip(tumor.place.host_hu, *WINDOW)[outside])
-        measures = measure_tumor(tumor, WINDOW, 10.0)
-        assert measures.contrast_hu == pytest.approx(tumor.place.spec.contrast_hu, abs=2.0)
-        assert measures.beyond_rim_hu == 0.0
+    for tumor in replaced(sources, scan())[making.GENERATED]:
+        made = tumor["made"]
+        assert np.array_equal(made.image_hu[made.distance_mm > 7.0], made.host_hu[made.distance_mm > 7.0])
+        assert tumor["contrast_hu"] == pytest.approx(tumor["requested_contrast_hu"], abs=2.0)
+        assert tumor["beyond_rim_hu"] == 0.0
+
+
+def test_a_tumour_in_place_is_what_training_injects(sources):
+    """The same voxels as of the synthesizer on the scan without its tumour."""
+    host = scan()
+    rng = np.random.default_rng(0)
+    place = place_of_target(host, rng)
+    assert np.array_equal(place.host.image_hu, without_target(host, np.random.default_rng(0)))
+    look = Appearance(contrast_hu=-30.0)
+    found = making.make(place.asking(look, 5), TumorSynthesizer(ConstantTissue()))
+    surface = MaskSurface(host.target, SPACING, 5, look)
+    injected = TumorSynthesizer(ConstantTissue()).synthesize(place.host, [surface])
+    assert np.array_equal(found.image_hu, injected.apply_to(place.host.image_hu)[found.box])
+    assert np.array_equal(found.label, injected.label_mask(host.image_hu.shape)[found.box])
+
+
+def test_what_cannot_be_seen_is_counted_and_not_measured(sources):
+    """Training leaves out a tumour without contrast."""
+    places, _ = find_places(scan(), (10.0,), 1, sources.looks, np.random.default_rng(0))
+    asked, _ = experiments.request_looks(places, replace(SETTINGS, control_contrasts_hu=(0.0, -40.0)))
+    tissue = {making.GENERATED: TumorSynthesizer(ConstantTissue())}
+    unseen, seen = experiments.make_at(asked, tissue, WINDOW)
+    assert (unseen["is_visible"], unseen["made"], unseen.get("mean_hu")) == (0.0, None, None)
+    assert (seen["is_visible"], seen["mean_hu"]) == (1.0, pytest.approx(20.0, abs=1.5))
+
+
+def test_requests_are_met_by_the_shift_of_training():
+    """A generator that is 15 HU too bright lands where it was asked to."""
+
+    class TooBright(ConstantTissue):
+        def generate(self, host_hu, tumor_masks, appearances, seeds):
+            regions = super().generate(host_hu, tumor_masks, appearances, seeds)
+            return replace(regions, tumor_hu=regions.tumor_hu + 15.0)
+
+    places, _ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))
+    (row,) = experiments.make_at(places, {making.GENERATED: TumorSynthesizer(TooBright())}, WINDOW)
+    assert row["contrast_hu"] == pytest.approx(-40.0, abs=2.0)
 
 
 def test_the_last_draw_asks_for_the_real_tumours_own_look(sources):
     tumors = replaced(sources, scan(tumor_hu=37.0))[making.GENERATED]
     assert len(tumors) == SETTINGS.draws_per_case + 1
-    assert tumors[-1].place.spec.contrast_hu == pytest.approx(-23.0, abs=1.5)
+    assert tumors[-1]["requested_contrast_hu"] == pytest.approx(-23.0, abs=1.5)
 
 
 def test_the_residual_gives_back_the_fine_texture_of_the_host(sources):
     made = replaced(sources, scan())
-    ratio = {method: measure_tumor(made[method][0], WINDOW, 10.0).highpass_ratio for method in making.METHODS}
+    ratio = {method: made[method][0]["highpass_ratio"] for method in making.METHODS}
     assert ratio[making.NO_RESIDUAL] < 0.1
     assert ratio[making.GENERATED] == pytest.approx(ratio[making.REAL], rel=0.15)
 
@@ -110,7 +148,7 @@ def test_a_quilt_keeps_the_variance_and_shows_no_block():
     rng = np.random.default_rng(0)
     noise = rng.normal(0.0, 8.0, (40, 40, 40)).astype(np.float32)
     centres = rng.integers(6, 34, size=(400, 3))
-    quilt = FreeResidual(noise, centres, 6).quilt((30, 31, 32), rng)
+    quilt = FreeTissue(60.0, noise, centres, 6).quilt((30, 31, 32), rng)
     assert quilt.shape == (30, 31, 32)
     assert quilt.std() == pytest.approx(8.0, rel=0.03)
     by_layer = quilt.std(axis=(1, 2))
@@ -118,13 +156,12 @@ def test_a_quilt_keeps_the_variance_and_shows_no_block():
     assert by_layer.max() < 9.0
 
 
-def test_the_residual_comes_from_far_of_the_tumour():
+def test_the_noise_comes_from_far_of_the_tumour():
     """A tumour with ten times the noise leaves no trace."""
     host = scan()
     loud = host.image_hu.copy()
     loud[host.target] += np.random.default_rng(1).normal(0.0, 100.0, int(host.target.sum())).astype(np.float32)
-    quiet = free_residual(host, 32, 1.5, blur, WINDOW, np.random.default_rng(0))
-    noisy = free_residual(replace(host, image_hu=loud), 32, 1.5, blur, WINDOW, np.random.default_rng(0))
+    quiet, noisy = free_tissue(host), free_tissue(replace(host, image_hu=loud))
     shape = (20, 20, 20)
     first, second = (item.quilt(shape, np.random.default_rng(2)) for item in (quiet, noisy))
     assert np.allclose(first, second, atol=0.1)
@@ -132,60 +169,56 @@ def test_the_residual_comes_from_far_of_the_tumour():
 
 def test_transplants_keep_away_from_the_tumour_and_inside_the_organ():
     host = scan()
-    rule = ConstantTissue.roi_rule
-    places, failed = find_places(host, (6.0, 40.0), 3, AppearanceRule(), rule, np.random.default_rng(0))
+    looks = AppearanceRule(contrast_hu=(-40.0, -40.0))
+    places, failed = find_places(host, (6.0, 40.0), 3, looks, np.random.default_rng(0))
     assert len(places) == 3
     assert failed["40 mm"] == 3
     far_mm = host.distance_to_tumors_mm()
-    for place in places:
-        assert place.inside_share >= 0.98
-        assert far_mm[place.box][place.weight > 0].min() > 5.0
-        assert place.organ[place.label].all()
-        assert place.drawn_mm3 == pytest.approx(place.requested_mm3, rel=0.02)
+    for row in experiments.make_at(places, {making.GENERATED: TumorSynthesizer(ConstantTissue())}, WINDOW):
+        made = row["made"]
+        changed = made.image_hu != made.host_hu
+        assert row["inside_share"] >= 0.98
+        assert far_mm[made.box][changed].min() > 5.0
+        assert made.organ[made.label].all()
+        assert row["volume_ratio"] == pytest.approx(1.0, rel=0.02)
 
 
 def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
     host = scan()
     organ = host.organ.copy()
     organ[:, 20:] = False  # the tumour reaches beyond it
-    place = place_of_target(replace(host, organ=organ), ConstantTissue.roi_rule)
-    rim = (place.weight > 0) & ~place.label
+    place = place_of_target(replace(host, organ=organ), np.random.default_rng(0)).asking(Appearance(contrast_hu=-40.0))
+    made = making.make(place, TumorSynthesizer(ConstantTissue()))
+    rim = (made.image_hu != place.host.image_hu[made.box]) & ~made.label
+    assert np.array_equal(made.label, host.target[made.box])
     assert rim.any()
-    assert organ[place.box][rim].all()
-    assert (place.weight[place.label] == 1.0).all()
+    assert organ[made.box][rim].all()
 
 
 def test_every_method_gets_the_same_places_and_requests(sources):
-    made, _ = experiments.transplant(scan(), sources, SETTINGS, np.random.default_rng(0))
-    first = [tumor for tumor in made if experiments.is_first_draw(tumor)]
-    by_method = {
-        method: [(id(t.place), t.place.spec) for t in first if t.method == method]
-        for method in (
-            making.GENERATED,
-            making.NO_RESIDUAL,
-            making.COPY_PASTE,
-            making.NO_DIFFUSION,
-            making.TEXTURED_FILL,
-        )
-    }
-    assert len(by_method[making.GENERATED]) == 4
-    assert all(places == by_method[making.GENERATED] for places in by_method.values())
-    assert len(made) - len(first) == SETTINGS.diversity_seeds - 1
+    places, _ = find_places(scan(), SETTINGS.radii_mm, 2, sources.looks, np.random.default_rng(0))
+    rows = experiments.make_at(places, sources.synthesizers("a"), WINDOW)
+    methods = (making.GENERATED, making.NO_RESIDUAL, making.COPY_PASTE, making.NO_DIFFUSION, making.TEXTURED_FILL)
+    by_method = {method: [row["of"] for row in rows if row["method"] == method] for method in methods}
+    assert len(rows) == 4 * len(methods)
+    assert all(own == places for own in by_method.values())
+    (found,) = experiments.diversity(rows, sources, SETTINGS, np.random.default_rng(0))
+    assert found["diversity_hu"] < 0.1, "this tissue does not look at its seed"
 
 
 def test_copy_paste_takes_another_patients_texture_at_the_requested_contrast(sources):
     host = scan()
-    place = place_of_target(host, ConstantTissue.roi_rule).asking(Appearance(contrast_hu=-35.0), 0)
-    pasted = paste(place, sources.donors, WINDOW, np.random.default_rng(0))
-    assert pasted is not None
-    assert pasted[place.label].mean() == pytest.approx(25.0, abs=1.5)
-    assert pasted[place.label].std() == pytest.approx(10.0, rel=0.15)
-    own = [donor for donor in sources.donors if donor.identifier == host.identifier]
-    assert paste(place, own, WINDOW, np.random.default_rng(0)) is None
+    place = place_of_target(host, np.random.default_rng(0)).asking(Appearance(contrast_hu=-35.0), 0)
+    pasted = making.make(place, sources.synthesizers(host.identifier)[making.COPY_PASTE])
+    inside_hu = pasted.image_hu[pasted.label]
+    assert inside_hu.mean() == pytest.approx(25.0, abs=1.5)
+    assert inside_hu.std() == pytest.approx(10.0, rel=0.15)
+    own = tuple(donor for donor in sources.donors if donor.identifier == host.identifier)
+    assert making.COPY_PASTE not in replace(sources, donors=own).synthesizers(host.identifier)
 
 
 def test_the_fill_without_diffusion_has_the_requested_contrast_and_no_texture():
-    tissue = FillTissue(ConstantTissue(), blur)
+    tissue = FilledTissue(ConstantTissue(), blur, flat_fill)
     host = np.full((2, 32, 32, 32), 60.0, dtype=np.float32)
     masks = np.zeros(host.shape, dtype=bool)
     masks[:, 10:22, 10:22, 10:22] = True
@@ -201,7 +234,7 @@ def test_the_textured_fill_is_the_generators_own():
     masks = np.zeros(host.shape, dtype=bool)
     masks[:, 10:22, 10:22, 10:22] = True
     looks = [Appearance(contrast_hu=-30.0), Appearance()]
-    regions = TexturedFillTissue(ConstantTissue(), blur).generate(host, masks, looks, [3, 4])
+    regions = FilledTissue(ConstantTissue(), blur, ConstantTissue().fill).generate(host, masks, looks, [3, 4])
     filled_hu = ConstantTissue().fill(host, masks, looks, [3, 4])
     assert filled_hu[0][masks[0]].std() == pytest.approx(9.0, rel=0.1)
     assert np.array_equal(regions.tumor_hu, blur(filled_hu))
@@ -214,13 +247,13 @@ def test_a_shrunken_tumour_keeps_its_shape_and_loses_its_noise():
     along = np.indices(whole.target.shape)[1] * 2.0
     whole.image_hu[whole.target] += np.where(along > 32.0, 30.0, -30.0)[whole.target]
     settings = replace(SETTINGS, radii_mm=(6.0, 40.0))
-    ((radius_mm, low_hu, high_hu),) = experiments.shrunken_target(whole, settings, WINDOW)  # 40 mm: larger than it
-    assert radius_mm == 6.0
+    (row,) = experiments.shrunken_target(whole, settings, WINDOW)  # 40 mm: larger than it
+    assert row["radius_mm"] == 6.0
+    low_hu = row["lowpass_sd_hu"]
     whole_low_hu, _ = split_texture(whole.image_hu, whole.target, SPACING)
     assert 10.0 < low_hu < whole_low_hu < 30.0  # 3 mm smooth a small tumour more
-    assert high_hu < whole_low_hu
 
 
 def test_texture_of_a_uniform_tumour_shrinks_to_noise():
-    ((_, low_hu, _), *_) = experiments.shrunken_target(scan(), SETTINGS, WINDOW)
-    assert low_hu < 2.0
+    (row, *_) = experiments.shrunken_target(scan(), SETTINGS, WINDOW)
+    assert row["lowpass_sd_hu"] < 2.0

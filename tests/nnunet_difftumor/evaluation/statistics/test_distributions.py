@@ -4,8 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from nnunet_difftumor.evaluation.statistics import distributions as st
+from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, mean_interval, median_interval
+from nnunet_difftumor.evaluation.statistics.roc import auc, clustered_auc
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE
 
 WINDOW = (-175.0, 250.0)
 
@@ -17,16 +21,27 @@ def distribution(**patients: list[float]) -> st.HuDistribution:
 def test_a_shift_is_the_wasserstein_distance():
     real = distribution(a=[10.0, 20.0, 30.0], b=[40.0])
     moved = distribution(a=[17.0, 27.0, 37.0], b=[47.0])
-    found = st.distance_to_real(moved, real, 100, np.random.default_rng(0))
+    found = st.distance_to_real(moved, real)
     assert found.value == pytest.approx(7.0)
-    assert found.low == pytest.approx(7.0)
-    assert found.high == pytest.approx(7.0)
+    assert math.isnan(found.low), "patients that all differ by the same say nothing of others"
+
+
+def test_the_interval_of_a_distance_is_that_of_the_patients_shifts():
+    """Shifts of 4, 6 and 8 HU: a mean of 6 with Student's t of two degrees of freedom."""
+    names = dict(zip("abc", ([0.0], [20.0], [40.0]), strict=True))
+    moved = {name: [values[0] + shift] for (name, values), shift in zip(names.items(), (4.0, 6.0, 8.0), strict=True)}
+    found = st.distance_to_real(distribution(**moved), distribution(**names))
+    half = stats.t.ppf(0.975, 2) * 2.0 / np.sqrt(3)
+    assert (found.value, found.low, found.high) == pytest.approx((6.0, 6.0 - half, 6.0 + half))
+    one = st.distance_to_real(distribution(d=[10.0]), distribution(**names))
+    assert one.value > 0
+    assert math.isnan(one.low), "one scan has no interval"
 
 
 def test_every_patient_weighs_the_same_however_many_voxels():
     real = distribution(a=[0.0] * 1000, b=[10.0])
     other = distribution(a=[0.0], b=[10.0] * 3)
-    assert st.distance_to_real(real, other, 10, np.random.default_rng(0)).value == pytest.approx(0.0)
+    assert st.distance_to_real(real, other).value == pytest.approx(0.0)
 
 
 def test_halves_of_two_patients_differ_by_their_distance():
@@ -35,35 +50,33 @@ def test_halves_of_two_patients_differ_by_their_distance():
     assert math.isnan(st.split_half_distance(distribution(a=[1.0]), 20, np.random.default_rng(0)).value)
 
 
-def test_the_bootstrap_resamples_patients_not_tumours():
-    """Two patients with means 0 and 10: the mean of a draw is 0, 5 or 10, however many tumours each has."""
-    groups = {"a": np.zeros(500), "b": np.full(500, 10.0)}
-    found = st.bootstrap(groups, lambda values: float(values.mean()), 400, np.random.default_rng(0))
-    assert (found.value, found.low, found.high) == (5.0, 0.0, 10.0)
-    one = st.bootstrap({"a": np.zeros(3)}, lambda values: float(values.mean()), 10, np.random.default_rng(0))
-    assert one.value == 0.0
-    assert math.isnan(one.low)
+def test_the_mean_takes_patients_not_tumours_as_its_unit():
+    """Two patients with means 0 and 10 give Student's interval of two values, however many tumours each has."""
+    found = mean_interval([0.0] * 500 + [10.0] * 500 + [math.nan], ["a"] * 500 + ["b"] * 501, DIFFERENCE)
+    half = stats.t.ppf(0.975, 1) * 5.0
+    assert (found.value, found.low, found.high) == pytest.approx((5.0, 5.0 - half, 5.0 + half))
+    one = mean_interval([0.0, 0.0], ["a", "a"], DIFFERENCE)
     assert one.to_json() == {"value": 0.0, "low": None, "high": None}
+    assert mean_interval([], [], DIFFERENCE) == NOT_MEASURED
 
 
-def test_share_inside_the_percentiles():
-    reference = np.arange(101.0)  # 2.5 to 97.5
-    assert st.share_inside(np.array([2.0, 3.0, 97.0, 98.0]), reference) == 0.5
-    assert math.isnan(st.share_inside(np.array([]), reference))
-
-
-def test_requests_that_are_met_in_part():
-    requested = np.array([-40.0, -20.0, 0.0, 20.0])
-    pairs = np.stack([requested, 0.5 * requested - 3.0], axis=1)
-    assert st.slope(pairs) == pytest.approx(0.5)
-    assert st.spearman(pairs) == pytest.approx(1.0)
-    assert st.median_error(pairs) == pytest.approx(np.median([17.0, 7.0, 3.0, 13.0]))
-    assert math.isnan(st.slope(np.array([[1.0, 2.0], [1.0, 3.0]])))
-    assert math.isnan(st.spearman(np.array([[1.0, 2.0], [1.0, 3.0]])))
+def test_the_median_of_eight_patients_lies_between_the_smallest_and_the_largest():
+    """Both on one side of it has a chance of 2 / 2^8; the next pair would hold it in 93% only."""
+    found = median_interval([3.0, 1.0, 8.0, 2.0, 7.0, 4.0, 6.0, 5.0, math.nan])
+    assert (found.value, found.low, found.high) == (4.5, 1.0, 8.0)
+    nine = median_interval(np.arange(9.0))
+    assert (nine.low, nine.high) == (1.0, 7.0)
+    assert math.isnan(median_interval(np.arange(5.0)).low)
 
 
 def test_area_under_the_curve_by_hand():
     """Of the four pairs of 1, 3 against 2, 3: two right, one wrong, one tie."""
-    scores = np.array([1.0, 3.0, 2.0, 3.0])
-    assert st.area_under_curve(scores, np.array([False, False, True, True])) == pytest.approx(2.5 / 4)
-    assert math.isnan(st.area_under_curve(scores, np.zeros(4, dtype=bool)))
+    scores, is_positive = np.array([1.0, 3.0, 2.0, 3.0]), np.array([False, False, True, True])
+    assert auc(scores[is_positive], scores[~is_positive]) == pytest.approx(2.5 / 4)
+    found = clustered_auc(scores, is_positive, np.arange(4))
+    assert found.value == pytest.approx(2.5 / 4)
+    assert found.low < found.value < found.high
+    one = clustered_auc(scores, is_positive, np.zeros(4, dtype=int))
+    assert one.value == pytest.approx(2.5 / 4)
+    assert math.isnan(one.low)
+    assert math.isnan(clustered_auc(scores, np.zeros(4, dtype=bool), np.arange(4)).value)

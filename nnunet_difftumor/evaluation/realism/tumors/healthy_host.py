@@ -1,0 +1,90 @@
+"""A scan without its tumour: where it was lies noise of tumour-free tissue of the same scan, quilted from blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_cdt, find_objects
+
+from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
+from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
+from nnunet_difftumor.synthesis.blending import robust_sd
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+_LARGEST_HALF_BLOCK = 6
+_LIMIT_SD = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class FreeTissue:
+    """Tumour-free organ of a scan.
+
+    Attributes:
+        level_hu: Its median in HU.
+        noise_hu: Scan minus the median, limited to 3 robust standard deviations, in HU. Shape (D, H, W).
+        centres: Voxels around which a whole block is tumour-free organ. Shape (N, 3).
+        half: Half the side of a block in voxels.
+    """
+
+    level_hu: float
+    noise_hu: FloatArray
+    centres: NDArray[np.int64]
+    half: int
+
+    def quilt(self, shape: Sequence[int], rng: np.random.Generator) -> FloatArray:
+        """Fill a box with noise: blocks from random places that overlap by half.
+
+        They are not flipped: streaks keep their direction. The squares of the blocks' windows add up to 1, so
+        that independent noise keeps its variance.
+
+        Args:
+            shape: Shape of the box.
+
+        Returns:
+            Noise in HU. Shape `shape`.
+        """
+        side, half = 2 * self.half, self.half
+        ramp = np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32)  # squares: sin^2 + cos^2
+        window = ramp[:, None, None] * ramp[:, None] * ramp
+        counts = [-(-size // half) + 1 for size in shape]
+        result = np.zeros([half * (count + 1) for count in counts], dtype=np.float32)
+        for corner in np.ndindex(*counts):
+            centre = self.centres[int(rng.integers(len(self.centres)))]
+            block = self.noise_hu[tuple(slice(c - half, c + half) for c in centre)]
+            block = block - block.mean()  # what is left of edges nearby would shift the tumour's mean
+            result[tuple(slice(half * c, half * c + side) for c in corner)] += window * block
+        return result[tuple(slice(half, half + size) for size in shape)]
+
+
+def free_tissue(scan: EvaluationScan) -> FreeTissue:
+    """Take the organ at least 5 mm from every tumour, or the whole organ where there is none."""
+    far = scan.organ & (scan.distance_to_tumors_mm() > DISTANCE_TO_TUMOR_MM)
+    tissue = far if far.any() else scan.organ
+    level_hu = float(np.median(scan.image_hu[tissue]))
+    limit_hu = _LIMIT_SD * max(robust_sd(scan.image_hu[tissue]), 1e-3)
+    noise_hu = np.clip(scan.image_hu - level_hu, -limit_hu, limit_hu).astype(np.float32)
+    depth = np.asarray(distance_transform_cdt(np.pad(tissue, 1), metric="chessboard"))[1:-1, 1:-1, 1:-1]
+    half = max(1, min(_LARGEST_HALF_BLOCK, int(depth.max()) - 1))
+    centres = np.argwhere(depth > half) if int(depth.max()) > half else np.argwhere(depth == depth.max())
+    return FreeTissue(level_hu, noise_hu, np.clip(centres, half, np.asarray(tissue.shape) - half), half)
+
+
+def without_target(scan: EvaluationScan, rng: np.random.Generator) -> FloatArray:
+    """Put tumour-free tissue in the place of a scan's largest tumour.
+
+    A tumour that is made there gets the noise of that tissue, and nothing of the real one is left.
+
+    Returns:
+        Image in HU; outside the tumour that of the scan. Shape (D, H, W).
+    """
+    tissue = free_tissue(scan)
+    image_hu = scan.image_hu.copy()
+    box = find_objects(scan.target.astype(np.uint8))[0]
+    inside = scan.target[box]
+    image_hu[box][inside] = tissue.level_hu + tissue.quilt(inside.shape, rng)[inside]
+    return image_hu
