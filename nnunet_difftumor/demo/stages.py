@@ -22,7 +22,7 @@ from nnunet_difftumor.demo.split import read_demo_cases
 from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.trainer.search_path import ext_trainer_folder
+from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _SYNTHESIS_SEED = 1

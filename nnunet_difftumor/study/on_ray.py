@@ -14,12 +14,11 @@ from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.generator_training import state_of_stage, train_stage
-from nnunet_difftumor.study.generators import Stage
 from nnunet_difftumor.study.plan import Study
-from nnunet_difftumor.study.running import state_of, train
+from nnunet_difftumor.study.running import Training
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.processes.logged_command import run_logged
+from nnunet_difftumor.support.processes.steps import Step
 from nnunet_difftumor.support.processes.work_folder import FINISHED, RunError
 from nnunet_difftumor.trainer.cpu_training import CPU_THREADS_VARIABLE
 
@@ -53,9 +52,6 @@ class RayOptions:
 def ray_session(options: RayOptions) -> Iterator[RaySession]:
     """Join or start Ray, and leave it in the end.
 
-    Args:
-        options: Where, and with what.
-
     Raises:
         ConfigurationError: If Ray is not installed or cannot be reached.
     """
@@ -80,11 +76,7 @@ def ray_session(options: RayOptions) -> Iterator[RaySession]:
 
 
 class RaySession:
-    """A connection to Ray.
-
-    Args:
-        options: What each training gets.
-    """
+    """A connection to Ray."""
 
     def __init__(self, ray: Any, options: RayOptions) -> None:
         self._ray = ray
@@ -93,28 +85,21 @@ class RaySession:
     def train_all(self, runs: Sequence[Run], data: StudyData) -> Mapping[str, DiffTumorError]:
         """Train runs side by side, as many as fit, each after the generator that it needs; finished ones are skipped.
 
-        Args:
-            data: The study's data set.
-
         Returns:
             What went wrong, by name of the run.
         """
-        left = [run for run in runs if state_of(run) != FINISHED]
+        trainings = [Training(run, data) for run in runs]
+        left = [training for training in trainings if training.state() != FINISHED]
         print(f"{len(runs)} runs, {len(runs) - len(left)} done before, {len(left)} to train on Ray", flush=True)
-        stages = {stage.name: stage for run in left for stage in run.generator_stages}
-        generators: dict[str, Any] = {}
-        tasks: dict[Any, str] = {}
-        shared = self._ray.put(data)
-        for name, stage in stages.items():
-            if state_of_stage(stage) != FINISHED:
-                before = [generators[each] for each in _needs(stage, stages) if each in generators]
-                generators[name] = self._start(_train_stage, stage, *before)
-                tasks[generators[name]] = name
-        for run in left:
-            before = [generators[stage.name] for stage in run.generator_stages if stage.name in generators]
-            tasks[self._start(_train_run, run, shared, *before)] = run.name
-        errors = self._wait(tasks, {run.name: run.folder for run in left} | {s.name: s.folder for s in stages.values()})
-        return {run.name: errors[run.name] for run in left if run.name in errors}
+        started: dict[str, tuple[Any, Step]] = {}
+        for training in left:
+            stages = training.run.generator_stages
+            for number, stage in enumerate(stages):
+                self._start_step(stage, stages[:number], started)
+        for training in left:
+            self._start_step(training, training.run.generator_stages, started)
+        errors = self._wait(dict(started.values()))
+        return {training.name: errors[training.name] for training in left if training.name in errors}
 
     def compare_all(self, study: Study, runs: Sequence[Run], data: StudyData, output: Path) -> tuple[Path, ...]:
         """Compare as one task, because predicting wants a GPU too.
@@ -130,6 +115,12 @@ class RaySession:
             raise result
         return result
 
+    def _start_step(self, step: Step, before: Sequence[Step], started: dict[str, tuple[Any, Step]]) -> None:
+        """Start a step after those before it, unless it was started or is finished; `started` gets it."""
+        if step.name not in started and step.state() != FINISHED:
+            tasks = [started[other.name][0] for other in before if other.name in started]
+            started[step.name] = self._start(_run_step, step, *tasks), step
+
     def _start(self, function: Any, *arguments: Any) -> Any:
         return self._ray.remote(function).options(**self._resources).remote(*arguments)
 
@@ -140,7 +131,7 @@ class RaySession:
         except self._ray.exceptions.RayError as crash:
             return RunError(f"{name}: its Ray task ended: {crash}")
 
-    def _wait(self, tasks: Mapping[Any, str], folders: Mapping[str, Path]) -> dict[str, DiffTumorError]:
+    def _wait(self, tasks: Mapping[Any, Step]) -> dict[str, DiffTumorError]:
         """Report each task as it ends."""
         errors: dict[str, DiffTumorError] = {}
         pending = list(tasks)
@@ -148,14 +139,12 @@ class RaySession:
             while pending:
                 ended, rest = self._ray.wait(pending, num_returns=1)
                 pending[:] = rest
-                name = tasks[ended[0]]
-                error = self._result(ended[0], name)
-                count = f"{len(tasks) - len(pending)}/{len(tasks)}"
-                if error is None:
-                    print(f"=== {count} {name}: done, see {folders[name]}", flush=True)
-                else:
-                    errors[name] = error
-                    print(f"=== {count} {name}: {type(error).__name__}: {error}", flush=True)
+                step = tasks[ended[0]]
+                error = self._result(ended[0], step.name)
+                said = f"done, see {step.done_file.parent}" if error is None else f"{type(error).__name__}: {error}"
+                print(f"=== {len(tasks) - len(pending)}/{len(tasks)} {step.name}: {said}", flush=True)
+                if error is not None:
+                    errors[step.name] = error
         return errors
 
     @contextmanager
@@ -171,25 +160,13 @@ class RaySession:
             raise
 
 
-def _train_stage(stage: Stage, *before: DiffTumorError | None) -> DiffTumorError | None:
-    """Task: train a stage of a generator, after the stages before it; return what went wrong."""
+def _run_step(step: Step, *before: DiffTumorError | None) -> DiffTumorError | None:
+    """Task: run a step, after the steps before it; return what went wrong."""
     failed = next((error for error in before if error is not None), None)
     if failed is not None:
-        return RunError(f"{stage.name}: what it is trained with failed: {failed}")
+        return RunError(f"{step.name}: what it is trained with failed: {failed}")
     try:
-        train_stage(stage, run_command=functools.partial(run_logged, is_told_to_end=False))
-    except DiffTumorError as error:
-        return error
-    return None
-
-
-def _train_run(run: Run, data: StudyData, *before: DiffTumorError | None) -> DiffTumorError | None:
-    """Task: train a run, after its generator; return what went wrong."""
-    failed = next((error for error in before if error is not None), None)
-    if failed is not None:
-        return RunError(f"{run.name}: its generator failed: {failed}")
-    try:
-        train(run, data, run_command=functools.partial(run_logged, is_told_to_end=False))
+        step.run_once(functools.partial(run_logged, is_told_to_end=False))
     except DiffTumorError as error:
         return error
     return None
@@ -204,11 +181,6 @@ def _compare_all(study: Study, runs: Sequence[Run], data: StudyData, output: Pat
         return compare_all(study, runs, data, output, compare=compare)
     except DiffTumorError as error:
         return error
-
-
-def _needs(stage: Stage, stages: Mapping[str, Stage]) -> list[str]:
-    """Names of the stages that a stage reads from."""
-    return [name for name, other in stages.items() if str(other.folder) in stage.working_options]
 
 
 def _import_ray() -> Any:

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_difftumor.study.generator_training import state_of_stage
 from nnunet_difftumor.study.generators import Stage
 from nnunet_difftumor.study.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.study.runs import Run
@@ -61,7 +60,7 @@ def _describe_generators(runs: Sequence[Run]) -> list[str]:
     stages: dict[str, Stage] = {stage.name: stage for run in runs for stage in run.generator_stages}
     if not stages:
         return []
-    states = {name: state_of_stage(stage) for name, stage in stages.items()}
+    states = {name: stage.state() for name, stage in stages.items()}
     left = sum(state != FINISHED for state in states.values())
     lines = [
         f"# Generators: {len(stages)} trainings, {left} of them left. Each comes before the first run that needs it; "

@@ -75,7 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan the study, then print, write or train it."""
     from nnunet_difftumor.study.data_views import open_data
-    from nnunet_difftumor.study.generator_training import check_stage
     from nnunet_difftumor.study.hospital_cases import check_hospitals
     from nnunet_difftumor.study.plan import read_study
     from nnunet_difftumor.study.plan_text import command_of_study, describe_plan, write_slurm_script
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     for each in runs:
         check_record(each)
     for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
-        check_stage(stage)
+        stage.check()
     chosen = _choose(runs, args.only)
     if args.dry_run:
         print(describe_plan(chosen))

@@ -1,4 +1,4 @@
-"""What the trainings of a study share: records that must not change, locks, numbered logs."""
+"""What belongs to a step and not to its result: a record that must not change, a lock, numbered logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOCK_FILE = ".lock"
 
 
 class RunError(DiffTumorError):
-    """A training ended with an error, or did not train what the study asks for."""
+    """A command ended with an error, or did not do what it was to."""
 
 
 def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, advice: str, root: Path) -> None:
@@ -26,8 +26,6 @@ def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, ad
     Args:
         record: What it was started with, as JSON; paths in the study's folder may be full ones.
         current: What it would be started with now.
-        folder: Its folder, for the error.
-        advice: What to do about it.
         root: Output folder of the study, from which paths in it start.
 
     Raises:
@@ -61,7 +59,6 @@ def alone(folder: Path, name: str, *, waits: bool = False, work: str = "trains i
 
     Args:
         folder: Where the lock lies.
-        name: What is made, for messages.
         waits: Wait for the other process, and say so, instead of raising.
         work: What the other process does, for messages.
 
@@ -73,7 +70,7 @@ def alone(folder: Path, name: str, *, waits: bool = False, work: str = "trains i
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if not waits:
-                raise RunError(f"{name}: another process trains this run at the moment ({error}).") from error
+                raise RunError(f"{name}: another process {work} at the moment ({error}).") from error
             print(f"    {name}: another process {work} at the moment; waiting for that", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

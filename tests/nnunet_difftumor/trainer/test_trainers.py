@@ -20,13 +20,13 @@ from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorE
 from nnunet_difftumor.injection.log import InjectionLog, read_counts
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ConfigSource
+from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 from nnunet_difftumor.trainer.output_record import (
     find_output_conflicts,
     read_recorded_config,
     refuse_conflicts,
     write_output_record,
 )
-from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 

@@ -27,8 +27,8 @@ from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.file_stamps import stamp_of
 from nnunet_difftumor.support.processes.logged_command import end_of_log, program, run_logged
+from nnunet_difftumor.trainer.discovery import trainer_search_environment
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
-from nnunet_difftumor.trainer.search_path import trainer_search_environment
 
 _PROGRAM = "nnUNetv2_predict_from_modelfolder"
 _BFLOAT16_PROGRAM = "nnunet_difftumor.evaluation.comparison.inputs.cpu_prediction"
