@@ -42,9 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
     from nnunet_difftumor.demo.layout import DemoFolder
     from nnunet_difftumor.demo.report import write_report
-    from nnunet_difftumor.demo.runner import StageRunner
     from nnunet_difftumor.demo.settings import demo_settings
-    from nnunet_difftumor.demo.stages import DemoStages, describe_environment
+    from nnunet_difftumor.demo.steps import Demo, describe_environment, run_steps
 
     settings = demo_settings(args.data, is_quick=args.quick)
     output = args.output if args.output is not None else Path("demo_output") / args.data
@@ -54,11 +53,10 @@ def run(args: argparse.Namespace) -> int:
     folder.open(settings, is_quick=args.quick)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     real_data = os.environ.get(REAL_DATA_VARIABLE)
-    stages = DemoStages(folder, settings, device, Path(real_data) if real_data else None)
+    demo = Demo(folder, settings, device, Path(real_data) if real_data else None)
     if not args.report_only:
-        environment = stages.environment()
-        print(describe_environment(environment))
+        print(describe_environment(demo.environment()))
         with ending_on_sigterm():
-            StageRunner(folder.stages, folder.logs, environment).run(stages.all())
+            run_steps(demo.steps(), demo.environment())
     print(f"\nReport: {write_report(folder, settings)}")
     return 0

@@ -7,12 +7,12 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.ct.reading import file_ending, read_labels
-from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, LeakError, OutputExistsError
+from nnunet_difftumor.errors import CorruptImageError, LeakError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
 from nnunet_difftumor.evaluation.comparison.inputs.prediction_images import (
     cases_of_replaced_images,
@@ -26,7 +26,9 @@ from nnunet_difftumor.evaluation.comparison.inputs.trained_models import trainin
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.file_stamps import stamp_of
-from nnunet_difftumor.support.processes.logged_command import end_of_log, program, run_logged
+from nnunet_difftumor.support.processes.logged_command import program, run_logged
+from nnunet_difftumor.support.processes.steps import RunCommand, run_or_raise
+from nnunet_difftumor.support.processes.work_folder import RunError
 from nnunet_difftumor.trainer.discovery import trainer_search_environment
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
 
@@ -34,12 +36,6 @@ _PROGRAM = "nnUNetv2_predict_from_modelfolder"
 _BFLOAT16_PROGRAM = "nnunet_difftumor.evaluation.comparison.inputs.cpu_prediction"
 _SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
 _INPUT_FOLDER, _UNFINISHED_FOLDER = ".input", ".unfinished"
-
-Run = Callable[[Sequence[str], Mapping[str, str], Path], int]
-
-
-class PredictionError(DiffTumorError):
-    """nnU-Net ended with an error or left a case out."""
 
 
 def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:
@@ -51,21 +47,14 @@ def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:
 
 
 def cases_to_predict(model: Model, hospital: Hospital, folder: Path) -> tuple[str, ...]:
-    """Find the cases whose prediction is missing, or was made from images that were replaced since.
-
-    Args:
-        folder: Folder of this model's predictions in this hospital, which need not exist.
-
-    Returns:
-        The cases, all with a reference.
-    """
+    """Find the cases with a reference whose prediction is missing, or was made from images that were replaced since."""
     assert hospital.labels is not None
     wanted = {*missing_predictions(hospital, folder), *cases_of_replaced_images(model, hospital, folder)}
     return tuple(case for case in find_label_maps(hospital.labels) if case in wanted)
 
 
 def predict_missing(
-    model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: Run = run_logged
+    model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: RunCommand = run_logged
 ) -> tuple[str, ...]:
     """Predict the cases of a hospital that have a reference and no prediction of their images yet.
 
@@ -74,7 +63,6 @@ def predict_missing(
 
     Args:
         folder: Folder of this model's predictions in this hospital; made if it is missing.
-        run: Runs the command; `run_logged` unless a test has another one.
 
     Returns:
         The cases that were predicted.
@@ -83,7 +71,7 @@ def predict_missing(
         OutputExistsError: If the folder holds predictions of another model or other settings, or some that do not say
             which images they were made from.
         DatasetError: If an image is missing.
-        PredictionError: If nnU-Net ends with an error or leaves a case out.
+        RunError: If nnU-Net ends with an error or leaves a case out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, _describe(model, settings))
@@ -98,20 +86,22 @@ def predict_missing(
     record_images(folder, images)
     _link_images(images, folder / _INPUT_FOLDER)
     words = prediction_command(model, settings, folder / _INPUT_FOLDER, folder / _UNFINISHED_FOLDER)
-    print(f"$ {shlex.join(words)}", flush=True)
-    log = folder / _LOG_FILE
-    status = run(words, trainer_search_environment(), log)
-    if status != 0:
-        raise PredictionError(
-            f"nnU-Net ended with status {status} when {model.name} predicted {hospital.name}. Its log is {log}; it "
-            f"ends with:\n{end_of_log(log)}\nCorrect the cause and run the comparison again: what is done is kept."
-        )
+    run_or_raise(
+        words,
+        trainer_search_environment(),
+        folder / _LOG_FILE,
+        run,
+        typed=shlex.join(words),
+        who=f"{model.name} predicts {hospital.name}: nnU-Net",
+        advice="Correct the cause and run the comparison again: what is done is kept.",
+    )
     _collect(folder)
     shutil.rmtree(folder / _INPUT_FOLDER)
     left = missing_predictions(hospital, folder)
     if left:
-        raise PredictionError(
-            f"nnU-Net ended well but left out {len(left)} cases of {hospital.name}: {', '.join(left[:5])}. See {log}."
+        raise RunError(
+            f"nnU-Net ended well but left out {len(left)} cases of {hospital.name}: {', '.join(left[:5])}. See "
+            f"{folder / _LOG_FILE}."
         )
     return missing
 
