@@ -16,7 +16,6 @@ from nnunet_difftumor.ct.reading import CTVolume
 from nnunet_difftumor.support.pictures.montage import SOFT_TISSUE_HU, flips_to_display
 
 TRUTH_COLOR, PREDICTION_COLOR = "#2ca02c", "#ff7f0e"
-_COLUMNS = 4
 _AIR_HU = -300.0
 
 
@@ -35,38 +34,35 @@ def draw_prediction(axis: Any, ct: CTVolume, is_true: NDArray[np.bool_], is_pred
     rows, columns = (np.flatnonzero((image > _AIR_HU).any(axis=other)) for other in (1, 0))
     body = np.ix_(rows, columns) if len(rows) else np.ix_(*map(range, image.shape))  # air around it takes no room
     aspect = ct.spacing_mm[1] / ct.spacing_mm[2]
+    axis.set_axis_off()
     axis.imshow(image[body], cmap="gray", clim=SOFT_TISSUE_HU, aspect=aspect, interpolation="nearest")
     for mask, color in ((true[body], TRUTH_COLOR), (predicted[body], PREDICTION_COLOR)):
         if mask.any():
             axis.contour(mask, levels=[0.5], colors=color, linewidths=1.2)
 
 
-def picture_grid(count: int) -> tuple[Figure, Sequence[Any]]:
-    """Make a figure with room for so many slices, four in a row.
+def make_grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Any]]:
+    """Make a figure of the width of the page.
+
+    Args:
+        count: Number of panels.
+        height: Of a row, in inches.
 
     Returns:
-        The figure and its axes.
+        The figure and its axes, row by row.
     """
-    rows = math.ceil(count / _COLUMNS)
-    figure = Figure(figsize=(11.0, 2.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for axis in axes:
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(11.0, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[count:]:
         axis.set_axis_off()
     return figure, axes[:count]
 
 
 def draw_curves(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw one panel for each table, three in a row.
-
-    Args:
-        panels: Tables by title; the index, with its name, goes to the right.
-    """
-    rows = math.ceil(len(panels) / 3)
-    figure = Figure(figsize=(11.0, 2.7 * rows), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False).ravel()
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    for axis, (title, table) in zip(axes, panels.items(), strict=False):
+    """Draw one panel for each table, by title; the index, with its name, goes to the right."""
+    figure, axes = make_grid(len(panels), columns=3, height=2.7)
+    for axis, (title, table) in zip(axes, panels.items(), strict=True):
         for name in table:
             values = table[name].dropna()
             axis.plot(values.index, values, label=str(name).replace("_", " "), linewidth=1.3)

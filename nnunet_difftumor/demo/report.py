@@ -15,7 +15,7 @@ import pandas as pd
 from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
 from nnunet_difftumor.ct.reading import read_ct, read_mask
-from nnunet_difftumor.demo.figures import PREDICTION_COLOR, TRUTH_COLOR, draw_curves, draw_prediction, picture_grid
+from nnunet_difftumor.demo.figures import PREDICTION_COLOR, TRUTH_COLOR, draw_curves, draw_prediction, make_grid
 from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.settings import DemoSettings
 from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME
@@ -38,6 +38,13 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
         _draw_predictions(folder, scores)
         _draw_curves(folder)
     counts = _read_table(folder.training / COUNTS_FILE_NAME, "epoch").sum().astype(int).to_dict()
+    pictures = {
+        "tumors": folder.synthetic / "montage.png",
+        "predictions": folder.pictures / "predictions.png",
+        "samples": folder.training / MONTAGE_FILE_NAME,
+        "inplace": folder.evaluation / "inplace.png",
+        "curves": folder.pictures / "curves.png",
+    }
     content = {
         "settings": settings,
         "is_phantom": settings.data == "phantom",
@@ -53,13 +60,7 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
             **{each: importlib.metadata.version(each) for each in _PACKAGES},
         },
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {_accelerator()}",
-        "pictures": {
-            "tumors": _embedded(folder.synthetic / "montage.png"),
-            "predictions": _embedded(folder.pictures / "predictions.png"),
-            "samples": _embedded(folder.training / MONTAGE_FILE_NAME),
-            "inplace": _embedded(folder.evaluation / "inplace.png"),
-            "curves": _embedded(folder.pictures / "curves.png"),
-        },
+        "pictures": {name: embed_png(path) for name, path in pictures.items() if path.is_file()},
         "colors": (TRUTH_COLOR, PREDICTION_COLOR),
     }
     html = page_environment(Path(__file__).parent).get_template("report.html.jinja").render(**content)
@@ -107,7 +108,7 @@ def _draw_predictions(folder: DemoFolder, scores: pd.DataFrame) -> None:
     dataset = load_raw_dataset(folder.raw)
     _, tumor_label = resolve_label_roles(dataset.options["labels"])
     cases = {case.identifier: case for case in dataset.cases}
-    figure, axes = picture_grid(len(scores))
+    figure, axes = make_grid(len(scores), columns=4, height=2.9)
     for axis, score in zip(axes, scores.to_dict("records"), strict=True):
         case = cases[score["case"]]
         assert case.label_path is not None
@@ -154,10 +155,6 @@ def _read_table(path: Path, index: str) -> pd.DataFrame:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _embedded(path: Path) -> str | None:
-    return embed_png(path) if path.is_file() else None
 
 
 def _accelerator() -> str:

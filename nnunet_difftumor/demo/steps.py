@@ -236,18 +236,7 @@ class Demo:
         words = ["nnUNetv2_train", self.settings.dataset_id, CONFIGURATION, FOLD, "-tr", TRAINER_NAME]
         words += ["-p", PLANS_NAME, "-device", self.device]
         words += ["--c"] if any(self.folder.training.glob("checkpoint_*.pth")) else []
-        path, settings = self.folder.preprocessed / CONFIG_FILE_NAME, self._trainer_settings()
-        return self._step(
-            "train",
-            "Stage 3: train nnU-Net with injected tumours",
-            *words,
-            variables=_ONE_THREAD,
-            before=lambda: write_json(path, settings, overwrite=True),
-            note=f"{CONFIG_FILE_NAME}: {', '.join(settings)}",
-        )
-
-    def _trainer_settings(self) -> dict[str, object]:
-        return {
+        settings = {
             "generator": str(self.folder.generator),
             "size_classes": list(self.settings.size_classes),
             "healthy_holdout": self.settings.healthy_holdout,
@@ -255,6 +244,14 @@ class Demo:
             "num_iterations_per_epoch": self.settings.iterations,
             "num_val_iterations_per_epoch": self.settings.val_iterations,
         }
+        return self._step(
+            "train",
+            "Stage 3: train nnU-Net with injected tumours",
+            *words,
+            variables=_ONE_THREAD,
+            before=lambda: write_json(self.folder.preprocessed / CONFIG_FILE_NAME, settings, overwrite=True),
+            note=f"{CONFIG_FILE_NAME}: {', '.join(settings)}",
+        )
 
     def _predict(self) -> DemoStep:
         words = [
