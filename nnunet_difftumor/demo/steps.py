@@ -22,7 +22,6 @@ from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.steps import RunCommand, Step, run_or_raise
-from nnunet_difftumor.support.processes.work_folder import FINISHED, NOT_STARTED
 from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -35,9 +34,9 @@ class DemoStep(Step):
     Attributes:
         name: Names its marker and its log.
         title: What happens, for people.
-        words: The command; empty for a step that is none.
+        words: The command; none for a step that is all in `before`.
         before: Called before the command.
-        note: What `before` does, as a comment above the command.
+        note: What `before` writes, as a comment above the command.
         variables: Variables of this command alone.
         environment: Variables of every command.
         number: Its place in the demo.
@@ -64,22 +63,18 @@ class DemoStep(Step):
         return self.folder.stages / f"{self.number:02d}-{self.name}.json"
 
     @property
-    def command(self) -> str:
-        """The command as it is typed, below its note."""
-        variables = [f"{key}={shlex.quote(value)}" for key, value in self.variables.items()]
-        typed = " ".join([*variables, *([shlex.join(self.words)] if self.words else [])])
-        return "\n".join([*([f"# {self.note}"] if self.note else []), *([typed] if typed else [])])
-
-    def state(self) -> str:
-        """Say whether it is finished; what was interrupted is begun anew, or told to resume by its words."""
-        return FINISHED if self.done_file.is_file() else NOT_STARTED
+    def typed(self) -> str:
+        """The command with its variables, for a shell."""
+        return " ".join(
+            [*(f"{key}={shlex.quote(value)}" for key, value in self.variables.items()), shlex.join(self.words)]
+        )
 
     def execute(self, run_command: RunCommand) -> None:
         """Do what comes before the command, then run it."""
         if self.before is not None:
+            print(f"# {self.note}", flush=True)
             self.before()
         if not self.words:
-            print(self.command, flush=True)
             return
         self.folder.logs.mkdir(parents=True, exist_ok=True)
         run_or_raise(
@@ -87,14 +82,15 @@ class DemoStep(Step):
             {**self.environment, **self.variables},
             self.folder.logs / f"{self.number:02d}-{self.name}.log",
             run_command,
-            typed=self.command,
+            typed=self.typed,
             who=f"'{self.title}'",
             advice="Correct the cause and run the demo again: finished stages are skipped.",
         )
 
     def mark(self, seconds: float) -> dict[str, object]:
         """What the report says of it."""
-        return {"name": self.name, "title": self.title, "command": self.command, "seconds": round(seconds, 1)}
+        command = "\n".join([*([f"# {self.note}"] if self.note else []), self.typed])
+        return {"name": self.name, "title": self.title, "command": command, "seconds": round(seconds, 1)}
 
 
 def run_steps(makers: list[Callable[[], DemoStep]], environment: Mapping[str, str]) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,48 +26,35 @@ _SECONDS_TO_END = 90.0
 _STATUS_OF_SIGTERM = 128 + signal.SIGTERM
 
 
-@dataclass(frozen=True, kw_only=True)
-class RayOptions:
-    """Where to run, and what each training gets.
+@contextmanager
+def ray_session(address: str | None, *, gpus_per_run: float, cpus_per_run: float) -> Iterator[RaySession]:
+    """Join or start Ray, and leave it in the end.
 
-    Attributes:
+    Args:
         address: Address of a cluster; None: that of RAY_ADDRESS or of this machine, else a Ray of its own here.
         gpus_per_run: GPUs that Ray reserves for a training; parts of one are possible.
         cpus_per_run: Cores that Ray reserves for a training.
-    """
-
-    address: str | None
-    gpus_per_run: float
-    cpus_per_run: float
-
-    def __post_init__(self) -> None:
-        for name in ("gpus_per_run", "cpus_per_run"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ConfigurationError(f"--{name.replace('_', '-')} must be 0 or more, got {value:g}.")
-
-
-@contextmanager
-def ray_session(options: RayOptions) -> Iterator[RaySession]:
-    """Join or start Ray, and leave it in the end.
 
     Raises:
-        ConfigurationError: If Ray is not installed or cannot be reached.
+        ConfigurationError: If a number is negative, or Ray is not installed or cannot be reached.
     """
+    for name, value in (("--gpus-per-run", gpus_per_run), ("--cpus-per-run", cpus_per_run)):
+        if not 0 <= value < float("inf"):
+            raise ConfigurationError(f"{name} must be 0 or more, got {value:g}.")
     ray = _import_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network
     on_terminate: Any = signal.getsignal(signal.SIGTERM)
     variables = {key: value for key, value in os.environ.items() if key.startswith(_PASSED_ON)}
-    variables.setdefault(CPU_THREADS_VARIABLE, str(max(1, int(options.cpus_per_run))))
-    own = {} if options.address else {"include_dashboard": False}
+    variables.setdefault(CPU_THREADS_VARIABLE, str(max(1, int(cpus_per_run))))
+    own = {} if address else {"include_dashboard": False}
     try:
-        ray.init(options.address, runtime_env={"env_vars": variables}, log_to_driver=False, **own)
+        ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigurationError(f"--ray: Ray cannot be reached or started: {error}") from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray has set its own
     try:
-        _say_if_it_never_fits(ray, options)
-        yield RaySession(ray, options)
+        _say_if_it_never_fits(ray, cpus=cpus_per_run, gpus=gpus_per_run)
+        yield RaySession(ray, {"num_cpus": cpus_per_run, "num_gpus": gpus_per_run})
     except SystemExit as end:
         raise SystemExit(_STATUS_OF_SIGTERM) from end  # Ray changes the status
     finally:
@@ -78,9 +64,8 @@ def ray_session(options: RayOptions) -> Iterator[RaySession]:
 class RaySession:
     """A connection to Ray."""
 
-    def __init__(self, ray: Any, options: RayOptions) -> None:
-        self._ray = ray
-        self._resources = {"num_cpus": options.cpus_per_run, "num_gpus": options.gpus_per_run}
+    def __init__(self, ray: Any, resources: Mapping[str, float]) -> None:
+        self._ray, self._resources = ray, resources
 
     def train_all(self, runs: Sequence[Run], data: StudyData) -> Mapping[str, DiffTumorError]:
         """Train runs side by side, as many as fit, each after the generator that it needs; finished ones are skipped.
@@ -140,11 +125,10 @@ class RaySession:
                 ended, rest = self._ray.wait(pending, num_returns=1)
                 pending[:] = rest
                 step = tasks[ended[0]]
-                error = self._result(ended[0], step.name)
-                said = f"done, see {step.done_file.parent}" if error is None else f"{type(error).__name__}: {error}"
+                said = f"done, see {step.done_file.parent}"
+                if error := self._result(ended[0], step.name):
+                    errors[step.name], said = error, f"{type(error).__name__}: {error}"
                 print(f"=== {len(tasks) - len(pending)}/{len(tasks)} {step.name}: {said}", flush=True)
-                if error is not None:
-                    errors[step.name] = error
         return errors
 
     @contextmanager
@@ -193,12 +177,11 @@ def _import_ray() -> Any:
         ) from error
 
 
-def _say_if_it_never_fits(ray: Any, options: RayOptions) -> None:
-    wanted = {"CPU": options.cpus_per_run, "GPU": options.gpus_per_run}
+def _say_if_it_never_fits(ray: Any, *, cpus: float, gpus: float) -> None:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(machine.get(key, 0) >= value for key, value in wanted.items()) for machine in machines):
+    if not any(machine.get("CPU", 0) >= cpus and machine.get("GPU", 0) >= gpus for machine in machines):
         print(
-            f"No machine of the cluster has {options.cpus_per_run:g} cores and {options.gpus_per_run:g} GPUs; Ray "
-            "waits until one joins. If none will, interrupt, and give other --cpus-per-run or --gpus-per-run.",
+            f"No machine of the cluster has {cpus:g} cores and {gpus:g} GPUs; Ray waits until one joins. If none will, "
+            "interrupt, and give other --cpus-per-run or --gpus-per-run.",
             flush=True,
         )

@@ -127,10 +127,10 @@ def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data
 
 
 def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
-    from nnunet_difftumor.study.on_ray import RayOptions, ray_session
+    from nnunet_difftumor.study.on_ray import ray_session
 
     gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
-    with ray_session(RayOptions(address=args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)) as ray:
+    with ray_session(args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run) as ray:
         errors = {} if args.compare else ray.train_all(chosen, data)
         if errors:
             _report(errors, len(chosen))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import end_of_log, run_logged
-from nnunet_difftumor.support.processes.work_folder import FINISHED, RunError, alone, logs_in
+from nnunet_difftumor.support.processes.work_folder import FINISHED, NOT_STARTED, RunError, alone, logs_in
 
 RunCommand = Callable[[Sequence[str], Mapping[str, str], Path], int]
 """Runs words with variables and a log, and returns the exit status: `run_logged`, unless a test has another one."""
@@ -31,7 +31,7 @@ class Step:
 
     def state(self) -> str:
         """Say whether it is finished, was interrupted, or is not started."""
-        raise NotImplementedError
+        return FINISHED if self.done_file.is_file() else NOT_STARTED
 
     def check(self) -> None:
         """Refuse to go on with what was started otherwise, with an OutputExistsError."""

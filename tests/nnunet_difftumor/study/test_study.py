@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -29,6 +30,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_training_cases
 from nnunet_difftumor.evaluation.comparison.run import compare
 from nnunet_difftumor.generator_training.runs import check_output_folder
+from nnunet_difftumor.study import on_ray
 from nnunet_difftumor.study.comparing import compare_all
 from nnunet_difftumor.study.data_views import make_view, open_data
 from nnunet_difftumor.study.exposure import fitting_epochs, shares_of
@@ -1383,6 +1385,58 @@ def test_ray_that_is_missing_names_the_extra(plan, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "out").exists()
     assert main([*words[:-1], "--ray", "--gpus-per-run", "-1"]) == 1
     assert "--gpus-per-run must be 0 or more, got -1" in capsys.readouterr().err
+
+
+class FakeRay:
+    """Runs tasks at once, in the order in which they are started."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self):
+        self.results = []
+
+    def remote(self, function):
+        return self._Starter(self, function)
+
+    class _Starter:
+        def __init__(self, ray, function):
+            self.ray, self.function = ray, function
+
+        def options(self, **resources):
+            assert resources == {"num_cpus": 1}
+            return self
+
+        def remote(self, *arguments):
+            values = [self.ray.results[each] if isinstance(each, int) else each for each in arguments]
+            self.ray.results.append(self.function(*values))
+            return len(self.ray.results) - 1
+
+    def wait(self, pending, num_returns):
+        return pending[:num_returns], pending[num_returns:]
+
+    def get(self, task):
+        return self.results[task]
+
+
+def test_ray_trains_each_generator_once_and_before_its_runs(plan, monkeypatch, capsys):
+    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "annotated": [3]})
+    nnunet = FakeNnunet(failing=["fold-2.autoencoder"])
+
+    def run(words, environment, log, *, is_told_to_end):
+        assert not is_told_to_end  # a task has no terminal
+        return nnunet(words, environment, log)
+
+    monkeypatch.setattr(on_ray, "run_logged", run)
+    errors = on_ray.RaySession(FakeRay(), {"num_cpus": 1}).train_all(runs, data)
+    assert list(errors) == ["DiffTumor.annotated-3.fold-2.seed-0"]
+    message = "what it is trained with failed: fold-2.autoencoder: difftumor train-autoencoder ended with status 1"
+    assert message in str(errors["DiffTumor.annotated-3.fold-2.seed-0"])
+    names = [options.output.name for options in nnunet.generator_starts]
+    assert names == ["fold-0.autoencoder", "fold-0.annotated-3", "fold-2.autoencoder"]
+    assert {run.name for run in runs if state_of(run) != "finished"} == set(errors)
+    printed = capsys.readouterr().out
+    assert f"{len(runs)} runs, 0 done before, {len(runs)} to train on Ray" in printed
+    assert f"=== 1/8 fold-0.autoencoder: done, see {runs[1].root / 'generators' / 'fold-0.autoencoder'}" in printed
 
 
 def test_importing_the_command_does_not_import_ray():

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunet_difftumor.ct.reading import file_ending, read_labels
 from nnunet_difftumor.errors import CorruptImageError, LeakError, OutputExistsError
@@ -19,8 +18,8 @@ from nnunet_difftumor.evaluation.comparison.inputs.prediction_images import (
     images_of,
     record_images,
     refuse_missing_images,
+    refuse_unrecorded,
     remove_predictions,
-    unrecorded_cases,
 )
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import training_cases_of_splits
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
@@ -74,10 +73,11 @@ def predict_missing(
         RunError: If nnU-Net ends with an error or leaves a case out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, _describe(model, settings))
+    _claim(model, settings, folder)
     _collect(folder)
     missing = cases_to_predict(model, hospital, folder)
-    _refuse_unrecorded(hospital, folder, missing)
+    assert hospital.labels is not None
+    refuse_unrecorded(folder, [case for case in find_label_maps(hospital.labels) if case not in missing])
     if not missing:
         return ()
     images = images_of(model, hospital, missing)
@@ -125,9 +125,6 @@ def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknow
     the data set in nnUNet_preprocessed, where they are; and the validation cases of all folds: those of one fold
     trained the others.
 
-    Args:
-        acknowledged: The user knows that they are other scans of the same name.
-
     Returns:
         A note for the report; empty without an overlap.
 
@@ -155,12 +152,9 @@ def refuse_shared_names(
     Raises:
         LeakError: If there is an overlap that is not acknowledged.
     """
-    overlap = {
-        hospital.name: sorted(find_label_maps(hospital.labels).keys() & set(training))
-        for hospital in hospitals
-        if hospital.labels is not None
-    }
-    overlap = {name: cases for name, cases in overlap.items() if cases}
+    labels = {hospital.name: hospital.labels for hospital in hospitals if hospital.labels is not None}
+    shared = {name: sorted(find_label_maps(folder).keys() & set(training)) for name, folder in labels.items()}
+    overlap = {name: cases for name, cases in shared.items() if cases}
     if not overlap:
         return ()
     listed = "; ".join(f"{name}: {', '.join(cases[:5])} ({len(cases)})" for name, cases in overlap.items())
@@ -191,10 +185,14 @@ def _training_cases(model: Model) -> set[str]:
     return cases
 
 
-def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
+def _claim(model: Model, settings: PredictionSettings, folder: Path) -> None:
+    """Record whose predictions a folder holds, or refuse if they are another's.
+
+    The stamps of the checkpoints tell models apart; a model that was moved is the same one.
+    """
     assert model.trained is not None
     checkpoints = [model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds]
-    return {
+    source = {
         "trained": str(model.trained),
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
@@ -204,13 +202,6 @@ def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
         "probabilities": settings.probabilities,
         "cpu_bfloat16": settings.cpu_bfloat16,
     }
-
-
-def _claim(folder: Path, source: dict[str, Any]) -> None:
-    """Record whose predictions a folder holds, or refuse if they are another's.
-
-    The stamps of the checkpoints tell models apart; a model that was moved is the same one.
-    """
     path = folder / _SOURCE_FILE
     if not path.is_file():
         write_json(path, source)
@@ -247,17 +238,6 @@ def _is_whole(path: Path) -> bool:
     except CorruptImageError:
         return False
     return True
-
-
-def _refuse_unrecorded(hospital: Hospital, folder: Path, missing: Sequence[str]) -> None:
-    """Refuse predictions that do not say which images they were made from."""
-    assert hospital.labels is not None
-    predicted = [case for case in find_label_maps(hospital.labels) if case not in missing]
-    if unknown := unrecorded_cases(folder, predicted):
-        raise OutputExistsError(
-            f"{folder} does not say which images {len(unknown)} of its predictions were made from: "
-            f"{', '.join(unknown[:5])}. Move them away to predict anew."
-        )
 
 
 def _link_images(images: Mapping[str, Sequence[Path]], folder: Path) -> None:

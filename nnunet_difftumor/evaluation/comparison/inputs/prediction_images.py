@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.ct.reading import IMAGE_ENDINGS
-from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.file_stamps import stamp_of
@@ -18,11 +18,7 @@ _ENDINGS_OF_A_PREDICTION = (*IMAGE_ENDINGS, ".npz", ".pkl")
 
 
 def images_of(model: Model, hospital: Hospital, cases: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Files of the images of some cases, one a channel, under the names that the model expects.
-
-    Returns:
-        Files by case, which need not exist.
-    """
+    """Files of the images by case, one a channel, under the names that the model expects; they need not exist."""
     assert model.trained is not None
     assert hospital.images is not None
     dataset = json.loads((model.trained / "dataset.json").read_text(encoding="utf-8"))
@@ -43,38 +39,30 @@ def refuse_missing_images(model: Model, images: Mapping[str, Sequence[Path]]) ->
 
 
 def cases_of_replaced_images(model: Model, hospital: Hospital, folder: Path) -> tuple[str, ...]:
-    """Cases whose images have changed since their prediction was started.
+    """Cases whose images have changed since their prediction was started, if the folder of predictions exists.
 
     A case whose image is gone has not changed: its prediction is all that is left of it.
-
-    Args:
-        folder: Folder of its predictions, which need not exist.
     """
     recorded = _read_record(folder)
-    if not recorded:
-        return ()
-    now = _stamps(images_of(model, hospital, list(recorded)))
+    now = _stamps(images_of(model, hospital, list(recorded))) if recorded else {}
     return tuple(case for case, stamps in recorded.items() if now.get(case, stamps) != stamps)
 
 
 def record_images(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
-    """Record the images that predictions are about to be made from; what is recorded of other cases stays.
-
-    Args:
-        images: Files by case; a case whose files are not all there is left out.
-    """
+    """Record the images that predictions are about to be made from; what is recorded of other cases stays."""
     if new := _stamps(images):
         write_json(folder / _IMAGES_FILE, {**_read_record(folder), **new}, overwrite=True)
 
 
-def unrecorded_cases(folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
-    """Cases whose prediction does not say which images it was made from.
-
-    Args:
-        predicted: The cases that have a prediction.
-    """
+def refuse_unrecorded(folder: Path, predicted: Sequence[str]) -> None:
+    """Raise an OutputExistsError that names the predicted cases that do not say which images they were made from."""
     recorded = _read_record(folder)
-    return tuple(case for case in predicted if case not in recorded)
+    unknown = [case for case in predicted if case not in recorded]
+    if unknown:
+        raise OutputExistsError(
+            f"{folder} does not say which images {len(unknown)} of its predictions were made from: "
+            f"{', '.join(unknown[:5])}. Move them away to predict anew."
+        )
 
 
 def remove_predictions(folder: Path, cases: Sequence[str]) -> None:

@@ -39,12 +39,9 @@ def score_once(
     or if the rules, the format of the scores or the version of this package are others.
 
     Args:
-        prediction: Folder of predictions of the same cases.
-        dataset_json: nnU-Net's dataset.json, which names the labels.
         output: Folder for the scores; replaced if anything that they are made from has changed since.
         labels: Tumour labels; without any, all whose names say so.
         probabilities: The prediction folder holds probabilities too.
-        workers: Processes that score side by side.
 
     Returns:
         True if it scored, False if the scores there are still good.
@@ -71,17 +68,8 @@ def score_once(
     unfinished = output.with_name(f".unfinished-{output.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    _call_scorer(request, unfinished, workers)
-    write_json(unfinished / _INPUTS_FILE, inputs)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(unfinished, output)
-    return True
-
-
-def _call_scorer(request: ScoringRequest, output: Path, workers: int) -> None:
-    """Score, and refuse cases that cannot be scored."""
     try:
-        scored = score_folders(request, output, workers=workers, show_progress=True)
+        scored = score_folders(request, unfinished, workers=workers, show_progress=True)
     except KilledProcessError as error:
         raise DiffTumorError(
             f"One of {error.workers} processes that scored {request.prediction} was killed, most likely for want of "
@@ -89,6 +77,10 @@ def _call_scorer(request: ScoringRequest, output: Path, workers: int) -> None:
             f"prediction: {{processes: {error.fewer_workers}}} in the experiment."
         ) from error
     _refuse_errors(scored.errors, request)
+    write_json(unfinished / _INPUTS_FILE, inputs)
+    shutil.rmtree(output, ignore_errors=True)
+    os.replace(unfinished, output)
+    return True
 
 
 def _describe(request: ScoringRequest) -> dict[str, Any]:
