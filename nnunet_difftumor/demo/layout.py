@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME
 from nnunet_difftumor.demo.settings import DemoSettings, demo_settings
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.support.files.atomic_files import write_json
@@ -35,6 +36,7 @@ class DemoFolder:
     def __init__(self, root: Path, dataset: str) -> None:
         self.root, self.dataset = root, dataset
         self.raw, self.preprocessed, self.results = (root / name / dataset for name in _NNUNET_FOLDERS)
+        self.splits = self.preprocessed / SPLITS_FILE_NAME
         self.training = self.results / f"{TRAINER_NAME}__{PLANS_NAME}__{CONFIGURATION}" / f"fold_{FOLD}"
         self.autoencoder, self.diffusion = root / "autoencoder_training", root / "diffusion_training"
         self.generator = self.diffusion / "generator"

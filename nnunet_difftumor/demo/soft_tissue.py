@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.splits import Split, cross_validation
-from nnunet_difftumor.ct.grid import GridGeometry
-from nnunet_difftumor.ct.reading import read_ct, read_labels
-from nnunet_difftumor.ct.resample import AIR_HU, resample
+from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_labels
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
 
@@ -54,13 +52,6 @@ class SarcomaDataset:
     healthy: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    image_hu: NDArray[np.float32]
-    labels: NDArray[np.int16]
-    geometry: GridGeometry
-
-
 def make_real_dataset(
     source_folder: Path,
     output_raw_folder: Path,
@@ -69,7 +60,6 @@ def make_real_dataset(
     training: Sequence[str] = TRAINING_CASES,
     validation: Sequence[str] = VALIDATION_CASES,
     healthy_count: int = 6,
-    spacing_mm: tuple[float, float, float] | None = None,
 ) -> SarcomaDataset:
     """Write an nnU-Net raw data set of soft-tissue sarcomas with one fold.
 
@@ -82,7 +72,6 @@ def make_real_dataset(
         training: Training cases; those without a file are left out.
         validation: Validation cases; those without a file are left out. None at all: an empty validation list.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
-        spacing_mm: Resample to this spacing (D, H, W); None keeps the scans' own grids.
 
     Raises:
         DatasetError: If the folder holds no training or no validation case, or a case is in both lists.
@@ -97,10 +86,11 @@ def make_real_dataset(
         raise OutputExistsError(f"{folder} exists already; remove it or choose another name.")
     healthy = dict(_thickest_parts(source, train, healthy_count))
     for case in (*train, *val):
-        scan = _read(source, case)
+        ct = read_ct(source / f"{case}_ct.nii.gz")
+        labels, _ = read_labels(source / f"{case}_label.nii.gz")
         if case in healthy:
-            _write(folder, f"{case}{_HEALTHY_SUFFIX}", _resampled(_cut(scan, healthy[case]), spacing_mm))
-        _write(folder, case, _resampled(scan, spacing_mm))
+            _write(folder, f"{case}{_HEALTHY_SUFFIX}", ct, labels, slice(*healthy[case]))
+        _write(folder, case, ct, labels, slice(0, None))
     names = tuple(f"{case}{_HEALTHY_SUFFIX}" for case in sorted(healthy))
     write_json(folder / "dataset.json", _dataset_json(len(train) + len(val) + len(names)))
     return SarcomaDataset(folder, (Split(tuple(sorted([*train, *names])), tuple(sorted(val))),), names)
@@ -180,44 +170,14 @@ def _thickest_parts(source: Path, cases: Sequence[str], count: int) -> list[tupl
     return sorted(parts, key=lambda part: (part[1][0] - part[1][1], part[0]))[:count]  # thickest first
 
 
-def _read(source: Path, case: str) -> _Scan:
-    ct = read_ct(source / f"{case}_ct.nii.gz")
-    labels, _ = read_labels(source / f"{case}_label.nii.gz")
-    return _Scan(ct.image_hu, labels, ct.geometry)
-
-
-def _cut(scan: _Scan, run: tuple[int, int]) -> _Scan:
-    affine = scan.geometry.affine.copy()
-    affine[:3, 3] += affine[:3, 0] * run[0]
-    image_hu, labels = scan.image_hu[slice(*run)], scan.labels[slice(*run)]
-    depth, height, width = labels.shape
-    return _Scan(image_hu, labels, GridGeometry((depth, height, width), affine))
-
-
-def _resampled(scan: _Scan, spacing_mm: tuple[float, float, float] | None) -> _Scan:
-    if spacing_mm is None:
-        return scan
-    own_mm = scan.geometry.spacing_mm
-    sizes = zip(scan.labels.shape, own_mm, spacing_mm, strict=True)
-    d, h, w = (max(1, int((size - 1) * own // new) + 1) for size, own, new in sizes)
-
-    def on_grid(volume: NDArray[np.generic], fill_value: float) -> NDArray[np.float32]:
-        start_mm = (0.0, 0.0, 0.0)
-        return resample(volume, own_mm, (d, h, w), spacing_mm, start_mm, fill_value=fill_value, whole_voxels=True)
-
-    image_hu = on_grid(scan.image_hu, AIR_HU)
-    shares = [on_grid(scan.labels == value, 0.0) for value in (0, ORGAN, TUMOR)]
-    affine = scan.geometry.affine.copy()
-    affine[:3, :3] *= np.divide(spacing_mm, own_mm)
-    return _Scan(image_hu, np.argmax(shares, axis=0).astype(np.int16), GridGeometry((d, h, w), affine))
-
-
-def _write(folder: Path, case: str, scan: _Scan) -> None:
-    image = np.rint(scan.image_hu).astype(np.int16)
-    for part, values, suffix in (("imagesTr", image, "_0000"), ("labelsTr", scan.labels.astype(np.uint8), "")):
-        affine = scan.geometry.affine @ np.eye(4)[[2, 1, 0, 3]]  # NIfTI's first axis is our last
-        with written_whole(folder / part / f"{case}{suffix}.nii.gz") as temporary:
-            nibabel.save(nibabel.Nifti1Image(values.T, affine), temporary)  # pyright: ignore
+def _write(folder: Path, case: str, ct: CTVolume, labels: NDArray[np.int16], part: slice) -> None:
+    """Write a run of slices, where it lies in the patient."""
+    affine = ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]]  # NIfTI's first axis is our last
+    affine[:3, 3] += ct.geometry.affine[:3, 0] * part.start
+    image = np.rint(ct.image_hu).astype(np.int16)
+    for kind, values, suffix in (("imagesTr", image, "_0000"), ("labelsTr", labels.astype(np.uint8), "")):
+        with written_whole(folder / kind / f"{case}{suffix}.nii.gz") as temporary:
+            nibabel.save(nibabel.Nifti1Image(values[part].T, affine), temporary)  # pyright: ignore
 
 
 def _dataset_json(count: int) -> dict[str, object]:

@@ -7,12 +7,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME, SPLITS_FILE_NAME, read_holdout, read_splits, write_splits
-from nnunet_difftumor.ct.datasets import load_raw_dataset
+from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME, read_holdout, read_splits, write_splits
+from nnunet_difftumor.ct.datasets import Case, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
 from nnunet_difftumor.demo.layout import CONFIGURATION, FOLD, PLANS_NAME, TRAINER_NAME, DemoFolder
 from nnunet_difftumor.demo.plans import write_small_plans
@@ -24,7 +23,63 @@ from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.steps import RunCommand, Step, run_or_raise
 from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 
-_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+COMMANDS = {
+    "real": ("Arrange the real CT as an nnU-Net data set with its fixed split", ""),
+    "phantom": (
+        "Make the CT phantom",
+        "difftumor phantom --output {folder.raw} --cases {settings.tumor_cases} --healthy {settings.healthy_cases}",
+    ),
+    "splits": ("Split the cases", "difftumor splits -d {settings.dataset_id} --folds {settings.folds}"),
+    "autoencoder": (
+        "Stage 1: train the autoencoder",
+        "difftumor train-autoencoder --data {folder.raw} --output {folder.autoencoder} --preset {settings.preset} "
+        "--steps {settings.autoencoder_steps} --splits {folder.splits} --fold {fold}",
+    ),
+    "diffusion": (
+        "Stage 2: train the diffusion model",
+        "difftumor train-diffusion --data {folder.raw} --autoencoder {folder.autoencoder} --output {folder.diffusion} "
+        "--preset {settings.preset} --steps {settings.diffusion_steps} --splits {folder.splits} --fold {fold}",
+    ),
+    "evaluate": (
+        "Compare generated tumours with those of the data",
+        "difftumor evaluate-generator --generator {folder.generator} --data {folder.raw} --splits {folder.splits} "
+        "--fold {fold} --output {folder.evaluation} --quick --overwrite",
+    ),
+    "synthesize": (
+        "Put tumours into a scan without tumours",
+        "difftumor synthesize --ct {demo.healthy_case.image_path} --organ-mask {demo.healthy_case.label_path} "
+        "--organ-label {demo.organ_label} --generator {folder.generator} --count {settings.synthesized_count} "
+        "--radius-mm {settings.synthesized_radius_mm[0]:g} {settings.synthesized_radius_mm[1]:g} --seed 1 "
+        "--output {folder.synthetic} --overwrite",
+    ),
+    "plan": (
+        "nnU-Net: fingerprint and plans",
+        "env OMP_NUM_THREADS=1 nnUNetv2_plan_and_preprocess -d {settings.dataset_id} -c {configuration} "
+        "--verify_dataset_integrity -np 1 -npfp 1 --no_pp -overwrite_target_spacing "
+        "{settings.target_spacing_mm[0]:g} {settings.target_spacing_mm[1]:g} {settings.target_spacing_mm[2]:g}",
+    ),
+    "preprocess": (
+        "nnU-Net: preprocess, for a small patch and network",
+        "env OMP_NUM_THREADS=1 nnUNetv2_preprocess -d {settings.dataset_id} -c {configuration} -plans_name {plans} "
+        "-np 1",
+    ),
+    "train": (
+        "Stage 3: train nnU-Net with injected tumours",
+        "env OMP_NUM_THREADS=1 nnUNetv2_train {settings.dataset_id} {configuration} {fold} -tr {trainer} -p {plans} "
+        "-device {demo.device}",
+    ),
+    "predict": (
+        "nnU-Net: predict",
+        "nnUNetv2_predict -d {settings.dataset_id} -c {configuration} -f {fold} -tr {trainer} -p {plans} "
+        "-i {folder.test_images} -o {folder.predictions} -npp 1 -nps 1 --disable_tta -device {demo.device}",
+    ),
+    "score": (
+        "Score",
+        "difftumor score --reference {folder.raw}/labelsTr --prediction {folder.predictions} --only-predicted "
+        "--labels {folder.raw}/dataset.json --workers 1 --output {folder.scores} --overwrite",
+    ),
+}
+"""Title and command of each step; a command is split at its spaces before the names in it are filled in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +89,19 @@ class DemoStep(Step):
     Attributes:
         name: Names its marker and its log.
         title: What happens, for people.
-        words: The command; none for a step that is all in `before`.
+        words: The command; none if all of the step is in `before`.
         before: Called before the command.
         note: What `before` writes, as a comment above the command.
-        variables: Variables of this command alone.
-        environment: Variables of every command.
-        number: Its place in the demo.
+        environment: Variables of the command.
     """
 
     folder: DemoFolder
     name: str
     title: str
-    words: list[str] = field(default_factory=list)
+    words: list[str]
     before: Callable[[], object] | None = None
     note: str = ""
-    variables: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    number: int = 0
+    environment: Mapping[str, str]
 
     @property
     def work_folder(self) -> Path:
@@ -60,14 +111,7 @@ class DemoStep(Step):
     @property
     def done_file(self) -> Path:
         """Its marker."""
-        return self.folder.stages / f"{self.number:02d}-{self.name}.json"
-
-    @property
-    def typed(self) -> str:
-        """The command with its variables, for a shell."""
-        return " ".join(
-            [*(f"{key}={shlex.quote(value)}" for key, value in self.variables.items()), shlex.join(self.words)]
-        )
+        return self.folder.stages / f"{self.name}.json"
 
     def execute(self, run_command: RunCommand) -> None:
         """Do what comes before the command, then run it."""
@@ -79,34 +123,18 @@ class DemoStep(Step):
         self.folder.logs.mkdir(parents=True, exist_ok=True)
         run_or_raise(
             self.words,
-            {**self.environment, **self.variables},
-            self.folder.logs / f"{self.number:02d}-{self.name}.log",
+            self.environment,
+            self.folder.logs / f"{self.name}.log",
             run_command,
-            typed=self.typed,
+            typed=shlex.join(self.words),
             who=f"'{self.title}'",
             advice="Correct the cause and run the demo again: finished stages are skipped.",
         )
 
     def mark(self, seconds: float) -> dict[str, object]:
         """What the report says of it."""
-        command = "\n".join([*([f"# {self.note}"] if self.note else []), self.typed])
+        command = "\n".join([*([f"# {self.note}"] if self.note else []), shlex.join(self.words)])
         return {"name": self.name, "title": self.title, "command": command, "seconds": round(seconds, 1)}
-
-
-def run_steps(makers: list[Callable[[], DemoStep]], environment: Mapping[str, str]) -> None:
-    """Run steps in order; those that are finished are skipped.
-
-    Args:
-        makers: Make a step when its turn has come, so that its words know what the steps before left.
-        environment: Variables of every command.
-
-    Raises:
-        RunError: If a command ends with an error; later steps do not run.
-    """
-    for number, make in enumerate(makers, start=1):
-        step = replace(make(), environment=environment, number=number)
-        print(f"\n=== {number}/{len(makers)} {step.title}", flush=True)
-        print("    done" if step.run_once() else "    done before, skipped", flush=True)
 
 
 @dataclass(frozen=True)
@@ -140,28 +168,63 @@ class Demo:
             "nnUNet_n_proc_DA": "1",
         }
 
-    def steps(self) -> list[Callable[[], DemoStep]]:
-        """Return what makes each step, in order."""
-        data = [self._real] if self.settings.data == "real" else [self._phantom, self._splits]
-        generator = [self._autoencoder, self._diffusion, self._evaluate, self._synthesize]
-        return [*data, *generator, self._plan, self._preprocess, self._train, self._predict, self._score]
+    def run(self) -> None:
+        """Run the steps in order; those that are finished are skipped.
 
-    def _step(self, name: str, title: str, *words: object, **details: Any) -> DemoStep:
-        return DemoStep(folder=self.folder, name=name, title=title, words=[str(word) for word in words], **details)
+        Raises:
+            RunError: If a command ends with an error; later steps do not run.
+        """
+        left_out = ("phantom", "splits") if self.settings.data == "real" else ("real",)
+        names = [name for name in COMMANDS if name not in left_out]
+        for number, name in enumerate(names, start=1):
+            step = self.step(number, name)
+            print(f"\n=== {number}/{len(names)} {step.title}", flush=True)
+            print("    done" if step.run_once() else "    done before, skipped", flush=True)
 
-    def _phantom(self) -> DemoStep:
-        counts = ["--cases", self.settings.tumor_cases, "--healthy", self.settings.healthy_cases]
-        words = ["difftumor", "phantom", "--output", self.folder.raw, *counts]
-        return self._step("data", "Make the CT phantom", *words)
+    def step(self, number: int, name: str) -> DemoStep:
+        """Make a step when its turn has come: its words follow from what the steps before left."""
+        title, command = COMMANDS[name]
+        names = {"fold": FOLD, "configuration": CONFIGURATION, "plans": PLANS_NAME, "trainer": TRAINER_NAME}
+        names |= {"demo": self, "folder": self.folder, "settings": self.settings}
+        words = [word.format(**names) for word in command.split()]
+        if name in ("autoencoder", "diffusion") and getattr(self.folder, name).exists():
+            words.append("--resume")
+        if name == "train" and any(self.folder.training.glob("checkpoint_*.pth")):
+            words.append("--c")
+        before, note = self._preparations().get(name, (None, ""))
+        return DemoStep(
+            folder=self.folder,
+            name=f"{number:02d}-{name}",
+            title=title,
+            words=words,
+            before=before,
+            note=note,
+            environment=self.environment(),
+        )
 
-    def _splits(self) -> DemoStep:
-        words = ["difftumor", "splits", "-d", self.settings.dataset_id, "--folds", self.settings.folds]
-        return self._step("splits", "Split the cases", *words)
+    @property
+    def healthy_case(self) -> Case:
+        """A case without tumours: one that trains nothing, where there is one."""
+        healthy = [case for case in load_raw_dataset(self.folder.raw).cases if "_healthy" in case.identifier]
+        return min(healthy, key=lambda case: case.identifier not in self._holdout())
 
-    def _real(self) -> DemoStep:
-        title = "Arrange the real CT as an nnU-Net data set with its fixed split"
-        note = f"{self.real_data} as {self.folder.raw}, and {self._splits_file}"
-        return self._step("data", title, before=self._arrange_real_data, note=note)
+    @property
+    def organ_label(self) -> int:
+        """Value of the organ."""
+        return resolve_label_roles(load_raw_dataset(self.folder.raw).options["labels"])[0]
+
+    def _preparations(self) -> dict[str, tuple[Callable[[], None], str]]:
+        """What comes before the command of a step, and what that writes."""
+        patch = " x ".join(map(str, self.settings.patch_size))
+        return {
+            "real": (self._arrange_real_data, f"{self.folder.raw}: the scans of {self.real_data}"),
+            "preprocess": (
+                lambda: write_small_plans(self.folder.preprocessed, PLANS_NAME, CONFIGURATION, self.settings),
+                f"{PLANS_NAME}.json: nnU-Net's plans with patch {patch} and features {self.settings.features}",
+            ),
+            "train": (self._write_trainer_settings, f"{CONFIG_FILE_NAME}: generator, size classes, short schedule"),
+            "predict": (self._gather_images, f"{self.folder.test_images}: the cases that did not train"),
+        }
 
     def _arrange_real_data(self) -> None:
         if self.real_data is None:
@@ -176,63 +239,8 @@ class Demo:
         holdout = {"holdout": [], "share": 0.0, "healthy_cases": len(dataset.healthy)}
         write_splits(self.folder.preprocessed, dataset.folds, holdout, overwrite=True)
 
-    def _autoencoder(self) -> DemoStep:
-        words = self._training_words("train-autoencoder", self.folder.autoencoder, self.settings.autoencoder_steps)
-        return self._step("autoencoder", "Stage 1: train the autoencoder", *words)
-
-    def _diffusion(self) -> DemoStep:
-        words = self._training_words("train-diffusion", self.folder.diffusion, self.settings.diffusion_steps)
-        words += ["--autoencoder", self.folder.autoencoder]
-        return self._step("diffusion", "Stage 2: train the diffusion model", *words)
-
-    def _training_words(self, command: str, output: Path, steps: int) -> list[object]:
-        words = ["difftumor", command, "--data", self.folder.raw, "--output", output, "--steps", steps]
-        words += ["--preset", self.settings.preset, "--splits", self._splits_file, "--fold", FOLD]
-        return [*words, "--resume"] if output.exists() else words
-
-    def _evaluate(self) -> DemoStep:
-        words = ["difftumor", "evaluate-generator", "--generator", self.folder.generator, "--data", self.folder.raw]
-        words += ["--splits", self._splits_file, "--fold", FOLD, "--output", self.folder.evaluation]
-        return self._step(
-            "evaluate", "Compare generated tumours with those of the data", *words, "--quick", "--overwrite"
-        )
-
-    def _synthesize(self) -> DemoStep:
-        dataset = load_raw_dataset(self.folder.raw)
-        organ_label, _ = resolve_label_roles(dataset.options["labels"])
-        cases = {case.identifier: case for case in dataset.cases}
-        healthy = [name for name in cases if "_healthy" in name]  # both kinds of data name them so
-        case = cases[[*self._holdout(), *healthy][0]]
-        radii = [f"{value:g}" for value in self.settings.synthesized_radius_mm]
-        words = ["difftumor", "synthesize", "--ct", case.image_path, "--organ-mask", case.label_path]
-        words += ["--organ-label", organ_label, "--generator", self.folder.generator, "--radius-mm", *radii]
-        words += ["--count", self.settings.synthesized_count, "--seed", 1, "--output", self.folder.synthetic]
-        return self._step("synthesize", "Put tumours into a scan without tumours", *words, "--overwrite")
-
-    def _plan(self) -> DemoStep:
-        spacing = [f"{value:g}" for value in self.settings.target_spacing_mm]
-        words = ["nnUNetv2_plan_and_preprocess", "-d", self.settings.dataset_id, "-c", CONFIGURATION, "-np", 1]
-        words += ["--verify_dataset_integrity", "-npfp", 1, "--no_pp", "-overwrite_target_spacing", *spacing]
-        return self._step("plan", "nnU-Net: fingerprint and plans", *words, variables=_ONE_THREAD)
-
-    def _preprocess(self) -> DemoStep:
-        words = ["nnUNetv2_preprocess", "-d", self.settings.dataset_id, "-c", CONFIGURATION]
-        patch = " x ".join(map(str, self.settings.patch_size))
-        return self._step(
-            "preprocess",
-            "nnU-Net: preprocess, for a small patch and network",
-            *words,
-            *("-plans_name", PLANS_NAME, "-np", 1),
-            variables=_ONE_THREAD,
-            before=lambda: write_small_plans(self.folder.preprocessed, PLANS_NAME, CONFIGURATION, self.settings),
-            note=f"{PLANS_NAME}.json: nnU-Net's plans with patch {patch} and features {self.settings.features}",
-        )
-
-    def _train(self) -> DemoStep:
-        words = ["nnUNetv2_train", self.settings.dataset_id, CONFIGURATION, FOLD, "-tr", TRAINER_NAME]
-        words += ["-p", PLANS_NAME, "-device", self.device]
-        words += ["--c"] if any(self.folder.training.glob("checkpoint_*.pth")) else []
-        settings = {
+    def _write_trainer_settings(self) -> None:
+        content = {
             "generator": str(self.folder.generator),
             "size_classes": list(self.settings.size_classes),
             "healthy_holdout": self.settings.healthy_holdout,
@@ -240,47 +248,14 @@ class Demo:
             "num_iterations_per_epoch": self.settings.iterations,
             "num_val_iterations_per_epoch": self.settings.val_iterations,
         }
-        return self._step(
-            "train",
-            "Stage 3: train nnU-Net with injected tumours",
-            *words,
-            variables=_ONE_THREAD,
-            before=lambda: write_json(self.folder.preprocessed / CONFIG_FILE_NAME, settings, overwrite=True),
-            note=f"{CONFIG_FILE_NAME}: {', '.join(settings)}",
-        )
-
-    def _predict(self) -> DemoStep:
-        words = [
-            "nnUNetv2_predict",
-            "-d",
-            self.settings.dataset_id,
-            "-c",
-            CONFIGURATION,
-            "-f",
-            FOLD,
-            "-tr",
-            TRAINER_NAME,
-        ]
-        words += ["-p", PLANS_NAME, "-i", self.folder.test_images, "-o", self.folder.predictions, "-npp", 1, "-nps", 1]
-        words += ["--disable_tta", "-device", self.device]
-        note = f"{self.folder.test_images.name}: the cases that did not train"
-        return self._step("predict", "nnU-Net: predict", *words, before=self._gather_images, note=note)
+        write_json(self.folder.preprocessed / CONFIG_FILE_NAME, content, overwrite=True)
 
     def _gather_images(self) -> None:
         self.folder.test_images.mkdir(parents=True, exist_ok=True)
-        tested = {*read_splits(self._splits_file)[FOLD].val, *self._holdout()}
+        tested = {*read_splits(self.folder.splits)[FOLD].val, *self._holdout()}
         for case in load_raw_dataset(self.folder.raw).cases:
             if case.identifier in tested:
                 shutil.copyfile(case.image_path, self.folder.test_images / case.image_path.name)
-
-    def _score(self) -> DemoStep:
-        words = ["difftumor", "score", "--reference", self.folder.raw / "labelsTr", "--prediction"]
-        words += [self.folder.predictions, "--labels", self.folder.raw / "dataset.json", "--only-predicted"]
-        return self._step("score", "Score", *words, "--workers", 1, "--output", self.folder.scores, "--overwrite")
-
-    @property
-    def _splits_file(self) -> Path:
-        return self.folder.preprocessed / SPLITS_FILE_NAME
 
     def _holdout(self) -> tuple[str, ...]:
         """Healthy cases that train nothing."""

@@ -28,7 +28,7 @@ from nnunet_difftumor.support.processes.work_folder import (
 )
 
 GENERATORS_FOLDER = "generators"
-_TRAINING_FOLDER = "training"
+_TRAINING_FOLDER, _RECORD_FILE = "training", "stage.json"
 _AUTOENCODER, _DIFFUSION = "train-autoencoder", "train-diffusion"
 _PRODUCTS = {_AUTOENCODER: "autoencoder/config.json", _DIFFUSION: "generator/model_index.json"}
 
@@ -80,11 +80,6 @@ class Stage(Step):
         return self.work_folder / SPLITS_FILE_NAME
 
     @property
-    def record_file(self) -> Path:
-        """What it was started with."""
-        return self.work_folder / "stage.json"
-
-    @property
     def product(self) -> Path:
         """A file that is there when the training is finished."""
         return self.folder / _PRODUCTS[self.subcommand]
@@ -123,17 +118,18 @@ class Stage(Step):
         """
         if self.state() == NOT_STARTED:
             return
-        if not self.record_file.is_file():
+        record = self.work_folder / _RECORD_FILE
+        if not record.is_file():
             raise OutputExistsError(
                 f"{self.folder} holds a training that is not of this study. Move it away, or name it: "
                 "generator: its full path, instead of generator: study."
             )
         advice = "Restore them, or name another --output: runs that used this generator are matched with no other."
-        refuse_changes(self.record_file, self.to_json(), self.folder, advice, self.root.parent)
+        refuse_changes(record, self.to_json(), self.folder, advice, self.root.parent)
 
     def prepare(self, run_command: RunCommand) -> None:
         """Write the record, and the splits file with the fold at its place, so that the generator says its number."""
-        write_json(self.record_file, self.to_json(), overwrite=True)
+        write_json(self.work_folder / _RECORD_FILE, self.to_json(), overwrite=True)
         write_json(self.splits_file, [self.split.to_json()] * (self.fold + 1), overwrite=True)
 
     def execute(self, run_command: RunCommand) -> None:

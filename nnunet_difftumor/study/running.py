@@ -6,7 +6,6 @@ import json
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -55,32 +54,12 @@ def check_record(run: Run) -> None:
         refuse_changes(path, run.to_json(), run.folder, advice, run.root)
 
 
-@dataclass(frozen=True)
 class Training(Step):
-    """The training of one run; one that has a checkpoint continues with `--c`. Its generator comes first.
+    """The training of one run; one that has a checkpoint continues with `--c`. Its generator comes first."""
 
-    Attributes:
-        run: What is trained.
-        data: The study's data set.
-    """
-
-    run: Run
-    data: StudyData
-
-    @property
-    def name(self) -> str:
-        """Name of the run."""
-        return self.run.name
-
-    @property
-    def work_folder(self) -> Path:
-        """Folder of the run."""
-        return self.run.folder
-
-    @property
-    def done_file(self) -> Path:
-        """It lies with everything else of the run."""
-        return self.run.folder / DONE_FILE
+    def __init__(self, run: Run, data: StudyData) -> None:
+        self.run, self.data = run, data
+        self.name, self.work_folder, self.done_file = run.name, run.folder, run.folder / DONE_FILE
 
     def state(self) -> str:
         """Say whether it is finished, was interrupted after its first checkpoint, or is not started."""

@@ -12,7 +12,7 @@ REAL_DATA_VARIABLE = "DIFFTUMOR_REAL_CT"
 DESCRIPTION = """Run all stages on a small data set and write report.html.
 
 It types the commands that a user would type: data, train-autoencoder, train-diffusion, synthesize,
-nnUNetv2_plan_and_preprocess, nnUNetv2_train -tr nnUNetTrainerDiffTumor, nnUNetv2_predict, Dice per case.
+nnUNetv2_plan_and_preprocess, nnUNetv2_train -tr nnUNetTrainerDiffTumor, nnUNetv2_predict, score.
 
   --data phantom  a CT phantom, made on the spot; 12 to 20 minutes on two CPU cores
   --data real     the real CT in the folder named by DIFFTUMOR_REAL_CT; about 45 minutes on two CPU cores
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.demo.layout import DemoFolder
     from nnunet_difftumor.demo.report import write_report
     from nnunet_difftumor.demo.settings import demo_settings
-    from nnunet_difftumor.demo.steps import Demo, describe_environment, run_steps
+    from nnunet_difftumor.demo.steps import Demo, describe_environment
 
     settings = demo_settings(args.data, is_quick=args.quick)
     output = args.output if args.output is not None else Path("demo_output") / args.data
@@ -57,6 +57,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.report_only:
         print(describe_environment(demo.environment()))
         with ending_on_sigterm():
-            run_steps(demo.steps(), demo.environment())
+            demo.run()
     print(f"\nReport: {write_report(folder, settings)}")
     return 0

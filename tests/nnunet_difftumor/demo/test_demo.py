@@ -12,11 +12,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.demo import steps
 from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.report import read_scores, read_training_logs, write_report
 from nnunet_difftumor.demo.settings import demo_settings
-from nnunet_difftumor.demo.steps import Demo, DemoStep, run_steps
+from nnunet_difftumor.demo.steps import Demo
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
 from nnunet_difftumor.support.processes.work_folder import RunError
@@ -60,7 +61,7 @@ def empty_demo(tmp_path: Path) -> DemoFolder:
 
 def score(folder: DemoFolder) -> None:
     """What the last step of the demo runs."""
-    assert main(Demo(folder, SETTINGS, "cpu").steps()[-1]().words[1:]) == 0
+    assert main(Demo(folder, SETTINGS, "cpu").step(11, "score").words[1:]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -199,51 +200,54 @@ def records_of(folder: DemoFolder) -> list[dict[str, object]]:
     return [json.loads(path.read_text()) for path in sorted(folder.stages.glob("*.json"))]
 
 
-def test_finished_stages_are_skipped_and_failed_ones_run_again(empty_demo: DemoFolder, tmp_path: Path) -> None:
-    count = "import os; open(os.environ['COUNT'], 'a').write('x')"
-    codes = {"good": count, "bad": "import sys; print('the cause'); sys.exit(3)"}
-
-    def make(name: str) -> DemoStep:
-        words = [sys.executable, "-c", codes[name]]
-        return DemoStep(folder=empty_demo, name=name, title=f"run {name}", words=words)
-
-    makers = [lambda: make("good"), lambda: make("bad")]
+def test_finished_stages_are_skipped_and_failed_ones_run_again(
+    empty_demo: DemoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = {"good": f"open('{tmp_path}/count', 'a').write('x')", "bad": "print('the cause'); raise SystemExit(3)"}
+    for name, code in codes.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    commands = {name: (f"run {name}", f"{sys.executable} {tmp_path}/{name}.py") for name in codes}
+    monkeypatch.setattr(steps, "COMMANDS", commands)
     for _ in range(2):
         with pytest.raises(
             RunError, match=r"'run bad' ended with status 3[\s\S]*the cause[\s\S]*finished stages are skip"
         ):
-            run_steps(makers, {"COUNT": str(tmp_path / "count")})
+            Demo(empty_demo, SETTINGS, "cpu").run()
     assert (tmp_path / "count").read_text() == "x"
-    assert [record["name"] for record in records_of(empty_demo)] == ["good"]
+    assert [record["name"] for record in records_of(empty_demo)] == ["01-good"]
 
 
-def test_command_is_recorded_as_it_can_be_typed(empty_demo: DemoFolder) -> None:
-    said: list[str] = []
-    step = DemoStep(
-        folder=empty_demo,
-        name="say",
-        title="say it",
-        words=[sys.executable, "-c", "print('a b')"],
-        variables={"OMP_NUM_THREADS": "1"},
-        before=lambda: said.append("first"),
-        note="says it first",
-    )
-    run_steps([lambda: step], {})
-    (record,) = records_of(empty_demo)
-    assert record["command"] == f"# says it first\nOMP_NUM_THREADS=1 {sys.executable} -c 'print('\"'\"'a b'\"'\"')'"
-    assert (empty_demo.logs / "01-say.log").read_text() == "a b\n"
-    assert said == ["first"]
+def test_command_is_recorded_as_it_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = DemoFolder(tmp_path / "my demo", SETTINGS.dataset_folder_name)
+    folder.open(SETTINGS, is_quick=True)
+    folder.preprocessed.mkdir(parents=True)
+    (tmp_path / "say.py").write_text("import os, sys; print(os.environ['NAME'], sys.argv[1])")
+    command = f"env NAME=a {sys.executable} {tmp_path}/say.py {{folder.root}}"
+    monkeypatch.setattr(steps, "COMMANDS", {"train": ("say it", command)})
+    Demo(folder, SETTINGS, "cpu").run()
+    (record,) = records_of(folder)
+    typed = f"env NAME=a {sys.executable} {tmp_path}/say.py '{folder.root}'"
+    assert record["command"] == f"# difftumor.json: generator, size classes, short schedule\n{typed}"
+    assert (folder.logs / "01-train.log").read_text() == f"a {folder.root}\n"
+    assert json.loads((folder.preprocessed / "difftumor.json").read_text())["num_epochs"] == SETTINGS.epochs
 
 
 def test_an_interrupted_training_is_told_to_resume(empty_demo: DemoFolder) -> None:
-    makers = {make.__name__: make for make in Demo(empty_demo, SETTINGS, "cpu").steps()}
-    assert "--resume" not in makers["_autoencoder"]().words
-    assert "--c" not in makers["_train"]().words
+    demo = Demo(empty_demo, SETTINGS, "cpu")
+    assert "--resume" not in demo.step(3, "autoencoder").words
+    assert "--c" not in demo.step(9, "train").words
     empty_demo.autoencoder.mkdir()
     empty_demo.training.mkdir(parents=True)
     (empty_demo.training / "checkpoint_latest.pth").touch()
-    assert "--resume" in makers["_autoencoder"]().words
-    assert "--c" in makers["_train"]().words
+    assert "--resume" in demo.step(3, "autoencoder").words
+    assert "--c" in demo.step(9, "train").words
+
+
+def test_tumors_are_put_into_a_case_that_trains_nothing(finished_demo: DemoFolder) -> None:
+    words = Demo(finished_demo, SETTINGS, "cpu").step(6, "synthesize").words
+    assert words[words.index("--ct") + 1].endswith("imagesTr/phantom_healthy_000_0000.nii.gz")
+    assert words[words.index("--organ-label") + 1] == "1"
+    assert words[words.index("--radius-mm") + 1 :][:2] == ["5", "16"]
 
 
 def test_fresh_removes_what_the_demo_made_and_nothing_else(finished_demo: DemoFolder, tmp_path: Path) -> None:

@@ -79,16 +79,6 @@ def test_runs_that_are_too_thin_or_empty_are_no_healthy_case() -> None:
     assert tumor_free_slices(labels, (3.0, 1.0, 1.0)) is None
 
 
-def test_a_coarser_grid_keeps_place_and_labels(tmp_path: Path, source: Path) -> None:
-    made = make_real_dataset(source, tmp_path / "raw", spacing_mm=(3.0, 2.0, 2.0))
-    ct = read_ct(made.folder / "imagesTr" / "STS_001_0000.nii.gz")
-    labels, _ = read_labels(made.folder / "labelsTr" / "STS_001.nii.gz")
-    assert ct.spacing_mm == pytest.approx((3.0, 2.0, 2.0))
-    assert ct.geometry.origin_mm == pytest.approx((40.0, 30.0, -100.0))
-    assert ct.image_hu.shape == labels.shape == (40, 11, 10)
-    assert (labels == 2).sum() * 4 == pytest.approx(4 * 4 * 16, rel=0.3)
-
-
 def test_wrong_use_is_refused(tmp_path: Path, source: Path) -> None:
     with pytest.raises(DatasetError, match="STS_001 would train and validate"):
         make_real_dataset(source, tmp_path / "raw", validation=("STS_001",))
