@@ -82,36 +82,23 @@ COMMANDS = {
 """Title and command of each step; a command is split at its spaces before the names in it are filled in."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class DemoStep(Step):
-    """One step of the demo.
+    """One step of the demo, made when its turn has come: its words follow from what the steps before left."""
 
-    Attributes:
-        name: Names its marker and its log.
-        title: What happens, for people.
-        words: The command; none if all of the step is in `before`.
-        before: Called before the command.
-        note: What `before` writes, as a comment above the command.
-        environment: Variables of the command.
-    """
-
-    folder: DemoFolder
-    name: str
-    title: str
-    words: list[str]
-    before: Callable[[], object] | None = None
-    note: str = ""
-    environment: Mapping[str, str]
-
-    @property
-    def work_folder(self) -> Path:
-        """Markers of all steps; a lock there keeps two demos apart."""
-        return self.folder.stages
-
-    @property
-    def done_file(self) -> Path:
-        """Its marker."""
-        return self.folder.stages / f"{self.name}.json"
+    def __init__(self, demo: Demo, number: int, name: str) -> None:
+        folder = demo.folder
+        self.title, command = COMMANDS[name]
+        names = {"fold": FOLD, "configuration": CONFIGURATION, "plans": PLANS_NAME, "trainer": TRAINER_NAME}
+        names |= {"demo": demo, "folder": folder, "settings": demo.settings}
+        self.words = [word.format(**names) for word in command.split()]
+        if name in ("autoencoder", "diffusion") and getattr(folder, name).exists():
+            self.words.append("--resume")
+        if name == "train" and any(folder.training.glob("checkpoint_*.pth")):
+            self.words.append("--c")
+        self.name, self.environment = f"{number:02d}-{name}", demo.environment()
+        self.note, self.before = demo.preparations().get(name, ("", None))
+        self.work_folder = folder.stages  # a lock there keeps two demos apart
+        self.done_file, self.log = folder.stages / f"{self.name}.json", folder.logs / f"{self.name}.log"
 
     def execute(self, run_command: RunCommand) -> None:
         """Do what comes before the command, then run it."""
@@ -120,15 +107,10 @@ class DemoStep(Step):
             self.before()
         if not self.words:
             return
-        self.folder.logs.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(exist_ok=True)
+        typed, advice = shlex.join(self.words), "Correct the cause and run the demo again: finished stages are skipped."
         run_or_raise(
-            self.words,
-            self.environment,
-            self.folder.logs / f"{self.name}.log",
-            run_command,
-            typed=shlex.join(self.words),
-            who=f"'{self.title}'",
-            advice="Correct the cause and run the demo again: finished stages are skipped.",
+            self.words, self.environment, self.log, run_command, typed=typed, who=f"'{self.title}'", advice=advice
         )
 
     def mark(self, seconds: float) -> dict[str, object]:
@@ -177,30 +159,9 @@ class Demo:
         left_out = ("phantom", "splits") if self.settings.data == "real" else ("real",)
         names = [name for name in COMMANDS if name not in left_out]
         for number, name in enumerate(names, start=1):
-            step = self.step(number, name)
+            step = DemoStep(self, number, name)
             print(f"\n=== {number}/{len(names)} {step.title}", flush=True)
             print("    done" if step.run_once() else "    done before, skipped", flush=True)
-
-    def step(self, number: int, name: str) -> DemoStep:
-        """Make a step when its turn has come: its words follow from what the steps before left."""
-        title, command = COMMANDS[name]
-        names = {"fold": FOLD, "configuration": CONFIGURATION, "plans": PLANS_NAME, "trainer": TRAINER_NAME}
-        names |= {"demo": self, "folder": self.folder, "settings": self.settings}
-        words = [word.format(**names) for word in command.split()]
-        if name in ("autoencoder", "diffusion") and getattr(self.folder, name).exists():
-            words.append("--resume")
-        if name == "train" and any(self.folder.training.glob("checkpoint_*.pth")):
-            words.append("--c")
-        before, note = self._preparations().get(name, (None, ""))
-        return DemoStep(
-            folder=self.folder,
-            name=f"{number:02d}-{name}",
-            title=title,
-            words=words,
-            before=before,
-            note=note,
-            environment=self.environment(),
-        )
 
     @property
     def healthy_case(self) -> Case:
@@ -213,18 +174,19 @@ class Demo:
         """Value of the organ."""
         return resolve_label_roles(load_raw_dataset(self.folder.raw).options["labels"])[0]
 
-    def _preparations(self) -> dict[str, tuple[Callable[[], None], str]]:
-        """What comes before the command of a step, and what that writes."""
+    def preparations(self) -> dict[str, tuple[str, Callable[[], object]]]:
+        """What is written before the command of a step: a comment that says so, and what writes it."""
         patch = " x ".join(map(str, self.settings.patch_size))
+        plans = f"{PLANS_NAME}.json: nnU-Net's plans with patch {patch} and features {self.settings.features}"
         return {
-            "real": (self._arrange_real_data, f"{self.folder.raw}: the scans of {self.real_data}"),
-            "preprocess": (
-                lambda: write_small_plans(self.folder.preprocessed, PLANS_NAME, CONFIGURATION, self.settings),
-                f"{PLANS_NAME}.json: nnU-Net's plans with patch {patch} and features {self.settings.features}",
-            ),
-            "train": (self._write_trainer_settings, f"{CONFIG_FILE_NAME}: generator, size classes, short schedule"),
-            "predict": (self._gather_images, f"{self.folder.test_images}: the cases that did not train"),
+            "real": (f"{self.folder.raw}: the scans of {self.real_data}", self._arrange_real_data),
+            "preprocess": (plans, self._write_small_plans),
+            "train": (f"{CONFIG_FILE_NAME}: generator, size classes, short schedule", self._write_trainer_settings),
+            "predict": (f"{self.folder.test_images}: the cases that did not train", self._gather_images),
         }
+
+    def _write_small_plans(self) -> None:
+        write_small_plans(self.folder.preprocessed, PLANS_NAME, CONFIGURATION, self.settings)
 
     def _arrange_real_data(self) -> None:
         if self.real_data is None:

@@ -17,7 +17,7 @@ from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.report import read_scores, read_training_logs, write_report
 from nnunet_difftumor.demo.settings import demo_settings
-from nnunet_difftumor.demo.steps import Demo
+from nnunet_difftumor.demo.steps import Demo, DemoStep
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
 from nnunet_difftumor.support.processes.work_folder import RunError
@@ -61,7 +61,7 @@ def empty_demo(tmp_path: Path) -> DemoFolder:
 
 def score(folder: DemoFolder) -> None:
     """What the last step of the demo runs."""
-    assert main(Demo(folder, SETTINGS, "cpu").step(11, "score").words[1:]) == 0
+    assert main(DemoStep(Demo(folder, SETTINGS, "cpu"), 11, "score").words[1:]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -234,17 +234,17 @@ def test_command_is_recorded_as_it_can_be_typed(tmp_path: Path, monkeypatch: pyt
 
 def test_an_interrupted_training_is_told_to_resume(empty_demo: DemoFolder) -> None:
     demo = Demo(empty_demo, SETTINGS, "cpu")
-    assert "--resume" not in demo.step(3, "autoencoder").words
-    assert "--c" not in demo.step(9, "train").words
+    assert "--resume" not in DemoStep(demo, 3, "autoencoder").words
+    assert "--c" not in DemoStep(demo, 9, "train").words
     empty_demo.autoencoder.mkdir()
     empty_demo.training.mkdir(parents=True)
     (empty_demo.training / "checkpoint_latest.pth").touch()
-    assert "--resume" in demo.step(3, "autoencoder").words
-    assert "--c" in demo.step(9, "train").words
+    assert "--resume" in DemoStep(demo, 3, "autoencoder").words
+    assert "--c" in DemoStep(demo, 9, "train").words
 
 
 def test_tumors_are_put_into_a_case_that_trains_nothing(finished_demo: DemoFolder) -> None:
-    words = Demo(finished_demo, SETTINGS, "cpu").step(6, "synthesize").words
+    words = DemoStep(Demo(finished_demo, SETTINGS, "cpu"), 6, "synthesize").words
     assert words[words.index("--ct") + 1].endswith("imagesTr/phantom_healthy_000_0000.nii.gz")
     assert words[words.index("--organ-label") + 1] == "1"
     assert words[words.index("--radius-mm") + 1 :][:2] == ["5", "16"]
