@@ -46,7 +46,7 @@ class Stage(Step):
         working_options: Words that may: where files are, how many processes read them.
         split: Cases that train, and those that must not.
         device: "cuda", "cpu" or "mps".
-        root: Folder of all generators of the study.
+        root: Of all generators of the study.
     """
 
     name: str
@@ -163,8 +163,6 @@ def plan_generator(
     annotated cases of its arms, never more.
 
     Args:
-        study: The study, with `generators`.
-        annotated: How many annotated tumour cases train, or "all".
         targets: The targets of a run whose generator it is to be.
         where: The arm, for errors.
 
@@ -181,14 +179,13 @@ def plan_generator(
     tumors = ["--tumor-label", _tumor_label(data.dataset_json["labels"], targets, where)]
     tumors += ["--early-only"] if settings.early_only else []
     spacing = [] if settings.spacing_mm is None else ["--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm)]
-    precision = [] if settings.precision is None else ["--precision", settings.precision]
-    preset = ["--preset", settings.preset]
-    working = ["--data", str(data.raw), *(["--workers", str(settings.workers)] if settings.workers else [])]
+    precision, preset = _option("--precision", settings.precision), _option("--preset", settings.preset)
+    working = (*_option("--data", data.raw), *_option("--workers", settings.workers or None))
     autoencoder = Stage(
         name=f"fold-{fold}.autoencoder",
         subcommand=_AUTOENCODER,
-        options=(*preset, *_steps(settings.autoencoder_steps), *precision),
-        working_options=tuple(working),
+        options=(*preset, *_option("--steps", settings.autoencoder_steps), *precision),
+        working_options=working,
         fold=fold,
         split=data.split(fold, ALL_ANNOTATED, healthy=True),
         device=study.device,
@@ -198,7 +195,7 @@ def plan_generator(
         autoencoder,
         name=_diffusion_name(fold, annotated),
         subcommand=_DIFFUSION,
-        options=(*preset, *tumors, *_steps(settings.diffusion_steps), *spacing, *precision),
+        options=(*preset, *tumors, *_option("--steps", settings.diffusion_steps), *spacing, *precision),
         working_options=(*working, "--autoencoder", str(autoencoder.folder)),
         split=data.split(fold, annotated, healthy=True),
     )
@@ -219,11 +216,8 @@ def _refuse_nothing_to_learn(data: StudyData, annotated: Annotated, where: str) 
         )
 
 
-def check_stages(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
-    """List each stage once; refuse runs that need different generators at one place.
-
-    Args:
-        path: The study's file, for the error.
+def check_stages(stages: Sequence[Stage], path: Path) -> None:
+    """Refuse runs that need different generators at one place.
 
     Raises:
         ConfigurationError: If two stages of one name differ.
@@ -237,15 +231,14 @@ def check_stages(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
                 f"{shlex.join(stage.options)}. A study trains one for each fold and number of annotated cases; give "
                 "all arms with generator: study one tumor_label, or train the others elsewhere and name their folders."
             )
-    return tuple(by_name.values())
 
 
 def _diffusion_name(fold: int, annotated: Annotated) -> str:
     return f"fold-{fold}.annotated-{annotated}"
 
 
-def _steps(steps: int | None) -> tuple[str, ...]:
-    return () if steps is None else ("--steps", str(steps))
+def _option(name: str, value: object | None) -> tuple[str, ...]:
+    return () if value is None else (name, str(value))
 
 
 def _tumor_label(labels: Mapping[str, Any], targets: Sequence[OrganTarget], where: str) -> str:

@@ -85,10 +85,6 @@ def show_seconds(seconds: float) -> str:
 def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output: Path, *, overwrite: bool) -> int:
     """Write a job array with one run a task; finished runs are left out, and without others nothing is written.
 
-    Args:
-        study_file: The study's file.
-        overwrite: Replace a file that exists.
-
     Returns:
         Number of tasks.
 

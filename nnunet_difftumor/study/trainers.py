@@ -31,12 +31,10 @@ class TrainerFacts:
     Attributes:
         name: The class, for `nnUNetv2_train -tr`.
         tumors: What it puts in (see `injection.sources`); None: no trainer of this package's data loading.
-        takes_schedule: Its epochs and iterations follow the settings.
     """
 
     name: str
     tumors: str | None
-    takes_schedule: bool
 
 
 def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> TrainerFacts:
@@ -50,31 +48,35 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered:
     Raises:
         ConfigurationError: If nnU-Net cannot find it, or it cannot be matched with the other arms.
     """
+    from nnunet_difftumor.trainer.mixin import DiffTumorMixin
+
     name = class_name_of(arm, schedule, where, is_steered=is_steered)
     where = f"{where}, arm {arm.name!r}"
-    facts = _look_up(name, where)
-    if not facts.takes_schedule and is_steered:
+    found = _look_up(name, where)
+    tumors = found.arm if issubclass(found, DiffTumorMixin) else None
+    takes_schedule = issubclass(found, (DiffTumorMixin, ScheduleMixin))
+    if not takes_schedule and is_steered:
         raise ConfigurationError(
             f"{where}: {name} trains for epochs of its own and counts no samples, so exposure: equal and length: "
             f"longest cannot be had with it. {_ADVICE}."
         )
-    if not facts.takes_schedule and dict(schedule) != STOCK_SCHEDULE:
+    if not takes_schedule and dict(schedule) != STOCK_SCHEDULE:
         raise ConfigurationError(
             f"{where}: {name} trains for epochs of its own and cannot be matched with {schedule['num_epochs']} epochs "
             f"of {schedule['num_iterations_per_epoch']} iterations. {_ADVICE}, or use nnU-Net's own schedule in all "
             "arms."
         )
-    if facts.tumors is None and arm.healthy is None:
+    if tumors is None and arm.healthy is None:
         raise ConfigurationError(
             f"{where}: {name} trains on whatever its splits list. Say whether healthy cases are among it: healthy: "
             "true or healthy: false."
         )
-    if facts.tumors is not None and arm.healthy is False:
+    if tumors is not None and arm.healthy is False:
         raise ConfigurationError(
             f"{where}: {name} works on healthy cases; healthy: false goes with trainers that put nothing in, such as "
             "stock."
         )
-    return facts
+    return TrainerFacts(name, tumors)
 
 
 def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> str:
@@ -97,15 +99,11 @@ def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steer
     return arm.trainer
 
 
-def _look_up(name: str, where: str) -> TrainerFacts:
-    from nnunet_difftumor.trainer.mixin import DiffTumorMixin
-
+def _look_up(name: str, where: str) -> type:
     try:
-        found = find_trainer(name)
+        return find_trainer(name)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{where}: nnU-Net finds no trainer {name}. Correct trainer, or export nnUNet_extTrainer with the "
             "folder of the trainer's file."
         ) from error
-    tumors = found.arm if issubclass(found, DiffTumorMixin) else None
-    return TrainerFacts(name, tumors, issubclass(found, (DiffTumorMixin, ScheduleMixin)))

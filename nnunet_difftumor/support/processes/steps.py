@@ -87,7 +87,6 @@ def run_or_raise(
     Args:
         typed: The command as it is printed.
         who: What the message of the error begins with, like "fold 0: nnU-Net".
-        advice: What to do about an error.
 
     Raises:
         RunError: If it ends with an error; with the end of its log.

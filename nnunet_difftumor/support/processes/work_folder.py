@@ -25,7 +25,6 @@ def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, ad
 
     Args:
         record: What it was started with, as JSON; paths in the study's folder may be full ones.
-        current: What it would be started with now.
         root: Output folder of the study, from which paths in it start.
 
     Raises:
@@ -38,14 +37,7 @@ def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, ad
 
 
 def relative_paths(content: Any, root: Path) -> Any:
-    """Let the paths of a study's own files start from its output folder, which may be moved.
-
-    Args:
-        content: What JSON can hold.
-
-    Returns:
-        The same with shorter paths; other texts and paths stay.
-    """
+    """Let the paths of a study's own files in what JSON can hold start from its output folder, which may be moved."""
     if isinstance(content, Mapping):
         return {key: relative_paths(value, root) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -58,7 +50,6 @@ def alone(folder: Path, name: str, *, waits: bool = False, work: str = "trains i
     """Keep two processes from making one thing; the lock goes with the process that holds it.
 
     Args:
-        folder: Where the lock lies.
         waits: Wait for the other process, and say so, instead of raising.
         work: What the other process does, for messages.
 

@@ -60,9 +60,6 @@ def predict_missing(
     Predictions appear whole: nnU-Net writes into a folder of its own, from which they are moved. What an
     interrupted run finished is kept.
 
-    Args:
-        folder: Folder of this model's predictions in this hospital; made if it is missing.
-
     Returns:
         The cases that were predicted.
 
