@@ -16,15 +16,17 @@ from nnunet_difftumor.study.data_views import StudyData
 from nnunet_difftumor.study.plan import ALL_ANNOTATED, Annotated, Study
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import program
-from nnunet_difftumor.support.processes.steps import RunCommand, Step, run_or_raise
-from nnunet_difftumor.support.processes.work_folder import (
+from nnunet_difftumor.support.processes.steps import (
     DONE_FILE,
     FINISHED,
     INTERRUPTED,
     NOT_STARTED,
+    RunCommand,
     RunError,
+    Step,
     next_log,
     refuse_changes,
+    run_or_raise,
 )
 
 GENERATORS_FOLDER = "generators"

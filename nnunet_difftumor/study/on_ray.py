@@ -17,8 +17,7 @@ from nnunet_difftumor.study.plan import Study
 from nnunet_difftumor.study.running import Training
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.processes.logged_command import run_logged
-from nnunet_difftumor.support.processes.steps import Step
-from nnunet_difftumor.support.processes.work_folder import FINISHED, RunError
+from nnunet_difftumor.support.processes.steps import FINISHED, RunError, Step
 from nnunet_difftumor.trainer.cpu_training import CPU_THREADS_VARIABLE
 
 _PASSED_ON = ("nnUNet_", "OMP_", "DIFFTUMOR_")

@@ -11,7 +11,7 @@ from nnunet_difftumor.study.generators import Stage
 from nnunet_difftumor.study.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.processes.work_folder import FINISHED, INTERRUPTED
+from nnunet_difftumor.support.processes.steps import FINISHED, INTERRUPTED
 
 _GENERATORS_NOTE = "# The first task that needs a generator trains it; others that need the same one wait.\n"
 _SECONDS_OF_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))

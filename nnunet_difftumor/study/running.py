@@ -15,15 +15,17 @@ from nnunet_difftumor.study.exposure import EQUAL
 from nnunet_difftumor.study.runs import RUNS_FOLDER, VIEWS_FOLDER, Run
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import run_logged
-from nnunet_difftumor.support.processes.steps import RunCommand, Step, run_or_raise
-from nnunet_difftumor.support.processes.work_folder import (
+from nnunet_difftumor.support.processes.steps import (
     DONE_FILE,
     FINISHED,
     INTERRUPTED,
     NOT_STARTED,
+    RunCommand,
     RunError,
+    Step,
     next_log,
     refuse_changes,
+    run_or_raise,
 )
 from nnunet_difftumor.trainer.sample_counts import SAMPLES_FILE_NAME, read_samples_seen
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nnunet_difftumor.support.processes.termination import ending_on_sigterm
+from nnunet_difftumor.support.processes.logged_command import ending_on_sigterm
 
 REAL_DATA_VARIABLE = "DIFFTUMOR_REAL_CT"
 DESCRIPTION = """Run all stages on a small data set and write report.html.

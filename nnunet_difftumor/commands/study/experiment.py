@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.support.processes.termination import ending_on_sigterm
+from nnunet_difftumor.support.processes.logged_command import ending_on_sigterm
 
 DESCRIPTION = """Train the matched arms of a study with nnU-Net's own commands, then compare them.
 

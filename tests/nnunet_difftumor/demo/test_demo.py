@@ -20,7 +20,7 @@ from nnunet_difftumor.demo.settings import demo_settings
 from nnunet_difftumor.demo.steps import Demo, DemoStep
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
-from nnunet_difftumor.support.processes.work_folder import RunError
+from nnunet_difftumor.support.processes.steps import RunError
 
 SETTINGS = demo_settings("phantom", is_quick=True)
 TRAINING_LOG = """

@@ -27,7 +27,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.evaluation.scoring.run import KilledProcessError
-from nnunet_difftumor.support.processes.work_folder import RunError
+from nnunet_difftumor.support.processes.steps import RunError
 
 CASES = ("c1", "c2", "c3")
 SETTINGS = PredictionSettings(device="cpu", processes=1)
