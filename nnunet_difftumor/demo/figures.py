@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from nnunet_difftumor.support.pictures.montage import SOFT_TISSUE_HU, flips_to_d
 
 TRUTH_COLOR, PREDICTION_COLOR = "#2ca02c", "#ff7f0e"
 _AIR_HU = -300.0
+_FEW = 50
 
 
 def draw_prediction(axis: Any, ct: CTVolume, is_true: NDArray[np.bool_], is_predicted: NDArray[np.bool_]) -> None:
@@ -41,7 +42,7 @@ def draw_prediction(axis: Any, ct: CTVolume, is_true: NDArray[np.bool_], is_pred
             axis.contour(mask, levels=[0.5], colors=color, linewidths=1.2)
 
 
-def make_grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence[Any]]:
+def make_grid(count: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
     """Make a figure of the width of the page.
 
     Args:
@@ -56,7 +57,7 @@ def make_grid(count: int, columns: int, height: float) -> tuple[Figure, Sequence
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[count:]:
         axis.set_axis_off()
-    return figure, axes[:count]
+    return figure, list(axes[:count])
 
 
 def draw_curves(panels: Mapping[str, pd.DataFrame]) -> Figure:
@@ -65,7 +66,8 @@ def draw_curves(panels: Mapping[str, pd.DataFrame]) -> Figure:
     for axis, (title, table) in zip(axes, panels.items(), strict=True):
         for name in table:
             values = table[name].dropna()
-            axis.plot(values.index, values, label=str(name).replace("_", " "), linewidth=1.3)
+            marker = "." if len(values) < _FEW else None
+            axis.plot(values.index, values, label=str(name).replace("_", " "), linewidth=1.3, marker=marker)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(str(table.index.name), fontsize=9)
         axis.tick_params(labelsize=8)

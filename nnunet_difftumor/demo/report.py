@@ -77,7 +77,7 @@ def read_scores(folder: DemoFolder) -> pd.DataFrame:
     path = folder.scores / "cases.csv"
     if not path.is_file():
         return pd.DataFrame({"dice": []})
-    cases = pd.read_csv(path).query("reference_tumors.notna()")  # organs have no tumours to count
+    cases = pd.read_csv(path).dropna(subset=["reference_tumors"])  # organs have no tumours to count
     return cases.assign(dice=cases["dice"].where(~cases["is_healthy"]))
 
 
@@ -133,10 +133,10 @@ def _draw_curves(folder: DemoFolder) -> None:
         "autoencoder: training loss": _losses(folder.autoencoder),
         "autoencoder: held-out error, HU": heldout.filter(like="mae_hu_"),
         "diffusion model: training loss": _losses(folder.diffusion),
-        "diffusion model: distance to held-out tumours, HU": tumors.filter(like="_wasserstein_hu"),
+        "diffusion model: distance to held-out tumours": tumors.filter(items=["synthetic_wasserstein_hu"]),
         "nnU-Net: loss": logs.filter(like="loss"),
         "nnU-Net: pseudo Dice of validation patches": logs.filter(like="Dice"),
-        "nnU-Net: healthy crops, and those that show a tumour": counts.filter(items=["healthy_samples", "injected"]),
+        "nnU-Net: healthy crops, all and with tumours": counts.filter(items=["healthy_samples", "injected"]),
     }
     known = {title: table for title, table in panels.items() if not table.empty}
     if known:
@@ -146,7 +146,7 @@ def _draw_curves(folder: DemoFolder) -> None:
 def _losses(run: Path) -> pd.DataFrame:
     """Moving averages of the losses of a training."""
     losses = _read_table(run / "history.csv", "step").drop(columns=_NO_CURVES, errors="ignore")
-    return losses.rolling(max(1, len(losses) // _SHOWN_STEPS)).mean()
+    return pd.DataFrame(losses.rolling(max(1, len(losses) // _SHOWN_STEPS)).mean())
 
 
 def _read_table(path: Path, index: str) -> pd.DataFrame:
