@@ -12,9 +12,6 @@ class DemoSettings:
 
     Attributes:
         data: "phantom" or "real".
-        dataset_name: nnU-Net's name of the data set, without the number.
-        tumor_cases: Phantom cases with tumours.
-        healthy_cases: Phantom cases without.
         healthy_holdout: Share of the healthy cases that trains nothing.
         folds: Folds of the cross-validation; fold 0 is run.
         target_spacing_mm: Spacing that nnU-Net resamples to (D, H, W), in mm.
@@ -22,7 +19,6 @@ class DemoSettings:
         features: Feature channels of the network's stages.
         size_classes: Radii of the injected tumours, as in difftumor.json.
         synthesized_radius_mm: Range of radii of the tumours that are put into one scan.
-        preset: Of the autoencoder and of the diffusion model.
     """
 
     data: str

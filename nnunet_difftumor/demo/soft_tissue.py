@@ -69,8 +69,8 @@ def make_real_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        training: Training cases; those without a file are left out.
-        validation: Validation cases; those without a file are left out. None at all: an empty validation list.
+        training: Those without a file are left out.
+        validation: Those without a file are left out. None at all: an empty validation list.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
 
     Raises:
@@ -112,8 +112,8 @@ def make_cross_validation_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        cases: Cases; those without a file are left out.
-        folds: Number of folds, split as nnU-Net splits.
+        cases: Those without a file are left out.
+        folds: Their number; split as nnU-Net splits.
 
     Raises:
         DatasetError: If the folder holds none of the cases, or fewer than there are folds.
