@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -324,12 +325,13 @@ def scored(hospital, tmp_path, monkeypatch):
     """A function that scores the hospital's labels as predictions with a scorer that only counts its calls."""
     calls = []
 
-    def call(request, output, workers):
+    def call(request, output, **options):
         calls.append(request.prediction)
         output.mkdir()
         (output / "cases.csv").write_text("made\n")
+        return SimpleNamespace(errors=())
 
-    monkeypatch.setattr(scoring, "_call_scorer", call)
+    monkeypatch.setattr(scoring, "score_folders", call)
     predictions = tmp_path / "predictions"
     shutil.copytree(hospital.labels, predictions)
     write_dataset(tmp_path / "dataset.json", {"background": 0, "tumor": 1, "organ": 2})
