@@ -57,7 +57,7 @@ def _data(source: Path, work: Path) -> tuple[Path, Path]:
         shutil.rmtree(dataset, ignore_errors=True)  # unfinished
         made = make_real_dataset(source, work)
         holdout = {"holdout": [], "share": 0.0, "healthy_cases": len(made.healthy)}
-        write_splits(work, [made.split], holdout, overwrite=True)
+        write_splits(work, made.folds, holdout, overwrite=True)
     return dataset, splits
 
 

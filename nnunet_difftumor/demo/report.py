@@ -7,198 +7,154 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import pandas as pd
 
-from nnunet_difftumor.ct.datasets import Case, load_raw_dataset
+from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
-from nnunet_difftumor.demo import figures, scans
-from nnunet_difftumor.demo.layout import FOLD, DemoFolder
-from nnunet_difftumor.demo.runner import StageRecord, read_stage_records
-from nnunet_difftumor.demo.scores import CaseScore, read_scores
+from nnunet_difftumor.ct.reading import read_ct, read_mask
+from nnunet_difftumor.demo.figures import PREDICTION_COLOR, TRUTH_COLOR, draw_curves, draw_prediction, make_grid
+from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.settings import DemoSettings
-from nnunet_difftumor.demo.split import DemoCases, read_demo_cases
-from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME, read_counts
+from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.support.pictures.montage import save_figure
+from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
+from nnunet_difftumor.support.pictures.style import own_style
 
-_PACKAGES = (
-    "nnunet-difftumor",
-    "nnunetv2",
-    "torch",
-    "diffusers",
-    "batchgenerators",
-    "nibabel",
-    "SimpleITK",
-    "numpy",
-)
-_AUTOENCODER_MEASURES = {"mean absolute error, held-out, HU": ("mae_hu_", "")}
-_DIFFUSION_MEASURES = {
-    "mean in held-out tumours, HU": ("", "_mean_hu"),
-    "Wasserstein distance to real ones, HU": ("", "_wasserstein_hu"),
-}
-_OVERVIEW_CASES = 3
-_RECONSTRUCTED_CASES = 2
-_LOG_VALUE = re.compile(r": (train_loss|val_loss|Pseudo dice) (.+?)\s*$")
+_PACKAGES = ("nnunet-difftumor", "nnunetv2", "torch", "diffusers", "nibabel", "SimpleITK", "numpy")
+_NO_CURVES = ["learning_rate", "gradient_norm"]
+_SHOWN_STEPS = 40
+_LOG_VALUE = re.compile(r": (train_loss|val_loss|Pseudo dice) (.+?)\s*$", re.MULTILINE)
 
 
 def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
-    """Gather what the stages left and write report.html; what is missing is said to be missing.
-
-    Args:
-        folder: The demo's folder.
-        settings: The demo's settings.
-    """
-    content = _gather(folder, settings)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    html = environment.get_template("report.html.jinja").render(**content)
+    """Gather what the steps left and write report.html; what is missing is said to be missing."""
+    folder.pictures.mkdir(exist_ok=True)
+    scores = read_scores(folder)
+    with own_style():
+        _draw_predictions(folder, scores)
+        _draw_curves(folder)
+    counts = _read_table(folder.training / COUNTS_FILE_NAME, "epoch").sum().astype(int).to_dict()
+    pictures = {
+        "tumors": folder.synthetic / "montage.png",
+        "predictions": folder.pictures / "predictions.png",
+        "samples": folder.training / MONTAGE_FILE_NAME,
+        "inplace": folder.evaluation / "inplace.png",
+        "curves": folder.pictures / "curves.png",
+    }
+    content = {
+        "settings": settings,
+        "is_phantom": settings.data == "phantom",
+        "heldout": _read_json(folder.autoencoder / "heldout.json"),
+        "counts": counts,
+        "rejected": {key[len("rejected_") :]: n for key, n in counts.items() if n and key.startswith("rejected_")},
+        "scores": scores.to_dict("records"),
+        "mean_dice": scores["dice"].mean(),
+        "synthetic": _read_json(folder.synthetic / "tumors.json"),
+        "records": [_read_json(path) for path in sorted(folder.stages.glob("*.json"))],
+        "versions": {
+            "Python": platform.python_version(),
+            **{each: importlib.metadata.version(each) for each in _PACKAGES},
+        },
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {_accelerator()}",
+        "pictures": {name: embed_png(path) for name, path in pictures.items() if path.is_file()},
+        "colors": (TRUTH_COLOR, PREDICTION_COLOR),
+    }
+    html = page_environment(Path(__file__).parent).get_template("report.html.jinja").render(**content)
     with written_whole(folder.report, overwrite=True) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return folder.report
 
 
-def _gather(folder: DemoFolder, settings: DemoSettings) -> dict[str, Any]:
-    records = read_stage_records(folder.stages)
-    scores = read_scores(folder.scores)
-    counts = read_counts(folder.training / COUNTS_FILE_NAME)
-    heldout = _read_json(folder.autoencoder / "heldout.json")
-    return {
-        "settings": settings,
-        "is_phantom": settings.data == "phantom",
-        "cards": _cards(heldout, counts, scores, records),
-        "heldout": heldout,
-        "counts": counts,
-        "count_columns": sorted({key for row in counts for key in row}, key=_count_order),
-        "scores": scores,
-        "mean_dice": _mean([score.tumor_dice for score in scores]),
-        "synthetic": _read_json(folder.synthetic / "tumors.json"),
-        "records": records,
-        "total_minutes": sum(record.seconds for record in records) / 60.0,
-        "versions": _versions(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {_accelerator()}",
-        "pictures": _pictures(folder, counts, scores),
-    }
+def read_scores(folder: DemoFolder) -> pd.DataFrame:
+    """Read what `difftumor score` says of the tumour label, one row a case; no rows before it has run.
+
+    A case without a tumour has no Dice, whether nnU-Net predicted one or not.
+    """
+    path = folder.scores / "cases.csv"
+    if not path.is_file():
+        return pd.DataFrame({"dice": []})
+    cases = pd.read_csv(path).dropna(subset=["reference_tumors"])  # organs have no tumours to count
+    return cases.assign(dice=cases["dice"].where(~cases["is_healthy"]))
 
 
-def _pictures(
-    folder: DemoFolder, counts: Sequence[Mapping[str, int]], scores: Sequence[CaseScore]
-) -> dict[str, str | None]:
-    pictures = {
-        "autoencoder": _training_curves(folder.autoencoder, _AUTOENCODER_MEASURES),
-        "diffusion": _training_curves(folder.diffusion, _DIFFUSION_MEASURES),
-        "montage": figures.embed_png(folder.synthetic / "montage.png"),
-        "inplace": figures.embed_png(folder.evaluation / "inplace.png"),
-        "samples": figures.embed_png(folder.training / MONTAGE_FILE_NAME),
-        "counts": figures.draw_counts(counts),
-        "segmentation": figures.draw_segmentation_curves(read_training_logs(folder.training)),
-        "overview": None,
-        "reconstructions": None,
-        "predictions": None,
-    }
-    if not (folder.raw / "dataset.json").is_file():
-        return pictures
-    dataset = load_raw_dataset(folder.raw)
-    organ_label, tumor_label = resolve_label_roles(dataset.options["labels"])
-    by_identifier = {case.identifier: case for case in dataset.cases}
-    split = read_demo_cases(folder)
-    pictures["overview"] = scans.draw_overview(_overview_cases(split, by_identifier), organ_label, tumor_label)
-    weights = folder.autoencoder / "autoencoder"
-    if (weights / "config.json").is_file():
-        held_out = [by_identifier[name] for name in split.validation[:_RECONSTRUCTED_CASES]]
-        pictures["reconstructions"] = scans.draw_reconstructions(held_out, weights, tumor_label)
-    predicted = [
-        scans.read_scan(by_identifier[score.identifier], folder.predictions / f"{score.identifier}.nii.gz")
-        for score in scores
-        if score.identifier in by_identifier
-    ]
-    notes = {score.identifier: _score_note(score) for score in scores}
-    pictures["predictions"] = scans.draw_predictions(predicted, tumor_label, notes)
-    return pictures
-
-
-def _training_curves(run: Path, measures: Mapping[str, tuple[str, str]]) -> str | None:
-    return figures.draw_training(run / "history.csv", run / "heldout_history.csv", measures)
-
-
-def read_training_logs(training: Path) -> dict[str, list[float]]:
+def read_training_logs(training: Path) -> pd.DataFrame:
     """Read losses and pseudo Dice from nnU-Net's training logs.
 
     Args:
         training: Output folder of an nnU-Net training; may be missing.
 
     Returns:
-        Values per epoch: "training loss", "validation loss" and one "Dice" entry per label.
+        One row an epoch: "training loss", "validation loss" and one "Dice" column per label.
     """
-    values: dict[str, list[float]] = {"training loss": [], "validation loss": []}
-    logs = sorted(training.glob("training_log_*.txt")) if training.is_dir() else []
-    for line in (line for log in logs for line in log.read_text(encoding="utf-8").splitlines()):
-        found = _LOG_VALUE.search(line)
-        if found is None:
-            continue
-        name, text = found.groups()
+    columns: dict[str, list[float]] = {}
+    text = "".join(log.read_text(encoding="utf-8") for log in sorted(training.glob("training_log_*.txt")))
+    for name, value in _LOG_VALUE.findall(text):
         if name == "Pseudo dice":
-            for index, dice in enumerate(re.findall(r"-?\d+\.\d+(?:e-?\d+)?|nan", re.sub(r"float\d+", "", text))):
-                values.setdefault(f"Dice, label {index + 1}", []).append(float(dice))
+            for index, dice in enumerate(re.findall(r"-?\d+\.\d+(?:e-?\d+)?|nan", re.sub(r"float\d+", "", value)), 1):
+                columns.setdefault(f"Dice, label {index}", []).append(float(dice))
         else:
-            values["training loss" if name == "train_loss" else "validation loss"].append(float(text))
-    return values
+            columns.setdefault("training loss" if name == "train_loss" else "validation loss", []).append(float(value))
+    table = pd.DataFrame({name: pd.Series(values, dtype=float) for name, values in columns.items()})
+    return table.rename_axis("epoch")
 
 
-def _overview_cases(split: DemoCases, by_identifier: Mapping[str, Case]) -> list[Case]:
-    names = [*split.tumor_training[: _OVERVIEW_CASES - 1], *split.healthy[:1]]
-    return [by_identifier[name] for name in names if name in by_identifier]
+def _draw_predictions(folder: DemoFolder, scores: pd.DataFrame) -> None:
+    if scores.empty:
+        return
+    dataset = load_raw_dataset(folder.raw)
+    _, tumor_label = resolve_label_roles(dataset.options["labels"])
+    cases = {case.identifier: case for case in dataset.cases}
+    figure, axes = make_grid(len(scores), columns=4, height=2.9)
+    for axis, score in zip(axes, scores.to_dict("records"), strict=True):
+        case = cases[score["case"]]
+        assert case.label_path is not None
+        ct = read_ct(case.image_path)
+        paths = (case.label_path, folder.predictions / case.label_path.name)
+        draw_prediction(axis, ct, *(read_mask(path, ct) == tumor_label for path in paths))
+        note = (
+            f"no tumour, {score['predicted_ml']:.1f} ml predicted"
+            if score["is_healthy"]
+            else f"Dice {score['dice']:.2f}"
+        )
+        axis.set_title(f"{case.identifier}\n{note}", fontsize=9)
+    save_figure(figure, folder.pictures / "predictions.png")
 
 
-def _cards(
-    heldout: Any, counts: Sequence[Mapping[str, int]], scores: Sequence[CaseScore], records: Sequence[StageRecord]
-) -> list[tuple[str, str, str]]:
-    """The numbers at the top: value, name, what it is compared with."""
-    cards = []
-    if heldout:
-        errors = heldout.get("body", heldout["all"])
-        note = f"2x pooling {errors['mae_pool2_hu']:.1f}, 4x pooling {errors['mae_pool4_hu']:.1f} HU"
-        cards.append((f"{errors['mae_hu']:.1f} HU", "reconstruction error inside the body, held-out cases", note))
-    carrying, injected = (sum(row.get(key, 0) for row in counts) for key in ("carrying", "injected"))
-    if carrying:
-        note = f"{injected} of {carrying}; the others look elsewhere in their case, as nnU-Net's samples do"
-        cards.append((f"{100 * injected / carrying:.0f} %", "of the samples of such cases show a tumour", note))
-    mean = _mean([score.tumor_dice for score in scores])
-    if mean is not None:
-        count = sum(score.tumor_dice is not None for score in scores)
-        cards.append((f"{mean:.2f}", "mean tumour Dice", f"{count} validation cases of fold {FOLD}, real tumours only"))
-    minutes = sum(record.seconds for record in records) / 60.0
-    cards.append((f"{minutes:.1f} min", "for all stages", f"on {os.cpu_count()} CPU cores, {_accelerator()}"))
-    return cards
+def _draw_curves(folder: DemoFolder) -> None:
+    logs = read_training_logs(folder.training)
+    counts = _read_table(folder.training / COUNTS_FILE_NAME, "epoch")
+    heldout = _read_table(folder.autoencoder / "heldout_history.csv", "step")
+    tumors = _read_table(folder.diffusion / "heldout_history.csv", "step")
+    panels = {
+        "autoencoder: training loss": _losses(folder.autoencoder),
+        "autoencoder: held-out error, HU": heldout.filter(like="mae_hu_"),
+        "diffusion model: training loss": _losses(folder.diffusion),
+        "diffusion model: distance to held-out tumours": tumors.filter(items=["synthetic_wasserstein_hu"]),
+        "nnU-Net: loss": logs.filter(like="loss"),
+        "nnU-Net: pseudo Dice of validation patches": logs.filter(like="Dice"),
+        "nnU-Net: healthy crops, all and with tumours": counts.filter(items=["healthy_samples", "injected"]),
+    }
+    known = {title: table for title, table in panels.items() if not table.empty}
+    if known:
+        save_figure(draw_curves(known), folder.pictures / "curves.png")
 
 
-def _score_note(score: CaseScore) -> str:
-    if score.tumor_dice is None:
-        return f"healthy, false alarm {score.predicted_ml:.1f} ml"
-    return f"Dice {score.tumor_dice:.2f}"
+def _losses(run: Path) -> pd.DataFrame:
+    """Moving averages of the losses of a training."""
+    losses = _read_table(run / "history.csv", "step").drop(columns=_NO_CURVES, errors="ignore")
+    return pd.DataFrame(losses.rolling(max(1, len(losses) // _SHOWN_STEPS)).mean())
 
 
-def _count_order(name: str) -> tuple[int, str]:
-    first = ("epoch", "healthy_samples", "carrying", "injected", "out_of_view")
-    return (first.index(name), name) if name in first else (len(first) + name.startswith("rejected_"), name)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _read_table(path: Path, index: str) -> pd.DataFrame:
+    return pd.read_csv(path, index_col=index) if path.is_file() else pd.DataFrame()
 
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _versions() -> list[tuple[str, str]]:
-    return [("Python", platform.python_version())] + [
-        (package, importlib.metadata.version(package)) for package in _PACKAGES
-    ]
 
 
 def _accelerator() -> str:

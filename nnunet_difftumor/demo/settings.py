@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,38 +12,25 @@ class DemoSettings:
 
     Attributes:
         data: "phantom" or "real".
-        dataset_id: nnU-Net's number of the data set.
-        dataset_name: nnU-Net's name of the data set, without the number.
-        tumor_cases: Phantom cases with tumours.
-        healthy_cases: Phantom cases without.
         healthy_holdout: Share of the healthy cases that trains nothing.
         folds: Folds of the cross-validation; fold 0 is run.
-        preset: Preset of the autoencoder and of the diffusion model.
-        autoencoder_steps: Training steps of stage 1.
-        diffusion_steps: Training steps of stage 2.
         target_spacing_mm: Spacing that nnU-Net resamples to (D, H, W), in mm.
         patch_size: nnU-Net's patch (D, H, W), in voxels.
         features: Feature channels of the network's stages.
-        strides: Strides of the network's stages.
-        epochs: nnU-Net epochs.
-        iterations: Training iterations per epoch.
-        val_iterations: Validation iterations per epoch.
         size_classes: Radii of the injected tumours, as in difftumor.json.
-        synthesized_radius_mm: Range of radii of the tumours in the montage.
-        synthesized_count: Number of tumours in the montage.
+        synthesized_radius_mm: Range of radii of the tumours that are put into one scan.
     """
 
     data: str
     dataset_id: int
     dataset_name: str
-    tumor_cases: int
-    healthy_cases: int
-    healthy_holdout: float
-    folds: int
-    preset: str
+    tumor_cases: int = 0
+    healthy_cases: int = 0
+    healthy_holdout: float = 0.0
+    folds: int = 1
     autoencoder_steps: int
     diffusion_steps: int
-    target_spacing_mm: Triple
+    target_spacing_mm: tuple[float, float, float]
     patch_size: tuple[int, int, int]
     features: tuple[int, ...]
     strides: tuple[tuple[int, int, int], ...]
@@ -55,7 +39,8 @@ class DemoSettings:
     val_iterations: int
     size_classes: tuple[Mapping[str, object], ...]
     synthesized_radius_mm: tuple[float, float]
-    synthesized_count: int
+    synthesized_count: int = 6
+    preset: str = "tiny"
 
     @property
     def dataset_folder_name(self) -> str:
@@ -64,8 +49,7 @@ class DemoSettings:
 
 
 def _size(name: str, low_mm: float, high_mm: float, probability: float, max_count: int = 1) -> Mapping[str, object]:
-    values = {"name": name, "radius_mm": [low_mm, high_mm], "probability": probability, "max_count": max_count}
-    return MappingProxyType(values)
+    return {"name": name, "radius_mm": [low_mm, high_mm], "probability": probability, "max_count": max_count}
 
 
 _PHANTOM = DemoSettings(
@@ -76,7 +60,6 @@ _PHANTOM = DemoSettings(
     healthy_cases=6,
     healthy_holdout=0.2,
     folds=4,
-    preset="tiny",
     autoencoder_steps=120,
     diffusion_steps=200,
     target_spacing_mm=(4.0, 3.0, 3.0),
@@ -88,18 +71,12 @@ _PHANTOM = DemoSettings(
     val_iterations=5,
     size_classes=(_size("small", 6, 11, 0.2, 2), _size("medium", 11, 20, 0.4), _size("large", 20, 25, 0.4)),
     synthesized_radius_mm=(5.0, 16.0),
-    synthesized_count=6,
 )
 
 _REAL = DemoSettings(
     data="real",
     dataset_id=902,
     dataset_name="SoftTissue",
-    tumor_cases=0,
-    healthy_cases=0,
-    healthy_holdout=0.0,
-    folds=1,
-    preset="tiny",
     autoencoder_steps=300,
     diffusion_steps=300,
     target_spacing_mm=(3.27, 2.5, 2.5),
@@ -111,15 +88,13 @@ _REAL = DemoSettings(
     val_iterations=4,
     size_classes=(_size("small", 6, 10, 0.3, 2), _size("medium", 12, 20, 0.4), _size("large", 20, 36, 0.3)),
     synthesized_radius_mm=(6.0, 18.0),
-    synthesized_count=6,
 )
 
 
 def demo_settings(data: str, *, is_quick: bool = False) -> DemoSettings:
-    """Look up the settings of a demo.
+    """Look up the settings of the data "phantom" or "real".
 
     Args:
-        data: "phantom" or "real".
         is_quick: Run as little as possible: shows that the commands work together, teaches nothing.
     """
     settings = {"phantom": _PHANTOM, "real": _REAL}[data]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.splits import Split, cross_validation
-from nnunet_difftumor.ct.grid import GridGeometry
-from nnunet_difftumor.ct.reading import read_ct, read_labels
-from nnunet_difftumor.ct.resample import AIR_HU, resample
+from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_labels
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
 
@@ -40,40 +38,18 @@ _DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class RealDataset:
-    """What `make_real_dataset` wrote.
+class SarcomaDataset:
+    """What was written. The folds are not: nnU-Net keeps them with the preprocessed data.
 
     Attributes:
         folder: The nnU-Net raw data set.
-        split: Training cases, healthy ones included, and validation cases.
-        healthy: Tumour-free parts of training cases.
-    """
-
-    folder: Path
-    split: Split
-    healthy: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class CrossValidationDataset:
-    """What `make_cross_validation_dataset` wrote.
-
-    Attributes:
-        folder: The nnU-Net raw data set.
-        folds: Training and validation cases of each fold; tumour-free parts are in training lists only.
-        healthy: Tumour-free parts of the cases.
+        folds: Training cases, healthy ones included, and validation cases of each fold.
+        healthy: Tumour-free parts of training cases; they are in training lists only.
     """
 
     folder: Path
     folds: tuple[Split, ...]
     healthy: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    image_hu: NDArray[np.float32]
-    labels: NDArray[np.int16]
-    geometry: GridGeometry
 
 
 def make_real_dataset(
@@ -84,9 +60,8 @@ def make_real_dataset(
     training: Sequence[str] = TRAINING_CASES,
     validation: Sequence[str] = VALIDATION_CASES,
     healthy_count: int = 6,
-    spacing_mm: tuple[float, float, float] | None = None,
-) -> RealDataset:
-    """Write an nnU-Net raw data set of soft-tissue sarcomas.
+) -> SarcomaDataset:
+    """Write an nnU-Net raw data set of soft-tissue sarcomas with one fold.
 
     Healthy cases are runs of slices of training cases, at least 5 mm from the tumour and at least 40 mm or
     12 slices thick; they train as well. No voxel of a validation case is in a training case.
@@ -94,20 +69,15 @@ def make_real_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        training: Training cases; those without a file are left out.
-        validation: Validation cases; those without a file are left out. None at all: an empty validation list.
+        training: Those without a file are left out.
+        validation: Those without a file are left out. None at all: an empty validation list.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
-        spacing_mm: Resample to this spacing (D, H, W); None keeps the scans' own grids.
-
-    Returns:
-        The data set and its split. The split is not written: nnU-Net keeps it with the preprocessed data.
 
     Raises:
         DatasetError: If the folder holds no training or no validation case, or a case is in both lists.
         OutputExistsError: If the data set exists.
     """
-    source = source_folder / "sts"
-    folder = output_raw_folder / name
+    source, folder = source_folder / "sts", output_raw_folder / name
     both = sorted(set(training) & set(validation))
     if both:
         raise DatasetError(f"{', '.join(both)} would train and validate; put each case into one list.")
@@ -116,13 +86,14 @@ def make_real_dataset(
         raise OutputExistsError(f"{folder} exists already; remove it or choose another name.")
     healthy = dict(_thickest_parts(source, train, healthy_count))
     for case in (*train, *val):
-        scan = _read(source, case)
+        ct = read_ct(source / f"{case}_ct.nii.gz")
+        labels, _ = read_labels(source / f"{case}_label.nii.gz")
         if case in healthy:
-            _write(folder, f"{case}{_HEALTHY_SUFFIX}", _resampled(_cut(scan, healthy[case]), spacing_mm))
-        _write(folder, case, _resampled(scan, spacing_mm))
+            _write(folder, f"{case}{_HEALTHY_SUFFIX}", ct, labels, slice(*healthy[case]))
+        _write(folder, case, ct, labels, slice(0, None))
     names = tuple(f"{case}{_HEALTHY_SUFFIX}" for case in sorted(healthy))
     write_json(folder / "dataset.json", _dataset_json(len(train) + len(val) + len(names)))
-    return RealDataset(folder, Split(tuple(sorted([*train, *names])), tuple(sorted(val))), names)
+    return SarcomaDataset(folder, (Split(tuple(sorted([*train, *names])), tuple(sorted(val))),), names)
 
 
 def make_cross_validation_dataset(
@@ -132,7 +103,7 @@ def make_cross_validation_dataset(
     name: str = CROSS_VALIDATION_NAME,
     cases: Sequence[str] = (*TRAINING_CASES, *VALIDATION_CASES),
     folds: int = 2,
-) -> CrossValidationDataset:
+) -> SarcomaDataset:
     """Write all sarcoma cases as one nnU-Net raw data set with folds in which no patient is on both sides.
 
     The tumour-free part of a patient, a case of its own, trains in the folds in which the patient trains and is in no
@@ -141,11 +112,8 @@ def make_cross_validation_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        cases: Cases; those without a file are left out.
-        folds: Number of folds, split as nnU-Net splits.
-
-    Returns:
-        The data set and its folds. They are not written: nnU-Net keeps them with the preprocessed data.
+        cases: Those without a file are left out.
+        folds: Their number; split as nnU-Net splits.
 
     Raises:
         DatasetError: If the folder holds none of the cases, or fewer than there are folds.
@@ -154,12 +122,12 @@ def make_cross_validation_dataset(
     made = make_real_dataset(
         source_folder, output_raw_folder, name=name, training=cases, validation=(), healthy_count=len(cases)
     )
-    groups = CaseGroups(tuple(case for case in made.split.train if case not in made.healthy), healthy=(), other=())
+    patients = tuple(case for case in made.folds[0].train if case not in made.healthy)
     splits = []
-    for fold in cross_validation(groups, (), folds=folds):
+    for fold in cross_validation(CaseGroups(patients, healthy=(), other=()), (), folds=folds):
         parts = [case for case in made.healthy if case.removesuffix(_HEALTHY_SUFFIX) in fold.train]
         splits.append(Split(tuple(sorted([*fold.train, *parts])), fold.val))
-    return CrossValidationDataset(made.folder, tuple(splits), made.healthy)
+    return replace(made, folds=tuple(splits))
 
 
 def tumor_free_slices(labels: NDArray[np.int16], spacing_mm: Sequence[float]) -> tuple[int, int] | None:
@@ -199,50 +167,17 @@ def _thickest_parts(source: Path, cases: Sequence[str], count: int) -> list[tupl
         run = tumor_free_slices(labels, geometry.spacing_mm)
         if run is not None:
             parts.append((case, run))
-    parts.sort(key=lambda part: (part[1][0] - part[1][1], part[0]))  # thickest first
-    return parts[:count]
+    return sorted(parts, key=lambda part: (part[1][0] - part[1][1], part[0]))[:count]  # thickest first
 
 
-def _read(source: Path, case: str) -> _Scan:
-    ct = read_ct(source / f"{case}_ct.nii.gz")
-    labels, _ = read_labels(source / f"{case}_label.nii.gz")
-    return _Scan(ct.image_hu, labels, ct.geometry)
-
-
-def _cut(scan: _Scan, run: tuple[int, int]) -> _Scan:
-    affine = scan.geometry.affine.copy()
-    affine[:3, 3] += affine[:3, 0] * run[0]
-    image_hu, labels = scan.image_hu[slice(*run)], scan.labels[slice(*run)]
-    depth, height, width = labels.shape
-    return _Scan(image_hu, labels, GridGeometry((depth, height, width), affine))
-
-
-def _resampled(scan: _Scan, spacing_mm: tuple[float, float, float] | None) -> _Scan:
-    if spacing_mm is None:
-        return scan
-    own_mm = scan.geometry.spacing_mm
-    d, h, w = (
-        max(1, int((size - 1) * own // new) + 1)
-        for size, own, new in zip(scan.labels.shape, own_mm, spacing_mm, strict=True)
-    )
-    start_mm = (0.0, 0.0, 0.0)
-
-    def on_grid(volume: NDArray[np.generic], fill_value: float) -> NDArray[np.float32]:
-        return resample(volume, own_mm, (d, h, w), spacing_mm, start_mm, fill_value=fill_value, whole_voxels=True)
-
-    image_hu = on_grid(scan.image_hu, AIR_HU)
-    shares = [on_grid(scan.labels == value, 0.0) for value in (0, ORGAN, TUMOR)]
-    affine = scan.geometry.affine.copy()
-    affine[:3, :3] *= np.divide(spacing_mm, own_mm)
-    return _Scan(image_hu, np.argmax(shares, axis=0).astype(np.int16), GridGeometry((d, h, w), affine))
-
-
-def _write(folder: Path, case: str, scan: _Scan) -> None:
-    image = np.rint(scan.image_hu).astype(np.int16)
-    for part, values, suffix in (("imagesTr", image, "_0000"), ("labelsTr", scan.labels.astype(np.uint8), "")):
-        affine = scan.geometry.affine @ np.eye(4)[[2, 1, 0, 3]]  # NIfTI's first axis is our last
-        with written_whole(folder / part / f"{case}{suffix}.nii.gz") as temporary:
-            nibabel.save(nibabel.Nifti1Image(values.T, affine), temporary)  # pyright: ignore
+def _write(folder: Path, case: str, ct: CTVolume, labels: NDArray[np.int16], part: slice) -> None:
+    """Write a run of slices, where it lies in the patient."""
+    affine = ct.geometry.affine @ np.eye(4)[[2, 1, 0, 3]]  # NIfTI's first axis is our last
+    affine[:3, 3] += ct.geometry.affine[:3, 0] * part.start
+    image = np.rint(ct.image_hu).astype(np.int16)
+    for kind, values, suffix in (("imagesTr", image, "_0000"), ("labelsTr", labels.astype(np.uint8), "")):
+        with written_whole(folder / kind / f"{case}{suffix}.nii.gz") as temporary:
+            nibabel.save(nibabel.Nifti1Image(values[part].T, affine), temporary)  # pyright: ignore
 
 
 def _dataset_json(count: int) -> dict[str, object]:

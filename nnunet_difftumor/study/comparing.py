@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, file_name_of, read_experiment
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, file_name_of, read_experiment
 from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.plan import Annotated, Study
+from nnunet_difftumor.study.plan import Annotated, StudyPlan
 from nnunet_difftumor.study.running import state_of
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.study.validation_cases import validation_cases
 from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
 from nnunet_difftumor.support.files.file_stamps import stamp_of
-from nnunet_difftumor.support.processes.work_folder import FINISHED
+from nnunet_difftumor.support.processes.steps import FINISHED
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
 
 COMPARE_FOLDER = "compare"
@@ -30,7 +31,7 @@ _VALIDATION = "validation"
 
 
 def compare_all(
-    study: Study, runs: Sequence[Run], data: StudyData, output: Path, *, compare: Callable[..., Any]
+    study: StudyPlan, runs: Sequence[Run], data: StudyData, output: Path, *, compare: Callable[..., Any]
 ) -> tuple[Path, ...]:
     """Write the experiments for `difftumor compare` and run them; what was compared before is skipped.
 
@@ -38,9 +39,6 @@ def compare_all(
     the output and in the notes of the report. A report counts as made before if the experiment, the models or
     predictions, the references, metadata and labels that it was made from are the same still, by size and time of
     change.
-
-    Args:
-        compare: `nnunet_difftumor.evaluation.comparison.run.compare`.
 
     Returns:
         The reports; none of a number of annotated cases of which no repetition is finished.
@@ -57,7 +55,8 @@ def compare_all(
         path = write_experiment(study, finished, data, annotated, folder, notes=notes)
         report, stamps_file = folder / "report" / REPORT_FILE, folder / _STAMPS_FILE
         stamps = _stamp(path)
-        if not report.is_file() or stamps != _read_stamps(stamps_file):
+        before = json.loads(stamps_file.read_text(encoding="utf-8")) if stamps_file.is_file() else None
+        if not report.is_file() or stamps != before:
             print(f"\n=== Comparing with {annotated} annotated cases", flush=True)
             compare(path, report.parent, overwrite=True)
             write_json(stamps_file, stamps, overwrite=True)
@@ -66,7 +65,7 @@ def compare_all(
 
 
 def write_experiment(
-    study: Study,
+    study: StudyPlan,
     runs: Sequence[Run],
     data: StudyData,
     annotated: Annotated,
@@ -79,16 +78,10 @@ def write_experiment(
     Args:
         runs: Its runs with that number, all folds of each repetition.
         folder: Where the experiment, and links to models or predictions, are written.
-        notes: What a reader of the report should know.
     """
     arms = list(dict.fromkeys(run.arm.name for run in runs))
-    repetitions = _by_repetition(runs)
-    models = [
-        _model(arm, seed, folds, folder, study)
-        for arm in arms
-        for (name, seed), folds in repetitions.items()
-        if name == arm
-    ]
+    repetitions = sorted(_by_repetition(runs).items(), key=lambda item: arms.index(item[0][0]))
+    models = [_model(arm, seed, folds, folder, study) for (arm, seed), folds in repetitions]
     content: dict[str, Any] = {
         "title": f"{study.title}: {annotated} annotated cases",
         "baseline": study.baseline if study.baseline in arms else arms[0],
@@ -98,24 +91,25 @@ def write_experiment(
         "models": models,
     }
     if "hospitals" not in content:
-        content["hospitals"] = [{"name": _VALIDATION, "labels": _link_references(study, data, folder).name}]
+        files = [data.cases.label_file(case) for case in validation_cases(study, data)]
+        references = _fill_with_links(folder / "references", {file.name: file for file in files})
+        content["hospitals"] = [{"name": _VALIDATION, "labels": references.name}]
     content["prediction"] = {"device": study.device, **content.get("prediction", {})}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     path = folder / "experiment.yaml"
     with written_whole(path, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 
 
 def _by_repetition(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
     """The folds of each arm and repetition."""
-    found: dict[tuple[str, int], list[Run]] = {}
+    found: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in runs:
-        found.setdefault((run.arm.name, run.seed), []).append(run)
+        found[run.arm.name, run.seed].append(run)
     return found
 
 
-def _complete_repetitions(study: Study, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def _complete_repetitions(study: StudyPlan, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Runs of the repetitions of which every fold is finished, and what is to be said of the others."""
     finished, notes = [], []
     for (arm, seed), folds in _by_repetition(runs).items():
@@ -140,11 +134,7 @@ def _stamp(path: Path) -> dict[str, Any]:
     return {"experiment": path.read_text(encoding="utf-8"), "files": files}
 
 
-def _read_stamps(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _files_of(experiment: Experiment) -> Iterator[Path]:
+def _files_of(experiment: ComparisonPlan) -> Iterator[Path]:
     yield from (file for file in (experiment.dataset_json, experiment.metadata) if file is not None)
     for model in experiment.models:
         if model.trained is not None:
@@ -157,7 +147,7 @@ def _files_of(experiment: Experiment) -> Iterator[Path]:
             yield from find_label_maps(folder).values()
 
 
-def _model(arm: str, seed: int, runs: Sequence[Run], folder: Path, study: Study) -> dict[str, Any]:
+def _model(arm: str, seed: int, runs: Sequence[Run], folder: Path, study: StudyPlan) -> dict[str, Any]:
     """One model: the folds of one arm and repetition together."""
     name = file_name_of(f"{arm}.seed-{seed}")
     model: dict[str, Any] = {"arm": arm, "name": f"{arm}, seed {seed}"}
@@ -184,21 +174,12 @@ def _link_model(runs: Sequence[Run], folder: Path) -> None:
 
 def _link_predictions(runs: Sequence[Run], folder: Path) -> None:
     """What nnU-Net predicted of the validation cases of each fold, by the model that did not see them."""
-    links = {
-        f"{case}{ending}": run.fold_folder / _VALIDATION / f"{case}{ending}"
-        for run in runs
-        for case, ending in ((case, _ending(run)) for case in run.split.val)
-    }
+    links = {}
+    for run in runs:
+        ending = json.loads((run.model_folder / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
+        names = [f"{case}{ending}" for case in run.split.val]
+        links.update({name: run.fold_folder / _VALIDATION / name for name in names})
     _fill_with_links(folder, links)
-
-
-def _link_references(study: Study, data: StudyData, folder: Path) -> Path:
-    files = [data.cases.label_file(case) for case in validation_cases(study, data)]
-    return _fill_with_links(folder / "references", {file.name: file for file in files})
-
-
-def _ending(run: Run) -> str:
-    return str(json.loads((run.model_folder / "dataset.json").read_text(encoding="utf-8"))["file_ending"])
 
 
 def _fill_with_links(folder: Path, links: Mapping[str, Path]) -> Path:

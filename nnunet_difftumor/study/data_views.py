@@ -29,7 +29,7 @@ from nnunet_difftumor.study.plan import Annotated, StudyPlan
 from nnunet_difftumor.study.settings import ALL_ANNOTATED
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME
-from nnunet_difftumor.support.processes.work_folder import alone
+from nnunet_difftumor.support.processes.steps import alone
 
 _NOT_LINKED = (SPLITS_FILE_NAME, HOLDOUT_FILE_NAME, CONFIG_FILE_NAME, CASE_FACTS_FILE_NAME)
 _CANNOT_TRAIN = Split((), ())

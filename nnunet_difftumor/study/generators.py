@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, Split
 from nnunet_difftumor.ct.datasets import parse_labels
-from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError
 from nnunet_difftumor.settings.trainer_settings import OrganTarget
 from nnunet_difftumor.study.data_views import StudyData
 from nnunet_difftumor.study.plan import Annotated, StudyPlan
 from nnunet_difftumor.study.settings import ALL_ANNOTATED
+from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import program
+from nnunet_difftumor.support.processes.steps import (
+    DONE_FILE,
+    FINISHED,
+    INTERRUPTED,
+    NOT_STARTED,
+    RunCommand,
+    RunError,
+    Step,
+    next_log,
+    refuse_changes,
+    run_or_raise,
+)
 
 GENERATORS_FOLDER = "generators"
-_TRAINING_FOLDER = "training"
+_TRAINING_FOLDER, _RECORD_FILE = "training", "stage.json"
 _AUTOENCODER, _DIFFUSION = "train-autoencoder", "train-diffusion"
 _PRODUCTS = {_AUTOENCODER: "autoencoder/config.json", _DIFFUSION: "generator/model_index.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorStage:
+class GeneratorStage(Step):
     """One training of a generator: the autoencoder of a fold, or the diffusion model of a number of annotated cases.
+
+    Several runs may need it: one of them trains it, the others wait.
 
     Attributes:
         name: Its name in the file system; no other stage of the study has it.
@@ -42,6 +57,7 @@ class GeneratorStage:
     split: Split
     device: str
     root: Path
+    waits = True
 
     @property
     def folder(self) -> Path:
@@ -52,6 +68,11 @@ class GeneratorStage:
     def work_folder(self) -> Path:
         """Splits, record, lock and logs: the command wants its own folder empty."""
         return self.root / _TRAINING_FOLDER / self.name
+
+    @property
+    def done_file(self) -> Path:
+        """It lies with what the command wrote, which may be copied to another study."""
+        return self.folder / DONE_FILE
 
     @property
     def splits_file(self) -> Path:
@@ -79,16 +100,47 @@ class GeneratorStage:
         variables = [f"{key}={value}" for key, value in self.environment.items()]
         return " ".join([*variables, shlex.join(["difftumor", *self.command(is_continued=is_continued)[1:]])])
 
-    def folds_to_write(self) -> list[Split]:
-        """Content of the splits file: this fold at its place, so that the record in the generator says its number."""
-        return [self.split] * (self.fold + 1)
-
     def to_json(self) -> dict[str, Any]:
         """What must not change between two starts."""
         return {"command": [self.subcommand, *self.options], "fold": self.fold, **self.split.to_json()}
 
+    def state(self) -> str:
+        """Say whether it is finished, was interrupted, or is not started."""
+        if self.done_file.is_file() and self.product.is_file():
+            return FINISHED
+        return INTERRUPTED if self.folder.is_dir() and any(self.folder.iterdir()) else NOT_STARTED
 
-Stage = GeneratorStage
+    def check(self) -> None:
+        """Refuse a folder that holds what this stage would not have made.
+
+        Raises:
+            OutputExistsError: If anything differs from the record, or there is none.
+        """
+        if self.state() == NOT_STARTED:
+            return
+        record = self.work_folder / _RECORD_FILE
+        if not record.is_file():
+            raise OutputExistsError(
+                f"{self.folder} holds a training that is not of this study. Move it away, or name it: "
+                "generator: its full path, instead of generator: study."
+            )
+        advice = "Restore them, or name another --output: runs that used this generator are matched with no other."
+        refuse_changes(record, self.to_json(), self.folder, advice, self.root.parent)
+
+    def prepare(self, run_command: RunCommand) -> None:
+        """Write the record, and the splits file with the fold at its place, so that the generator says its number."""
+        write_json(self.work_folder / _RECORD_FILE, self.to_json(), overwrite=True)
+        write_json(self.splits_file, [self.split.to_json()] * (self.fold + 1), overwrite=True)
+
+    def execute(self, run_command: RunCommand) -> None:
+        """Train; an interrupted training goes on with `--resume`."""
+        is_continued, log = self.state() == INTERRUPTED, next_log(self.work_folder)
+        print(f"--- {self.name}", flush=True)
+        words, typed = self.command(is_continued=is_continued), self.as_typed(is_continued=is_continued)
+        who = f"{self.name}: difftumor {self.subcommand}"
+        run_or_raise(words, self.environment, log, run_command, typed=typed, who=who)
+        if not self.product.is_file():
+            raise RunError(f"{who} ended well but left no {self.product}.")
 
 
 def generator_folder(output: Path, fold: int, annotated: Annotated) -> Path:
@@ -121,34 +173,34 @@ def plan_generator(
     """
     settings = study.generators
     assert settings is not None
-    _refuse_nothing_to_learn_from(data, annotated, where)
-    spacing = () if settings.spacing_mm is None else ("--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm))
-    tumors = ("--tumor-label", _tumor_label(data.dataset_json["labels"], targets, where))
-    early = ("--early-only",) if settings.early_only else ()
-    precision = () if settings.precision is None else ("--precision", settings.precision)
-    preset = ("--preset", settings.preset)
-    working = ("--data", str(data.raw), *(("--workers", str(settings.workers)) if settings.workers else ()))
-    shared: dict[str, Any] = {"fold": fold, "device": study.device, "root": output / GENERATORS_FOLDER}
+    _refuse_nothing_to_learn(data, annotated, where)
+    tumors = ["--tumor-label", _tumor_label(data.dataset_json["labels"], targets, where)]
+    tumors += ["--early-only"] if settings.early_only else []
+    spacing = [] if settings.spacing_mm is None else ["--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm)]
+    precision, preset = _option("--precision", settings.precision), _option("--preset", settings.preset)
+    working = (*_option("--data", data.raw), *_option("--workers", settings.workers or None))
     autoencoder = GeneratorStage(
         name=f"fold-{fold}.autoencoder",
         subcommand=_AUTOENCODER,
-        options=(*preset, *_steps(settings.autoencoder_steps), *precision),
+        options=(*preset, *_option("--steps", settings.autoencoder_steps), *precision),
         working_options=working,
+        fold=fold,
         split=data.split(fold, ALL_ANNOTATED, healthy=True),
-        **shared,
+        device=study.device,
+        root=output / GENERATORS_FOLDER,
     )
-    diffusion = GeneratorStage(
+    diffusion = replace(
+        autoencoder,
         name=_diffusion_name(fold, annotated),
         subcommand=_DIFFUSION,
-        options=(*preset, *tumors, *early, *_steps(settings.diffusion_steps), *spacing, *precision),
+        options=(*preset, *tumors, *_option("--steps", settings.diffusion_steps), *spacing, *precision),
         working_options=(*working, "--autoencoder", str(autoencoder.folder)),
         split=data.split(fold, annotated, healthy=True),
-        **shared,
     )
     return autoencoder, diffusion
 
 
-def _refuse_nothing_to_learn_from(data: StudyData, annotated: Annotated, where: str) -> None:
+def _refuse_nothing_to_learn(data: StudyData, annotated: Annotated, where: str) -> None:
     if annotated == 0:
         raise ConfigurationError(
             f"{where}: with 0 annotated cases there is no tumour to train a generator on. Name one that was trained "
@@ -162,8 +214,8 @@ def _refuse_nothing_to_learn_from(data: StudyData, annotated: Annotated, where: 
         )
 
 
-def check_stages(stages: Sequence[GeneratorStage], path: Path) -> tuple[GeneratorStage, ...]:
-    """List each stage once; refuse runs that need different generators at one place.
+def check_stages(stages: Sequence[GeneratorStage], path: Path) -> None:
+    """Refuse runs that need different generators at one place.
 
     Raises:
         ConfigurationError: If two stages of one name differ.
@@ -177,15 +229,14 @@ def check_stages(stages: Sequence[GeneratorStage], path: Path) -> tuple[Generato
                 f"{shlex.join(stage.options)}. A study trains one for each fold and number of annotated cases; give "
                 "all arms with generator: study one tumor_label, or train the others elsewhere and name their folders."
             )
-    return tuple(by_name.values())
 
 
 def _diffusion_name(fold: int, annotated: Annotated) -> str:
     return f"fold-{fold}.annotated-{annotated}"
 
 
-def _steps(steps: int | None) -> tuple[str, ...]:
-    return () if steps is None else ("--steps", str(steps))
+def _option(name: str, value: object | None) -> tuple[str, ...]:
+    return () if value is None else (name, str(value))
 
 
 def _tumor_label(labels: Mapping[str, Any], targets: Sequence[OrganTarget], where: str) -> str:

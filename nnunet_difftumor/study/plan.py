@@ -74,9 +74,6 @@ class StudyPlan(StudySettings):
     compare: Mapping[str, Any] = Field()
 
 
-Study = StudyPlan
-
-
 def read_study(path: Path) -> StudyPlan:
     """Read a study and check it, as far as that goes without the data set and nnU-Net.
 

@@ -7,12 +7,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_difftumor.study.generator_training import state_of_stage
 from nnunet_difftumor.study.generators import GeneratorStage
 from nnunet_difftumor.study.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.processes.work_folder import FINISHED, INTERRUPTED
+from nnunet_difftumor.support.processes.steps import FINISHED, INTERRUPTED
 
 _GENERATORS_NOTE = "# The first task that needs a generator trains it; others that need the same one wait.\n"
 _SECONDS_OF_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
@@ -58,7 +57,7 @@ def _describe_generators(runs: Sequence[Run]) -> list[str]:
     stages: dict[str, GeneratorStage] = {stage.name: stage for run in runs for stage in run.generator_stages}
     if not stages:
         return []
-    states = {name: state_of_stage(stage) for name, stage in stages.items()}
+    states = {name: stage.state() for name, stage in stages.items()}
     left = sum(state != FINISHED for state in states.values())
     lines = [
         f"# Generators: {len(stages)} trainings, {left} of them left. Each comes before the first run that needs it; "

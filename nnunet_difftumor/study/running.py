@@ -5,30 +5,28 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
-from nnunet_difftumor.evaluation.comparison.inputs.prediction import Run as RunCommand
 from nnunet_difftumor.study.data_views import StudyData, make_view
 from nnunet_difftumor.study.exposure import EQUAL
-from nnunet_difftumor.study.generator_training import train_stage
 from nnunet_difftumor.study.runs import RUNS_FOLDER, VIEWS_FOLDER, Run
 from nnunet_difftumor.study.versions import record_versions
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.support.processes.logged_command import end_of_log, run_logged
-from nnunet_difftumor.support.processes.work_folder import (
+from nnunet_difftumor.support.processes.logged_command import run_logged
+from nnunet_difftumor.support.processes.steps import (
     DONE_FILE,
     FINISHED,
     INTERRUPTED,
     NOT_STARTED,
+    RunCommand,
     RunError,
-    alone,
-    logs_in,
+    Step,
     next_log,
     refuse_changes,
+    run_or_raise,
 )
 from nnunet_difftumor.trainer.sample_counts import SAMPLES_FILE_NAME, read_samples_seen
 
@@ -54,74 +52,67 @@ def check_record(run: Run) -> None:
         OutputExistsError: If anything differs from the record.
     """
     path = run.folder / _RECORD_FILE
-    if not path.is_file():
-        return
-    if state_of(run) == NOT_STARTED:
-        return
-    advice = "Restore them, give the arm another name, or name another --output."
-    refuse_changes(path, run.to_json(), run.folder, advice, run.root)
+    if path.is_file() and state_of(run) != NOT_STARTED:
+        advice = "Restore them, give the arm another name, or name another --output."
+        refuse_changes(path, run.to_json(), run.folder, advice, run.root)
 
 
-def train(run: Run, data: StudyData, *, run_command: RunCommand = run_logged) -> bool:
-    """Train one run, unless it is finished; one that has a checkpoint continues with `--c`.
+class Training(Step):
+    """The training of one run; one that has a checkpoint continues with `--c`. Its generator comes first."""
 
-    A generator that the study trains comes first, unless it is finished.
+    def __init__(self, run: Run, data: StudyData) -> None:
+        self.run, self.data = run, data
+        self.name, self.work_folder, self.done_file = run.name, run.folder, run.folder / DONE_FILE
 
-    Args:
-        data: The study's data set.
-        run_command: Runs the command; `run_logged` unless a test has another one.
+    def state(self) -> str:
+        """Say whether it is finished, was interrupted after its first checkpoint, or is not started."""
+        return state_of(self.run)
 
-    Returns:
-        False if it was finished before.
+    def check(self) -> None:
+        """Refuse other settings or cases than it was started with, with an OutputExistsError."""
+        check_record(self.run)
 
-    Raises:
-        OutputExistsError: If it was started with other settings.
-        ConfigurationError: If a generator is missing.
-        RunError: If a command ends with an error, nnU-Net trained for other epochs or, in a study with equal
-            exposure, on another number of annotated samples, or another process trains this run.
-    """
-    check_record(run)
-    if state_of(run) == FINISHED:
-        return False
-    if run.missing_generators:
-        raise ConfigurationError(
-            f"{run.name}: the generator folder {run.missing_generators[0]} does not exist. Train it with `difftumor "
-            "train-diffusion`, or correct generator; {fold} and {annotated} in it stand for the run's."
-        )
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with alone(run.folder, run.name):
-        if state_of(run) == FINISHED:  # by another process, meanwhile
-            return False
+    def prepare(self, run_command: RunCommand) -> None:
+        """Train the generator, make the view of the data, write settings and record.
+
+        Raises:
+            ConfigurationError: If a generator is missing.
+            OutputExistsError: If a generator or the view was made otherwise.
+            RunError: If a generator cannot be trained.
+        """
+        run = self.run
+        if run.missing_generators:
+            raise ConfigurationError(
+                f"{run.name}: the generator folder {run.missing_generators[0]} does not exist. Train it with "
+                "`difftumor train-diffusion`, or correct generator; {fold} and {annotated} in it stand for the run's."
+            )
         for stage in run.generator_stages:
-            train_stage(stage, run_command=run_command)
+            stage.run_once(run_command)
         views = run.root / VIEWS_FOLDER
-        make_view(data, views, run.annotated, healthy=run.healthy, trained_folds=_trained_folds(run))
-        is_continued = state_of(run) == INTERRUPTED
+        make_view(self.data, views, run.annotated, healthy=run.healthy, trained_folds=_trained_folds(run))
         write_json(run.settings_file, dict(run.settings), overwrite=True)
         write_json(run.folder / _RECORD_FILE, run.to_json(), overwrite=True)
         record_versions(run)
+
+    def execute(self, run_command: RunCommand) -> None:
+        """Train.
+
+        Raises:
+            RunError: If nnU-Net ends with an error, or trained for other epochs or, in a study with equal exposure,
+                on another number of annotated samples.
+        """
+        run, is_continued = self.run, self.state() == INTERRUPTED
+        words, typed = run.command(is_continued=is_continued), run.as_typed(is_continued=is_continued)
         log = next_log(run.folder)
-        print(f"$ {run.as_typed(is_continued=is_continued)}", flush=True)
-        start = time.monotonic()
-        status = run_command(run.command(is_continued=is_continued), run.environment, log)
-        if status != 0:
-            raise RunError(
-                f"{run.name}: nnU-Net ended with status {status}. Its log is {log}; it ends with:\n{end_of_log(log)}"
-            )
+        run_or_raise(words, run.environment, log, run_command, typed=typed, who=f"{run.name}: nnU-Net")
         _check_training(run)
         _check_samples(run)
-        content = {"seconds_of_last_start": round(time.monotonic() - start, 1), "starts": len(logs_in(run.folder))}
-        write_json(run.folder / DONE_FILE, content)
-    return True
 
 
 def train_all(
     runs: Sequence[Run], data: StudyData, *, run_command: RunCommand = run_logged
 ) -> Mapping[str, DiffTumorError]:
     """Train runs one after the other; one that fails does not keep the others from being trained.
-
-    Args:
-        data: The study's data set.
 
     Returns:
         What went wrong, by name of the run.
@@ -130,7 +121,8 @@ def train_all(
     for number, run in enumerate(runs, start=1):
         print(f"\n=== {number}/{len(runs)} {run.name}", flush=True)
         try:
-            print("    done" if train(run, data, run_command=run_command) else "    done before, skipped", flush=True)
+            is_new = Training(run, data).run_once(run_command)
+            print("    done" if is_new else "    done before, skipped", flush=True)
         except DiffTumorError as error:
             errors[run.name] = error
             print(f"    {type(error).__name__}: {error}", flush=True)

@@ -24,7 +24,7 @@ from nnunet_difftumor.study.settings import STUDY_GENERATOR
 from nnunet_difftumor.study.trainers import TrainerFacts, trainer_of
 from nnunet_difftumor.study.validation_cases import check_validation_cases
 from nnunet_difftumor.support.processes.logged_command import program
-from nnunet_difftumor.support.processes.work_folder import relative_paths
+from nnunet_difftumor.support.processes.steps import relative_paths
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
 from nnunet_difftumor.trainer.schedule import SCHEDULE_KEYS
 

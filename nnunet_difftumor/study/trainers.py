@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
 from nnunet_difftumor.study.plan import Arm
 from nnunet_difftumor.study.settings import BACKBONES
+from nnunet_difftumor.trainer.discovery import find_trainer
 from nnunet_difftumor.trainer.schedule import STOCK_SCHEDULE, ScheduleMixin
-from nnunet_difftumor.trainer.search_path import trainer_search_environment
 
 STOCK = "stock"
 _CLASS_NAMES = {
@@ -21,6 +19,9 @@ _CLASS_NAMES = {
     "difftumor": "nnUNetTrainerDiffTumor",
     "misplaced": "nnUNetTrainerMisplaced",
 }
+_ADVICE = (
+    "Let its class begin with nnunet_difftumor.trainer.schedule.ScheduleMixin (class MyTrainer(ScheduleMixin, ...))"
+)
 _SUFFIXES: dict[str, str] = dict(zip(BACKBONES, ("", "UNet", "SwinUNETR"), strict=True))
 
 
@@ -29,14 +30,12 @@ class TrainerFacts:
     """What a study must know of a trainer.
 
     Attributes:
-        name: Name of the class, for `nnUNetv2_train -tr`.
+        name: The class, for `nnUNetv2_train -tr`.
         tumors: What it puts in (see `injection.sources`); None: no trainer of this package's data loading.
-        takes_schedule: Its epochs and iterations follow the settings.
     """
 
     name: str
     tumors: str | None
-    takes_schedule: bool
 
 
 def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> TrainerFacts:
@@ -49,32 +48,35 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered:
     Raises:
         ConfigurationError: If nnU-Net cannot find it, or it cannot be matched with the other arms.
     """
+    from nnunet_difftumor.trainer.mixin import DiffTumorMixin
+
     name = class_name_of(arm, schedule, where, is_steered=is_steered)
-    facts = _look_up(name, f"{where}, arm {arm.name!r}")
-    if not facts.takes_schedule and is_steered:
+    where = f"{where}, arm {arm.name!r}"
+    found = _look_up(name, where)
+    tumors = found.arm if issubclass(found, DiffTumorMixin) else None
+    takes_schedule = issubclass(found, (DiffTumorMixin, ScheduleMixin))
+    if not takes_schedule and is_steered:
         raise ConfigurationError(
-            f"{where}, arm {arm.name!r}: {name} trains for epochs of its own and counts no samples, so exposure: equal "
-            "and length: longest cannot be had with it. Let its class begin with "
-            "nnunet_difftumor.trainer.schedule.ScheduleMixin (class MyTrainer(ScheduleMixin, ...))."
+            f"{where}: {name} trains for epochs of its own and counts no samples, so exposure: equal and length: "
+            f"longest cannot be had with it. {_ADVICE}."
         )
-    if not facts.takes_schedule and dict(schedule) != STOCK_SCHEDULE:
+    if not takes_schedule and dict(schedule) != STOCK_SCHEDULE:
         raise ConfigurationError(
-            f"{where}, arm {arm.name!r}: {name} trains for epochs of its own and cannot be matched with "
-            f"{schedule['num_epochs']} epochs of {schedule['num_iterations_per_epoch']} iterations. Let its class "
-            "begin with nnunet_difftumor.trainer.schedule.ScheduleMixin (class MyTrainer(ScheduleMixin, ...)), or use "
-            "nnU-Net's own schedule in all arms."
+            f"{where}: {name} trains for epochs of its own and cannot be matched with {schedule['num_epochs']} epochs "
+            f"of {schedule['num_iterations_per_epoch']} iterations. {_ADVICE}, or use nnU-Net's own schedule in all "
+            "arms."
         )
-    if facts.tumors is None and arm.healthy is None:
+    if tumors is None and arm.healthy is None:
         raise ConfigurationError(
-            f"{where}, arm {arm.name!r}: {name} trains on whatever its splits list. Say whether healthy cases are "
-            "among it: healthy: true or healthy: false."
+            f"{where}: {name} trains on whatever its splits list. Say whether healthy cases are among it: healthy: "
+            "true or healthy: false."
         )
-    if facts.tumors is not None and arm.healthy is False:
+    if tumors is not None and arm.healthy is False:
         raise ConfigurationError(
-            f"{where}, arm {arm.name!r}: {name} works on healthy cases; healthy: false goes with trainers that put "
-            "nothing in, such as stock."
+            f"{where}: {name} works on healthy cases; healthy: false goes with trainers that put nothing in, such as "
+            "stock."
         )
-    return facts
+    return TrainerFacts(name, tumors)
 
 
 def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> str:
@@ -97,35 +99,11 @@ def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steer
     return arm.trainer
 
 
-def _look_up(name: str, where: str) -> TrainerFacts:
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-    from nnunet_difftumor.trainer.mixin import DiffTumorMixin
-
-    with _searchable():
-        try:
-            found = recursive_find_trainer_class_by_name(name)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigurationError(
-                f"{where}: nnU-Net finds no trainer {name}. Correct trainer, or export nnUNet_extTrainer with the "
-                "folder of the trainer's file."
-            ) from error
-    tumors = found.arm if issubclass(found, DiffTumorMixin) else None
-    return TrainerFacts(name, tumors, issubclass(found, (DiffTumorMixin, ScheduleMixin)))
-
-
-@contextmanager
-def _searchable() -> Iterator[None]:
-    """Let nnU-Net find this package's trainers in this process, quietly."""
-    wanted = trainer_search_environment()
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
+def _look_up(name: str, where: str) -> type:
     try:
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-            yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        return find_trainer(name)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{where}: nnU-Net finds no trainer {name}. Correct trainer, or export nnUNet_extTrainer with the "
+            "folder of the trainer's file."
+        ) from error

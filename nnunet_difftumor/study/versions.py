@@ -11,7 +11,7 @@ from nnunet_difftumor import __version__
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.support.processes.work_folder import FINISHED, NOT_STARTED
+from nnunet_difftumor.support.processes.steps import FINISHED, NOT_STARTED
 
 VERSIONS_FILE = "versions.json"
 _MUST_NOT_MIX = ("nnunetv2", "batchgeneratorsv2")  # batchgeneratorsv2 0.3.4 turned rotations round

@@ -90,7 +90,7 @@ class NnunetProject:
 
     def environment(self) -> dict[str, str]:
         """Environment for nnU-Net's commands: one thread, no background worker."""
-        from nnunet_difftumor.trainer.search_path import ext_trainer_folder
+        from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
         return {

@@ -98,7 +98,7 @@ def test_help_shows_an_example_that_parses(name, capsys):
 def test_the_documented_trainers_are_found_by_nnunet(tmp_path, monkeypatch, number, base):
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    from nnunet_difftumor.trainer.search_path import ext_trainer_folder
+    from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 
     examples = blocks(ROOT / "docs" / "how-to" / "backbones.md", "python")
     assert len(examples) == 2

@@ -6,13 +6,13 @@ import argparse
 import os
 from pathlib import Path
 
-from nnunet_difftumor.support.processes.termination import ending_on_sigterm
+from nnunet_difftumor.support.processes.logged_command import ending_on_sigterm
 
 REAL_DATA_VARIABLE = "DIFFTUMOR_REAL_CT"
 DESCRIPTION = """Run all stages on a small data set and write report.html.
 
 It types the commands that a user would type: data, train-autoencoder, train-diffusion, synthesize,
-nnUNetv2_plan_and_preprocess, nnUNetv2_train -tr nnUNetTrainerDiffTumor, nnUNetv2_predict, Dice per case.
+nnUNetv2_plan_and_preprocess, nnUNetv2_train -tr nnUNetTrainerDiffTumor, nnUNetv2_predict, score.
 
   --data phantom  a CT phantom, made on the spot; 12 to 20 minutes on two CPU cores
   --data real     the real CT in the folder named by DIFFTUMOR_REAL_CT; about 45 minutes on two CPU cores
@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
     from nnunet_difftumor.demo.layout import DemoFolder
     from nnunet_difftumor.demo.report import write_report
-    from nnunet_difftumor.demo.runner import StageRunner
     from nnunet_difftumor.demo.settings import demo_settings
-    from nnunet_difftumor.demo.stages import DemoStages, describe_environment
+    from nnunet_difftumor.demo.steps import Demo, describe_environment
 
     settings = demo_settings(args.data, is_quick=args.quick)
     output = args.output if args.output is not None else Path("demo_output") / args.data
@@ -49,11 +48,10 @@ def run(args: argparse.Namespace) -> int:
     folder.open(settings, is_quick=args.quick)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     real_data = os.environ.get(REAL_DATA_VARIABLE)
-    stages = DemoStages(folder, settings, device, Path(real_data) if real_data else None)
+    demo = Demo(folder, settings, device, Path(real_data) if real_data else None)
     if not args.report_only:
-        environment = stages.environment()
-        print(describe_environment(environment))
+        print(describe_environment(demo.environment()))
         with ending_on_sigterm():
-            StageRunner(folder.stages, folder.logs, environment).run(stages.all())
+            demo.run()
     print(f"\nReport: {write_report(folder, settings)}")
     return 0

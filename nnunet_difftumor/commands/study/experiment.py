@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.support.processes.termination import ending_on_sigterm
+from nnunet_difftumor.support.processes.logged_command import ending_on_sigterm
 
 DESCRIPTION = """Train the matched arms of a study with nnU-Net's own commands, then compare them.
 
@@ -72,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan the study, then print, write or train it."""
     from nnunet_difftumor.study.data_views import open_data
-    from nnunet_difftumor.study.generator_training import check_stage
     from nnunet_difftumor.study.plan import read_study
     from nnunet_difftumor.study.plan_text import command_of_study, describe_plan, write_slurm_script
     from nnunet_difftumor.study.running import check_record, state_of
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         check_record(each)
     check_versions(runs, state_of, trains=not args.compare)
     for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
-        check_stage(stage)
+        stage.check()
     chosen = _choose(runs, args.only)
     if args.dry_run:
         print(describe_plan(chosen))
@@ -120,10 +119,10 @@ def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data
 
 
 def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
-    from nnunet_difftumor.study.on_ray import RayOptions, ray_session
+    from nnunet_difftumor.study.on_ray import ray_session
 
     gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
-    with ray_session(RayOptions(address=args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)) as ray:
+    with ray_session(args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run) as ray:
         return _train_and_compare(
             args, chosen, data, ray.train_all, lambda: ray.compare_all(study, runs, data, args.output)
         )

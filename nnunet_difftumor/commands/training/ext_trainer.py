@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nnunet_difftumor.trainer.search_path import ext_trainer_folder
+from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 
 DESCRIPTION = """Print the folder in which nnU-Net finds nnUNetTrainerDiffTumor.
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from nnunet_difftumor.evaluation.comparison import measures
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
-from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan
+from nnunet_difftumor.evaluation.comparison.inputs.scores import StudyScores
 from nnunet_difftumor.evaluation.comparison.measures import Measure, measure_of
 from nnunet_difftumor.evaluation.comparison.text import counted
 from nnunet_difftumor.evaluation.scoring.rules import bins_of
@@ -101,7 +101,7 @@ def _find(figures: Sequence[Finding], wanted: tuple[str, str, Group, str]) -> Fi
     return next((each for each in figures if (each.label, each.measure, each.group, each.arm) == wanted), None)
 
 
-def analyze(study: Study, experiment: Experiment) -> Findings:
+def analyze(study: StudyScores, experiment: ComparisonPlan) -> Findings:
     """Compute all figures."""
     groups = _groups(study, experiment)
     figures: list[Finding] = []
@@ -148,7 +148,7 @@ def _seeds(question: _Means | _Areas) -> Iterator[tuple[Any, ...]]:
                 yield question.label, question.measure.key, arm, model.name, model.seed, value
 
 
-def _groups(study: Study, experiment: Experiment) -> tuple[Group, ...]:
+def _groups(study: StudyScores, experiment: ComparisonPlan) -> tuple[Group, ...]:
     settings = experiment.statistics
     groups = [EVERYONE]
     groups += [Group(SIZE, name) for name, _, _ in bins_of(settings.size_bins_mm, "mm")]
@@ -159,13 +159,13 @@ def _groups(study: Study, experiment: Experiment) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def groups_of(study: Study, experiment: Experiment, kind: str) -> tuple[str, ...]:
+def groups_of(study: StudyScores, experiment: ComparisonPlan, kind: str) -> tuple[str, ...]:
     """Names of the groups of a kind that the metadata know: ages by age, others by name."""
     first = [name for name, _, _ in bins_of(experiment.statistics.age_bins, "years")] if kind == "age" else []
     return (*first, *sorted(set(study.cases[kind]) - set(first)))
 
 
-def measures_of(kind: str, experiment: Experiment) -> tuple[Measure, ...]:
+def measures_of(kind: str, experiment: ComparisonPlan) -> tuple[Measure, ...]:
     """Measures that are shown in groups of a kind, in their order; the primary one is among them where it can be."""
     if kind in (ALL, SIZE):
         return measures.MEASURES if kind == ALL else measures.SIZE_MEASURES
@@ -188,7 +188,9 @@ class _Question:
     `of_arm` and of a `difference` by fields of `Finding`, and `values_of_models`, empty if nothing can be measured.
     """
 
-    def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
+    def __init__(
+        self, study: StudyScores, experiment: ComparisonPlan, label: str, measure: Measure, group: Group
+    ) -> None:
         self.study, self.experiment = study, experiment
         self.label, self.measure, self.group = label, measure, group
         self.models = {model.name: number for number, model in enumerate(experiment.models)}
@@ -214,7 +216,9 @@ class _Question:
 class _Means(_Question):
     """A measure that is a ratio of sums over patients."""
 
-    def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
+    def __init__(
+        self, study: StudyScores, experiment: ComparisonPlan, label: str, measure: Measure, group: Group
+    ) -> None:
         super().__init__(study, experiment, label, measure, group)
         table = self._rows()
         of_patients, names = pd.factorize(table["patient"])
@@ -302,7 +306,9 @@ class _Means(_Question):
 class _Areas(_Question):
     """The area under the ROC curve."""
 
-    def __init__(self, study: Study, experiment: Experiment, label: str, measure: Measure, group: Group) -> None:
+    def __init__(
+        self, study: StudyScores, experiment: ComparisonPlan, label: str, measure: Measure, group: Group
+    ) -> None:
         super().__init__(study, experiment, label, measure, group)
         table = study.cases[self.in_group(study.cases)]
         table = table[(table["reference_tumors"] > 0) | table["is_healthy"]]

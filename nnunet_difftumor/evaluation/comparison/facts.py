@@ -7,8 +7,8 @@ from typing import Any
 
 from nnunet_difftumor import __version__
 from nnunet_difftumor.evaluation.comparison.analysis import Findings, groups_of
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
-from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, Model
+from nnunet_difftumor.evaluation.comparison.inputs.scores import StudyScores
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
 from nnunet_difftumor.evaluation.comparison.measures import AUROC, is_lack, measure_of
 from nnunet_difftumor.evaluation.scoring.rules import bins_of
@@ -19,7 +19,7 @@ _RULES = {"match_iou", "smallest_voxels", "smallest_mm3"}
 _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
 
 
-def collect_facts(study: Study, experiment: Experiment, findings: Findings) -> dict[str, Any]:
+def collect_facts(study: StudyScores, experiment: ComparisonPlan, findings: Findings) -> dict[str, Any]:
     """Collect what was compared and how, as JSON values."""
     primary = measure_of(experiment.primary)
     methods = {each.estimate.method for each in (*findings.arms, *findings.differences)}
@@ -70,7 +70,7 @@ def _model_facts(model: Model) -> dict[str, Any]:
     return {"name": model.name, "seed": model.seed, "source": f"{seed}{source}"}
 
 
-def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
+def _cohort(study: StudyScores, experiment: ComparisonPlan) -> list[dict[str, Any]]:
     """Who was measured: one row a fact, with a number for every hospital and one for all."""
     scans, tumors = _scans_and_tumors(study)
     names = [each.name for each in experiment.hospitals]
@@ -92,14 +92,14 @@ def _cohort(study: Study, experiment: Experiment) -> list[dict[str, Any]]:
     return [{"name": name, "hospitals": each, "all": sum(each)} for name, each in counts.items()]
 
 
-def _scans_and_tumors(study: Study) -> tuple[Frame, Frame]:
+def _scans_and_tumors(study: StudyScores) -> tuple[Frame, Frame]:
     """One row a scan, and one a tumour; they are the same for every model."""
     first = study.cases["model"].iloc[0]
     cases, tumors = (table[table["model"] == first] for table in (study.cases, study.tumors))
     return cases.drop_duplicates(["hospital", "case"]), tumors
 
 
-def _counts(study: Study, hospital: str | None = None) -> dict[str, int]:
+def _counts(study: StudyScores, hospital: str | None = None) -> dict[str, int]:
     scans, tumors = _scans_and_tumors(study)
     if hospital is not None:
         scans, tumors = (table[table["hospital"] == hospital] for table in (scans, tumors))

@@ -12,7 +12,7 @@ from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.analysis import Findings, analyze
 from nnunet_difftumor.evaluation.comparison.facts import collect_facts
 from nnunet_difftumor.evaluation.comparison.inputs.plan import (
-    Experiment,
+    ComparisonPlan,
     Hospital,
     Model,
     file_name_of,
@@ -38,7 +38,7 @@ PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summ
 class Comparison:
     """What a comparison found; the facts are those of summary.json."""
 
-    experiment: Experiment
+    experiment: ComparisonPlan
     findings: Findings
     facts: Mapping[str, Any]
 
@@ -103,13 +103,13 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
     return Comparison(experiment, findings, facts)
 
 
-def _check_models(experiment: Experiment) -> list[str]:
+def _check_models(experiment: ComparisonPlan) -> list[str]:
     acknowledged = experiment.acknowledge_identifier_matches
     notes = (refuse_training_cases(each, experiment.hospitals, acknowledged=acknowledged) for each in experiment.models)
     return list(itertools.chain.from_iterable(notes))
 
 
-def _score(experiment: Experiment, model: Model, hospital: Hospital, output: Path) -> Path:
+def _score(experiment: ComparisonPlan, model: Model, hospital: Hospital, output: Path) -> Path:
     """Predict and score one model in one hospital where that is still to do."""
     if model.scores is not None:
         return model.folder_of(hospital)
@@ -138,7 +138,7 @@ def _has_probabilities(model: Model, hospital: Hospital) -> bool:
     return model.trained is not None or any(model.folder_of(hospital).glob(f"*{NPZ_ENDING}"))
 
 
-def _note_models_without_probabilities(experiment: Experiment) -> list[str]:
+def _note_models_without_probabilities(experiment: ComparisonPlan) -> list[str]:
     lacking = [
         f"{model.name} in {hospital.name}"
         for model, hospital in itertools.product(experiment.models, experiment.hospitals)
@@ -153,7 +153,7 @@ def _place(folder: Path, model: Model, hospital: Hospital) -> Path:
     return folder / file_name_of(model.name) / file_name_of(hospital.name)
 
 
-def _dataset_json(experiment: Experiment, model: Model, predictions: Path) -> Path:
+def _dataset_json(experiment: ComparisonPlan, model: Model, predictions: Path) -> Path:
     """The file that names the labels: as written, or beside the model or the predictions."""
     trained = [each.trained for each in (model, *experiment.models) if each.trained is not None]
     places = [folder / "dataset.json" for folder in (predictions, *trained)]

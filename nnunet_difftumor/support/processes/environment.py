@@ -8,26 +8,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def temporary_environment(**values: str | None) -> Iterator[None]:
-    """Set environment variables within the block.
-
-    Args:
-        values: Values by name; None removes a variable.
-
-    Yields:
-        Nothing; afterwards every variable is as it was.
-    """
+def temporary_environment(**values: str) -> Iterator[None]:
+    """Set environment variables within the block; afterwards every one of them is as it was."""
     before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
-        _set(values)
         yield
     finally:
-        _set(before)
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,13 +1,16 @@
-"""Running another program: its output goes to the terminal and to a log as it comes."""
+"""Running another program: its output goes to the terminal and to a log as it comes, and it ends when we do."""
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _GRACE_SECONDS = 60.0
 _POLL_SECONDS = 1.0
@@ -79,3 +82,24 @@ def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """End on SIGTERM as if by Ctrl-C, so that the running command is ended too.
+
+    The handler of before is back afterwards. A process pool of the same process would inherit this one, and a worker
+    that is told to end while it starts can lose the exception: its pool then waits for it for ever.
+
+    Yields:
+        Nothing; SIGTERM raises `SystemExit` within.
+    """
+    before: Any = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: Any) -> None:
+    sys.exit(128 + number)

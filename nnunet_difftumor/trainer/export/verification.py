@@ -65,7 +65,7 @@ def verify_same_predictions(
 
 
 def _load_predictor(folder: Path, model: TrainedModel, device: str) -> nnUNetPredictor:
-    with own_trainers_found(), contextlib.redirect_stdout(io.StringIO()):
+    with own_trainers_found():
         predictor = nnUNetPredictor(
             use_mirroring=False, perform_everything_on_device=device != "cpu", device=torch.device(device)
         )

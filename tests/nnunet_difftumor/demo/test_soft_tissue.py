@@ -37,10 +37,10 @@ def test_the_data_set_is_one_of_nnunet_with_a_split(tmp_path: Path, source: Path
     made = make_real_dataset(source, tmp_path / "raw", healthy_count=2)
     dataset = load_raw_dataset(made.folder)
     identifiers = {case.identifier for case in dataset.cases}
-    assert identifiers == {*made.split.train, *made.split.val}
-    assert made.split.val == ("STS_031",)
+    assert identifiers == {*made.folds[0].train, *made.folds[0].val}
+    assert made.folds[0].val == ("STS_031",)
     assert made.healthy == ("STS_002_healthy", "STS_003_healthy")  # the thickest parts
-    assert set(made.healthy) <= set(made.split.train)
+    assert set(made.healthy) <= set(made.folds[0].train)
     assert json.loads((made.folder / "dataset.json").read_text())["numTraining"] == 6
 
 
@@ -79,16 +79,6 @@ def test_runs_that_are_too_thin_or_empty_are_no_healthy_case() -> None:
     assert tumor_free_slices(labels, (3.0, 1.0, 1.0)) is None
 
 
-def test_a_coarser_grid_keeps_place_and_labels(tmp_path: Path, source: Path) -> None:
-    made = make_real_dataset(source, tmp_path / "raw", spacing_mm=(3.0, 2.0, 2.0))
-    ct = read_ct(made.folder / "imagesTr" / "STS_001_0000.nii.gz")
-    labels, _ = read_labels(made.folder / "labelsTr" / "STS_001.nii.gz")
-    assert ct.spacing_mm == pytest.approx((3.0, 2.0, 2.0))
-    assert ct.geometry.origin_mm == pytest.approx((40.0, 30.0, -100.0))
-    assert ct.image_hu.shape == labels.shape == (40, 11, 10)
-    assert (labels == 2).sum() * 4 == pytest.approx(4 * 4 * 16, rel=0.3)
-
-
 def test_wrong_use_is_refused(tmp_path: Path, source: Path) -> None:
     with pytest.raises(DatasetError, match="STS_001 would train and validate"):
         make_real_dataset(source, tmp_path / "raw", validation=("STS_001",))
@@ -107,10 +97,12 @@ REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[4] / "sha
 def test_no_slice_of_a_validation_scan_is_in_a_healthy_case(tmp_path: Path) -> None:
     made = make_real_dataset(REAL, tmp_path, training=("STS_002", "STS_019"), validation=("STS_032",), healthy_count=2)
     slices = {
-        s.tobytes() for case in made.split.val for s in read_ct(made.folder / f"imagesTr/{case}_0000.nii.gz").image_hu
+        s.tobytes()
+        for case in made.folds[0].val
+        for s in read_ct(made.folder / f"imagesTr/{case}_0000.nii.gz").image_hu
     }
     assert made.healthy == ("STS_002_healthy", "STS_019_healthy")
-    for case in made.split.train:
+    for case in made.folds[0].train:
         assert not slices & {s.tobytes() for s in read_ct(made.folder / f"imagesTr/{case}_0000.nii.gz").image_hu}
 
 

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -28,13 +29,13 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_training_cases
 from nnunet_difftumor.evaluation.comparison.run import compare
 from nnunet_difftumor.generator_training.runs import check_output_folder
+from nnunet_difftumor.study import on_ray
 from nnunet_difftumor.study.comparing import compare_all
 from nnunet_difftumor.study.data_views import make_view, open_data
 from nnunet_difftumor.study.exposure import fitting_epochs, shares_of
-from nnunet_difftumor.study.generator_training import check_stage, state_of_stage, train_stage
 from nnunet_difftumor.study.plan import read_study
 from nnunet_difftumor.study.plan_text import describe_plan, write_slurm_script
-from nnunet_difftumor.study.running import RunError, check_record, epochs_left, state_of, train, train_all
+from nnunet_difftumor.study.running import RunError, Training, check_record, epochs_left, state_of, train_all
 from nnunet_difftumor.study.runs import plan_runs
 from nnunet_difftumor.support.processes.logged_command import run_logged
 
@@ -252,10 +253,10 @@ def test_lists_that_a_run_was_trained_with_are_never_replaced(plan):
     path.write_text(json.dumps(content))
     _, data, later = plan(**other_arm, folds=[0], seeds=[0])
     with pytest.raises(OutputExistsError, match=r"runs were trained with them: fold 2\. Restore the data set's splits"):
-        train(later[0], data, run_command=FakeNnunet())
+        Training(later[0], data).run_once(FakeNnunet())
     assert json.loads(path.read_text()) == content
     shutil.rmtree(runs[0].folder)
-    assert train(later[0], data, run_command=FakeNnunet())
+    assert Training(later[0], data).run_once(FakeNnunet())
     assert read_splits(path)[2] == runs[0].split
 
 
@@ -267,7 +268,7 @@ def test_the_holdout_that_a_run_was_trained_with_is_never_replaced(plan):
     path.write_text('{"holdout": []}')
     _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
     with pytest.raises(OutputExistsError, match="the held-out healthy cases"):
-        train(runs[1], data, run_command=FakeNnunet())
+        Training(runs[1], data).run_once(FakeNnunet())
 
 
 def test_a_fold_that_cannot_be_trained_hinders_no_other(plan, project):
@@ -313,10 +314,10 @@ def test_a_view_follows_data_that_moved_before_the_first_checkpoint(plan, projec
     project.add_extra(["donor_0"])
     _, data, runs = plan(**ONE_ARM)
     with pytest.raises(RunError):
-        train(runs[0], data, run_command=lambda words, environment, log: log.write_text("a line"))
+        Training(runs[0], data).run_once(lambda words, environment, log: log.write_text("a line"))
     move_data(project, monkeypatch, tmp_path / "moved")
     _, data, runs = plan(**ONE_ARM)
-    assert train(runs[0], data, run_command=FakeNnunet())
+    assert Training(runs[0], data).run_once(FakeNnunet())
     assert (view_of(runs[0]) / "nnUNetPlans.json").resolve() == tmp_path / "moved" / data.name / "nnUNetPlans.json"
     beside = view_of(runs[0]).parent / "Dataset906_Extra"
     assert beside.resolve() == tmp_path / "moved" / "Dataset906_Extra"
@@ -324,13 +325,13 @@ def test_a_view_follows_data_that_moved_before_the_first_checkpoint(plan, projec
 
 def test_a_view_that_trained_does_not_change_its_data(plan, project, monkeypatch, tmp_path):
     _, data, runs = plan(**ONE_ARM)
-    train(runs[0], data, run_command=FakeNnunet())
+    Training(runs[0], data).run_once(FakeNnunet())
     move_data(project, monkeypatch, tmp_path / "moved")
     _, data, runs = plan(**ONE_ARM)
     with pytest.raises(OutputExistsError, match=r"if the data were moved, link the old place to the new one \(ln -s"):
-        train(runs[1], data, run_command=FakeNnunet())
+        Training(runs[1], data).run_once(FakeNnunet())
     (project.root / "preprocessed").symlink_to(tmp_path / "moved")
-    assert train(runs[1], data, run_command=FakeNnunet())
+    assert Training(runs[1], data).run_once(FakeNnunet())
 
 
 def test_a_file_in_place_of_a_link_is_refused(plan):
@@ -338,7 +339,7 @@ def test_a_file_in_place_of_a_link_is_refused(plan):
     view_of(runs[0]).mkdir(parents=True)
     (view_of(runs[0]) / "nnUNetPlans.json").write_text("{}")
     with pytest.raises(OutputExistsError, match=r"nnUNetPlans.json should be a link to .*, but is none. Move it away"):
-        train(runs[0], data, run_command=FakeNnunet())
+        Training(runs[0], data).run_once(FakeNnunet())
 
 
 def test_a_view_of_another_data_set_is_refused(plan, project):
@@ -346,7 +347,7 @@ def test_a_view_of_another_data_set_is_refused(plan, project):
     view_of(runs[0]).parent.mkdir(parents=True)
     view_of(runs[0]).symlink_to(project.preprocessed)
     with pytest.raises(OutputExistsError, match="is a view of another data set than Dataset905_Test"):
-        train(runs[0], data, run_command=FakeNnunet())
+        Training(runs[0], data).run_once(FakeNnunet())
     assert not (project.preprocessed / "splits_final.json").exists()
 
 
@@ -522,17 +523,17 @@ def test_other_samples_than_planned_are_an_error_of_the_run(plan, off, is_refuse
         return counts
 
     if not is_refused:
-        assert train(run, data, run_command=CountingNnunet(draws=draws))
+        assert Training(run, data).run_once(CountingNnunet(draws=draws))
         return
     with pytest.raises(RunError, match=rf"^half\..* seen {6000 + off} .*annotated cases instead of 6000 \(\+/- 164, "):
-        train(run, data, run_command=CountingNnunet(draws=draws))
+        Training(run, data).run_once(CountingNnunet(draws=draws))
     assert state_of(run) != "finished"
 
 
 def test_samples_that_were_not_counted_are_an_error_of_the_run(plan):
     _, data, runs = plan(**EQUAL)
     with pytest.raises(RunError, match=r"left no .*samples_seen\.csv, which says how many annotated samples"):
-        train(runs[0], data, run_command=FakeNnunet(epochs=60))
+        Training(runs[0], data).run_once(FakeNnunet(epochs=60))
 
 
 def test_extra_healthy_cases_need_a_share_to_be_equally_exposed(plan, project):
@@ -569,7 +570,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(plan, killed_at):
 def test_other_epochs_than_the_study_asks_for_are_an_error(plan):
     _, data, runs = plan()
     with pytest.raises(RunError, match="trained for 3 epochs instead of 4"):
-        train(runs[0], data, run_command=FakeNnunet(epochs=3))
+        Training(runs[0], data).run_once(FakeNnunet(epochs=3))
     assert state_of(runs[0]) != "finished"
 
 
@@ -584,7 +585,7 @@ def test_a_run_that_fails_does_not_stop_the_others(plan):
 
 def test_a_changed_study_does_not_mix_with_what_was_trained(plan):
     _, data, runs = plan(seeds=[0])
-    train(runs[0], data, run_command=FakeNnunet())
+    Training(runs[0], data).run_once(FakeNnunet())
     _, _, changed = plan(seeds=[0], settings={"injection_probability": 0.9})
     with pytest.raises(OutputExistsError, match=r"settings: injection_probability: 1.0 was used, now 0.9"):
         check_record(changed[0])
@@ -594,7 +595,7 @@ def test_a_changed_study_does_not_mix_with_what_was_trained(plan):
 
 def test_a_study_does_not_go_on_with_other_versions_of_nnunet(plan, tmp_path, monkeypatch, capsys):
     _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
-    train(runs[0], data, run_command=FakeNnunet())
+    Training(runs[0], data).run_once(FakeNnunet())
     recorded = json.loads((runs[0].folder / "versions.json").read_text())
     monkeypatch.setattr(
         "nnunet_difftumor.study.versions.installed_versions", lambda: {**recorded, "batchgeneratorsv2": "0.3.4"}
@@ -602,7 +603,7 @@ def test_a_study_does_not_go_on_with_other_versions_of_nnunet(plan, tmp_path, mo
     words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]
     assert main(words) == 1
     assert f"{recorded['batchgeneratorsv2']}: {runs[0].name}\n" in capsys.readouterr().err
-    train(runs[1], data, run_command=FakeNnunet())
+    Training(runs[1], data).run_once(FakeNnunet())
     assert main([*words[:-1], "--compare"]) == 1
     assert f"batchgeneratorsv2 0.3.4: {runs[1].name}\n" in capsys.readouterr().err
 
@@ -612,10 +613,10 @@ def test_two_processes_do_not_train_one_run(plan):
 
     def second(words, environment, log):
         with pytest.raises(RunError, match="another process"):
-            train(runs[0], data, run_command=FakeNnunet())
+            Training(runs[0], data).run_once(FakeNnunet())
         return FakeNnunet()(words, environment, log)
 
-    assert train(runs[0], data, run_command=second)
+    assert Training(runs[0], data).run_once(second)
 
 
 def test_a_dry_run_prints_commands_and_time_and_writes_nothing(plan, tmp_path, capsys):
@@ -629,7 +630,7 @@ def test_a_dry_run_prints_commands_and_time_and_writes_nothing(plan, tmp_path, c
     assert all("nnUNetv2_train Dataset905_Test 3d_fullres 0 -tr nnUNetTrainer" in line for line in commands)
     assert "4 epochs of 60 s (from the study): 4.0 min" in printed
     assert "18.0 min of training" in printed  # 3 arms of 4 epochs and one of 6
-    train(runs[0], data, run_command=FakeNnunet())
+    Training(runs[0], data).run_once(FakeNnunet())
     printed = describe_plan(runs)
     assert f"# {runs[0].name}: finished" in printed
     assert "14.0 min of training" in printed
@@ -638,7 +639,7 @@ def test_a_dry_run_prints_commands_and_time_and_writes_nothing(plan, tmp_path, c
 def test_the_time_is_measured_or_unknown(plan):
     _, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
     assert "time unknown" in describe_plan(runs)
-    train(runs[0], data, run_command=FakeNnunet())
+    Training(runs[0], data).run_once(FakeNnunet())
     printed = describe_plan(runs)
     assert "4 epochs of 2.5 s (measured): 10 s" in printed
     assert "at least 10 s of training; unknown for 2 runs" in printed
@@ -677,7 +678,7 @@ def test_the_time_of_an_interrupted_run_is_that_of_the_epochs_after_its_checkpoi
 
 def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
     study, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
-    train(runs[0], data, run_command=FakeNnunet())
+    Training(runs[0], data).run_once(FakeNnunet())
     script = tmp_path / "array.sh"
     assert write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False) == len(runs) - 1
     text = script.read_text()
@@ -802,7 +803,7 @@ def test_compare_trains_nothing(plan, tmp_path, capsys, monkeypatch):
     words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--compare"]
     assert main(words) == 1
     assert "Nothing was compared: no arm has a repetition" in capsys.readouterr().err
-    train(runs[0], data, run_command=FakeNnunet())
+    Training(runs[0], data).run_once(FakeNnunet())
     compared = []
     monkeypatch.setattr(
         "nnunet_difftumor.evaluation.comparison.run.compare", lambda path, *_, **__: compared.append(path)
@@ -1120,7 +1121,7 @@ def test_a_generator_that_is_missing_stops_its_run_alone(plan, tmp_path):
     _, data, runs = plan(seeds=[0], annotated=[3], arms=ARMS[-1:])
     assert "not there yet: " in describe_plan(runs)
     with pytest.raises(ConfigurationError, match="0_of_3 does not exist"):
-        train(runs[0], data, run_command=FakeNnunet())
+        Training(runs[0], data).run_once(FakeNnunet())
     assert state_of(runs[0]) == "not started"
 
 
@@ -1185,10 +1186,10 @@ def test_a_killed_generator_goes_on_and_is_trained_once(plan, killed_at):
     nnunet.killed_at = set(killed_at)
     for _ in killed_at:
         with pytest.raises(KeyboardInterrupt):
-            train(runs[1], data, run_command=nnunet)
+            Training(runs[1], data).run_once(nnunet)
         nnunet.starts.clear()
     nnunet.killed_at = set()
-    assert train(runs[1], data, run_command=nnunet)
+    assert Training(runs[1], data).run_once(nnunet)
     seen = [(options.command, options.resume) for options in nnunet.generator_starts]
     autoencoder = [resume for command, resume in seen if command == "train-autoencoder"]
     diffusion = [resume for command, resume in seen if command == "train-diffusion"]
@@ -1196,7 +1197,7 @@ def test_a_killed_generator_goes_on_and_is_trained_once(plan, killed_at):
     for resumed in (autoencoder, diffusion):
         assert resumed == [False, *[True] * (len(resumed) - 1)]
     assert len(seen) == 2 + len([number for number in killed_at if number <= len(seen)])
-    assert [state_of_stage(stage) for stage in runs[1].generator_stages] == ["finished"] * 2
+    assert [stage.state() for stage in runs[1].generator_stages] == ["finished"] * 2
 
 
 def test_a_generator_that_fails_stops_its_runs_alone(plan):
@@ -1219,7 +1220,7 @@ def test_a_generator_that_another_process_trains_is_waited_for(plan, capsys):
         stdout=subprocess.PIPE,
     )
     assert holder.stdout.readline() == b"locked\n"
-    thread = threading.Thread(target=train_stage, args=(stage,), kwargs={"run_command": nnunet})
+    thread = threading.Thread(target=stage.run_once, args=(nnunet,))
     thread.start()
     thread.join(1.0)
     assert thread.is_alive()
@@ -1228,8 +1229,8 @@ def test_a_generator_that_another_process_trains_is_waited_for(plan, capsys):
     thread.join(30)
     assert "fold-0.autoencoder: another process trains it at the moment; waiting" in capsys.readouterr().out
     assert len(nnunet.generator_starts) == 1
-    assert train(first, data, run_command=nnunet)
-    assert train(second, data, run_command=nnunet)
+    assert Training(first, data).run_once(nnunet)
+    assert Training(second, data).run_once(nnunet)
     assert len(nnunet.generator_starts) == 2
 
 
@@ -1245,27 +1246,27 @@ with open(sys.argv[1], "w") as file:
 def test_a_changed_generator_does_not_mix_with_what_was_trained(plan):
     one = {"seeds": [0], "folds": [2], "annotated": [3]}
     _, data, runs = plan(**{**GENERATORS, **one})
-    train(runs[1], data, run_command=FakeNnunet())
+    Training(runs[1], data).run_once(FakeNnunet())
     changed = {**GENERATORS["generators"], "diffusion_steps": 8}
     _, _, others = plan(**{**GENERATORS, **one, "generators": changed})
-    check_stage(others[1].generator_stages[0])
+    others[1].generator_stages[0].check()
     with pytest.raises(OutputExistsError, match=r"'--steps', '7'.* was used, now .*'--steps', '8'"):
-        check_stage(others[1].generator_stages[1])
+        others[1].generator_stages[1].check()
     working = {**GENERATORS["generators"], "workers": 5}
     _, _, more = plan(**{**GENERATORS, "folds": [0, 2], "seeds": [0, 1], "generators": working})
     for run in more:
         for stage in run.generator_stages:
-            check_stage(stage)
+            stage.check()
 
 
 def test_finished_generators_may_be_copied_to_another_study(plan, tmp_path):
     one = {**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]}
     _, data, runs = plan(**one)
-    train(runs[1], data, run_command=FakeNnunet())
+    Training(runs[1], data).run_once(FakeNnunet())
     shutil.copytree(tmp_path / "out" / "generators", tmp_path / "other" / "generators")
     _, data, runs = plan("other", **one)
     nnunet = FakeNnunet()
-    assert train(runs[1], data, run_command=nnunet)
+    assert Training(runs[1], data).run_once(nnunet)
     assert nnunet.generator_starts == []
 
 
@@ -1324,7 +1325,7 @@ def test_a_folder_that_the_study_did_not_train_is_refused(plan, tmp_path):
     (tmp_path / "out" / "generators" / "fold-0.autoencoder" / "autoencoder").mkdir(parents=True)
     nnunet = FakeNnunet()
     with pytest.raises(OutputExistsError, match="not of this study"):
-        train(runs[1], data, run_command=nnunet)
+        Training(runs[1], data).run_once(nnunet)
     assert nnunet.generator_starts == nnunet.starts == []
 
 
@@ -1383,7 +1384,7 @@ def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
     assert "# Generators: 3 trainings, 3 of them left. Each comes before the first run that needs it" in printed
     assert all(line.startswith("ACCELERATE_USE_CPU=1 difftumor") for line in lines[:3])
     assert not (tmp_path / "out").exists()
-    train(runs[1], data, run_command=FakeNnunet())
+    Training(runs[1], data).run_once(FakeNnunet())
     assert "# Generators: 3 trainings, 1 of them left" in describe_plan(runs)
     write_slurm_script(tmp_path / "array.sh", runs, study.path, tmp_path / "out", overwrite=False)
     assert "others that need the same one wait" in (tmp_path / "array.sh").read_text()
@@ -1398,6 +1399,58 @@ def test_ray_that_is_missing_names_the_extra(plan, tmp_path, monkeypatch, capsys
     assert not (tmp_path / "out").exists()
     assert main([*words[:-1], "--ray", "--gpus-per-run", "-1"]) == 1
     assert "--gpus-per-run must be 0 or more, got -1" in capsys.readouterr().err
+
+
+class FakeRay:
+    """Runs tasks at once, in the order in which they are started."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self):
+        self.results = []
+
+    def remote(self, function):
+        return self._Starter(self, function)
+
+    class _Starter:
+        def __init__(self, ray, function):
+            self.ray, self.function = ray, function
+
+        def options(self, **resources):
+            assert resources == {"num_cpus": 1}
+            return self
+
+        def remote(self, *arguments):
+            values = [self.ray.results[each] if isinstance(each, int) else each for each in arguments]
+            self.ray.results.append(self.function(*values))
+            return len(self.ray.results) - 1
+
+    def wait(self, pending, num_returns):
+        return pending[:num_returns], pending[num_returns:]
+
+    def get(self, task):
+        return self.results[task]
+
+
+def test_ray_trains_each_generator_once_and_before_its_runs(plan, monkeypatch, capsys):
+    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "annotated": [3]})
+    nnunet = FakeNnunet(failing=["fold-2.autoencoder"])
+
+    def run(words, environment, log, *, is_told_to_end):
+        assert not is_told_to_end  # a task has no terminal
+        return nnunet(words, environment, log)
+
+    monkeypatch.setattr(on_ray, "run_logged", run)
+    errors = on_ray.RaySession(FakeRay(), {"num_cpus": 1}).train_all(runs, data)
+    assert list(errors) == ["DiffTumor.annotated-3.fold-2.seed-0"]
+    message = "what it is trained with failed: fold-2.autoencoder: difftumor train-autoencoder ended with status 1"
+    assert message in str(errors["DiffTumor.annotated-3.fold-2.seed-0"])
+    names = [options.output.name for options in nnunet.generator_starts]
+    assert names == ["fold-0.autoencoder", "fold-0.annotated-3", "fold-2.autoencoder"]
+    assert {run.name for run in runs if state_of(run) != "finished"} == set(errors)
+    printed = capsys.readouterr().out
+    assert f"{len(runs)} runs, 0 done before, {len(runs)} to train on Ray" in printed
+    assert f"=== 1/8 fold-0.autoencoder: done, see {runs[1].root / 'generators' / 'fold-0.autoencoder'}" in printed
 
 
 def test_importing_the_command_does_not_import_ray():

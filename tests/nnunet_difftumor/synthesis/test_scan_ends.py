@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 
 from nnunet_difftumor.ct.datasets import Case
-from nnunet_difftumor.ct.reading import read_ct, read_labels
-from nnunet_difftumor.demo import scans as demo_scans
-from nnunet_difftumor.demo.soft_tissue import make_real_dataset
 from nnunet_difftumor.evaluation.realism.measures import reconstruction
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, read_scan
 
@@ -48,26 +45,3 @@ def test_a_reconstructed_tile_has_no_air_in_its_outer_planes(spacing_mm: float):
     tile_hu, tile_tumor, _ = reconstruction._tiles(scan, spacing_mm, 1)[0]
     np.testing.assert_allclose(tile_hu, TISSUE_HU, atol=0.01)
     assert tile_tumor[0].sum() == tile_tumor[1].sum() > 0
-
-
-@SPACINGS
-def test_a_crop_of_the_demo_has_no_air_inside_the_scan(tmp_path: Path, spacing_mm: tuple[float, float, float]):
-    crop_hu = demo_scans._crop(save_scan(tmp_path, spacing_mm), 2)
-    corners_hu = crop_hu[::63, ::63, ::63]  # one of them is the scan's first voxel, the crop is larger than the scan
-    assert corners_hu.shape == (2, 2, 2)
-    assert corners_hu.max() == pytest.approx(TISSUE_HU, abs=0.01)
-
-
-def test_resampled_real_data_have_no_air_in_their_outer_planes(tmp_path: Path):
-    (tmp_path / "real" / "sts").mkdir(parents=True)
-    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
-    for case in ("STS_001", "STS_031"):
-        labels = np.ones((20, 20, 44), np.uint8)
-        labels[6:14, 6:14, :8] = 2
-        for name, array in (("ct", np.full(labels.shape, TISSUE_HU, np.int16)), ("label", labels)):
-            nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "real" / "sts" / f"{case}_{name}.nii.gz")
-    made = make_real_dataset(tmp_path / "real", tmp_path / "raw", healthy_count=0, spacing_mm=(4.0, 2.0, 2.0))
-    assert (read_ct(made.folder / "imagesTr" / "STS_031_0000.nii.gz").image_hu == TISSUE_HU).all()
-    labels, _ = read_labels(made.folder / "labelsTr" / "STS_031.nii.gz")
-    assert (labels > 0).all()
-    assert (labels[0] == 2).sum() == (labels[1] == 2).sum() > 0

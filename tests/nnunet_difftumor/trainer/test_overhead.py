@@ -199,8 +199,8 @@ def test_variables_are_restored_even_after_an_error(monkeypatch):
     monkeypatch.delenv("DIFFTUMOR_TEST_B", raising=False)
 
     def fail():
-        with temporary_environment(DIFFTUMOR_TEST_A=None, DIFFTUMOR_TEST_B="within"):
-            assert "DIFFTUMOR_TEST_A" not in os.environ
+        with temporary_environment(DIFFTUMOR_TEST_A="within", DIFFTUMOR_TEST_B="within"):
+            assert os.environ["DIFFTUMOR_TEST_A"] == "within"
             assert os.environ["DIFFTUMOR_TEST_B"] == "within"
             raise DatasetError("an error")
 

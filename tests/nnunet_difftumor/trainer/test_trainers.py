@@ -21,8 +21,8 @@ from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorE
 from nnunet_difftumor.injection.log import InjectionLog, read_counts
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ConfigSource
+from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_training, write_output_record
-from nnunet_difftumor.trainer.search_path import ext_trainer_folder
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 

@@ -175,9 +175,6 @@ class ComparisonPlan(ComparisonSettings):
         return tuple(sorted((m for m in self.models if m.arm == arm), key=lambda model: model.seed or 0))
 
 
-Experiment = ComparisonPlan
-
-
 def read_experiment(path: Path) -> ComparisonPlan:
     """Read an experiment and check it; nothing is predicted.
 

@@ -7,39 +7,33 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunet_difftumor.ct.reading import file_ending, read_labels
-from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, LeakError, OutputExistsError
+from nnunet_difftumor.errors import CorruptImageError, LeakError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
 from nnunet_difftumor.evaluation.comparison.inputs.prediction_images import (
     cases_of_replaced_images,
     images_of,
     record_images,
     refuse_missing_images,
+    refuse_unrecorded,
     remove_predictions,
-    unrecorded_cases,
 )
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import training_cases_of_splits
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.file_stamps import stamp_of
-from nnunet_difftumor.support.processes.logged_command import end_of_log, program, run_logged
+from nnunet_difftumor.support.processes.logged_command import program, run_logged
+from nnunet_difftumor.support.processes.steps import RunCommand, RunError, run_or_raise
+from nnunet_difftumor.trainer.discovery import trainer_search_environment
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
-from nnunet_difftumor.trainer.search_path import trainer_search_environment
 
 _PROGRAM = "nnUNetv2_predict_from_modelfolder"
 _BFLOAT16_PROGRAM = "nnunet_difftumor.evaluation.comparison.inputs.cpu_prediction"
 _SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
 _INPUT_FOLDER, _UNFINISHED_FOLDER = ".input", ".unfinished"
-
-Run = Callable[[Sequence[str], Mapping[str, str], Path], int]
-
-
-class PredictionError(DiffTumorError):
-    """nnU-Net ended with an error or left a case out."""
 
 
 def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:
@@ -51,30 +45,19 @@ def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:
 
 
 def cases_to_predict(model: Model, hospital: Hospital, folder: Path) -> tuple[str, ...]:
-    """Find the cases whose prediction is missing, or was made from images that were replaced since.
-
-    Args:
-        folder: Folder of this model's predictions in this hospital, which need not exist.
-
-    Returns:
-        The cases, all with a reference.
-    """
+    """Find the cases with a reference whose prediction is missing, or was made from images that were replaced since."""
     assert hospital.labels is not None
     wanted = {*missing_predictions(hospital, folder), *cases_of_replaced_images(model, hospital, folder)}
     return tuple(case for case in find_label_maps(hospital.labels) if case in wanted)
 
 
 def predict_missing(
-    model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: Run = run_logged
+    model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: RunCommand = run_logged
 ) -> tuple[str, ...]:
     """Predict the cases of a hospital that have a reference and no prediction of their images yet.
 
     Predictions appear whole: nnU-Net writes into a folder of its own, from which they are moved. What an
     interrupted run finished is kept.
-
-    Args:
-        folder: Folder of this model's predictions in this hospital; made if it is missing.
-        run: Runs the command; `run_logged` unless a test has another one.
 
     Returns:
         The cases that were predicted.
@@ -83,13 +66,14 @@ def predict_missing(
         OutputExistsError: If the folder holds predictions of another model or other settings, or some that do not say
             which images they were made from.
         DatasetError: If an image is missing.
-        PredictionError: If nnU-Net ends with an error or leaves a case out.
+        RunError: If nnU-Net ends with an error or leaves a case out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, _describe(model, settings))
+    _claim(model, settings, folder)
     _collect(folder)
     missing = cases_to_predict(model, hospital, folder)
-    _refuse_unrecorded(hospital, folder, missing)
+    assert hospital.labels is not None
+    refuse_unrecorded(folder, [case for case in find_label_maps(hospital.labels) if case not in missing])
     if not missing:
         return ()
     images = images_of(model, hospital, missing)
@@ -98,20 +82,22 @@ def predict_missing(
     record_images(folder, images)
     _link_images(images, folder / _INPUT_FOLDER)
     words = prediction_command(model, settings, folder / _INPUT_FOLDER, folder / _UNFINISHED_FOLDER)
-    print(f"$ {shlex.join(words)}", flush=True)
-    log = folder / _LOG_FILE
-    status = run(words, trainer_search_environment(), log)
-    if status != 0:
-        raise PredictionError(
-            f"nnU-Net ended with status {status} when {model.name} predicted {hospital.name}. Its log is {log}; it "
-            f"ends with:\n{end_of_log(log)}\nCorrect the cause and run the comparison again: what is done is kept."
-        )
+    run_or_raise(
+        words,
+        trainer_search_environment(),
+        folder / _LOG_FILE,
+        run,
+        typed=shlex.join(words),
+        who=f"{model.name} predicts {hospital.name}: nnU-Net",
+        advice="Correct the cause and run the comparison again: what is done is kept.",
+    )
     _collect(folder)
     shutil.rmtree(folder / _INPUT_FOLDER)
     left = missing_predictions(hospital, folder)
     if left:
-        raise PredictionError(
-            f"nnU-Net ended well but left out {len(left)} cases of {hospital.name}: {', '.join(left[:5])}. See {log}."
+        raise RunError(
+            f"nnU-Net ended well but left out {len(left)} cases of {hospital.name}: {', '.join(left[:5])}. See "
+            f"{folder / _LOG_FILE}."
         )
     return missing
 
@@ -134,9 +120,6 @@ def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknow
     Looked at are the lists that DiffTumor trainers leave in a fold's folder; for folds without one, the splits of
     the data set in nnUNet_preprocessed, where they are; and the validation cases of all folds: those of one fold
     trained the others.
-
-    Args:
-        acknowledged: The user knows that they are other scans of the same name.
 
     Returns:
         A note for the report; empty without an overlap.
@@ -165,12 +148,9 @@ def refuse_shared_names(
     Raises:
         LeakError: If there is an overlap that is not acknowledged.
     """
-    overlap = {
-        hospital.name: sorted(find_label_maps(hospital.labels).keys() & set(training))
-        for hospital in hospitals
-        if hospital.labels is not None
-    }
-    overlap = {name: cases for name, cases in overlap.items() if cases}
+    labels = {hospital.name: hospital.labels for hospital in hospitals if hospital.labels is not None}
+    shared = {name: sorted(find_label_maps(folder).keys() & set(training)) for name, folder in labels.items()}
+    overlap = {name: cases for name, cases in shared.items() if cases}
     if not overlap:
         return ()
     listed = "; ".join(f"{name}: {', '.join(cases[:5])} ({len(cases)})" for name, cases in overlap.items())
@@ -201,10 +181,14 @@ def _training_cases(model: Model) -> set[str]:
     return cases
 
 
-def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
+def _claim(model: Model, settings: PredictionSettings, folder: Path) -> None:
+    """Record whose predictions a folder holds, or refuse if they are another's.
+
+    The stamps of the checkpoints tell models apart; a model that was moved is the same one.
+    """
     assert model.trained is not None
     checkpoints = [model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds]
-    return {
+    source = {
         "trained": str(model.trained),
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
@@ -214,13 +198,6 @@ def _describe(model: Model, settings: PredictionSettings) -> dict[str, Any]:
         "probabilities": settings.probabilities,
         "cpu_bfloat16": settings.cpu_bfloat16,
     }
-
-
-def _claim(folder: Path, source: dict[str, Any]) -> None:
-    """Record whose predictions a folder holds, or refuse if they are another's.
-
-    The stamps of the checkpoints tell models apart; a model that was moved is the same one.
-    """
     path = folder / _SOURCE_FILE
     if not path.is_file():
         write_json(path, source)
@@ -257,17 +234,6 @@ def _is_whole(path: Path) -> bool:
     except CorruptImageError:
         return False
     return True
-
-
-def _refuse_unrecorded(hospital: Hospital, folder: Path, missing: Sequence[str]) -> None:
-    """Refuse predictions that do not say which images they were made from."""
-    assert hospital.labels is not None
-    predicted = [case for case in find_label_maps(hospital.labels) if case not in missing]
-    if unknown := unrecorded_cases(folder, predicted):
-        raise OutputExistsError(
-            f"{folder} does not say which images {len(unknown)} of its predictions were made from: "
-            f"{', '.join(unknown[:5])}. Move them away to predict anew."
-        )
 
 
 def _link_images(images: Mapping[str, Sequence[Path]], folder: Path) -> None:

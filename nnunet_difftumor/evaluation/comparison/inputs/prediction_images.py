@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.ct.reading import IMAGE_ENDINGS
-from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.file_stamps import stamp_of
@@ -39,15 +39,12 @@ def refuse_missing_images(model: Model, images: Mapping[str, Sequence[Path]]) ->
 
 
 def cases_of_replaced_images(model: Model, hospital: Hospital, folder: Path) -> tuple[str, ...]:
-    """Cases whose images have changed since their prediction was started.
+    """Cases whose images have changed since their prediction was started, if the folder of predictions exists.
 
-    A case whose image is gone has not changed: its prediction is all that is left of it. The folder of predictions
-    need not exist.
+    A case whose image is gone has not changed: its prediction is all that is left of it.
     """
     recorded = _read_record(folder)
-    if not recorded:
-        return ()
-    now = _stamps(images_of(model, hospital, list(recorded)))
+    now = _stamps(images_of(model, hospital, list(recorded))) if recorded else {}
     return tuple(case for case, stamps in recorded.items() if now.get(case, stamps) != stamps)
 
 
@@ -60,10 +57,15 @@ def record_images(folder: Path, images: Mapping[str, Sequence[Path]]) -> None:
         write_json(folder / _IMAGES_FILE, {**_read_record(folder), **new}, overwrite=True)
 
 
-def unrecorded_cases(folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
-    """Cases that have a prediction that does not say which images it was made from."""
+def refuse_unrecorded(folder: Path, predicted: Sequence[str]) -> None:
+    """Raise an OutputExistsError that names the predicted cases that do not say which images they were made from."""
     recorded = _read_record(folder)
-    return tuple(case for case in predicted if case not in recorded)
+    unknown = [case for case in predicted if case not in recorded]
+    if unknown:
+        raise OutputExistsError(
+            f"{folder} does not say which images {len(unknown)} of its predictions were made from: "
+            f"{', '.join(unknown[:5])}. Move them away to predict anew."
+        )
 
 
 def remove_predictions(folder: Path, cases: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.evaluation.comparison.inputs.metadata import read_metadata
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, Model
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, Model
 from nnunet_difftumor.evaluation.scoring.records import LabelScores
 from nnunet_difftumor.evaluation.scoring.tables import (
     CASES_FILE,
@@ -32,7 +32,7 @@ _KEY = ["hospital", "case", "label"]
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class StudyScores:
     """Scores of every model in every hospital.
 
     Attributes:
@@ -52,7 +52,7 @@ class Study:
     notes: tuple[str, ...]
 
 
-def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], Path]) -> Study:
+def load_study(experiment: ComparisonPlan, score_folders: Mapping[tuple[str, str], Path]) -> StudyScores:
     """Read the scores of all models.
 
     Args:
@@ -75,7 +75,7 @@ def load_study(experiment: Experiment, score_folders: Mapping[tuple[str, str], P
     _require_same(all_tumors, [*_KEY, "tumor"], ("volume_mm3",), experiment.models)
     scans = list(dict.fromkeys(zip(all_cases["hospital"], all_cases["case"], strict=True)))
     metadata, notes = read_metadata(experiment.metadata, scans, experiment.statistics.age_bins)
-    return Study(
+    return StudyScores(
         cases=all_cases.join(metadata, on=["hospital", "case"]),
         tumors=all_tumors.join(metadata, on=["hospital", "case"]),
         labels=tuple(dict.fromkeys(all_cases["label"])),

@@ -19,7 +19,7 @@ from nnunet_difftumor.evaluation.comparison.analysis import (
     Findings,
     Group,
 )
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan
 from nnunet_difftumor.evaluation.comparison.measures import TUMOR_DICE, TUMORS, Measure
 from nnunet_difftumor.evaluation.comparison.text import counted, show_estimate
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
@@ -40,7 +40,7 @@ class _Row:
     is_diamond: bool = False
 
 
-def draw_forest(findings: Findings, experiment: Experiment, label: str, measure: Measure, arm: str) -> Figure:
+def draw_forest(findings: Findings, experiment: ComparisonPlan, label: str, measure: Measure, arm: str) -> Figure:
     """Draw the difference of an arm to the baseline in all groups and in all patients; of the only arm, its value."""
     is_difference = arm != experiment.baseline
     find = findings.difference if is_difference else findings.arm
@@ -120,7 +120,7 @@ def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, 
     axis.plot([estimate.value], [height], marker="s", color=_ACCENT, markersize=5.5)
 
 
-def draw_sizes(findings: Findings, experiment: Experiment, label: str, measures: Sequence[Measure]) -> Figure:
+def draw_sizes(findings: Findings, experiment: ComparisonPlan, label: str, measures: Sequence[Measure]) -> Figure:
     """Draw measures of tumours by size, one panel each, arms side by side."""
     groups = [group for group in findings.groups if group.kind == SIZE]
     figure = Figure(figsize=(_WIDTH, 3.9), facecolor="white")

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, Finding, Findings
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment, file_name_of
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, file_name_of
 from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.report.figures import draw_forest, draw_sizes
 from nnunet_difftumor.evaluation.comparison.report.tables import cohort_table, tables_of_label
@@ -25,7 +25,7 @@ _DPI = 110
 
 
 def write_report(
-    findings: Findings, experiment: Experiment, facts: Mapping[str, Any], notes: Sequence[str], output: Path
+    findings: Findings, experiment: ComparisonPlan, facts: Mapping[str, Any], notes: Sequence[str], output: Path
 ) -> None:
     """Write tables, figures, methods paragraph and page in place of earlier ones; `facts` are of `collect_facts`."""
     environment = page_environment(Path(__file__).parent)
@@ -62,7 +62,7 @@ def _remove_earlier(output: Path) -> None:
                 path.unlink()
 
 
-def _draw(findings: Findings, experiment: Experiment, label: str, folder: Path) -> dict[str, Any]:
+def _draw(findings: Findings, experiment: ComparisonPlan, label: str, folder: Path) -> dict[str, Any]:
     """Forest plots of the primary measure and of sensitivity, and the plot by size, as text for the page."""
     forests = []
     for measure in dict.fromkeys((measure_of(experiment.primary), SENSITIVITY)):
@@ -80,7 +80,7 @@ def _embedded(figure: Figure, folder: Path, name: str) -> str:
     return embed_png(path)
 
 
-def _cards(findings: Findings, experiment: Experiment, label: str, names_label: bool) -> list[dict[str, Any]]:
+def _cards(findings: Findings, experiment: ComparisonPlan, label: str, names_label: bool) -> list[dict[str, Any]]:
     """The primary measure in large print: each difference, or the only arm."""
     end = f", {label}" if names_label else ""
     cards = []

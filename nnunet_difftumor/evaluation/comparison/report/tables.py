@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from nnunet_difftumor.evaluation.comparison.analysis import ALL, SIZE, Finding, Findings, measures_of
-from nnunet_difftumor.evaluation.comparison.inputs.plan import Experiment
-from nnunet_difftumor.evaluation.comparison.inputs.scores import Study
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan
+from nnunet_difftumor.evaluation.comparison.inputs.scores import StudyScores
 from nnunet_difftumor.evaluation.comparison.measures import NOT_MEASURED, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.text import DASH, show_estimate, show_interval, show_p_value, show_value
 from nnunet_difftumor.evaluation.scoring.tables import Frame
@@ -93,7 +93,7 @@ def cohort_table(facts: Mapping[str, Any]) -> Table:
     return Table("cohort", "Patients, scans and tumours", (*columns, *["all"] * has_sum), tuple(rows))
 
 
-def tables_of_label(findings: Findings, experiment: Experiment, label: str) -> tuple[Table, ...]:
+def tables_of_label(findings: Findings, experiment: ComparisonPlan, label: str) -> tuple[Table, ...]:
     """Make the tables of one tumour label: arms, differences, sizes, one for each kind of group, and trainings."""
     own = [_words(each) for each in (*findings.arms, *findings.differences) if each.label == label]
     figures: Frame = pd.DataFrame(own)
@@ -129,7 +129,7 @@ def _words(figure: Finding) -> dict[str, Any]:
     }
 
 
-def _pivot(figures: Frame, experiment: Experiment, kind: str, cells: Sequence[tuple[str, bool, str]]) -> list[Any]:
+def _pivot(figures: Frame, experiment: ComparisonPlan, kind: str, cells: Sequence[tuple[str, bool, str]]) -> list[Any]:
     """Rows of measure, group, patients, number and cells, measures and groups in their order.
 
     Args:
@@ -147,14 +147,14 @@ def _pivot(figures: Frame, experiment: Experiment, kind: str, cells: Sequence[tu
     return wide[[*counts, *cells]].reset_index().to_numpy().tolist()
 
 
-def _arms_table(figures: Frame, experiment: Experiment, label: str) -> Table:
+def _arms_table(figures: Frame, experiment: ComparisonPlan, label: str) -> Table:
     rows = _pivot(figures, experiment, ALL, [("cell", False, arm) for arm in experiment.arms])
     columns = ("measure", "patients", "n", *experiment.arms)
     rows = tuple((measure, *cells) for measure, _, *cells in rows)
     return Table(f"{label}_arms", f"{label}: all patients", columns, rows, (0, 2))
 
 
-def _differences_table(figures: Frame, experiment: Experiment, label: str) -> Table:
+def _differences_table(figures: Frame, experiment: ComparisonPlan, label: str) -> Table:
     own = figures[(figures["kind"] == ALL) & figures["is_difference"] & figures["is_shown"]]
     own = own.sort_values("arm", key=lambda arms: arms.map(experiment.arms.index), kind="stable")
     over = [name for name in ("over hospitals", "over patients and seeds") if (own[name] != DASH).any()]
@@ -165,7 +165,7 @@ def _differences_table(figures: Frame, experiment: Experiment, label: str) -> Ta
     return Table(f"{label}_differences", title, columns, rows, (0, 1, columns.index("test")))
 
 
-def _group_table(figures: Frame, experiment: Experiment, label: str, kind: str) -> Table:
+def _group_table(figures: Frame, experiment: ComparisonPlan, label: str, kind: str) -> Table:
     others = experiment.arms[1:]
     columns = ["measure", kind, "patients", "n", *experiment.arms]
     columns += [f"{arm} minus {experiment.baseline}" for arm in others]
@@ -213,7 +213,7 @@ def _numbers(figure: Finding) -> dict[str, Any]:
     return row
 
 
-def write_raw_tables(study: Study, experiment: Experiment, folder: Path) -> None:
+def write_raw_tables(study: StudyScores, experiment: ComparisonPlan, folder: Path) -> None:
     """Write what the figures are computed from into cases.csv and tumors.csv, one row a model and scan or tumour."""
     models = pd.DataFrame([(each.name, each.arm, each.seed) for each in experiment.models])
     models.columns = ["model", "arm", "seed"]

@@ -22,7 +22,7 @@ from scipy import ndimage, stats
 
 from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.settings import demo_settings
-from nnunet_difftumor.trainer.search_path import ext_trainer_folder
+from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,6 @@ from nnunet_difftumor.errors import DatasetError, DiffTumorError, LeakError, Out
 from nnunet_difftumor.evaluation.comparison.inputs import scoring
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
-    PredictionError,
     cases_to_predict,
     missing_predictions,
     predict_missing,
@@ -27,6 +26,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.evaluation.scoring.run import FolderScores, KilledProcessError, ScoringRequest
+from nnunet_difftumor.support.processes.steps import RunError
 
 CASES = ("c1", "c2", "c3")
 SETTINGS = PredictionSettings(device="cpu", processes=1)
@@ -102,7 +102,7 @@ def test_predictions_that_are_there_are_kept(hospital, model, tmp_path):
 
 
 def test_an_interrupted_prediction_goes_on_and_torn_files_are_made_again(hospital, model, tmp_path):
-    with pytest.raises(PredictionError, match=r"status 1(.|\n)*out of memory(.|\n)*what is done is kept"):
+    with pytest.raises(RunError, match=r"status 1(.|\n)*out of memory(.|\n)*what is done is kept"):
         predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=FakeNnunet(stop_after=1))
     nnunet = FakeNnunet()
     predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet)
@@ -114,7 +114,7 @@ def test_a_case_that_nnunet_left_out_is_named(hospital, model, tmp_path):
     def run(words, environment, log):
         return 0
 
-    with pytest.raises(PredictionError, match="left out 3 cases of X: c1, c2, c3"):
+    with pytest.raises(RunError, match="left out 3 cases of X: c1, c2, c3"):
         predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=run)
 
 
@@ -166,7 +166,7 @@ def test_only_replaced_images_are_predicted_again(hospital, model, tmp_path):
 
 
 def test_an_image_that_is_replaced_while_a_prediction_is_interrupted_is_noticed(hospital, model, tmp_path):
-    with pytest.raises(PredictionError):
+    with pytest.raises(RunError):
         predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=FakeNnunet(stop_after=2))
     replace_image(hospital, "c1")  # predicted, but still where nnU-Net wrote it
     nnunet = FakeNnunet()

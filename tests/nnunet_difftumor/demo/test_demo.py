@@ -9,16 +9,18 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.demo import steps
 from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.plans import write_small_plans
-from nnunet_difftumor.demo.report import read_training_logs, write_report
-from nnunet_difftumor.demo.runner import Stage, StageError, StageRunner, read_stage_records
-from nnunet_difftumor.demo.scores import CaseScore, dice, read_scores, score_predictions, write_scores
+from nnunet_difftumor.demo.report import read_scores, read_training_logs, write_report
 from nnunet_difftumor.demo.settings import demo_settings
+from nnunet_difftumor.demo.steps import Demo, DemoStep
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
+from nnunet_difftumor.support.processes.steps import RunError
 
 SETTINGS = demo_settings("phantom", is_quick=True)
 TRAINING_LOG = """
@@ -36,13 +38,13 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
-        self.pictures = 0
+        self.pictures: list[str] = []
         self.open_tags: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        self.pictures += tag == "img"
+        self.pictures += [value or "" for name, value in attrs if tag == "img" and name == "alt"]
         if tag not in ("img", "meta", "br"):
             self.open_tags.append(tag)
 
@@ -55,6 +57,11 @@ def empty_demo(tmp_path: Path) -> DemoFolder:
     folder = DemoFolder(tmp_path / "demo", SETTINGS.dataset_folder_name)
     folder.open(SETTINGS, is_quick=True)
     return folder
+
+
+def score(folder: DemoFolder) -> None:
+    """What the last step of the demo runs."""
+    assert main(DemoStep(Demo(folder, SETTINGS, "cpu"), 11, "score").words[1:]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +95,9 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoFolder:
     for identifier in ("phantom_tumor_001", "phantom_healthy_000"):
         label = nib.Nifti1Image.from_filename(folder.raw / "labelsTr" / f"{identifier}.nii.gz")
         nib.save(label, folder.predictions / f"{identifier}.nii.gz")
-    write_scores(folder.scores, score_predictions(folder.predictions, folder.raw / "labelsTr", 2))
+    score(folder)
+    for path in (folder.synthetic / "montage.png", folder.training / "difftumor_samples.png"):
+        Figure().savefig(path)
     folder.stages.mkdir()
     record = {"name": "data", "title": "Make <it>", "command": "difftumor phantom --output 'a b'", "seconds": 61.0}
     (folder.stages / "01-data.json").write_text(json.dumps(record))
@@ -103,7 +112,12 @@ def html(finished_demo: DemoFolder) -> str:
 
 def test_report_needs_nothing_beside_it(html: str) -> None:
     page = Page(html)
-    assert page.pictures >= 6
+    assert page.pictures == [
+        "synthetic tumours before, after and with their labels",
+        "predictions beside the truth",
+        "samples of the training before and after injection",
+        "training curves",
+    ]
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert page.open_tags == []
     assert "<script" not in html
@@ -113,6 +127,7 @@ def test_report_needs_nothing_beside_it(html: str) -> None:
 def test_report_says_phantom_in_its_title_and_heading(html: str) -> None:
     assert "<title>CT phantom" in html
     assert "no patients" in html
+    assert "real tumour" not in html.lower()
 
 
 def test_report_of_real_data_says_that_it_is_not_the_papers(tmp_path: Path) -> None:
@@ -127,7 +142,10 @@ def test_report_of_real_data_says_that_it_is_not_the_papers(tmp_path: Path) -> N
 def test_report_shows_the_numbers_of_every_stage(html: str) -> None:
     assert "8.5 HU" in html
     assert "90 %" in html  # 9 of 10
-    assert "rejected: too faint" in html
+    assert re.search(
+        r"Of 22 healthy crops in all epochs, 10 are of scans that were to carry tumours:\s+9 of them", html
+    )
+    assert "1 were rejected: too faint" in html
     assert "1 too faint" in html
     assert "phantom_tumor_001" in html
     assert "1.000" in html
@@ -141,71 +159,95 @@ def test_text_from_files_is_escaped(html: str) -> None:
 
 def test_report_of_an_unfinished_demo_says_what_is_missing(empty_demo: DemoFolder) -> None:
     html = write_report(empty_demo, SETTINGS).read_text(encoding="utf-8")
-    assert html.count("The stage that makes it has not run") >= 8
+    assert html.count("The stage that makes it has not run") == 4
+    assert "counts of injected samples. The stage that makes them has not run" in html
     assert Page(html).open_tags == []
 
 
-def test_dice_of_two_shifted_bars() -> None:
-    first, second = np.zeros((1, 1, 8), bool), np.zeros((1, 1, 8), bool)
-    first[..., 0:4] = True
-    second[..., 2:6] = True
-    assert dice(first, second) == pytest.approx(0.5)
-    assert dice(first, first) == 1.0
-    assert dice(np.zeros_like(first), np.zeros_like(first)) is None
-
-
-def test_healthy_case_has_no_tumor_dice_but_a_false_alarm_volume(tmp_path: Path) -> None:
-    truth, prediction = np.ones((4, 4, 4), np.uint8), np.ones((4, 4, 4), np.uint8)
-    prediction[0] = 2
+def test_healthy_case_has_no_tumor_dice_but_a_false_alarm_volume(empty_demo: DemoFolder) -> None:
+    ill = np.ones((8, 8, 8), np.uint8)
+    ill[2:6, 2:6, 2:6] = 2
+    shifted = np.ones_like(ill)
+    shifted[4:8, 2:6, 2:6] = 2  # half of it overlaps
     affine = np.diag([2.0, 5.0, 10.0, 1.0])
-    for name, values in (("truth", truth), ("prediction", prediction)):
-        (tmp_path / name).mkdir()
-        nib.save(nib.Nifti1Image(values, affine), tmp_path / name / "case.nii.gz")
-    (score,) = score_predictions(tmp_path / "prediction", tmp_path / "truth", 2)
-    assert score.tumor_dice is None
-    assert score.organ_dice == 1.0
-    assert score.true_ml == 0.0
-    assert score.predicted_ml == pytest.approx(1.6)  # 16 voxels of 0.1 ml
-
-
-def test_scores_survive_writing_and_reading(tmp_path: Path) -> None:
-    scores = (CaseScore("a", 0.5, 0.9, 1.25, 2.0), CaseScore("b", None, None, 0.0, 0.0))
-    write_scores(tmp_path / "scores.json", scores)
-    assert read_scores(tmp_path / "scores.json") == scores
+    for case, truth, prediction in (("ill", ill, shifted), ("well", np.ones_like(ill), shifted)):
+        for folder, values in ((empty_demo.raw / "labelsTr", truth), (empty_demo.predictions, prediction)):
+            folder.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(values, affine), folder / f"{case}.nii.gz")
+    labels = {"labels": {"background": 0, "liver": 1, "tumor": 2}, "file_ending": ".nii.gz"}
+    (empty_demo.raw / "dataset.json").write_text(json.dumps({**labels, "channel_names": {"0": "CT"}}))
+    score(empty_demo)
+    scores = read_scores(empty_demo).set_index("case")
+    assert list(scores.index) == ["ill", "well"]
+    assert scores.loc["ill", "dice"] == pytest.approx(0.5)
+    assert scores.loc["well", "is_healthy"]
+    assert np.isnan(scores.loc["well", "dice"])
+    assert scores.loc["well", "reference_ml"] == 0.0
+    assert scores.loc["well", "predicted_ml"] == pytest.approx(6.4)  # 64 voxels of 0.1 ml
 
 
 def test_training_log_gives_one_value_per_epoch(tmp_path: Path) -> None:
     (tmp_path / "training_log_2026.txt").write_text(TRAINING_LOG)
     values = read_training_logs(tmp_path)
-    assert values["training loss"] == [0.5012, -0.1]
-    assert values["validation loss"] == [0.4, -0.05]
-    assert values["Dice, label 1"] == [0.8123, 0.9]
+    assert list(values["training loss"]) == [0.5012, -0.1]
+    assert list(values["validation loss"]) == [0.4, -0.05]
+    assert list(values["Dice, label 1"]) == [0.8123, 0.9]
     assert values["Dice, label 2"][0] == 0.1
     assert np.isnan(values["Dice, label 2"][1])
 
 
-def _stage(name: str, code: str) -> Stage:
-    return Stage(name, f"run {name}", words=lambda: [sys.executable, "-c", code])
+def records_of(folder: DemoFolder) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.stages.glob("*.json"))]
 
 
-def test_finished_stages_are_skipped_and_failed_ones_run_again(tmp_path: Path) -> None:
-    runner = StageRunner(tmp_path / "stages", tmp_path / "logs", {"COUNT": str(tmp_path / "count")})
-    count = "import os; open(os.environ['COUNT'], 'a').write('x')"
-    stages = [_stage("good", count), _stage("bad", "import sys; print('the cause'); sys.exit(3)")]
+def test_finished_stages_are_skipped_and_failed_ones_run_again(
+    empty_demo: DemoFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = {"good": f"open('{tmp_path}/count', 'a').write('x')", "bad": "print('the cause'); raise SystemExit(3)"}
+    for name, code in codes.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    commands = {name: (f"run {name}", f"{sys.executable} {tmp_path}/{name}.py") for name in codes}
+    monkeypatch.setattr(steps, "COMMANDS", commands)
     for _ in range(2):
-        with pytest.raises(StageError, match=r"status 3[\s\S]*the cause"):
-            runner.run(stages)
+        with pytest.raises(
+            RunError, match=r"'run bad' ended with status 3[\s\S]*the cause[\s\S]*finished stages are skip"
+        ):
+            Demo(empty_demo, SETTINGS, "cpu").run()
     assert (tmp_path / "count").read_text() == "x"
-    assert [record.name for record in read_stage_records(tmp_path / "stages")] == ["good"]
+    assert [record["name"] for record in records_of(empty_demo)] == ["01-good"]
 
 
-def test_command_is_recorded_as_it_can_be_typed(tmp_path: Path) -> None:
-    runner = StageRunner(tmp_path / "stages", tmp_path / "logs", {})
-    words = [sys.executable, "-c", "print('a b')"]
-    runner.run([Stage("say", "say it", words=lambda: words, environment={"OMP_NUM_THREADS": "1"})])
-    (record,) = read_stage_records(tmp_path / "stages")
-    assert record.command == f"OMP_NUM_THREADS=1 {sys.executable} -c 'print('\"'\"'a b'\"'\"')'"
-    assert (tmp_path / "logs" / "01-say.log").read_text() == "a b\n"
+def test_command_is_recorded_as_it_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = DemoFolder(tmp_path / "my demo", SETTINGS.dataset_folder_name)
+    folder.open(SETTINGS, is_quick=True)
+    folder.preprocessed.mkdir(parents=True)
+    (tmp_path / "say.py").write_text("import os, sys; print(os.environ['NAME'], sys.argv[1])")
+    command = f"env NAME=a {sys.executable} {tmp_path}/say.py {{folder.root}}"
+    monkeypatch.setattr(steps, "COMMANDS", {"train": ("say it", command)})
+    Demo(folder, SETTINGS, "cpu").run()
+    (record,) = records_of(folder)
+    typed = f"env NAME=a {sys.executable} {tmp_path}/say.py '{folder.root}'"
+    assert record["command"] == f"# difftumor.json: generator, size classes, short schedule\n{typed}"
+    assert (folder.logs / "01-train.log").read_text() == f"a {folder.root}\n"
+    assert json.loads((folder.preprocessed / "difftumor.json").read_text())["num_epochs"] == SETTINGS.epochs
+
+
+def test_an_interrupted_training_is_told_to_resume(empty_demo: DemoFolder) -> None:
+    demo = Demo(empty_demo, SETTINGS, "cpu")
+    assert "--resume" not in DemoStep(demo, 3, "autoencoder").words
+    assert "--c" not in DemoStep(demo, 9, "train").words
+    empty_demo.autoencoder.mkdir()
+    empty_demo.training.mkdir(parents=True)
+    (empty_demo.training / "checkpoint_latest.pth").touch()
+    assert "--resume" in DemoStep(demo, 3, "autoencoder").words
+    assert "--c" in DemoStep(demo, 9, "train").words
+
+
+def test_tumors_are_put_into_a_case_that_trains_nothing(finished_demo: DemoFolder) -> None:
+    words = DemoStep(Demo(finished_demo, SETTINGS, "cpu"), 6, "synthesize").words
+    assert words[words.index("--ct") + 1].endswith("imagesTr/phantom_healthy_000_0000.nii.gz")
+    assert words[words.index("--organ-label") + 1] == "1"
+    assert words[words.index("--radius-mm") + 1 :][:2] == ["5", "16"]
 
 
 def test_fresh_removes_what_the_demo_made_and_nothing_else(finished_demo: DemoFolder, tmp_path: Path) -> None:
