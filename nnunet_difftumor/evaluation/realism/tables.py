@@ -164,7 +164,7 @@ def summarize_control(tumors: pd.DataFrame, quantity: str, draws: int) -> dict[s
     each = [
         own[[asked, quantity]].to_numpy(dtype=float).T
         for _, own in pairs.groupby("patient")
-        if bool(own[[asked, quantity]].nunique().gt(1).all())
+        if all(own[name].nunique() > 1 for name in (asked, quantity))
     ]
     slopes: list[Any] = [stats.linregress(*own)[0] for own in each]
     correlations: list[Any] = [stats.spearmanr(*own)[0] for own in each]
