@@ -50,7 +50,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an entry of config.json, as diffusers writes and reads it
         self,
         channels: Sequence[int] = (32, 64),
         blocks: int = 1,

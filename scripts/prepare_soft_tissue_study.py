@@ -56,10 +56,11 @@ def main() -> int:
         print(f"Set {', '.join(missing)}: DIFFTUMOR_REAL_CT is the folder that holds sts/.", file=sys.stderr)
         return 2
     try:
-        print(f"Prepared {prepare(Path(os.environ['DIFFTUMOR_REAL_CT']), folds=options.folds)}.")
+        prepared = prepare(Path(os.environ["DIFFTUMOR_REAL_CT"]), folds=options.folds)
     except (DiffTumorError, subprocess.CalledProcessError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    print(f"Prepared {prepared}.")
     return 0
 
 

@@ -23,10 +23,7 @@ _MARGIN_VOXELS = 12
 
 
 def train(options: argparse.Namespace) -> bool:
-    """Train stage two, write the generator and the records of the run.
-
-    Returns:
-        Whether what was measured is of held-out cases.
+    """Train stage two, write the generator and the records of the run; True if held-out cases were measured.
 
     Raises:
         DiffTumorError: If an input cannot be used or the output folder is taken.
