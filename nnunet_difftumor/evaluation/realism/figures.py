@@ -127,7 +127,7 @@ def draw_methods(collection: Collection, heading: str) -> Figure:
         return _montage(generated, heading)
     middle = generated.loc[(generated["radius_mm"] - 12.0).abs().idxmin(), "of"]
     tumors = collection.tumors
-    same = select(tumors, [place is middle for place in tumors["of"]] & tumors["made"].notna())
+    same = select(tumors, tumors["of"].map(lambda place: place is middle) & tumors["made"].notna())
     return _montage(same, heading, [f"\n{method}" for method in same["method"]])
 
 

@@ -89,7 +89,7 @@ def _sources(loaded: LoadedGenerator, settings: EvaluationSettings, target: str)
     from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Sources
 
     tissue, reconstruct = DiffusionTissue(loaded, steps=settings.steps), reconstruct_with(loaded.pipeline.autoencoder)
-    return Sources(tissue, reconstruct, loaded.info, looks=make_appearance_rule(target))
+    return Sources(tissue, reconstruct, loaded.info, make_appearance_rule(target, examples=tissue.appearances))
 
 
 def _value(label: str | None) -> str | int | None:

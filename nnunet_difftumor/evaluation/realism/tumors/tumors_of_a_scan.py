@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,19 +43,15 @@ class Sources:
 
     Attributes:
         info: What the generator's folder says of it.
+        looks: What requested looks are drawn from.
         donors: Real tumours for copy-paste, on the grid of the scans.
-        looks: What requested looks are drawn from; by default the tumours that the generator was trained on.
     """
 
     generator: DiffusionTissue
     reconstruct: Reconstruct
     info: GeneratorInfo
+    looks: AppearanceRule
     donors: tuple[Donor, ...] = ()
-    looks: AppearanceRule = field(default_factory=AppearanceRule)
-
-    def __post_init__(self) -> None:
-        if not self.looks.examples:
-            object.__setattr__(self, "looks", replace(self.looks, examples=self.generator.appearances))
 
     def synthesizers(self, patient: str) -> dict[str, TumorSynthesizer]:
         """What makes tumours of each method in the scan of a patient, whose own tumour is no donor."""
@@ -155,17 +151,12 @@ def diversity(
 
 def request_looks(places: Sequence[Place], settings: EvaluationSettings) -> tuple[list[Place], list[Place]]:
     """Ask for contrasts, and then for heterogeneities, at places; the rest of a look stays."""
-    contrasts = [
-        place.asking(Appearance(contrast_hu=hu, heterogeneity_hu=place.spec.heterogeneity_hu))
-        for place in places
-        for hu in settings.control_contrasts_hu
-    ]
-    heterogeneities = [
-        place.asking(Appearance(contrast_hu=place.spec.contrast_hu, heterogeneity_hu=hu))
-        for place in places
-        for hu in settings.control_heterogeneities_hu
-    ]
-    return contrasts, heterogeneities
+    asked = [(place, place.spec.appearance) for place in places]
+    contrasts_hu, heterogeneities_hu = settings.control_contrasts_hu, settings.control_heterogeneities_hu
+    return (
+        [place.asking(replace(look, contrast_hu=hu)) for place, look in asked for hu in contrasts_hu],
+        [place.asking(replace(look, heterogeneity_hu=hu)) for place, look in asked for hu in heterogeneities_hu],
+    )
 
 
 def balls_in_target(

@@ -69,7 +69,7 @@ def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> Eva
 def sources() -> Sources:
     donors = tuple(donor_of_scan(scan(identifier=name, seed=seed), WINDOW) for seed, name in enumerate("ab"))
     info = GeneratorInfo(roi_sides=(32, 48), margin_voxels=8, training_tumors=(), preset="nano", data_note="")
-    return Sources(ConstantTissue(), blur, info, donors)
+    return Sources(ConstantTissue(), blur, info, AppearanceRule(examples=ConstantTissue.appearances), donors)
 
 
 def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[Row]]:
