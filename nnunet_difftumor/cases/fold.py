@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.cases import leak_guard
 from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, count_label_voxels, group_cases
 from nnunet_difftumor.cases.splits import (
     DEFAULT_SEED,
@@ -186,6 +185,8 @@ def check_leaks(
     Raises:
         LeakError: If the generator knows validation cases, or does not tell what trained it.
     """
+    from nnunet_difftumor.cases import leak_guard  # prediction imports this module too, and needs no generator
+
     provenance = leak_guard.read_provenance(generator_folder)
     cache = data.open_cache()
     masks = tumor_masks_of(data.labels, target or config.organ_targets[0])
