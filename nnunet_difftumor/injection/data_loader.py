@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.injection.case_tumors import draw_case_tumors, locations_with_tumors, values_of
+from nnunet_difftumor.injection.case_tumors import CaseTumors, draw_case_tumors, locations_with_tumors, values_of
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.log import take_picture
 from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, describe_tumor
@@ -242,10 +242,13 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         target = _choose({key: self._weights[key] for key, voxels in organs.items() if len(voxels)}, rng)
         if target is None:
             return replace(draw, refusal="organ_lost_in_resampling")
-        organ_voxels, rules, rng = np.asarray(organs[target])[:, 1:], self._rules[target], draw.stream.rng(_TUMORS)
-        tumors = draw_case_tumors(self._state.labels, organ_voxels, rules, rng, is_misplaced=self._plan.is_misplaced)
+        tumors = self._draw_tumors(np.asarray(organs[target])[:, 1:], target, draw.stream.rng(_TUMORS))
         refusal = None if tumors.labelled else "no_room"
         return replace(draw, target=target, tumors=tumors, refusal=refusal, is_carrying=refusal is None)
+
+    def _draw_tumors(self, organ_voxels: NDArray[np.integer], target: int, rng: np.random.Generator) -> CaseTumors:
+        rules, labels = self._rules[target], self._state.labels
+        return draw_case_tumors(labels, organ_voxels, rules, rng, is_misplaced=self._plan.is_misplaced)
 
     def _request(self, draw: SampleDraw, lower: Sequence[int]) -> InjectionRequest | None:
         """The tumours that reach the crop, in its frame; None if none does."""
