@@ -1,11 +1,9 @@
 """Crops and masks in, tumours out: the diffusers pipeline around autoencoder, denoiser and scheduler."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -33,6 +31,15 @@ class TumorPipelineOutput(NamedTuple):
     reconstruction_hu: Tensor
 
 
+class _Asked(NamedTuple):
+    """Crops with what is asked of each: contrast and heterogeneity in HU, NaN where nothing is."""
+
+    image_hu: Tensor
+    tumor_mask: Tensor
+    contrast_hu: Tensor
+    heterogeneity_hu: Tensor
+
+
 class TumorDiffusionPipeline(DiffusionPipeline):
     """Synthesise a tumour inside the mask of each crop.
 
@@ -51,9 +58,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         self.register_modules(autoencoder=autoencoder, denoiser=denoiser, scheduler=scheduler)
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
-    ) -> TumorDiffusionPipeline:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Load a pipeline from a local folder that names our own classes and holds no pickle, in evaluation mode.
 
         diffusers imports whatever module `model_index.json` names, so the file is checked first.
@@ -179,15 +184,6 @@ class TumorDiffusionPipeline(DiffusionPipeline):
 def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:
     """Combine the two stages with the scheduler of the denoiser's objective."""
     return TumorDiffusionPipeline(autoencoder, denoiser, denoiser.objective.make_scheduler())
-
-
-class _Asked(NamedTuple):
-    """Crops with what is asked of each: contrast and heterogeneity in HU, NaN where nothing is."""
-
-    image_hu: Tensor
-    tumor_mask: Tensor
-    contrast_hu: Tensor
-    heterogeneity_hu: Tensor
 
 
 class _DenoiserInputs(NamedTuple):
