@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_cdt, find_objects
+from scipy.ndimage import distance_transform_cdt, find_objects, gaussian_filter
 
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
@@ -18,6 +18,8 @@ BoolArray = NDArray[np.bool_]
 
 _LARGEST_HALF_BLOCK = 6
 _LIMIT_SD = 3.0
+_EDGE_SIGMA_MM = 3.0
+_ORGAN_WEIGHT = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +76,24 @@ def free_tissue(scan: EvaluationScan) -> FreeTissue:
     return FreeTissue(level_hu, noise_hu, np.clip(centres, half, np.asarray(tissue.shape) - half), half)
 
 
-def without_target(scan: EvaluationScan, rng: np.random.Generator) -> FloatArray:
+def without_target(scan: EvaluationScan, window_hu: tuple[float, float], rng: np.random.Generator) -> FloatArray:
     """Put tumour-free tissue in the place of a scan's largest tumour.
 
-    A tumour that is made there gets the noise of that tissue, and nothing of the real one is left.
+    A tumour that is made there gets the noise of that tissue, and nothing of the real one is left. The level goes from
+    that of the surroundings at the edge to that of the organ inside: a step there would be taken for noise.
+
+    Args:
+        window_hu: Window to which the surroundings are limited, in HU.
 
     Returns:
         Image in HU; outside the tumour that of the scan. Shape (D, H, W).
     """
-    tissue = free_tissue(scan)
-    image_hu = scan.image_hu.copy()
+    tissue, image_hu = free_tissue(scan), scan.image_hu.copy()
     box = find_objects(scan.target.astype(np.uint8))[0]
     inside = scan.target[box]
-    image_hu[box][inside] = tissue.level_hu + tissue.quilt(inside.shape, rng)[inside]
+    above_hu = np.where(scan.target, 0.0, np.clip(image_hu, *window_hu) - tissue.level_hu)
+    sigma = _EDGE_SIGMA_MM / np.asarray(scan.spacing_mm)
+    total_hu, weight = (gaussian_filter(values, sigma)[box] for values in (above_hu, (~scan.target).astype(np.float32)))
+    smooth_hu = tissue.level_hu + total_hu / (weight + _ORGAN_WEIGHT)
+    image_hu[box][inside] = (smooth_hu + tissue.quilt(inside.shape, rng))[inside]
     return image_hu

@@ -58,13 +58,13 @@ class Place:
         return replace(self, tumor=surface)
 
 
-def place_of_target(scan: EvaluationScan, rng: np.random.Generator) -> Place:
-    """The place of a scan's largest tumour, on a host without it.
+def place_of_target(scan: EvaluationScan, window_hu: tuple[float, float], rng: np.random.Generator) -> Place:
+    """The place of a scan's largest tumour, on a host without it (see `without_target`).
 
     The soft rim is kept to the organ, as in any synthesis: it never covers fat or bone beside the tumour.
     """
     allowed = scan.organ | scan.target
-    host = Host(without_target(scan, rng), scan.spacing_mm, allowed, allowed, np.ones_like(allowed))
+    host = Host(without_target(scan, window_hu, rng), scan.spacing_mm, allowed, allowed, np.ones_like(allowed))
     return Place(scan, IN_PLACE, "largest tumour", host, MaskSurface(scan.target, scan.spacing_mm, seed=0))
 
 

@@ -90,7 +90,7 @@ def replace_target(
         of the real tumour itself.
     """
     window_hu = sources.generator.window_hu
-    target = place_of_target(scan, rng)
+    target = place_of_target(scan, window_hu, rng)
     organ_sd_hu = organ_highpass_sd_hu(scan, window_hu)
     own = real_tumor(scan)
     real = measure_tumor(target, making.REAL, 0, own, window_hu, organ_sd_hu)

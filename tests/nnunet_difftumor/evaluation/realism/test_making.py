@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from diffusion.generator.info import GeneratorInfo
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
@@ -98,14 +98,28 @@ def test_a_tumour_in_place_is_what_training_injects(sources):
     """The same voxels as of the synthesizer on the scan without its tumour."""
     host = scan()
     rng = np.random.default_rng(0)
-    place = place_of_target(host, rng)
-    assert np.array_equal(place.host.image_hu, without_target(host, np.random.default_rng(0)))
+    place = place_of_target(host, WINDOW, rng)
+    assert np.array_equal(place.host.image_hu, without_target(host, WINDOW, np.random.default_rng(0)))
     look = Appearance(contrast_hu=-30.0)
     found = making.make(place.asking(look, 5), TumorSynthesizer(ConstantTissue()))
     surface = MaskSurface(host.target, SPACING, 5, look)
     injected = TumorSynthesizer(ConstantTissue()).synthesize(place.host, [surface])
     assert np.array_equal(found.image_hu, injected.apply_to(place.host.image_hu)[found.box])
     assert np.array_equal(found.label, injected.label_mask(host.image_hu.shape)[found.box])
+
+
+def test_the_healthy_host_has_no_edge_where_the_tumour_was():
+    """Beside fat it starts as fat, beside the organ as the organ, and inside it is the organ: a step is no noise."""
+    host = scan()
+    fat = ~host.target & (np.indices(host.target.shape)[1] * 2.0 >= 44.0)  # beyond 12 mm of one side of the tumour
+    host.image_hu[fat] -= 160.0
+    image_hu = without_target(replace(host, organ=host.organ & ~fat), WINDOW, np.random.default_rng(0))
+    assert np.array_equal(image_hu[~host.target], host.image_hu[~host.target])
+    from_fat_mm, from_tissue_mm = (distance_transform_edt(~mask, sampling=SPACING) for mask in (fat, ~host.target))
+    edge = host.target & (from_tissue_mm <= 2.0)
+    assert image_hu[edge & (from_fat_mm <= 2.0)].mean() < -40.0
+    assert image_hu[edge & (from_fat_mm > 12.0)].mean() == pytest.approx(60.0, abs=5.0)
+    assert image_hu[host.target & (from_tissue_mm > 7.0)].mean() == pytest.approx(60.0, abs=10.0)
 
 
 def test_what_cannot_be_seen_is_counted_and_not_measured(sources):
@@ -187,7 +201,9 @@ def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
     host = scan()
     organ = host.organ.copy()
     organ[:, 20:] = False  # the tumour reaches beyond it
-    place = place_of_target(replace(host, organ=organ), np.random.default_rng(0)).asking(Appearance(contrast_hu=-40.0))
+    place = place_of_target(replace(host, organ=organ), WINDOW, np.random.default_rng(0)).asking(
+        Appearance(contrast_hu=-40.0)
+    )
     made = making.make(place, TumorSynthesizer(ConstantTissue()))
     rim = (made.image_hu != place.host.image_hu[made.box]) & ~made.label
     assert np.array_equal(made.label, host.target[made.box])
@@ -208,7 +224,7 @@ def test_every_method_gets_the_same_places_and_requests(sources):
 
 def test_copy_paste_takes_another_patients_texture_at_the_requested_contrast(sources):
     host = scan()
-    place = place_of_target(host, np.random.default_rng(0)).asking(Appearance(contrast_hu=-35.0), 0)
+    place = place_of_target(host, WINDOW, np.random.default_rng(0)).asking(Appearance(contrast_hu=-35.0), 0)
     pasted = making.make(place, sources.synthesizers(host.identifier)[making.COPY_PASTE])
     inside_hu = pasted.image_hu[pasted.label]
     assert inside_hu.mean() == pytest.approx(25.0, abs=1.5)
