@@ -59,9 +59,11 @@ def wilcoxon_p_value(differences: FloatArray) -> FloatArray:
     Returns:
         p-value. Shape (...); 1 where no patient differs.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        tested = stats.wilcoxon(differences, axis=-1, zero_method="pratt", method="approx")
-    return np.where(np.any(differences, axis=-1), np.asarray(tuple(tested)[1]), 1.0)
+    has_any = np.any(differences, axis=-1)
+    tested = stats.wilcoxon(
+        np.where(has_any[..., None], differences, 1.0), axis=-1, zero_method="pratt", method="approx"
+    )
+    return np.where(has_any, np.asarray(tuple(tested)[1]), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
