@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -70,7 +71,7 @@ class TumorSampling:
                 raise ValueError(f"TumorSampling needs {field.name} from 0 to 1, got {getattr(self, field.name)}.")
 
 
-class _Crops(Dataset[Batch]):
+class _Crops(Dataset[Batch], ABC):
     """Batches that depend on seed and index alone; each has one side of the preset's, and at least two crops."""
 
     def __init__(self, preset: TrainingPreset, seed: int) -> None:
@@ -83,8 +84,8 @@ class _Crops(Dataset[Batch]):
         side = int(rng.choice(self._preset.crop_sides, p=self._preset.crop_probabilities))
         return self._draw_batch(side, max(_SMALLEST_BATCH, self._preset.voxels_per_batch // side**3), rng)
 
-    def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
-        raise NotImplementedError
+    @abstractmethod
+    def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch: ...
 
 
 class AutoencoderCrops(_Crops):

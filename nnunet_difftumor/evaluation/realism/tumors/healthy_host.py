@@ -18,8 +18,8 @@ BoolArray = NDArray[np.bool_]
 
 _LARGEST_HALF_BLOCK = 6
 _LIMIT_SD = 3.0
-_EDGE_SIGMA_MM = 3.0
-_ORGAN_WEIGHT = 0.02
+_EDGE_SIGMA_MM = 3.0  # over which the level of the surroundings gives way to the organ's
+_ORGAN_WEIGHT = 0.02  # of the organ's level everywhere, so that it is reached inside
 
 
 @dataclass(frozen=True, eq=False)
