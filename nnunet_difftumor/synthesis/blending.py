@@ -57,21 +57,10 @@ def composite(
             f"image {image_hu.shape}, tumour {tumor_hu.shape}, reconstruction {reconstruction_hu.shape} and weight "
             f"{weight.shape} must share one shape. Crop all four with the same bounding box."
         )
-    residual = limit_residual(np.clip(image_hu, *window_hu) - reconstruction_hu, weight, residual_sd_hu)
+    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
+    residual = np.clip(np.clip(image_hu, *window_hu) - reconstruction_hu, -limit, limit).astype(np.float32)
     blended = (1.0 - weight) * image_hu + weight * (tumor_hu + residual)
     return np.where(weight > 0, blended, image_hu).astype(np.float32)
-
-
-def limit_residual(residual_hu: FloatArray, weight: FloatArray, residual_sd_hu: float) -> FloatArray:
-    """Limit a residual to 3 sd / w^2: noise inside a tumour, everything where the host shows through.
-
-    Args:
-        residual_hu: Host minus reconstruction in HU. Shape (D, H, W).
-        weight: Blending weight w in [0, 1]. Same shape.
-        residual_sd_hu: Robust standard deviation of the host's residual in HU.
-    """
-    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
-    return np.clip(residual_hu, -limit, limit).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -94,22 +83,16 @@ class Visibility:
     def is_as_requested(self, requested_hu: float | None) -> bool:
         """True if it is visible, and not bright where dark was requested or the other way round.
 
-        Args:
-            requested_hu: Requested contrast in HU, or None; one too faint to be seen has no side.
+        A requested contrast that is too faint to be seen has no side.
         """
         has_side = requested_hu is not None and abs(requested_hu) >= MINIMUM_CONTRAST_HU
         return self.is_visible and not (has_side and self.contrast_hu * (requested_hu or 0.0) < 0)
 
 
 def measure_visibility(inside_hu: NDArray[np.floating], rim_hu: NDArray[np.floating]) -> Visibility:
-    """Compare a tumour with its rim: visible means at least 5 HU and two standard errors.
+    """Compare the voxels of a label with those of its rim, unchanged host tissue: shapes (N,) and (M,).
 
-    Args:
-        inside_hu: Voxels of the label in HU. Shape (N,).
-        rim_hu: Voxels of the rim, unchanged host tissue, in HU. Shape (M,).
-
-    Returns:
-        Contrast and what was required of it; without a rim, the tumour counts as invisible.
+    Visible means at least 5 HU and two standard errors; without a rim, the tumour counts as invisible.
     """
     if inside_hu.size == 0 or rim_hu.size == 0:
         return Visibility(0.0, math.inf)

@@ -44,7 +44,6 @@ class RegionOfInterest:
 
     Attributes:
         side: Side in voxels.
-        spacing_mm: Spacing in mm.
         start_mm: Position of voxel (0, 0, 0) in the frame of the host's grid, in mm. (D, H, W).
     """
 
@@ -67,7 +66,6 @@ class RegionOfInterest:
 
         Args:
             image_hu: Host image in HU. Shape (D, H, W).
-            spacing_mm: Spacing of the host in mm, array order.
             valid_mask: True in real CT, False in padding around it. Shape (D, H, W).
         """
         spacing, start_mm = np.asarray(spacing_mm), np.asarray(self.start_mm)
@@ -105,13 +103,7 @@ def choose_roi(
 
     The spacing is the finest of the generator's range, but not finer than the host's own finest axis
     unless the tumour would then be under three voxels in radius; it gets coarser where the largest side
-    could not hold the tumour otherwise, so that the cost of any tumour is bounded.
-
-    Args:
-        host_spacing_mm: Spacing of the host in mm, array order.
-
-    Returns:
-        The region, centred on the tumour.
+    could not hold the tumour otherwise, so that the cost of any tumour is bounded. It is centred on the tumour.
     """
     radius_mm = surface.spec.radius_mm
     extent_mm = float(surface.half_extent_mm.max())

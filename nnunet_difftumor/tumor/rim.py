@@ -23,10 +23,6 @@ def signed_distance_mm(label: BoolArray, spacing_mm: Sequence[float]) -> NDArray
 
     Args:
         label: True inside, with voxels of both kinds. Shape (D, H, W).
-        spacing_mm: Spacing in mm, array order.
-
-    Returns:
-        Distance in mm. Same shape.
     """
     edge_mm = 0.5 * float(min(spacing_mm))
     inside = np.asarray(distance_transform_edt(label, sampling=spacing_mm))
@@ -38,8 +34,7 @@ def ring_level_hu(host_hu: FloatArray, organ: BoolArray, distance_mm: FloatArray
     """Mean of the organ's tissue 1.5 to 6 mm outside a label.
 
     Args:
-        host_hu: Host in HU. Shape (D, H, W).
-        organ: True in the organ, tumours left out. Same shape.
+        organ: True in the organ, tumours left out. Shape (D, H, W).
         distance_mm: Signed distance to the label's surface in mm. Same shape.
 
     Returns:

@@ -53,9 +53,6 @@ PAPER_SIZE_CLASSES: tuple[SizeClass, ...] = (
 def fit_size_classes(size_classes: Sequence[SizeClass], largest_radius_mm: float) -> tuple[SizeClass, ...]:
     """Limit size classes to what a region can hold.
 
-    Args:
-        largest_radius_mm: Largest radius that fits, in mm.
-
     Returns:
         Classes with their upper ends lowered; classes that start above the limit are left out. If none
         is left, the class that starts lowest is kept with both ends at the limit.

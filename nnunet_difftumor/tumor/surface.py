@@ -58,11 +58,9 @@ class TumorSurface:
     def signed_distance_on_grid(
         self, shape: Sequence[int], spacing_mm: Vector, start_mm: Vector
     ) -> NDArray[np.float32]:
-        """Signed distance in mm at the voxel centres of a grid. Shape (D, H, W).
+        """Signed distance in mm at the voxel centres of a grid that starts at a place in the frame of `spec.centre_mm`.
 
-        Args:
-            spacing_mm: Spacing of the grid in mm, array order.
-            start_mm: Position of voxel (0, 0, 0) in the frame of `spec.centre_mm`, in mm.
+        Shape (D, H, W), as `shape`.
         """
         axes = [
             start_mm[axis] + np.arange(shape[axis]) * spacing_mm[axis] - self.spec.centre_mm[axis] for axis in range(3)

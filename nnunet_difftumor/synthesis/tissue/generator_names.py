@@ -37,14 +37,11 @@ def resolve_generator(text_or_path: str | Path) -> Path:
         ConfigurationError: If no builtin generator has that name.
         BuiltinNotInstalledError: If it has one, but the weights are not in this installation.
     """
-    if is_builtin(text_or_path):
-        return _builtin_folder(str(text_or_path))
-    folder = Path(text_or_path).expanduser()
-    inner = folder / "generator"  # what train-diffusion leaves in its output folder
-    return inner if (inner / _MODEL_INDEX).is_file() else folder
-
-
-def _builtin_folder(text: str) -> Path:
+    text = str(text_or_path)
+    if not is_builtin(text):
+        folder = Path(text_or_path).expanduser()
+        inner = folder / "generator"  # what train-diffusion leaves in its output folder
+        return inner if (inner / _MODEL_INDEX).is_file() else folder
     name = text.removeprefix(BUILTIN_PREFIX)
     if name not in BUILTIN_NAMES:
         known = ", ".join(f"{BUILTIN_PREFIX}{known}" for known in BUILTIN_NAMES)
@@ -66,9 +63,6 @@ def default_target(generator: str, organ_name: str | None = None) -> str:
     A generator of the user's own was trained on the tumours that are wanted: they are the reference. A builtin one
     was trained on tumours of another organ: a published contrast of the organ is better, and where there is none,
     the training tumours that are darker than their surroundings, as tumours in enhanced organs mostly are.
-
-    Args:
-        organ_name: Name of the organ's label, as far as it is known.
 
     Returns:
         One of `TARGETS`.

@@ -33,22 +33,17 @@ class GeneratedRegions:
 
 
 class TissueGenerator(Protocol):
-    """Makes tumour tissue for regions of interest; the same seed and region give the same tissue."""
+    """Makes tumour tissue for regions of interest; the same seed and region give the same tissue.
 
-    @property
-    def roi_rule(self) -> RoiRule:
-        """Regions that the generator was trained on, and can work on."""
-        ...
+    Attributes:
+        roi_rule: Regions that the generator was trained on, and can work on.
+        window_hu: Lowest and highest value that the generator represents, in HU.
+        appearances: Look of each tumour that the generator learned from, as far as it is known.
+    """
 
-    @property
-    def window_hu(self) -> tuple[float, float]:
-        """Lowest and highest value that the generator represents, in HU."""
-        ...
-
-    @property
-    def appearances(self) -> tuple[Appearance, ...]:
-        """Contrast and heterogeneity of each tumour that the generator learned from, as far as they are known."""
-        ...
+    roi_rule: RoiRule
+    window_hu: tuple[float, float]
+    appearances: tuple[Appearance, ...]
 
     def generate(
         self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
@@ -64,11 +59,11 @@ class TissueGenerator(Protocol):
         Returns:
             Tissue of shape (N, S, S, S).
         """
-        ...
+        raise NotImplementedError
 
 
-class DescribedTissue:
-    """Regions, window and looks of a generator folder, whatever the tissue is made by (see `TissueGenerator`)."""
+class DescribedTissue(TissueGenerator):
+    """Regions, window and looks of a generator folder, whatever the tissue is made by."""
 
     def __init__(self, info: GeneratorInfo) -> None:
         finest_mm, coarsest_mm = info.spacing_range_mm
