@@ -40,7 +40,7 @@ def cross_validation(
 
     Args:
         holdout: Healthy cases that are in no list.
-        folds: Number of folds; with fewer cases to split, one fold a case.
+        folds: Their number; with fewer cases to split, one fold a case.
 
     Raises:
         DatasetError: If there are fewer than two cases to split.
@@ -65,14 +65,10 @@ def cross_validation(
 def arrange_split(
     split: Split, groups: CaseGroups, holdout: Collection[str], *, origin: str = "The splits file"
 ) -> Split:
-    """Apply the rules for healthy cases to a fold of an existing splits file.
+    """Apply the rules for healthy cases to a fold of an existing splits file (`origin`, for messages).
 
     Healthy validation cases move to the training list, since tumour Dice is undefined on them; the
     holdout leaves both lists. Without any tumour case the validation list keeps its healthy cases.
-
-    Args:
-        holdout: Healthy cases that are in no list.
-        origin: File and fold, for messages.
 
     Raises:
         DatasetError: If a list ends up empty, both hold the same case, or the data set does not have one.

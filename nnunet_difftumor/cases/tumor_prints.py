@@ -55,12 +55,10 @@ _SURROUNDINGS: dict[float, tuple[tuple[float, float], ...]] = {
 def take_tumor_prints(
     tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float], image_hu: NDArray[np.float32] | None = None
 ) -> tuple[TumorPrint, ...]:
-    """Take the print of a tumour mask, and of its largest parts if it has several.
+    """Take the print of a tumour mask (D, H, W), and of its largest parts if it has several.
 
     Args:
-        tumor_mask: True inside the tumour. Shape (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
-        image_hu: The CT on the same grid; None leaves the surroundings out. Shape (D, H, W).
+        image_hu: The CT on the same grid; None leaves the surroundings out.
 
     Returns:
         The whole mask first, then up to three connected parts, largest first; what has fewer than 30 voxels
@@ -79,11 +77,7 @@ def take_tumor_prints(
 
 
 def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path | None = None) -> tuple[TumorPrint, ...]:
-    """Take the prints of a label file's tumours; none without a tumour.
-
-    Args:
-        image_path: The CT; without it, or if it lies on another grid, the surroundings are left out.
-    """
+    """Take the prints of a label file's tumours; without their surroundings if there is no CT, or on another grid."""
     labels, geometry = read_labels(path)
     if image_path is not None and np.isin(labels, tumor_values).any():
         ct = read_ct(image_path)
@@ -109,7 +103,7 @@ def can_be_told(prints: Sequence[TumorPrint]) -> bool:
 
 
 def _agree(first: TumorPrint, second: TumorPrint) -> bool:
-    """Say whether every number that both prints have differs by no more than resampling changes it."""
+    """Whether every number that both prints have differs by no more than resampling changes it."""
     return all(difference <= tolerance for difference, tolerance, _ in _comparisons(first, second))
 
 
