@@ -56,8 +56,7 @@ def crop_around(
     """Box around a label (D, H, W) of at least one voxel, with a margin in mm, cut at the volume's borders."""
     voxels = np.argwhere(label)
     margin = np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int)
-    low = np.maximum(voxels.min(axis=0) - margin, 0)
-    high = np.minimum(voxels.max(axis=0) + margin + 1, label.shape)
+    low, high = np.maximum(voxels.min(axis=0) - margin, 0), np.minimum(voxels.max(axis=0) + margin + 1, label.shape)
     return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
 
 
