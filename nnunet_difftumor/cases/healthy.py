@@ -84,7 +84,6 @@ def group_cases(
     targets a healthy case is free of the tumours of all of them, and has the organ of at least one.
 
     Args:
-        label_voxels: What `count_label_voxels` counts.
         healthy_cases: The cases that the user lists as healthy; None takes all that have no tumour.
         confirmed_healthy: Cases without annotated tumour are known to be healthy.
 

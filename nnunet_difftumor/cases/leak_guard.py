@@ -115,10 +115,8 @@ def describe_case(
 
     Args:
         label_file: Label file, on the raw grid.
-        image_file: The raw CT, if it is at hand.
         tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
             label, and the regions that it belongs to.
-        cache: Hashes known from earlier; new ones are kept in it.
     """
     if image_file is None or not image_file.is_file():
         image_file = image_hash = None

@@ -33,14 +33,10 @@ class Split:
 def cross_validation(
     groups: CaseGroups, holdout: Collection[str], *, folds: int = DEFAULT_FOLDS, seed: int = DEFAULT_SEED
 ) -> tuple[Split, ...]:
-    """Split the tumour cases as nnU-Net splits all cases; everything else trains in every fold.
+    """Split the tumour cases as nnU-Net splits all cases; everything else but the holdout trains in every fold.
 
-    With no healthy case the result equals nnU-Net's own default split. Without any tumour case the
-    healthy cases are split instead.
-
-    Args:
-        holdout: Healthy cases that are in no list.
-        folds: Their number; with fewer cases to split, one fold a case.
+    With no healthy case the result equals nnU-Net's own default split. Without any tumour case the healthy cases are
+    split instead. With fewer cases to split than folds, there is one fold a case.
 
     Raises:
         DatasetError: If there are fewer than two cases to split.
@@ -132,14 +128,11 @@ def read_holdout(path: Path) -> tuple[str, ...] | None:
 
 
 def write_splits(folder: Path, folds: Sequence[Split], holdout: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Write splits_final.json and healthy_holdout.json.
+    """Write splits_final.json and healthy_holdout.json; False if the same splits and holdout were there already.
 
     Args:
         folder: The data set's folder in nnUNet_preprocessed.
         holdout: What to write about the holdout; "holdout" lists its cases.
-
-    Returns:
-        False if the same splits and holdout were there already.
 
     Raises:
         OutputExistsError: If other splits are there and `overwrite` is False.

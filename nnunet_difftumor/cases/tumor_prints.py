@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 
@@ -55,14 +56,9 @@ _SURROUNDINGS: dict[float, tuple[tuple[float, float], ...]] = {
 def take_tumor_prints(
     tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float], image_hu: NDArray[np.float32] | None = None
 ) -> tuple[TumorPrint, ...]:
-    """Take the print of a tumour mask (D, H, W), and of its largest parts if it has several.
+    """Take the print of a tumour mask (D, H, W), and of up to three connected parts, largest first, if it has several.
 
-    Args:
-        image_hu: The CT on the same grid; None leaves the surroundings out.
-
-    Returns:
-        The whole mask first, then up to three connected parts, largest first; what has fewer than 30 voxels
-        is left out.
+    What has fewer than 30 voxels is left out, and so are the surroundings without the CT on the same grid.
     """
     corner, numbers, count = number_within_box(tumor_mask)
     wanted = [numbers > 0]
@@ -81,11 +77,8 @@ def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path |
     labels, geometry = read_labels(path)
     if image_path is not None and np.isin(labels, tumor_values).any():
         ct = read_ct(image_path)
-        try:
+        with suppress(GeometryMismatchError):  # a CT elsewhere says nothing about the tumour's surroundings
             placed = place_labels(labels, geometry, path, ct)
-        except GeometryMismatchError:
-            pass  # a CT elsewhere says nothing about the tumour's surroundings: its shape alone is described
-        else:
             return take_tumor_prints(np.isin(placed, tumor_values), ct.spacing_mm, ct.image_hu)
     return take_tumor_prints(np.isin(labels, tumor_values), geometry.spacing_mm)
 

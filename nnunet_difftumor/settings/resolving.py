@@ -65,9 +65,7 @@ class ResolvedConfig:
 def resolve_config(labels: Mapping[str, Any], sources: Sequence[ConfigSource]) -> ResolvedConfig:
     """Combine the sources key by key; an earlier source wins, and defaults fill the rest.
 
-    Args:
-        labels: `labels` of dataset.json, from which missing label roles are inferred.
-        sources: Strongest first.
+    Missing label roles are inferred from the `labels` of dataset.json.
 
     Raises:
         ConfigurationError: If a key is unknown, a value has the wrong type or range, or a label cannot be found.

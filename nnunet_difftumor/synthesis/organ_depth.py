@@ -38,7 +38,6 @@ def lies_at_depth(
 
     Args:
         labels: Labels that are read by slices, as nnU-Net stores them. Shape (1, D, H, W).
-        voxel: Index (D, H, W).
         depth_range_mm: Smallest and largest distance from the organ's surface in mm.
     """
     low_mm, high_mm = depth_range_mm

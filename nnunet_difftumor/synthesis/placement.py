@@ -62,7 +62,6 @@ class Surroundings:
 
     Attributes:
         start: Voxel of the scan at the box's corner. (D, H, W).
-        organ: True in the organ.
         replaceable: True where a voxel may become tumour.
         keep_off: Masks that a tumour's surface keeps a distance from, and those distances in mm.
     """

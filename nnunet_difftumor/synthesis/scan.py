@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ class ScanRequest:
         heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
             the training tumours.
         steps: Denoising steps T; None for four, or those of the record that is replayed.
-        seed: Seed of places, shapes and tissue.
         replay_path: A tumors.json whose tumours are made again, or None.
     """
 
@@ -92,14 +91,9 @@ class ScanRequest:
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:
-    """Put tumours into a CT file and write CT, label map, records and montage.
+    """Put tumours into a CT file and write CT, label map, records and montage into a folder.
 
-    Args:
-        output: Folder for the results; nothing is written if no tumour could be placed.
-        overwrite: Replace results that are there already.
-
-    Returns:
-        The tumours and what was given up.
+    Nothing is written if no tumour could be placed.
 
     Raises:
         DiffTumorError: For every kind of bad input, with the file and the fix.
@@ -138,7 +132,7 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
             "target": request.target,
             "seed": request.seed,
             "rejected": dict(result.rejected),
-            "tumors": [tumor.record.to_json() for tumor in result.tumors],
+            "tumors": [asdict(tumor.record) for tumor in result.tumors],
         }
         _write_results(output, ct, np.where(result.label_mask(organ.shape), tumor_label, organ_map), result, records)
     return result
@@ -163,24 +157,18 @@ def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest)
     values = [int(value) for value in np.unique(organ_map) if value != 0]
     if not values:
         raise EmptyOrganError(f"{request.organ_mask_path} has no voxel above 0; give a mask that contains the organ.")
-    if request.organ_label is None:
-        if len(values) > 1:
-            raise MissingLabelError(
-                f"{request.organ_mask_path} holds {_list_labels(values)}; name the organ's with --organ-label N."
-            )
+    if request.organ_label in values:
+        return int(request.organ_label)
+    if request.organ_label is None and len(values) == 1:
         return values[0]
-    if request.organ_label not in values:
-        raise MissingLabelError(
-            f"--organ-label {request.organ_label} is not in {request.organ_mask_path}, which holds "
-            f"{_list_labels(values)}."
-        )
-    return request.organ_label
-
-
-def _list_labels(values: list[int]) -> str:
-    if len(values) <= _MOST_LISTED_LABELS:
-        return f"the labels {values}"
-    return f"{len(values)} different values from {values[0]} to {values[-1]}: this looks like an image and no mask"
+    held = f"the labels {values}"
+    if len(values) > _MOST_LISTED_LABELS:
+        held = f"{len(values)} different values from {values[0]} to {values[-1]}: this looks like an image and no mask"
+    if request.organ_label is None:
+        raise MissingLabelError(f"{request.organ_mask_path} holds {held}; name the organ's with --organ-label N.")
+    raise MissingLabelError(
+        f"--organ-label {request.organ_label} is not in {request.organ_mask_path}, which holds {held}."
+    )
 
 
 def _given_tumor(

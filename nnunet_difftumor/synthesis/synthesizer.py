@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.ndimage import maximum_filter1d
 
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of, inside, widened
 from nnunet_difftumor.ct.resample import average_onto
-from nnunet_difftumor.synthesis.blending import composite, measure_visibility, robust_sd
+from nnunet_difftumor.synthesis.blending import composite, robust_sd, visible_contrast_hu
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
 from nnunet_difftumor.synthesis.results import (
     INVISIBLE,
@@ -42,8 +42,6 @@ class PreparedTumor:
     """A tumour that has a place: its region of interest and its clipped drawing on the host.
 
     Attributes:
-        spec: What was drawn.
-        roi: Region of interest in which tissue is generated.
         roi_mask: True inside the tumour. Shape of the region.
         box: Where label and weight lie in the host.
         label: True where the voxel becomes tumour. Shape of the box.
@@ -76,28 +74,21 @@ class PreparedTumor:
         return replace(self, rim_hu=host.image_hu[wide][organ if has_organ_rim else free], has_organ_rim=has_organ_rim)
 
 
+@dataclass(eq=False)
 class TumorSynthesizer:
     """Puts drawn tumours into hosts with a tissue generator.
 
     Attributes:
-        tissue: Where the tumour tissue comes from.
         max_attempts: How often a tumour that cannot be seen is generated before it is dropped, at least 1.
         minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
         has_residual: The host's noise is added to the tissue; False shows what the tissue is without it.
     """
 
-    def __init__(
-        self,
-        tissue: TissueGenerator,
-        *,
-        max_attempts: int = 2,
-        minimum_inside_share: float = 0.5,
-        has_residual: bool = True,
-    ) -> None:
-        self.tissue = tissue
-        self.max_attempts = max_attempts
-        self.minimum_inside_share = minimum_inside_share
-        self.has_residual = has_residual
+    tissue: TissueGenerator
+    _: KW_ONLY
+    max_attempts: int = 2
+    minimum_inside_share: float = 0.5
+    has_residual: bool = True
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> TumorSynthesizer:
@@ -275,8 +266,8 @@ def _calibrated(prepared: PreparedTumor, image_hu: FloatArray) -> FloatArray:
 
 def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: int) -> SynthesizedTumor | None:
     """Measure a blended tumour, or None if it cannot be seen as it was requested."""
-    visibility = measure_visibility(image_hu[prepared.label], prepared.rim_hu)
-    if not visibility.is_as_requested(prepared.spec.contrast_hu):
+    contrast_hu = visible_contrast_hu(image_hu[prepared.label], prepared.rim_hu, prepared.spec.contrast_hu)
+    if contrast_hu is None:
         return None
     voxel_mm3 = float(np.prod(host.spacing_mm))
     record = TumorRecord(
@@ -286,7 +277,7 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
         roi_spacing_mm=prepared.roi.spacing_mm,
         drawn_mm3=prepared.drawn_voxels * voxel_mm3,
         label_mm3=int(prepared.label.sum()) * voxel_mm3,
-        contrast_hu=visibility.contrast_hu,
+        contrast_hu=contrast_hu,
     )
     return SynthesizedTumor(prepared.box, image_hu, prepared.weight > 0, prepared.label, record)
 

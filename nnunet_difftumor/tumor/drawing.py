@@ -68,7 +68,8 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
 
     offset_mm = start * spacing - fine_start
     edge_mm = float(fine_spacing.min())
-    share = average_onto(_ramp(distance_mm, edge_mm), fine_spacing, shape, spacing, offset_mm)
+    ramp = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0).astype(np.float32)
+    share = average_onto(ramp, fine_spacing, shape, spacing, offset_mm)
     mean_distance_mm = average_onto(distance_mm, fine_spacing, shape, spacing, offset_mm)
     weight = average_onto(_soft_rim(distance_mm, rim_mm), fine_spacing, shape, spacing, offset_mm)
     count = max(1, round(surface.volume_mm3 / float(np.prod(spacing))))
@@ -84,10 +85,6 @@ def _fine_grid(
     fine = np.maximum(np.minimum(spacing, radius_mm / 6.0), min(bounded, radius_mm / 4.0))
     counts = np.ceil(extent_mm / fine).astype(int) + 1
     return (int(counts[0]), int(counts[1]), int(counts[2])), fine, start_mm - 0.5 * spacing
-
-
-def _ramp(distance_mm: NDArray[np.float32], width_mm: float) -> NDArray[np.float32]:
-    return np.clip(0.5 - distance_mm / width_mm, 0.0, 1.0).astype(np.float32)
 
 
 def _soft_rim(distance_mm: NDArray[np.float32], rim_mm: float) -> NDArray[np.float32]:
@@ -113,12 +110,9 @@ class MaskSurface:
     """Surface of a tumour that a person drew as a mask; the mask is used as it is."""
 
     def __init__(self, mask: NDArray[np.bool_], spacing_mm: Vector, seed: int, appearance: Appearance | None = None):
-        """Measure a mask.
+        """Measure a mask, True inside the tumour, of shape (D, H, W).
 
-        Args:
-            mask: True inside the tumour. Shape (D, H, W).
-            seed: Seed of the generator's noise.
-            appearance: How the tumour shall look; None leaves it to the generator.
+        The seed is that of the generator's noise; without a look, the generator chooses it.
 
         Raises:
             DiffTumorError: If the mask is empty.

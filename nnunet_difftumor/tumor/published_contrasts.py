@@ -63,8 +63,6 @@ def make_appearance_rule(
     """Build the rule that looks are drawn by: the user's range > the published contrast > the training tumours.
 
     Args:
-        target: One of `TARGETS`.
-        heterogeneity_hu: The user's range of standard deviations inside a tumour in HU, or None.
         examples: Looks of the tumours that the generator was trained on.
 
     Raises:

@@ -43,18 +43,12 @@ class RegionOfInterest:
     """An isotropic cube around a tumour.
 
     Attributes:
-        side: Side in voxels.
         start_mm: Position of voxel (0, 0, 0) in the frame of the host's grid, in mm. (D, H, W).
     """
 
     side: int
     spacing_mm: float
     start_mm: tuple[float, float, float]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape in voxels."""
-        return (self.side, self.side, self.side)
 
     def sample(
         self, image_hu: NDArray[np.floating], spacing_mm: Sequence[float], valid_mask: NDArray[np.bool_] | None = None
@@ -78,8 +72,8 @@ class RegionOfInterest:
         part = image_hu[near]
         if valid_mask is not None:
             part = np.where(valid_mask[near], part, np.float32(AIR_HU))
-        isotropic_mm = (self.spacing_mm,) * 3
-        return resample(part, spacing, self.shape, isotropic_mm, start_mm - first * spacing, fill_value=None)
+        shape, isotropic_mm = (self.side,) * 3, (self.spacing_mm,) * 3
+        return resample(part, spacing, shape, isotropic_mm, start_mm - first * spacing, fill_value=None)
 
     def draw_mask(self, surface: TumorSurface | MaskSurface) -> NDArray[np.bool_]:
         """Draw a tumour on the region, True inside; at least the centre voxel is set. Shape (side, side, side)."""
@@ -91,7 +85,7 @@ class RegionOfInterest:
         distance_mm = surface.signed_distance_on_grid((stop - first).tolist(), (self.spacing_mm,) * 3, start_mm)
         part = distance_mm <= 0.0
         part.flat[int(np.argmin(distance_mm))] = True
-        mask = np.zeros(self.shape, dtype=bool)
+        mask = np.zeros((self.side,) * 3, dtype=bool)
         mask[as_box(first, stop)] = part
         return mask
 

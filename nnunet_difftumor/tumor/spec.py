@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,9 @@ class TumorSpec:
         """Return the same tumour at another centre (mm, array order)."""
         return replace(self, centre_mm=_triple(centre_mm))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` reads back without loss."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TumorSpec:
-        """Read a spec that `to_json` wrote.
+        """Read the `dataclasses.asdict` of a spec, as JSON holds it, without loss.
 
         Raises:
             DiffTumorError: If a key is missing or unknown, or a value is of another kind.

@@ -107,13 +107,10 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
 
 
 def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: bool = False) -> bool:
-    """Take the fingerprint, transfer the plans and preprocess.
+    """Take the fingerprint, transfer the plans and preprocess; False if everything was there already.
 
     Args:
         overwrite: Replace transferred plans that differ, and preprocess again what is there.
-
-    Returns:
-        False if everything was there already.
 
     Raises:
         OutputExistsError: If other transferred plans are there and `overwrite` is False.
@@ -148,8 +145,7 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
 def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
     """Return the entries of the setting in a folder's difftumor.json, and one more unless its data set is there.
 
-    Args:
-        dataset: Full name of the extra data set; an entry may have its number.
+    The data set is given by its full name; an entry may have its number.
     """
     path = folder / CONFIG_FILE_NAME
     written = check({_KEY: _read_settings(path).get(_KEY, [])}, TrainerSettings, path).extra_healthy_datasets

@@ -143,11 +143,8 @@ class ExtraDataset:
     ) -> dict[str, tuple[int, ...]]:
         """Check that none of its cases, by their labels on the raw grid, has a voxel of a tumour of any role.
 
-        Args:
-            labels: `labels` of its dataset.json.
-
         Returns:
-            Cases with an organ, sorted, each with the numbers of the kinds whose organ it has.
+            Cases with an organ, sorted, each with the numbers of the roles whose organ it has.
 
         Raises:
             DatasetError: If a label file is missing, or holds values that dataset.json does not name.
@@ -177,13 +174,10 @@ class ExtraDataset:
         return {case: numbers for case, numbers in places.items() if numbers}
 
     def refuse_collisions(self, identifiers: Collection[str], taken: Mapping[str, str]) -> None:
-        """Raise if one of its cases has the identifier of another data set's case.
-
-        Args:
-            taken: Name of the data set of each identifier that is used already.
+        """Check that none of its cases has an identifier that another data set, named for each, uses already.
 
         Raises:
-            DatasetError: If there is one.
+            DatasetError: If one has.
         """
         twice = sorted(identifier for identifier in identifiers if identifier in taken)
         if twice:

@@ -124,11 +124,7 @@ DIFFERENT = AfterValidator(lambda values: keep_if(0 < len(values) == len(set(val
 
 
 def full_path(written: str, folder: Path, what: str) -> Path:
-    """Find a path that is written in a file; it starts from the file's folder.
-
-    Args:
-        written: The path; it may start with ~ and hold environment variables.
-        what: What names it, for the error.
+    """Find a path that is written in a file as `what`: from its folder, or with ~ or environment variables.
 
     Raises:
         ConfigurationError: If nothing is written, or an environment variable is not set.

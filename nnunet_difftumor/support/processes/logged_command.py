@@ -44,7 +44,11 @@ def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path, 
         except BaseException as error:
             if not (isinstance(error, KeyboardInterrupt) and is_told_to_end):
                 process.terminate()
-            _wait_or_kill(process)  # it may save its state
+            try:
+                process.wait(_GRACE_SECONDS)  # it may save its state
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             raise
 
 
@@ -67,14 +71,6 @@ def program(name: str) -> str:
 def end_of_log(log: Path) -> str:
     """Return the last lines of a log, for an error message."""
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @contextmanager

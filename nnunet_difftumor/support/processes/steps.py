@@ -103,10 +103,9 @@ def run_or_raise(
 
 
 def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, advice: str, root: Path) -> None:
-    """Refuse to go on with a training that was started with other settings or cases.
+    """Refuse to go on with a training that, by its record (JSON), was started with other settings or cases.
 
-    Args:
-        record: What it was started with, as JSON; paths in the study's folder, `root`, may be full ones.
+    Paths in the study's folder, `root`, may be full ones in the record.
 
     Raises:
         OutputExistsError: If anything differs.
@@ -130,9 +129,7 @@ def relative_paths(content: Any, root: Path) -> Any:
 def alone(folder: Path, name: str, *, waits: bool = False, work: str = "trains it") -> Iterator[None]:
     """Keep two processes from making one thing; the lock goes with the process that holds it.
 
-    Args:
-        waits: Wait for the other process, and say so.
-        work: What the other process does, for messages.
+    One that waits says so, and what the other process does (`work`).
 
     Raises:
         RunError: If another process holds the lock and `waits` is False.

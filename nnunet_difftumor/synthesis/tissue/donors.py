@@ -83,7 +83,7 @@ def paste_texture(
     level_hu: float,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Fill a mask with the texture of one of the donors at a contrast.
+    """Fill a mask with the texture of one of the donors at a contrast, in HU, to be blended without a residual.
 
     The texture keeps its own noise and, unless the donor is smaller than the mask, its own scale: whole
     voxels are copied, flipped at random, from a random spot deep enough in the donor.
@@ -94,9 +94,6 @@ def paste_texture(
         radius_mm: Radius of the sphere of the mask's volume, in mm.
         contrast_hu: Contrast against `level_hu`; None takes the donor's own.
         level_hu: Level of the tissue around, in HU.
-
-    Returns:
-        Tissue in HU, to be blended without a residual. Shape (D, H, W).
     """
     donor = donors[int(rng.integers(len(donors)))]
     flipped = tuple(np.flatnonzero(rng.random(3) < 0.5).tolist())

@@ -34,7 +34,7 @@ class HandcraftedTissue(DescribedTissue):
         from diffusion.texture import draw_texture
 
         clipped_hu = np.clip(host_hu, *self.window_hu)
-        smooth_hu = gaussian_filter(clipped_hu, _HOST_SMOOTHING_VOXELS, axes=_IN_SPACE)
+        smooth_hu = np.asarray(gaussian_filter(clipped_hu, _HOST_SMOOTHING_VOXELS, axes=_IN_SPACE), dtype=np.float32)
         masks = torch.from_numpy(tumor_masks[:, None])
         heterogeneities = torch.tensor([look.heterogeneity_hu or 0.0 for look in appearances])
         contrasts = [or_nan(look.contrast_hu) for look in appearances]
@@ -42,5 +42,5 @@ class HandcraftedTissue(DescribedTissue):
         filled_hu = fill_tumor_region(
             torch.from_numpy(smooth_hu[:, None]), masks, torch.tensor(contrasts), texture_hu=texture_hu
         )[:, 0].numpy()
-        tumor_hu = gaussian_filter(filled_hu, _EDGE_SMOOTHING_VOXELS, axes=_IN_SPACE)
+        tumor_hu = np.asarray(gaussian_filter(filled_hu, _EDGE_SMOOTHING_VOXELS, axes=_IN_SPACE), dtype=np.float32)
         return GeneratedRegions(np.clip(tumor_hu, *self.window_hu), smooth_hu)
