@@ -80,11 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run_command(name: str) -> int:
-    """Run one subcommand with the arguments of the process; used by the scripts of a checkout."""
-    return main([name, *sys.argv[1:]])
-
-
 def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Parser with every subcommand; only the one that is called is imported."""
     parser = argparse.ArgumentParser(

@@ -68,10 +68,8 @@ def run_ablation(
 ) -> pd.DataFrame:
     """Train and measure every row, all or those with these names; what is there already is not done again.
 
-    Without `classifier_steps` there is no two-sample classifier, which saves most of the time.
-
-    Returns:
-        One row for each training and T; also written as `ablation.csv` and `ablation.md`.
+    Without `classifier_steps` there is no two-sample classifier, which saves most of the time. The table has one row
+    for each training and T; it is also written as `ablation.csv` and `ablation.md`.
 
     Raises:
         ConfigurationError: If a name is unknown.
@@ -86,8 +84,9 @@ def run_ablation(
             continue
         generator = _train(training, data, output / training.name)
         for steps in training.steps:
-            folder = output / f"{training.name}_T{steps}"
-            rows.append(_row(training, steps, _measure(generator, data, folder, steps, classifier_steps)))
+            summary = _measure(generator, data, output / f"{training.name}_T{steps}", steps, classifier_steps)
+            shown = {column: _show(summary.get(column)) for column in COLUMNS}
+            rows.append({"training": training.name, "T": steps, **shown})
             write_tables(pd.DataFrame(rows), output)
     return pd.DataFrame(rows)
 
@@ -137,17 +136,11 @@ def _measure(generator: Path, data: AblationData, folder: Path, steps: int, clas
     return evaluate_generator(generator, data.dataset, folder, settings, splits_path=data.splits, fold=data.fold)
 
 
-def _row(training: Training, steps: int, summary: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"training": training.name, "T": steps}
-    return row | {column: _show(summary.get(column)) for column in COLUMNS}
-
-
 def _show(value: Any) -> str:
-    if isinstance(value, Mapping):
-        if value.get("low") is None:
-            return _show(value.get("value"))
-        return f"{_show(value['value'])} ({_show(value['low'])} to {_show(value['high'])})"
-    return "-" if value is None else f"{value:.2f}"
+    if not isinstance(value, Mapping):
+        return "-" if value is None else f"{value:.2f}"
+    limits = f" ({value['low']:.2f} to {value['high']:.2f})" if value.get("low") is not None else ""
+    return _show(value.get("value")) + limits
 
 
 def main() -> int:
@@ -164,14 +157,8 @@ def main() -> int:
     add("--fold", type=int, required=True, metavar="K", help="its validation cases are measured")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for everything")
     add("--preset", default="tiny", help="preset of the diffusion model (default tiny)")
-    add(
-        "--steps",
-        dest="training_steps",
-        type=int,
-        default=600,
-        metavar="N",
-        help="training steps of each (default 600)",
-    )
+    steps = "training steps of each (default 600)"
+    add("--steps", dest="training_steps", type=int, default=600, metavar="N", help=steps)
     add("--classifier-steps", type=int, default=0, metavar="N", help="of the classifier (default: none)")
     add("--seed", type=int, default=0, metavar="S", help="seed of training and evaluation")
     add("--only", nargs="+", metavar="NAME", help=", ".join(training.name for training in TRAININGS))

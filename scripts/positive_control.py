@@ -23,7 +23,7 @@ from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
 from nnunet_difftumor.phantom.styles import PhantomStyle
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.synthesis.tissue.precision import BFLOAT16, PRECISION_VARIABLE
+from nnunet_difftumor.synthesis.tissue.diffusion import BFLOAT16, PRECISION_VARIABLE
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 CONFIGURATION, PLANS_NAME = "3d_fullres", "nnUNetPlansSmall"

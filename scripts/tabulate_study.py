@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.statistics.intervals import Estimate, patient_interval
+from nnunet_difftumor.evaluation.statistics.intervals import patient_interval
 from nnunet_difftumor.evaluation.statistics.paired_tests import sign_flip_p_value
 from nnunet_difftumor.evaluation.statistics.scales import SHARE, SHARE_DIFFERENCE, Scale
 from nnunet_difftumor.support.files.atomic_files import written_whole
@@ -75,7 +75,7 @@ def tables(scores: pd.DataFrame, baseline: str) -> str:
     of_number: Any
     lines = ["| run | patients | Dice |", "|---|---|---|"]
     for run, rows in scores.groupby("run", sort=False):
-        lines.append(f"| {run} | {len(rows)} | {_text(_interval(rows['dice'].to_numpy(), SHARE))} |")
+        lines.append(f"| {run} | {len(rows)} | {_interval(rows['dice'].to_numpy(), SHARE)} |")
     for annotated, of_number in scores.groupby("annotated", sort=False):
         values = of_number.pivot(index=["fold", "case", "seed"], columns="arm", values="dice")
         arms = [name for name in values if name != baseline]
@@ -99,17 +99,14 @@ def _compare(values: Any, arm: str, baseline: str) -> str:
     paired = paired[paired.index.get_level_values("seed").isin(seeds)].groupby(level=["fold", "case"]).mean()
     difference = (paired[arm] - paired[baseline]).to_numpy()
     p_value = float(sign_flip_p_value(difference, draws=DRAWS, rng=np.random.default_rng(0)))
-    means = (_text(_interval(paired[name].to_numpy(), SHARE)) for name in (arm, baseline))
-    words = (arm, str(len(seeds)), str(len(paired)), *means, _text(_interval(difference, SHARE_DIFFERENCE)))
+    means = (_interval(paired[name].to_numpy(), SHARE) for name in (arm, baseline))
+    words = (arm, str(len(seeds)), str(len(paired)), *means, _interval(difference, SHARE_DIFFERENCE))
     return f"| {' | '.join(words)} | {p_value:.2g} |"
 
 
-def _interval(values: np.ndarray, scale: Scale) -> Estimate:
-    return patient_interval(values, np.ones(len(values)), scale, draws=DRAWS, rng=np.random.default_rng(0))
-
-
-def _text(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+def _interval(values: np.ndarray, scale: Scale) -> str:
+    found = patient_interval(values, np.ones(len(values)), scale, draws=DRAWS, rng=np.random.default_rng(0))
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def main() -> int:

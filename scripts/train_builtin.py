@@ -27,11 +27,9 @@ DATA_NOTE = (
 
 
 def build_builtin(source: Path, work: Path, *, replace: bool = False) -> Path:
-    """Train both stages on the training cases of the soft-tissue CT and put the generator into the package.
+    """Train both stages on the training cases of the soft-tissue CT (`sts/` in `source`) and install the generator.
 
-    Args:
-        source: Folder that holds `sts/` (see DIFFTUMOR_REAL_CT).
-        work: Folder for data set and runs; what is there is gone on with.
+    What is in the work folder is gone on with.
 
     Raises:
         OutputExistsError: If the package has one and `replace` is False.
@@ -62,9 +60,8 @@ def _data(source: Path, work: Path) -> tuple[Path, Path]:
 
 
 def _command(name: str, words: list[str], output: Path, steps: int) -> None:
-    if output.exists():
-        words = [*words, "--resume"]
-    words = [name, *words, "--steps", str(steps), "--output", str(output)]
+    resume = ["--resume"] if output.exists() else []
+    words = [name, *words, *resume, "--steps", str(steps), "--output", str(output)]
     print("$ difftumor " + " ".join(words), flush=True)
     if cli.main(words) != 0:
         raise DiffTumorError(f"`difftumor {name}` failed; the message above says why.")

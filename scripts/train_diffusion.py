@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from nnunet_difftumor.cli import run_command
+from nnunet_difftumor.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_command("train-diffusion"))
+    sys.exit(main(["train-diffusion", *sys.argv[1:]]))

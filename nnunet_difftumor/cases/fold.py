@@ -31,7 +31,6 @@ class PreprocessedCases:
 
     Attributes:
         folder: The data set's folder in nnUNet_preprocessed.
-        label_ending: Ending of the label files in gt_segmentations.
         images: Raw CT of each case, as far as nnUNet_raw is at hand.
         labels: `labels` of dataset.json.
     """
@@ -91,10 +90,7 @@ class FoldCases:
 def choose_cases(
     cases: PreprocessedCases, config: DiffTumorConfig, fold: int | str, *, show_progress: bool = False
 ) -> FoldCases:
-    """Settle which cases train and which validate; nothing is written but the case facts.
-
-    Args:
-        fold: nnU-Net's fold: a number or "all".
+    """Settle which cases train and which validate in a fold (or "all"); nothing is written but the case facts.
 
     Raises:
         DatasetError: If the fold does not exist or one of its lists is empty.
@@ -109,7 +105,12 @@ def choose_cases(
     )
     written_holdout = read_holdout(cases.folder / HOLDOUT_FILE_NAME)
     holdout = choose_holdout(groups.healthy, config.healthy_holdout) if written_holdout is None else written_holdout
-    notes = [_describe_groups(groups, holdout, written_holdout is not None)]
+    listed = f" ({', '.join(holdout)})" if holdout else ""
+    notes = [
+        f"Cases: {len(groups.tumor)} with tumour, {len(groups.healthy)} healthy, {len(groups.other)} other. "
+        f"Held out of training by {'healthy_holdout' if written_holdout is None else HOLDOUT_FILE_NAME}: "
+        f"{len(holdout)} healthy{listed}."
+    ]
     if not groups.tumor:
         notes.append(
             "No case has an annotated tumour: training sees synthetic tumours only, and validation on healthy cases "
@@ -136,12 +137,12 @@ def choose_cases(
 
 @dataclass(frozen=True)
 class LeakFindings:
-    """What a generator shares with the cases of a fold, after nothing was refused.
+    """What a generator shares with the cases of a fold, after nothing was refused; lines for record and log.
 
     Attributes:
-        acknowledged: Overlaps that the settings accept; they go into the record.
-        notes: Lines for the log, warnings among them.
-        warnings: What may be an overlap; it goes into the record.
+        acknowledged: Overlaps that the settings accept; recorded.
+        notes: For the log, warnings among them.
+        warnings: What may be an overlap; recorded.
     """
 
     acknowledged: tuple[str, ...]
@@ -155,10 +156,9 @@ def roles_of(labels: Mapping[str, Any], target: OrganTarget) -> LabelRoles:
 
 
 def tumor_masks_of(labels: Mapping[str, Any], target: OrganTarget) -> tuple[tuple[int, ...], ...]:
-    """Return the label values that a generator's training may have taken for a target's tumour.
+    """Return the label values of each mask that a generator's training may have taken for a target's tumour.
 
-    Returns:
-        Values of each mask, the tumour's own label first, then those of the regions that hold it.
+    That is the tumour's own label, then the regions that hold it.
     """
     roles = roles_of(labels, target)
     regions = [
@@ -179,7 +179,7 @@ def check_leaks(
     """Compare a generator's training cases with a fold's validation cases and with the holdout.
 
     Args:
-        fold: nnU-Net's fold; "all" makes no validation claim, so nothing is refused.
+        fold: "all" makes no validation claim, so nothing is refused.
         target: Target whose tumour masks are compared; by default the first of the settings.
 
     Raises:
@@ -190,14 +190,15 @@ def check_leaks(
     provenance = leak_guard.read_provenance(generator_folder)
     cache = data.open_cache()
     masks = tumor_masks_of(data.labels, target or config.organ_targets[0])
-    contents = {
-        case: leak_guard.describe_case(case, data.label_file(case), data.images.get(case), masks, cache)
-        for case in (*cases.split.val, *cases.holdout)
-    }
+
+    def describe(names: Sequence[str]) -> list[leak_guard.CaseContent]:
+        return [
+            leak_guard.describe_case(name, data.label_file(name), data.images.get(name), masks, cache) for name in names
+        ]
+
+    validated, held_out = describe(cases.split.val), describe(cases.holdout)
     cache.save()
-    validated = [contents[case] for case in cases.split.val]
-    validation = leak_guard.find_overlap(validated, provenance)
-    holdout = leak_guard.find_overlap([contents[case] for case in cases.holdout], provenance)
+    validation, holdout = (leak_guard.find_overlap(contents, provenance) for contents in (validated, held_out))
     notes = [
         f"Held-out healthy cases: {line}; specificity measured on them may be too good."
         for line in leak_guard.describe_overlap(holdout, "held-out case")
@@ -215,15 +216,6 @@ def check_leaks(
         acknowledge_autoencoder_overlap=config.acknowledge_autoencoder_overlap,
     )
     return LeakFindings(acknowledged, (*notes, *(f"Acknowledged: {line}." for line in acknowledged)), warnings)
-
-
-def _describe_groups(groups: CaseGroups, holdout: Sequence[str], is_written: bool) -> str:
-    origin = HOLDOUT_FILE_NAME if is_written else "healthy_holdout"
-    listed = f" ({', '.join(holdout)})" if holdout else ""
-    return (
-        f"Cases: {len(groups.tumor)} with tumour, {len(groups.healthy)} healthy, {len(groups.other)} other. "
-        f"Held out of training by {origin}: {len(holdout)} healthy{listed}."
-    )
 
 
 def _all_cases(groups: CaseGroups, holdout: Sequence[str]) -> Split:

@@ -43,13 +43,7 @@ class CaseGroups:
 def count_label_voxels(
     label_files: Mapping[str, Path], cache: FactCache, *, show_progress: bool = False
 ) -> dict[str, dict[int, int]]:
-    """Count the voxels of each label in each case, on the raw grid.
-
-    Args:
-        cache: Counts known from earlier; new counts are kept in it.
-
-    Returns:
-        Number of voxels by label value, by case identifier.
+    """Count the voxels of each label value in each case, on the raw grid, unless the cache holds the counts.
 
     Raises:
         DatasetError: If a label file is missing.
@@ -68,8 +62,8 @@ def count_label_voxels(
         is_quiet = not (show_progress and unknown)
         bar = tqdm(counts, total=len(unknown), desc="Looking for healthy cases", disable=is_quiet)
         for path, voxels in zip(unknown, bar, strict=True):
-            found[path] = {str(label): count for label, count in voxels.items()}
-            cache.put(path, "label_voxels", found[path])
+            found[path] = voxels
+            cache.put(path, "label_voxels", {str(label): count for label, count in voxels.items()})
     cache.save()
     return {
         identifier: {int(label): int(count) for label, count in found[path].items()}
@@ -90,8 +84,6 @@ def group_cases(
     targets a healthy case is free of the tumours of all of them, and has the organ of at least one.
 
     Args:
-        label_voxels: Number of voxels by label value, by case identifier.
-        roles: What the label values mean, of one target or of several.
         healthy_cases: The cases that the user lists as healthy; None takes all that have no tumour.
         confirmed_healthy: Cases without annotated tumour are known to be healthy.
 

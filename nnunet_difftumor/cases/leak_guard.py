@@ -14,6 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class StageOverlap:
 
 
 GeneratorOverlap = Mapping[str, StageOverlap]
-"""What a generator shares with a validation list, by stage: the diffusion model and the autoencoder."""
+"""What a generator shares with a validation list, by stage."""
 
 
 def read_provenance(generator_folder: Path) -> Provenance:
@@ -114,26 +115,31 @@ def describe_case(
 
     Args:
         label_file: Label file, on the raw grid.
-        image_file: The raw CT, if it is at hand.
         tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
             label, and the regions that it belongs to.
-        cache: Hashes known from earlier; new ones are kept in it.
     """
-    image_hash = None
-    image_file = image_file if image_file is not None and image_file.is_file() else None
-    if image_file is not None:
+    if image_file is None or not image_file.is_file():
+        image_file = image_hash = None
+    else:
         image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_array(read_ct(image_file).image_hu))
+
+    def hash_mask(values: tuple[int, ...]) -> str:
+        return hash_tumor_mask(np.isin(read_labels(label_file)[0], values)) or ""
+
+    def take_prints(values: tuple[int, ...]) -> Any:
+        prints = print_tumor_file(label_file, values, image_file)
+        return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
+
     hashes: list[str] = []
     prints: list[TumorPrint] = []
     for values in tumor_masks:
-        mask_hash = cache.get_or_compute(
-            label_file,
-            f"tumor_mask_hash_{_joined(values)}",
-            lambda values=values: hash_tumor_mask(np.isin(read_labels(label_file)[0], values)) or "",  # "": no tumour
-        )
-        if mask_hash:
+        joined = "_".join(map(str, values))
+        mask_hash = cache.get_or_compute(label_file, f"tumor_mask_hash_{joined}", partial(hash_mask, values))
+        if mask_hash:  # there is a tumour
             hashes.append(mask_hash)
-            prints += _describe_tumors(label_file, image_file, values, image_hash, cache)
+            fact = f"tumor_prints_{PRINT_VERSION}_{joined}_{image_hash or 'without_ct'}"
+            taken = cache.get_or_compute(label_file, fact, partial(take_prints, values))
+            prints += parse_tumor_prints(taken, f"{label_file}: {fact}", LeakError) or ()
     return CaseContent(
         identifier=identifier,
         image_hash=image_hash,
@@ -151,14 +157,7 @@ def find_overlap(cases: Sequence[CaseContent], provenance: Provenance) -> Genera
 def refuse_overlap(
     overlap: GeneratorOverlap, *, acknowledge_identifier_matches: bool, acknowledge_autoencoder_overlap: bool
 ) -> tuple[str, ...]:
-    """Raise for an overlap that spoils validation; tell about the ones that were acknowledged.
-
-    Args:
-        acknowledge_identifier_matches: Accept identifiers that match with other content.
-        acknowledge_autoencoder_overlap: Accept validation cases among the autoencoder's training cases.
-
-    Returns:
-        Lines for the log; empty for a clean fold.
+    """Raise for an overlap that spoils validation; return lines about those that the settings acknowledge.
 
     Raises:
         LeakError: If an overlap is not acknowledged, or cannot be.
@@ -167,9 +166,8 @@ def refuse_overlap(
     if diffusion.shared:
         raise LeakError(
             f"The generator's diffusion model was trained on {_count(diffusion.shared)} of this fold"
-            f"{_as_copy(diffusion)}. "
-            "Its tumours would leak the validation tumours into training. Train a generator for this fold "
-            "(difftumor train-diffusion --splits splits_final.json --fold K) and set "
+            f"{_as_copy(diffusion)}. Its tumours would leak the validation tumours into training. Train a generator "
+            "for this fold (difftumor train-diffusion --splits splits_final.json --fold K) and set "
             '"generator": "PATH/fold_{fold}".'
         )
     if autoencoder.shared and not acknowledge_autoencoder_overlap:
@@ -219,14 +217,12 @@ def describe_blind_spots(cases: Sequence[CaseContent]) -> tuple[str, ...]:
 
 def describe_overlap(overlap: GeneratorOverlap, noun: str = "validation case") -> tuple[str, ...]:
     """Return one line per kind of overlap, for the log, without a full stop."""
-    lines = []
-    for stage, found in overlap.items():
-        if found.shared:
-            lines.append(f"the {stage} was trained on {_count(found.shared, noun)}")
-        if found.only_named:
-            named = _count(found.only_named, noun)
-            lines.append(f"the {stage} was trained on other cases with the identifiers of {named}")
-    return tuple(lines)
+    return tuple(
+        f"the {stage} was trained on {what}{_count(cases, noun)}"
+        for stage, found in overlap.items()
+        for what, cases in (("", found.shared), ("other cases with the identifiers of ", found.only_named))
+        if cases
+    )
 
 
 def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFingerprint]) -> StageOverlap:
@@ -243,33 +239,10 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
             continue
         if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):
             found.resembling.append(case.identifier)
-        if namesakes:
-            differs = all(_differs(case, other) for other in namesakes)
+        if namesakes:  # another mask alone may be another labelling of the same CT
+            differs = case.image_hash and case.image_hash not in {other.image_hash for other in namesakes}
             (found.other_content if differs else found.not_comparable).append(case.identifier)
     return found
-
-
-def _describe_tumors(
-    label_file: Path, image_file: Path | None, values: tuple[int, ...], image_hash: str | None, cache: FactCache
-) -> tuple[TumorPrint, ...]:
-    """Prints of a case's tumour; kept for the CT that they were taken with."""
-    fact = f"tumor_prints_{PRINT_VERSION}_{_joined(values)}_{image_hash or 'without_ct'}"
-
-    def take() -> Any:
-        prints = print_tumor_file(label_file, values, image_file)
-        return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
-
-    prints = cache.get_or_compute(label_file, fact, take)
-    return parse_tumor_prints(prints, f"{label_file}: {fact}", LeakError) or ()
-
-
-def _differs(case: CaseContent, other: CaseFingerprint) -> bool:
-    """True if the content is proven to differ: another mask alone may be another labelling of the same CT."""
-    return case.image_hash is not None and case.image_hash != other.image_hash
-
-
-def _joined(values: tuple[int, ...]) -> str:
-    return "_".join(map(str, values))
 
 
 def _count(cases: Sequence[str], noun: str = "validation case") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,12 @@ def real_size_classes(
 ) -> tuple[SizeClass, ...]:
     """Make one size class for each real tumour, all as frequent: one tumour a sample, with radii 5% around its own.
 
-    Args:
-        label_files: Label files of the training cases with tumours, on their raw grids.
-        cache: Radii known from earlier; new ones are kept in it.
+    The label files are those of the training cases with tumours, on their raw grids.
 
     Raises:
         ConfigurationError: If no file has a tumour of at least 14 mm3.
     """
-    radii = [radius_mm for of_case in _radii_of_cases(label_files, tumor_labels, cache) for radius_mm in of_case]
+    radii = sorted(chain.from_iterable(_radii_of_cases(label_files, tumor_labels, cache)))
     if not radii:
         raise ConfigurationError(
             f'size_classes is "training_tumors", but none of the {len(label_files)} training cases with tumours has '
@@ -37,14 +36,13 @@ def real_size_classes(
         )
     return tuple(
         SizeClass(name="real", radius_mm=((1 - _SPREAD) * radius, (1 + _SPREAD) * radius), probability=1.0)
-        for radius in sorted(radii)
+        for radius in radii
     )
 
 
 def real_tumor_counts(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> tuple[int, ...]:
     """Count the tumours of at least 14 mm3 of each case that has any (see `real_size_classes`)."""
-    counts = (len(of_case) for of_case in _radii_of_cases(label_files, tumor_labels, cache))
-    return tuple(count for count in counts if count > 0)
+    return tuple(len(radii) for radii in _radii_of_cases(label_files, tumor_labels, cache) if radii)
 
 
 def _radii_of_cases(label_files: Sequence[Path], tumor_labels: Sequence[int], cache: FactCache) -> list[list[float]]:

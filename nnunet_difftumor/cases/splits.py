@@ -33,14 +33,10 @@ class Split:
 def cross_validation(
     groups: CaseGroups, holdout: Collection[str], *, folds: int = DEFAULT_FOLDS, seed: int = DEFAULT_SEED
 ) -> tuple[Split, ...]:
-    """Split the tumour cases as nnU-Net splits all cases; everything else trains in every fold.
+    """Split the tumour cases as nnU-Net splits all cases; everything else but the holdout trains in every fold.
 
-    With no healthy case the result equals nnU-Net's own default split. Without any tumour case the
-    healthy cases are split instead.
-
-    Args:
-        holdout: Healthy cases that are in no list.
-        folds: Number of folds; with fewer cases to split, one fold a case.
+    With no healthy case the result equals nnU-Net's own default split. Without any tumour case the healthy cases are
+    split instead. With fewer cases to split than folds, there is one fold a case.
 
     Raises:
         DatasetError: If there are fewer than two cases to split.
@@ -65,14 +61,10 @@ def cross_validation(
 def arrange_split(
     split: Split, groups: CaseGroups, holdout: Collection[str], *, origin: str = "The splits file"
 ) -> Split:
-    """Apply the rules for healthy cases to a fold of an existing splits file.
+    """Apply the rules for healthy cases to a fold of an existing splits file (`origin`, for messages).
 
     Healthy validation cases move to the training list, since tumour Dice is undefined on them; the
     holdout leaves both lists. Without any tumour case the validation list keeps its healthy cases.
-
-    Args:
-        holdout: Healthy cases that are in no list.
-        origin: File and fold, for messages.
 
     Raises:
         DatasetError: If a list ends up empty, both hold the same case, or the data set does not have one.
@@ -136,14 +128,11 @@ def read_holdout(path: Path) -> tuple[str, ...] | None:
 
 
 def write_splits(folder: Path, folds: Sequence[Split], holdout: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Write splits_final.json and healthy_holdout.json.
+    """Write splits_final.json and healthy_holdout.json; False if the same splits and holdout were there already.
 
     Args:
         folder: The data set's folder in nnUNet_preprocessed.
         holdout: What to write about the holdout; "holdout" lists its cases.
-
-    Returns:
-        False if the same splits and holdout were there already.
 
     Raises:
         OutputExistsError: If other splits are there and `overwrite` is False.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 
@@ -55,16 +56,9 @@ _SURROUNDINGS: dict[float, tuple[tuple[float, float], ...]] = {
 def take_tumor_prints(
     tumor_mask: NDArray[np.bool_], spacing_mm: Sequence[float], image_hu: NDArray[np.float32] | None = None
 ) -> tuple[TumorPrint, ...]:
-    """Take the print of a tumour mask, and of its largest parts if it has several.
+    """Take the print of a tumour mask (D, H, W), and of up to three connected parts, largest first, if it has several.
 
-    Args:
-        tumor_mask: True inside the tumour. Shape (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
-        image_hu: The CT on the same grid; None leaves the surroundings out. Shape (D, H, W).
-
-    Returns:
-        The whole mask first, then up to three connected parts, largest first; what has fewer than 30 voxels
-        is left out.
+    What has fewer than 30 voxels is left out, and so are the surroundings without the CT on the same grid.
     """
     corner, numbers, count = number_within_box(tumor_mask)
     wanted = [numbers > 0]
@@ -79,19 +73,12 @@ def take_tumor_prints(
 
 
 def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path | None = None) -> tuple[TumorPrint, ...]:
-    """Take the prints of a label file's tumours; none without a tumour.
-
-    Args:
-        image_path: The CT; without it, or if it lies on another grid, the surroundings are left out.
-    """
+    """Take the prints of a label file's tumours; without their surroundings if there is no CT, or on another grid."""
     labels, geometry = read_labels(path)
     if image_path is not None and np.isin(labels, tumor_values).any():
         ct = read_ct(image_path)
-        try:
+        with suppress(GeometryMismatchError):  # a CT elsewhere says nothing about the tumour's surroundings
             placed = place_labels(labels, geometry, path, ct)
-        except GeometryMismatchError:
-            pass  # a CT elsewhere says nothing about the tumour's surroundings: its shape alone is described
-        else:
             return take_tumor_prints(np.isin(placed, tumor_values), ct.spacing_mm, ct.image_hu)
     return take_tumor_prints(np.isin(labels, tumor_values), geometry.spacing_mm)
 
@@ -109,7 +96,7 @@ def can_be_told(prints: Sequence[TumorPrint]) -> bool:
 
 
 def _agree(first: TumorPrint, second: TumorPrint) -> bool:
-    """Say whether every number that both prints have differs by no more than resampling changes it."""
+    """Whether every number that both prints have differs by no more than resampling changes it."""
     return all(difference <= tolerance for difference, tolerance, _ in _comparisons(first, second))
 
 

@@ -20,9 +20,8 @@ from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.settings import DemoSettings
 from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.pictures.montage import save_figure
+from nnunet_difftumor.support.pictures.montage import own_style, save_figure
 from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
-from nnunet_difftumor.support.pictures.style import own_style
 
 _PACKAGES = ("nnunet-difftumor", "nnunetv2", "torch", "diffusers", "nibabel", "SimpleITK", "numpy")
 _NO_CURVES = ["learning_rate", "gradient_norm"]

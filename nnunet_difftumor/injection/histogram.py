@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.pictures.montage import save_figure
-from nnunet_difftumor.support.pictures.style import own_style
+from nnunet_difftumor.support.pictures.montage import own_style, save_figure
 
 HISTOGRAM_FILE_NAME = "injection_histogram.csv"
 EPOCHS_FILE_NAME = "injection_histogram_epochs.jsonl"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -175,7 +175,7 @@ def _record(
         "organ_label": rules.organ_label,
         "tumor_label": rules.tumor_label,
         "exophytic": rules.exophytic,
-        "drawn": [spec.to_json() for spec in specs],
-        "labelled": [spec.to_json() for spec in request.labelled] if request.labelled != request.specs else None,
-        "tumors": [tumor.record.to_json() for tumor in result.tumors],
+        "drawn": [asdict(spec) for spec in specs],
+        "labelled": [asdict(spec) for spec in request.labelled] if request.labelled != request.specs else None,
+        "tumors": [asdict(tumor.record) for tumor in result.tumors],
     }

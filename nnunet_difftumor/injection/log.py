@@ -18,8 +18,7 @@ from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.records import InjectedTumor
 from nnunet_difftumor.injection.sample_shares import describe_shares
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.pictures.montage import save_figure
-from nnunet_difftumor.support.pictures.style import own_style
+from nnunet_difftumor.support.pictures.montage import own_style, save_figure
 
 COUNTS_FILE_NAME = "injection_counts.csv"
 RECORDS_FILE_NAME = "difftumor_records.jsonl"

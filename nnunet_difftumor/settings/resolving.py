@@ -30,24 +30,15 @@ _LABEL_NAMES = "label names in dataset.json"
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """Settings after all sources were read.
-
-    Attributes:
-        origins: Where each setting came from, by key.
-    """
+    """Settings after all sources were read, and where each came from, by key."""
 
     config: DiffTumorConfig
     origins: Mapping[str, str]
 
     def generator_folder(self, fold: int | str, target: OrganTarget | None = None) -> Path:
-        """Return the generator folder of a fold; the output folder of `train-diffusion` will do as well.
+        """Return the generator folder of a fold (`{fold}` filled in), of one of several targets or the settings' own.
 
-        Args:
-            fold: nnU-Net's fold: a number or "all".
-            target: One of several targets; by default the settings' own generator.
-
-        Returns:
-            Path with `{fold}` filled in; of a builtin generator, the same for every fold.
+        The output folder of `train-diffusion` will do as well.
 
         Raises:
             ConfigurationError: If no generator is set, or the folder does not exist.
@@ -74,12 +65,7 @@ class ResolvedConfig:
 def resolve_config(labels: Mapping[str, Any], sources: Sequence[ConfigSource]) -> ResolvedConfig:
     """Combine the sources key by key; an earlier source wins, and defaults fill the rest.
 
-    Args:
-        labels: `labels` of dataset.json, from which missing label roles are inferred.
-        sources: Sources, strongest first.
-
-    Returns:
-        The settings and where each came from.
+    Missing label roles are inferred from the `labels` of dataset.json.
 
     Raises:
         ConfigurationError: If a key is unknown, a value has the wrong type or range, or a label cannot be found.
@@ -122,19 +108,14 @@ def _target_values(labels: Mapping[str, Any], given: Mapping[str, Any], origins:
     if values.get("generator") is None:  # null in a file: not set there
         values["generator"], origins["generator"] = DEFAULT_GENERATOR, "default"
     if values.get("target") is None:
-        values["target"], origins["target"] = _infer_target(labels, organ, values["generator"])
+        name, generator = name_of_label(labels, organ), values["generator"]
+        values["target"] = default_target(DEFAULT_GENERATOR if generator == HANDCRAFTED else generator, name)
+        origins["target"] = _LABEL_NAMES if values["target"] == find_target(name) else "default"
     if "exophytic" not in values:
         values["exophytic"], origins["exophytic"] = is_exophytic_organ(labels, organ), _LABEL_NAMES
     if "avoid_labels" in values:
         values["avoid_labels"] = tuple(_label_value(labels, label) for label in values["avoid_labels"])
     return values
-
-
-def _infer_target(labels: Mapping[str, Any], organ_label: int, generator: str) -> tuple[str, str]:
-    """Target for an organ label, and where it came from."""
-    name = name_of_label(labels, organ_label)
-    target = default_target(DEFAULT_GENERATOR if generator == HANDCRAFTED else generator, name)
-    return target, _LABEL_NAMES if target == find_target(name) else "default"
 
 
 def _label_value(labels: Mapping[str, Any], label: str | int) -> int:
@@ -157,16 +138,10 @@ def config_from_json(values: Mapping[str, Any]) -> DiffTumorConfig:
 
 
 def changed_settings(stored: Mapping[str, Any], current: Mapping[str, Any], *, is_continued: bool) -> tuple[str, ...]:
-    """Compare the settings that a training recorded with the current ones.
+    """Compare the settings that a training recorded with the current ones: one line per setting that differs.
 
-    The path of a generator may differ (its content is compared elsewhere), and a continued training may
-    get more or fewer epochs.
-
-    Args:
-        is_continued: The training continues from a checkpoint.
-
-    Returns:
-        One line per setting that differs.
+    The path of a generator may differ (its content is compared elsewhere), and a training that is continued from a
+    checkpoint may get more or fewer epochs.
     """
     ignored = {"generator", _MAY_GROW} if is_continued else {"generator"}
     keys = sorted((set(stored) | set(current)) - ignored)

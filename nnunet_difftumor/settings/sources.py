@@ -19,11 +19,10 @@ DATASET_JSON_KEY = "difftumor"
 
 @dataclass(frozen=True)
 class ConfigSource:
-    """Settings found in one place.
+    """Settings as they were written in one place.
 
     Attributes:
         name: Where they were found, for the log.
-        values: The settings as written.
         folder: Folder that a relative generator path starts from.
     """
 
@@ -39,11 +38,10 @@ class ConfigSource:
 def with_full_paths(
     settings: Mapping[str, Any], folder: Path, where: str, names: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Give settings whose generators, those of targets too, can be read from any folder.
+    """Give settings of a folder whose generators, those of targets too, can be read from any other one.
 
     Args:
         settings: As written; values of other types are left for the check of the settings.
-        folder: Folder that a relative path starts from.
         where: What holds the settings, for errors.
         names: Further values of `generator` that are no paths.
 
@@ -67,12 +65,9 @@ def find_sources(
     """Collect the places that hold settings, strongest first.
 
     Args:
-        environment_path: Value of the environment variable nnUNet_difftumor: a JSON file; None: not set.
-        plans_folder: Folder of nnUNetPlans.json, which may hold difftumor.json.
-        dataset_json: Content of dataset.json, which may hold the key "difftumor".
-
-    Returns:
-        Sources in the order environment, difftumor.json, dataset.json.
+        environment_path: Value of the environment variable nnUNet_difftumor: a JSON file.
+        plans_folder: Folder of nnUNetPlans.json, which may hold difftumor.json, the next source.
+        dataset_json: Content of dataset.json, which may hold the key "difftumor", the last one.
 
     Raises:
         ConfigurationError: If a named file is missing or is no JSON object.

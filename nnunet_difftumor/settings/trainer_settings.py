@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDatasets
 from nnunet_difftumor.support.files.declared import (
     AtLeastOne,
     Declared,
@@ -28,6 +28,7 @@ from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 HANDCRAFTED = "handcrafted"
 TRAINING_TUMORS = "training_tumors"
 HEALTHY_CASES, ANNOTATED_CASES, BOTH = "healthy", "annotated", "both"
+_EXTRA_EXAMPLE = '{"dataset": 802, "confirmed_healthy": true}'
 _TARGET_EXAMPLE = '{"organ_label": "liver", "tumor_label": "liver_tumor"}'
 _SIZE_EXAMPLE = '{"name": "tiny", "radius_mm": [3, 5], "probability": 0.4, "max_count": 3}'
 
@@ -128,6 +129,44 @@ class TargetEntry(TargetSettings):
         return entry
 
 
+class ExtraHealthyDataset(Declared):
+    """A further data set whose cases are healthy and train in every fold."""
+
+    dataset: Annotated[Text, Expected("a number or a full name")]
+    """nnU-Net data set: number or full name."""
+    confirmed_healthy: bool
+    """Its cases are known to be free of tumours; nothing but `true` is accepted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_confirmation(cls, entry: Any) -> Any:
+        if isinstance(entry, cls):
+            return entry
+        if not isinstance(entry, Mapping) or not {"dataset"} <= set(entry) <= set(cls.model_fields):
+            raise ValueError(f"each of extra_healthy_datasets must look like {_EXTRA_EXAMPLE}, got {entry!r}.")
+        dataset = entry["dataset"]
+        if entry.get("confirmed_healthy") is not True:
+            raise ValueError(
+                f"data set {dataset} is not confirmed to be healthy. In a data set without tumour labels, no label "
+                "may only mean that nobody looked. If its cases are known to be free of tumours, write "
+                f'{{"dataset": {json.dumps(dataset)}, "confirmed_healthy": true}}.'
+            )
+        return entry
+
+
+def _refuse_repeated(entries: tuple[ExtraHealthyDataset, ...]) -> tuple[ExtraHealthyDataset, ...]:
+    names = [entry.dataset for entry in entries]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"extra_healthy_datasets names {repeated[0]} twice. Take one away.")
+    return entries
+
+
+_ExtraHealthyDatasets = Annotated[
+    tuple[ExtraHealthyDataset, ...], AfterValidator(_refuse_repeated), Expected("a list of data sets")
+]
+
+
 class TrainerSettings(TargetSettings):
     """Settings of nnUNetTrainerDiffTumor as a user writes them."""
 
@@ -170,7 +209,7 @@ class TrainerSettings(TargetSettings):
     """Cases without annotated tumour are known to be healthy. Needed where no case has an annotated tumour, and for
     cases with ignored voxels.
     """
-    extra_healthy_datasets: ExtraHealthyDatasets = ()
+    extra_healthy_datasets: _ExtraHealthyDatasets = ()
     """Further data sets of healthy cases, e.g. `[{"dataset": 802, "confirmed_healthy": true}]`; `difftumor add-healthy`
     [prepares them](../how-to/extra-healthy.md).
     """
@@ -214,7 +253,17 @@ class DiffTumorConfig(OrganTarget, TrainerSettings):
 
     @model_validator(mode="after")
     def _refuse_clashes(self) -> DiffTumorConfig:
-        _refuse_clashes(self.organ_targets)
+        targets = self.organ_targets
+        tumors, pairs = {each.tumor_label for each in targets}, {(t.organ_label, t.tumor_label) for t in targets}
+        for target in targets:
+            if target.organ_label in tumors:
+                raise ValueError(
+                    f"targets: label {target.organ_label} is the organ of one target and the tumour of another one."
+                )
+        if len(pairs) < len(targets):
+            raise ValueError("targets: two targets have the same organ and tumour; join them into one.")
+        if not any(target.probability > 0 for target in targets):
+            raise ValueError("targets: at least one target needs a probability above 0.")
         return self
 
     @property
@@ -240,16 +289,3 @@ class DiffTumorConfig(OrganTarget, TrainerSettings):
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return self.model_dump(mode="json")
-
-
-def _refuse_clashes(targets: Sequence[OrganTarget]) -> None:
-    tumors, pairs = {target.tumor_label for target in targets}, [(t.organ_label, t.tumor_label) for t in targets]
-    for target in targets:
-        if target.organ_label in tumors:
-            raise ValueError(
-                f"targets: label {target.organ_label} is the organ of one target and the tumour of another one."
-            )
-    if len(set(pairs)) < len(pairs):
-        raise ValueError("targets: two targets have the same organ and tumour; join them into one.")
-    if not any(target.probability > 0 for target in targets):
-        raise ValueError("targets: at least one target needs a probability above 0.")

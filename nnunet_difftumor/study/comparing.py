@@ -21,7 +21,7 @@ from nnunet_difftumor.study.running import state_of
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.study.validation_cases import validation_cases
 from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
-from nnunet_difftumor.support.files.file_stamps import stamp_of
+from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.support.processes.steps import FINISHED
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,23 +30,16 @@ def composite(
     residual_sd_hu: float,
     window_hu: tuple[float, float],
 ) -> FloatArray:
-    """Blend decoded tumour tissue and the host's own noise into the host.
+    """Blend decoded tumour tissue and the host's own noise into the host; all in HU, of shape (D, H, W).
 
-    (1 - w) x + w (y + clip(x - r, -3 sd / w^2, 3 sd / w^2)), where y is the decoded tumour and r the
-    reconstruction of the host, both smooth. The clipped residual carries the host's noise, but neither its
-    edges nor its organ; towards the edge of the soft rim, where y is the host itself, the limit loosens, so
-    that the host's edges stay sharp there. Voxels of weight 0 keep their value to the bit.
+    (1 - w) x + w (y + clip(x - r, -3 sd / w^2, 3 sd / w^2)), where w in [0, 1] is the weight, x the host, y the decoded
+    tumour and r the reconstruction of the host, both smooth. The clipped residual carries the host's noise, but neither
+    its edges nor its organ; towards the edge of the soft rim, where y is the host itself, the limit loosens, so that
+    the host's edges stay sharp there. Voxels of weight 0 keep their value to the bit.
 
     Args:
-        image_hu: Host x in HU. Shape (D, H, W).
-        tumor_hu: Decoded tumour y in HU. Shape (D, H, W).
-        reconstruction_hu: Reconstruction r of the host in HU. Shape (D, H, W).
-        weight: Blending weight w in [0, 1]. Shape (D, H, W).
         residual_sd_hu: Robust standard deviation of the host's residual in HU.
         window_hu: Window of the autoencoder; the residual is measured inside it.
-
-    Returns:
-        Blended image in HU. Shape (D, H, W).
 
     Raises:
         DiffTumorError: If the shapes differ.
@@ -57,62 +49,29 @@ def composite(
             f"image {image_hu.shape}, tumour {tumor_hu.shape}, reconstruction {reconstruction_hu.shape} and weight "
             f"{weight.shape} must share one shape. Crop all four with the same bounding box."
         )
-    residual = limit_residual(np.clip(image_hu, *window_hu) - reconstruction_hu, weight, residual_sd_hu)
+    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
+    residual = np.clip(np.clip(image_hu, *window_hu) - reconstruction_hu, -limit, limit).astype(np.float32)
     blended = (1.0 - weight) * image_hu + weight * (tumor_hu + residual)
     return np.where(weight > 0, blended, image_hu).astype(np.float32)
 
 
-def limit_residual(residual_hu: FloatArray, weight: FloatArray, residual_sd_hu: float) -> FloatArray:
-    """Limit a residual to 3 sd / w^2: noise inside a tumour, everything where the host shows through.
+def visible_contrast_hu(
+    inside_hu: NDArray[np.floating], rim_hu: NDArray[np.floating], requested_hu: float | None = None
+) -> float | None:
+    """Contrast of a tumour in HU, its mean minus that of its rim; None if it cannot be seen as it was requested.
 
-    Args:
-        residual_hu: Host minus reconstruction in HU. Shape (D, H, W).
-        weight: Blending weight w in [0, 1]. Same shape.
-        residual_sd_hu: Robust standard deviation of the host's residual in HU.
-    """
-    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
-    return np.clip(residual_hu, -limit, limit).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Visibility:
-    """How a tumour stands out from its surroundings.
-
-    Attributes:
-        contrast_hu: Mean inside the label minus mean of the rim, in HU.
-        required_hu: Contrast below which the tumour counts as invisible, in HU.
-    """
-
-    contrast_hu: float
-    required_hu: float
-
-    @property
-    def is_visible(self) -> bool:
-        """True if the contrast, of either sign, reaches what is required."""
-        return abs(self.contrast_hu) >= self.required_hu
-
-    def is_as_requested(self, requested_hu: float | None) -> bool:
-        """True if it is visible, and not bright where dark was requested or the other way round.
-
-        Args:
-            requested_hu: Requested contrast in HU, or None; one too faint to be seen has no side.
-        """
-        has_side = requested_hu is not None and abs(requested_hu) >= MINIMUM_CONTRAST_HU
-        return self.is_visible and not (has_side and self.contrast_hu * (requested_hu or 0.0) < 0)
-
-
-def measure_visibility(inside_hu: NDArray[np.floating], rim_hu: NDArray[np.floating]) -> Visibility:
-    """Compare a tumour with its rim: visible means at least 5 HU and two standard errors.
+    Visible means at least 5 HU and two standard errors, of either sign. Bright where dark was requested is not as
+    requested, nor the other way round; a requested contrast that is too faint to be seen has no side.
 
     Args:
         inside_hu: Voxels of the label in HU. Shape (N,).
-        rim_hu: Voxels of the rim, unchanged host tissue, in HU. Shape (M,).
-
-    Returns:
-        Contrast and what was required of it; without a rim, the tumour counts as invisible.
+        rim_hu: Voxels of the rim, unchanged host tissue, in HU. Shape (M,); without any, the tumour is invisible.
     """
     if inside_hu.size == 0 or rim_hu.size == 0:
-        return Visibility(0.0, math.inf)
+        return None
+    contrast_hu = float(inside_hu.mean()) - float(rim_hu.mean())
     variance = float(np.var(inside_hu)) / inside_hu.size + float(np.var(rim_hu)) / rim_hu.size
-    required_hu = max(MINIMUM_CONTRAST_HU, 2.0 * math.sqrt(variance))
-    return Visibility(float(inside_hu.mean()) - float(rim_hu.mean()), required_hu)
+    is_visible = abs(contrast_hu) >= max(MINIMUM_CONTRAST_HU, 2.0 * math.sqrt(variance))
+    has_side = requested_hu is not None and abs(requested_hu) >= MINIMUM_CONTRAST_HU
+    is_wrong_side = has_side and contrast_hu * (requested_hu or 0.0) < 0
+    return contrast_hu if is_visible and not is_wrong_side else None

@@ -27,7 +27,6 @@ class Host:
 
     Attributes:
         image_hu: Values in HU. Shape (D, H, W).
-        spacing_mm: Spacing in mm, array order.
         organ_mask: True in the organ: centres and rims are taken there. Shape (D, H, W).
         replaceable_mask: True where a voxel may become tumour: organ, and background if tumours may
             leave the organ; never another label, ignore or padding. Shape (D, H, W).

@@ -18,10 +18,7 @@ def organ_depth_mm(
 ) -> NDArray[np.floating]:
     """Distance of every voxel, in mm, from the nearest one of real CT that is not organ; infinite where there is none.
 
-    Args:
-        organ_mask: True in the organ. Shape (D, H, W).
-        valid_mask: True in real CT, False in padding. Same shape.
-        spacing_mm: Spacing in mm, array order.
+    The masks have the shape (D, H, W); `valid_mask` is True in real CT, False in padding.
     """
     goes_on = organ_mask | ~valid_mask
     if goes_on.all():  # the transform would measure from a point beside the first voxel
@@ -41,8 +38,6 @@ def lies_at_depth(
 
     Args:
         labels: Labels that are read by slices, as nnU-Net stores them. Shape (1, D, H, W).
-        voxel: Index (D, H, W).
-        spacing_mm: Spacing in mm, array order.
         depth_range_mm: Smallest and largest distance from the organ's surface in mm.
     """
     low_mm, high_mm = depth_range_mm

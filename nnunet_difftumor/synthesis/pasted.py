@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.synthesizer import PreparedTumor, TumorSynthesizer, attempt_seed
 from nnunet_difftumor.synthesis.tissue.donors import Donor, paste_texture
-from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray, GeneratedRegions
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray
 
 if TYPE_CHECKING:
     from diffusion.generator.info import GeneratorInfo
@@ -20,13 +20,8 @@ class CopyPasteSynthesizer(TumorSynthesizer):
     """Fills the drawn masks with the texture of real tumours; place, shape, looks and blending are as ever."""
 
     def __init__(self, info: GeneratorInfo, donors: Sequence[Donor]) -> None:
-        """Take what to paste.
-
-        Args:
-            info: Generator whose regions, window and looks are used, so that the same tumours are drawn.
-            donors: Real tumours on the grid of the hosts, at least one.
-        """
-        super().__init__(_NoTissue(info))
+        """Take donors on the grid of the hosts, at least one; a generator's looks let the same tumours be drawn."""
+        super().__init__(DescribedTissue(info))
         self._donors = tuple(donors)
 
     def blended(
@@ -41,8 +36,3 @@ class CopyPasteSynthesizer(TumorSynthesizer):
             host_hu, weight = host.image_hu[prepared.box], prepared.weight
             blended_hu = (1.0 - weight) * host_hu + weight * np.clip(pasted_hu, *self.tissue.window_hu)
             yield prepared, np.where(weight > 0, blended_hu, host_hu).astype(np.float32)
-
-
-class _NoTissue(DescribedTissue):
-    def generate(self, *_arguments: Any, **_options: Any) -> GeneratedRegions:
-        raise RuntimeError("Copy-paste generates no tissue.")

@@ -29,8 +29,7 @@ class Zone:
     """Where in its organ a tumour may lie.
 
     Attributes:
-        surface_distance_mm: Smallest and largest distance of the centre from the organ's surface in mm. What the
-            scan's edge or its padding cuts off counts as organ that goes on.
+        surface_distance_mm: Smallest and largest distance of the centre from the organ's surface (see `organ_depth`).
         avoid_distance_mm: Distance that the tumour's surface keeps from what it shall avoid, in mm.
         outside_share: Share of the surface outside the organ, for tumours that may leave it: a range, or
             "kidney" for shares by size as in real kidney tumours.
@@ -63,8 +62,6 @@ class Surroundings:
 
     Attributes:
         start: Voxel of the scan at the box's corner. (D, H, W).
-        spacing_mm: Spacing in mm, array order.
-        organ: True in the organ.
         replaceable: True where a voxel may become tumour.
         keep_off: Masks that a tumour's surface keeps a distance from, and those distances in mm.
     """
@@ -86,7 +83,6 @@ class Ground(ABC):
     """Where tumours are placed: a scan in memory, or a case that is read where it is looked at.
 
     Attributes:
-        spacing_mm: Spacing in mm, array order.
         reach_mm: How far beyond a tumour's surface its surroundings must show the scan, in mm.
     """
 
@@ -115,8 +111,7 @@ class HostGround(Ground):
         Raises:
             EmptyOrganError: If no voxel of the organ lies in the zone.
         """
-        self._host = host
-        self.spacing_mm, self.reach_mm = host.spacing_mm, zone.avoid_distance_mm
+        self._host, self.spacing_mm, self.reach_mm = host, host.spacing_mm, zone.avoid_distance_mm
         places = host.organ_mask & host.replaceable_mask
         if zone.surface_distance_mm is not None and places.any():
             low_mm, high_mm = zone.surface_distance_mm
@@ -167,12 +162,7 @@ class TumorPlan:
 
 @dataclass(frozen=True)
 class DrawnSize:
-    """Size and shape of one tumour that has neither a place nor a look.
-
-    Attributes:
-        spec: The tumour, centred at 0.
-        size_class: The class that its radius comes from.
-    """
+    """Size and shape of one tumour, centred at 0, that has neither a place nor a look."""
 
     spec: TumorSpec
     size_class: SizeClass
@@ -181,12 +171,7 @@ class DrawnSize:
 def draw_sizes(
     plan: TumorPlan, largest_radius_mm: float, rng: np.random.Generator, *, count: int | None = None
 ) -> tuple[DrawnSize, ...]:
-    """Draw number, sizes and shapes of a scan's tumours.
-
-    Args:
-        largest_radius_mm: Largest radius that the scan can show, in mm.
-        count: Number of tumours; drawn by default.
-    """
+    """Draw sizes and shapes of a scan's tumours, none larger than it can show, and, by default, their number."""
     classes = fit_size_classes(plan.size_classes, largest_radius_mm)
     if count is None and plan.counts is not None:
         chosen = [draw_size_class(classes, rng) for _ in range(plan.counts[int(rng.integers(len(plan.counts)))])]
@@ -200,8 +185,7 @@ def draw_sizes(
 def with_look(spec: TumorSpec, appearances: AppearanceRule, attempt: int = 0) -> TumorSpec:
     """Give a tumour a look that its own seed decides, so that size and place do not depend on what looks there are.
 
-    Args:
-        attempt: Number of the look, for a tumour that could not be seen with the one before.
+    One that could not be seen with the look of an attempt gets another one with the next.
     """
     look = appearances.draw(np.random.default_rng(np.random.SeedSequence([spec.seed, attempt])))
     return replace(spec, contrast_hu=look.contrast_hu, heterogeneity_hu=look.heterogeneity_hu)
@@ -224,10 +208,7 @@ def place_tumors(
     for each in drawn:
         least_mm = each.size_class.radius_mm[0] if plan.keeps_class else smallest_mm
         spec = _place_one(ground, plan, each.spec, least_mm, [TumorSurface(other) for other in placed], rng)
-        if spec is None:
-            given_up.append(each.spec)
-        else:
-            placed.append(spec)
+        (given_up if spec is None else placed).append(spec or each.spec)
     return placed, given_up
 
 

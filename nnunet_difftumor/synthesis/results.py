@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +22,9 @@ class TumorRecord:
     """What happened to one drawn tumour; with the host, it replays the tumour.
 
     Attributes:
-        spec: What was drawn.
         attempt: Number of the attempt that was kept, from 0.
         roi_side: Side of the region of interest in voxels.
-        roi_spacing_mm: Spacing of the region of interest in mm.
         drawn_mm3: Volume on the host's grid before clipping to the organ, in mm3.
-        label_mm3: Volume that was labelled, in mm3.
         contrast_hu: Mean of the label minus mean of the rim after blending, in HU.
     """
 
@@ -40,10 +36,6 @@ class TumorRecord:
     label_mm3: float
     contrast_hu: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for a JSON file."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class SynthesizedTumor:
@@ -54,7 +46,6 @@ class SynthesizedTumor:
         image_hu: Host with the tumour, in HU; equal to the host outside the support. Shape of the box.
         support: True where the image may differ from the host. Shape of the box.
         label: True where the voxel is tumour, a subset of the support. Shape of the box.
-        record: What was drawn and measured.
     """
 
     box: Box

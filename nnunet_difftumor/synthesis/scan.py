@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from nnunet_difftumor import __version__
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
 from nnunet_difftumor.support.pictures.montage import (
     MontageRow,
     crop_around,
@@ -49,8 +49,6 @@ class ScanRequest:
     """What to synthesize on which CT.
 
     Attributes:
-        ct_path: CT in HU.
-        organ_mask_path: Mask on the CT's grid.
         organ_label: Value of the organ in the mask; None if it holds one value only.
         tumor_mask_path: Mask to use as the tumour as it is, or None to draw tumours.
         radius_mm: Range of radii in mm; None for the size classes of the paper.
@@ -59,7 +57,6 @@ class ScanRequest:
         heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
             the training tumours.
         steps: Denoising steps T; None for four, or those of the record that is replayed.
-        seed: Seed of places, shapes and tissue.
         replay_path: A tumors.json whose tumours are made again, or None.
     """
 
@@ -94,14 +91,9 @@ class ScanRequest:
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:
-    """Put tumours into a CT file and write CT, label map, records and montage.
+    """Put tumours into a CT file and write CT, label map, records and montage into a folder.
 
-    Args:
-        output: Folder for the results; nothing is written if no tumour could be placed.
-        overwrite: Replace results that are there already.
-
-    Returns:
-        The tumours and what was given up.
+    Nothing is written if no tumour could be placed.
 
     Raises:
         DiffTumorError: For every kind of bad input, with the file and the fix.
@@ -140,7 +132,7 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
             "target": request.target,
             "seed": request.seed,
             "rejected": dict(result.rejected),
-            "tumors": [tumor.record.to_json() for tumor in result.tumors],
+            "tumors": [asdict(tumor.record) for tumor in result.tumors],
         }
         _write_results(output, ct, np.where(result.label_mask(organ.shape), tumor_label, organ_map), result, records)
     return result
@@ -165,24 +157,18 @@ def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest)
     values = [int(value) for value in np.unique(organ_map) if value != 0]
     if not values:
         raise EmptyOrganError(f"{request.organ_mask_path} has no voxel above 0; give a mask that contains the organ.")
-    if request.organ_label is None:
-        if len(values) > 1:
-            raise MissingLabelError(
-                f"{request.organ_mask_path} holds {_list_labels(values)}; name the organ's with --organ-label N."
-            )
+    if request.organ_label in values:
+        return int(request.organ_label)
+    if request.organ_label is None and len(values) == 1:
         return values[0]
-    if request.organ_label not in values:
-        raise MissingLabelError(
-            f"--organ-label {request.organ_label} is not in {request.organ_mask_path}, which holds "
-            f"{_list_labels(values)}."
-        )
-    return request.organ_label
-
-
-def _list_labels(values: list[int]) -> str:
-    if len(values) <= _MOST_LISTED_LABELS:
-        return f"the labels {values}"
-    return f"{len(values)} different values from {values[0]} to {values[-1]}: this looks like an image and no mask"
+    held = f"the labels {values}"
+    if len(values) > _MOST_LISTED_LABELS:
+        held = f"{len(values)} different values from {values[0]} to {values[-1]}: this looks like an image and no mask"
+    if request.organ_label is None:
+        raise MissingLabelError(f"{request.organ_mask_path} holds {held}; name the organ's with --organ-label N.")
+    raise MissingLabelError(
+        f"--organ-label {request.organ_label} is not in {request.organ_mask_path}, which holds {held}."
+    )
 
 
 def _given_tumor(
@@ -208,10 +194,9 @@ def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynth
     which may change their last bits: so the record of the last round makes the same tumours again.
     """
     rng = np.random.default_rng(request.seed)
-    sizes = PAPER_SIZE_CLASSES
-    if request.radius_mm is not None:
-        sizes = (SizeClass(name="user", radius_mm=request.radius_mm, probability=1.0),)
-    plan = TumorPlan(size_classes=sizes, appearances=request.appearances(synthesizer.tissue.appearances))
+    radius_mm, looks = request.radius_mm, request.appearances(synthesizer.tissue.appearances)
+    sizes = (SizeClass(name="user", radius_mm=radius_mm, probability=1.0),) if radius_mm else PAPER_SIZE_CLASSES
+    plan = TumorPlan(size_classes=sizes, appearances=looks)
     rejected: Counter[str] = Counter()
     result = SynthesisResult((), {})
     for _ in range(_ROUNDS):
@@ -257,19 +242,17 @@ def _read_content(path: Path) -> dict[str, Any]:
 def _write_results(
     output: Path, ct: CTVolume, labels: NDArray[np.integer[Any]], result: SynthesisResult, records: Mapping[str, Any]
 ) -> None:
-    """Write all files to a temporary folder beside the output, then move them in."""
+    """Write all files under temporary names; those of before are replaced when the last one is complete."""
     changed_hu = result.apply_to(ct.image_hu)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".partial-{output.name}-", dir=output.parent) as folder:
-        temporary = Path(folder)
-        write_ct_like(ct.path, temporary / "ct.nii.gz", changed_hu, result.support_mask(changed_hu.shape))
-        write_labels_like(ct, temporary / "label.nii.gz", labels)
-        (temporary / "tumors.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-        rows = _montage_rows(ct, changed_hu, result)
-        save_figure(draw_montage(rows, f"Synthetic tumours in {ct.path.name}"), temporary / "montage.png")
-        output.mkdir(parents=True, exist_ok=True)
-        for name in _RESULT_FILES:
-            os.replace(temporary / name, output / name)
+    figure = draw_montage(_montage_rows(ct, changed_hu, result), f"Synthetic tumours in {ct.path.name}")
+    with ExitStack() as files:
+        ct_file, label_file, records_file, montage_file = (
+            files.enter_context(written_whole(output / name, overwrite=True)) for name in _RESULT_FILES
+        )
+        write_ct_like(ct.path, ct_file, changed_hu, result.support_mask(changed_hu.shape))
+        write_labels_like(ct, label_file, labels)
+        write_json(records_file, records)
+        save_figure(figure, montage_file)
 
 
 def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: SynthesisResult) -> list[MontageRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.ndimage import maximum_filter1d
 
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of, inside, widened
 from nnunet_difftumor.ct.resample import average_onto
-from nnunet_difftumor.synthesis.blending import composite, measure_visibility, robust_sd
+from nnunet_difftumor.synthesis.blending import composite, robust_sd, visible_contrast_hu
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
 from nnunet_difftumor.synthesis.results import (
     INVISIBLE,
@@ -42,8 +42,6 @@ class PreparedTumor:
     """A tumour that has a place: its region of interest and its clipped drawing on the host.
 
     Attributes:
-        spec: What was drawn.
-        roi: Region of interest in which tissue is generated.
         roi_mask: True inside the tumour. Shape of the region.
         box: Where label and weight lie in the host.
         label: True where the voxel becomes tumour. Shape of the box.
@@ -64,11 +62,7 @@ class PreparedTumor:
     has_organ_rim: bool = False
 
     def with_rim(self, host: Host, occupied: NDArray[np.bool_]) -> PreparedTumor:
-        """Measure the rim, when all tumours of the host have their places.
-
-        Args:
-            occupied: True where any tumour of the host changes it. Shape (D, H, W).
-        """
+        """Measure the rim, when it is known where any tumour of the host changes it: `occupied`, shape (D, H, W)."""
         wide = _with_room_for_rim(self.box, host)
         near = np.zeros_like(host.valid_mask[wide])
         near[inside(self.box, wide)] = self.weight > 0
@@ -80,28 +74,21 @@ class PreparedTumor:
         return replace(self, rim_hu=host.image_hu[wide][organ if has_organ_rim else free], has_organ_rim=has_organ_rim)
 
 
+@dataclass(eq=False)
 class TumorSynthesizer:
     """Puts drawn tumours into hosts with a tissue generator.
 
     Attributes:
-        tissue: Where the tumour tissue comes from.
         max_attempts: How often a tumour that cannot be seen is generated before it is dropped, at least 1.
         minimum_inside_share: Least share of what a host shows of a drawn label that may become tumour.
         has_residual: The host's noise is added to the tissue; False shows what the tissue is without it.
     """
 
-    def __init__(
-        self,
-        tissue: TissueGenerator,
-        *,
-        max_attempts: int = 2,
-        minimum_inside_share: float = 0.5,
-        has_residual: bool = True,
-    ) -> None:
-        self.tissue = tissue
-        self.max_attempts = max_attempts
-        self.minimum_inside_share = minimum_inside_share
-        self.has_residual = has_residual
+    tissue: TissueGenerator
+    _: KW_ONLY
+    max_attempts: int = 2
+    minimum_inside_share: float = 0.5
+    has_residual: bool = True
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> TumorSynthesizer:
@@ -109,14 +96,11 @@ class TumorSynthesizer:
         return cls(DiffusionTissue.from_folder(folder, steps=steps, device=device))
 
     def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
-        """Generate tumours on a host; the host is not changed.
+        """Generate tumours, drawn or surfaces of masks to use as they are, on a host, which is not changed.
 
         A tumour is shifted to its requested contrast, by 25 HU at most. One that still cannot be seen, or is bright
         where dark was requested, is generated again with the same size and requested contrast, and dropped after
         `max_attempts`.
-
-        Args:
-            tumors: Drawn tumours, or surfaces of masks to use as they are.
 
         Returns:
             The visible tumours, and the others by reason: "outside_organ", "out_of_view", "overlap", "invisible".
@@ -149,20 +133,14 @@ class TumorSynthesizer:
     def blended(
         self, host: Host, pending: Sequence[PreparedTumor], attempt: int
     ) -> Iterable[tuple[PreparedTumor, FloatArray]]:
-        """Make the tumours and blend them into the host's boxes.
+        """Make the tumours and blend them: each with the host's box after blending, in HU, in any order.
 
         Args:
-            pending: Tumours that have a place.
             attempt: Number of the attempt, from 0.
-
-        Yields:
-            Each tumour with the host's box after blending, in HU, in any order.
         """
         for shown, chosen in _shown_hosts(host, pending):
             for prepared, tumor_hu, reconstruction_hu in self._generate(shown, chosen, attempt):
-                image_hu = _blend(
-                    shown, prepared, tumor_hu, reconstruction_hu, self.tissue.window_hu, has_residual=self.has_residual
-                )
+                image_hu = self._blend(shown, prepared, tumor_hu, reconstruction_hu)
                 yield prepared, np.where(prepared.weight > 0, image_hu, host.image_hu[prepared.box])
 
     def _prepare(self, host: Host, tumor: TumorSpec | MaskSurface, occupied: NDArray[np.bool_]) -> PreparedTumor | str:
@@ -205,9 +183,27 @@ class TumorSynthesizer:
             for index, prepared in enumerate(group):
                 yield prepared, regions.tumor_hu[index], regions.reconstruction_hu[index]
 
+    def _blend(
+        self, host: Host, prepared: PreparedTumor, tumor_hu: FloatArray, reconstruction_hu: FloatArray
+    ) -> FloatArray:
+        """Blend a generated region into the host's box. HU, shape of the box."""
+        wide = _with_room_for_rim(prepared.box, host)
+        reconstruction = _onto_box(reconstruction_hu, prepared.roi, wide, host)
+        residual = np.clip(host.image_hu[wide], *self.tissue.window_hu) - reconstruction
+        tissue = host.organ_mask[wide] & host.valid_mask[wide]
+        sd_hu = robust_sd(residual[tissue]) if int(tissue.sum()) >= _ENOUGH_VOXELS else robust_sd(residual)
+        return composite(
+            host.image_hu[prepared.box],
+            _onto_box(tumor_hu, prepared.roi, prepared.box, host),
+            reconstruction[inside(prepared.box, wide)],
+            prepared.weight,
+            sd_hu if self.has_residual else 0.0,
+            self.tissue.window_hu,
+        )
+
 
 def attempt_seed(seed: int, attempt: int) -> int:
-    """Return the seed of one attempt at a tumour."""
+    """Seed of one attempt at a tumour."""
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -228,37 +224,11 @@ def _shown_hosts(host: Host, pending: Sequence[PreparedTumor]) -> list[tuple[Hos
 
 
 def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray[np.bool_], FloatArray] | None:
-    starts = np.maximum(drawn.start, 0)
-    stops = np.minimum(np.add(drawn.start, drawn.label.shape), shape)
+    starts, stops = np.maximum(drawn.start, 0), np.minimum(np.add(drawn.start, drawn.label.shape), shape)
     if (stops <= starts).any():
         return None
     inner = as_box(starts - drawn.start, stops - drawn.start)
     return as_box(starts, stops), drawn.label[inner], drawn.weight[inner]
-
-
-def _blend(
-    host: Host,
-    prepared: PreparedTumor,
-    tumor_hu: FloatArray,
-    reconstruction_hu: FloatArray,
-    window_hu: tuple[float, float],
-    *,
-    has_residual: bool,
-) -> FloatArray:
-    """Blend a generated region into the host's box. HU, shape of the box."""
-    wide = _with_room_for_rim(prepared.box, host)
-    reconstruction = _onto_box(reconstruction_hu, prepared.roi, wide, host)
-    residual = np.clip(host.image_hu[wide], *window_hu) - reconstruction
-    tissue = host.organ_mask[wide] & host.valid_mask[wide]
-    sd_hu = robust_sd(residual[tissue]) if int(tissue.sum()) >= _ENOUGH_VOXELS else robust_sd(residual)
-    return composite(
-        host.image_hu[prepared.box],
-        _onto_box(tumor_hu, prepared.roi, prepared.box, host),
-        reconstruction[inside(prepared.box, wide)],
-        prepared.weight,
-        sd_hu if has_residual else 0.0,
-        window_hu,
-    )
 
 
 def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray) -> Appearance:
@@ -289,17 +259,15 @@ def _calibrated(prepared: PreparedTumor, image_hu: FloatArray) -> FloatArray:
     if requested_hu is None or not prepared.has_organ_rim:
         return image_hu
     missing_hu = float(prepared.rim_hu.mean()) + requested_hu - float(image_hu[prepared.label].mean())
-    shift_hu = np.clip(
-        missing_hu / float(prepared.weight[prepared.label].mean()), -_LARGEST_SHIFT_HU, _LARGEST_SHIFT_HU
-    )
-    shifted = image_hu + np.float32(shift_hu) * prepared.weight
+    wanted_hu = missing_hu / float(prepared.weight[prepared.label].mean())
+    shifted = image_hu + np.float32(np.clip(wanted_hu, -_LARGEST_SHIFT_HU, _LARGEST_SHIFT_HU)) * prepared.weight
     return np.where(prepared.weight > 0, shifted, image_hu).astype(np.float32)
 
 
 def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: int) -> SynthesizedTumor | None:
     """Measure a blended tumour, or None if it cannot be seen as it was requested."""
-    visibility = measure_visibility(image_hu[prepared.label], prepared.rim_hu)
-    if not visibility.is_as_requested(prepared.spec.contrast_hu):
+    contrast_hu = visible_contrast_hu(image_hu[prepared.label], prepared.rim_hu, prepared.spec.contrast_hu)
+    if contrast_hu is None:
         return None
     voxel_mm3 = float(np.prod(host.spacing_mm))
     record = TumorRecord(
@@ -309,7 +277,7 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
         roi_spacing_mm=prepared.roi.spacing_mm,
         drawn_mm3=prepared.drawn_voxels * voxel_mm3,
         label_mm3=int(prepared.label.sum()) * voxel_mm3,
-        contrast_hu=visibility.contrast_hu,
+        contrast_hu=contrast_hu,
     )
     return SynthesizedTumor(prepared.box, image_hu, prepared.weight > 0, prepared.label, record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,7 @@ class Appearance:
 
     Attributes:
         contrast_hu: Mean inside minus rim, in HU; None leaves it to the generator.
-        heterogeneity_hu: Standard deviation inside after smoothing away the noise, in HU; None leaves it to
-            the generator.
+        heterogeneity_hu: Standard deviation inside after smoothing away the noise, in HU; None: likewise.
     """
 
     contrast_hu: float | None = None
@@ -82,7 +82,7 @@ class AppearanceRule:
                 raise DiffTumorError(f"{name} needs LO <= HI, got {limits[0]:g} and {limits[1]:g}.")
         if self.heterogeneity_hu is not None and self.heterogeneity_hu[0] < 0:
             raise DiffTumorError(f"heterogeneity_hu must be 0 or more, got {self.heterogeneity_hu[0]:g}.")
-        if self._contrast_is_an_examples() and self.examples and not self._allowed_examples():
+        if self.examples and not self.usable_examples:
             raise DiffTumorError(
                 f"Only tumours darker than their rim are wanted, but none of the generator's {len(self.examples)} "
                 "training tumours is. Give the target 'training', or a range of contrasts in HU."
@@ -101,18 +101,11 @@ class AppearanceRule:
             heterogeneity = float(rng.uniform(*self.heterogeneity_hu))
         return Appearance(contrast_hu=contrast, heterogeneity_hu=heterogeneity)
 
-    def _contrast_is_an_examples(self) -> bool:
-        return self.contrast_hu is None and self.contrast_prior_hu is None
-
-    def _allowed_examples(self) -> Sequence[Appearance]:
-        if not self.only_darker:
-            return self.examples
-        return [example for example in self.examples if example.contrast_hu is None or example.contrast_hu < 0]
-
     @property
     def usable_examples(self) -> Sequence[Appearance]:
         """Examples that are drawn from: those dark and visible enough, unless their contrast is replaced anyway."""
-        if not self._contrast_is_an_examples():
+        if self.contrast_hu is not None or self.contrast_prior_hu is not None:
             return self.examples
-        allowed, smallest_hu = self._allowed_examples(), self.smallest_contrast_hu
+        highest_hu, smallest_hu = 0.0 if self.only_darker else math.inf, self.smallest_contrast_hu
+        allowed = [each for each in self.examples if each.contrast_hu is None or each.contrast_hu < highest_hu]
         return [each for each in allowed if each.contrast_hu is None or abs(each.contrast_hu) >= smallest_hu] or allowed

@@ -18,6 +18,7 @@ from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _EXACT_DRAWING_VOXELS = 120_000
+_SMALLEST_WEIGHT = np.float32(1e-3)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ class DrawnTumor:
     label: NDArray[np.bool_]
     weight: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, start: NDArray[np.int64], label: NDArray[np.bool_], weight: NDArray[np.float32]) -> DrawnTumor:
+        """Give every voxel of the label at least the smallest weight; what lies below it elsewhere is 0."""
+        weight = np.where(label, np.maximum(weight, _SMALLEST_WEIGHT), weight).astype(np.float32)
+        weight[weight < _SMALLEST_WEIGHT] = 0.0
+        depth, height, width = start.tolist()
+        return cls((depth, height, width), label, weight)
+
 
 def rim_width_mm(radius_mm: float) -> float:
     """Width of the soft rim outside the surface in mm: 0.3 of the radius, between 1 and 3 mm."""
@@ -46,9 +55,6 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     The label is the set of voxels with the largest share of tumour whose joint volume is nearest to the
     tumour's own, so that the volume is right at any spacing. The weight falls from 1 inside the surface
     to 0 at the outer edge of the rim and is averaged over the voxel.
-
-    Args:
-        spacing_mm: Spacing of the grid in mm, array order.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     rim_mm = rim_width_mm(surface.spec.radius_mm)
@@ -62,31 +68,23 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
 
     offset_mm = start * spacing - fine_start
     edge_mm = float(fine_spacing.min())
-    share = average_onto(_ramp(distance_mm, edge_mm), fine_spacing, shape, spacing, offset_mm)
+    ramp = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0).astype(np.float32)
+    share = average_onto(ramp, fine_spacing, shape, spacing, offset_mm)
     mean_distance_mm = average_onto(distance_mm, fine_spacing, shape, spacing, offset_mm)
     weight = average_onto(_soft_rim(distance_mm, rim_mm), fine_spacing, shape, spacing, offset_mm)
-    weight[weight < 1e-3] = 0.0
-
     count = max(1, round(surface.volume_mm3 / float(np.prod(spacing))))
-    label = _largest(share, mean_distance_mm, count)
-    weight = np.where(label, np.maximum(weight, 1e-3), weight).astype(np.float32)
-    return DrawnTumor((int(start[0]), int(start[1]), int(start[2])), label, weight)
+    return DrawnTumor.of(start, _largest(share, mean_distance_mm, count), weight)
 
 
 def _fine_grid(
     surface: TumorSurface, shape: NDArray[np.int64], spacing: NDArray[np.float64], start_mm: NDArray[np.float64]
 ) -> tuple[tuple[int, int, int], NDArray[np.float64], NDArray[np.float64]]:
     """Grid on which the distance is evaluated: fine against the tumour, bounded in number."""
-    extent_mm = shape * spacing
-    fine = np.minimum(spacing, surface.spec.radius_mm / 6.0)
+    extent_mm, radius_mm = shape * spacing, surface.spec.radius_mm
     bounded = (np.prod(extent_mm) / _EXACT_DRAWING_VOXELS) ** (1.0 / 3.0)
-    fine = np.maximum(fine, min(bounded, surface.spec.radius_mm / 4.0))
+    fine = np.maximum(np.minimum(spacing, radius_mm / 6.0), min(bounded, radius_mm / 4.0))
     counts = np.ceil(extent_mm / fine).astype(int) + 1
     return (int(counts[0]), int(counts[1]), int(counts[2])), fine, start_mm - 0.5 * spacing
-
-
-def _ramp(distance_mm: NDArray[np.float32], width_mm: float) -> NDArray[np.float32]:
-    return np.clip(0.5 - distance_mm / width_mm, 0.0, 1.0).astype(np.float32)
 
 
 def _soft_rim(distance_mm: NDArray[np.float32], rim_mm: float) -> NDArray[np.float32]:
@@ -112,13 +110,9 @@ class MaskSurface:
     """Surface of a tumour that a person drew as a mask; the mask is used as it is."""
 
     def __init__(self, mask: NDArray[np.bool_], spacing_mm: Vector, seed: int, appearance: Appearance | None = None):
-        """Measure a mask.
+        """Measure a mask, True inside the tumour, of shape (D, H, W).
 
-        Args:
-            mask: True inside the tumour. Shape (D, H, W).
-            spacing_mm: Spacing in mm, array order.
-            seed: Seed of the generator's noise.
-            appearance: How the tumour shall look; None leaves it to the generator.
+        The seed is that of the generator's noise; without a look, the generator chooses it.
 
         Raises:
             DiffTumorError: If the mask is empty.
@@ -157,7 +151,4 @@ class MaskSurface:
     def draw(self) -> DrawnTumor:
         """Return the mask with its blending weight, on the grid of the mask."""
         weight = _soft_rim(self._distance_mm, rim_width_mm(self.spec.radius_mm))
-        weight = np.where(self._label, np.maximum(weight, 1e-3), weight).astype(np.float32)
-        weight[weight < 1e-3] = 0.0
-        depth, height, width = (int(value) for value in self._start)
-        return DrawnTumor((depth, height, width), self._label, weight)
+        return DrawnTumor.of(self._start, self._label, weight)

@@ -33,10 +33,7 @@ TARGETS = (*PUBLISHED_CONTRASTS_HU, HYPODENSE, TRAINING)
 
 
 def check_target(target: str) -> str:
-    """Return the target if it is known.
-
-    Args:
-        target: Name of an organ in the table, "hypodense" or "training".
+    """Return the target if it is one of `TARGETS`.
 
     Raises:
         ConfigurationError: If it is unknown.
@@ -66,9 +63,6 @@ def make_appearance_rule(
     """Build the rule that looks are drawn by: the user's range > the published contrast > the training tumours.
 
     Args:
-        target: One of `TARGETS`.
-        contrast_hu: The user's range of contrasts in HU, or None.
-        heterogeneity_hu: The user's range of standard deviations inside a tumour in HU, or None.
         examples: Looks of the tumours that the generator was trained on.
 
     Raises:

@@ -43,19 +43,12 @@ class RegionOfInterest:
     """An isotropic cube around a tumour.
 
     Attributes:
-        side: Side in voxels.
-        spacing_mm: Spacing in mm.
         start_mm: Position of voxel (0, 0, 0) in the frame of the host's grid, in mm. (D, H, W).
     """
 
     side: int
     spacing_mm: float
     start_mm: tuple[float, float, float]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape in voxels."""
-        return (self.side, self.side, self.side)
 
     def sample(
         self, image_hu: NDArray[np.floating], spacing_mm: Sequence[float], valid_mask: NDArray[np.bool_] | None = None
@@ -67,7 +60,6 @@ class RegionOfInterest:
 
         Args:
             image_hu: Host image in HU. Shape (D, H, W).
-            spacing_mm: Spacing of the host in mm, array order.
             valid_mask: True in real CT, False in padding around it. Shape (D, H, W).
         """
         spacing, start_mm = np.asarray(spacing_mm), np.asarray(self.start_mm)
@@ -80,8 +72,8 @@ class RegionOfInterest:
         part = image_hu[near]
         if valid_mask is not None:
             part = np.where(valid_mask[near], part, np.float32(AIR_HU))
-        isotropic_mm = (self.spacing_mm,) * 3
-        return resample(part, spacing, self.shape, isotropic_mm, start_mm - first * spacing, fill_value=None)
+        shape, isotropic_mm = (self.side,) * 3, (self.spacing_mm,) * 3
+        return resample(part, spacing, shape, isotropic_mm, start_mm - first * spacing, fill_value=None)
 
     def draw_mask(self, surface: TumorSurface | MaskSurface) -> NDArray[np.bool_]:
         """Draw a tumour on the region, True inside; at least the centre voxel is set. Shape (side, side, side)."""
@@ -93,7 +85,7 @@ class RegionOfInterest:
         distance_mm = surface.signed_distance_on_grid((stop - first).tolist(), (self.spacing_mm,) * 3, start_mm)
         part = distance_mm <= 0.0
         part.flat[int(np.argmin(distance_mm))] = True
-        mask = np.zeros(self.shape, dtype=bool)
+        mask = np.zeros((self.side,) * 3, dtype=bool)
         mask[as_box(first, stop)] = part
         return mask
 
@@ -105,13 +97,7 @@ def choose_roi(
 
     The spacing is the finest of the generator's range, but not finer than the host's own finest axis
     unless the tumour would then be under three voxels in radius; it gets coarser where the largest side
-    could not hold the tumour otherwise, so that the cost of any tumour is bounded.
-
-    Args:
-        host_spacing_mm: Spacing of the host in mm, array order.
-
-    Returns:
-        The region, centred on the tumour.
+    could not hold the tumour otherwise, so that the cost of any tumour is bounded. It is centred on the tumour.
     """
     radius_mm = surface.spec.radius_mm
     extent_mm = float(surface.half_extent_mm.max())

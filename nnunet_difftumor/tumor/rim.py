@@ -19,14 +19,8 @@ _ENOUGH_VOXELS = 20
 def signed_distance_mm(label: BoolArray, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
     """Distance of voxel centres to the surface of a label, negative inside.
 
-    The surface lies half a voxel (of the finest axis) beyond the outermost voxel centres.
-
-    Args:
-        label: True inside, with voxels of both kinds. Shape (D, H, W).
-        spacing_mm: Spacing in mm, array order.
-
-    Returns:
-        Distance in mm. Same shape.
+    The surface lies half a voxel (of the finest axis) beyond the outermost voxel centres. Voxels of both kinds are
+    needed. Shape (D, H, W).
     """
     edge_mm = 0.5 * float(min(spacing_mm))
     inside = np.asarray(distance_transform_edt(label, sampling=spacing_mm))
@@ -35,15 +29,11 @@ def signed_distance_mm(label: BoolArray, spacing_mm: Sequence[float]) -> NDArray
 
 
 def ring_level_hu(host_hu: FloatArray, organ: BoolArray, distance_mm: FloatArray) -> float:
-    """Mean of the organ's tissue 1.5 to 6 mm outside a label.
+    """Mean of the organ's tissue 1.5 to 6 mm outside a label, in HU; NaN with fewer than 20 such voxels.
 
     Args:
-        host_hu: Host in HU. Shape (D, H, W).
-        organ: True in the organ, tumours left out. Same shape.
+        organ: True in the organ, tumours left out. Shape (D, H, W).
         distance_mm: Signed distance to the label's surface in mm. Same shape.
-
-    Returns:
-        Mean in HU; NaN with fewer than 20 such voxels.
     """
     ring = organ & (distance_mm > RING_MM[0]) & (distance_mm <= RING_MM[1])
     return float(host_hu[ring].mean()) if int(ring.sum()) >= _ENOUGH_VOXELS else float("nan")

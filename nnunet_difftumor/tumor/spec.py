@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,7 @@ class TumorSpec:
         roughness: Standard deviation of the logarithm of the radius over the surface.
         seed: Seed of the surface and of the generator's noise.
         contrast_hu: Requested mean difference between tumour and rim in HU; None leaves it to the generator.
-        heterogeneity_hu: Requested standard deviation inside after smoothing away the noise, in HU; None
-            leaves it to the generator.
+        heterogeneity_hu: Requested standard deviation inside after smoothing away the noise, in HU; None: likewise.
         size_class: Name of the size class that the radius was drawn from.
     """
 
@@ -59,16 +58,11 @@ class TumorSpec:
 
     def moved_to(self, centre_mm: Vector) -> TumorSpec:
         """Return the same tumour at another centre (mm, array order)."""
-        depth, height, width = centre_mm
-        return replace(self, centre_mm=(float(depth), float(height), float(width)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` reads back without loss."""
-        return asdict(self)
+        return replace(self, centre_mm=_triple(centre_mm))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TumorSpec:
-        """Read a spec that `to_json` wrote.
+        """Read the `dataclasses.asdict` of a spec, as JSON holds it, without loss.
 
         Raises:
             DiffTumorError: If a key is missing or unknown, or a value is of another kind.
@@ -114,18 +108,14 @@ def draw_tumor_spec(
 
     Axis ratios and roughness follow the shapes of 72 real kidney tumours: elongation about 0.85,
     flatness about 0.5 to 0.8, sphericity 0.95 below 2 cm, 0.90 to 5 cm and 0.83 above.
-
-    Args:
-        centre_mm: Centre in mm, array order.
     """
     radius_mm = float(rng.uniform(*size_class.radius_mm))
     elongation = float(np.clip(rng.normal(0.85, 0.07), 0.65, 0.97))
     flatness = float(np.clip(rng.normal(0.72, 0.10), 0.5, 0.95)) * elongation
     quaternion = rng.normal(size=4)
     quaternion /= np.linalg.norm(quaternion)
-    depth, height, width = (float(value) for value in centre_mm)
     return TumorSpec(
-        centre_mm=(depth, height, width),
+        centre_mm=_triple(centre_mm),
         radius_mm=radius_mm,
         axis_ratios=(1.0, elongation, flatness),
         rotation=tuple(float(value) for value in quaternion),  # type: ignore[arg-type]
@@ -135,6 +125,11 @@ def draw_tumor_spec(
         heterogeneity_hu=appearance.heterogeneity_hu,
         size_class=size_class.name,
     )
+
+
+def _triple(values: Vector) -> Triple:
+    depth, height, width = map(float, values)
+    return depth, height, width
 
 
 def _roughness(radius_mm: float) -> float:

@@ -39,15 +39,14 @@ class TumorSurface:
     def signed_distance(self, offset_mm: NDArray[np.floating]) -> NDArray[np.float64]:
         """Distance to the surface in mm, exact to first order near it; negative inside. Shape (N,).
 
-        Args:
-            offset_mm: Positions relative to the tumour's centre in mm, array order. Shape (N, 3).
+        The positions, of shape (N, 3), are relative to the tumour's centre, array order.
         """
         body = (offset_mm @ self._rotation) / self.semi_axes_mm  # (N, 3)
         norm = np.linalg.norm(body, axis=1)
         direction = body / np.maximum(norm, 1e-9)[:, None]
-        angles = self._angles(direction)
-        log_radius, slope = self._log_radius(angles), self._slope(angles)
-        shrink = np.exp(-log_radius)
+        angles = direction @ self._waves.T + self._phases  # (N, K)
+        slope = -(np.sin(angles) * self._amplitudes) @ self._waves  # gradient of g, (N, 3)
+        shrink = np.exp(-(np.cos(angles) @ self._amplitudes))
         implicit = norm * shrink - 1.0
         tangential = slope - np.sum(slope * direction, axis=1, keepdims=True) * direction
         gradient = (direction - tangential) * shrink[:, None] / self.semi_axes_mm
@@ -58,11 +57,9 @@ class TumorSurface:
     def signed_distance_on_grid(
         self, shape: Sequence[int], spacing_mm: Vector, start_mm: Vector
     ) -> NDArray[np.float32]:
-        """Signed distance in mm at the voxel centres of a grid. Shape (D, H, W).
+        """Signed distance in mm at the voxel centres of a grid that starts at a place in the frame of `spec.centre_mm`.
 
-        Args:
-            spacing_mm: Spacing of the grid in mm, array order.
-            start_mm: Position of voxel (0, 0, 0) in the frame of `spec.centre_mm`, in mm.
+        Shape (D, H, W), as `shape`.
         """
         axes = [
             start_mm[axis] + np.arange(shape[axis]) * spacing_mm[axis] - self.spec.centre_mm[axis] for axis in range(3)
@@ -73,7 +70,7 @@ class TumorSurface:
     def interior_offsets_mm(self, count: int) -> NDArray[np.float64]:
         """Points spread evenly over the tumour's volume, relative to its centre in mm. Shape (count, 3)."""
         direction = _fibonacci_sphere(count)
-        log_radius = self._log_radius(self._angles(direction))
+        log_radius = self._log_radius(direction)
         depth = _bit_reversed(count) ** (1.0 / 3.0)  # unrelated to the sphere's azimuths and heights
         body = (depth * np.exp(log_radius))[:, None] * direction
         return (body * self.semi_axes_mm) @ self._rotation.T
@@ -81,20 +78,12 @@ class TumorSurface:
     def surface_offsets_mm(self, count: int) -> NDArray[np.float64]:
         """Points spread over the tumour's surface, relative to its centre in mm. Shape (count, 3)."""
         direction = _fibonacci_sphere(count)
-        log_radius = self._log_radius(self._angles(direction))
+        log_radius = self._log_radius(direction)
         return _on_surface(direction, log_radius, self.semi_axes_mm, self._rotation)
 
-    def _angles(self, direction: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Phases of the waves at unit directions of shape (N, 3). Shape (N, K)."""
-        return direction @ self._waves.T + self._phases
-
-    def _log_radius(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Logarithm g of the radius. Shape (N,)."""
-        return np.cos(angles) @ self._amplitudes
-
-    def _slope(self, angles: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Gradient of g along the directions. Shape (N, 3)."""
-        return -(np.sin(angles) * self._amplitudes) @ self._waves
+    def _log_radius(self, direction: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Logarithm g of the radius at unit directions of shape (N, 3). Shape (N,)."""
+        return np.cos(direction @ self._waves.T + self._phases) @ self._amplitudes
 
 
 class _Shape(NamedTuple):

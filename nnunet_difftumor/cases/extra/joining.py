@@ -17,19 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.cases.extra.requirements import (
-    TargetDataset,
-    check_description,
-    check_healthy,
-    check_plans,
-    refuse_collisions,
-)
+from nnunet_difftumor.cases.extra.requirements import ExtraDataset, TargetDataset
 from nnunet_difftumor.cases.fold import FoldCases
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError, list_some
-from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset
-from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
+from nnunet_difftumor.settings.trainer_settings import ExtraHealthyDataset
 
 
 @dataclass(frozen=True)
@@ -37,8 +30,6 @@ class ExtraCases:
     """Cases of one extra data set.
 
     Attributes:
-        name: `DatasetXXX_Name`.
-        data_folder: Folder of its preprocessed cases.
         identifiers: All cases, sorted.
         places: The healthy cases, which tumours may be placed in: the numbers of the targets whose organ each has.
         missing: Cases whose labels are there but which are not preprocessed.
@@ -72,10 +63,7 @@ def open_extra_healthy(
     *,
     show_progress: bool = False,
 ) -> tuple[ExtraCases, ...]:
-    """Find the preprocessed cases of the extra data sets, and check that they fit.
-
-    Args:
-        roles: Organ and tumour of each kind of synthetic tumour.
+    """Find the preprocessed cases of the extra data sets, and check that they fit the target and its roles.
 
     Raises:
         DatasetError: If a data set is not preprocessed for the target, or an identifier occurs twice.
@@ -89,40 +77,35 @@ def open_extra_healthy(
             raise ConfigurationError(
                 f"extra_healthy_datasets names {name}, which is trained on already. Take it off the list."
             )
-        extra = _open_one(name, target, roles, show_progress=show_progress)
-        refuse_collisions(extra.identifiers, name, taken)
+        dataset = ExtraDataset(name, target)
+        extra = _open_one(dataset, roles, show_progress=show_progress)
+        dataset.refuse_collisions(extra.identifiers, taken)
         taken |= dict.fromkeys(extra.identifiers, name)
         found.append(extra)
     return tuple(found)
 
 
-def _open_one(name: str, target: TargetDataset, roles: Sequence[LabelRoles], *, show_progress: bool) -> ExtraCases:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    folder = target.folder.parent / name
-    plans_file = folder / f"{target.transferred_plans_name}.json"
-    if not plans_file.is_file() or not (folder / "dataset.json").is_file():
-        raise DatasetError(f"{name} is not preprocessed for {target.name}. Run: {target.command_for(name)}")
-    dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    check_description(dataset_json, name, target)
-    plans = json.loads(plans_file.read_text(encoding="utf-8"))
-    check_plans(plans, name, target)
-    data_folder = folder / PlansManager(plans).get_configuration(target.configuration).data_identifier
-    labelled = folder / "gt_segmentations"
+def _open_one(extra: ExtraDataset, roles: Sequence[LabelRoles], *, show_progress: bool) -> ExtraCases:
+    description, labelled = extra.folder / "dataset.json", extra.folder / "gt_segmentations"
+    if not extra.plans_file.is_file() or not description.is_file():
+        raise DatasetError(f"{extra.name} is not preprocessed for {extra.target.name}. Run: {extra.command}")
+    dataset_json = json.loads(description.read_text(encoding="utf-8"))
+    extra.check_description(dataset_json)
+    extra.check_plans()
+    data_folder = extra.data_folder
     if not data_folder.is_dir() or not any(data_folder.iterdir()) or not labelled.is_dir():
-        raise DatasetError(f"{data_folder} holds no preprocessed case. Run: {target.command_for(name)}")
+        raise DatasetError(f"{data_folder} holds no preprocessed case. Run: {extra.command}")
     identifiers = _open_cases(data_folder).identifiers
     unfinished = [case for case in identifiers if not (data_folder / f"{case}.pkl").is_file()]
     if unfinished:
         raise DatasetError(
-            f"Preprocessing of {name} was interrupted at {list_some(unfinished)}. Run: {target.command_for(name)}"
+            f"Preprocessing of {extra.name} was interrupted at {list_some(unfinished)}. Run: {extra.command}"
         )
     ending = dataset_json["file_ending"]
     files = {identifier: labelled / f"{identifier}{ending}" for identifier in identifiers}
-    cache = FactCache(folder / CASE_FACTS_FILE_NAME)
-    places = check_healthy(files, roles, dataset_json["labels"], name, cache, show_progress=show_progress)
+    places = extra.check_healthy(files, roles, dataset_json["labels"], show_progress=show_progress)
     listed = {path.name.removesuffix(ending) for path in labelled.iterdir() if path.name.endswith(ending)}
-    return ExtraCases(name, data_folder, tuple(identifiers), places, tuple(sorted(listed - set(identifiers))))
+    return ExtraCases(extra.name, data_folder, tuple(identifiers), places, tuple(sorted(listed - set(identifiers))))
 
 
 def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases:
@@ -146,7 +129,7 @@ def refuse_copies(
 
     Args:
         data_folder: Folder of the preprocessed cases that are trained on.
-        fold: nnU-Net's fold; "all" makes no validation claim.
+        fold: "all" makes no validation claim.
 
     Returns:
         Lines for the log about copies that do no harm.

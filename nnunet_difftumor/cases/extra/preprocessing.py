@@ -10,52 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.cases.extra.requirements import (
-    TargetDataset,
-    check_description,
-    check_healthy,
-    check_plans,
-    refuse_collisions,
-)
+from nnunet_difftumor.cases.extra.requirements import ExtraDataset, TargetDataset
 from nnunet_difftumor.cases.fold import roles_of
 from nnunet_difftumor.ct.datasets import RawDataset, load_raw_dataset
 from nnunet_difftumor.ct.reading import read_shape
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError, list_some
-from nnunet_difftumor.settings.extra_healthy import ExtraHealthyDataset
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ENVIRONMENT_VARIABLE, find_sources
-from nnunet_difftumor.settings.trainer_settings import TrainerSettings
+from nnunet_difftumor.settings.trainer_settings import ExtraHealthyDataset, TrainerSettings
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.declared import check
-from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 _KEY = "extra_healthy_datasets"
 
 
 @dataclass(frozen=True)
-class ExtraPreprocessing:
-    """An extra raw data set, and the data set that is trained on and that it is prepared for."""
+class ExtraPreprocessing(ExtraDataset):
+    """An extra data set that is to be preprocessed, with its raw cases."""
 
-    target: TargetDataset
     raw: RawDataset
-
-    @property
-    def folder(self) -> Path:
-        """The extra data set's folder in nnUNet_preprocessed."""
-        return self.target.folder.parent / self.raw.folder.name
-
-    @property
-    def plans_file(self) -> Path:
-        """The transferred plans."""
-        return self.folder / f"{self.target.transferred_plans_name}.json"
-
-    @property
-    def data_folder(self) -> Path:
-        """Where the preprocessed cases lie, once the plans are transferred."""
-        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-        configuration = PlansManager(str(self.plans_file)).get_configuration(self.target.configuration)
-        return self.folder / configuration.data_identifier
 
     @property
     def is_complete(self) -> bool:
@@ -116,36 +89,28 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
     """
     if raw_folder.name == target.name:
         raise ConfigurationError(f"--from names {target.name} itself. Name another data set.")
-    raw = load_raw_dataset(raw_folder)
-    check_description(raw.options, raw_folder.name, target)
-    refuse_collisions(
-        [case.identifier for case in raw.cases], raw_folder.name, dict.fromkeys(target.identifiers, target.name)
-    )
+    work = ExtraPreprocessing(raw_folder.name, target, load_raw_dataset(raw_folder))
+    work.check_description(work.raw.options)
+    identifiers = [case.identifier for case in work.raw.cases]
+    work.refuse_collisions(identifiers, dict.fromkeys(target.identifiers, target.name))
     labels = target.dataset_json["labels"]
     sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), target.folder, target.dataset_json)
-    config = resolve_config(labels, sources).config
-    roles = [roles_of(labels, each) for each in config.organ_targets]
-    work = ExtraPreprocessing(target, raw)
+    roles = [roles_of(labels, each) for each in resolve_config(labels, sources).config.organ_targets]
     _refuse_other_grids(work)
-    cache = FactCache(work.folder / CASE_FACTS_FILE_NAME if work.folder.is_dir() else None)
-    healthy = check_healthy(work.label_files, roles, raw.options["labels"], raw_folder.name, cache, show_progress=True)
-    if not healthy:
+    if not work.check_healthy(work.label_files, roles, work.raw.options["labels"], show_progress=True):
         organs = " or ".join(str(each.organ) for each in roles)
         raise ConfigurationError(
-            f"No case of {raw_folder.name} has a voxel of the organ's label {organs}, so there would be "
+            f"No case of {work.name} has a voxel of the organ's label {organs}, so there would be "
             "nowhere to put tumours. Annotate the organ first, for example with a published organ segmentation model."
         )
     return work
 
 
 def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: bool = False) -> bool:
-    """Take the fingerprint, transfer the plans and preprocess.
+    """Take the fingerprint, transfer the plans and preprocess; False if everything was there already.
 
     Args:
         overwrite: Replace transferred plans that differ, and preprocess again what is there.
-
-    Returns:
-        False if everything was there already.
 
     Raises:
         OutputExistsError: If other transferred plans are there and `overwrite` is False.
@@ -156,24 +121,23 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
         move_plans_between_datasets,
     )
 
-    name, target = work.raw.folder.name, work.target
     if work.plans_file.is_file() and not overwrite:
         try:
-            check_plans(json.loads(work.plans_file.read_text(encoding="utf-8")), name, target)
+            work.check_plans()
         except ConfigurationError as error:
             raise OutputExistsError(f"{work.plans_file} exists already, made for other plans. {error}") from error
         if work.is_complete:
             return False
-    number = int(name.removeprefix("Dataset")[:3])
+    number, target = int(work.name.removeprefix("Dataset")[:3]), work.target
     work.folder.mkdir(parents=True, exist_ok=True)
     extract_fingerprint_dataset(number, num_processes=processes, clean=overwrite, verbose=False)
     if overwrite or not (work.folder / "dataset.json").is_file():
         shutil.copy(work.raw.folder / "dataset.json", work.folder / "dataset.json")
-    move_plans_between_datasets(target.name, name, target.plans["plans_name"], target.transferred_plans_name)
-    preprocess_dataset(number, target.transferred_plans_name, (target.configuration,), [processes])
+    move_plans_between_datasets(target.name, work.name, target.plans["plans_name"], work.plans_name)
+    preprocess_dataset(number, work.plans_name, (target.configuration,), [processes])
     if not work.is_complete:
         raise DatasetError(
-            f"nnU-Net did not preprocess every case of {name}; see its messages above, and run this command again."
+            f"nnU-Net did not preprocess every case of {work.name}; see its messages above, and run this command again."
         )
     return True
 
@@ -181,8 +145,7 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
 def setting_with(folder: Path, dataset: str) -> tuple[ExtraHealthyDataset, ...]:
     """Return the entries of the setting in a folder's difftumor.json, and one more unless its data set is there.
 
-    Args:
-        dataset: Full name of the extra data set; an entry may have its number.
+    The data set is given by its full name; an entry may have its number.
     """
     path = folder / CONFIG_FILE_NAME
     written = check({_KEY: _read_settings(path).get(_KEY, [])}, TrainerSettings, path).extra_healthy_datasets
@@ -203,7 +166,7 @@ def write_setting(folder: Path, entries: Sequence[ExtraHealthyDataset]) -> Path:
 
 def setting_to_json(entries: Sequence[ExtraHealthyDataset]) -> dict[str, Any]:
     """Return the setting as it stands in difftumor.json."""
-    return {_KEY: [{"dataset": each.dataset, "confirmed_healthy": each.confirmed_healthy} for each in entries]}
+    return {_KEY: [each.model_dump() for each in entries]}
 
 
 def _refuse_other_grids(work: ExtraPreprocessing) -> None:
@@ -216,7 +179,7 @@ def _refuse_other_grids(work: ExtraPreprocessing) -> None:
     if odd:
         image, label = shapes[odd[0]]
         raise DatasetError(
-            f"{len(odd)} label maps of {work.raw.folder.name} have another shape than their image: "
+            f"{len(odd)} label maps of {work.name} have another shape than their image: "
             f"{list_some(odd)} ({odd[0]}: image {image}, label {label}, D H W). Correct them."
         )
 

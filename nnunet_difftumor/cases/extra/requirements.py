@@ -10,8 +10,8 @@ from typing import Any
 
 from nnunet_difftumor.cases.healthy import count_label_voxels
 from nnunet_difftumor.ct.label_roles import LabelRoles
-from nnunet_difftumor.errors import ConfigurationError, DatasetError
-from nnunet_difftumor.support.files.fact_cache import FactCache
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
+from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
 _SAME_PLANS = ("transpose_forward", "foreground_intensity_properties_per_channel")
 _SAME_CONFIGURATION = (
@@ -33,7 +33,6 @@ class TargetDataset:
     Attributes:
         folder: Its folder in nnUNet_preprocessed.
         plans: Content of its plans file.
-        configuration: Name of the configuration that is trained.
     """
 
     name: str
@@ -43,142 +42,150 @@ class TargetDataset:
     dataset_json: Mapping[str, Any]
     identifiers: tuple[str, ...]
 
+
+@dataclass(frozen=True)
+class ExtraDataset:
+    """A further data set, preprocessed or to be preprocessed for the one that is trained on."""
+
+    name: str
+    target: TargetDataset
+
     @property
-    def transferred_plans_name(self) -> str:
-        """Name of this data set's plans in the folder of an extra data set."""
-        return f"{self.plans['plans_name']}_for_{self.name}"
+    def folder(self) -> Path:
+        """Its folder in nnUNet_preprocessed."""
+        return self.target.folder.parent / self.name
 
-    def command_for(self, extra_name: str) -> str:
-        """Command that prepares an extra data set for this one."""
+    @property
+    def plans_name(self) -> str:
+        """Name of the target's plans in this folder."""
+        return f"{self.target.plans['plans_name']}_for_{self.target.name}"
+
+    @property
+    def plans_file(self) -> Path:
+        """The transferred plans."""
+        return self.folder / f"{self.plans_name}.json"
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the preprocessed cases lie, once the plans are transferred."""
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        configuration = PlansManager(str(self.plans_file)).get_configuration(self.target.configuration)
+        return self.folder / configuration.data_identifier
+
+    @property
+    def command(self) -> str:
+        """Command that prepares it."""
         return (
-            f"difftumor add-healthy -d {self.name} --from {extra_name} --plans {self.plans['plans_name']} "
-            f"-c {self.configuration} --confirmed-healthy"
+            f"difftumor add-healthy -d {self.target.name} --from {self.name} --plans {self.target.plans['plans_name']} "
+            f"-c {self.target.configuration} --confirmed-healthy"
         )
 
+    def check_description(self, dataset_json: Mapping[str, Any]) -> None:
+        """Check that its channels and labels mean what they mean in the data set that is trained on.
 
-def check_description(extra: Mapping[str, Any], name: str, target: TargetDataset) -> None:
-    """Check that channels and labels of an extra data set mean what they mean in the data set that is trained on.
+        Raises:
+            ConfigurationError: If they do not; the message names what differs.
+        """
+        name, target = self.name, self.target.name
+        channels, expected = (_channels(each) for each in (dataset_json, self.target.dataset_json))
+        if channels != expected:
+            raise ConfigurationError(
+                f"{name} has the channels {channels}, but {target} has {expected}. Extra healthy cases need the same."
+            )
+        labels, known = (dict(each["labels"]) for each in (dataset_json, self.target.dataset_json))
+        foreign = sorted(set(labels) - set(known))
+        if foreign:
+            raise ConfigurationError(
+                f"{name} has labels that {target} lacks: {', '.join(foreign)}. Merge them into background or into a "
+                f"label of {target} ({', '.join(known)}), in the label files and in dataset.json of {name}."
+            )
+        clashing = [label for label in labels if labels[label] != known[label]]
+        if clashing:
+            listed = ", ".join(f"{label} is {labels[label]} there and {known[label]} here" for label in clashing)
+            raise ConfigurationError(
+                f"Labels of {name} have other values than in {target}: {listed}. Change the values in the label "
+                f"files and in dataset.json of {name}."
+            )
+        has_regions = any(isinstance(value, (list, tuple)) for value in known.values())
+        lacking = [label for label in known if label not in labels]
+        if lacking and (has_regions or "ignore" in known):
+            raise ConfigurationError(
+                f"{name} does not declare the labels {', '.join(lacking)}. With regions or an ignore label, nnU-Net "
+                f'needs the same "labels" in both data sets: write those of {target} into dataset.json of {name} '
+                "(also in nnUNet_preprocessed), although no case has a voxel of them, and run difftumor add-healthy "
+                "--overwrite."
+            )
 
-    Args:
-        extra: dataset.json of the extra data set.
+    def check_plans(self) -> None:
+        """Check that it was preprocessed as the data set that is trained on.
 
-    Raises:
-        ConfigurationError: If they do not; the message names what differs.
-    """
-    channels, expected = (_channels(each) for each in (extra, target.dataset_json))
-    if channels != expected:
-        raise ConfigurationError(
-            f"{name} has the channels {channels}, but {target.name} has {expected}. Extra healthy cases need the same."
-        )
-    labels, known = (dict(each["labels"]) for each in (extra, target.dataset_json))
-    foreign = sorted(set(labels) - set(known))
-    if foreign:
-        raise ConfigurationError(
-            f"{name} has labels that {target.name} lacks: {', '.join(foreign)}. Merge them into background or into a "
-            f"label of {target.name} ({', '.join(known)}), in the label files and in dataset.json of {name}."
-        )
-    clashing = [label for label in labels if labels[label] != known[label]]
-    if clashing:
-        listed = ", ".join(f"{label} is {labels[label]} there and {known[label]} here" for label in clashing)
-        raise ConfigurationError(
-            f"Labels of {name} have other values than in {target.name}: {listed}. Change the values in the label "
-            f"files and in dataset.json of {name}."
-        )
-    has_regions = any(isinstance(value, (list, tuple)) for value in known.values())
-    lacking = [label for label in known if label not in labels]
-    if lacking and (has_regions or "ignore" in known):
-        raise ConfigurationError(
-            f"{name} does not declare the labels {', '.join(lacking)}. With regions or an ignore label, nnU-Net needs "
-            f'the same "labels" in both data sets: write those of {target.name} into dataset.json of {name} (also in '
-            "nnUNet_preprocessed), although no case has a voxel of them, and run difftumor add-healthy --overwrite."
-        )
+        Raises:
+            ConfigurationError: If spacing, normalisation, resampling or the order of axes differ.
+        """
+        plans = json.loads(self.plans_file.read_text(encoding="utf-8"))
+        theirs, ours = (_settings_of(each, self.target.configuration) for each in (plans, self.target.plans))
+        differing = [key for key in ours if theirs.get(key) != ours[key]]
+        if differing:
+            shown = ", ".join(f"{key} ({_short(theirs.get(key))} there, {_short(ours[key])} here)" for key in differing)
+            raise ConfigurationError(
+                f"{self.name} was preprocessed for other plans than those of {self.target.name}: they differ in "
+                f"{shown}. Preprocess it again: {self.command} --overwrite"
+            )
 
+    def check_healthy(
+        self,
+        label_files: Mapping[str, Path],
+        roles: Sequence[LabelRoles],
+        labels: Mapping[str, Any],
+        *,
+        show_progress: bool = False,
+    ) -> dict[str, tuple[int, ...]]:
+        """Check that none of its cases, by their labels on the raw grid, has a voxel of a tumour of any role.
 
-def check_plans(plans: Mapping[str, Any], name: str, target: TargetDataset) -> None:
-    """Check that an extra data set was preprocessed as the data set that is trained on.
+        Returns:
+            Cases with an organ, sorted, each with the numbers of the roles whose organ it has.
 
-    Args:
-        plans: Plans of the extra data set.
+        Raises:
+            DatasetError: If a label file is missing, or holds values that dataset.json does not name.
+            ConfigurationError: If a case has a tumour.
+        """
+        cache = FactCache(self.folder / CASE_FACTS_FILE_NAME if self.folder.is_dir() else None)
+        voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
+        tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts)}
+        ill = sorted(case for case in voxels if tumors & {value for value, count in voxels[case].items() if count})
+        if ill:
+            raise ConfigurationError(
+                f"{len(ill)} cases of {self.name} have voxels of a tumour label "
+                f"({', '.join(map(str, sorted(tumors)))}): {list_some(ill)}. An extra data set must be healthy: take "
+                "them out of the raw one and run `difftumor add-healthy` again, or make one data set of both."
+            )
+        named = {value for values in labels.values() for value in (values if isinstance(values, list) else [values])}
+        odd = sorted(case for case in voxels if set(voxels[case]) - named)
+        if odd:
+            raise DatasetError(
+                f"{len(odd)} label files of {self.name} hold values that its dataset.json does not name: "
+                f"{list_some(odd)} ({sorted(set(voxels[odd[0]]) - named)}). Correct them."
+            )
+        places = {
+            case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))
+            for case in sorted(voxels)
+        }
+        return {case: numbers for case, numbers in places.items() if numbers}
 
-    Raises:
-        ConfigurationError: If spacing, normalisation, resampling or the order of axes differ.
-    """
-    theirs, ours = _settings_of(plans, target.configuration), _settings_of(target.plans, target.configuration)
-    differing = [key for key in ours if theirs.get(key) != ours[key]]
-    if differing:
-        shown = ", ".join(f"{key} ({_short(theirs.get(key))} there, {_short(ours[key])} here)" for key in differing)
-        raise ConfigurationError(
-            f"{name} was preprocessed for other plans than those of {target.name}: they differ in {shown}. "
-            f"Preprocess it again: {target.command_for(name)} --overwrite"
-        )
+    def refuse_collisions(self, identifiers: Collection[str], taken: Mapping[str, str]) -> None:
+        """Check that none of its cases has an identifier that another data set, named for each, uses already.
 
-
-def check_healthy(
-    label_files: Mapping[str, Path],
-    roles: Sequence[LabelRoles],
-    labels: Mapping[str, Any],
-    name: str,
-    cache: FactCache,
-    *,
-    show_progress: bool = False,
-) -> dict[str, tuple[int, ...]]:
-    """Check that no case of an extra data set has a voxel of a tumour label.
-
-    Args:
-        label_files: Label file of each case, on the raw grid.
-        roles: Organ and tumour of each kind of synthetic tumour.
-        labels: `labels` of the extra data set's dataset.json.
-
-    Returns:
-        Cases with an organ, sorted, each with the numbers of the kinds whose organ it has.
-
-    Raises:
-        DatasetError: If a label file is missing, or holds values that dataset.json does not name.
-        ConfigurationError: If a case has a tumour.
-    """
-    voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
-    tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts)}
-    ill = sorted(case for case in voxels if tumors & {value for value, count in voxels[case].items() if count})
-    if ill:
-        raise ConfigurationError(
-            f"{len(ill)} cases of {name} have voxels of a tumour label ({', '.join(map(str, sorted(tumors)))}): "
-            f"{list_some(ill)}. An extra data set must be healthy: take them out of the "
-            "raw one and run `difftumor add-healthy` again, or make one data set of both."
-        )
-    named = {value for values in labels.values() for value in (values if isinstance(values, list) else [values])}
-    odd = sorted(case for case in voxels if set(voxels[case]) - named)
-    if odd:
-        raise DatasetError(
-            f"{len(odd)} label files of {name} hold values that its dataset.json does not name: {list_some(odd)} "
-            f"({sorted(set(voxels[odd[0]]) - named)}). Correct them."
-        )
-    places = {
-        case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))
-        for case in sorted(voxels)
-    }
-    return {case: numbers for case, numbers in places.items() if numbers}
-
-
-def refuse_collisions(identifiers: Collection[str], name: str, taken: Mapping[str, str]) -> None:
-    """Raise if a case of an extra data set has the identifier of another data set's case.
-
-    Args:
-        taken: Name of the data set of each identifier that is used already.
-
-    Raises:
-        DatasetError: If there is one.
-    """
-    twice = sorted(identifier for identifier in identifiers if identifier in taken)
-    if twice:
-        raise DatasetError(
-            f"{len(twice)} cases of {name} have identifiers that {taken[twice[0]]} uses too: {list_some(twice)}. "
-            f"Rename their files in {name}, and run difftumor add-healthy again with --overwrite."
-        )
-
-
-def list_some(cases: Sequence[str]) -> str:
-    """Return the first five names, and dots for more."""
-    return ", ".join(cases[:5]) + (", ..." if len(cases) > 5 else "")
+        Raises:
+            DatasetError: If one has.
+        """
+        twice = sorted(identifier for identifier in identifiers if identifier in taken)
+        if twice:
+            raise DatasetError(
+                f"{len(twice)} cases of {self.name} have identifiers that {taken[twice[0]]} uses too: "
+                f"{list_some(twice)}. Rename their files in {self.name}, and run difftumor add-healthy again with "
+                "--overwrite."
+            )
 
 
 def _settings_of(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:

@@ -42,12 +42,7 @@ class Declared(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        defer_build=True,
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
     )
     removed: ClassVar[Mapping[str, str]] = {}
 
@@ -76,8 +71,8 @@ class Expected:
     shown: str | None = None
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
-        words = {"expected": self.text, "shown": self.shown}
-        return handler(schema) | {key: value for key, value in words.items() if value is not None}
+        shown = {} if self.shown is None else {"shown": self.shown}
+        return handler(schema) | {"expected": self.text, **shown}
 
 
 class OneOf:
@@ -129,12 +124,7 @@ DIFFERENT = AfterValidator(lambda values: keep_if(0 < len(values) == len(set(val
 
 
 def full_path(written: str, folder: Path, what: str) -> Path:
-    """Find a path that is written in a file.
-
-    Args:
-        written: The path; it may start with ~ and hold environment variables.
-        folder: Folder of the file, from which the path starts.
-        what: What names it, for the error.
+    """Find a path that is written in a file as `what`: from its folder, or with ~ or environment variables.
 
     Raises:
         ConfigurationError: If nothing is written, or an environment variable is not set.
@@ -207,9 +197,7 @@ def check(content: Any, model: type[_Model], file: str | Path, what: str = "", *
     """Read the content of a file as a model.
 
     Args:
-        content: What JSON or YAML holds.
-        file: The file, for errors.
-        what: What errors call the whole of it; empty: by the file alone.
+        what: What errors call the whole of it beside the file's name, if anything.
         folder: Folder that paths in it start from, which must then exist; None: paths stay as they are.
 
     Raises:
@@ -296,7 +284,7 @@ def _model_of(annotation: Any) -> type[Declared] | None:
         return _model_of((as_written or [annotation.annotation])[0])
     if isinstance(annotation, type) and issubclass(annotation, Declared):
         return annotation
-    return next((found for each in get_args(annotation) if (found := _model_of(each)) is not None), None)
+    return next(filter(None, map(_model_of, get_args(annotation))), None)
 
 
 def _known_parts(loc: list[int | str], value: Any) -> str:

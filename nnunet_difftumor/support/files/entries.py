@@ -13,10 +13,7 @@ _NAMED_BY_TEXT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")
 
 
 def read_yaml(path: Path, kind: str) -> Any:
-    """Read what a file holds.
-
-    Args:
-        kind: What errors call it.
+    """Read what a file, which errors call `kind`, holds.
 
     Raises:
         ConfigurationError: If it cannot be read, or gives a key twice.

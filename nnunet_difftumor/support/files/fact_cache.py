@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.support.files.file_stamps import stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +57,12 @@ class FactCache:
     def _facts(self, file: Path) -> dict[str, Any]:
         entry = self._entries.get(_key(file))
         return entry["facts"] if entry is not None and entry["stamp"] == stamp_of(file) else {}
+
+
+def stamp_of(path: Path) -> list[int]:
+    """What tells that a file has changed, as JSON holds it: its size in bytes and its time of change in nanoseconds."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _key(file: Path) -> str:

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 @contextmanager
 def temporary_environment(**values: str) -> Iterator[None]:
     """Set environment variables within the block; afterwards every one of them is as it was."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ.update(before)

@@ -18,15 +18,12 @@ _LOG_LINES_SHOWN = 25
 
 
 def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path, *, is_told_to_end: bool = True) -> int:
-    """Run a command.
+    """Run a command and return its exit status.
 
     Args:
         environment: Variables that it gets on top of those of this process.
         log: File for its output; replaced.
         is_told_to_end: On Ctrl-C, the terminal tells the command as well; False: there is no terminal.
-
-    Returns:
-        Its exit status.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -44,14 +41,14 @@ def run_logged(words: Sequence[str], environment: Mapping[str, str], log: Path, 
                 sys.stdout.write(chunk.decode("utf-8", errors="replace"))
                 sys.stdout.flush()
             return process.wait()
-        except KeyboardInterrupt:  # the terminal has told the command too; let it save its state
-            if not is_told_to_end:
+        except BaseException as error:
+            if not (isinstance(error, KeyboardInterrupt) and is_told_to_end):
                 process.terminate()
-            _wait_or_kill(process, _GRACE_SECONDS)
-            raise
-        except BaseException:
-            process.terminate()
-            _wait_or_kill(process, _GRACE_SECONDS)
+            try:
+                process.wait(_GRACE_SECONDS)  # it may save its state
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             raise
 
 
@@ -76,23 +73,12 @@ def end_of_log(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:])
 
 
-def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """End on SIGTERM as if by Ctrl-C, so that the running command is ended too.
+    """End on SIGTERM as if by Ctrl-C, with a `SystemExit`, so that the running command is ended too.
 
     The handler of before is back afterwards. A process pool of the same process would inherit this one, and a worker
     that is told to end while it starts can lose the exception: its pool then waits for it for ever.
-
-    Yields:
-        Nothing; SIGTERM raises `SystemExit` within.
     """
     before: Any = signal.signal(signal.SIGTERM, _end)
     try:

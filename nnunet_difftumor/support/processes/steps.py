@@ -30,7 +30,6 @@ class Step:
     """Something that is made once, by a command.
 
     Attributes:
-        name: For messages.
         work_folder: Where its lock and its logs lie; made if it is missing.
         done_file: Written when it is finished.
         waits: Wait for another process that makes it, instead of raising.
@@ -60,10 +59,7 @@ class Step:
         return {"seconds_of_last_start": round(seconds, 1), "starts": len(logs_in(self.work_folder))}
 
     def run_once(self, run_command: RunCommand = run_logged) -> bool:
-        """Run the command, unless it is finished.
-
-        Returns:
-            False if it was finished before.
+        """Run the command and return True, unless it is finished.
 
         Raises:
             OutputExistsError: If it was started otherwise.
@@ -94,14 +90,10 @@ def run_or_raise(
     who: str,
     advice: str = "",
 ) -> None:
-    """Print a command and run it.
-
-    Args:
-        typed: The command as it is printed.
-        who: What the message of the error begins with, like "fold 0: nnU-Net".
+    """Print a command as `typed` and run it.
 
     Raises:
-        RunError: If it ends with an error; with the end of its log.
+        RunError: If it ends with an error; with the end of its log, `who` ("fold 0: nnU-Net") first, `advice` last.
     """
     print(f"$ {typed}", flush=True)
     status = run_command(words, environment, log)
@@ -111,11 +103,9 @@ def run_or_raise(
 
 
 def refuse_changes(record: Path, current: Mapping[str, object], folder: Path, advice: str, root: Path) -> None:
-    """Refuse to go on with a training that was started with other settings or cases.
+    """Refuse to go on with a training that, by its record (JSON), was started with other settings or cases.
 
-    Args:
-        record: What it was started with, as JSON; paths in the study's folder may be full ones.
-        root: Output folder of the study, from which paths in it start.
+    Paths in the study's folder, `root`, may be full ones in the record.
 
     Raises:
         OutputExistsError: If anything differs.
@@ -139,9 +129,7 @@ def relative_paths(content: Any, root: Path) -> Any:
 def alone(folder: Path, name: str, *, waits: bool = False, work: str = "trains it") -> Iterator[None]:
     """Keep two processes from making one thing; the lock goes with the process that holds it.
 
-    Args:
-        waits: Wait for the other process, and say so, instead of raising.
-        work: What the other process does, for messages.
+    One that waits says so, and what the other process does (`work`).
 
     Raises:
         RunError: If another process holds the lock and `waits` is False.

@@ -50,7 +50,6 @@ def make_donor(
         image_hu: Scan in HU, limited to the window. Shape (D, H, W).
         tumor: True in this tumour, not empty. Shape (D, H, W).
         organ: True in the organ, all tumours left out. Shape (D, H, W).
-        spacing_mm: Spacing in mm, array order.
     """
     voxels = np.argwhere(tumor)
     tumor_box = as_box(voxels.min(axis=0), voxels.max(axis=0) + 1)
@@ -72,11 +71,7 @@ def make_donor(
 
 
 def donor_box(tumor_box: Sequence[slice], spacing_mm: tuple[float, float, float], shape: Sequence[int]) -> Box:
-    """Widen a tumour's bounding box to all that `make_donor` looks at, inside a scan of this shape.
-
-    Args:
-        spacing_mm: Spacing in mm, array order.
-    """
+    """Widen a tumour's bounding box to all that `make_donor` looks at, inside a scan of this shape."""
     return widened(tumor_box, np.ceil(_MARGIN_MM / np.asarray(spacing_mm)).astype(int), shape)
 
 
@@ -88,7 +83,7 @@ def paste_texture(
     level_hu: float,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Fill a mask with the texture of one of the donors at a contrast.
+    """Fill a mask with the texture of one of the donors at a contrast, in HU, to be blended without a residual.
 
     The texture keeps its own noise and, unless the donor is smaller than the mask, its own scale: whole
     voxels are copied, flipped at random, from a random spot deep enough in the donor.
@@ -99,12 +94,10 @@ def paste_texture(
         radius_mm: Radius of the sphere of the mask's volume, in mm.
         contrast_hu: Contrast against `level_hu`; None takes the donor's own.
         level_hu: Level of the tissue around, in HU.
-
-    Returns:
-        Tissue in HU, to be blended without a residual. Shape (D, H, W).
     """
     donor = donors[int(rng.integers(len(donors)))]
-    texture_hu, mask = _flipped(*_enlarged(donor, radius_mm), rng)
+    flipped = tuple(np.flatnonzero(rng.random(3) < 0.5).tolist())
+    texture_hu, mask = (np.flip(each, flipped) for each in _enlarged(donor, radius_mm))
     depth_mm = np.asarray(distance_transform_edt(np.pad(mask, 1), sampling=donor.spacing_mm))[1:-1, 1:-1, 1:-1]
     deep = np.argwhere(depth_mm >= min(0.9 * float(depth_mm.max()), radius_mm))
     source = deep[int(rng.integers(len(deep)))]
@@ -112,8 +105,7 @@ def paste_texture(
     index = np.indices(label.shape).reshape(3, -1).T - centre + source
     index = np.clip(index, 0, np.asarray(texture_hu.shape) - 1)
     pasted_hu = texture_hu[tuple(index.T)].reshape(label.shape)
-    contrast_hu = contrast_hu if contrast_hu is not None else donor.contrast_hu
-    mean_hu = level_hu + (contrast_hu or 0.0)
+    mean_hu = level_hu + ((donor.contrast_hu if contrast_hu is None else contrast_hu) or 0.0)
     return (pasted_hu - pasted_hu[label].mean() + mean_hu).astype(np.float32)
 
 
@@ -127,10 +119,3 @@ def _enlarged(donor: Donor, radius_mm: float) -> tuple[FloatArray, NDArray[np.bo
     texture_hu = resample(donor.texture_hu, coarse, shape, donor.spacing_mm, (0.0,) * 3, fill_value=0.0)
     mask = resample(donor.mask, coarse, shape, donor.spacing_mm, (0.0,) * 3, fill_value=0.0) >= 0.5
     return texture_hu, mask if mask.any() else np.ones_like(mask)
-
-
-def _flipped(
-    texture_hu: FloatArray, mask: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    axes = tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5))
-    return np.flip(texture_hu, axes), np.flip(mask, axes)

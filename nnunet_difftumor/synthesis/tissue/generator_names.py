@@ -25,26 +25,19 @@ def is_builtin(text_or_path: str | Path) -> bool:
 
 
 def resolve_generator(text_or_path: str | Path) -> Path:
-    """Find the generator folder that a user named.
+    """Find the generator that a user named: `builtin:NAME`, its folder, or where `difftumor train-diffusion` put it.
 
-    Args:
-        text_or_path: `builtin:NAME`, a generator folder, or the output folder of `difftumor train-diffusion`.
-
-    Returns:
-        The generator folder. Whether a path of the user's is a generator is for the loader to say.
+    Whether a path of the user's is a generator is for the loader to say.
 
     Raises:
         ConfigurationError: If no builtin generator has that name.
         BuiltinNotInstalledError: If it has one, but the weights are not in this installation.
     """
-    if is_builtin(text_or_path):
-        return _builtin_folder(str(text_or_path))
-    folder = Path(text_or_path).expanduser()
-    inner = folder / "generator"  # what train-diffusion leaves in its output folder
-    return inner if (inner / _MODEL_INDEX).is_file() else folder
-
-
-def _builtin_folder(text: str) -> Path:
+    text = str(text_or_path)
+    if not is_builtin(text):
+        folder = Path(text_or_path).expanduser()
+        inner = folder / "generator"  # what train-diffusion leaves in its output folder
+        return inner if (inner / _MODEL_INDEX).is_file() else folder
     name = text.removeprefix(BUILTIN_PREFIX)
     if name not in BUILTIN_NAMES:
         known = ", ".join(f"{BUILTIN_PREFIX}{known}" for known in BUILTIN_NAMES)
@@ -61,17 +54,11 @@ def _builtin_folder(text: str) -> Path:
 
 
 def default_target(generator: str, organ_name: str | None = None) -> str:
-    """Choose what looks are drawn from where the user did not say.
+    """Choose what looks are drawn from, one of `TARGETS`, where the user did not say.
 
     A generator of the user's own was trained on the tumours that are wanted: they are the reference. A builtin one
     was trained on tumours of another organ: a published contrast of the organ is better, and where there is none,
     the training tumours that are darker than their surroundings, as tumours in enhanced organs mostly are.
-
-    Args:
-        organ_name: Name of the organ's label, as far as it is known.
-
-    Returns:
-        One of `TARGETS`.
     """
     if not is_builtin(generator):
         return TRAINING

@@ -18,6 +18,7 @@ from nnunet_difftumor.tumor.appearance import Appearance
 
 _HOST_SMOOTHING_VOXELS = 1.0
 _EDGE_SMOOTHING_VOXELS = 0.7
+_IN_SPACE = (1, 2, 3)  # every region by itself
 
 
 class HandcraftedTissue(DescribedTissue):
@@ -33,7 +34,7 @@ class HandcraftedTissue(DescribedTissue):
         from diffusion.texture import draw_texture
 
         clipped_hu = np.clip(host_hu, *self.window_hu)
-        smooth_hu = _smooth(clipped_hu, _HOST_SMOOTHING_VOXELS)
+        smooth_hu = np.asarray(gaussian_filter(clipped_hu, _HOST_SMOOTHING_VOXELS, axes=_IN_SPACE), dtype=np.float32)
         masks = torch.from_numpy(tumor_masks[:, None])
         heterogeneities = torch.tensor([look.heterogeneity_hu or 0.0 for look in appearances])
         contrasts = [or_nan(look.contrast_hu) for look in appearances]
@@ -41,9 +42,5 @@ class HandcraftedTissue(DescribedTissue):
         filled_hu = fill_tumor_region(
             torch.from_numpy(smooth_hu[:, None]), masks, torch.tensor(contrasts), texture_hu=texture_hu
         )[:, 0].numpy()
-        return GeneratedRegions(np.clip(_smooth(filled_hu, _EDGE_SMOOTHING_VOXELS), *self.window_hu), smooth_hu)
-
-
-def _smooth(regions_hu: FloatArray, sigma_voxels: float) -> FloatArray:
-    """Smooth every region by itself. Shape (N, S, S, S)."""
-    return np.stack([gaussian_filter(region, sigma_voxels) for region in regions_hu]).astype(np.float32)
+        tumor_hu = np.asarray(gaussian_filter(filled_hu, _EDGE_SMOOTHING_VOXELS, axes=_IN_SPACE), dtype=np.float32)
+        return GeneratedRegions(np.clip(tumor_hu, *self.window_hu), smooth_hu)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,54 +21,45 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GeneratedRegions:
-    """Smooth tissue for a batch of regions, without the host's noise.
+    """Smooth tissue for a batch of regions, without the host's noise: HU of shape (N, S, S, S).
 
     Attributes:
-        tumor_hu: Region with the tumour, in HU. Shape (N, S, S, S).
-        reconstruction_hu: The same model's reconstruction of the host, in HU. Shape (N, S, S, S).
+        reconstruction_hu: The same model's reconstruction of the host.
     """
 
     tumor_hu: FloatArray
     reconstruction_hu: FloatArray
 
 
-class TissueGenerator(Protocol):
-    """Makes tumour tissue for regions of interest; the same seed and region give the same tissue."""
+class TissueGenerator:
+    """Makes tumour tissue for regions of interest; the same seed and region give the same tissue.
 
-    @property
-    def roi_rule(self) -> RoiRule:
-        """Regions that the generator was trained on, and can work on."""
-        ...
+    Attributes:
+        roi_rule: Regions that the generator was trained on, and can work on.
+        window_hu: Lowest and highest value that the generator represents, in HU.
+        appearances: Look of each tumour that the generator learned from, as far as it is known.
+    """
 
-    @property
-    def window_hu(self) -> tuple[float, float]:
-        """Lowest and highest value that the generator represents, in HU."""
-        ...
-
-    @property
-    def appearances(self) -> tuple[Appearance, ...]:
-        """Contrast and heterogeneity of each tumour that the generator learned from, as far as they are known."""
-        ...
+    roi_rule: RoiRule
+    window_hu: tuple[float, float]
+    appearances: tuple[Appearance, ...]
 
     def generate(
         self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> GeneratedRegions:
-        """Generate tissue for regions of one side.
+        """Generate tissue for N regions of one side S.
 
         Args:
             host_hu: Regions of the host in HU. Shape (N, S, S, S).
             tumor_masks: True inside the tumour. Shape (N, S, S, S).
             appearances: Requested look of each region's tumour; contrast against `rim_median_hu` of the region (see
                 `diffusion.conditioning`).
-
-        Returns:
-            Tissue of shape (N, S, S, S).
         """
-        ...
+        raise NotImplementedError
 
 
-class DescribedTissue:
-    """Regions, window and looks of a generator folder, whatever the tissue is made by (see `TissueGenerator`)."""
+class DescribedTissue(TissueGenerator):
+    """Regions, window and looks of a generator folder, whatever the tissue is made by."""
 
     def __init__(self, info: GeneratorInfo) -> None:
         finest_mm, coarsest_mm = info.spacing_range_mm
@@ -85,12 +76,8 @@ class DescribedTissue:
 def require_in_window(level_hu: float, window_hu: tuple[float, float], what: str) -> None:
     """Refuse an organ that a generator cannot represent: its autoencoder limits all values to its window.
 
-    Args:
-        level_hu: Typical value of the organ in HU.
-        what: What has that value, for the message.
-
     Raises:
-        DiffTumorError: If the value lies outside the window.
+        DiffTumorError: If the typical value of the organ, which the message calls `what`, lies outside the window.
     """
     low_hu, high_hu = window_hu
     if not low_hu < level_hu < high_hu:

@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
+from nnunet_difftumor.synthesis.tissue.diffusion import (
+    PRECISION_VARIABLE,
+    DiffusionTissue,
+    has_matrix_units,
+    synthesis_precision,
+)
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
-from nnunet_difftumor.synthesis.tissue.precision import PRECISION_VARIABLE, has_matrix_units, synthesis_precision
 from nnunet_difftumor.tumor.appearance import Appearance
 
 CPU = torch.device("cpu")

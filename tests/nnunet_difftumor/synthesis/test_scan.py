@@ -14,7 +14,7 @@ from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.synthesis.scan import ScanRequest, read_records, synthesize_scan
 from nnunet_difftumor.synthesis.tissue import generator_names as builtin
-from nnunet_difftumor.synthesis.tissue.precision import PRECISION_VARIABLE
+from nnunet_difftumor.synthesis.tissue.diffusion import PRECISION_VARIABLE
 
 SLOPE, INTERCEPT = 0.5, -1024.0
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from scipy.ndimage import binary_erosion
 
 from diffusion.conditioning import fill_tumor_region, rim_median_hu
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, GeometryMismatchError
-from nnunet_difftumor.synthesis.blending import composite, measure_visibility
+from nnunet_difftumor.synthesis.blending import composite, visible_contrast_hu
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
@@ -74,7 +74,7 @@ def test_same_record_gives_the_same_tumour_alone_or_in_company():
     together = TumorSynthesizer(FlatTissue()).synthesize(host, specs)
     assert len(together.tumors) == 2
     for tumor in together.tumors:
-        spec = TumorSpec.from_json(tumor.record.spec.to_json())
+        spec = TumorSpec.from_json(asdict(tumor.record.spec))
         (alone,) = TumorSynthesizer(FlatTissue()).synthesize(host, [spec]).tumors
         assert alone.box == tumor.box
         assert np.array_equal(alone.label, tumor.label)
@@ -347,7 +347,7 @@ def test_the_regions_mask_is_the_tumour_and_nothing_is_cut(radius_mm: float):
     ratios = {"axis_ratios": (1.0, 0.7, 0.5), "rotation": (0.8, 0.3, 0.4, 0.33), "roughness": 0.3}
     surface = TumorSurface(TumorSpec(centre_mm=(31.0, 42.0, 37.0), radius_mm=radius_mm, seed=4, **ratios))
     roi = choose_roi(surface, (1.5, 1.5, 1.5), RULE)
-    whole = surface.signed_distance_on_grid(roi.shape, (roi.spacing_mm,) * 3, roi.start_mm) <= 0
+    whole = surface.signed_distance_on_grid((roi.side,) * 3, (roi.spacing_mm,) * 3, roi.start_mm) <= 0
     assert np.array_equal(roi.draw_mask(surface), whole)
 
 
@@ -370,17 +370,17 @@ def test_composite_by_hand():
 
 
 def test_visibility_needs_five_hu_and_two_standard_errors():
-    assert measure_visibility(np.full(50, 40.0), np.full(50, 46.0)).is_visible
-    assert not measure_visibility(np.full(50, 40.0), np.full(50, 44.0)).is_visible
+    assert visible_contrast_hu(np.full(50, 40.0), np.full(50, 46.0)) == -6.0
+    assert visible_contrast_hu(np.full(50, 40.0), np.full(50, 44.0)) is None
     noisy = np.array([0.0, 100.0] * 2)
-    assert not measure_visibility(noisy, noisy + 30.0).is_visible
-    assert not measure_visibility(noisy, np.array([])).is_visible
+    assert visible_contrast_hu(noisy, noisy + 30.0) is None
+    assert visible_contrast_hu(noisy, np.array([])) is None
 
 
 def test_a_tumour_on_the_wrong_side_of_its_rim_is_not_as_requested():
-    bright = measure_visibility(np.full(50, 60.0), np.full(50, 50.0))
-    assert bright.is_as_requested(None)
-    assert bright.is_as_requested(12.0)
-    assert bright.is_as_requested(-3.0)  # too faint a request to have a side
-    assert not bright.is_as_requested(-12.0)
-    assert not measure_visibility(np.full(50, 51.0), np.full(50, 50.0)).is_as_requested(12.0)
+    bright, rim = np.full(50, 60.0), np.full(50, 50.0)
+    assert visible_contrast_hu(bright, rim, None) == 10.0
+    assert visible_contrast_hu(bright, rim, 12.0) == 10.0
+    assert visible_contrast_hu(bright, rim, -3.0) == 10.0  # too faint a request to have a side
+    assert visible_contrast_hu(bright, rim, -12.0) is None
+    assert visible_contrast_hu(np.full(50, 51.0), rim, 12.0) is None

@@ -24,7 +24,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.prediction_images import (
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import training_cases_of_splits
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.support.files.file_stamps import stamp_of
+from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.support.processes.logged_command import program, run_logged
 from nnunet_difftumor.support.processes.steps import RunCommand, RunError, run_or_raise
 from nnunet_difftumor.trainer.discovery import trainer_search_environment

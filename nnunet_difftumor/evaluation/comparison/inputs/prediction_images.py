@@ -11,7 +11,7 @@ from nnunet_difftumor.ct.reading import IMAGE_ENDINGS
 from nnunet_difftumor.errors import DatasetError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.support.files.file_stamps import stamp_of
+from nnunet_difftumor.support.files.fact_cache import stamp_of
 
 _IMAGES_FILE = "images.json"
 _ENDINGS_OF_A_PREDICTION = (*IMAGE_ENDINGS, ".npz", ".pkl")

@@ -17,7 +17,7 @@ from nnunet_difftumor.evaluation.scoring.request import find_label_maps, plan_sc
 from nnunet_difftumor.evaluation.scoring.run import SUMMARY_FORMAT, KilledProcessError, ScoringRequest, score_folders
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 from nnunet_difftumor.support.files.atomic_files import write_json
-from nnunet_difftumor.support.files.file_stamps import stamp_of
+from nnunet_difftumor.support.files.fact_cache import stamp_of
 
 _INPUTS_FILE = "inputs.json"
 

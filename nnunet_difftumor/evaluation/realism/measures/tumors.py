@@ -12,7 +12,7 @@ from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.evaluation.realism.measures import textures
 from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
 from nnunet_difftumor.evaluation.realism.tumors.places import Place
-from nnunet_difftumor.synthesis.blending import measure_visibility
+from nnunet_difftumor.synthesis.blending import visible_contrast_hu
 from nnunet_difftumor.synthesis.tissue.interface import or_nan
 from nnunet_difftumor.tumor.drawing import rim_width_mm
 from nnunet_difftumor.tumor.rim import RING_MM, ring_level_hu
@@ -133,7 +133,7 @@ def real_visibility(made: MadeTumor, window_hu: tuple[float, float]) -> float:
     low_mm, high_mm = RING_MM
     ring = made.organ & (made.distance_mm > low_mm) & (made.distance_mm <= high_mm)
     image_hu = np.clip(made.image_hu, *window_hu)
-    return float(measure_visibility(image_hu[made.label], image_hu[ring]).is_visible)
+    return float(visible_contrast_hu(image_hu[made.label], image_hu[ring]) is not None)
 
 
 def _beyond_rim(made: MadeTumor, radius_mm: float, change_hu: NDArray[np.floating]) -> float:

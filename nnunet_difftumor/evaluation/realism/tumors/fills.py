@@ -33,7 +33,7 @@ def reconstruct_with(autoencoder: Any) -> Reconstruct:
     return reconstruct
 
 
-class FilledTissue:
+class FilledTissue(TissueGenerator):
     """No diffusion: a fill, encoded and decoded. Regions, window and looks are those of a generator."""
 
     def __init__(self, generator: TissueGenerator, reconstruct: Reconstruct, fill: Fill) -> None:

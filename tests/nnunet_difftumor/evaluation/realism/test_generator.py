@@ -17,7 +17,7 @@ from nnunet_difftumor.commands.evaluation.evaluate_generator import _other_organ
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
 from nnunet_difftumor.evaluation.realism.settings import quick_settings
-from nnunet_difftumor.synthesis.tissue.precision import synthesis_precision
+from nnunet_difftumor.synthesis.tissue.diffusion import synthesis_precision
 
 NAMES = ("a", "b", "healthy")
 
