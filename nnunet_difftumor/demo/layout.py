@@ -7,13 +7,11 @@ import shutil
 from pathlib import Path
 
 from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME
-from nnunet_difftumor.demo.settings import DemoSettings, demo_settings
+from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, DemoSettings, demo_settings
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.support.files.atomic_files import write_json
 
-PLANS_NAME = "nnUNetPlansSmall"
 TRAINER_NAME = "nnUNetTrainerDiffTumor"
-CONFIGURATION = "3d_fullres"
 FOLD = 0
 
 _NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -24,17 +22,16 @@ _OWN_FOLDERS = (
 
 
 class DemoFolder:
-    """Paths of a demo: each attribute but `dataset` is one.
+    """Paths of a demo.
 
     Attributes:
         root: The demo's output folder.
-        dataset: Name of the data set's folder.
         training: Output folder of the nnU-Net training.
         stages: One marker per finished step.
     """
 
     def __init__(self, root: Path, dataset: str) -> None:
-        self.root, self.dataset = root, dataset
+        self.root = root
         self.raw, self.preprocessed, self.results = (root / name / dataset for name in _NNUNET_FOLDERS)
         self.splits = self.preprocessed / SPLITS_FILE_NAME
         self.training = self.results / f"{TRAINER_NAME}__{PLANS_NAME}__{CONFIGURATION}" / f"fold_{FOLD}"

@@ -96,31 +96,27 @@ def make_real_dataset(
     return SarcomaDataset(folder, (Split(tuple(sorted([*train, *names])), tuple(sorted(val))),), names)
 
 
-def make_cross_validation_dataset(
-    source_folder: Path,
-    output_raw_folder: Path,
-    *,
-    name: str = CROSS_VALIDATION_NAME,
-    cases: Sequence[str] = (*TRAINING_CASES, *VALIDATION_CASES),
-    folds: int = 2,
-) -> SarcomaDataset:
-    """Write all sarcoma cases as one nnU-Net raw data set with folds in which no patient is on both sides.
+def make_cross_validation_dataset(source_folder: Path, output_raw_folder: Path, *, folds: int) -> SarcomaDataset:
+    """Write all sarcoma cases as `make_real_dataset` does, with folds in which no patient is on both sides.
 
     The tumour-free part of a patient, a case of its own, trains in the folds in which the patient trains and is in no
     validation list: `difftumor splits` would put it into every fold, since it knows nothing of patients.
 
     Args:
-        source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
-        output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        cases: Those without a file are left out.
         folds: Their number; split as nnU-Net splits.
 
     Raises:
         DatasetError: If the folder holds none of the cases, or fewer than there are folds.
         OutputExistsError: If the data set exists.
     """
+    cases = (*TRAINING_CASES, *VALIDATION_CASES)
     made = make_real_dataset(
-        source_folder, output_raw_folder, name=name, training=cases, validation=(), healthy_count=len(cases)
+        source_folder,
+        output_raw_folder,
+        name=CROSS_VALIDATION_NAME,
+        training=cases,
+        validation=(),
+        healthy_count=len(cases),
     )
     patients = tuple(case for case in made.folds[0].train if case not in made.healthy)
     splits = []

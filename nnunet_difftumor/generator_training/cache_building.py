@@ -68,12 +68,9 @@ def build_crop_cache(
         for case, entry in zip(cases, entries, strict=True)
         if not _is_current(entry, _signature(case, tumor_values))
     ]
-    errors: list[DiffTumorError] = []
-    with tqdm(total=len(waiting), desc="Caching CTs", unit="case", disable=not (show_progress and waiting)) as bar:
-        for error in _run_jobs(waiting, workers):
-            bar.update()
-            if error is not None:
-                errors.append(error)
+    look = {"desc": "Caching CTs", "unit": "case", "disable": not (show_progress and waiting)}
+    results = tqdm(_run_jobs(waiting, workers), total=len(waiting), **look)
+    errors = [error for error in results if error is not None]
     if errors:
         raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
     return tuple(crop_cache.open_cached_case(entry) for entry in entries)

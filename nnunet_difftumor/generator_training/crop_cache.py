@@ -7,17 +7,17 @@ of the cases. `cache_building` makes the cache.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from diffusion.generator.provenance import CaseFingerprint, ProvenanceError
 from diffusion.generator.records import read_record
+from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.ct.resample import AIR_HU
 
@@ -46,17 +46,17 @@ class CachedCase:
     tumor_values: tuple[int, ...]
     tumors: tuple[TumorComponent, ...]
 
-    def read_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
+    def read_box(self, start: ArrayLike, stop: ArrayLike) -> NDArray[np.int16]:
         """Read a box of the CT in HU; what lies outside the volume is air.
 
         The first voxel (D, H, W) may be negative, and one past the last, `stop`, beyond the volume.
         """
         return self._read(IMAGE_FILE, start, stop, int(AIR_HU))
 
-    def read_label_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.int16]:
+    def read_label_box(self, start: ArrayLike, stop: ArrayLike) -> NDArray[np.int16]:
         """Read such a box of the labels; 0 outside the volume, and everywhere in a case without labels."""
         if not (self.folder / LABELS_FILE).exists():
-            return np.zeros([high - low for low, high in zip(start, stop, strict=True)], dtype=np.int16)
+            return np.zeros(np.subtract(stop, start), dtype=np.int16)
         return self._read(LABELS_FILE, start, stop, 0)
 
     def draw_body_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -66,16 +66,21 @@ class CachedCase:
             return rng.integers(0, self.shape)
         return samples[int(rng.integers(len(samples)))].astype(np.int64)
 
-    def _read(self, name: str, start: Sequence[int], stop: Sequence[int], outside: int) -> NDArray[np.int16]:
-        box = np.full([high - low for low, high in zip(start, stop, strict=True)], outside, dtype=np.int16)
-        inner_start = np.clip(start, 0, self.shape)
-        inner_stop = np.clip(stop, inner_start, self.shape)
-        if (inner_stop > inner_start).all():
-            options: dict[str, Any] = {"mmap_mode": "r", "dparams": {"nthreads": 1}}
-            stored: Any = blosc2.open(str(self.folder / name), mode="r", **options)
-            inside = tuple(map(slice, inner_start - np.asarray(start), inner_stop - np.asarray(start)))
-            box[inside] = stored[tuple(map(slice, inner_start.tolist(), inner_stop.tolist()))]
-        return box
+    def _read(self, name: str, start: ArrayLike, stop: ArrayLike, outside: int) -> NDArray[np.int16]:
+        options: dict[str, Any] = {"mmap_mode": "r", "dparams": {"nthreads": 1}}
+        return copy_box(blosc2.open(str(self.folder / name), mode="r", **options), start, stop, outside=outside)
+
+
+def copy_box(
+    stored: Any, start: ArrayLike, stop: ArrayLike, *, outside: int, first: ArrayLike = (0, 0, 0)
+) -> NDArray[np.int16]:
+    """Copy a box out of an array (D, H, W) whose first voxel is `first`; beyond the array is `outside`."""
+    start, stop, first = map(np.asarray, (start, stop, first))
+    box = np.full(stop - start, outside, dtype=np.int16)
+    low, high = np.maximum(start, first), np.minimum(stop, first + stored.shape)
+    if (low < high).all():
+        box[as_box(low - start, high - start)] = stored[as_box(low - first, high - first)]
+    return box
 
 
 def open_cached_case(entry: Path) -> CachedCase:

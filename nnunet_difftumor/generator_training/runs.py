@@ -44,12 +44,7 @@ def check_output_folder(output: Path, *, resume: bool) -> None:
 
 
 def prepare_cases(
-    options: argparse.Namespace,
-    folders: Sequence[DataFolder],
-    tumor_values: Sequence[tuple[int, ...]],
-    hold_out: HoldOut,
-    *,
-    tumors_only: bool = False,
+    options: argparse.Namespace, folders: Sequence[DataFolder], hold_out: HoldOut, *, tumors_only: bool = False
 ) -> SelectedCases:
     """Cache the cases of all folders, divide them into training and held-out cases, and print both.
 
@@ -57,7 +52,6 @@ def prepare_cases(
 
     Args:
         options: Where the cache is, or the run, which it is beside; how many processes decode side by side.
-        tumor_values: Values of the tumour label, for each folder.
         tumors_only: Leave out cases without tumour before the division.
 
     Raises:
@@ -66,19 +60,20 @@ def prepare_cases(
     is_first = is_main_process()
     cache_folder = options.cache or options.output.resolve().parent / CACHE_FOLDER
     cached = []
-    for data, values in zip(folders, tumor_values, strict=True):
-        while not is_first and not is_cached(data.cases, cache_folder, values):
+    for data in folders:
+        while not is_first and not is_cached(data.cases, cache_folder, data.tumor_values):
             time.sleep(_POLL_SECONDS)
-        cases = build_crop_cache(data.cases, cache_folder, tumor_values=values, workers=options.workers)
+        cases = build_crop_cache(data.cases, cache_folder, tumor_values=data.tumor_values, workers=options.workers)
         cached.append((data.folder, [case for case in cases if case.tumors or not tumors_only]))
     if not any(cases for _, cases in cached):
         raise MissingLabelError(
             f"None of the cases in --data has a tumour of {SMALLEST_COMPONENT_VOXELS} voxels or more (labels "
-            f"{sorted(set(tumor_values))}). Check --tumor-label; the diffusion model needs annotated tumours."
+            f"{sorted({data.tumor_values for data in folders})}). Check --tumor-label; the diffusion model needs "
+            "annotated tumours."
         )
     selected = select_cases(cached, hold_out)
     if is_first:
-        print(describe_selection(selected, hold_out), flush=True)
+        print(_describe(selected), flush=True)
     return selected
 
 
@@ -99,7 +94,7 @@ def resume_hint() -> Iterator[None]:
         raise
 
 
-def describe_selection(selected: SelectedCases, hold_out: HoldOut) -> str:
+def _describe(selected: SelectedCases) -> str:
     """Say which cases train and which are held out, in a few lines."""
     held = ", ".join(case.identifier for case in selected.heldout[:20])
     more = ", ..." if len(selected.heldout) > 20 else ""
@@ -107,7 +102,7 @@ def describe_selection(selected: SelectedCases, hold_out: HoldOut) -> str:
         f"{len(selected.training)} cases train; {len(selected.heldout)} are held out{': ' if held else ''}{held}{more}"
     ]
     if not selected.heldout:
-        why = "fewer than 4" if hold_out.identifiers is None else "none of those listed can be used"
+        why = "fewer than 4" if selected.rule.identifiers is None else "none of those listed can be used"
         lines.append(f"No case is held out ({why}): the errors reported are those on training cases.")
     return "\n".join([*selected.notes, *lines])
 
@@ -118,20 +113,17 @@ def reported_cases(selected: SelectedCases, most: int = 16) -> Sequence[CachedCa
     return cases[:: max(1, -(-len(cases) // most))]
 
 
-def provenance_of(
-    selected: SelectedCases, *, diffusion: Sequence[CachedCase] = (), autoencoder: Sequence[CachedCase] = ()
-) -> Provenance:
-    """Record which cases train which stage, sorted so that the order of --data does not matter."""
+def provenance_of(selected: SelectedCases, autoencoder: tuple[CaseFingerprint, ...] | None = None) -> Provenance:
+    """Record which cases train which stage, sorted so that the order of --data does not matter.
 
-    def fingerprints(cases: Sequence[CachedCase]) -> tuple[CaseFingerprint, ...]:
-        return tuple(sorted((case.fingerprint for case in cases), key=lambda p: (p.identifier_hash, p.image_hash)))
-
-    return Provenance(
-        diffusion=fingerprints(diffusion),
-        autoencoder=fingerprints(autoencoder),
-        fold=selected.fold,
-        splits_hash=selected.splits_hash,
-    )
+    Args:
+        autoencoder: The cases of stage one, in the record of stage two.
+    """
+    prints = (case.fingerprint for case in selected.training)
+    trained = tuple(sorted(prints, key=lambda each: (each.identifier_hash, each.image_hash)))
+    diffusion, autoencoder = ((), trained) if autoencoder is None else (trained, autoencoder)
+    rule = selected.rule
+    return Provenance(diffusion=diffusion, autoencoder=autoencoder, fold=rule.fold, splits_hash=rule.splits_hash)
 
 
 def run_settings(options: argparse.Namespace, identity: Mapping[str, Any]) -> RunSettings:
@@ -155,7 +147,7 @@ def training_identity(selected: SelectedCases, **options: bool) -> dict[str, obj
     for record in records:
         del record["tumor_prints"]  # the hashes alone tell what the batches are made of
     cases_hash = hashlib.sha256(json.dumps(records).encode()).hexdigest()
-    return {"training_cases": cases_hash, "fold": selected.fold, "splits": selected.splits_hash, **options}
+    return {"training_cases": cases_hash, "fold": selected.rule.fold, "splits": selected.rule.splits_hash, **options}
 
 
 def save_run_records(output: Path, selected: SelectedCases, provenance: Provenance) -> None:

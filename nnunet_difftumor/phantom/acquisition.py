@@ -60,11 +60,13 @@ class ScannedPatient:
         image_hu: Stored values in HU. Shape (D, H, W), int16.
         label: 0 background; of each organ in turn its own and its tumours' value. Shape (D, H, W), uint8.
         spacing_mm: Voxel size (D, H, W) in mm.
+        tumor_count: 0 in a healthy patient.
     """
 
     image_hu: NDArray[np.int16]
     label: NDArray[np.uint8]
     spacing_mm: Triple
+    tumor_count: int
 
 
 def scan_patient(
@@ -82,7 +84,7 @@ def scan_patient(
     image_hu = gaussian_filter(image_hu, (0.0, scan.sharpness, scan.sharpness))
     image_hu += _noise(scan, rng)
     stored = np.clip(np.rint(image_hu), _LOWEST_STORED_HU, 3071.0).astype(np.int16)
-    return ScannedPatient(stored, label, scan.spacing_mm)
+    return ScannedPatient(stored, label, scan.spacing_mm, len(lesions))
 
 
 def _scan_slice(
@@ -112,7 +114,7 @@ def _scan_slice(
         label[organ_shares[organ.name] >= 0.5] = 2 * number + 1
     for number, organ in enumerate(organs):
         is_organ = label == 2 * number + 1
-        may_hold = is_organ | (label == 0) if organ.is_exophytic else is_organ
+        may_hold = is_organ | (label == 0) if organ.exophytic_share else is_organ
         label[(tumor_shares[organ.name] >= 0.5) & may_hold] = 2 * number + 2
     return total_hu, label
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.tumor.appearance import Range
 from nnunet_difftumor.tumor.sizes import SizeClass
+
+ChoiceT = TypeVar("ChoiceT")
 
 PORTAL_VENOUS, ARTERIAL, UNENHANCED = "portal-venous", "arterial", "unenhanced"
 """Contrast phases."""
@@ -28,11 +31,6 @@ class OrganRule:
     size_classes: tuple[SizeClass, ...]
     contrast_hu: Mapping[str, Range]
     exophytic_share: float = 0.0
-
-    @property
-    def is_exophytic(self) -> bool:
-        """Whether tumours may lie outside the organ."""
-        return self.exophytic_share > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +174,8 @@ class PhantomStyle:
 
     organs: tuple[OrganRule, ...] = (LIVER,)
     hospitals: tuple[Hospital, ...] = (HOSPITALS["standard"],)
-    size: str = "small"
+    size: ScanSize = SCAN_SIZES["small"]
     tumors: TumorStyle = MIXED
-
-    def __post_init__(self) -> None:
-        if self.size not in SCAN_SIZES:
-            raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{self.size}'.")
 
     @classmethod
     def named(
@@ -195,9 +189,12 @@ class PhantomStyle:
         if not organs or not set(organs) <= set(ORGANS) or len(set(organs)) != len(organs):
             given = ", ".join(organs) or "none"
             raise ConfigurationError(f"organs must be some of {', '.join(ORGANS)}, each once, got {given}.")
-        chosen = tuple(HOSPITALS[_known("hospital", name, HOSPITALS)] for name in hospitals)
-        tumor_style = TUMOR_STYLES[_known("tumors", tumors, TUMOR_STYLES)]
-        return cls(tuple(ORGANS[name] for name in organs), chosen, size, tumor_style)
+        return cls(
+            tuple(ORGANS[name] for name in organs),
+            tuple(_choose("hospital", name, HOSPITALS) for name in hospitals),
+            _choose("size", size, SCAN_SIZES),
+            _choose("tumors", tumors, TUMOR_STYLES),
+        )
 
     @property
     def labels(self) -> dict[str, int]:
@@ -209,10 +206,10 @@ class PhantomStyle:
         return labels
 
 
-def _known(what: str, name: str, choices: Iterable[str]) -> str:
+def _choose(what: str, name: str, choices: Mapping[str, ChoiceT]) -> ChoiceT:
     if name not in choices:
         raise ConfigurationError(f"{what} must be one of {', '.join(choices)}, got '{name}'.")
-    return name
+    return choices[name]
 
 
 STANDARD = PhantomStyle()

@@ -13,7 +13,7 @@ from autoencoder.engine.preset import TrainingPreset
 from autoencoder.presets import AUTOENCODER_PRESETS
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
-from nnunet_difftumor.generator_training import pasted_lesions
+from nnunet_difftumor.generator_training import batches, pasted_lesions
 from nnunet_difftumor.generator_training.augment import (
     add_faint_blobs,
     cut_at_border,
@@ -27,7 +27,6 @@ from nnunet_difftumor.generator_training.batches import (
     SPACING_RANGE_MM,
     AutoencoderCrops,
     TumorCrops,
-    TumorSampling,
     divide_by_size,
     heldout_image_crops,
     heldout_tumor_crops,
@@ -46,14 +45,6 @@ from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesio
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
 Cases = tuple[CachedCase, ...]
-AS_THEY_ARE = TumorSampling(
-    pasted_share=0.0,
-    tumor_shift_share=0.0,
-    soft_tissue_shift_share=0.0,
-    narrow_window_share=0.0,
-    jitter_share=0.0,
-    border_share=0.0,
-)
 SPACING_MM = (3.0, 1.0, 1.0)
 SHAPE = (40, 110, 110)  # (D, H, W)
 MUSCLE_HU, TUMOR_HU, FAT_HU = 60, 20, -100
@@ -222,8 +213,9 @@ class TestBatches:
             assert (mask.flatten(1).sum(dim=1) > 0).all()
             assert torch.isfinite(batch["image_hu"]).all()
 
-    def test_mask_and_image_are_turned_alike(self, cache: Cases) -> None:
-        crops = TumorCrops(cache[:1], preset_of((48,), 2 * 48**3), 0, sampling=AS_THEY_ARE)
+    def test_mask_and_image_are_turned_alike(self, cache: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(batches, "SHARES", dict.fromkeys(batches.SHARES, 0.0))  # crops as they are
+        crops = TumorCrops(cache[:1], preset_of((48,), 2 * 48**3), 0)
         for index in range(4):
             batch = crops[index]
             for image_hu, mask in zip(batch["image_hu"], batch["tumor_mask"], strict=True):
@@ -326,10 +318,6 @@ class TestSampling:
         for radii in found:
             assert len({int(np.digitize(radius, (5.0, 10.0, 25.0))) for radius in radii}) == 1
         assert [min(radii) for radii in found] == sorted(min(radii) for radii in found)
-
-    def test_wrong_shares_are_named(self) -> None:
-        with pytest.raises(ValueError, match="border_share"):
-            TumorSampling(border_share=1.5)
 
 
 class TestPastedLesions:
