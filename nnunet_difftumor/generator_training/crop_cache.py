@@ -1,30 +1,55 @@
-"""Chunked copies of CTs from which random boxes are read without decoding whole volumes.
+"""Chunked copies of CTs, decoded once, from which random boxes are read without decoding whole volumes.
 
 Reading a box decodes only the chunks that it touches, so memory does not depend on the number or the size
-of the cases. `cache_building` makes the cache.
+of the cases.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import hashlib
 import json
-from dataclasses import dataclass
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import blosc2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 
-from diffusion.generator.provenance import CaseFingerprint, ProvenanceError
+from diffusion.generator.provenance import (
+    CaseFingerprint,
+    ProvenanceError,
+    hash_array,
+    hash_identifier,
+    hash_tumor_mask,
+)
 from diffusion.generator.records import read_record
+from nnunet_difftumor.cases.tumor_prints import take_tumor_prints
 from nnunet_difftumor.ct.boxes import as_box
-from nnunet_difftumor.ct.components import TumorComponent
+from nnunet_difftumor.ct.components import TumorComponent, find_tumors
+from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.ct.resample import AIR_HU
+from nnunet_difftumor.errors import DiffTumorError
 
-IMAGE_FILE = "image.b2nd"
-LABELS_FILE = "labels.b2nd"
-BODY_FILE = "body.npy"
-CASE_FILE = "case.json"
+FORMAT_VERSION = 2
+STORED_RANGE_HU = (-1024.0, 3071.0)
+"""Values outside are stored as the nearer end: scanner padding such as -3024 HU is air."""
+
+BODY_ABOVE_HU = -300.0
+
+_IMAGE_FILE, _LABELS_FILE, _BODY_FILE, _CASE_FILE = "image.b2nd", "labels.b2nd", "body.npy", "case.json"
+_CHUNK = (32, 128, 128)
+_BLOCK = (8, 32, 32)
+_BODY_SAMPLES = 1024
+_BODY_DRAWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -51,17 +76,17 @@ class CachedCase:
 
         The first voxel (D, H, W) may be negative, and one past the last, `stop`, beyond the volume.
         """
-        return self._read(IMAGE_FILE, start, stop, int(AIR_HU))
+        return self._read(_IMAGE_FILE, start, stop, int(AIR_HU))
 
     def read_label_box(self, start: ArrayLike, stop: ArrayLike) -> NDArray[np.int16]:
         """Read such a box of the labels; 0 outside the volume, and everywhere in a case without labels."""
-        if not (self.folder / LABELS_FILE).exists():
+        if not (self.folder / _LABELS_FILE).exists():
             return np.zeros(np.subtract(stop, start), dtype=np.int16)
-        return self._read(LABELS_FILE, start, stop, 0)
+        return self._read(_LABELS_FILE, start, stop, 0)
 
     def draw_body_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw a voxel (D, H, W) of the body (above -300 HU); any voxel if the volume holds only air."""
-        samples = np.load(self.folder / BODY_FILE)
+        samples = np.load(self.folder / _BODY_FILE)
         if len(samples) == 0:
             return rng.integers(0, self.shape)
         return samples[int(rng.integers(len(samples)))].astype(np.int64)
@@ -83,8 +108,157 @@ def copy_box(
     return box
 
 
-def open_cached_case(entry: Path) -> CachedCase:
-    """Open one case of a cache, by its folder there; no voxel is read."""
-    stored = json.loads((entry / CASE_FILE).read_text(encoding="utf-8"))
+def build_crop_cache(
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    tumor_values: tuple[int, ...] = (),
+    workers: int = 0,
+    show_progress: bool = True,
+) -> tuple[CachedCase, ...]:
+    """Decode the cases that are not in the cache yet, and open exactly these cases.
+
+    An entry is made anew when the path, size or modification time of its CT or label file changed. Entries
+    appear complete or not at all, so an interrupted build goes on where it stopped.
+
+    Args:
+        folder: Made if it is missing.
+        tumor_values: Label values that mean tumour; with none, labels are not read.
+        workers: Processes that decode side by side; 0 decodes in this one.
+
+    Raises:
+        DiffTumorError: The named error of the bad file; every bad file is listed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [folder / _entry_name(case, tumor_values) for case in cases]
+    waiting = [
+        (case, entry, tumor_values)
+        for case, entry in zip(cases, entries, strict=True)
+        if not _is_current(entry, _signature(case, tumor_values))
+    ]
+    look = {"desc": "Caching CTs", "unit": "case", "disable": not (show_progress and waiting)}
+    results = tqdm(_run_jobs(waiting, workers), total=len(waiting), **look)
+    errors = [error for error in results if error is not None]
+    if errors:
+        raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
+    return tuple(_open(entry) for entry in entries)
+
+
+def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
+    """Say whether `build_crop_cache` would find every case in the cache."""
+    return all(_is_current(folder / _entry_name(case, tumor_values), _signature(case, tumor_values)) for case in cases)
+
+
+_Job = tuple[Case, Path, tuple[int, ...]]
+
+
+def _run_jobs(jobs: Sequence[_Job], workers: int) -> Iterator[DiffTumorError | None]:
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(_build_entry, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        yield from pool.map(_build_entry, jobs)
+
+
+def _build_entry(job: _Job) -> DiffTumorError | None:
+    case, entry, tumor_values = job
+    signature = _signature(case, tumor_values)
+    temporary = entry.with_name(f".building-{os.getpid()}-{entry.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        _write_entry(case, temporary, tumor_values, signature)
+        if not _is_current(entry, signature):  # another process may have been faster
+            shutil.rmtree(entry, ignore_errors=True)
+            os.replace(temporary, entry)
+    except DiffTumorError as error:
+        return error
+    except OSError:
+        if not _is_current(entry, signature):
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return None
+
+
+def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...], signature: dict[str, Any]) -> None:
+    ct = read_ct(case.image_path)
+    tumors: tuple[TumorComponent, ...] = ()
+    tumor_hash, tumor_prints = None, None
+    if tumor_values and case.label_path is not None:
+        own_labels, geometry = read_labels(case.label_path)
+        tumor_hash = hash_tumor_mask(np.isin(own_labels, tumor_values))
+        labels = place_labels(own_labels, geometry, case.label_path, ct)
+        tumor_mask = np.isin(labels, tumor_values)
+        tumors = find_tumors(tumor_mask, ct.spacing_mm)
+        tumor_prints = take_tumor_prints(tumor_mask, ct.spacing_mm, ct.image_hu)
+        _store(
+            labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= 255 else labels,
+            folder / _LABELS_FILE,
+        )
+    stored = np.rint(np.clip(ct.image_hu, *STORED_RANGE_HU)).astype(np.int16)
+    _store(stored, folder / _IMAGE_FILE)
+    np.save(folder / _BODY_FILE, _sample_body(stored))
+    fingerprint = CaseFingerprint(
+        identifier_hash=hash_identifier(case.identifier),
+        image_hash=hash_array(ct.image_hu),
+        tumor_mask_hash=tumor_hash,
+        tumor_prints=tumor_prints,
+    )
+    description = {
+        "signature": signature,
+        "identifier": case.identifier,
+        "shape": stored.shape,
+        "spacing_mm": ct.spacing_mm,
+        "fingerprint": asdict(fingerprint),
+        "tumor_values": tumor_values,
+        "tumors": [asdict(tumor) for tumor in tumors],
+    }
+    (folder / _CASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def _store(array: NDArray[Any], path: Path) -> None:
+    options: dict[str, Any] = {
+        "chunks": tuple(map(min, _CHUNK, array.shape)),
+        "blocks": tuple(map(min, _BLOCK, array.shape)),
+        "cparams": {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+    }
+    contiguous: Any = np.ascontiguousarray(array)
+    blosc2.asarray(contiguous, urlpath=str(path), mode="w", **options)
+
+
+def _sample_body(image_hu: NDArray[np.int16]) -> NDArray[np.int32]:
+    rng = np.random.default_rng(0)
+    candidates = rng.integers(0, image_hu.size, size=_BODY_DRAWS)
+    inside = candidates[image_hu.ravel()[candidates] > BODY_ABOVE_HU][:_BODY_SAMPLES]
+    return np.stack(np.unravel_index(inside, image_hu.shape), axis=1).astype(np.int32)
+
+
+def _entry_name(case: Case, tumor_values: tuple[int, ...]) -> str:
+    label = case.label_path.resolve() if tumor_values and case.label_path else None
+    key = hashlib.sha256(repr((str(case.image_path.resolve()), str(label), tumor_values)).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.identifier)}-{key[:12]}"
+
+
+def _signature(case: Case, tumor_values: tuple[int, ...]) -> dict[str, Any]:
+    files = [case.image_path] + ([case.label_path] if tumor_values and case.label_path else [])
+    stats = [path.stat() if path.is_file() else None for path in files]
+    return {
+        "version": FORMAT_VERSION,
+        "identifier": case.identifier,
+        "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
+    }
+
+
+def _is_current(entry: Path, signature: dict[str, Any]) -> bool:
+    try:
+        return json.loads((entry / _CASE_FILE).read_text(encoding="utf-8"))["signature"] == signature
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _open(entry: Path) -> CachedCase:
+    stored = json.loads((entry / _CASE_FILE).read_text(encoding="utf-8"))
     del stored["signature"]
-    return read_record(CachedCase, {**stored, "folder": entry}, str(entry / CASE_FILE), ProvenanceError)
+    return read_record(CachedCase, {**stored, "folder": entry}, str(entry / _CASE_FILE), ProvenanceError)

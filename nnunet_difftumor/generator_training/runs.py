@@ -20,10 +20,9 @@ from diffusion.generator.provenance import CaseFingerprint, Provenance, load_pro
 from diffusion.generator_folder import PROVENANCE_FILE
 from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
+from nnunet_difftumor.generator_training import CACHE_FOLDER
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
-from nnunet_difftumor.generator_training.crop_cache import CachedCase
-from nnunet_difftumor.generator_training.options import CACHE_FOLDER
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_crop_cache, is_cached
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
 

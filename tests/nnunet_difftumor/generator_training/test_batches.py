@@ -32,8 +32,7 @@ from nnunet_difftumor.generator_training.batches import (
     heldout_tumor_crops,
     usable_tumors,
 )
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache
-from nnunet_difftumor.generator_training.crop_cache import CachedCase
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_crop_cache
 from nnunet_difftumor.generator_training.crops import (
     Crop,
     centred_tumor_crop,

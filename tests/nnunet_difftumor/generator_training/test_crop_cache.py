@@ -14,7 +14,7 @@ from diffusion.generator.provenance import CaseFingerprint
 from nnunet_difftumor.ct.components import find_tumors
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
+from nnunet_difftumor.generator_training.crop_cache import build_crop_cache, is_cached
 
 AFFINE = np.diag([0.8, 0.8, 2.5, 1.0])
 SHAPE = (90, 80, 40)  # (X, Y, Z)
@@ -85,7 +85,7 @@ def test_volume_of_air_still_gives_voxels(tmp_path: Path) -> None:
 def test_a_cached_case_is_not_decoded_again(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     first = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
     monkeypatch.setattr(
-        "nnunet_difftumor.generator_training.cache_building.read_ct", lambda path: pytest.fail("decoded again")
+        "nnunet_difftumor.generator_training.crop_cache.read_ct", lambda path: pytest.fail("decoded again")
     )
     assert build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False) == first
 

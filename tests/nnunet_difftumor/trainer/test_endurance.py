@@ -85,7 +85,7 @@ import resource, sys
 from dataclasses import replace
 from pathlib import Path
 from autoencoder.presets import AUTOENCODER_PRESETS
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache
+from nnunet_difftumor.generator_training.crop_cache import build_crop_cache
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.generator_training.batches import AutoencoderCrops
 import nibabel, numpy as np
