@@ -6,8 +6,8 @@ which stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from scipy import ndimage
 from nnunet_difftumor.ct.resample import AIR_HU
 
 FloatArray = NDArray[np.float32]
-ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 _WINDOW_LOW_HU = (-200.0, 0.0)
 _WINDOW_HIGH_HU = (100.0, 300.0)
@@ -30,22 +29,11 @@ _LOOSEST_SHARE = (0.3, 0.7)
 _LARGEST_CUT_SHARE = 0.25
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """One of the 48 ways to turn and mirror a cube: which axis becomes axis 0, 1 and 2, and which are reversed then."""
-
-    axes: tuple[int, ...]
-    flipped: tuple[int, ...]
-
-    def apply(self, cube: NDArray[ScalarT]) -> NDArray[ScalarT]:
-        """Turn a cube."""
-        return np.ascontiguousarray(np.flip(cube.transpose(self.axes), axis=self.flipped))
-
-
-def draw_orientation(rng: np.random.Generator) -> Orientation:
-    """Draw one of the 48 orientations uniformly."""
-    axes = tuple(int(axis) for axis in rng.permutation(3))
-    return Orientation(axes, tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5)))
+def turn(cubes: Sequence[NDArray[Any]], rng: np.random.Generator) -> list[NDArray[Any]]:
+    """Turn and mirror cubes alike, in one of the 48 ways that there are, drawn uniformly."""
+    axes = rng.permutation(3)
+    flipped = tuple(np.flatnonzero(rng.random(3) < 0.5))
+    return [np.ascontiguousarray(np.flip(cube.transpose(axes), axis=flipped)) for cube in cubes]
 
 
 def shift_soft_tissue(image_hu: FloatArray, shift_hu: float) -> FloatArray:

@@ -92,8 +92,7 @@ class AutoencoderCrops(_Crops):
 
     def _draw_image(self, side: int, rng: np.random.Generator) -> FloatArray:
         case = self._cases[int(rng.integers(len(self._cases)))]
-        image_hu = draw_crop(case, side, SPACING_RANGE_MM, rng).image_hu()
-        image_hu = augment.draw_orientation(rng).apply(image_hu)
+        (image_hu,) = augment.turn([draw_crop(case, side, SPACING_RANGE_MM, rng).image_hu()], rng)
         if rng.random() < SHARES["blobs"]:
             image_hu = augment.add_faint_blobs(image_hu, rng)
         return _maybe_narrow(image_hu, rng)
@@ -133,8 +132,7 @@ class TumorCrops(_Crops):
 
     def _draw_sample(self, side: int, rng: np.random.Generator) -> Sample:
         image_hu, mask = self._draw_tumor(side, rng)
-        orientation = augment.draw_orientation(rng)
-        image_hu, mask = orientation.apply(image_hu), orientation.apply(mask)
+        image_hu, mask = augment.turn((image_hu, mask), rng)
         if rng.random() < SHARES["border"]:
             image_hu = augment.cut_at_border(image_hu, mask, rng)
         image_hu = _maybe_narrow(image_hu, rng)

@@ -130,92 +130,106 @@ def build_crop_cache(
         DiffTumorError: The named error of the bad file; every bad file is listed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [folder / _entry_name(case, tumor_values) for case in cases]
-    waiting = [
-        (case, entry, tumor_values)
-        for case, entry in zip(cases, entries, strict=True)
-        if not _is_current(entry, _signature(case, tumor_values))
-    ]
+    entries = [_Entry(case, folder, tumor_values) for case in cases]
+    waiting = [entry for entry in entries if not entry.is_current()]
     look = {"desc": "Caching CTs", "unit": "case", "disable": not (show_progress and waiting)}
-    results = tqdm(_run_jobs(waiting, workers), total=len(waiting), **look)
+    results = tqdm(_build_all(waiting, workers), total=len(waiting), **look)
     errors = [error for error in results if error is not None]
     if errors:
         raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
-    return tuple(_open(entry) for entry in entries)
+    return tuple(entry.open() for entry in entries)
 
 
 def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
     """Say whether `build_crop_cache` would find every case in the cache."""
-    return all(_is_current(folder / _entry_name(case, tumor_values), _signature(case, tumor_values)) for case in cases)
+    return all(_Entry(case, folder, tumor_values).is_current() for case in cases)
 
 
-_Job = tuple[Case, Path, tuple[int, ...]]
-
-
-def _run_jobs(jobs: Sequence[_Job], workers: int) -> Iterator[DiffTumorError | None]:
-    if workers <= 1 or len(jobs) <= 1:
-        yield from map(_build_entry, jobs)
+def _build_all(entries: Sequence[_Entry], workers: int) -> Iterator[DiffTumorError | None]:
+    if workers <= 1 or len(entries) <= 1:
+        yield from map(_Entry.build, entries)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        yield from pool.map(_build_entry, jobs)
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(entries)), mp_context=context) as pool:
+        yield from pool.map(_Entry.build, entries)
 
 
-def _build_entry(job: _Job) -> DiffTumorError | None:
-    case, entry, tumor_values = job
-    signature = _signature(case, tumor_values)
-    temporary = entry.with_name(f".building-{os.getpid()}-{entry.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir()
-        _write_entry(case, temporary, tumor_values, signature)
-        if not _is_current(entry, signature):  # another process may have been faster
-            shutil.rmtree(entry, ignore_errors=True)
-            os.replace(temporary, entry)
-    except DiffTumorError as error:
-        return error
-    except OSError:
-        if not _is_current(entry, signature):
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return None
+class _Entry:
+    """What the cache holds, or will hold, of one case."""
 
+    def __init__(self, case: Case, cache_folder: Path, tumor_values: tuple[int, ...]) -> None:
+        self.case, self.tumor_values = case, tumor_values
+        self.label_path = case.label_path if tumor_values else None
+        paths = [case.image_path] + ([self.label_path] if self.label_path else [])
+        label = str(self.label_path and self.label_path.resolve())
+        key = hashlib.sha256(repr((str(case.image_path.resolve()), label, tumor_values)).encode()).hexdigest()
+        self.folder = cache_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.identifier)}-{key[:12]}"
+        stats = [path.stat() if path.is_file() else None for path in paths]
+        self.signature = {
+            "version": FORMAT_VERSION,
+            "identifier": case.identifier,
+            "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
+        }
 
-def _write_entry(case: Case, folder: Path, tumor_values: tuple[int, ...], signature: dict[str, Any]) -> None:
-    ct = read_ct(case.image_path)
-    tumors: tuple[TumorComponent, ...] = ()
-    tumor_hash, tumor_prints = None, None
-    if tumor_values and case.label_path is not None:
-        own_labels, geometry = read_labels(case.label_path)
-        tumor_hash = hash_tumor_mask(np.isin(own_labels, tumor_values))
-        labels = place_labels(own_labels, geometry, case.label_path, ct)
-        tumor_mask = np.isin(labels, tumor_values)
-        tumors = find_tumors(tumor_mask, ct.spacing_mm)
-        tumor_prints = take_tumor_prints(tumor_mask, ct.spacing_mm, ct.image_hu)
-        _store(
-            labels.astype(np.uint8) if labels.min() >= 0 and labels.max() <= 255 else labels,
-            folder / _LABELS_FILE,
+    def is_current(self) -> bool:
+        try:
+            return json.loads((self.folder / _CASE_FILE).read_text(encoding="utf-8"))["signature"] == self.signature
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def open(self) -> CachedCase:
+        stored = json.loads((self.folder / _CASE_FILE).read_text(encoding="utf-8"))
+        del stored["signature"]
+        return read_record(
+            CachedCase, {**stored, "folder": self.folder}, str(self.folder / _CASE_FILE), ProvenanceError
         )
-    stored = np.rint(np.clip(ct.image_hu, *STORED_RANGE_HU)).astype(np.int16)
-    _store(stored, folder / _IMAGE_FILE)
-    np.save(folder / _BODY_FILE, _sample_body(stored))
-    fingerprint = CaseFingerprint(
-        identifier_hash=hash_identifier(case.identifier),
-        image_hash=hash_array(ct.image_hu),
-        tumor_mask_hash=tumor_hash,
-        tumor_prints=tumor_prints,
-    )
-    description = {
-        "signature": signature,
-        "identifier": case.identifier,
-        "shape": stored.shape,
-        "spacing_mm": ct.spacing_mm,
-        "fingerprint": asdict(fingerprint),
-        "tumor_values": tumor_values,
-        "tumors": [asdict(tumor) for tumor in tumors],
-    }
-    (folder / _CASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+    def build(self) -> DiffTumorError | None:
+        """Decode the case; a bad file is returned as its error."""
+        temporary = self.folder.with_name(f".building-{os.getpid()}-{self.folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            self._write(temporary)
+            if not self.is_current():  # another process may have been faster
+                shutil.rmtree(self.folder, ignore_errors=True)
+                os.replace(temporary, self.folder)
+        except DiffTumorError as error:
+            return error
+        except OSError:
+            if not self.is_current():
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return None
+
+    def _write(self, folder: Path) -> None:
+        ct = read_ct(self.case.image_path)
+        tumors: tuple[TumorComponent, ...] = ()
+        seen: dict[str, Any] = {}
+        if self.label_path is not None:
+            own_labels, geometry = read_labels(self.label_path)
+            labels = place_labels(own_labels, geometry, self.label_path, ct)
+            tumor_mask = np.isin(labels, self.tumor_values)
+            tumors = find_tumors(tumor_mask, ct.spacing_mm)
+            seen["tumor_mask_hash"] = hash_tumor_mask(np.isin(own_labels, self.tumor_values))
+            seen["tumor_prints"] = take_tumor_prints(tumor_mask, ct.spacing_mm, ct.image_hu)
+            fits_a_byte = labels.min() >= 0 and labels.max() <= 255
+            _store(labels.astype(np.uint8) if fits_a_byte else labels, folder / _LABELS_FILE)
+        stored = np.rint(np.clip(ct.image_hu, *STORED_RANGE_HU)).astype(np.int16)
+        _store(stored, folder / _IMAGE_FILE)
+        np.save(folder / _BODY_FILE, _sample_body(stored))
+        hashes = {"identifier_hash": hash_identifier(self.case.identifier), "image_hash": hash_array(ct.image_hu)}
+        description = {
+            "signature": self.signature,
+            "identifier": self.case.identifier,
+            "shape": stored.shape,
+            "spacing_mm": ct.spacing_mm,
+            "fingerprint": asdict(CaseFingerprint(**hashes, **seen)),
+            "tumor_values": self.tumor_values,
+            "tumors": [asdict(tumor) for tumor in tumors],
+        }
+        (folder / _CASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def _store(array: NDArray[Any], path: Path) -> None:
@@ -233,32 +247,3 @@ def _sample_body(image_hu: NDArray[np.int16]) -> NDArray[np.int32]:
     candidates = rng.integers(0, image_hu.size, size=_BODY_DRAWS)
     inside = candidates[image_hu.ravel()[candidates] > BODY_ABOVE_HU][:_BODY_SAMPLES]
     return np.stack(np.unravel_index(inside, image_hu.shape), axis=1).astype(np.int32)
-
-
-def _entry_name(case: Case, tumor_values: tuple[int, ...]) -> str:
-    label = case.label_path.resolve() if tumor_values and case.label_path else None
-    key = hashlib.sha256(repr((str(case.image_path.resolve()), str(label), tumor_values)).encode()).hexdigest()
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.identifier)}-{key[:12]}"
-
-
-def _signature(case: Case, tumor_values: tuple[int, ...]) -> dict[str, Any]:
-    files = [case.image_path] + ([case.label_path] if tumor_values and case.label_path else [])
-    stats = [path.stat() if path.is_file() else None for path in files]
-    return {
-        "version": FORMAT_VERSION,
-        "identifier": case.identifier,
-        "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
-    }
-
-
-def _is_current(entry: Path, signature: dict[str, Any]) -> bool:
-    try:
-        return json.loads((entry / _CASE_FILE).read_text(encoding="utf-8"))["signature"] == signature
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _open(entry: Path) -> CachedCase:
-    stored = json.loads((entry / _CASE_FILE).read_text(encoding="utf-8"))
-    del stored["signature"]
-    return read_record(CachedCase, {**stored, "folder": entry}, str(entry / _CASE_FILE), ProvenanceError)

@@ -52,14 +52,11 @@ def train(options: argparse.Namespace) -> bool:
     )
     data = runs.training_identity(selected, early_only=options.early_only)
     provenance = runs.provenance_of(selected, autoencoder_cases)
+    crops = batches.TumorCrops(
+        selected.training, preset, options.seed, spacing_range_mm=spacing_range_mm, early_only=options.early_only
+    )
     train_diffusion(
-        batches.TumorCrops(
-            selected.training,
-            preset,
-            options.seed,
-            spacing_range_mm=spacing_range_mm,
-            early_only=options.early_only,
-        ),
+        crops,
         autoencoder,
         preset,
         options.output,
