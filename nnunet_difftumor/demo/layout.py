@@ -22,13 +22,7 @@ _OWN_FOLDERS = (
 
 
 class DemoFolder:
-    """Paths of a demo.
-
-    Attributes:
-        root: The demo's output folder.
-        training: Output folder of the nnU-Net training.
-        stages: One marker per finished step.
-    """
+    """Paths of a demo: of its data set and training in nnU-Net's folders, and of its own output."""
 
     def __init__(self, root: Path, dataset: str) -> None:
         self.root = root
@@ -39,7 +33,8 @@ class DemoFolder:
         self.generator = self.diffusion / "generator"
         self.evaluation, self.synthetic = root / "evaluation", root / "synthetic"
         self.test_images, self.predictions, self.scores = root / "test_images", root / "predictions", root / "scores"
-        self.stages, self.logs, self.pictures = root / "stages", root / "logs", root / "pictures"
+        self.stages = root / "stages"  # one marker per finished step
+        self.logs, self.pictures = root / "logs", root / "pictures"
         self.report = root / "report.html"
         self._marker = root / "demo.json"
 

@@ -39,17 +39,11 @@ _DESCRIPTION = (
 
 @dataclass(frozen=True)
 class SarcomaDataset:
-    """What was written. The folds are not: nnU-Net keeps them with the preprocessed data.
-
-    Attributes:
-        folder: The nnU-Net raw data set.
-        folds: Training cases, healthy ones included, and validation cases of each fold.
-        healthy: Tumour-free parts of training cases; they are in training lists only.
-    """
+    """What was written: an nnU-Net raw data set. The folds are not: nnU-Net keeps them with the preprocessed data."""
 
     folder: Path
-    folds: tuple[Split, ...]
-    healthy: tuple[str, ...]
+    folds: tuple[Split, ...]  # healthy cases are in training lists only
+    healthy: tuple[str, ...]  # tumour-free parts of training cases
 
 
 def make_real_dataset(

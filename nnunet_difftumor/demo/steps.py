@@ -121,19 +121,12 @@ class DemoStep(Step):
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo.
-
-    Attributes:
-        folder: Where it keeps its files.
-        settings: What is run, and for how long.
-        device: "cuda" or "cpu".
-        real_data: Folder of the real CT, for the demo on real data.
-    """
+    """One demo."""
 
     folder: DemoFolder
     settings: DemoSettings
-    device: str
-    real_data: Path | None = None
+    device: str  # "cuda" or "cpu"
+    real_data: Path | None = None  # folder of the real CT, for the demo on it
 
     def environment(self) -> dict[str, str]:
         """Variables of every command: nnU-Net's folders, few and patient processes, this Python's programs first."""

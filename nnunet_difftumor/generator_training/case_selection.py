@@ -29,19 +29,13 @@ class DataFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class HoldOut:
-    """What is held out of training; fold and hash of the splits file are None without a split.
+    """What is held out of training; fold and hash of the splits file are None without a split."""
 
-    Attributes:
-        identifiers: Cases that are held out. None: nobody asked, a tenth is held out.
-        train_only: Where a folder has any of the identifiers in a split, only these train. None: all others.
-        trained_before: Hashes of the CTs that trained an earlier stage: without a rule, others are held out first.
-    """
-
-    identifiers: frozenset[str] | None = None
-    train_only: frozenset[str] | None = None
+    identifiers: frozenset[str] | None = None  # None: nobody asked, a tenth is held out
+    train_only: frozenset[str] | None = None  # in a folder with any case of the split; None: all others
     fold: int | None = None
     splits_hash: str | None = None
-    trained_before: frozenset[str] = frozenset()
+    trained_before: frozenset[str] = frozenset()  # CT hashes of stage one: without a rule, others are held out first
 
 
 @dataclass(frozen=True)

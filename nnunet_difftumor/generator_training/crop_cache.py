@@ -54,22 +54,15 @@ _BODY_DRAWS = 50_000
 
 @dataclass(frozen=True)
 class CachedCase:
-    """One case of the cache; holds no voxels.
-
-    Attributes:
-        folder: Where its arrays lie.
-        shape, spacing_mm: Of the volume, (D, H, W); spacing in mm.
-        tumor_values: Label values that mean tumour.
-        tumors: Connected tumours of at least 8 voxels.
-    """
+    """One case of the cache; holds no voxels. Shape and spacing are (D, H, W)."""
 
     identifier: str
-    folder: Path
+    folder: Path  # where its arrays lie
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     fingerprint: CaseFingerprint
-    tumor_values: tuple[int, ...]
-    tumors: tuple[TumorComponent, ...]
+    tumor_values: tuple[int, ...]  # of the labels: those that mean tumour
+    tumors: tuple[TumorComponent, ...]  # of at least 8 voxels
 
     def read_box(self, start: ArrayLike, stop: ArrayLike) -> NDArray[np.int16]:
         """Read a box of the CT in HU; what lies outside the volume is air.

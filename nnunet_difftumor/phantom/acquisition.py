@@ -22,13 +22,7 @@ _SCAN_HEIGHT_MM = (135.0, 160.0)
 
 
 class Scan:
-    """Grid and image quality of one scan that covers the patient's width and the height of the liver.
-
-    Attributes:
-        shape: Number of slices, rows and columns.
-        spacing_mm: Voxel size (D, H, W) in mm.
-        start_mm: Position of voxel (0, 0, 0) in the patient's frame (D, H, W), in mm.
-    """
+    """Grid (D, H, W) and image quality of one scan that covers the patient's width and the height of the liver."""
 
     def __init__(self, anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> None:
         """Draw a scan; the order of the lines is that of the random stream."""
@@ -41,6 +35,7 @@ class Scan:
         self.shape = (math.ceil(float(rng.uniform(*_SCAN_HEIGHT_MM)) / slice_mm), rows, columns)
         self.spacing_mm: Triple = (slice_mm, in_plane_mm, in_plane_mm)
         middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
+        # of voxel (0, 0, 0) in the patient's frame
         self.start_mm = tuple(middle_mm[i] - 0.5 * (self.shape[i] - 1) * self.spacing_mm[i] for i in range(3))
         self.noise_hu = float(rng.uniform(*hospital.noise_hu))
         self.noise_grain = float(rng.uniform(*hospital.noise_grain))
@@ -54,19 +49,12 @@ class Scan:
 
 @dataclass(frozen=True)
 class ScannedPatient:
-    """Image and annotation of one phantom patient.
-
-    Attributes:
-        image_hu: Stored values in HU. Shape (D, H, W), int16.
-        label: 0 background; of each organ in turn its own and its tumours' value. Shape (D, H, W), uint8.
-        spacing_mm: Voxel size (D, H, W) in mm.
-        tumor_count: 0 in a healthy patient.
-    """
+    """Image and annotation of one phantom patient, of shape (D, H, W); the voxel size is ordered alike."""
 
     image_hu: NDArray[np.int16]
-    label: NDArray[np.uint8]
+    label: NDArray[np.uint8]  # 0 background; of each organ in turn its own and its tumours' value
     spacing_mm: Triple
-    tumor_count: int
+    tumor_count: int  # 0 in a healthy patient
 
 
 def scan_patient(
