@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
         "inplace": folder.evaluation / "inplace.png",
         "curves": folder.pictures / "curves.png",
     }
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     content = {
         "settings": settings,
         "is_phantom": settings.data == "phantom",
@@ -66,7 +68,7 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
             "Python": platform.python_version(),
             **{each: importlib.metadata.version(each) for each in _PACKAGES},
         },
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {_accelerator()}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {gpu}",
         "pictures": {name: embed_png(path) for name, path in pictures.items() if path.is_file()},
         "colors": (_TRUTH_COLOR, _PREDICTION_COLOR),
     }
@@ -201,9 +203,3 @@ def _read_table(path: Path, index: str) -> pd.DataFrame:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _accelerator() -> str:
-    import torch
-
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"

@@ -36,24 +36,22 @@ def turn(cubes: Sequence[NDArray[Any]], rng: np.random.Generator) -> list[NDArra
     return [np.ascontiguousarray(np.flip(cube.transpose(axes), axis=flipped)) for cube in cubes]
 
 
-def shift_soft_tissue(image_hu: FloatArray, shift_hu: float) -> FloatArray:
-    """Add a shift in HU to what is above 0 HU; fat and air keep their values, with a ramp from -40 to 0 HU."""
+def shift_soft_tissue(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Shift what is above 0 HU by -30 to +100 HU, as in organs and contrast phases that are not in the data.
+
+    Fat and air keep their values, with a ramp from -40 to 0 HU.
+    """
     low, high = _RAMP_HU
     share = np.clip((image_hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
-    return np.asarray(image_hu + np.float32(shift_hu) * share, dtype=np.float32)
+    return np.asarray(image_hu + np.float32(rng.uniform(*_SHIFT_HU)) * share, dtype=np.float32)
 
 
-def draw_shift_hu(rng: np.random.Generator) -> float:
-    """Draw a shift of soft tissue between -30 and +100 HU: organs and contrast phases not in the data."""
-    return float(rng.uniform(*_SHIFT_HU))
-
-
-def draw_narrow_window(rng: np.random.Generator) -> tuple[float, float]:
-    """Draw a window in HU narrower than the autoencoder's, as nnU-Net's percentile clipping makes it.
+def narrow_window(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Limit values to a window narrower than the autoencoder's, as nnU-Net's percentile clipping does.
 
     Its lower end lies in -200..0 and its upper end in 100..300 HU.
     """
-    return float(rng.uniform(*_WINDOW_LOW_HU)), float(rng.uniform(*_WINDOW_HIGH_HU))
+    return np.clip(image_hu, rng.uniform(*_WINDOW_LOW_HU), rng.uniform(*_WINDOW_HIGH_HU)).astype(np.float32)
 
 
 def add_faint_blobs(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -95,7 +95,7 @@ class AutoencoderCrops(_Crops):
         (image_hu,) = augment.turn([draw_crop(case, side, SPACING_RANGE_MM, rng).image_hu()], rng)
         if rng.random() < SHARES["blobs"]:
             image_hu = augment.add_faint_blobs(image_hu, rng)
-        return _maybe_narrow(image_hu, rng)
+        return augment.narrow_window(image_hu, rng) if rng.random() < SHARES["narrow_window"] else image_hu
 
 
 class TumorCrops(_Crops):
@@ -135,10 +135,11 @@ class TumorCrops(_Crops):
         image_hu, mask = augment.turn((image_hu, mask), rng)
         if rng.random() < SHARES["border"]:
             image_hu = augment.cut_at_border(image_hu, mask, rng)
-        image_hu = _maybe_narrow(image_hu, rng)
+        if rng.random() < SHARES["narrow_window"]:
+            image_hu = augment.narrow_window(image_hu, rng)
         # after the window, which follows an organ's HU in nnU-Net
         if rng.random() < SHARES["soft_tissue_shift"]:
-            image_hu = augment.shift_soft_tissue(image_hu, augment.draw_shift_hu(rng))
+            image_hu = augment.shift_soft_tissue(image_hu, rng)
         return image_hu, mask
 
     def _draw_tumor(self, side: int, rng: np.random.Generator) -> Sample:
@@ -226,12 +227,6 @@ def heldout_tumor_crops(
         crops = [sample_tumor_crop(centred_tumor_crop(case, tumor, side, finest_mm), tumor) for tumor in chosen]
         batches.append(_as_batch([(crop.image_hu(), mask) for crop, mask in crops]))
     return tuple(batches)
-
-
-def _maybe_narrow(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
-    if rng.random() >= SHARES["narrow_window"]:
-        return image_hu
-    return np.clip(image_hu, *augment.draw_narrow_window(rng)).astype(np.float32)
 
 
 def _as_batch(samples: Sequence[Sample]) -> Batch:

@@ -102,12 +102,7 @@ def copy_box(
 
 
 def build_crop_cache(
-    cases: Sequence[Case],
-    folder: Path,
-    *,
-    tumor_values: tuple[int, ...] = (),
-    workers: int = 0,
-    show_progress: bool = True,
+    cases: Sequence[Case], folder: Path, *, tumor_values: tuple[int, ...] = (), workers: int = 0
 ) -> tuple[CachedCase, ...]:
     """Decode the cases that are not in the cache yet, and open exactly these cases.
 
@@ -125,9 +120,9 @@ def build_crop_cache(
     folder.mkdir(parents=True, exist_ok=True)
     entries = [_Entry(case, folder, tumor_values) for case in cases]
     waiting = [entry for entry in entries if not entry.is_current()]
-    look = {"desc": "Caching CTs", "unit": "case", "disable": not (show_progress and waiting)}
-    results = tqdm(_build_all(waiting, workers), total=len(waiting), **look)
-    errors = [error for error in results if error is not None]
+    built = _build_all(waiting, workers)
+    bar = tqdm(built, desc="Caching CTs", total=len(waiting), unit="case", disable=not waiting)
+    errors = [error for error in bar if error is not None]
     if errors:
         raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
     return tuple(entry.open() for entry in entries)

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import Lesion
 from nnunet_difftumor.phantom.painting import paint_anatomy
-from nnunet_difftumor.phantom.styles import LIVER, Hospital, OrganRule, ScanSize
+from nnunet_difftumor.phantom.styles import Hospital, OrganRule, ScanSize
 from nnunet_difftumor.tumor.spec import Triple
 
 _SUB_SLICE_MM = 1.4
@@ -35,16 +35,12 @@ class Scan:
         self.shape = (math.ceil(float(rng.uniform(*_SCAN_HEIGHT_MM)) / slice_mm), rows, columns)
         self.spacing_mm: Triple = (slice_mm, in_plane_mm, in_plane_mm)
         middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
-        # of voxel (0, 0, 0) in the patient's frame
+        # voxel (0, 0, 0), and the lowest and highest plane, in the patient's frame
         self.start_mm = tuple(middle_mm[i] - 0.5 * (self.shape[i] - 1) * self.spacing_mm[i] for i in range(3))
+        self.z_range_mm = (self.start_mm[0], self.start_mm[0] + (self.shape[0] - 1) * slice_mm)
         self.noise_hu = float(rng.uniform(*hospital.noise_hu))
         self.noise_grain = float(rng.uniform(*hospital.noise_grain))
         self.sharpness = float(rng.uniform(*hospital.sharpness))
-
-    @property
-    def z_range_mm(self) -> tuple[float, float]:
-        """Lowest and highest plane in the patient's frame, in mm."""
-        return self.start_mm[0], self.start_mm[0] + (self.shape[0] - 1) * self.spacing_mm[0]
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,7 @@ class ScannedPatient:
 
 
 def scan_patient(
-    anatomy: Anatomy,
-    lesions: Sequence[Lesion],
-    scan: Scan,
-    rng: np.random.Generator,
-    organs: Sequence[OrganRule] = (LIVER,),
+    anatomy: Anatomy, lesions: Sequence[Lesion], scan: Scan, rng: np.random.Generator, organs: Sequence[OrganRule]
 ) -> ScannedPatient:
     """Scan a patient: average over the slice thickness, blur, add noise, store; the organs are labelled."""
     image_hu = np.empty(scan.shape, dtype=np.float32)

@@ -15,11 +15,7 @@ class TissueValues:
     lung = -840.0
 
     def __init__(self, rng: np.random.Generator, phase: str) -> None:
-        """Draw the values of the portal venous phase; in another, enhanced tissues change as they do in all patients.
-
-        Args:
-            phase: Contrast phase, one of those of `phantom.styles`.
-        """
+        """Draw the values of the portal venous phase; in another, enhanced tissues change as in all patients."""
         self.liver = float(np.clip(rng.normal(110.0, 8.0), 92.0, 128.0))
         self.vessel = self.liver + float(rng.uniform(45.0, 70.0))  # blood in veins
         self.fat = float(rng.normal(-102.0, 4.0))
@@ -53,11 +49,7 @@ class Anatomy:
     """One patient, in mm, with the origin at the middle of the upper abdomen."""
 
     def __init__(self, rng: np.random.Generator, phase: str = PORTAL_VENOUS) -> None:
-        """Draw one patient; the order of the lines is that of the random stream.
-
-        Args:
-            phase: Contrast phase, one of those of `phantom.styles`.
-        """
+        """Draw one patient in a contrast phase; the order of the lines is that of the random stream."""
         self.bowel = _draw_bowel(rng)
         self.stomach = _draw_ellipsoid((52, -36, 30), (46, 36, 44), rng)
         self.scale = float(rng.uniform(0.93, 1.05))  # size relative to the standard anatomy
