@@ -91,13 +91,9 @@ def read_scores(folder: DemoFolder) -> pd.DataFrame:
 
 
 def read_training_logs(training: Path) -> pd.DataFrame:
-    """Read losses and pseudo Dice from nnU-Net's training logs.
+    """Read losses and pseudo Dice from the logs of an nnU-Net training, if there are any.
 
-    Args:
-        training: Output folder of an nnU-Net training; may be missing.
-
-    Returns:
-        One row an epoch: "training loss", "validation loss" and one "Dice" column per label.
+    One row an epoch: "training loss", "validation loss" and one "Dice" column per label.
     """
     columns: dict[str, list[float]] = {}
     text = "".join(log.read_text(encoding="utf-8") for log in sorted(training.glob("training_log_*.txt")))
@@ -124,11 +120,8 @@ def _draw_predictions(folder: DemoFolder, scores: pd.DataFrame) -> None:
         ct = read_ct(case.image_path)
         paths = (case.label_path, folder.predictions / case.label_path.name)
         _draw_prediction(axis, ct, *(read_mask(path, ct) == tumor_label for path in paths))
-        note = (
-            f"no tumour, {score['predicted_ml']:.1f} ml predicted"
-            if score["is_healthy"]
-            else f"Dice {score['dice']:.2f}"
-        )
+        healthy_note = f"no tumour, {score['predicted_ml']:.1f} ml predicted"
+        note = healthy_note if score["is_healthy"] else f"Dice {score['dice']:.2f}"
         axis.set_title(f"{case.identifier}\n{note}", fontsize=9)
     save_figure(figure, folder.pictures / "predictions.png")
 

@@ -90,7 +90,7 @@ def make_real_dataset(
     return SarcomaDataset(folder, (Split(tuple(sorted([*train, *names])), tuple(sorted(val))),), names)
 
 
-def make_cross_validation_dataset(source_folder: Path, output_raw_folder: Path, *, folds: int) -> SarcomaDataset:
+def make_cross_validation_dataset(source: Path, output: Path, *, folds: int) -> SarcomaDataset:
     """Write all sarcoma cases as `make_real_dataset` does, with folds in which no patient is on both sides.
 
     The tumour-free part of a patient, a case of its own, trains in the folds in which the patient trains and is in no
@@ -105,12 +105,7 @@ def make_cross_validation_dataset(source_folder: Path, output_raw_folder: Path, 
     """
     cases = (*TRAINING_CASES, *VALIDATION_CASES)
     made = make_real_dataset(
-        source_folder,
-        output_raw_folder,
-        name=CROSS_VALIDATION_NAME,
-        training=cases,
-        validation=(),
-        healthy_count=len(cases),
+        source, output, name=CROSS_VALIDATION_NAME, training=cases, validation=(), healthy_count=len(cases)
     )
     patients = tuple(case for case in made.folds[0].train if case not in made.healthy)
     splits = []

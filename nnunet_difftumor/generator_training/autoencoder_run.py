@@ -16,10 +16,7 @@ from nnunet_difftumor.generator_training.case_selection import open_data_folder,
 
 
 def train(options: argparse.Namespace) -> bool:
-    """Train stage one and write the records of the run.
-
-    Returns:
-        Whether what was measured is of held-out cases.
+    """Train stage one and write the records of the run; True if held-out cases were measured.
 
     Raises:
         DiffTumorError: If an input cannot be used or the output folder is taken.

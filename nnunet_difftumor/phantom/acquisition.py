@@ -93,8 +93,7 @@ def _scan_slice(
     for number, organ in enumerate(organs):
         label[organ_shares[organ.name] >= 0.5] = 2 * number + 1
     for number, organ in enumerate(organs):
-        is_organ = label == 2 * number + 1
-        may_hold = is_organ | (label == 0) if organ.exophytic_share else is_organ
+        may_hold = np.isin(label, [0, 2 * number + 1] if organ.exophytic_share else [2 * number + 1])
         label[(tumor_shares[organ.name] >= 0.5) & may_hold] = 2 * number + 2
     return total_hu, label
 

@@ -50,6 +50,7 @@ class Anatomy:
 
     def __init__(self, rng: np.random.Generator, phase: str = PORTAL_VENOUS) -> None:
         """Draw one patient in a contrast phase; the order of the lines is that of the random stream."""
+        self.phase = phase
         self.bowel = _draw_bowel(rng)
         self.stomach = _draw_ellipsoid((52, -36, 30), (46, 36, 44), rng)
         self.scale = float(rng.uniform(0.93, 1.05))  # size relative to the standard anatomy

@@ -36,9 +36,7 @@ def make_patient(seed: int, index: int, *, is_healthy: bool, style: PhantomStyle
     lesions: list[Lesion] = []
     for organ in () if is_healthy else _affected(style.organs, rng):
         count = int(rng.integers(1, style.tumors.most_per_organ + 1))
-        lesions += draw_lesions(
-            anatomy, count, scan.z_range_mm, rng, organ=organ, phase=hospital.phase, style=style.tumors
-        )
+        lesions += draw_lesions(anatomy, organ, style.tumors, count, scan.z_range_mm, rng)
     return scan_patient(anatomy, lesions, scan, rng, style.organs)
 
 

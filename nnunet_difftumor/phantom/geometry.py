@@ -26,11 +26,7 @@ class SmoothField:
     """A random function of position with mean 0 and standard deviation 1: a sum of plane waves."""
 
     def __init__(self, wavelength_mm: tuple[float, float], rng: np.random.Generator, count: int = 6) -> None:
-        """Draw a field.
-
-        Args:
-            wavelength_mm: Shortest and longest wavelength in mm.
-        """
+        """Draw a field with waves from the shortest to the longest length."""
         directions = rng.normal(size=(count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         waves = directions * (2.0 * math.pi / rng.uniform(*wavelength_mm, size=(count, 1)))

@@ -9,7 +9,7 @@ import numpy as np
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField, find_window
 from nnunet_difftumor.phantom.painting import paint_anatomy
-from nnunet_difftumor.phantom.styles import LIVER, MIXED, PORTAL_VENOUS, OrganRule, TumorStyle
+from nnunet_difftumor.phantom.styles import OrganRule, TumorStyle
 from nnunet_difftumor.tumor.appearance import Appearance, Range
 from nnunet_difftumor.tumor.sizes import draw_size_class
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
@@ -66,14 +66,7 @@ class Lesion:
 
 
 def draw_lesions(
-    anatomy: Anatomy,
-    count: int,
-    z_range_mm: tuple[float, float],
-    rng: np.random.Generator,
-    *,
-    organ: OrganRule = LIVER,
-    phase: str = PORTAL_VENOUS,
-    style: TumorStyle = MIXED,
+    anatomy: Anatomy, organ: OrganRule, style: TumorStyle, count: int, z_range_mm: Range, rng: np.random.Generator
 ) -> list[Lesion]:
     """Draw tumours of an organ that do not touch each other.
 
@@ -86,13 +79,12 @@ def draw_lesions(
     size_classes = style.size_classes or organ.size_classes
     for index in range(count):
         size = draw_size_class(size_classes if index else size_classes[:1], rng)
-        contrast_hu = _within(organ.contrast_hu[phase], rng) * _within(style.contrast_share, rng)
+        contrast_hu = _within(organ.contrast_hu[anatomy.phase], rng) * _within(style.contrast_share, rng)
         drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), Appearance(contrast_hu=contrast_hu), rng)
         suits = _suitable(drawn.radius_mm, organ, depth_mm, rng)
         centre_mm = _place(drawn.radius_mm, places_mm[suits], lesions, rng)
-        if centre_mm is None:
-            continue
-        lesions.append(Lesion(drawn.moved_to(centre_mm), organ, style, rng))
+        if centre_mm is not None:
+            lesions.append(Lesion(drawn.moved_to(centre_mm), organ, style, rng))
     return lesions
 
 

@@ -58,7 +58,7 @@ def test_early_tumors_are_small_and_can_be_seen() -> None:
     rng = np.random.default_rng(0)
     lesions = []
     for _ in range(20):
-        lesions += draw_lesions(Anatomy(rng), 1, (-70.0, 70.0), rng, style=TUMOR_STYLES["early"])
+        lesions += draw_lesions(Anatomy(rng), ORGANS["liver"], TUMOR_STYLES["early"], 1, (-70.0, 70.0), rng)
     radii_mm = [lesion.spec.radius_mm for lesion in lesions]
     contrasts_hu = [lesion.spec.contrast_hu for lesion in lesions]
     assert len(lesions) == 20
