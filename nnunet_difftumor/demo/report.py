@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
 import platform
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,7 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
         "mean_dice": scores["dice"].mean(),
         "synthetic": _read_json(folder.synthetic / "tumors.json"),
         "records": [_read_json(path) for path in sorted(folder.stages.glob("*.json"))],
-        "versions": {
-            "Python": platform.python_version(),
-            **{each: importlib.metadata.version(each) for each in _PACKAGES},
-        },
+        "versions": {"Python": platform.python_version()} | {each: version(each) for each in _PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {gpu}",
         "pictures": {name: embed_png(path) for name, path in pictures.items() if path.is_file()},
         "colors": (_TRUTH_COLOR, _PREDICTION_COLOR),

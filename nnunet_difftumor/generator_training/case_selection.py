@@ -32,7 +32,7 @@ class HoldOut:
     """What is held out of training; fold and hash of the splits file are None without a split."""
 
     identifiers: frozenset[str] | None = None  # None: nobody asked, a tenth is held out
-    train_only: frozenset[str] | None = None  # in a folder with any case of the split; None: all others
+    train_only: frozenset[str] | None = None  # of folders with a case of the split, only these train; None: all others
     fold: int | None = None
     splits_hash: str | None = None
     trained_before: frozenset[str] = frozenset()  # CT hashes of stage one: without a rule, others are held out first
@@ -129,12 +129,10 @@ def _apply_rule(
         if not identifiers & known:
             notes.append(f"{folder}: none of its cases is in the given list; all {len(cases)} train.")
             continue
-        held |= identifiers & named
-        if hold_out.train_only is not None:
-            unlisted = identifiers - known
-            held |= unlisted
-            if unlisted:
-                notes.append(f"{folder}: {_listing(unlisted)} are in neither list of the fold and do not train.")
+        unlisted = set() if hold_out.train_only is None else identifiers - known
+        held |= (identifiers & named) | unlisted
+        if unlisted:
+            notes.append(f"{folder}: {_listing(unlisted)} are in neither list of the fold and do not train.")
     if not found:
         raise DatasetError(
             f"None of the {len(known)} listed cases ({_listing(known)}) is in --data. If the list belongs to other "

@@ -95,15 +95,14 @@ def resume_hint() -> Iterator[None]:
 
 def _describe(selected: SelectedCases) -> str:
     """Say which cases train and which are held out, in a few lines."""
-    held = ", ".join(case.identifier for case in selected.heldout[:20])
-    more = ", ..." if len(selected.heldout) > 20 else ""
-    lines = [
-        f"{len(selected.training)} cases train; {len(selected.heldout)} are held out{': ' if held else ''}{held}{more}"
-    ]
-    if not selected.heldout:
-        why = "fewer than 4" if selected.rule.identifiers is None else "none of those listed can be used"
-        lines.append(f"No case is held out ({why}): the errors reported are those on training cases.")
-    return "\n".join([*selected.notes, *lines])
+    names = [case.identifier for case in selected.heldout]
+    counts = f"{len(selected.training)} cases train; {len(names)} are held out"
+    if names:
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        return "\n".join([*selected.notes, f"{counts}: {shown}"])
+    why = "fewer than 4" if selected.rule.identifiers is None else "none of those listed can be used"
+    reason = f"No case is held out ({why}): the errors reported are those on training cases."
+    return "\n".join([*selected.notes, counts, reason])
 
 
 def reported_cases(selected: SelectedCases, most: int = 16) -> Sequence[CachedCase]:

@@ -7,13 +7,14 @@ the voxels of one transverse plane, of shape (3, H, W).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nnunet_difftumor.ct.resample import Vector
 
 Plane = NDArray[np.floating[Any]]
 Points = NDArray[np.floating[Any]]
@@ -88,13 +89,11 @@ class Tube:
         return result
 
 
-def _column(position_mm: Sequence[float] | NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+def _column(position_mm: Vector) -> NDArray[np.float32]:
     return np.asarray(position_mm, dtype=np.float32)[:, None, None]
 
 
-def find_window(
-    points: Points, low_mm: NDArray[np.float64], high_mm: NDArray[np.float64]
-) -> tuple[slice, slice] | None:
+def find_window(points: Points, low_mm: Vector, high_mm: Vector) -> tuple[slice, slice] | None:
     """Find the rows and columns of a plane that may lie inside a box; None if the plane misses it.
 
     The coordinates may be warped by a few mm, so the search looks at the whole plane.
@@ -118,7 +117,7 @@ def smooth_maximum(first: Plane, second: Plane, blend_mm: float) -> Plane:
     return -smooth_minimum(-first, -second, blend_mm)
 
 
-def jittered(values: Sequence[float] | NDArray[np.floating[Any]], spread: float, rng: np.random.Generator) -> Triple:
+def jittered(values: Vector, spread: float, rng: np.random.Generator) -> Triple:
     """Three numbers, each moved by a normal deviate of the given spread."""
     x, y, z = (float(value + rng.normal(0.0, spread)) for value in values)
     return (x, y, z)
