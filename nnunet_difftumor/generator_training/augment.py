@@ -32,8 +32,8 @@ _LARGEST_CUT_SHARE = 0.25
 def turn(cubes: Sequence[NDArray[Any]], rng: np.random.Generator) -> list[NDArray[Any]]:
     """Turn and mirror cubes alike, in one of the 48 ways that there are, drawn uniformly."""
     axes = rng.permutation(3)
-    flipped = tuple(np.flatnonzero(rng.random(3) < 0.5))
-    return [np.ascontiguousarray(np.flip(cube.transpose(axes), axis=flipped)) for cube in cubes]
+    flipped = np.flatnonzero(rng.random(3) < 0.5).tolist()
+    return [np.ascontiguousarray(np.flip(cube.transpose(axes), axis=tuple(flipped))) for cube in cubes]
 
 
 def shift_soft_tissue(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -87,7 +87,7 @@ def draw_crop(case: CachedCase, side: int, spacing_range_mm: tuple[float, float]
     spacing_mm = _log_uniform(*spacing_range_mm, rng)
     is_in_body = rng.random() < BODY_SHARE
     voxel = case.draw_body_voxel(rng) if is_in_body else rng.integers(0, case.shape)
-    return Crop(case, side, spacing_mm, voxel * np.array(case.spacing_mm))
+    return Crop(case, side, spacing_mm, np.multiply(voxel, case.spacing_mm))
 
 
 def draw_tumor_crop(

@@ -81,7 +81,7 @@ def _draw_place(
         value_hu, label = host.read_box(voxel, voxel + 1).item(), host.read_label_box(voxel, voxel + 1).item()
         if low_hu < value_hu < high_hu and label not in host.tumor_values:
             spacing_mm = float(np.exp(rng.uniform(*np.log(host_range_mm))))
-            return Crop(host, side, spacing_mm, voxel * np.array(host.spacing_mm))
+            return Crop(host, side, spacing_mm, np.multiply(voxel, host.spacing_mm))
     return None
 
 
