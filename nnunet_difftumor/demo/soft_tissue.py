@@ -63,8 +63,7 @@ def make_real_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        training: Those without a file are left out.
-        validation: Those without a file are left out. None at all: an empty validation list.
+        training, validation: Cases without a file are left out. No validation case is asked for: its list is empty.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
 
     Raises:

@@ -166,11 +166,10 @@ class _Entry:
             return False
 
     def open(self) -> CachedCase:
-        stored = json.loads((self.folder / _CASE_FILE).read_text(encoding="utf-8"))
+        path = self.folder / _CASE_FILE
+        stored = json.loads(path.read_text(encoding="utf-8"))
         del stored["signature"]
-        return read_record(
-            CachedCase, {**stored, "folder": self.folder}, str(self.folder / _CASE_FILE), ProvenanceError
-        )
+        return read_record(CachedCase, {**stored, "folder": self.folder}, str(path), ProvenanceError)
 
     def build(self) -> DiffTumorError | None:
         """Decode the case; a bad file is returned as its error."""

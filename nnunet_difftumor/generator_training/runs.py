@@ -26,7 +26,6 @@ from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_cro
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
 
-CASES_FILE = "cases.json"
 _POLL_SECONDS = 5.0
 
 
@@ -158,7 +157,7 @@ def save_run_records(output: Path, selected: SelectedCases, provenance: Provenan
         "heldout": [case.identifier for case in selected.heldout],
         "notes": list(selected.notes),
     }
-    write_json(output / CASES_FILE, listed, overwrite=True)
+    write_json(output / "cases.json", listed, overwrite=True)
 
 
 def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:

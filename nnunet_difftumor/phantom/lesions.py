@@ -28,9 +28,8 @@ class Lesion:
         self.surface = TumorSurface(spec)
         self.texture = SmoothField(style.texture_mm, rng)
         self.texture_hu = _within(style.texture_hu, rng)  # standard deviation
-        self.core_hu = 0.0  # additional difference at the centre, as a necrotic core has
-        if spec.radius_mm > style.core_from_mm:
-            self.core_hu = _within(style.core_hu, rng)
+        # additional difference at the centre, as a necrotic core has
+        self.core_hu = _within(style.core_hu, rng) if spec.radius_mm > style.core_from_mm else 0.0
         self.edge_mm = float(np.clip(_within(style.edge_share, rng) * spec.radius_mm, 1.0, 3.0))
 
     def paint_(
