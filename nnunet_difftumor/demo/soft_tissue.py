@@ -63,7 +63,7 @@ def make_real_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        training, validation: Cases without a file are left out. No validation case is asked for: its list is empty.
+        training, validation: Those without a file are left out. With no validation case at all, its list is empty.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
 
     Raises:
