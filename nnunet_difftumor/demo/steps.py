@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -143,6 +143,11 @@ class Demo:
             "nnUNet_n_proc_DA": "1",
         }
 
+    def exports(self) -> str:
+        """nnU-Net's variables as a user would export them, one a line."""
+        nnunet = {name: value for name, value in self.environment().items() if name.startswith("nnUNet_")}
+        return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in nnunet.items())
+
     def run(self) -> None:
         """Run the steps in order; those that are finished are skipped.
 
@@ -212,10 +217,3 @@ class Demo:
     def _holdout(self) -> tuple[str, ...]:
         """Healthy cases that train nothing."""
         return read_holdout(self.folder.preprocessed / HOLDOUT_FILE_NAME) or ()
-
-
-def describe_environment(environment: Mapping[str, str]) -> str:
-    """Return nnU-Net's variables as a user would export them, one a line."""
-    return "\n".join(
-        f"export {name}={shlex.quote(value)}" for name, value in environment.items() if name.startswith("nnUNet_")
-    )
