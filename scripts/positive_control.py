@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, Split, write_splits
-from nnunet_difftumor.demo.plans import write_small_plans
-from nnunet_difftumor.demo.settings import demo_settings
+from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, demo_settings, write_small_plans
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
 from nnunet_difftumor.phantom.styles import PhantomStyle
@@ -26,7 +25,6 @@ from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.diffusion import BFLOAT16, PRECISION_VARIABLE
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-CONFIGURATION, PLANS_NAME = "3d_fullres", "nnUNetPlansSmall"
 SAMPLE_DICE_PLANS_NAME = "nnUNetPlansSmallSampleDice"
 SPACING_MM = (3.0, 2.5, 2.5)
 PATCH_SIZE = (16, 32, 32)
@@ -83,7 +81,7 @@ def prepare(folder: Path, part: Part) -> None:
     if (preprocessed / SPLITS_FILE_NAME).is_file():
         return
     settings = replace(demo_settings("phantom"), patch_size=PATCH_SIZE)
-    write_small_plans(preprocessed, PLANS_NAME, CONFIGURATION, settings)
+    write_small_plans(preprocessed, settings)
     _write_sample_dice_plans(preprocessed)
     _run(["nnUNetv2_preprocess", "-d", number, "-c", CONFIGURATION, "-plans_name", PLANS_NAME, "-np", "1"])
     validation = f"phantom_tumor_{ANNOTATED:03d}"  # nnU-Net wants one; the comparison is on the test hospitals
@@ -98,8 +96,8 @@ def _write(phantoms: PhantomSet, folder: Path) -> None:
     made = write_phantom_dataset(
         folder, cases=phantoms.cases, healthy=phantoms.healthy, seed=phantoms.seed, style=style
     )
-    for number, case in enumerate(made, start=1):
-        print(f"{phantoms.name} [{number}/{phantoms.cases + phantoms.healthy}] {case.identifier}", flush=True)
+    for number, (identifier, _) in enumerate(made, start=1):
+        print(f"{phantoms.name} [{number}/{phantoms.cases + phantoms.healthy}] {identifier}", flush=True)
 
 
 def _write_sample_dice_plans(preprocessed: Path) -> None:

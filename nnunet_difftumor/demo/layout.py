@@ -7,34 +7,22 @@ import shutil
 from pathlib import Path
 
 from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME
-from nnunet_difftumor.demo.settings import DemoSettings, demo_settings
+from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, DemoSettings, demo_settings
 from nnunet_difftumor.errors import OutputExistsError
+from nnunet_difftumor.generator_training import CACHE_FOLDER
 from nnunet_difftumor.support.files.atomic_files import write_json
 
-PLANS_NAME = "nnUNetPlansSmall"
 TRAINER_NAME = "nnUNetTrainerDiffTumor"
-CONFIGURATION = "3d_fullres"
 FOLD = 0
 
 _NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-_OWN_FOLDERS = (
-    "autoencoder_training diffusion_training crop_cache evaluation synthetic test_images predictions scores stages "
-    "logs pictures".split()
-)
 
 
 class DemoFolder:
-    """Paths of a demo: each attribute but `dataset` is one.
-
-    Attributes:
-        root: The demo's output folder.
-        dataset: Name of the data set's folder.
-        training: Output folder of the nnU-Net training.
-        stages: One marker per finished step.
-    """
+    """Paths of a demo: of its data set and training in nnU-Net's folders, and of its own output."""
 
     def __init__(self, root: Path, dataset: str) -> None:
-        self.root, self.dataset = root, dataset
+        self.root = root
         self.raw, self.preprocessed, self.results = (root / name / dataset for name in _NNUNET_FOLDERS)
         self.splits = self.preprocessed / SPLITS_FILE_NAME
         self.training = self.results / f"{TRAINER_NAME}__{PLANS_NAME}__{CONFIGURATION}" / f"fold_{FOLD}"
@@ -42,7 +30,8 @@ class DemoFolder:
         self.generator = self.diffusion / "generator"
         self.evaluation, self.synthetic = root / "evaluation", root / "synthetic"
         self.test_images, self.predictions, self.scores = root / "test_images", root / "predictions", root / "scores"
-        self.stages, self.logs, self.pictures = root / "stages", root / "logs", root / "pictures"
+        self.stages = root / "stages"  # one marker per finished step
+        self.logs, self.pictures = root / "logs", root / "pictures"
         self.report = root / "report.html"
         self._marker = root / "demo.json"
 
@@ -53,15 +42,13 @@ class DemoFolder:
             OutputExistsError: If the folder holds something else.
         """
         wanted = {"data": settings.data, "quick": is_quick}
-        if self._is_demo():
-            found = json.loads(self._marker.read_text(encoding="utf-8"))
-            if found != wanted:
-                raise OutputExistsError(
-                    f"{self.root} holds a demo with {found}, not {wanted}. Choose another --output, or add --fresh."
-                )
-            return
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_json(self._marker, wanted)
+        if not self._is_demo():
+            write_json(self._marker, wanted)
+        found = json.loads(self._marker.read_text(encoding="utf-8"))
+        if found != wanted:
+            raise OutputExistsError(
+                f"{self.root} holds a demo with {found}, not {wanted}. Choose another --output, or add --fresh."
+            )
 
     def remove(self) -> None:
         """Remove what a demo has made here, and nothing else.
@@ -76,8 +63,10 @@ class DemoFolder:
                 shutil.rmtree(parent / demo_settings(data).dataset_folder_name, ignore_errors=True)
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
-        for name in _OWN_FOLDERS:
-            shutil.rmtree(self.root / name, ignore_errors=True)
+        own = [self.autoencoder, self.diffusion, self.root / CACHE_FOLDER, self.evaluation, self.synthetic]
+        own += [self.test_images, self.predictions, self.scores, self.stages, self.logs, self.pictures]
+        for folder in own:
+            shutil.rmtree(folder, ignore_errors=True)
         for file in (self.report, self._marker):
             file.unlink(missing_ok=True)
 

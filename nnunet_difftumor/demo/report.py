@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
-from nnunet_difftumor.ct.reading import read_ct, read_mask
-from nnunet_difftumor.demo.figures import PREDICTION_COLOR, TRUTH_COLOR, draw_curves, draw_prediction, make_grid
+from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.settings import DemoSettings
 from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.pictures.montage import own_style, save_figure
+from nnunet_difftumor.support.pictures.montage import SOFT_TISSUE_HU, flips_to_display, own_style, save_figure
 from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
 
 _PACKAGES = ("nnunet-difftumor", "nnunetv2", "torch", "diffusers", "nibabel", "SimpleITK", "numpy")
 _NO_CURVES = ["learning_rate", "gradient_norm"]
 _SHOWN_STEPS = 40
+_TRUTH_COLOR, _PREDICTION_COLOR = "#2ca02c", "#ff7f0e"
+_AIR_HU = -300.0
+_FEW = 50
 _LOG_VALUE = re.compile(r": (train_loss|val_loss|Pseudo dice) (.+?)\s*$", re.MULTILINE)
 
 
@@ -44,6 +52,7 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
         "inplace": folder.evaluation / "inplace.png",
         "curves": folder.pictures / "curves.png",
     }
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     content = {
         "settings": settings,
         "is_phantom": settings.data == "phantom",
@@ -54,13 +63,10 @@ def write_report(folder: DemoFolder, settings: DemoSettings) -> Path:
         "mean_dice": scores["dice"].mean(),
         "synthetic": _read_json(folder.synthetic / "tumors.json"),
         "records": [_read_json(path) for path in sorted(folder.stages.glob("*.json"))],
-        "versions": {
-            "Python": platform.python_version(),
-            **{each: importlib.metadata.version(each) for each in _PACKAGES},
-        },
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {_accelerator()}",
+        "versions": {"Python": platform.python_version()} | {each: version(each) for each in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {gpu}",
         "pictures": {name: embed_png(path) for name, path in pictures.items() if path.is_file()},
-        "colors": (TRUTH_COLOR, PREDICTION_COLOR),
+        "colors": (_TRUTH_COLOR, _PREDICTION_COLOR),
     }
     html = page_environment(Path(__file__).parent).get_template("report.html.jinja").render(**content)
     with written_whole(folder.report, overwrite=True) as temporary:
@@ -81,13 +87,9 @@ def read_scores(folder: DemoFolder) -> pd.DataFrame:
 
 
 def read_training_logs(training: Path) -> pd.DataFrame:
-    """Read losses and pseudo Dice from nnU-Net's training logs.
+    """Read losses and pseudo Dice from the logs of an nnU-Net training, if there are any.
 
-    Args:
-        training: Output folder of an nnU-Net training; may be missing.
-
-    Returns:
-        One row an epoch: "training loss", "validation loss" and one "Dice" column per label.
+    One row an epoch: "training loss", "validation loss" and one "Dice" column per label.
     """
     columns: dict[str, list[float]] = {}
     text = "".join(log.read_text(encoding="utf-8") for log in sorted(training.glob("training_log_*.txt")))
@@ -107,20 +109,33 @@ def _draw_predictions(folder: DemoFolder, scores: pd.DataFrame) -> None:
     dataset = load_raw_dataset(folder.raw)
     _, tumor_label = resolve_label_roles(dataset.options["labels"])
     cases = {case.identifier: case for case in dataset.cases}
-    figure, axes = make_grid(len(scores), columns=4, height=2.9)
+    figure, axes = _make_grid(len(scores), columns=4, height_inches=2.9)
     for axis, score in zip(axes, scores.to_dict("records"), strict=True):
         case = cases[score["case"]]
         assert case.label_path is not None
         ct = read_ct(case.image_path)
         paths = (case.label_path, folder.predictions / case.label_path.name)
-        draw_prediction(axis, ct, *(read_mask(path, ct) == tumor_label for path in paths))
-        note = (
-            f"no tumour, {score['predicted_ml']:.1f} ml predicted"
-            if score["is_healthy"]
-            else f"Dice {score['dice']:.2f}"
-        )
+        _draw_prediction(axis, ct, *(read_mask(path, ct) == tumor_label for path in paths))
+        healthy_note = f"no tumour, {score['predicted_ml']:.1f} ml predicted"
+        note = healthy_note if score["is_healthy"] else f"Dice {score['dice']:.2f}"
         axis.set_title(f"{case.identifier}\n{note}", fontsize=9)
     save_figure(figure, folder.pictures / "predictions.png")
+
+
+def _draw_prediction(axis: Any, ct: CTVolume, is_true: NDArray[np.bool_], is_predicted: NDArray[np.bool_]) -> None:
+    """Draw the transverse slice with most tumour, outlined as it is and as it was predicted."""
+    shown = is_true if is_true.any() else is_predicted
+    section = int(np.argmax(shown.sum(axis=(1, 2)))) if shown.any() else len(shown) // 2
+    flips = tuple(each - 1 for each in flips_to_display(ct.geometry.affine) if each > 0)
+    image, true, predicted = (np.flip(volume[section], flips) for volume in (ct.image_hu, is_true, is_predicted))
+    rows, columns = (np.flatnonzero((image > _AIR_HU).any(axis=other)) for other in (1, 0))
+    body = np.ix_(rows, columns) if len(rows) else np.ix_(*map(range, image.shape))  # air around it takes no room
+    aspect = ct.spacing_mm[1] / ct.spacing_mm[2]
+    axis.set_axis_off()
+    axis.imshow(image[body], cmap="gray", clim=SOFT_TISSUE_HU, aspect=aspect, interpolation="nearest")
+    for mask, color in ((true[body], _TRUTH_COLOR), (predicted[body], _PREDICTION_COLOR)):
+        if mask.any():
+            axis.contour(mask, levels=[0.5], colors=color, linewidths=1.2)
 
 
 def _draw_curves(folder: DemoFolder) -> None:
@@ -138,8 +153,31 @@ def _draw_curves(folder: DemoFolder) -> None:
         "nnU-Net: healthy crops, all and with tumours": counts.filter(items=["healthy_samples", "injected"]),
     }
     known = {title: table for title, table in panels.items() if not table.empty}
-    if known:
-        save_figure(draw_curves(known), folder.pictures / "curves.png")
+    if not known:
+        return
+    figure, axes = _make_grid(len(known), columns=3, height_inches=2.7)
+    for axis, (title, table) in zip(axes, known.items(), strict=True):
+        for name in table:
+            values = table[name].dropna()
+            marker = "." if len(values) < _FEW else None
+            axis.plot(values.index, values, label=str(name).replace("_", " "), linewidth=1.3, marker=marker)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(str(table.index.name), fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=7)
+    save_figure(figure, folder.pictures / "curves.png")
+
+
+def _make_grid(count: int, columns: int, height_inches: float) -> tuple[Figure, list[Any]]:
+    """A figure of the width of the page, and the axes of its panels, row by row."""
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(11.0, height_inches * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    return figure, list(axes[:count])
 
 
 def _losses(run: Path) -> pd.DataFrame:
@@ -154,9 +192,3 @@ def _read_table(path: Path, index: str) -> pd.DataFrame:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _accelerator() -> str:
-    import torch
-
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+PLANS_NAME, CONFIGURATION = "nnUNetPlansSmall", "3d_fullres"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What the demo runs, and for how long.
+    """What the demo runs, and for how long; sizes and spacings are (D, H, W)."""
 
-    Attributes:
-        data: "phantom" or "real".
-        healthy_holdout: Share of the healthy cases that trains nothing.
-        folds: Folds of the cross-validation; fold 0 is run.
-        target_spacing_mm: Spacing that nnU-Net resamples to (D, H, W), in mm.
-        patch_size: nnU-Net's patch (D, H, W), in voxels.
-        features: Feature channels of the network's stages.
-        size_classes: Radii of the injected tumours, as in difftumor.json.
-        synthesized_radius_mm: Range of radii of the tumours that are put into one scan.
-    """
-
-    data: str
+    data: str  # "phantom" or "real"
     dataset_id: int
     dataset_name: str
     tumor_cases: int = 0
     healthy_cases: int = 0
-    healthy_holdout: float = 0.0
-    folds: int = 1
+    healthy_holdout: float = 0.0  # share of the healthy cases that trains nothing
+    folds: int = 1  # of the cross-validation; fold 0 is run
     autoencoder_steps: int
     diffusion_steps: int
-    target_spacing_mm: tuple[float, float, float]
-    patch_size: tuple[int, int, int]
-    features: tuple[int, ...]
+    target_spacing_mm: tuple[float, float, float]  # that nnU-Net resamples to
+    patch_size: tuple[int, int, int]  # of nnU-Net, in voxels
+    features: tuple[int, ...]  # channels of the network's stages
     strides: tuple[tuple[int, int, int], ...]
     epochs: int
     iterations: int
     val_iterations: int
-    size_classes: tuple[Mapping[str, object], ...]
-    synthesized_radius_mm: tuple[float, float]
+    size_classes: tuple[Mapping[str, object], ...]  # of the injected tumours, as in difftumor.json
+    synthesized_radius_mm: tuple[float, float]  # of the tumours that are put into one scan
     synthesized_count: int = 6
     preset: str = "tiny"
 
@@ -115,3 +110,29 @@ def demo_settings(data: str, *, is_quick: bool = False) -> DemoSettings:
         val_iterations=1,
         synthesized_count=2,
     )
+
+
+def write_small_plans(folder: Path, settings: DemoSettings) -> None:
+    """Copy nnU-Net's plans as `PLANS_NAME` with a small patch and network, so that a CPU can train it.
+
+    Args:
+        folder: The data set's folder in nnUNet_preprocessed; the copy holds no configuration but `CONFIGURATION`.
+    """
+    plans = json.loads((folder / "nnUNetPlans.json").read_text(encoding="utf-8"))
+    small, stages = plans["configurations"][CONFIGURATION], len(settings.features)
+    small |= {
+        "patch_size": settings.patch_size,
+        "batch_size": 2,
+        "batch_dice": True,  # with two samples a batch, most samples have no tumour to take a Dice of
+        "data_identifier": f"{PLANS_NAME}_{CONFIGURATION}",
+    }
+    small["architecture"]["arch_kwargs"] |= {
+        "n_stages": stages,
+        "features_per_stage": settings.features,
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": settings.strides,
+        "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [1] * (stages - 1),
+    }
+    plans |= {"plans_name": PLANS_NAME, "configurations": {CONFIGURATION: small}}
+    write_json(folder / f"{PLANS_NAME}.json", plans, overwrite=True)

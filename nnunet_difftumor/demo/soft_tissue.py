@@ -39,17 +39,11 @@ _DESCRIPTION = (
 
 @dataclass(frozen=True)
 class SarcomaDataset:
-    """What was written. The folds are not: nnU-Net keeps them with the preprocessed data.
-
-    Attributes:
-        folder: The nnU-Net raw data set.
-        folds: Training cases, healthy ones included, and validation cases of each fold.
-        healthy: Tumour-free parts of training cases; they are in training lists only.
-    """
+    """What was written: an nnU-Net raw data set. The folds are not: nnU-Net keeps them with the preprocessed data."""
 
     folder: Path
-    folds: tuple[Split, ...]
-    healthy: tuple[str, ...]
+    folds: tuple[Split, ...]  # healthy cases are in training lists only
+    healthy: tuple[str, ...]  # tumour-free parts of training cases
 
 
 def make_real_dataset(
@@ -69,8 +63,7 @@ def make_real_dataset(
     Args:
         source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
         output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        training: Those without a file are left out.
-        validation: Those without a file are left out. None at all: an empty validation list.
+        training, validation: Those without a file are left out. With no validation case at all, its list is empty.
         healthy_count: Most healthy cases; the thickest tumour-free parts are taken.
 
     Raises:
@@ -96,31 +89,22 @@ def make_real_dataset(
     return SarcomaDataset(folder, (Split(tuple(sorted([*train, *names])), tuple(sorted(val))),), names)
 
 
-def make_cross_validation_dataset(
-    source_folder: Path,
-    output_raw_folder: Path,
-    *,
-    name: str = CROSS_VALIDATION_NAME,
-    cases: Sequence[str] = (*TRAINING_CASES, *VALIDATION_CASES),
-    folds: int = 2,
-) -> SarcomaDataset:
-    """Write all sarcoma cases as one nnU-Net raw data set with folds in which no patient is on both sides.
+def make_cross_validation_dataset(source: Path, output: Path, *, folds: int) -> SarcomaDataset:
+    """Write all sarcoma cases as `make_real_dataset` does, with folds in which no patient is on both sides.
 
     The tumour-free part of a patient, a case of its own, trains in the folds in which the patient trains and is in no
     validation list: `difftumor splits` would put it into every fold, since it knows nothing of patients.
 
     Args:
-        source_folder: Folder with `sts/<case>_ct.nii.gz` and `sts/<case>_label.nii.gz`.
-        output_raw_folder: nnU-Net's raw folder; the data set is made inside.
-        cases: Those without a file are left out.
         folds: Their number; split as nnU-Net splits.
 
     Raises:
         DatasetError: If the folder holds none of the cases, or fewer than there are folds.
         OutputExistsError: If the data set exists.
     """
+    cases = (*TRAINING_CASES, *VALIDATION_CASES)
     made = make_real_dataset(
-        source_folder, output_raw_folder, name=name, training=cases, validation=(), healthy_count=len(cases)
+        source, output, name=CROSS_VALIDATION_NAME, training=cases, validation=(), healthy_count=len(cases)
     )
     patients = tuple(case for case in made.folds[0].train if case not in made.healthy)
     splits = []

@@ -6,16 +6,16 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME, read_holdout, read_splits, write_splits
 from nnunet_difftumor.ct.datasets import Case, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
-from nnunet_difftumor.demo.layout import CONFIGURATION, FOLD, PLANS_NAME, TRAINER_NAME, DemoFolder
-from nnunet_difftumor.demo.plans import write_small_plans
-from nnunet_difftumor.demo.settings import DemoSettings
+from nnunet_difftumor.demo.layout import FOLD, TRAINER_NAME, DemoFolder
+from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, DemoSettings, write_small_plans
 from nnunet_difftumor.demo.soft_tissue import make_real_dataset
 from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME
@@ -121,19 +121,12 @@ class DemoStep(Step):
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo.
-
-    Attributes:
-        folder: Where it keeps its files.
-        settings: What is run, and for how long.
-        device: "cuda" or "cpu".
-        real_data: Folder of the real CT, for the demo on real data.
-    """
+    """One demo."""
 
     folder: DemoFolder
     settings: DemoSettings
-    device: str
-    real_data: Path | None = None
+    device: str  # "cuda" or "cpu"
+    real_data: Path | None = None  # folder of the real CT, for the demo on it
 
     def environment(self) -> dict[str, str]:
         """Variables of every command: nnU-Net's folders, few and patient processes, this Python's programs first."""
@@ -149,6 +142,11 @@ class Demo:
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": "1",
         }
+
+    def exports(self) -> str:
+        """nnU-Net's variables as a user would export them, one a line."""
+        nnunet = {name: value for name, value in self.environment().items() if name.startswith("nnUNet_")}
+        return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in nnunet.items())
 
     def run(self) -> None:
         """Run the steps in order; those that are finished are skipped.
@@ -180,13 +178,10 @@ class Demo:
         plans = f"{PLANS_NAME}.json: nnU-Net's plans with patch {patch} and features {self.settings.features}"
         return {
             "real": (f"{self.folder.raw}: the scans of {self.real_data}", self._arrange_real_data),
-            "preprocess": (plans, self._write_small_plans),
+            "preprocess": (plans, partial(write_small_plans, self.folder.preprocessed, self.settings)),
             "train": (f"{CONFIG_FILE_NAME}: generator, size classes, short schedule", self._write_trainer_settings),
             "predict": (f"{self.folder.test_images}: the cases that did not train", self._gather_images),
         }
-
-    def _write_small_plans(self) -> None:
-        write_small_plans(self.folder.preprocessed, PLANS_NAME, CONFIGURATION, self.settings)
 
     def _arrange_real_data(self) -> None:
         if self.real_data is None:
@@ -195,7 +190,7 @@ class Demo:
             )
         unfinished = self.folder.raw.parent / ".unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        dataset = make_real_dataset(self.real_data, unfinished, name=self.folder.dataset)
+        dataset = make_real_dataset(self.real_data, unfinished)
         os.replace(dataset.folder, self.folder.raw)
         unfinished.rmdir()
         holdout = {"holdout": [], "share": 0.0, "healthy_cases": len(dataset.healthy)}
@@ -222,10 +217,3 @@ class Demo:
     def _holdout(self) -> tuple[str, ...]:
         """Healthy cases that train nothing."""
         return read_holdout(self.folder.preprocessed / HOLDOUT_FILE_NAME) or ()
-
-
-def describe_environment(environment: Mapping[str, str]) -> str:
-    """Return nnU-Net's variables as a user would export them, one a line."""
-    return "\n".join(
-        f"export {name}={shlex.quote(value)}" for name, value in environment.items() if name.startswith("nnUNet_")
-    )

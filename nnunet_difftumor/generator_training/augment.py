@@ -6,8 +6,8 @@ which stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from scipy import ndimage
 from nnunet_difftumor.ct.resample import AIR_HU
 
 FloatArray = NDArray[np.float32]
-ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 _WINDOW_LOW_HU = (-200.0, 0.0)
 _WINDOW_HIGH_HU = (100.0, 300.0)
@@ -30,42 +29,29 @@ _LOOSEST_SHARE = (0.3, 0.7)
 _LARGEST_CUT_SHARE = 0.25
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """One of the 48 ways to turn and mirror a cube: which axis becomes axis 0, 1 and 2, and which are reversed then."""
-
-    axes: tuple[int, ...]
-    flipped: tuple[int, ...]
-
-    def apply(self, cube: NDArray[ScalarT]) -> NDArray[ScalarT]:
-        """Turn a cube."""
-        return np.ascontiguousarray(np.flip(cube.transpose(self.axes), axis=self.flipped))
+def turn(cubes: Sequence[NDArray[Any]], rng: np.random.Generator) -> list[NDArray[Any]]:
+    """Turn and mirror cubes alike, in one of the 48 ways that there are, drawn uniformly."""
+    axes = rng.permutation(3)
+    flipped = np.flatnonzero(rng.random(3) < 0.5).tolist()
+    return [np.ascontiguousarray(np.flip(cube.transpose(axes), axis=tuple(flipped))) for cube in cubes]
 
 
-def draw_orientation(rng: np.random.Generator) -> Orientation:
-    """Draw one of the 48 orientations uniformly."""
-    axes = tuple(int(axis) for axis in rng.permutation(3))
-    return Orientation(axes, tuple(int(axis) for axis in np.flatnonzero(rng.random(3) < 0.5)))
+def shift_soft_tissue(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Shift what is above 0 HU by -30 to +100 HU, as in organs and contrast phases that are not in the data.
 
-
-def shift_soft_tissue(image_hu: FloatArray, shift_hu: float) -> FloatArray:
-    """Add a shift in HU to what is above 0 HU; fat and air keep their values, with a ramp from -40 to 0 HU."""
+    Fat and air keep their values, with a ramp from -40 to 0 HU.
+    """
     low, high = _RAMP_HU
     share = np.clip((image_hu - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
-    return np.asarray(image_hu + np.float32(shift_hu) * share, dtype=np.float32)
+    return np.asarray(image_hu + np.float32(rng.uniform(*_SHIFT_HU)) * share, dtype=np.float32)
 
 
-def draw_shift_hu(rng: np.random.Generator) -> float:
-    """Draw a shift of soft tissue between -30 and +100 HU: organs and contrast phases not in the data."""
-    return float(rng.uniform(*_SHIFT_HU))
-
-
-def draw_narrow_window(rng: np.random.Generator) -> tuple[float, float]:
-    """Draw a window in HU narrower than the autoencoder's, as nnU-Net's percentile clipping makes it.
+def narrow_window(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Limit values to a window narrower than the autoencoder's, as nnU-Net's percentile clipping does.
 
     Its lower end lies in -200..0 and its upper end in 100..300 HU.
     """
-    return float(rng.uniform(*_WINDOW_LOW_HU)), float(rng.uniform(*_WINDOW_HIGH_HU))
+    return np.clip(image_hu, rng.uniform(*_WINDOW_LOW_HU), rng.uniform(*_WINDOW_HIGH_HU)).astype(np.float32)
 
 
 def add_faint_blobs(image_hu: FloatArray, rng: np.random.Generator) -> FloatArray:

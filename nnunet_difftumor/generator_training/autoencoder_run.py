@@ -9,18 +9,14 @@ from autoencoder.perceptual import SMALLEST_SIDE, PerceptualLoss
 from autoencoder.presets import AUTOENCODER_PRESETS
 from autoencoder.training import train_autoencoder
 from diffusion.generator.provenance import hash_file
-from nnunet_difftumor.ct.label_roles import find_tumor_label
-from nnunet_difftumor.errors import DiffTumorError, MissingLabelError
+from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training import runs
 from nnunet_difftumor.generator_training.batches import AutoencoderCrops, heldout_image_crops
-from nnunet_difftumor.generator_training.case_selection import DataFolder, open_data_folder, read_hold_out
+from nnunet_difftumor.generator_training.case_selection import open_data_folder, read_hold_out
 
 
 def train(options: argparse.Namespace) -> bool:
-    """Train stage one and write the records of the run.
-
-    Returns:
-        Whether what was measured is of held-out cases.
+    """Train stage one and write the records of the run; True if held-out cases were measured.
 
     Raises:
         DiffTumorError: If an input cannot be used or the output folder is taken.
@@ -37,29 +33,17 @@ def train(options: argparse.Namespace) -> bool:
     if preset.losses.adversarial > 0:
         require_discriminator()  # before the cases are read
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
-    folders = [open_data_folder(folder) for folder in options.data]
-    selected = runs.prepare_cases(options, folders, [_tumor_values(data) for data in folders], hold_out)
+    selected = runs.prepare_cases(options, [open_data_folder(folder) for folder in options.data], hold_out)
     heldout = heldout_image_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides)))
-    identity = {
-        "data": runs.training_identity(selected),
-        "perceptual_weights": None if weights_file is None else hash_file(weights_file),
-    }
+    weights_hash = None if weights_file is None else hash_file(weights_file)
     train_autoencoder(
         AutoencoderCrops(selected.training, preset, options.seed),
         [batch["image_hu"] for batch in heldout],
         preset,
         options.output,
-        runs.run_settings(options, identity),
+        runs.run_settings(options, {"data": runs.training_identity(selected), "perceptual_weights": weights_hash}),
         perceptual=perceptual,
         heldout_masks={"tumor": [batch["tumor_mask"] for batch in heldout]},
     )
-    runs.save_run_records(options.output, selected, runs.provenance_of(selected, autoencoder=selected.training))
+    runs.save_run_records(options.output, selected, runs.provenance_of(selected))
     return bool(selected.heldout)
-
-
-def _tumor_values(data: DataFolder) -> tuple[int, ...]:
-    """Values of the tumour label if the names tell; an autoencoder can do without."""
-    try:
-        return find_tumor_label(data.dataset.labels) if data.dataset else ()
-    except MissingLabelError:
-        return ()

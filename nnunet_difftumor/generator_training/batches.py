@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,42 +33,26 @@ EARLY_RADIUS_MM = 10.0
 SIZE_BIN_EDGES_MM = (5.0, 10.0, 25.0)
 """Radii that divide tumours into bins of size: diameters of 10, 20 and 50 mm."""
 
-_BLOB_SHARE = 0.3
-_NARROW_WINDOW_SHARE = 0.25
+SHARES: Mapping[str, float] = {
+    "blobs": 0.3,  # crops for the autoencoder: faint lesions are added
+    "pasted": 0.5,  # crops of tumours: a real one made small and put into tumour-free soft tissue of another place
+    "tumor_shift": 0.5,  # of the others: the tumour's contrast is shifted
+    "jitter": 0.3,  # of the others: the outline is drawn a little differently
+    "border": 0.1,  # crops of tumours: the crop ends at the border of a scan
+    "soft_tissue_shift": 0.5,  # crops of tumours: soft tissue as a whole is shifted by -30 to +100 HU
+    "narrow_window": 0.25,  # all crops: the HU window is narrower than the autoencoder's
+}
+"""Shares of the crops that are varied so: small pasted tumours, so that small masks are no rarity; shifts of tumour and
+soft tissue, so that contrast is learned and not the HU of one organ; and more."""
+
 _HELDOUT_PER_CASE = 2
 _HELDOUT_SPACING_MM = 2.0
 _SMALLEST_BATCH = 2  # on a CPU the convolutions of a single small crop cost more than those of two
 
 FloatArray = NDArray[np.float32]
+Sample = tuple[FloatArray, NDArray[np.bool_]]
+"""Image in HU and tumour mask of a crop."""
 Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TumorSampling:
-    """How the crops that train the diffusion model are varied; shares of the crops, each from 0 to 1.
-
-    Attributes:
-        spacing_range_mm: Finest and coarsest spacing in mm, drawn log-uniformly.
-        pasted_share: A real tumour made small and put into tumour-free soft tissue of another place.
-        tumor_shift_share: Of the others: the tumour's contrast is shifted.
-        soft_tissue_shift_share: Soft tissue as a whole is shifted by -30 to +100 HU.
-        narrow_window_share: The HU window is narrower than the autoencoder's.
-        jitter_share: Of the crops without pasted tumour: the outline is drawn a little differently.
-        border_share: The crop ends at the border of a scan.
-    """
-
-    spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM
-    pasted_share: float = 0.5
-    tumor_shift_share: float = 0.5
-    soft_tissue_shift_share: float = 0.5
-    narrow_window_share: float = _NARROW_WINDOW_SHARE
-    jitter_share: float = 0.3
-    border_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name.endswith("_share") and not 0 <= getattr(self, field.name) <= 1:
-                raise ValueError(f"TumorSampling needs {field.name} from 0 to 1, got {getattr(self, field.name)}.")
 
 
 class _Crops(Dataset[Batch], ABC):
@@ -91,7 +75,7 @@ class _Crops(Dataset[Batch], ABC):
 class AutoencoderCrops(_Crops):
     """Batches {"image_hu": (B, 1, S, S, S)} for the autoencoder.
 
-    Spacing, orientation, faint blobs (30 %) and narrower HU windows (25 %) are drawn for every crop.
+    Spacing, orientation, faint blobs and narrower HU windows are drawn for every crop (see `SHARES`).
 
     Raises:
         DatasetError: If there is no case.
@@ -108,11 +92,10 @@ class AutoencoderCrops(_Crops):
 
     def _draw_image(self, side: int, rng: np.random.Generator) -> FloatArray:
         case = self._cases[int(rng.integers(len(self._cases)))]
-        image_hu = draw_crop(case, side, SPACING_RANGE_MM, rng).image_hu()
-        image_hu = augment.draw_orientation(rng).apply(image_hu)
-        if rng.random() < _BLOB_SHARE:
+        (image_hu,) = augment.turn([draw_crop(case, side, SPACING_RANGE_MM, rng).image_hu()], rng)
+        if rng.random() < SHARES["blobs"]:
             image_hu = augment.add_faint_blobs(image_hu, rng)
-        return _maybe_narrow(image_hu, rng)
+        return augment.narrow_window(image_hu, rng) if rng.random() < SHARES["narrow_window"] else image_hu
 
 
 class TumorCrops(_Crops):
@@ -120,11 +103,10 @@ class TumorCrops(_Crops):
 
     Every crop holds one whole tumour and its surroundings; all tumour voxels in the crop belong to the
     mask, which is never empty. A bin of size is drawn first, then a case with such a tumour, then the tumour.
-    `TumorSampling` says how they are varied: small pasted tumours, so that small masks are no rarity; shifts of
-    tumour and soft tissue, so that contrast is learned and not the HU of one organ; and more.
 
     Args:
         cases: Cases to train on; those without tumour serve as hosts of pasted tumours only.
+        spacing_range_mm: Finest and coarsest spacing in mm, drawn log-uniformly.
         early_only: Use only tumours with a radius of at most 10 mm.
 
     Raises:
@@ -137,49 +119,43 @@ class TumorCrops(_Crops):
         preset: TrainingPreset,
         seed: int,
         *,
-        sampling: TumorSampling | None = None,
+        spacing_range_mm: tuple[float, float] = SPACING_RANGE_MM,
         early_only: bool = False,
     ) -> None:
         super().__init__(preset, seed)
         self._bins = divide_by_size(usable_tumors(cases, early_only=early_only))
         self._hosts = cases
-        self._sampling = sampling or TumorSampling()
+        self._spacing_range_mm = spacing_range_mm
 
     def _draw_batch(self, side: int, count: int, rng: np.random.Generator) -> Batch:
         return _as_batch([self._draw_sample(side, rng) for _ in range(count)])
 
-    def _draw_sample(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
+    def _draw_sample(self, side: int, rng: np.random.Generator) -> Sample:
         image_hu, mask = self._draw_tumor(side, rng)
-        orientation = augment.draw_orientation(rng)
-        image_hu, mask = orientation.apply(image_hu), orientation.apply(mask)
-        if rng.random() < self._sampling.border_share:
+        image_hu, mask = augment.turn((image_hu, mask), rng)
+        if rng.random() < SHARES["border"]:
             image_hu = augment.cut_at_border(image_hu, mask, rng)
-        image_hu = _maybe_narrow(image_hu, rng, self._sampling.narrow_window_share)
+        if rng.random() < SHARES["narrow_window"]:
+            image_hu = augment.narrow_window(image_hu, rng)
         # after the window, which follows an organ's HU in nnU-Net
-        if rng.random() < self._sampling.soft_tissue_shift_share:
-            image_hu = augment.shift_soft_tissue(image_hu, augment.draw_shift_hu(rng))
+        if rng.random() < SHARES["soft_tissue_shift"]:
+            image_hu = augment.shift_soft_tissue(image_hu, rng)
         return image_hu, mask
 
-    def _draw_tumor(self, side: int, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.bool_]]:
+    def _draw_tumor(self, side: int, rng: np.random.Generator) -> Sample:
         cases = self._bins[int(rng.integers(len(self._bins)))]
         case, tumors = cases[int(rng.integers(len(cases)))]
         tumor = tumors[int(rng.integers(len(tumors)))]
-        if rng.random() < self._sampling.pasted_share:
+        if rng.random() < SHARES["pasted"]:
             host = self._hosts[int(rng.integers(len(self._hosts)))]
-            pasted = draw_pasted_lesion(case, tumor, host, side, self._sampling.spacing_range_mm, rng)
+            pasted = draw_pasted_lesion(case, tumor, host, side, self._spacing_range_mm, rng)
             if pasted is not None:
                 return pasted
-        return self._draw_in_place(case, tumor, side, rng)
-
-    def _draw_in_place(
-        self, case: CachedCase, tumor: TumorComponent, side: int, rng: np.random.Generator
-    ) -> tuple[FloatArray, NDArray[np.bool_]]:
-        crop = draw_tumor_crop(case, tumor, side, self._sampling.spacing_range_mm, rng)
-        crop, mask = sample_tumor_crop(crop, tumor)
+        crop, mask = sample_tumor_crop(draw_tumor_crop(case, tumor, side, self._spacing_range_mm, rng), tumor)
         image_hu, share = crop.image_hu(), crop.tumor_share()
-        if rng.random() < self._sampling.tumor_shift_share:
+        if rng.random() < SHARES["tumor_shift"]:
             image_hu = augment.shift_tumor(image_hu, share, rng)
-        if rng.random() < self._sampling.jitter_share:
+        if rng.random() < SHARES["jitter"]:
             mask = augment.jitter_mask(share, mask, rng)
         return image_hu, mask
 
@@ -189,13 +165,11 @@ CaseTumors = tuple[CachedCase, tuple[TumorComponent, ...]]
 
 def divide_by_size(usable: Sequence[CaseTumors]) -> tuple[tuple[CaseTumors, ...], ...]:
     """Divide tumours into bins of size (`SIZE_BIN_EDGES_MM`), with their cases; small ones first, no empty bin."""
-    bins: dict[int, list[CaseTumors]] = {}
-    for case, tumors in usable:
-        numbers = np.digitize([tumor.radius_mm for tumor in tumors], SIZE_BIN_EDGES_MM)
-        for number in np.unique(numbers):
-            chosen = tuple(tumor for tumor, own in zip(tumors, numbers, strict=True) if own == number)
-            bins.setdefault(int(number), []).append((case, chosen))
-    return tuple(tuple(bins[number]) for number in sorted(bins))
+    bins = []
+    for low_mm, high_mm in pairwise((0.0, *SIZE_BIN_EDGES_MM, float("inf"))):
+        own = [(case, tuple(each for each in tumors if low_mm <= each.radius_mm < high_mm)) for case, tumors in usable]
+        bins.append(tuple((case, tumors) for case, tumors in own if tumors))
+    return tuple(cases for cases in bins if cases)
 
 
 def usable_tumors(cases: Sequence[CachedCase], *, early_only: bool = False) -> tuple[CaseTumors, ...]:
@@ -234,7 +208,7 @@ def heldout_image_crops(cases: Sequence[CachedCase], side: int) -> tuple[Batch, 
         if case.tumors:
             largest = max(case.tumors, key=lambda tumor: tumor.volume_mm3)
             centres[0] = largest.centre_mm(case.spacing_mm)
-        crops = [Crop(case, side, _HELDOUT_SPACING_MM, (d, h, w)) for d, h, w in centres.tolist()]
+        crops = [Crop(case, side, _HELDOUT_SPACING_MM, centre_mm) for centre_mm in centres]
         batches.append(_as_batch([(crop.image_hu(), crop.tumor_mask()) for crop in crops]))
     return tuple(batches)
 
@@ -250,19 +224,12 @@ def heldout_tumor_crops(
     batches = []
     for case, tumors in usable_tumors(cases, early_only=early_only):
         chosen = sorted(tumors, key=lambda tumor: -tumor.volume_mm3)[:_HELDOUT_PER_CASE]
-        cubes = [centred_tumor_crop(case, tumor, side, finest_mm) for tumor in chosen]
-        crops = [sample_tumor_crop(cube, tumor) for cube, tumor in zip(cubes, chosen, strict=True)]
+        crops = [sample_tumor_crop(centred_tumor_crop(case, tumor, side, finest_mm), tumor) for tumor in chosen]
         batches.append(_as_batch([(crop.image_hu(), mask) for crop, mask in crops]))
     return tuple(batches)
 
 
-def _maybe_narrow(image_hu: FloatArray, rng: np.random.Generator, share: float = _NARROW_WINDOW_SHARE) -> FloatArray:
-    if rng.random() >= share:
-        return image_hu
-    return np.clip(image_hu, *augment.draw_narrow_window(rng)).astype(np.float32)
-
-
-def _as_batch(samples: Sequence[tuple[FloatArray, NDArray[np.bool_]]]) -> Batch:
+def _as_batch(samples: Sequence[Sample]) -> Batch:
     return {
         "image_hu": _stack([image_hu for image_hu, _ in samples]),
         "tumor_mask": _stack([mask.astype(np.float32) for _, mask in samples]),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.generator.provenance import hash_file, hash_identifier
 from nnunet_difftumor.cases.splits import read_splits
-from nnunet_difftumor.ct.datasets import Case, RawDataset, find_ct_files, load_raw_dataset
-from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.ct.datasets import Case, find_ct_files, load_raw_dataset
+from nnunet_difftumor.ct.label_roles import find_tumor_label
+from nnunet_difftumor.errors import DatasetError, MissingLabelError, list_some
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
 
 _HELDOUT_SHARE = 0.1
@@ -19,54 +20,47 @@ _FEWEST_TO_HOLD_OUT = 4
 
 @dataclass(frozen=True)
 class DataFolder:
-    """One `--data` folder; `dataset` is the nnU-Net raw data set, if it is one."""
+    """One `--data` folder, with the values of its tumour label, if any; a plain folder of CTs has none."""
 
     folder: Path
     cases: tuple[Case, ...]
-    dataset: RawDataset | None
+    tumor_values: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HoldOut:
-    """What is held out of training. Fold and hash of the splits file are None without a split.
+    """What is held out of training; fold and hash of the splits file are None without a split."""
 
-    Attributes:
-        identifiers: Cases that are held out. None: nobody asked, a tenth is held out.
-        train_only: Where a folder has any of the identifiers in a split, only these train. None: all others.
-        trained_before: Hashes of the CTs that trained an earlier stage: without a rule, others are held out first.
-    """
-
-    identifiers: frozenset[str] | None = None
-    train_only: frozenset[str] | None = None
+    identifiers: frozenset[str] | None = None  # None: nobody asked, a tenth is held out
+    train_only: frozenset[str] | None = None  # of folders with a case of the split, only these train; None: all others
     fold: int | None = None
     splits_hash: str | None = None
-    trained_before: frozenset[str] = frozenset()
+    trained_before: frozenset[str] = frozenset()  # CT hashes of stage one: without a rule, others are held out first
 
 
 @dataclass(frozen=True)
 class SelectedCases:
-    """Cases that train and cases that are held out; `notes` are lines that tell how that came about.
-
-    Fold and hash of the splits file are None without a split.
-    """
+    """Cases that train and cases that are held out by a rule; `notes` are lines that tell how that came about."""
 
     training: tuple[CachedCase, ...]
     heldout: tuple[CachedCase, ...]
-    notes: tuple[str, ...] = ()
-    fold: int | None = None
-    splits_hash: str | None = None
+    rule: HoldOut
+    notes: tuple[str, ...]
 
 
 def open_data_folder(folder: Path) -> DataFolder:
-    """Find the cases of an nnU-Net raw data set or of a plain folder of CTs.
+    """Find the cases of an nnU-Net raw data set, and its tumour if the names tell, or those of a plain folder of CTs.
 
     Raises:
         DatasetError: If there is none, or the data set is incomplete.
     """
-    if (folder / "dataset.json").is_file() or (folder / "imagesTr").is_dir():
-        dataset = load_raw_dataset(folder, needs_labels=False)
-        return DataFolder(folder, dataset.cases, dataset)
-    return DataFolder(folder, find_ct_files(folder), None)
+    if not (folder / "dataset.json").is_file() and not (folder / "imagesTr").is_dir():
+        return DataFolder(folder, find_ct_files(folder), ())
+    dataset = load_raw_dataset(folder, needs_labels=False)
+    try:
+        return DataFolder(folder, dataset.cases, find_tumor_label(dataset.labels))
+    except MissingLabelError:
+        return DataFolder(folder, dataset.cases, ())
 
 
 def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | None) -> HoldOut:
@@ -81,13 +75,8 @@ def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | N
         folds = read_splits(splits)
         if not 0 <= fold < len(folds):
             raise DatasetError(f"{splits} has the folds 0 to {len(folds) - 1}, not {fold}.")
-        chosen = folds[fold]
-        return HoldOut(
-            identifiers=frozenset(chosen.val),
-            train_only=frozenset(chosen.train),
-            fold=fold,
-            splits_hash=hash_file(splits),
-        )
+        val, train = frozenset(folds[fold].val), frozenset(folds[fold].train)
+        return HoldOut(identifiers=val, train_only=train, fold=fold, splits_hash=hash_file(splits))
     return HoldOut(identifiers=None if exclude_cases is None else _read_identifiers(exclude_cases))
 
 
@@ -107,22 +96,23 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
         held, notes = _choose_tenth(every, hold_out.trained_before), []
     else:
         held, notes = _apply_rule(folders, hold_out)
-    selected = _divide(every, held)
-    copies = _copies_of_held_out(selected)
+    copies = _copies(every, held)
     if copies:
         notes.append(f"{_listing(copies)} equal held-out cases under another name and are held out as well.")
-        selected = _divide(every, held | copies)
-    if not selected.training:
+        held |= copies
+    training = tuple(case for case in every if case.identifier not in held)
+    heldout = tuple(case for case in every if case.identifier in held)
+    if not training:
         raise DatasetError(
             f"All {len(every)} cases are held out; none is left to train on. Check --splits and --exclude-cases."
         )
-    seen = {each.identifier for each in selected.heldout if each.fingerprint.image_hash in hold_out.trained_before}
+    seen = {each.identifier for each in heldout if each.fingerprint.image_hash in hold_out.trained_before}
     if seen:
         notes.append(
             f"The autoencoder was trained on the CT of {_listing(seen)} that are held out here: what is measured on "
             "them is a little too good. Train both with the same --splits and --fold."
         )
-    return replace(selected, notes=tuple(notes), fold=hold_out.fold, splits_hash=hold_out.splits_hash)
+    return SelectedCases(training, heldout, hold_out, tuple(notes))
 
 
 def _apply_rule(
@@ -139,12 +129,10 @@ def _apply_rule(
         if not identifiers & known:
             notes.append(f"{folder}: none of its cases is in the given list; all {len(cases)} train.")
             continue
-        held |= identifiers & named
-        if hold_out.train_only is not None:
-            unlisted = identifiers - known
-            held |= unlisted
-            if unlisted:
-                notes.append(f"{folder}: {_listing(unlisted)} are in neither list of the fold and do not train.")
+        unlisted = set() if hold_out.train_only is None else identifiers - known
+        held |= (identifiers & named) | unlisted
+        if unlisted:
+            notes.append(f"{folder}: {_listing(unlisted)} are in neither list of the fold and do not train.")
     if not found:
         raise DatasetError(
             f"None of the {len(known)} listed cases ({_listing(known)}) is in --data. If the list belongs to other "
@@ -164,21 +152,16 @@ def _choose_tenth(cases: Sequence[CachedCase], trained_before: frozenset[str]) -
     return frozenset(identifiers[: max(1, round(_HELDOUT_SHARE * len(identifiers)))])
 
 
-def _divide(cases: Sequence[CachedCase], held: frozenset[str]) -> SelectedCases:
-    return SelectedCases(
-        training=tuple(case for case in cases if case.identifier not in held),
-        heldout=tuple(case for case in cases if case.identifier in held),
-    )
-
-
-def _copies_of_held_out(selected: SelectedCases) -> frozenset[str]:
-    images = {case.fingerprint.image_hash for case in selected.heldout}
-    masks = {case.fingerprint.tumor_mask_hash for case in selected.heldout} - {None}
-    return frozenset(
+def _copies(cases: Sequence[CachedCase], held: frozenset[str]) -> frozenset[str]:
+    """Cases that are not held out, but equal one that is."""
+    prints = [case.fingerprint for case in cases if case.identifier in held]
+    images, masks = {each.image_hash for each in prints}, {each.tumor_mask_hash for each in prints} - {None}
+    equal = {
         case.identifier
-        for case in selected.training
+        for case in cases
         if case.fingerprint.image_hash in images or case.fingerprint.tumor_mask_hash in masks
-    )
+    }
+    return frozenset(equal - held)
 
 
 def _read_identifiers(path: Path) -> frozenset[str]:
@@ -194,7 +177,4 @@ def _read_identifiers(path: Path) -> frozenset[str]:
 
 
 def _listing(identifiers: frozenset[str] | set[str]) -> str:
-    names = sorted(identifiers)
-    return (
-        f"{len(names)} case{'s' if len(names) > 1 else ''} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-    )
+    return f"{len(identifiers)} case{'s' if len(identifiers) > 1 else ''} ({list_some(sorted(identifiers))})"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.ndimage import label
+from numpy.typing import ArrayLike, NDArray
 
 from diffusion.conditioning import rim_shell
-from nnunet_difftumor.ct.components import TumorComponent
-from nnunet_difftumor.ct.resample import AIR_HU, resample
-from nnunet_difftumor.generator_training.crop_cache import CachedCase
+from nnunet_difftumor.ct.components import TumorComponent, label_components
+from nnunet_difftumor.ct.resample import AIR_HU, Vector, resample
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, copy_box
 
 FloatArray = NDArray[np.float32]
 
@@ -38,7 +38,7 @@ class Crop:
     case: CachedCase
     side: int
     spacing_mm: float
-    centre_mm: tuple[float, float, float]
+    centre_mm: Vector
 
     def image_hu(self) -> FloatArray:
         """Sample the CT; beyond its outer voxels is air."""
@@ -55,21 +55,12 @@ class Crop:
     def share_of(self, tumor: TumorComponent) -> FloatArray:
         """Sample the mask of one tumour alone, 0 to 1."""
         alone = read_component(self.case, tumor)
+        return self._sample(partial(copy_box, alone, outside=0, first=tumor.start), 0.0)
 
-        def read_box(start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
-            first, last = np.maximum(start, tumor.start), np.minimum(stop, tumor.stop)
-            box = np.zeros(np.subtract(stop, start), dtype=bool)
-            if (first < last).all():
-                inside = tuple(map(slice, first - start, last - start))
-                box[inside] = alone[tuple(map(slice, first - tumor.start, last - tumor.start))]
-            return box
-
-        return self._sample(read_box, 0.0)
-
-    def _read_tumor_box(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+    def _read_tumor_box(self, start: ArrayLike, stop: ArrayLike) -> NDArray[np.bool_]:
         return np.isin(self.case.read_label_box(start, stop), self.case.tumor_values)
 
-    def _sample(self, read_box: Callable[[Sequence[int], Sequence[int]], NDArray[Any]], outside: float) -> FloatArray:
+    def _sample(self, read_box: Callable[[ArrayLike, ArrayLike], NDArray[Any]], outside: float) -> FloatArray:
         spacing_mm = np.array(self.case.spacing_mm)
         start_mm = np.array(self.centre_mm) - 0.5 * (self.side - 1) * self.spacing_mm
         stop_mm = start_mm + (self.side - 1) * self.spacing_mm
@@ -78,11 +69,11 @@ class Crop:
         first = np.clip(np.floor((start_mm - reach_mm) / spacing_mm).astype(int), 0, limit - 1)
         last = np.clip(np.ceil((stop_mm + reach_mm) / spacing_mm).astype(int) + 1, first + 1, limit)
         return resample(
-            read_box(first.tolist(), last.tolist()),
+            read_box(first, last),
             self.case.spacing_mm,
             (self.side,) * 3,
             (self.spacing_mm,) * 3,
-            (start_mm - first * spacing_mm).tolist(),
+            start_mm - first * spacing_mm,
             fill_value=outside,
             whole_voxels=True,
         )
@@ -96,7 +87,7 @@ def draw_crop(case: CachedCase, side: int, spacing_range_mm: tuple[float, float]
     spacing_mm = _log_uniform(*spacing_range_mm, rng)
     is_in_body = rng.random() < BODY_SHARE
     voxel = case.draw_body_voxel(rng) if is_in_body else rng.integers(0, case.shape)
-    return Crop(case, side, spacing_mm, _triple(voxel * np.array(case.spacing_mm)))
+    return Crop(case, side, spacing_mm, np.multiply(voxel, case.spacing_mm))
 
 
 def draw_tumor_crop(
@@ -117,7 +108,7 @@ def draw_tumor_crop(
     free = side / 2 - margin[0] - half_extent_mm / spacing_mm  # (3,) voxels on each side
     free = np.clip(free, 0.0, _LARGEST_JITTER_SHARE * side)
     jitter_mm = rng.uniform(-1.0, 1.0, size=3) * free * spacing_mm
-    return Crop(case, side, spacing_mm, _triple(tumor.centre_mm(case.spacing_mm) + jitter_mm))
+    return Crop(case, side, spacing_mm, tumor.centre_mm(case.spacing_mm) + jitter_mm)
 
 
 def centred_tumor_crop(case: CachedCase, tumor: TumorComponent, side: int, finest_mm: float) -> Crop:
@@ -127,7 +118,7 @@ def centred_tumor_crop(case: CachedCase, tumor: TumorComponent, side: int, fines
     """
     half_extent_mm = float(tumor.half_extent_mm(case.spacing_mm).max())
     spacing_mm = max(finest_mm, half_extent_mm / (side / 2 - margin_voxels(side)[1]))
-    return Crop(case, side, spacing_mm, _triple(tumor.centre_mm(case.spacing_mm)))
+    return Crop(case, side, spacing_mm, tumor.centre_mm(case.spacing_mm))
 
 
 def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False) -> tuple[Crop, NDArray[np.bool_]]:
@@ -142,8 +133,7 @@ def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False)
         mask = (tried.share_of(tumor) if alone else tried.tumor_share()) >= 0.5
         if mask.any():
             return tried, mask
-        centre_mm = _triple(tumor.centre_mm(crop.case.spacing_mm))
-        tried = replace(tried, spacing_mm=tried.spacing_mm * _FINER, centre_mm=centre_mm)
+        tried = replace(tried, spacing_mm=tried.spacing_mm * _FINER, centre_mm=tumor.centre_mm(crop.case.spacing_mm))
     share = crop.share_of(tumor) if alone else crop.tumor_share()
     return crop, (share >= 0.5 * share.max()) & (share > 0.0)
 
@@ -151,7 +141,7 @@ def sample_tumor_crop(crop: Crop, tumor: TumorComponent, *, alone: bool = False)
 def read_component(case: CachedCase, tumor: TumorComponent) -> NDArray[np.bool_]:
     """Read the voxels of one tumour's bounding box, without those of others that reach into it."""
     tumors = np.isin(case.read_label_box(tumor.start, tumor.stop), case.tumor_values)
-    numbered = np.asarray(label(tumors, structure=np.ones((3, 3, 3)))[0])  # type: ignore[index]
+    numbered, _ = label_components(tumors)
     voxels = tumor.volume_mm3 / float(np.prod(case.spacing_mm))
     return numbered == 1 + int(np.argmin(np.abs(np.bincount(numbered.ravel())[1:] - voxels)))
 
@@ -169,8 +159,3 @@ def margin_voxels(side: int) -> tuple[float, float]:
 
 def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
     return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
-def _triple(values: NDArray[Any]) -> tuple[float, float, float]:
-    depth, height, width = values.tolist()
-    return depth, height, width

@@ -50,23 +50,17 @@ def train(options: argparse.Namespace) -> bool:
         preset=options.preset,
         data_note=options.data_note,
     )
-    identity = {
-        "data": runs.training_identity(selected, early_only=options.early_only),
-        "spacing_range_mm": spacing_range_mm,
-    }
-    provenance = replace(runs.provenance_of(selected, diffusion=selected.training), autoencoder=autoencoder_cases)
+    data = runs.training_identity(selected, early_only=options.early_only)
+    provenance = runs.provenance_of(selected, autoencoder_cases)
+    crops = batches.TumorCrops(
+        selected.training, preset, options.seed, spacing_range_mm=spacing_range_mm, early_only=options.early_only
+    )
     train_diffusion(
-        batches.TumorCrops(
-            selected.training,
-            preset,
-            options.seed,
-            sampling=batches.TumorSampling(spacing_range_mm=spacing_range_mm),
-            early_only=options.early_only,
-        ),
+        crops,
         autoencoder,
         preset,
         options.output,
-        runs.run_settings(options, identity),
+        runs.run_settings(options, {"data": data, "spacing_range_mm": spacing_range_mm}),
         heldout=batches.heldout_tumor_crops(reported, min(48, max(preset.crop_sides)), **look),
         info=info,
         provenance=provenance,
@@ -79,9 +73,10 @@ def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerp
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
     hold_out = replace(hold_out, trained_before=frozenset(case.image_hash for case in autoencoder_cases))
     datasets = [load_raw_dataset(folder) for folder in options.data]
-    folders = [DataFolder(dataset.folder, dataset.cases, dataset) for dataset in datasets]
-    tumor_values = [find_tumor_label(dataset.labels, options.tumor_label) for dataset in datasets]
-    return runs.prepare_cases(options, folders, tumor_values, hold_out, tumors_only=True)
+    folders = [
+        DataFolder(each.folder, each.cases, find_tumor_label(each.labels, options.tumor_label)) for each in datasets
+    ]
+    return runs.prepare_cases(options, folders, hold_out, tumors_only=True)
 
 
 def _cases_to_measure(options: argparse.Namespace, selected: SelectedCases) -> tuple[Sequence[CachedCase], bool]:

@@ -52,8 +52,7 @@ def draw_pasted_lesion(
     half_extent_voxels = float(tumor.half_extent_mm(case.spacing_mm).max()) / lesion_spacing_mm
     if lesion_spacing_mm > _COARSEST_LESION_MM or half_extent_voxels > side / 2 - 4:
         return None
-    d, h, w = tumor.centre_mm(case.spacing_mm).tolist()
-    lesion = Crop(case, side, lesion_spacing_mm, (d, h, w))
+    lesion = Crop(case, side, lesion_spacing_mm, tumor.centre_mm(case.spacing_mm))
     share = lesion.tumor_share()
     mask = share >= 0.5
     if mask.sum() < _SMALLEST_MASK_VOXELS:
@@ -79,12 +78,10 @@ def _draw_place(
     host_range_mm = finest_mm, min(coarsest_mm, max(finest_mm, _COARSEST_HOST_MM))
     for _ in range(_CENTRE_TRIES):
         voxel = host.draw_body_voxel(rng)
-        value_hu = host.read_box(voxel.tolist(), (voxel + 1).tolist()).item()
-        label = host.read_label_box(voxel.tolist(), (voxel + 1).tolist()).item()
+        value_hu, label = host.read_box(voxel, voxel + 1).item(), host.read_label_box(voxel, voxel + 1).item()
         if low_hu < value_hu < high_hu and label not in host.tumor_values:
             spacing_mm = float(np.exp(rng.uniform(*np.log(host_range_mm))))
-            d, h, w = (voxel * np.array(host.spacing_mm)).tolist()
-            return Crop(host, side, spacing_mm, (d, h, w))
+            return Crop(host, side, spacing_mm, np.multiply(voxel, host.spacing_mm))
     return None
 
 

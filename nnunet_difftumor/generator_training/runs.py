@@ -20,14 +20,12 @@ from diffusion.generator.provenance import CaseFingerprint, Provenance, load_pro
 from diffusion.generator_folder import PROVENANCE_FILE
 from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
+from nnunet_difftumor.generator_training import CACHE_FOLDER
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
-from nnunet_difftumor.generator_training.crop_cache import CachedCase
-from nnunet_difftumor.generator_training.options import CACHE_FOLDER
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_crop_cache, is_cached
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
 
-CASES_FILE = "cases.json"
 _POLL_SECONDS = 5.0
 
 
@@ -44,12 +42,7 @@ def check_output_folder(output: Path, *, resume: bool) -> None:
 
 
 def prepare_cases(
-    options: argparse.Namespace,
-    folders: Sequence[DataFolder],
-    tumor_values: Sequence[tuple[int, ...]],
-    hold_out: HoldOut,
-    *,
-    tumors_only: bool = False,
+    options: argparse.Namespace, folders: Sequence[DataFolder], hold_out: HoldOut, *, tumors_only: bool = False
 ) -> SelectedCases:
     """Cache the cases of all folders, divide them into training and held-out cases, and print both.
 
@@ -57,7 +50,6 @@ def prepare_cases(
 
     Args:
         options: Where the cache is, or the run, which it is beside; how many processes decode side by side.
-        tumor_values: Values of the tumour label, for each folder.
         tumors_only: Leave out cases without tumour before the division.
 
     Raises:
@@ -66,19 +58,20 @@ def prepare_cases(
     is_first = is_main_process()
     cache_folder = options.cache or options.output.resolve().parent / CACHE_FOLDER
     cached = []
-    for data, values in zip(folders, tumor_values, strict=True):
-        while not is_first and not is_cached(data.cases, cache_folder, values):
+    for data in folders:
+        while not is_first and not is_cached(data.cases, cache_folder, data.tumor_values):
             time.sleep(_POLL_SECONDS)
-        cases = build_crop_cache(data.cases, cache_folder, tumor_values=values, workers=options.workers)
+        cases = build_crop_cache(data.cases, cache_folder, tumor_values=data.tumor_values, workers=options.workers)
         cached.append((data.folder, [case for case in cases if case.tumors or not tumors_only]))
     if not any(cases for _, cases in cached):
         raise MissingLabelError(
             f"None of the cases in --data has a tumour of {SMALLEST_COMPONENT_VOXELS} voxels or more (labels "
-            f"{sorted(set(tumor_values))}). Check --tumor-label; the diffusion model needs annotated tumours."
+            f"{sorted({data.tumor_values for data in folders})}). Check --tumor-label; the diffusion model needs "
+            "annotated tumours."
         )
     selected = select_cases(cached, hold_out)
     if is_first:
-        print(describe_selection(selected, hold_out), flush=True)
+        print(_describe(selected), flush=True)
     return selected
 
 
@@ -99,17 +92,16 @@ def resume_hint() -> Iterator[None]:
         raise
 
 
-def describe_selection(selected: SelectedCases, hold_out: HoldOut) -> str:
+def _describe(selected: SelectedCases) -> str:
     """Say which cases train and which are held out, in a few lines."""
-    held = ", ".join(case.identifier for case in selected.heldout[:20])
-    more = ", ..." if len(selected.heldout) > 20 else ""
-    lines = [
-        f"{len(selected.training)} cases train; {len(selected.heldout)} are held out{': ' if held else ''}{held}{more}"
-    ]
-    if not selected.heldout:
-        why = "fewer than 4" if hold_out.identifiers is None else "none of those listed can be used"
-        lines.append(f"No case is held out ({why}): the errors reported are those on training cases.")
-    return "\n".join([*selected.notes, *lines])
+    names = [case.identifier for case in selected.heldout]
+    counts = f"{len(selected.training)} cases train; {len(names)} are held out"
+    if names:
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        return "\n".join([*selected.notes, f"{counts}: {shown}"])
+    why = "fewer than 4" if selected.rule.identifiers is None else "none of those listed can be used"
+    reason = f"No case is held out ({why}): the errors reported are those on training cases."
+    return "\n".join([*selected.notes, counts, reason])
 
 
 def reported_cases(selected: SelectedCases, most: int = 16) -> Sequence[CachedCase]:
@@ -118,20 +110,17 @@ def reported_cases(selected: SelectedCases, most: int = 16) -> Sequence[CachedCa
     return cases[:: max(1, -(-len(cases) // most))]
 
 
-def provenance_of(
-    selected: SelectedCases, *, diffusion: Sequence[CachedCase] = (), autoencoder: Sequence[CachedCase] = ()
-) -> Provenance:
-    """Record which cases train which stage, sorted so that the order of --data does not matter."""
+def provenance_of(selected: SelectedCases, autoencoder: tuple[CaseFingerprint, ...] | None = None) -> Provenance:
+    """Record which cases train which stage, sorted so that the order of --data does not matter.
 
-    def fingerprints(cases: Sequence[CachedCase]) -> tuple[CaseFingerprint, ...]:
-        return tuple(sorted((case.fingerprint for case in cases), key=lambda p: (p.identifier_hash, p.image_hash)))
-
-    return Provenance(
-        diffusion=fingerprints(diffusion),
-        autoencoder=fingerprints(autoencoder),
-        fold=selected.fold,
-        splits_hash=selected.splits_hash,
-    )
+    Args:
+        autoencoder: The cases of stage one, in the record of stage two.
+    """
+    prints = (case.fingerprint for case in selected.training)
+    trained = tuple(sorted(prints, key=lambda each: (each.identifier_hash, each.image_hash)))
+    diffusion, autoencoder = ((), trained) if autoencoder is None else (trained, autoencoder)
+    rule = selected.rule
+    return Provenance(diffusion=diffusion, autoencoder=autoencoder, fold=rule.fold, splits_hash=rule.splits_hash)
 
 
 def run_settings(options: argparse.Namespace, identity: Mapping[str, Any]) -> RunSettings:
@@ -155,7 +144,7 @@ def training_identity(selected: SelectedCases, **options: bool) -> dict[str, obj
     for record in records:
         del record["tumor_prints"]  # the hashes alone tell what the batches are made of
     cases_hash = hashlib.sha256(json.dumps(records).encode()).hexdigest()
-    return {"training_cases": cases_hash, "fold": selected.fold, "splits": selected.splits_hash, **options}
+    return {"training_cases": cases_hash, "fold": selected.rule.fold, "splits": selected.rule.splits_hash, **options}
 
 
 def save_run_records(output: Path, selected: SelectedCases, provenance: Provenance) -> None:
@@ -168,7 +157,7 @@ def save_run_records(output: Path, selected: SelectedCases, provenance: Provenan
         "heldout": [case.identifier for case in selected.heldout],
         "notes": list(selected.notes),
     }
-    write_json(output / CASES_FILE, listed, overwrite=True)
+    write_json(output / "cases.json", listed, overwrite=True)
 
 
 def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import Lesion
 from nnunet_difftumor.phantom.painting import paint_anatomy
-from nnunet_difftumor.phantom.styles import LIVER, Hospital, OrganRule, ScanSize
+from nnunet_difftumor.phantom.styles import Hospital, OrganRule, ScanSize
 from nnunet_difftumor.tumor.spec import Triple
 
 _SUB_SLICE_MM = 1.4
@@ -22,13 +22,7 @@ _SCAN_HEIGHT_MM = (135.0, 160.0)
 
 
 class Scan:
-    """Grid and image quality of one scan that covers the patient's width and the height of the liver.
-
-    Attributes:
-        shape: Number of slices, rows and columns.
-        spacing_mm: Voxel size (D, H, W) in mm.
-        start_mm: Position of voxel (0, 0, 0) in the patient's frame (D, H, W), in mm.
-    """
+    """Grid (D, H, W) and image quality of one scan that covers the patient's width and the height of the liver."""
 
     def __init__(self, anatomy: Anatomy, size: ScanSize, hospital: Hospital, rng: np.random.Generator) -> None:
         """Draw a scan; the order of the lines is that of the random stream."""
@@ -41,38 +35,26 @@ class Scan:
         self.shape = (math.ceil(float(rng.uniform(*_SCAN_HEIGHT_MM)) / slice_mm), rows, columns)
         self.spacing_mm: Triple = (slice_mm, in_plane_mm, in_plane_mm)
         middle_mm = (float(rng.uniform(-6.0, 6.0)), 0.0, 0.0)
+        # voxel (0, 0, 0), and the lowest and highest plane, in the patient's frame
         self.start_mm = tuple(middle_mm[i] - 0.5 * (self.shape[i] - 1) * self.spacing_mm[i] for i in range(3))
+        self.z_range_mm = (self.start_mm[0], self.start_mm[0] + (self.shape[0] - 1) * slice_mm)
         self.noise_hu = float(rng.uniform(*hospital.noise_hu))
         self.noise_grain = float(rng.uniform(*hospital.noise_grain))
         self.sharpness = float(rng.uniform(*hospital.sharpness))
 
-    @property
-    def z_range_mm(self) -> tuple[float, float]:
-        """Lowest and highest plane in the patient's frame, in mm."""
-        return self.start_mm[0], self.start_mm[0] + (self.shape[0] - 1) * self.spacing_mm[0]
-
 
 @dataclass(frozen=True)
 class ScannedPatient:
-    """Image and annotation of one phantom patient.
-
-    Attributes:
-        image_hu: Stored values in HU. Shape (D, H, W), int16.
-        label: 0 background; of each organ in turn its own and its tumours' value. Shape (D, H, W), uint8.
-        spacing_mm: Voxel size (D, H, W) in mm.
-    """
+    """Image and annotation of one phantom patient, of shape (D, H, W); the voxel size is ordered alike."""
 
     image_hu: NDArray[np.int16]
-    label: NDArray[np.uint8]
+    label: NDArray[np.uint8]  # 0 background; of each organ in turn its own and its tumours' value
     spacing_mm: Triple
+    tumor_count: int  # 0 in a healthy patient
 
 
 def scan_patient(
-    anatomy: Anatomy,
-    lesions: Sequence[Lesion],
-    scan: Scan,
-    rng: np.random.Generator,
-    organs: Sequence[OrganRule] = (LIVER,),
+    anatomy: Anatomy, lesions: Sequence[Lesion], scan: Scan, rng: np.random.Generator, organs: Sequence[OrganRule]
 ) -> ScannedPatient:
     """Scan a patient: average over the slice thickness, blur, add noise, store; the organs are labelled."""
     image_hu = np.empty(scan.shape, dtype=np.float32)
@@ -82,7 +64,7 @@ def scan_patient(
     image_hu = gaussian_filter(image_hu, (0.0, scan.sharpness, scan.sharpness))
     image_hu += _noise(scan, rng)
     stored = np.clip(np.rint(image_hu), _LOWEST_STORED_HU, 3071.0).astype(np.int16)
-    return ScannedPatient(stored, label, scan.spacing_mm)
+    return ScannedPatient(stored, label, scan.spacing_mm, len(lesions))
 
 
 def _scan_slice(
@@ -111,8 +93,7 @@ def _scan_slice(
     for number, organ in enumerate(organs):
         label[organ_shares[organ.name] >= 0.5] = 2 * number + 1
     for number, organ in enumerate(organs):
-        is_organ = label == 2 * number + 1
-        may_hold = is_organ | (label == 0) if organ.is_exophytic else is_organ
+        may_hold = np.isin(label, [0, 2 * number + 1] if organ.exophytic_share else [2 * number + 1])
         label[(tumor_shares[organ.name] >= 0.5) & may_hold] = 2 * number + 2
     return total_hu, label
 

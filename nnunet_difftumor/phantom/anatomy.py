@@ -15,11 +15,7 @@ class TissueValues:
     lung = -840.0
 
     def __init__(self, rng: np.random.Generator, phase: str) -> None:
-        """Draw the values of the portal venous phase; in another, enhanced tissues change as they do in all patients.
-
-        Args:
-            phase: Contrast phase, one of those of `phantom.styles`.
-        """
+        """Draw the values of the portal venous phase; in another, enhanced tissues change as in all patients."""
         self.liver = float(np.clip(rng.normal(110.0, 8.0), 92.0, 128.0))
         self.vessel = self.liver + float(rng.uniform(45.0, 70.0))  # blood in veins
         self.fat = float(rng.normal(-102.0, 4.0))
@@ -53,16 +49,21 @@ class Anatomy:
     """One patient, in mm, with the origin at the middle of the upper abdomen."""
 
     def __init__(self, rng: np.random.Generator, phase: str = PORTAL_VENOUS) -> None:
-        """Draw one patient; the order of the lines is that of the random stream.
-
-        Args:
-            phase: Contrast phase, one of those of `phantom.styles`.
-        """
+        """Draw one patient in a contrast phase; the order of the lines is that of the random stream."""
+        self.phase = phase
         self.bowel = _draw_bowel(rng)
         self.stomach = _draw_ellipsoid((52, -36, 30), (46, 36, 44), rng)
         self.scale = float(rng.uniform(0.93, 1.05))  # size relative to the standard anatomy
         self.tissue = TissueValues(rng, phase)
-        self._draw_trunk(rng)
+        self.half_width_mm = float(rng.uniform(132.0, 142.0))
+        self.half_depth_mm = float(rng.uniform(96.0, 106.0))
+        self.squareness = float(rng.uniform(2.2, 2.5))  # exponent of the superellipse; 2 is an ellipse
+        self.fat_mm = float(rng.uniform(8.0, 15.0))  # mean thickness under the skin
+        self.wall_mm = float(rng.uniform(9.0, 12.0))  # mean thickness of the muscle wall
+        self.rib_phase_mm = float(rng.uniform(0.0, 24.0))  # height of one rib at the spine
+        self.lowest_rib_mm = float(rng.uniform(-45.0, -25.0))  # height at the spine below which there are no ribs
+        self.disc_phase_mm = float(rng.uniform(0.0, 33.0))  # height of one intervertebral disc
+        self.outline = SmoothField((120.0, 260.0), rng)  # deformation of the outline and of the fat layer
         self.warp = [SmoothField((60.0, 150.0), rng) for _ in range(3)]  # deformation along x, y and z
         self.warp_mm = float(rng.uniform(2.5, 4.5))
         self.texture = SmoothField((9.0, 24.0), rng)  # of fat and muscle
@@ -90,17 +91,6 @@ class Anatomy:
         self.small_vessels = _draw_small_vessels(rng)
         self.bowel_has_gas = [bool(rng.random() < 0.3) for _ in self.bowel]
         self.domes_mm = (float(rng.uniform(62.0, 78.0)), float(rng.uniform(50.0, 66.0)))  # diaphragm, right and left
-
-    def _draw_trunk(self, rng: np.random.Generator) -> None:
-        self.half_width_mm = float(rng.uniform(132.0, 142.0))
-        self.half_depth_mm = float(rng.uniform(96.0, 106.0))
-        self.squareness = float(rng.uniform(2.2, 2.5))  # exponent of the superellipse; 2 is an ellipse
-        self.fat_mm = float(rng.uniform(8.0, 15.0))  # mean thickness under the skin
-        self.wall_mm = float(rng.uniform(9.0, 12.0))  # mean thickness of the muscle wall
-        self.rib_phase_mm = float(rng.uniform(0.0, 24.0))  # height of one rib at the spine
-        self.lowest_rib_mm = float(rng.uniform(-45.0, -25.0))  # height at the spine below which there are no ribs
-        self.disc_phase_mm = float(rng.uniform(0.0, 33.0))  # height of one intervertebral disc
-        self.outline = SmoothField((120.0, 260.0), rng)  # deformation of the outline and of the fat layer
 
 
 def _draw_ellipsoid(

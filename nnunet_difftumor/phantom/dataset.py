@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
+from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.phantom.acquisition import Scan, ScannedPatient, scan_patient
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import Lesion, draw_lesions
-from nnunet_difftumor.phantom.styles import SCAN_SIZES, STANDARD, OrganRule, PhantomStyle
+from nnunet_difftumor.phantom.styles import STANDARD, OrganRule, PhantomStyle
 from nnunet_difftumor.support.files.atomic_files import folder_written_whole, write_json
 from nnunet_difftumor.tumor.spec import Triple
 
@@ -22,23 +21,8 @@ _FILE_ENDING = ".nii.gz"
 _SECOND_ORGAN_SHARE = 0.5
 
 
-@dataclass(frozen=True)
-class WrittenCase:
-    """One case of a phantom data set, with 0 tumours if it is healthy; shape and spacing are (D, H, W)."""
-
-    identifier: str
-    tumor_count: int
-    shape: tuple[int, ...]
-    spacing_mm: Triple
-
-
-def make_patient(
-    seed: int, index: int, *, is_healthy: bool, style: PhantomStyle = STANDARD
-) -> tuple[ScannedPatient, int]:
+def make_patient(seed: int, index: int, *, is_healthy: bool, style: PhantomStyle = STANDARD) -> ScannedPatient:
     """Make one phantom patient; the same arguments give the same voxels.
-
-    Returns:
-        The scanned patient and the number of tumours.
 
     Raises:
         ConfigurationError: If a number is negative.
@@ -48,14 +32,12 @@ def make_patient(
     rng = np.random.default_rng([seed, int(is_healthy), index])
     hospital = style.hospitals[index % len(style.hospitals)]
     anatomy = Anatomy(rng, hospital.phase)
-    scan = Scan(anatomy, SCAN_SIZES[style.size], hospital, rng)
+    scan = Scan(anatomy, style.size, hospital, rng)
     lesions: list[Lesion] = []
     for organ in () if is_healthy else _affected(style.organs, rng):
         count = int(rng.integers(1, style.tumors.most_per_organ + 1))
-        lesions += draw_lesions(
-            anatomy, count, scan.z_range_mm, rng, organ=organ, phase=hospital.phase, style=style.tumors
-        )
-    return scan_patient(anatomy, lesions, scan, rng, style.organs), len(lesions)
+        lesions += draw_lesions(anatomy, organ, style.tumors, count, scan.z_range_mm, rng)
+    return scan_patient(anatomy, lesions, scan, rng, style.organs)
 
 
 def _affected(organs: Sequence[OrganRule], rng: np.random.Generator) -> Sequence[OrganRule]:
@@ -69,7 +51,7 @@ def _affected(organs: Sequence[OrganRule], rng: np.random.Generator) -> Sequence
 
 def write_phantom_dataset(
     output_folder: Path, *, cases: int, healthy: int, seed: int = 0, style: PhantomStyle = STANDARD
-) -> Generator[WrittenCase, None, None]:
+) -> Generator[tuple[str, ScannedPatient], None, None]:
     """Write a data set case by case; it appears under its name when the last case is written.
 
     Args:
@@ -78,7 +60,7 @@ def write_phantom_dataset(
         healthy: Number of patients without.
 
     Yields:
-        Each case after it was written.
+        Identifier and patient of each case after it was written.
 
     Raises:
         ConfigurationError: If a number is negative, or there would be no case.
@@ -89,24 +71,18 @@ def write_phantom_dataset(
             f"a data set needs cases >= 0, healthy >= 0 and at least one of them, got cases={cases} and "
             f"healthy={healthy}."
         )
-    output_folder = output_folder.resolve()
-    if output_folder.exists() and any(output_folder.iterdir()):
-        raise OutputExistsError(f"'{output_folder}' exists and is not empty. Name a new folder or remove this one.")
     with folder_written_whole(output_folder) as unfinished:
         for name in ("imagesTr", "labelsTr"):
             (unfinished / name).mkdir()
-        for index in range(cases + healthy):
-            is_healthy = index >= cases
-            yield _write_case(unfinished, seed, index - cases if is_healthy else index, is_healthy, style)
-        _write_dataset_json(unfinished, cases, healthy, seed, style)
-
-
-def _write_case(folder: Path, seed: int, index: int, is_healthy: bool, style: PhantomStyle) -> WrittenCase:
-    identifier = f"phantom_{'healthy' if is_healthy else 'tumor'}_{index:03d}"
-    patient, tumor_count = make_patient(seed, index, is_healthy=is_healthy, style=style)
-    _write_nifti(folder / "imagesTr" / f"{identifier}_0000{_FILE_ENDING}", patient.image_hu, patient.spacing_mm)
-    _write_nifti(folder / "labelsTr" / f"{identifier}{_FILE_ENDING}", patient.label, patient.spacing_mm)
-    return WrittenCase(identifier, tumor_count, patient.image_hu.shape, patient.spacing_mm)
+        for kind, count in (("tumor", cases), ("healthy", healthy)):
+            for index in range(count):
+                identifier = f"phantom_{kind}_{index:03d}"
+                patient = make_patient(seed, index, is_healthy=kind == "healthy", style=style)
+                image, label = f"imagesTr/{identifier}_0000{_FILE_ENDING}", f"labelsTr/{identifier}{_FILE_ENDING}"
+                _write_nifti(unfinished / image, patient.image_hu, patient.spacing_mm)
+                _write_nifti(unfinished / label, patient.label, patient.spacing_mm)
+                yield identifier, patient
+        write_json(unfinished / "dataset.json", _describe(cases, healthy, seed, style))
 
 
 def _write_nifti(path: Path, values: NDArray[np.generic], spacing_mm: Triple) -> None:
@@ -119,10 +95,11 @@ def _write_nifti(path: Path, values: NDArray[np.generic], spacing_mm: Triple) ->
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
-def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int, style: PhantomStyle) -> None:
+def _describe(cases: int, healthy: int, seed: int, style: PhantomStyle) -> dict[str, object]:
+    """Content of dataset.json."""
     organs = ", ".join(organ.name for organ in style.organs)
     hospitals = "; ".join(f"hospital '{each.name}' ({each.about})" for each in style.hospitals)
-    content = {
+    return {
         "name": "CT phantom of the upper abdomen",
         "description": (
             f"Computer-made phantom, not patient data: {cases} patients with {style.tumors.name} tumours ({organs}; "
@@ -135,4 +112,3 @@ def _write_dataset_json(folder: Path, cases: int, healthy: int, seed: int, style
         "numTraining": cases + healthy,
         "file_ending": _FILE_ENDING,
     }
-    write_json(folder / "dataset.json", content)

@@ -1,18 +1,20 @@
 """Signed distances in mm of the simple bodies that the phantom's anatomy is made of.
 
-Points are the positions of the voxels of one transverse plane, in mm: shape (3, H, W), x towards the patient's left, y
-towards the back, z towards the head.
+Positions are (x, y, z) in mm: x towards the patient's left, y towards the back, z towards the head. Points are those of
+the voxels of one transverse plane, of shape (3, H, W).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nnunet_difftumor.ct.resample import Vector
 
 Plane = NDArray[np.floating[Any]]
 Points = NDArray[np.floating[Any]]
@@ -25,11 +27,7 @@ class SmoothField:
     """A random function of position with mean 0 and standard deviation 1: a sum of plane waves."""
 
     def __init__(self, wavelength_mm: tuple[float, float], rng: np.random.Generator, count: int = 6) -> None:
-        """Draw a field.
-
-        Args:
-            wavelength_mm: Shortest and longest wavelength in mm.
-        """
+        """Draw a field with waves from the shortest to the longest length."""
         directions = rng.normal(size=(count, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         waves = directions * (2.0 * math.pi / rng.uniform(*wavelength_mm, size=(count, 1)))
@@ -47,13 +45,7 @@ class SmoothField:
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid that may be turned about the long axis of the body.
-
-    Attributes:
-        centre_mm: Centre as (x, y, z).
-        semi_axes_mm: Half lengths as (x, y, z) before turning.
-        turn_degrees: Rotation about z; positive turns x towards y.
-    """
+    """An ellipsoid with given half lengths, turned about the long axis of the body: positive turns x towards y."""
 
     centre_mm: Triple
     semi_axes_mm: Triple
@@ -73,12 +65,7 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Tube:
-    """A tapering tube along a polyline.
-
-    Attributes:
-        nodes_mm: Corners of the polyline as (x, y, z).
-        radii_mm: Radius at each corner.
-    """
+    """A tapering tube along a polyline, with a radius at each corner."""
 
     nodes_mm: tuple[Triple, ...]
     radii_mm: tuple[float, ...]
@@ -86,31 +73,28 @@ class Tube:
     def distance(self, points: Points) -> Plane:
         """Distance to the surface in mm, `FAR_MM` away from it; negative inside. Shape (H, W)."""
         result = np.full(points.shape[1:], FAR_MM)
-        for index in range(len(self.nodes_mm) - 1):
-            self._lower_by_segment_(result, points, index)
+        segments = zip(pairwise(np.asarray(self.nodes_mm)), pairwise(self.radii_mm), strict=True)
+        for (start, stop), (first_mm, last_mm) in segments:
+            radius_mm = max(first_mm, last_mm)
+            low_mm, high_mm = np.minimum(start, stop) - radius_mm - 6.0, np.maximum(start, stop) + radius_mm + 6.0
+            window = find_window(points, low_mm, high_mm)
+            if window is None:
+                continue
+            axis = stop - start
+            offset = points[:, *window] - _column(start)
+            share = np.clip(sum(np.float32(axis[i] / (axis @ axis)) * offset[i] for i in range(3)), 0.0, 1.0)
+            squared = sum((offset[i] - share * np.float32(axis[i])) ** 2 for i in range(3))
+            radius = np.float32(first_mm) + share * np.float32(last_mm - first_mm)
+            np.minimum(result[window], np.sqrt(squared) - radius, out=result[window])
         return result
 
-    def _lower_by_segment_(self, result: Plane, points: Points, index: int) -> None:
-        start, stop = np.asarray(self.nodes_mm[index]), np.asarray(self.nodes_mm[index + 1])
-        radius_mm = max(self.radii_mm[index : index + 2])
-        window = _window(points, np.minimum(start, stop) - radius_mm - 6.0, np.maximum(start, stop) + radius_mm + 6.0)
-        if window is None:
-            return
-        axis = stop - start
-        offset = points[:, *window] - _column(start)
-        share = sum(np.float32(axis[i] / (axis @ axis)) * offset[i] for i in range(3))
-        share = np.clip(share, 0.0, 1.0)
-        squared = sum((offset[i] - share * np.float32(axis[i])) ** 2 for i in range(3))
-        radius = np.float32(self.radii_mm[index]) + share * np.float32(self.radii_mm[index + 1] - self.radii_mm[index])
-        np.minimum(result[window], np.sqrt(squared) - radius, out=result[window])
 
-
-def _column(position_mm: Sequence[float] | NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+def _column(position_mm: Vector) -> NDArray[np.float32]:
     return np.asarray(position_mm, dtype=np.float32)[:, None, None]
 
 
-def _window(points: Points, low_mm: NDArray[np.float64], high_mm: NDArray[np.float64]) -> tuple[slice, slice] | None:
-    """Rows and columns of a plane that may lie inside a box; None if the plane misses it.
+def find_window(points: Points, low_mm: Vector, high_mm: Vector) -> tuple[slice, slice] | None:
+    """Find the rows and columns of a plane that may lie inside a box; None if the plane misses it.
 
     The coordinates may be warped by a few mm, so the search looks at the whole plane.
     """
@@ -133,7 +117,7 @@ def smooth_maximum(first: Plane, second: Plane, blend_mm: float) -> Plane:
     return -smooth_minimum(-first, -second, blend_mm)
 
 
-def jittered(values: Sequence[float] | NDArray[np.floating[Any]], spread: float, rng: np.random.Generator) -> Triple:
+def jittered(values: Vector, spread: float, rng: np.random.Generator) -> Triple:
     """Three numbers, each moved by a normal deviate of the given spread."""
     x, y, z = (float(value + rng.normal(0.0, spread)) for value in values)
     return (x, y, z)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from nnunet_difftumor.phantom.anatomy import Anatomy
-from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField
+from nnunet_difftumor.phantom.geometry import Plane, Points, SmoothField, find_window
 from nnunet_difftumor.phantom.painting import paint_anatomy
-from nnunet_difftumor.phantom.styles import LIVER, MIXED, PORTAL_VENOUS, OrganRule, TumorStyle
+from nnunet_difftumor.phantom.styles import OrganRule, TumorStyle
 from nnunet_difftumor.tumor.appearance import Appearance, Range
 from nnunet_difftumor.tumor.sizes import draw_size_class
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
@@ -24,19 +24,13 @@ class Lesion:
 
     def __init__(self, spec: TumorSpec, organ: OrganRule, style: TumorStyle, rng: np.random.Generator) -> None:
         """Draw texture, core and edge; the order of the lines is that of the random stream."""
-        self.organ = organ
+        self.spec, self.organ = spec, organ
         self.surface = TumorSurface(spec)
         self.texture = SmoothField(style.texture_mm, rng)
         self.texture_hu = _within(style.texture_hu, rng)  # standard deviation
-        self.core_hu = 0.0  # additional difference at the centre, as a necrotic core has
-        if spec.radius_mm > style.core_from_mm:
-            self.core_hu = _within(style.core_hu, rng)
+        # additional difference at the centre, as a necrotic core has
+        self.core_hu = _within(style.core_hu, rng) if spec.radius_mm > style.core_from_mm else 0.0
         self.edge_mm = float(np.clip(_within(style.edge_share, rng) * spec.radius_mm, 1.0, 3.0))
-
-    @property
-    def spec(self) -> TumorSpec:
-        """Size, shape, place and contrast."""
-        return self.surface.spec
 
     def paint_(
         self, hu: Plane, points: Points, distances_mm: Mapping[str, Plane], organ_hu: float, edge_mm: float
@@ -44,23 +38,21 @@ class Lesion:
         """Paint the tumour onto a plane, inside its organ only unless it may grow out of it.
 
         Args:
-            hu: Values, changed in place. Shape (H, W).
-            points: Positions of the voxels in the patient's frame, in mm. Shape (3, H, W).
-            distances_mm: As `paint_anatomy` returns them.
+            hu: What `paint_anatomy` returned for the points, as the distances; changed in place. Shape (H, W).
             organ_hu: Mean value of the tumour's organ in HU.
-            edge_mm: In-plane extent of a voxel in mm.
 
         Returns:
             Share of each voxel that is tumour. Shape (H, W).
         """
         share = np.zeros_like(hu)
-        window = self._window(points)
+        centre_mm, reach_mm = np.array(self.spec.centre_mm[::-1]), (self.surface.half_extent_mm + self.edge_mm)[::-1]
+        window = find_window(points, centre_mm - reach_mm, centre_mm + reach_mm)
         if window is None:
             return share
         part = points[:, *window]  # (3, h, w), as (x, y, z)
         offsets = np.stack(tuple(part[::-1]), axis=-1).reshape(-1, 3) - self.spec.centre_mm
         distance_mm = self.surface.signed_distance(offsets).reshape(part.shape[1:]).astype(np.float32)
-        limit_mm = distances_mm["free" if self.organ.is_exophytic else self.organ.name]
+        limit_mm = distances_mm["free" if self.organ.exophytic_share else self.organ.name]
         allowed = np.clip(0.5 - limit_mm[window] / edge_mm, 0.0, 1.0)
         ramp = np.clip(0.5 - distance_mm / self.edge_mm, 0.0, 1.0)
         weight = ramp * ramp * (3.0 - 2.0 * ramp) * allowed
@@ -71,27 +63,9 @@ class Lesion:
         share[window] = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0) * allowed
         return share
 
-    def _window(self, points: Points) -> tuple[slice, slice] | None:
-        reach = self.surface.half_extent_mm + self.edge_mm
-        z, y, x = self.spec.centre_mm
-        if np.abs(points[2, 0, 0] - z) > reach[0]:
-            return None
-        rows = np.flatnonzero(np.abs(points[1, :, 0] - y) <= reach[1])
-        columns = np.flatnonzero(np.abs(points[0, 0, :] - x) <= reach[2])
-        if len(rows) == 0 or len(columns) == 0:
-            return None
-        return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
 
 def draw_lesions(
-    anatomy: Anatomy,
-    count: int,
-    z_range_mm: tuple[float, float],
-    rng: np.random.Generator,
-    *,
-    organ: OrganRule = LIVER,
-    phase: str = PORTAL_VENOUS,
-    style: TumorStyle = MIXED,
+    anatomy: Anatomy, organ: OrganRule, style: TumorStyle, count: int, z_range_mm: Range, rng: np.random.Generator
 ) -> list[Lesion]:
     """Draw tumours of an organ that do not touch each other.
 
@@ -104,13 +78,12 @@ def draw_lesions(
     size_classes = style.size_classes or organ.size_classes
     for index in range(count):
         size = draw_size_class(size_classes if index else size_classes[:1], rng)
-        contrast_hu = _within(organ.contrast_hu[phase], rng) * _within(style.contrast_share, rng)
+        contrast_hu = _within(organ.contrast_hu[anatomy.phase], rng) * _within(style.contrast_share, rng)
         drawn = draw_tumor_spec(size, (0.0, 0.0, 0.0), Appearance(contrast_hu=contrast_hu), rng)
         suits = _suitable(drawn.radius_mm, organ, depth_mm, rng)
         centre_mm = _place(drawn.radius_mm, places_mm[suits], lesions, rng)
-        if centre_mm is None:
-            continue
-        lesions.append(Lesion(drawn.moved_to(centre_mm), organ, style, rng))
+        if centre_mm is not None:
+            lesions.append(Lesion(drawn.moved_to(centre_mm), organ, style, rng))
     return lesions
 
 
@@ -135,7 +108,7 @@ def _organ_places(anatomy: Anatomy, organ: OrganRule, z_range_mm: tuple[float, f
 
 def _suitable(radius_mm: float, organ: OrganRule, depth_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Which places suit a tumour: 0.7 radii deep, or as deep as there is; at the surface if it grows out of it."""
-    if organ.is_exophytic and rng.random() < organ.exophytic_share:
+    if organ.exophytic_share and rng.random() < organ.exophytic_share:
         return depth_mm <= max(0.35 * radius_mm, float(depth_mm.min()))
     return depth_mm >= min(0.7 * radius_mm, float(depth_mm.max()))
 
@@ -145,10 +118,7 @@ def _place(radius_mm: float, candidates: np.ndarray, lesions: list[Lesion], rng:
     for _ in range(_PLACEMENT_TRIES):
         jitter = rng.uniform(-0.5, 0.5, size=3) * _SEARCH_STEP_MM
         centre = candidates[int(rng.integers(len(candidates)))] + jitter
-        gaps = [
-            np.linalg.norm(centre - lesion.spec.centre_mm) - 1.3 * (radius_mm + lesion.spec.radius_mm)
-            for lesion in lesions
-        ]
-        if all(gap > 6.0 for gap in gaps):
+        others = [lesion.spec for lesion in lesions]
+        if all(np.linalg.norm(centre - each.centre_mm) - 1.3 * (radius_mm + each.radius_mm) > 6.0 for each in others):
             return (float(centre[0]), float(centre[1]), float(centre[2]))
     return None

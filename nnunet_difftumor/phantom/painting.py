@@ -16,7 +16,7 @@ def paint_anatomy(anatomy: Anatomy, points: Points, edge_mm: float) -> tuple[Pla
     """Paint everything except tumours on a plane.
 
     Args:
-        points: Positions of the voxels in the patient's frame, in mm. Shape (3, H, W).
+        points: In the patient's frame.
         edge_mm: In-plane extent of a voxel in mm.
 
     Returns:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.tumor.appearance import Range
 from nnunet_difftumor.tumor.sizes import SizeClass
+
+ChoiceT = TypeVar("ChoiceT")
 
 PORTAL_VENOUS, ARTERIAL, UNENHANCED = "portal-venous", "arterial", "unenhanced"
 """Contrast phases."""
@@ -15,71 +18,40 @@ PORTAL_VENOUS, ARTERIAL, UNENHANCED = "portal-venous", "arterial", "unenhanced"
 
 @dataclass(frozen=True, kw_only=True)
 class OrganRule:
-    """How tumours of one organ are drawn.
+    """How tumours of one organ are drawn."""
 
-    Attributes:
-        name: Name of the organ, and of its field in `TissueValues`.
-        size_classes: Sizes of the tumours; the first tumour of a patient is always of the first class.
-        contrast_hu: Lowest and highest contrast against the organ in HU, by phase.
-        exophytic_share: Share of the tumours that are centred near the organ's surface and grow out of it.
-    """
-
-    name: str
-    size_classes: tuple[SizeClass, ...]
-    contrast_hu: Mapping[str, Range]
-    exophytic_share: float = 0.0
-
-    @property
-    def is_exophytic(self) -> bool:
-        """Whether tumours may lie outside the organ."""
-        return self.exophytic_share > 0
+    name: str  # also of its field in `TissueValues`
+    size_classes: tuple[SizeClass, ...]  # the first tumour of a patient is always of the first class
+    contrast_hu: Mapping[str, Range]  # against the organ, by phase
+    exophytic_share: float = 0.0  # of the tumours: centred near the organ's surface, and growing out of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hospital:
-    """How one hospital scans: scanner, reconstruction and phase; values are drawn from ranges for every patient.
-
-    Attributes:
-        about: What it stands for, in a few words.
-        noise_hu: Standard deviation of the noise in HU.
-        noise_grain: Width of the noise's grain in voxels.
-        sharpness: Standard deviation of the in-plane blur in voxels: a sharp kernel blurs less.
-        slice_mm: Slice thickness in mm; None takes that of the scan's size.
-    """
+    """How one hospital scans: scanner, reconstruction and phase; values are drawn from ranges for every patient."""
 
     name: str
-    about: str
+    about: str  # what it stands for, in a few words
     phase: str = PORTAL_VENOUS
-    noise_hu: Range = (8.0, 13.0)
-    noise_grain: Range = (0.55, 0.9)
-    sharpness: Range = (0.35, 0.6)
-    slice_mm: Range | None = None
+    noise_hu: Range = (8.0, 13.0)  # standard deviation
+    noise_grain: Range = (0.55, 0.9)  # width of the noise's grain in voxels
+    sharpness: Range = (0.35, 0.6)  # standard deviation of the in-plane blur in voxels: a sharp kernel blurs less
+    slice_mm: Range | None = None  # thickness; None takes that of the scan's size
 
 
 @dataclass(frozen=True, kw_only=True)
 class TumorStyle:
-    """What is drawn for every tumour; a range of one value draws nothing.
-
-    Attributes:
-        most_per_organ: Largest number of tumours in an affected organ; the smallest is 1.
-        size_classes: Sizes; the first tumour of a patient is of the first class. None takes those of the organ.
-        contrast_share: Share of the organ's contrast.
-        texture_mm: Shortest and longest wavelength of the texture in mm.
-        texture_hu: Standard deviation of the texture in HU.
-        core_hu: Additional difference at the centre in HU.
-        core_from_mm: Radius in mm above which a tumour has a core.
-        edge_share: Width of the soft edge relative to the radius; it is kept between 1 and 3 mm.
-    """
+    """What is drawn for every tumour; a range of one value draws nothing."""
 
     name: str
-    most_per_organ: int = 3
-    size_classes: tuple[SizeClass, ...] | None = None
-    contrast_share: Range = (1.0, 1.0)
-    texture_mm: Range = (7.0, 22.0)
-    texture_hu: Range = (5.0, 11.0)
-    core_hu: Range = (-18.0, 0.0)
-    core_from_mm: float = 9.0
-    edge_share: Range = (0.25, 0.25)
+    most_per_organ: int = 3  # in an affected organ; the smallest number is 1
+    size_classes: tuple[SizeClass, ...] | None = None  # None takes those of the organ
+    contrast_share: Range = (1.0, 1.0)  # of the organ's contrast
+    texture_mm: Range = (7.0, 22.0)  # shortest and longest wavelength
+    texture_hu: Range = (5.0, 11.0)  # standard deviation
+    core_hu: Range = (-18.0, 0.0)  # additional difference at the centre
+    core_from_mm: float = 9.0  # radius above which a tumour has a core
+    edge_share: Range = (0.25, 0.25)  # width of the soft edge relative to the radius, kept between 1 and 3 mm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +148,8 @@ class PhantomStyle:
 
     organs: tuple[OrganRule, ...] = (LIVER,)
     hospitals: tuple[Hospital, ...] = (HOSPITALS["standard"],)
-    size: str = "small"
+    size: ScanSize = SCAN_SIZES["small"]
     tumors: TumorStyle = MIXED
-
-    def __post_init__(self) -> None:
-        if self.size not in SCAN_SIZES:
-            raise ConfigurationError(f"size must be one of {sorted(SCAN_SIZES)}, got '{self.size}'.")
 
     @classmethod
     def named(
@@ -195,9 +163,12 @@ class PhantomStyle:
         if not organs or not set(organs) <= set(ORGANS) or len(set(organs)) != len(organs):
             given = ", ".join(organs) or "none"
             raise ConfigurationError(f"organs must be some of {', '.join(ORGANS)}, each once, got {given}.")
-        chosen = tuple(HOSPITALS[_known("hospital", name, HOSPITALS)] for name in hospitals)
-        tumor_style = TUMOR_STYLES[_known("tumors", tumors, TUMOR_STYLES)]
-        return cls(tuple(ORGANS[name] for name in organs), chosen, size, tumor_style)
+        return cls(
+            tuple(ORGANS[name] for name in organs),
+            tuple(_choose("hospital", name, HOSPITALS) for name in hospitals),
+            _choose("size", size, SCAN_SIZES),
+            _choose("tumors", tumors, TUMOR_STYLES),
+        )
 
     @property
     def labels(self) -> dict[str, int]:
@@ -209,10 +180,10 @@ class PhantomStyle:
         return labels
 
 
-def _known(what: str, name: str, choices: Iterable[str]) -> str:
+def _choose(what: str, name: str, choices: Mapping[str, ChoiceT]) -> ChoiceT:
     if name not in choices:
         raise ConfigurationError(f"{what} must be one of {', '.join(choices)}, got '{name}'.")
-    return name
+    return choices[name]
 
 
 STANDARD = PhantomStyle()

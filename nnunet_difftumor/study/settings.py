@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from nnunet_difftumor.evaluation.comparison.inputs.plan import DEVICES, SharedSettings
-from nnunet_difftumor.generator_training.options import PRESETS
+from nnunet_difftumor.generator_training import PRESETS
 from nnunet_difftumor.settings.trainer_settings import TrainerSettings
 from nnunet_difftumor.study.exposure import EXPOSURES, ITERATIONS
 from nnunet_difftumor.support.files.declared import (

@@ -112,9 +112,7 @@ def test_without_monai_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "nnunet-difftumor\[adversarial\]"'):
         train(tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    train_autoencoder(
-        Noise(), [Noise()[9]["image_hu"]], NANO, tmp_path / "plain", RunSettings(steps=1, show_progress=False)
-    )
+    train_autoencoder(Noise(), [Noise()[9]["image_hu"]], NANO, tmp_path / "plain", RunSettings(steps=1))
 
 
 def test_off_it_costs_nothing_and_every_parameter_has_a_gradient():
@@ -128,7 +126,7 @@ def test_off_it_costs_nothing_and_every_parameter_has_a_gradient():
 
 
 def train(folder: Path) -> list[dict[str, str]]:
-    run = RunSettings(steps=8, checkpoint_every=3, evaluate_every=4, show_progress=False)
+    run = RunSettings(steps=8, checkpoint_every=3, evaluate_every=4)
     train_autoencoder(Noise(), [Noise()[1000]["image_hu"]], ADVERSARIAL, folder, run)
     with (folder / "history.csv").open() as file:
         return list(csv.DictReader(file))

@@ -57,7 +57,7 @@ def test_a_training_takes_the_term_with_its_weight(tmp_path, weights_file):
 
     nano = replace(AUTOENCODER_PRESETS["nano"], crop_sides=(32,), crop_probabilities=(1.0,))
     loss = PerceptualLoss(weights_file)
-    run = RunSettings(steps=2, evaluate_every=2, show_progress=False)
+    run = RunSettings(steps=2, evaluate_every=2)
     train_autoencoder(Batches(), [Batches()[9]["image_hu"]], nano, tmp_path / "run", run, perceptual=loss)
     header, first, *_ = (tmp_path / "run" / "history.csv").read_text().splitlines()
     values = dict(zip(header.split(","), map(float, first.split(",")), strict=True))

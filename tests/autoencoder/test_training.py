@@ -21,7 +21,7 @@ from autoencoder.training import picture_of, train_autoencoder
 
 NANO = dataclasses.replace(AUTOENCODER_PRESETS["nano"], steps=6)
 QUIET = RunSettings(show_progress=False)
-RESUMED = RunSettings(resume=True, show_progress=False)
+RESUMED = RunSettings(resume=True)
 
 
 def _blobs_hu(index: int, side: int, count: int = 2) -> Tensor:
@@ -42,9 +42,7 @@ HELDOUT = (_blobs_hu(1000, side=16), _blobs_hu(1001, side=24, count=5))
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[AutoencoderKL3D, Path]:
     folder = tmp_path_factory.mktemp("training") / "run"
     masks = {"tumor": [crop_hu > 100 for crop_hu in HELDOUT]}
-    model = train_autoencoder(
-        _Blobs(), HELDOUT, NANO, folder, RunSettings(evaluate_every=4, show_progress=False), heldout_masks=masks
-    )
+    model = train_autoencoder(_Blobs(), HELDOUT, NANO, folder, RunSettings(evaluate_every=4), heldout_masks=masks)
     return model, folder
 
 
@@ -107,7 +105,7 @@ def test_tensorboard_shows_scalars_and_pictures(finished) -> None:
 def test_training_lowers_the_heldout_error(tmp_path: Path) -> None:
     def error_after(steps: int) -> float:
         folder = tmp_path / str(steps)
-        train_autoencoder(_Blobs(), HELDOUT, NANO, folder, RunSettings(steps=steps, show_progress=False))
+        train_autoencoder(_Blobs(), HELDOUT, NANO, folder, RunSettings(steps=steps))
         return json.loads((folder / "heldout.json").read_text())["all"]["mae_hu"]
 
     assert error_after(60) < 0.6 * error_after(1)
@@ -140,7 +138,7 @@ def test_heldout_crops_are_required_and_masks_must_match_before_anything_is_writ
 
 def test_heldout_masks_without_a_voxel_are_left_out_of_the_report(tmp_path: Path) -> None:
     empty = {"tumor": [torch.zeros_like(crop_hu, dtype=torch.bool) for crop_hu in HELDOUT]}
-    once = RunSettings(steps=1, show_progress=False)
+    once = RunSettings(steps=1)
     train_autoencoder(_Blobs(), HELDOUT, NANO, tmp_path / "run", once, heldout_masks=empty)
     assert "tumor" not in json.loads((tmp_path / "run" / "heldout.json").read_text())
 

@@ -180,7 +180,7 @@ def phantom_scans(count: int, seed: int) -> Iterator[LabelledScan]:
     """
     tumor_value = max(STANDARD.labels.values())
     for index in range(count):
-        patient, _ = make_patient(seed, index, is_healthy=False)
+        patient = make_patient(seed, index, is_healthy=False)
         yield LabelledScan(patient.label == tumor_value, patient.spacing_mm, patient.image_hu.astype(np.float32))
 
 

@@ -35,7 +35,7 @@ STEPS = 9
 KILLED_AT = 7
 CHECKPOINT_EVERY = 3
 PRESET = replace(DIFFUSION_PRESETS["nano"], ema_decay=0.9)
-RUN = RunSettings(steps=STEPS, seed=5, checkpoint_every=CHECKPOINT_EVERY, evaluate_every=6, show_progress=False)
+RUN = RunSettings(steps=STEPS, seed=5, checkpoint_every=CHECKPOINT_EVERY, evaluate_every=6)
 INFO = GeneratorInfo(roi_sides=(16, 32), preset="anything")
 CASE = CaseFingerprint(identifier_hash="0" * 64, image_hash="1" * 64, tumor_mask_hash="2" * 64, tumor_prints=())
 PROVENANCE = Provenance(diffusion=(CASE,), autoencoder=(CASE,))

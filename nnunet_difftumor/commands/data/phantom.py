@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
     style = PhantomStyle.named(organs=args.organs, hospitals=args.hospital, size=args.size, tumors=args.tumors)
     written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, style=style)
     total = args.cases + args.healthy
-    for number, case in enumerate(written, start=1):
-        shape = " x ".join(map(str, case.shape))
-        spacing = " x ".join(f"{value:g}" for value in case.spacing_mm)
-        tumors = {0: "healthy", 1: "1 tumour"}.get(case.tumor_count, f"{case.tumor_count} tumours")
-        print(f"[{number}/{total}] {case.identifier}: {shape} voxels of {spacing} mm, {tumors}", flush=True)
+    for number, (identifier, patient) in enumerate(written, start=1):
+        shape = " x ".join(map(str, patient.image_hu.shape))
+        spacing = " x ".join(f"{value:g}" for value in patient.spacing_mm)
+        tumors = {0: "healthy", 1: "1 tumour"}.get(patient.tumor_count, f"{patient.tumor_count} tumours")
+        print(f"[{number}/{total}] {identifier}: {shape} voxels of {spacing} mm, {tumors}", flush=True)
     print(f"Wrote {args.output}")
     return 0

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.demo.layout import DemoFolder
     from nnunet_difftumor.demo.report import write_report
     from nnunet_difftumor.demo.settings import demo_settings
-    from nnunet_difftumor.demo.steps import Demo, describe_environment
+    from nnunet_difftumor.demo.steps import Demo
 
     settings = demo_settings(args.data, is_quick=args.quick)
     output = args.output if args.output is not None else Path("demo_output") / args.data
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     real_data = os.environ.get(REAL_DATA_VARIABLE)
     demo = Demo(folder, settings, device, Path(real_data) if real_data else None)
     if not args.report_only:
-        print(describe_environment(demo.environment()))
+        print(demo.exports())
         with ending_on_sigterm():
             demo.run()
     print(f"\nReport: {write_report(folder, settings)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_difftumor.generator_training.options import CACHE_FOLDER, PRESETS
+from nnunet_difftumor.generator_training import CACHE_FOLDER, PRESETS
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:

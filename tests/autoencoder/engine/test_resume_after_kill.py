@@ -33,7 +33,7 @@ preset = dataclasses.replace(
     AUTOENCODER_PRESETS["nano"], steps=12, ema_decay=0.9, losses=LossWeights(gradient=0.5, kl=1e-5)
 )
 heldout = [torch.zeros(1, 1, 16, 16, 16)]
-run = RunSettings(seed=7, resume=resume, checkpoint_every=5, evaluate_every=4, show_progress=False)
+run = RunSettings(seed=7, resume=resume, checkpoint_every=5, evaluate_every=4)
 train_autoencoder(Batches(), heldout, preset, folder, run)
 """
 

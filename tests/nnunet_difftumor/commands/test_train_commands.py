@@ -363,7 +363,7 @@ class TestRefusals:
 def test_the_offered_presets_exist_in_both_stages() -> None:
     from autoencoder.presets import AUTOENCODER_PRESETS
     from diffusion.presets import DIFFUSION_PRESETS
-    from nnunet_difftumor.generator_training.options import PRESETS
+    from nnunet_difftumor.generator_training import PRESETS
 
     assert set(PRESETS) == set(AUTOENCODER_PRESETS) == set(DIFFUSION_PRESETS)
 

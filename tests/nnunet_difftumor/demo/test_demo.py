@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.demo import steps
 from nnunet_difftumor.demo.layout import DemoFolder
-from nnunet_difftumor.demo.plans import write_small_plans
 from nnunet_difftumor.demo.report import read_scores, read_training_logs, write_report
-from nnunet_difftumor.demo.settings import demo_settings
+from nnunet_difftumor.demo.settings import demo_settings, write_small_plans
 from nnunet_difftumor.demo.steps import Demo, DemoStep
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
@@ -285,8 +284,8 @@ def test_small_plans_keep_everything_but_patch_and_network(tmp_path: Path) -> No
     }
     plans = {"plans_name": "nnUNetPlans", "configurations": {"3d_fullres": configuration, "2d": {}}}
     (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
-    path = write_small_plans(tmp_path, "nnUNetPlansSmall", "3d_fullres", SETTINGS)
-    small = json.loads(path.read_text())
+    write_small_plans(tmp_path, SETTINGS)
+    small = json.loads((tmp_path / "nnUNetPlansSmall.json").read_text())
     assert small["plans_name"] == "nnUNetPlansSmall"
     assert list(small["configurations"]) == ["3d_fullres"]
     written = small["configurations"]["3d_fullres"]

@@ -13,28 +13,26 @@ from autoencoder.engine.preset import TrainingPreset
 from autoencoder.presets import AUTOENCODER_PRESETS
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
-from nnunet_difftumor.generator_training import pasted_lesions
+from nnunet_difftumor.generator_training import batches, pasted_lesions
 from nnunet_difftumor.generator_training.augment import (
     add_faint_blobs,
     cut_at_border,
-    draw_narrow_window,
-    draw_orientation,
     jitter_mask,
+    narrow_window,
     shift_soft_tissue,
     shift_tumor,
+    turn,
 )
 from nnunet_difftumor.generator_training.batches import (
     SPACING_RANGE_MM,
     AutoencoderCrops,
     TumorCrops,
-    TumorSampling,
     divide_by_size,
     heldout_image_crops,
     heldout_tumor_crops,
     usable_tumors,
 )
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache
-from nnunet_difftumor.generator_training.crop_cache import CachedCase
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_crop_cache
 from nnunet_difftumor.generator_training.crops import (
     Crop,
     centred_tumor_crop,
@@ -46,14 +44,6 @@ from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesio
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
 Cases = tuple[CachedCase, ...]
-AS_THEY_ARE = TumorSampling(
-    pasted_share=0.0,
-    tumor_shift_share=0.0,
-    soft_tissue_shift_share=0.0,
-    narrow_window_share=0.0,
-    jitter_share=0.0,
-    border_share=0.0,
-)
 SPACING_MM = (3.0, 1.0, 1.0)
 SHAPE = (40, 110, 110)  # (D, H, W)
 MUSCLE_HU, TUMOR_HU, FAT_HU = 60, 20, -100
@@ -102,7 +92,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cases:
         make_patient(folder, "b", (7.0, 4.0), 1),
         make_patient(folder, "c", ()),
     ]
-    return build_crop_cache(cases, folder / "cache", tumor_values=(2,), show_progress=False)
+    return build_crop_cache(cases, folder / "cache", tumor_values=(2,))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +100,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     """Cases with one tumour each."""
     folder = tmp_path_factory.mktemp("single")
     cases = [make_patient(folder, f"r{radius_mm:g}", (radius_mm,)) for radius_mm in (3.0, 8.0, 25.0)]
-    return build_crop_cache(cases, folder / "cache", tumor_values=(2,), show_progress=False)
+    return build_crop_cache(cases, folder / "cache", tumor_values=(2,))
 
 
 class TestCrop:
@@ -118,7 +108,7 @@ class TestCrop:
         d, h, w = np.indices(SHAPE)
         image = 10 * d + 3 * h - 4 * w  # in HU per voxel: 10/3, 3 and -4 HU a mm
         case = save_case(tmp_path, "ramp", image, np.zeros(SHAPE))
-        cached = build_crop_cache([case], tmp_path / "cache", show_progress=False)[0]
+        cached = build_crop_cache([case], tmp_path / "cache")[0]
         offsets = np.indices((8, 8, 8)) - 3.5
         for spacing_mm in (1.5, 2.7, 5.0):
             crop = Crop(cached, 8, spacing_mm, (60.0, 55.0, 50.0))
@@ -222,8 +212,9 @@ class TestBatches:
             assert (mask.flatten(1).sum(dim=1) > 0).all()
             assert torch.isfinite(batch["image_hu"]).all()
 
-    def test_mask_and_image_are_turned_alike(self, cache: Cases) -> None:
-        crops = TumorCrops(cache[:1], preset_of((48,), 2 * 48**3), 0, sampling=AS_THEY_ARE)
+    def test_mask_and_image_are_turned_alike(self, cache: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(batches, "SHARES", dict.fromkeys(batches.SHARES, 0.0))  # crops as they are
+        crops = TumorCrops(cache[:1], preset_of((48,), 2 * 48**3), 0)
         for index in range(4):
             batch = crops[index]
             for image_hu, mask in zip(batch["image_hu"], batch["tumor_mask"], strict=True):
@@ -258,12 +249,16 @@ class TestBatches:
 class TestAugmentation:
     def test_soft_tissue_shift_leaves_fat_and_air(self) -> None:
         image_hu = np.array([-1000.0, -100.0, -40.0, -20.0, 0.0, 60.0], np.float32)
-        assert shift_soft_tissue(image_hu, 50.0) == pytest.approx([-1000, -100, -40, 5, 50, 110])
+        change_hu = shift_soft_tissue(image_hu, np.random.default_rng(0)) - image_hu
+        assert -30 <= change_hu[-1] <= 100
+        assert change_hu == pytest.approx(change_hu[-1] * np.array([0, 0, 0, 0.5, 1, 1]), abs=1e-3)
 
     def test_orientations_are_the_48_of_a_cube(self) -> None:
         rng = np.random.default_rng(0)
         cube = np.arange(27).reshape(3, 3, 3)
-        seen = {draw_orientation(rng).apply(cube).tobytes() for _ in range(800)}
+        turned = [turn((cube, cube + 1), rng) for _ in range(800)]
+        assert all((other == one + 1).all() for one, other in turned)
+        seen = {one.tobytes() for one, _ in turned}
         assert len(seen) == 48
 
     def test_blobs_are_faint_and_local(self) -> None:
@@ -275,7 +270,9 @@ class TestAugmentation:
 
     def test_narrow_windows_keep_soft_tissue(self) -> None:
         rng = np.random.default_rng(0)
-        windows = np.array([draw_narrow_window(rng) for _ in range(100)])
+        image_hu = np.linspace(-1000, 1000, 2001, dtype=np.float32)
+        limited = [narrow_window(image_hu, rng) for _ in range(100)]
+        windows = np.array([(each.min(), each.max()) for each in limited])
         assert windows[:, 0].min() >= -200
         assert windows[:, 0].max() <= 0
         assert windows[:, 1].min() >= 100
@@ -327,17 +324,13 @@ class TestSampling:
             assert len({int(np.digitize(radius, (5.0, 10.0, 25.0))) for radius in radii}) == 1
         assert [min(radii) for radii in found] == sorted(min(radii) for radii in found)
 
-    def test_wrong_shares_are_named(self) -> None:
-        with pytest.raises(ValueError, match="border_share"):
-            TumorSampling(border_share=1.5)
-
 
 class TestPastedLesions:
     def test_the_noise_is_the_hosts(self, tmp_path: Path, cache: Cases) -> None:
         rng = np.random.default_rng(0)
         noisy = MUSCLE_HU + ndimage.gaussian_filter(rng.normal(0.0, 60.0, SHAPE), 0.7)
         case = save_case(tmp_path, "noisy", noisy, np.zeros(SHAPE))
-        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
         ratios = []
         for _ in range(12):
             pasted = draw_pasted_lesion(cache[0], cache[0].tumors[0], host, 32, SPACING_RANGE_MM, rng)
@@ -366,7 +359,7 @@ class TestPastedLesions:
 
     def test_nothing_is_pasted_where_no_soft_tissue_is(self, tmp_path: Path, cache: Cases) -> None:
         case = save_case(tmp_path, "fat", np.full(SHAPE, FAT_HU), np.zeros(SHAPE))
-        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+        host = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
         rng = np.random.default_rng(0)
         assert draw_pasted_lesion(cache[0], cache[0].tumors[0], host, 32, SPACING_RANGE_MM, rng) is None
 
@@ -399,7 +392,7 @@ class TestSpacing:
         tumor = ball((60.0, 55.0, 55.0), 8.0)
         image[tumor] += np.where(np.indices(SHAPE)[2][tumor] // 4 % 2, 30, -30)
         case = save_case(tmp_path, "checkered", image, np.where(tumor, 2, 0))
-        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
         (fine,), (coarse,) = (measure_training_tumors(cases, finest_mm=finest_mm) for finest_mm in (0.7, 3.0))
         assert fine.heterogeneity_hu > 2 * coarse.heterogeneity_hu
         assert measure_training_tumors(cases) == measure_training_tumors(cases, finest_mm=1.5)
@@ -415,7 +408,7 @@ class TestStatistics:
             tumor = ball((depth_mm, height_mm, 55.0), 9.0)
             image[tumor], labels[tumor] = TUMOR_HU, 2
         case = save_case(tmp_path, "ends", image, labels)
-        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
         cut, inside = sorted(measure_training_tumors(cases), key=lambda tumor: tumor.radius_mm)
         assert cut.radius_mm == pytest.approx(0.8 * inside.radius_mm, rel=0.1)
         assert cut.contrast_hu == pytest.approx(inside.contrast_hu, abs=4)
@@ -433,7 +426,7 @@ class TestStatistics:
             image[tumor] = TUMOR_HU
             label = ball((60.0, 60.0 + reach_mm, 55.0), 12.0)
             case = save_case(tmp_path, name, image, np.where(label, 2, 0))
-            cases = build_crop_cache([case], tmp_path / f"cache_{name}", tumor_values=(2,), show_progress=False)
+            cases = build_crop_cache([case], tmp_path / f"cache_{name}", tumor_values=(2,))
             measured += measure_training_tumors(cases)
         fitting, sloppy = measured
         assert sloppy.contrast_hu == pytest.approx(fitting.contrast_hu, abs=6)
@@ -448,7 +441,7 @@ class TestStatistics:
             tumor = ball((60.0, height_mm, 55.0), radius_mm)
             image[tumor], labels[tumor] = MUSCLE_HU + contrast_hu, 2
         case = save_case(tmp_path, "pair", image, labels)
-        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
         bright, dark = sorted(measure_training_tumors(cases), key=lambda tumor: tumor.radius_mm)
         assert dark.contrast_hu == pytest.approx(-60, abs=8)
         assert bright.contrast_hu == pytest.approx(40, abs=12)  # the edge of a small one is half muscle
@@ -460,7 +453,7 @@ class TestStatistics:
         inner = ball((60.0, 55.0, 55.0), 9.0)
         labels[inner] = 2
         case = save_case(tmp_path, "shell", np.full(SHAPE, FAT_HU), labels)
-        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
         small, shell = sorted(cached.tumors, key=lambda tumor: tumor.radius_mm)
         crop = Crop(cached, 64, 1.0, (60.0, 55.0, 55.0))
         assert (crop.share_of(small) >= 0.5).sum() == pytest.approx(small.volume_mm3, rel=0.08)

@@ -41,8 +41,8 @@ def test_a_fold_trains_its_training_cases_only(splits: Path) -> None:
     selected = select_cases([(FOLDER, ABCDE)], read_hold_out(splits, 0, None))
     assert names(selected.training) == ["a", "b"]
     assert names(selected.heldout) == ["c", "d", "e"]  # e is in neither list: a healthy holdout
-    assert selected.fold == 0
-    assert selected.splits_hash == hash_file(splits)
+    assert selected.rule.fold == 0
+    assert selected.rule.splits_hash == hash_file(splits)
 
 
 def test_a_folder_without_any_case_of_the_fold_trains_whole(splits: Path) -> None:

@@ -14,7 +14,7 @@ from diffusion.generator.provenance import CaseFingerprint
 from nnunet_difftumor.ct.components import find_tumors
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache, is_cached
+from nnunet_difftumor.generator_training.crop_cache import build_crop_cache, is_cached
 
 AFFINE = np.diag([0.8, 0.8, 2.5, 1.0])
 SHAPE = (90, 80, 40)  # (X, Y, Z)
@@ -43,7 +43,7 @@ def case(tmp_path: Path) -> Case:
 
 
 def test_random_boxes_equal_the_decoded_volume_with_air_around(tmp_path: Path, case: Case) -> None:
-    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
     image = np.asanyarray(nibabel.load(case.image_path).dataobj).T
     labels = np.asanyarray(nibabel.load(case.label_path).dataobj).T
     rng = np.random.default_rng(1)
@@ -62,12 +62,12 @@ def test_padding_of_the_scanner_becomes_air(tmp_path: Path) -> None:
     image = np.full((20, 20, 20), -3024, np.int16)
     image[5:15, 5:15, 5:15] = 40
     nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "a.nii.gz")
-    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache", show_progress=False)[0]
+    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache")[0]
     assert cached.read_box((0, 0, 0), (1, 1, 1)).item() == -1024
 
 
 def test_body_voxels_lie_in_the_body(tmp_path: Path, case: Case) -> None:
-    cached = build_crop_cache([case], tmp_path / "cache", show_progress=False)[0]
+    cached = build_crop_cache([case], tmp_path / "cache")[0]
     rng = np.random.default_rng(0)
     voxels = np.array([cached.draw_body_voxel(rng) for _ in range(50)])
     values = [cached.read_box(voxel, voxel + 1).item() for voxel in voxels]
@@ -77,29 +77,29 @@ def test_body_voxels_lie_in_the_body(tmp_path: Path, case: Case) -> None:
 
 def test_volume_of_air_still_gives_voxels(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 9), -1000, np.int16), AFFINE), tmp_path / "a.nii.gz")
-    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache", show_progress=False)[0]
+    cached = build_crop_cache([Case("a", tmp_path / "a.nii.gz")], tmp_path / "cache")[0]
     voxel = cached.draw_body_voxel(np.random.default_rng(0))
     assert ((voxel >= 0) & (voxel < 9)).all()
 
 
 def test_a_cached_case_is_not_decoded_again(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+    first = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
     monkeypatch.setattr(
-        "nnunet_difftumor.generator_training.cache_building.read_ct", lambda path: pytest.fail("decoded again")
+        "nnunet_difftumor.generator_training.crop_cache.read_ct", lambda path: pytest.fail("decoded again")
     )
-    assert build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False) == first
+    assert build_crop_cache([case], tmp_path / "cache", tumor_values=(2,)) == first
 
 
 @pytest.mark.parametrize("which", ["image_path", "label_path"])
 def test_a_changed_file_is_decoded_again(tmp_path: Path, case: Case, which: str) -> None:
-    before = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+    before = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
     path: Path = getattr(case, which)
     array = np.asanyarray(nibabel.load(path).dataobj).copy()
     array[30, 30, 10] += 1
     nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
     assert not is_cached([case], tmp_path / "cache", (2,))
-    after = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+    after = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
     assert before.fingerprint != after.fingerprint
     box = (10, 30, 30), (11, 31, 31)
     changed = after.read_box(*box) if which == "image_path" else after.read_label_box(*box)
@@ -111,7 +111,7 @@ def test_a_bad_file_leaves_no_entry_and_every_bad_file_is_named(tmp_path: Path, 
     for broken in bad:
         broken.image_path.write_bytes(broken.image_path.read_bytes()[:2000])
     with pytest.raises(CorruptImageError) as caught:
-        build_crop_cache([bad[0], case, bad[1]], tmp_path / "cache", show_progress=False)
+        build_crop_cache([bad[0], case, bad[1]], tmp_path / "cache")
     assert "b_0000" in str(caught.value)
     assert "c_0000" in str(caught.value)
     assert [path.name[0] for path in (tmp_path / "cache").iterdir()] == ["a"]
@@ -122,24 +122,24 @@ def test_labels_of_another_grid_are_refused(tmp_path: Path, case: Case) -> None:
     labels = np.asanyarray(nibabel.load(case.label_path).dataobj)
     nibabel.save(nibabel.Nifti1Image(labels, np.diag([0.8, 0.8, 3.0, 1.0])), case.label_path)
     with pytest.raises(GeometryMismatchError):
-        build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+        build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
 
 
 def test_several_processes_build_the_same_cache(tmp_path: Path, case: Case) -> None:
     cases = [case, make_case(tmp_path / "data", "b", 1)]
-    alone = build_crop_cache(cases, tmp_path / "one", tumor_values=(2,), show_progress=False)
-    together = build_crop_cache(cases, tmp_path / "two", tumor_values=(2,), workers=2, show_progress=False)
+    alone = build_crop_cache(cases, tmp_path / "one", tumor_values=(2,))
+    together = build_crop_cache(cases, tmp_path / "two", tumor_values=(2,), workers=2)
     assert [x.fingerprint for x in alone] == [x.fingerprint for x in together]
     assert [x.tumors for x in alone] == [x.tumors for x in together]
 
 
 def test_the_cache_in_memory_holds_no_voxels(tmp_path: Path, case: Case) -> None:
-    cache = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)
+    cache = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
     assert len(pickle.dumps(cache)) < 3000
 
 
 def test_tumours_are_measured_in_mm(tmp_path: Path, case: Case) -> None:
-    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+    cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
     large, small = cached.tumors
     assert (large.start, large.stop) == ((10, 30, 30), (14, 42, 40))
     assert large.volume_mm3 == pytest.approx(4 * 12 * 10 * 0.8 * 0.8 * 2.5)
@@ -163,7 +163,7 @@ class TestFingerprints:
     def test_cache_and_files_agree(
         self, tmp_path: Path, case: Case, fingerprint_case: Callable[..., CaseFingerprint]
     ) -> None:
-        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,), show_progress=False)[0]
+        cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
         assert cached.fingerprint == fingerprint_case(case, (2,))
         assert cached.fingerprint.tumor_mask_hash is not None
 

@@ -29,7 +29,7 @@ from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
 from nnunet_difftumor.phantom.acquisition import Scan, scan_patient
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import draw_lesions
-from nnunet_difftumor.phantom.styles import LIVER, SCAN_SIZES, STANDARD
+from nnunet_difftumor.phantom.styles import LIVER, MIXED, SCAN_SIZES, STANDARD
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES
 
 CT = CTIntensities(mean_hu=100.0, std_hu=30.0, low_hu=-100.0, high_hu=250.0)
@@ -77,7 +77,7 @@ def write_phantoms(folder: Path, size: str) -> dict[str, tuple]:
         rng = np.random.default_rng([5, index])
         anatomy = Anatomy(rng, STANDARD.hospitals[0].phase)
         scan = Scan(anatomy, SCAN_SIZES[size], STANDARD.hospitals[0], rng)
-        lesions = draw_lesions(anatomy, int(rng.integers(1, 4)), scan.z_range_mm, rng)
+        lesions = draw_lesions(anatomy, LIVER, MIXED, int(rng.integers(1, 4)), scan.z_range_mm, rng)
         start_mm = np.asarray(scan.start_mm) - 0.5 * np.subtract(SPACINGS_MM[size], scan.spacing_mm)
         tumors[f"case_{index}"] = tuple(
             lesion.spec.moved_to(np.subtract(lesion.spec.centre_mm, start_mm)) for lesion in lesions

@@ -25,12 +25,12 @@ EARLY = PhantomStyle.named(organs=["liver"], hospitals=["standard"], size="small
 
 @pytest.fixture(scope="module")
 def patient() -> ScannedPatient:
-    return make_patient(0, 4, is_healthy=False)[0]
+    return make_patient(0, 4, is_healthy=False)
 
 
 @pytest.fixture(scope="module")
 def healthy() -> ScannedPatient:
-    return make_patient(0, 0, is_healthy=True)[0]
+    return make_patient(0, 0, is_healthy=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_seed_and_number_give_the_same_voxels(patient: ScannedPatient) -> None:
-    again = make_patient(0, 4, is_healthy=False)[0]
+    again = make_patient(0, 4, is_healthy=False)
     np.testing.assert_array_equal(again.image_hu, patient.image_hu)
     np.testing.assert_array_equal(again.label, patient.label)
 
@@ -58,7 +58,7 @@ def test_early_tumors_are_small_and_can_be_seen() -> None:
     rng = np.random.default_rng(0)
     lesions = []
     for _ in range(20):
-        lesions += draw_lesions(Anatomy(rng), 1, (-70.0, 70.0), rng, style=TUMOR_STYLES["early"])
+        lesions += draw_lesions(Anatomy(rng), ORGANS["liver"], TUMOR_STYLES["early"], 1, (-70.0, 70.0), rng)
     radii_mm = [lesion.spec.radius_mm for lesion in lesions]
     contrasts_hu = [lesion.spec.contrast_hu for lesion in lesions]
     assert len(lesions) == 20
@@ -70,13 +70,13 @@ def test_early_tumors_are_small_and_can_be_seen() -> None:
 
 
 def test_early_tumors_change_nothing_in_healthy_patients(healthy: ScannedPatient) -> None:
-    early = make_patient(0, 0, is_healthy=True, style=EARLY)[0]
+    early = make_patient(0, 0, is_healthy=True, style=EARLY)
     np.testing.assert_array_equal(early.image_hu, healthy.image_hu)
     np.testing.assert_array_equal(early.label, healthy.label)
 
 
 def test_early_tumors_are_the_same_with_the_same_seed(patient: ScannedPatient) -> None:
-    first, again = (make_patient(0, 4, is_healthy=False, style=EARLY)[0] for _ in range(2))
+    first, again = (make_patient(0, 4, is_healthy=False, style=EARLY) for _ in range(2))
     np.testing.assert_array_equal(first.image_hu, again.image_hu)
     np.testing.assert_array_equal(first.label, again.label)
     assert first.image_hu.shape == patient.image_hu.shape
@@ -142,9 +142,9 @@ def test_tumors_are_darker_than_the_liver_around_them(patient: ScannedPatient) -
 
 def test_tumor_volume_lies_between_the_drawn_sizes() -> None:
     for index in range(3):
-        scan, count = make_patient(1, index, is_healthy=False)
+        scan = make_patient(1, index, is_healthy=False)
         volume_mm3 = (scan.label == TUMOR_LABEL).sum() * np.prod(scan.spacing_mm)
-        assert 4.0 / 3.0 * np.pi * 10.0**3 < volume_mm3 < count * 4.0 / 3.0 * np.pi * 20.5**3
+        assert 4.0 / 3.0 * np.pi * 10.0**3 < volume_mm3 < scan.tumor_count * 4.0 / 3.0 * np.pi * 20.5**3
 
 
 def test_healthy_patient_has_a_liver_and_no_tumor(healthy: ScannedPatient) -> None:
@@ -183,7 +183,7 @@ def test_nnunet_accepts_the_data_set(dataset: Path) -> None:
 
 def test_existing_data_set_is_never_overwritten(dataset: Path) -> None:
     before = sorted(path.stat().st_mtime_ns for path in dataset.rglob("*"))
-    with pytest.raises(OutputExistsError, match="not empty"):
+    with pytest.raises(OutputExistsError, match="exists already"):
         next(write_phantom_dataset(dataset, cases=1, healthy=0))
     assert sorted(path.stat().st_mtime_ns for path in dataset.rglob("*")) == before
 
@@ -196,18 +196,17 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cases", "healthy", "size", "message"),
-    [(0, 0, "small", "at least one"), (-1, 2, "small", "cases=-1"), (1, 0, "huge", "'full', 'small'")],
+    ("cases", "healthy", "message"), [(0, 0, "at least one"), (-1, 2, "cases=-1"), (3, -2, "healthy=-2")]
 )
-def test_wrong_requests_are_refused(tmp_path: Path, cases: int, healthy: int, size: str, message: str) -> None:
+def test_wrong_requests_are_refused(tmp_path: Path, cases: int, healthy: int, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        list(write_phantom_dataset(tmp_path / "out", cases=cases, healthy=healthy, style=PhantomStyle(size=size)))
+        list(write_phantom_dataset(tmp_path / "out", cases=cases, healthy=healthy))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
 def three_organs() -> list[ScannedPatient]:
-    return [make_patient(0, index, is_healthy=False, style=THREE)[0] for index in range(6)]
+    return [make_patient(0, index, is_healthy=False, style=THREE) for index in range(6)]
 
 
 def test_each_organ_has_its_own_tumors(three_organs: list[ScannedPatient]) -> None:
@@ -237,7 +236,7 @@ def test_kidney_tumors_may_grow_out_of_the_kidney() -> None:
     style = PhantomStyle.named(organs=["kidney"], hospitals=["standard"], size="small")
     outside = []
     for index in range(4):
-        with_tumor, _ = make_patient(3, index, is_healthy=False, style=style)
+        with_tumor = make_patient(3, index, is_healthy=False, style=style)
         tumor = with_tumor.label == 2
         kidney = binary_dilation(with_tumor.label == 1, iterations=2)
         outside.append(1.0 - (tumor & kidney).sum() / tumor.sum())
@@ -247,7 +246,7 @@ def test_kidney_tumors_may_grow_out_of_the_kidney() -> None:
 @pytest.mark.parametrize("name", HOSPITALS)
 def test_hospitals_differ_in_what_they_are_named_for(name: str) -> None:
     style = PhantomStyle.named(organs=["liver"], hospitals=[name], size="small")
-    scan, _ = make_patient(0, 0, is_healthy=True, style=style)
+    scan = make_patient(0, 0, is_healthy=True, style=style)
     liver = scan.image_hu[scan.label == 1].astype(float)
     inside = scan.label == 1
     step = np.diff(scan.image_hu.astype(float), axis=2)[inside[:, :, 1:] & inside[:, :, :-1]]
@@ -282,8 +281,8 @@ def test_patients_come_from_several_hospitals_in_turn() -> None:
     both = PhantomStyle.named(organs=["liver"], hospitals=["thick-smooth", "low-dose"], size="small")
     for index, name in enumerate(("thick-smooth", "low-dose", "thick-smooth")):
         alone = PhantomStyle.named(organs=["liver"], hospitals=[name], size="small")
-        expected, _ = make_patient(3, index, is_healthy=True, style=alone)
-        found, _ = make_patient(3, index, is_healthy=True, style=both)
+        expected = make_patient(3, index, is_healthy=True, style=alone)
+        found = make_patient(3, index, is_healthy=True, style=both)
         assert np.array_equal(found.image_hu, expected.image_hu)
 
 
@@ -295,3 +294,5 @@ def test_unknown_styles_are_refused() -> None:
         PhantomStyle.named(organs=["liver"], hospitals=["standard"], size="small", tumors="late")
     with pytest.raises(ConfigurationError, match="hospital must be one of standard"):
         PhantomStyle.named(organs=["liver"], hospitals=["mars"], size="small")
+    with pytest.raises(ConfigurationError, match="size must be one of small, full, got 'huge'"):
+        PhantomStyle.named(organs=["liver"], hospitals=["standard"], size="huge")

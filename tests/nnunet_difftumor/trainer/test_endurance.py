@@ -85,7 +85,7 @@ import resource, sys
 from dataclasses import replace
 from pathlib import Path
 from autoencoder.presets import AUTOENCODER_PRESETS
-from nnunet_difftumor.generator_training.cache_building import build_crop_cache
+from nnunet_difftumor.generator_training.crop_cache import build_crop_cache
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.generator_training.batches import AutoencoderCrops
 import nibabel, numpy as np
@@ -97,7 +97,7 @@ for number in range(count):
     path = folder / f"{count}_{number:03d}.nii.gz"
     nibabel.save(nibabel.Nifti1Image(image_hu + number % 7, np.diag([2.0, 2.0, 2.0, 1.0])), path)
     cases.append(Case(path.name[: -len(".nii.gz")], path))
-cache = build_crop_cache(cases, folder / f"cache_{count}", show_progress=False)
+cache = build_crop_cache(cases, folder / f"cache_{count}")
 assert len(cache) == count
 nano = replace(AUTOENCODER_PRESETS["nano"], crop_sides=(32,), crop_probabilities=(1.0,), voxels_per_batch=2 * 32**3)
 batches = AutoencoderCrops(cache, nano, seed=0)

@@ -1,4 +1,0 @@
-"""Words of the training commands that others need too."""
-
-PRESETS = ("nano", "tiny", "base", "large")
-CACHE_FOLDER = "crop_cache"
