@@ -61,20 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_primary(comparison: Comparison) -> None:
+    """Print the figures of the primary measure in all patients, those of arms before differences."""
     from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE
-    from nnunet_difftumor.evaluation.comparison.measures import measure_of
     from nnunet_difftumor.evaluation.comparison.text import show_estimate, show_p_value
 
-    experiment = comparison.experiment
-    title = measure_of(experiment.primary).title
+    findings = comparison.findings
     for label in comparison.facts["labels"]:
-        for arm in experiment.arms:
-            figure = comparison.findings.arm(label, experiment.primary, EVERYONE, arm)
-            if figure is not None:
-                print(f"{title}, {label}, {arm}: {show_estimate(figure.estimate)}")
-        for arm in experiment.arms[1:]:
-            figure = comparison.findings.difference(label, experiment.primary, EVERYONE, arm)
-            if figure is not None:
-                text = show_estimate(figure.estimate, signed=True)
-                p_value = show_p_value(figure.p_holm)
-                print(f"{title}, {label}, {arm} minus {experiment.baseline}: {text}; p after Holm {p_value}")
+        for figure in (*findings.arms, *findings.differences):
+            if (figure.label, figure.measure.key, figure.group) == (label, comparison.experiment.primary, EVERYONE):
+                text = show_estimate(figure.estimate, signed=bool(figure.baseline))
+                p_value = f"; p after Holm {show_p_value(figure.p_holm)}" if figure.baseline else ""
+                print(f"{figure.measure.title}, {label}, {figure.name}: {text}{p_value}")
