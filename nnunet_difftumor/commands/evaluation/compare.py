@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the comparison."""
+    from nnunet_difftumor.errors import list_some
     from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
     from nnunet_difftumor.evaluation.comparison.run import compare, plan
 
     if args.check:
-        for todo in plan(args.experiment, args.output):
-            listed = ", ".join(todo.missing[:5]) + (" ..." if len(todo.missing) > 5 else "")
-            print(f"{todo.model}, {todo.hospital}: {len(todo.missing)} scans to predict{f' ({listed})' * bool(listed)}")
+        for (model, hospital), cases in plan(args.experiment, args.output).items():
+            print(f"{model}, {hospital}: {len(cases)} scans to predict{f' ({list_some(cases)})' if cases else ''}")
         print(f"{args.experiment} is well formed.")
         return 0
     comparison = compare(args.experiment, args.output, overwrite=args.overwrite)

@@ -270,7 +270,7 @@ class _Means(_Question):
             rng = self.rng("hospitals", *arms)
             found["over_hospitals"] = intervals.hospital_interval(*data, self.hospitals, scale, draws=draws, rng=rng)
         if baseline:
-            found["over_seeds"] = intervals.seed_interval(*of_arms, self.weights, scale)
+            found["over_seeds"] = intervals.seed_interval(of_arms[0], of_arms[1], self.weights, scale)
             found |= self._test(totals, arm)
         return found
 
