@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -86,13 +87,11 @@ class Findings:
         arms: Figures of arms, by label, group, measure and arm.
         differences: Figures of arms minus the baseline, by measure, label, group and arm.
         seeds: One row for each measure and training of arms with several, with the columns of seeds.csv.
-        groups: All groups, in the order of the tables.
     """
 
     arms: tuple[Finding, ...]
     differences: tuple[Finding, ...]
     seeds: Frame
-    groups: tuple[Group, ...]
 
     def shown(self, label: str, measure: Measure) -> list[Finding]:
         """Figures of a measure in all groups: differences, or those of the only arm."""
@@ -101,21 +100,17 @@ class Findings:
 
 def analyze(study: StudyScores, experiment: ComparisonPlan) -> Findings:
     """Compute all figures."""
-    groups = _groups(study, experiment)
     figures: list[Finding] = []
     seeds: list[tuple[Any, ...]] = []
-    for label in study.labels:
-        for group in groups:
-            for measure in measures_of(group.kind, experiment):
-                question = (_Areas if measure is measures.AUROC else _Means)(study, experiment, label, measure, group)
-                figures += _figures(question)
-                if group == EVERYONE:
-                    seeds += _seeds(question)
+    for label, group in itertools.product(study.labels, _groups(study, experiment)):
+        for measure in measures_of(group.kind, experiment):
+            question = (_Areas if measure is measures.AUROC else _Means)(study, experiment, label, measure, group)
+            figures += _figures(question)
+            seeds += _seeds(question) if group == EVERYONE else ()
     return Findings(
         arms=tuple(each for each in figures if not each.baseline),
         differences=tuple(_adjust([each for each in figures if each.baseline])),
         seeds=pd.DataFrame(seeds, columns=SEED_COLUMNS),
-        groups=groups,
     )
 
 
@@ -222,12 +217,11 @@ class _Means(_Question):
         table = self._rows()
         of_patients, names = pd.factorize(table["patient"])
         self.patients = len(names)
-        shape = (len(self.models), self.patients)
         flat = table["model"].map(self.models).to_numpy(dtype=int) * self.patients + of_patients
-        sums = np.bincount(flat, weights=table[self.measure.column].astype(float), minlength=shape[0] * shape[1])
-        counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
-        self.totals: FloatArray = np.asarray(sums, dtype=float).reshape(shape)  # (M, P)
-        self.weights: FloatArray = counts[0]  # (P,): the same scans and tumours for every model
+        cells = len(self.models) * self.patients
+        sums = np.bincount(flat, weights=table[self.measure.column].astype(float), minlength=cells)
+        self.totals: FloatArray = np.asarray(sums, dtype=float).reshape(len(self.models), -1)  # (M, P)
+        self.weights = np.bincount(of_patients) / len(self.models)  # (P,): the same scans and tumours for every model
         self.items = int(self.weights.sum())
         if self.measure.weighs_patients_alike:
             self.totals, self.weights = self.totals / self.weights, np.ones(self.patients)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
@@ -40,9 +41,10 @@ def show_p_value(p_value: float) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def listing(names: list[str] | tuple[str, ...]) -> str:
+def listing(names: Iterable[str]) -> str:
     """Write names as in a sentence: "a, b and c"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def counted(number: int, noun: str) -> str:

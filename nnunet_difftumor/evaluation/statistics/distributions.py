@@ -29,11 +29,9 @@ class HuDistribution:
 
 
 def measure_distribution(by_patient: Mapping[str, Sequence[FloatArray]], window_hu: Sequence[float]) -> HuDistribution:
-    """Measure the distribution of in-mask values.
+    """Measure the distribution of in-mask values in HU, limited to a window.
 
-    Args:
-        by_patient: Arrays of values of each patient, in HU; every array weighs the same within a patient.
-        window_hu: Lowest and highest value, in HU; values are limited to it.
+    Every array weighs the same within a patient; patients without one are left out.
     """
     low_hu, high_hu = window_hu
     edges = np.arange(low_hu, high_hu + _BIN_HU, _BIN_HU)
@@ -76,9 +74,6 @@ def distance_to_real(made: HuDistribution, real: HuDistribution) -> Estimate:
 
 def split_half_distance(real: HuDistribution, halves: int, rng: np.random.Generator) -> Estimate:
     """Wasserstein distance between random halves of the patients: what two groups of real tumours differ by.
-
-    Args:
-        halves: Number of random splits.
 
     Returns:
         Mean distance in HU, between the 2.5 and 97.5 percentile of the splits (no confidence interval); NaN with one

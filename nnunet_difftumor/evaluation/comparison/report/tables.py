@@ -99,8 +99,7 @@ def tables_of_label(findings: Findings, experiment: ComparisonPlan, label: str) 
     tables = [_arms_table(figures, experiment, label)]
     if len(experiment.arms) > 1:
         tables.append(_differences_table(figures, experiment, label))
-    kinds = dict.fromkeys(group.kind for group in findings.groups if group.kind != ALL)
-    tables += [_group_table(figures, experiment, label, kind) for kind in kinds]
+    tables += [_group_table(figures, experiment, label, kind) for kind in figures["kind"].unique() if kind != ALL]
     seeds = findings.seeds[findings.seeds["label"] == label]
     return [*tables, _seeds_table(seeds, label)] if len(seeds) else tables
 

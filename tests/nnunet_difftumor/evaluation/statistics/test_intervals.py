@@ -12,7 +12,7 @@ from nnunet_difftumor.evaluation.statistics.intervals import (
     NO_DIFFERENCE,
     OUTWEIGHED,
     SAME_DIFFERENCE,
-    bootstrap_critical_value,
+    SMALLEST_HOSPITALS,
     critical_value,
     hospital_interval,
     interval_ends,
@@ -230,7 +230,7 @@ def measure_hospital_coverage(hospitals, repetitions, seed):
     for _ in range(repetitions // 500):
         dice, difference, patients = draw_hospitals(hospitals, (500,), rng)
         for name, totals, scale in (("Dice", dice, SHARE), ("difference", difference, DIFFERENCE)):
-            critical = bootstrap_critical_value(totals, patients, scale, draws=DRAWS, rng=rng)
+            critical = critical_value(totals, patients, scale, SMALLEST_HOSPITALS, draws=DRAWS, rng=rng)
             low, high = interval_ends(totals, patients, scale, critical)
             held[name] += int(((low <= truth[name]) & (truth[name] <= high)).sum())
     return {name: count / repetitions for name, count in held.items()}
@@ -454,7 +454,7 @@ def test_intervals_hold_the_truth_where_hospitals_differ_in_size():
     rng = np.random.default_rng(18)
     sizes = np.broadcast_to([100.0, 50.0, 20.0, 10.0, 10.0, 10.0], (3000, 6))
     totals = sizes * rng.normal(0, 0.08, sizes.shape) + rng.normal(0, 0.2, sizes.shape) * np.sqrt(sizes)
-    critical = bootstrap_critical_value(totals, sizes, SHARE_DIFFERENCE, draws=DRAWS, rng=rng)
+    critical = critical_value(totals, sizes, SHARE_DIFFERENCE, SMALLEST_HOSPITALS, draws=DRAWS, rng=rng)
     low, high = interval_ends(totals, sizes, SHARE_DIFFERENCE, critical)
     assert 0.93 <= ((low <= 0) & (high >= 0)).mean() <= 0.97
 
