@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from nnunet_difftumor.evaluation.comparison.run import Comparison
 
 DESCRIPTION = """Compare models over hospitals, with the patient as the unit.
 
@@ -48,27 +44,16 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.errors import list_some
     from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
     from nnunet_difftumor.evaluation.comparison.run import compare, plan
+    from nnunet_difftumor.evaluation.comparison.text import show_estimate, show_p_value
 
     if args.check:
         for (model, hospital), cases in plan(args.experiment, args.output).items():
             print(f"{model}, {hospital}: {len(cases)} scans to predict{f' ({list_some(cases)})' if cases else ''}")
         print(f"{args.experiment} is well formed.")
         return 0
-    comparison = compare(args.experiment, args.output, overwrite=args.overwrite)
-    _print_primary(comparison)
+    for figure in compare(args.experiment, args.output, overwrite=args.overwrite):
+        text = show_estimate(figure.estimate, signed=bool(figure.baseline))
+        p_value = f"; p after Holm {show_p_value(figure.p_holm)}" if figure.baseline else ""
+        print(f"{figure.measure.title}, {figure.label}, {figure.name}: {text}{p_value}")
     print(f"Look at {args.output / REPORT_FILE}.")
     return 0
-
-
-def _print_primary(comparison: Comparison) -> None:
-    """Print the figures of the primary measure in all patients, those of arms before differences."""
-    from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE
-    from nnunet_difftumor.evaluation.comparison.text import show_estimate, show_p_value
-
-    findings = comparison.findings
-    for label in comparison.facts["labels"]:
-        for figure in (*findings.arms, *findings.differences):
-            if (figure.label, figure.measure.key, figure.group) == (label, comparison.experiment.primary, EVERYONE):
-                text = show_estimate(figure.estimate, signed=bool(figure.baseline))
-                p_value = f"; p after Holm {show_p_value(figure.p_holm)}" if figure.baseline else ""
-                print(f"{figure.measure.title}, {label}, {figure.name}: {text}{p_value}")

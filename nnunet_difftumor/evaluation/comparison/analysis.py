@@ -30,11 +30,7 @@ SEED_COLUMNS = ["label", "measure", "arm", "model", "seed", "value"]
 
 @dataclass(frozen=True)
 class Group:
-    """A group of patients or tumours.
-
-    Attributes:
-        kind: "all", "size", "hospital", "age", "sex", "phase" or "scanner".
-    """
+    """A group of patients or tumours; its kind is "all", "size", "hospital", "age", "sex", "phase" or "scanner"."""
 
     kind: str
     name: str
@@ -297,8 +293,8 @@ class _Areas(_Question):
             return
         for model in self.models:
             is_own = (table["model"] == model).to_numpy()
-            scores, tumors = (table[is_own][name].to_numpy() for name in ("patient_score", "reference_tumors"))
-            area = roc.area_under_curve(scores, tumors > 0, of_patients[is_own], self.patients)
+            scores, is_ill = table["patient_score"].to_numpy(), (table["reference_tumors"] > 0).to_numpy()
+            area = roc.area_under_curve(scores[is_own], is_ill[is_own], of_patients[is_own], self.patients)
             self.areas += [area] if area is not None else []  # all or none: the scans are the same for every model
         self.lack = self._lack()
 

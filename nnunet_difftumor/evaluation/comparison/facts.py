@@ -21,7 +21,9 @@ _PACKAGES = ("nnunetv2", "scipy", "numpy", "pandas")
 
 def collect_facts(study: StudyScores, experiment: ComparisonPlan, findings: Findings) -> dict[str, Any]:
     """Collect what was compared and how, as JSON values."""
-    primary, scans, tumors = measure_of(experiment.primary), *_scans_and_tumors(study)
+    primary, model = measure_of(experiment.primary), experiment.models[0].name
+    cases, tumors = (table[table["model"] == model] for table in (study.cases, study.tumors))  # of all models the same
+    scans = cases.drop_duplicates(["hospital", "case"])
     methods = {each.estimate.method for each in (*findings.arms, *findings.differences)}
     tests: dict[str, list[str]] = {}
     for test, title in dict.fromkeys((each.test, each.measure.title) for each in findings.differences if each.test):
@@ -41,7 +43,7 @@ def collect_facts(study: StudyScores, experiment: ComparisonPlan, findings: Find
             for each in experiment.hospitals
         ],
         **_counts(scans, tumors),
-        "cohort": _cohort(study, experiment),
+        "cohort": _cohort(study, experiment, scans, tumors),
         "labels": list(study.labels),
         "group_kinds": list(study.group_kinds),
         "rules": dict(study.rules),
@@ -73,21 +75,13 @@ def _model_facts(model: Model) -> dict[str, Any]:
     return {"name": model.name, "seed": model.seed, "source": f"{seed}{source}"}
 
 
-def _scans_and_tumors(study: StudyScores) -> tuple[Frame, Frame]:
-    """One row a scan, and one a tumour; they are the same for every model."""
-    first = study.cases["model"].iloc[0]
-    cases, tumors = (table[table["model"] == first] for table in (study.cases, study.tumors))
-    return cases.drop_duplicates(["hospital", "case"]), tumors
-
-
 def _counts(scans: Frame, tumors: Frame) -> dict[str, int]:
     healthy = int(scans["is_healthy"].sum())
     return {"patients": scans["patient"].nunique(), "scans": len(scans), "tumors": len(tumors), "healthy": healthy}
 
 
-def _cohort(study: StudyScores, experiment: ComparisonPlan) -> list[dict[str, Any]]:
+def _cohort(study: StudyScores, experiment: ComparisonPlan, scans: Frame, tumors: Frame) -> list[dict[str, Any]]:
     """Who was measured: one row a fact, with a number for every hospital and one for all."""
-    scans, tumors = _scans_and_tumors(study)
     rows = {"patients": scans.drop_duplicates("patient")}
     for kind in study.group_kinds:
         for group in groups_of(study, experiment, kind):

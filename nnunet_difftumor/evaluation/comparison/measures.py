@@ -15,8 +15,7 @@ class Measure:
     """One measure.
 
     Attributes:
-        key: Name in files.
-        title: Name in tables.
+        key, title: Names in files and in tables.
         of: What it is averaged over within a patient: scans with a tumour, healthy scans, all scans, or tumours.
         column: Column of cases.csv or tumors.csv.
         meaning: One sentence for the report.

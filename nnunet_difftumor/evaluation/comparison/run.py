@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
-from nnunet_difftumor.evaluation.comparison.analysis import Findings, analyze
+from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, Finding, analyze
 from nnunet_difftumor.evaluation.comparison.facts import collect_facts
 from nnunet_difftumor.evaluation.comparison.inputs.plan import (
     ComparisonPlan,
@@ -31,23 +29,11 @@ from nnunet_difftumor.support.files.atomic_files import write_json
 PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summary.json"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found; the facts are those of summary.json."""
-
-    experiment: ComparisonPlan
-    findings: Findings
-    facts: Mapping[str, Any]
-
-
 def plan(experiment_path: Path, output: Path) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Check an experiment and say what each trained model has to predict in each hospital; nothing is written.
+    """Check an experiment as `compare` does and say what each trained model has to predict; nothing is written.
 
     Returns:
         Cases without a prediction, or with another image since, by names of model and hospital.
-
-    Raises:
-        DiffTumorError: If the experiment is wrong.
     """
     experiment = read_experiment(experiment_path)
     _check_models(experiment)
@@ -58,11 +44,14 @@ def plan(experiment_path: Path, output: Path) -> dict[tuple[str, str], tuple[str
     }
 
 
-def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> Comparison:
+def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> list[Finding]:
     """Predict what is missing, score it, compute all figures and write the report.
 
     Args:
         overwrite: Replace report and tables; predictions and scores of unchanged files are kept all the same.
+
+    Returns:
+        Figures of the primary measure in all patients: for each label those of arms, then differences.
 
     Raises:
         OutputExistsError: If there is a report already and `overwrite` is False.
@@ -87,7 +76,9 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
     write_complete_tables(findings, output)
     write_json(output / SUMMARY_FILE, facts, overwrite=True)
     write_report(findings, experiment, facts, (*experiment.notes, *study.notes, *notes), output)
-    return Comparison(experiment, findings, facts)
+    primary = [each for each in (*findings.arms, *findings.differences) if each.measure.key == experiment.primary]
+    primary.sort(key=lambda each: study.labels.index(each.label))
+    return [each for each in primary if each.group == EVERYONE]
 
 
 def _pairs(experiment: ComparisonPlan) -> Iterator[tuple[Model, Hospital]]:
@@ -96,11 +87,8 @@ def _pairs(experiment: ComparisonPlan) -> Iterator[tuple[Model, Hospital]]:
 
 def _check_models(experiment: ComparisonPlan) -> list[str]:
     hospitals, acknowledged = experiment.hospitals, experiment.acknowledge_identifier_matches
-    return [
-        note
-        for model in experiment.models
-        for note in refuse_training_cases(model, hospitals, acknowledged=acknowledged)
-    ]
+    notes = (refuse_training_cases(each, hospitals, acknowledged=acknowledged) for each in experiment.models)
+    return list(itertools.chain.from_iterable(notes))
 
 
 def _score(experiment: ComparisonPlan, model: Model, hospital: Hospital, output: Path) -> Path:

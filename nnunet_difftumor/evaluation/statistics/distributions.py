@@ -82,11 +82,9 @@ def split_half_distance(real: HuDistribution, halves: int, rng: np.random.Genera
     count = len(real.patients)
     if count < 2:
         return NOT_MEASURED
-    orders = [rng.permutation(count) for _ in range(halves)]
-    distances = [
-        wasserstein_hu(*(real.cumulative[part].mean(axis=0) for part in (order[: count // 2], order[count // 2 :])))
-        for order in orders
-    ]
+    orders = (rng.permutation(count) for _ in range(halves))
+    parts = (np.split(order, [count // 2]) for order in orders)
+    distances = [wasserstein_hu(*(real.cumulative[part].mean(axis=0) for part in both)) for both in parts]
     low, high = np.percentile(distances, [2.5, 97.5])
     return Estimate(float(np.mean(distances)), float(low), float(high), "percentiles of the splits")
 

@@ -29,10 +29,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, FloatArray, Scale, pooled_mean
+from nnunet_difftumor.evaluation.statistics.scales import FloatArray, Scale, pooled_mean
 
 SMALLEST_BOOTSTRAP = 30
 """From this number of patients on they are resampled; below, Student's t and sign flips are used."""
@@ -70,9 +71,7 @@ class Estimate:
 NOT_MEASURED = Estimate(math.nan, math.nan, math.nan, "empty")
 
 
-def patient_interval(
-    totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
-) -> Estimate:
+def patient_interval(totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: Generator) -> Estimate:
     """Ratio of sums over patients with its interval, by the rule for the number of patients.
 
     Returns:
@@ -88,9 +87,7 @@ def patient_interval(
 def mean_interval(values: ArrayLike, patients: ArrayLike, scale: Scale, *, draws: int = 2000) -> Estimate:
     """Mean of values, of which a patient may have several, with the interval of `patient_interval`; its seed is fixed.
 
-    Args:
-        values: NaN are left out. Shape (N,).
-        patients: Patient of each value. Shape (N,).
+    Values and their patients have shape (N,); values that are NaN are left out.
     """
     values, patients = np.asarray(values, dtype=float), np.asarray(patients)
     known = np.isfinite(values)
@@ -102,14 +99,11 @@ def mean_interval(values: ArrayLike, patients: ArrayLike, scale: Scale, *, draws
 
 
 def median_interval(values: ArrayLike) -> Estimate:
-    """Median of patients' values with the binomial interval between two of them (order statistics).
+    """Median of patients' values with the binomial interval between two of them (order statistics); NaN are left out.
 
     It holds the median whatever the distribution, in at least 95%: the next narrower pair would hold it in less. With
     8 patients it reaches from the smallest to the largest value and holds it in 99.2%, with 9 from the second to the
     eighth, in 96.1%.
-
-    Args:
-        values: One value for each patient; NaN are left out. Shape (P,).
 
     Returns:
         The median; without an interval below 6 patients, of whom all lie on one side of the median in over 5%.
@@ -124,13 +118,7 @@ def median_interval(values: ArrayLike) -> Estimate:
 
 
 def hospital_interval(
-    totals: FloatArray,
-    weights: FloatArray,
-    hospitals: Sequence[str],
-    scale: Scale,
-    *,
-    draws: int,
-    rng: np.random.Generator,
+    totals: FloatArray, weights: FloatArray, hospitals: Sequence[str], scale: Scale, *, draws: int, rng: Generator
 ) -> Estimate | None:
     """The same figure with an interval over hospitals: what to expect in a hospital that took no part.
 
@@ -148,13 +136,7 @@ def hospital_interval(
 
 
 def _interval(
-    totals: FloatArray,
-    weights: FloatArray,
-    scale: Scale,
-    units: str,
-    smallest: int,
-    draws: int,
-    rng: np.random.Generator,
+    totals: FloatArray, weights: FloatArray, scale: Scale, units: str, smallest: int, draws: int, rng: Generator
 ) -> Estimate:
     """Interval over units; it holds its value: parts of patients added at the ends move the middle off 0 and 1."""
     value, lack = float(pooled_mean(totals, weights)), ""
@@ -203,13 +185,7 @@ def student_critical_value(weights: FloatArray) -> FloatArray:
 
 
 def critical_value(
-    totals: FloatArray,
-    weights: FloatArray,
-    scale: Scale,
-    smallest: int = SMALLEST_BOOTSTRAP,
-    *,
-    draws: int,
-    rng: np.random.Generator,
+    totals: FloatArray, weights: FloatArray, scale: Scale, smallest: int, *, draws: int, rng: Generator
 ) -> FloatArray:
     """Critical value by the rule: Student's, or from `smallest` units on that of resampled units. Shape (...).
 
@@ -237,24 +213,21 @@ class _Centre:
 
     def __init__(self, totals: FloatArray, weights: FloatArray, scale: Scale) -> None:
         totals, weights = np.broadcast_arrays(totals, weights)
-        self.scale = scale
-        self.weights = weights
-        self._added = scale.end_weight * len(scale.ends)
+        self.scale, self.weights = scale, weights
+        self._added, self._added_total = scale.end_weight * len(scale.ends), scale.end_weight * sum(scale.ends)
         self._factor = 1.0 if scale.is_of_hits else weights.shape[-1] / (weights.shape[-1] - 1)
-        self._weight = weights.sum(axis=-1) + self._added
-        self.mean = (totals.sum(axis=-1) + scale.end_weight * sum(scale.ends)) / self._weight
+        weight = weights.sum(axis=-1) + self._added
+        self.mean = (totals.sum(axis=-1) + self._added_total) / weight
         self.residuals = totals - self.mean[..., None] * weights
         squares = self._factor * (self.residuals**2).sum(axis=-1) + self._end_squares(self.mean)
-        self.unit_variance = self._per_variance(squares, self._weight, self.mean)
+        self.unit_variance = self._per_variance(squares, weight, self.mean)
 
     def statistic(self, counts: NDArray[np.integer]) -> FloatArray:
         """Distance of each resample's mean from the mean, in the resample's standard errors. Shape (..., K)."""
         drawn = counts.T.astype(float)  # (P, K)
         e, x = self.residuals, self.weights
         weight = x @ drawn + self._added
-        shift = (
-            e @ drawn + (self.scale.end_weight * sum(self.scale.ends) - self._added * self.mean)[..., None]
-        ) / weight
+        shift = (e @ drawn + (self._added_total - self._added * self.mean)[..., None]) / weight
         squares = (e**2) @ drawn - 2 * shift * ((e * x) @ drawn) + shift**2 * ((x**2) @ drawn)
         squares = np.where(squares > 1e-12 * ((e**2) @ drawn + 1e-300), squares, 0.0)
         mean = self.mean[..., None] + shift
@@ -274,17 +247,11 @@ class _Centre:
         return np.where(squares > 0, ratio, 1 / weight) if self.scale.name == "count" else ratio
 
 
-def seed_interval(
-    arm: FloatArray, baseline: FloatArray, weights: FloatArray, scale: Scale = DIFFERENCE
-) -> Estimate | None:
+def seed_interval(arm: FloatArray, baseline: FloatArray, weights: FloatArray, scale: Scale) -> Estimate | None:
     """Difference of two arms with patients and trainings as random: what to expect of another training.
 
-    Variance components of a two-way layout, patients by seeds, in each arm (Satterthwaite's degrees of freedom).
-
-    Args:
-        arm: What is averaged, summed in each patient, for each seed. Shape (S, P).
-        baseline: The same for the arm that it is compared with. Shape (S', P).
-        weights: What it is averaged over. Shape (P,).
+    Variance components of a two-way layout, patients by seeds, in each arm (Satterthwaite's degrees of freedom). Both
+    arms hold what is averaged, summed in each patient, for each seed: shapes (S, P) and (S', P).
 
     Returns:
         The difference; None with fewer than 3 seeds in either arm, or fewer than 2 patients.

@@ -25,7 +25,6 @@ def sign_flip_p_value(
 
     Args:
         differences: Difference of the two arms, summed in each patient. Shape (..., P).
-        draws: Number of random sign patterns.
         is_of_hits: The differences are of yes or no (tumours found, scans without a false alarm).
 
     Returns:

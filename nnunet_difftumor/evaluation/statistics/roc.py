@@ -40,7 +40,7 @@ class AreaUnderCurve:
 
     @property
     def critical_value(self) -> float:
-        """Student's."""
+        """Student's t."""
         return float(student_critical_value(np.ones(self.smaller)))
 
     @property
@@ -78,8 +78,7 @@ def area_under_curve(
     """Area under the curve with patients as clusters of scans (Obuchowski 1997; DeLong 1988 for one scan each).
 
     Args:
-        scores: Score of each scan. Shape (N,).
-        is_positive: True for scans with a tumour. Shape (N,).
+        is_positive: True for scans with a tumour. Shape (N,), as of their scores.
         patients: Number of each scan's patient, below `count`. Shape (N,).
 
     Returns:

@@ -22,10 +22,9 @@ def read_metadata(
 ) -> tuple[Frame, list[str]]:
     """Find the facts of scans in a CSV with the columns case, patient, hospital, age, sex, phase, scanner.
 
-    All columns but case may be missing, and cells may be empty.
+    All columns but case may be missing, and cells may be empty. Without a CSV every scan is a patient of its own.
 
     Args:
-        path: The CSV; None makes every scan a patient of its own.
         scans: Hospital and case of each.
         age_bins: Ages between the age groups, in years.
 
@@ -114,13 +113,12 @@ def _check_sexes(facts: Frame, path: Path) -> None:
     """Scans of one patient have one sex; if not, two patients share a name, and intervals would be wrong."""
     if "sex" not in facts:
         return
-    known = facts[facts["sex"] != NOT_RECORDED]
-    for patient, sexes in known.groupby("patient", sort=False)["sex"].unique().items():
-        if len(sexes) > 1:
-            raise DatasetError(
-                f"{path}: the patient {patient} has scans with the sex {sexes[0]!r} and {sexes[1]!r}. "
-                "Correct patient or sex; scans of two patients must not count as one."
-            )
+    known = facts[facts["sex"] != NOT_RECORDED].groupby("patient", sort=False)["sex"].unique()
+    for patient, sexes in known[known.map(len) > 1].items():
+        raise DatasetError(
+            f"{path}: the patient {patient} has scans with the sex {sexes[0]!r} and {sexes[1]!r}. "
+            "Correct patient or sex; scans of two patients must not count as one."
+        )
 
 
 def _age_group(written: str, age_bins: Sequence[float], where: str) -> str:

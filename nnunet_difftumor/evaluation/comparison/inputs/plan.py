@@ -156,11 +156,7 @@ class ComparisonSettings(SharedSettings):
 
 
 class ComparisonPlan(ComparisonSettings):
-    """What is compared, with all defaults filled in.
-
-    Attributes:
-        path: The file that it was read from.
-    """
+    """What is compared, with all defaults filled in, and the file that it was read from."""
 
     path: Path
     title: str = Field()
@@ -188,10 +184,9 @@ def read_experiment(path: Path) -> ComparisonPlan:
     written = check(content, ComparisonSettings, path, "the experiment", folder=folder)
     models = tuple(_completed(model, f"{path}, models[{number}]") for number, model in enumerate(written.models))
     check_names("hospitals", [hospital.name for hospital in written.hospitals], path)
-    _check_seeds(models, path)
+    for problem in _problems(models, written.hospitals):
+        raise ConfigurationError(f"{path}: {problem}")
     check_names("models", [model.name for model in models], path)
-    for lack in _lacks(models, written.hospitals):
-        raise ConfigurationError(f"{path}: {lack}")
     arms = list(dict.fromkeys(model.arm for model in models))
     baseline = written.baseline or arms[0]
     if baseline not in arms:
@@ -244,18 +239,15 @@ def check_names(key: str, names: Sequence[str], path: Path) -> None:
         files[file] = name
 
 
-def _check_seeds(models: Sequence[Model], path: Path) -> None:
+def _problems(models: Sequence[Model], hospitals: Sequence[Hospital]) -> Iterator[str]:
+    """What keeps models from being told apart, or from being scored in hospitals."""
     for arm in dict.fromkeys(model.arm for model in models):
         seeds = [model.seed for model in models if model.arm == arm]
         if len(seeds) > 1 and (None in seeds or len(set(seeds)) < len(seeds)):
-            raise ConfigurationError(
-                f"{path}: the arm {arm!r} has {len(seeds)} models with the seeds {seeds}. Give each a seed of its own, "
-                "or another arm."
+            yield (
+                f"the arm {arm!r} has {len(seeds)} models with the seeds {seeds}. Give each a seed of its own, or "
+                "another arm."
             )
-
-
-def _lacks(models: Sequence[Model], hospitals: Sequence[Hospital]) -> Iterator[str]:
-    """What keeps models from being scored in hospitals."""
     for model in models:
         written = model.predictions or model.scores
         if written is not None and len(hospitals) > 1 and HOSPITAL_PLACEHOLDER not in written:

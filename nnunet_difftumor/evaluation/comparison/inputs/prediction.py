@@ -44,13 +44,10 @@ def cases_to_predict(model: Model, hospital: Hospital, folder: Path) -> tuple[st
 def predict_missing(
     model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: RunCommand = run_logged
 ) -> tuple[str, ...]:
-    """Predict the cases of a hospital that have a reference and no prediction of their images yet.
+    """Predict the cases of a hospital that have a reference and no prediction of their images yet, and return them.
 
     Predictions appear whole: nnU-Net writes into a folder of its own, from which they are moved. What an
     interrupted run finished is kept.
-
-    Returns:
-        The cases that were predicted.
 
     Raises:
         OutputExistsError: If the folder holds predictions of another model or other settings, or some that do not say
@@ -115,12 +112,11 @@ def _claim(model: Model, settings: PredictionSettings, folder: Path) -> None:
     The stamps of the checkpoints tell models apart; a model that was moved is the same one.
     """
     assert model.trained is not None
-    checkpoints = [model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds]
     source = {
         "trained": str(model.trained),
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
-        "checkpoint_stamps": [stamp_of(path) for path in checkpoints],
+        "checkpoint_stamps": [stamp_of(model.trained / f"fold_{fold}" / model.checkpoint) for fold in model.folds],
         **settings.model_dump(include={"mirroring", "step_size", "probabilities", "cpu_bfloat16"}),
     }
     path = folder / _SOURCE_FILE
@@ -146,19 +142,13 @@ def _collect(folder: Path) -> None:
     if not unfinished.is_dir():
         return
     for path in sorted(unfinished.iterdir()):
-        if file_ending(path) is not None and not _is_whole(path):
-            path.unlink()
-        else:
+        try:
+            if file_ending(path) is not None:
+                read_labels(path)
             os.replace(path, folder / path.name)
+        except CorruptImageError:
+            path.unlink()
     unfinished.rmdir()
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        read_labels(path)
-    except CorruptImageError:
-        return False
-    return True
 
 
 def _images_of(model: Model, hospital: Hospital, cases: Iterable[str]) -> dict[str, list[Path]]:

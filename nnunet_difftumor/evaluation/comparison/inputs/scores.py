@@ -112,11 +112,7 @@ def _read_summary(folder: Path) -> Mapping[str, Any]:
 
 
 def _read_tables(folder: Path, labels: Sequence[str] | None) -> tuple[Frame, Frame]:
-    """cases.csv of tumour labels, with `is_clean` (1 without a false positive, else 0), and tumors.csv.
-
-    Args:
-        labels: Tumour labels to keep; None keeps all.
-    """
+    """cases.csv of all or some tumour labels, with `is_clean` (1 without a false positive, else 0), and tumors.csv."""
     paths = folder / CASES_FILE, folder / TUMORS_FILE
     cases, tumors = read_scores(paths[0], list(columns_of(LabelScores))), read_scores(paths[1], _TUMOR_COLUMNS)
     cases = cases[cases["reference_tumors"].notna()]  # organs have no tumours to count

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from nnunet_difftumor.evaluation.comparison.analysis import Finding
+from nnunet_difftumor.evaluation.comparison.analysis import SIZE, Finding
 from nnunet_difftumor.evaluation.comparison.measures import SIZE_MEASURES, TUMOR_DICE, TUMORS
 from nnunet_difftumor.evaluation.comparison.text import counted, show_estimate
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
@@ -20,8 +20,6 @@ _INK, _SOFT, _LINE, _ACCENT = "#1c2430", "#5b6675", "#dfe4ea", "#14618f"
 _ARM_COLORS = ("#5b6675", "#14618f", "#c2571a", "#2f7d4f", "#8a3d8f", "#a08000")
 _WIDTH, _WORDS_LEFT, _WORDS_RIGHT = 11.5, 3.2, 2.7
 """Width of a figure, and of the words beside a forest plot, in inches."""
-
-_HEADINGS = {"size": "Diameter", "hospital": "Hospital", "age": "Age", "sex": "Sex", "phase": "Phase"}
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,7 @@ class _Row:
 
 
 def draw_forest(figures: Sequence[Finding], arm: str) -> Figure:
-    """Draw an arm's figures of one measure, in all groups and in all patients.
-
-    Args:
-        figures: Those of all arms, as `Findings.shown` gives them; their plots have one range.
-    """
+    """Draw those figures of `Findings.shown` that are an arm's, in the range of all of them."""
     rows_of = {name: _forest_rows([each for each in figures if each.arm == name]) for name in _arms_of(figures)}
     everyone, rows = next(each for each in figures if each.arm == arm), rows_of[arm]
     measure, is_difference = everyone.measure, bool(everyone.baseline)
@@ -48,14 +42,13 @@ def draw_forest(figures: Sequence[Finding], arm: str) -> Figure:
     axis = figure.add_axes((words / _WIDTH, 0.62 / height, width / _WIDTH, 1 - 1.05 / height))
     for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
         _draw_row(axis, row, place, 1 / width, words, is_difference=is_difference)
-    axis.set_xlim(*_range_of([row for each in rows_of.values() for row in each]))
+    limits = _range_of([row for each in rows_of.values() for row in each])
+    axis.set(xlim=limits, ylim=(-0.8, len(rows) - 0.2), yticks=[])
     caption = f"{measure.title}, with 95% interval"
     if is_difference:
         axis.axvline(0, color=_SOFT, linewidth=0.9, zorder=0)
         better = arm if measure.is_better_high else everyone.baseline
         caption = f"difference in {caption}; to the right: {better} is better"
-    axis.set_ylim(-0.8, len(rows) - 0.2)
-    axis.set_yticks([])
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.tick_params(labelsize=8, colors=_SOFT)
     axis.set_xlabel(caption, fontsize=9, color=_INK)
@@ -73,7 +66,7 @@ def _forest_rows(figures: Sequence[Finding]) -> list[_Row]:
     everyone, *of_groups = figures
     rows = []
     for kind, own in itertools.groupby(of_groups, key=lambda each: each.group.kind):
-        rows.append(_Row(_HEADINGS.get(kind, kind.capitalize()), "", None))
+        rows.append(_Row("Diameter" if kind == SIZE else kind.capitalize(), "", None))
         rows += [_Row(f"  {each.group.name}", _count(each), each.estimate) for each in own]
     rows.append(_Row("All patients", _count(everyone), everyone.estimate, is_diamond=True))
     if everyone.over_hospitals is not None:
@@ -124,8 +117,7 @@ def draw_sizes(figures: Sequence[Finding]) -> Figure:
         for number, own in enumerate(of_arms):
             _draw_arm_by_size(axis, own, number, len(arms))
         axis.set_xticks(range(len(of_arms[0])), [_tick(each) for each in of_arms[0]])
-        axis.set_xlim(-0.6, len(of_arms[0]) - 0.4)
-        axis.set_ylim(0, 1.02)
+        axis.set(xlim=(-0.6, len(of_arms[0]) - 0.4), ylim=(0, 1.02))
         axis.set_title(measure.title, fontsize=10, color=_INK)
         axis.set_ylabel("mean Dice" if measure is TUMOR_DICE else "share of tumours", fontsize=9, color=_INK)
         axis.set_xlabel("diameter of the tumour", fontsize=9, color=_INK)

@@ -55,10 +55,9 @@ def write_report(
 
 def _remove_earlier(output: Path) -> None:
     """Tables and pictures of an earlier run would stay if an arm or label has gone since."""
-    for folder, endings in ((TABLES_FOLDER, (".csv", ".tex")), (FIGURES_FOLDER, (".png",))):
-        for path in output.joinpath(folder).glob("*"):
-            if path.suffix in endings:
-                path.unlink()
+    for pattern in (f"{TABLES_FOLDER}/*.csv", f"{TABLES_FOLDER}/*.tex", f"{FIGURES_FOLDER}/*.png"):
+        for path in output.glob(pattern):
+            path.unlink()
 
 
 def _draw(findings: Findings, label: str, primary: Measure, folder: Path) -> dict[str, Any]:

@@ -57,17 +57,9 @@ class Table:
         return "\n".join([*start, *body, r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-_LATEX_SPECIAL = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        **{character: "\\" + character for character in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": "$<$",
-        ">": "$>$",
-        "\n": " ",
-    }
-)
+_LATEX_NAMED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX_ESCAPED = {character: "\\" + character for character in "&%$#_{}"}
+_LATEX_SPECIAL = str.maketrans({**_LATEX_NAMED, **_LATEX_ESCAPED, "<": "$<$", ">": "$>$", "\n": " "})
 _MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
 
 
