@@ -25,7 +25,6 @@ from nnunet_difftumor.evaluation.statistics.roc import AreaUnderCurve
 from nnunet_difftumor.evaluation.statistics.scales import FloatArray, pooled_mean
 
 ALL, SIZE, HOSPITAL = "all", "size", "hospital"
-SEED_COLUMNS = ["label", "measure", "arm", "model", "seed", "value"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def analyze(study: StudyScores, experiment: ComparisonPlan) -> Findings:
     return Findings(
         arms=tuple(each for each in figures if not each.baseline),
         differences=tuple(_adjust([each for each in figures if each.baseline])),
-        seeds=pd.DataFrame(seeds, columns=SEED_COLUMNS),
+        seeds=pd.DataFrame(seeds, columns=["label", "measure", "arm", "model", "seed", "value"]),
     )
 
 
@@ -237,13 +236,12 @@ class _Means(_Question):
         settings = self.experiment.statistics
         if not self.patients:
             return measures.EMPTY
-        needs = [f"{settings.minimum_patients} patients"] if self.patients < settings.minimum_patients else []
-        if self.measure.of == measures.TUMORS and self.items < settings.minimum_tumors:
-            needs.insert(0, f"{settings.minimum_tumors} tumours")
-        if not needs:
-            return ""
-        tumors = f"{counted(self.items, 'tumour')} in " if self.measure.of == measures.TUMORS else ""
-        return f"{measures.TOO_FEW}: {tumors}{counted(self.patients, 'patient')}; {' and '.join(needs)} needed"
+        counts = [(self.patients, "patient", settings.minimum_patients)]
+        if self.measure.of == measures.TUMORS:
+            counts.insert(0, (self.items, "tumour", settings.minimum_tumors))
+        needs = [f"{least} {noun}s" for count, noun, least in counts if count < least]
+        found = " in ".join(counted(count, noun) for count, noun, _ in counts)
+        return f"{measures.TOO_FEW}: {found}; {' and '.join(needs)} needed" if needs else ""
 
     def figure(self, arm: str, baseline: str) -> dict[str, Any]:
         arms = [name for name in (arm, baseline) if name]

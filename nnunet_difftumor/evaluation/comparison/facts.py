@@ -34,10 +34,7 @@ def collect_facts(study: StudyScores, experiment: ComparisonPlan, findings: Find
         "primary": primary.key,
         "primary_title": primary.title,
         "primary_meaning": primary.meaning,
-        "arms": [
-            {"name": arm, "models": [_model_facts(model) for model in experiment.models_of(arm)]}
-            for arm in experiment.arms
-        ],
+        "arms": [{"name": arm, "models": [*map(_model_facts, experiment.models_of(arm))]} for arm in experiment.arms],
         "hospitals": [
             {"name": each.name, **_counts(*(table[table["hospital"] == each.name] for table in (scans, tumors)))}
             for each in experiment.hospitals

@@ -29,9 +29,7 @@ def show_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
 def show_estimate(estimate: Estimate, *, signed: bool = False) -> str:
     """Write a figure with its interval in brackets, or say why there is none."""
     value, interval = show_value(estimate.value, signed=signed), show_interval(estimate, signed=signed)
-    if interval:
-        return f"{value} ({interval})"
-    return f"{value} ({estimate.method})" if value != DASH else estimate.method
+    return estimate.method if value == DASH else f"{value} ({interval or estimate.method})"
 
 
 def show_p_value(p_value: float) -> str:

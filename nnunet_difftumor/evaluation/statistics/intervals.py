@@ -117,6 +117,14 @@ def median_interval(values: ArrayLike) -> Estimate:
     return Estimate(float(np.median(known)), float(ends.low), float(ends.high), method)
 
 
+def wilson_interval(successes: int, trials: int) -> Estimate:
+    """Share of independent trials that worked, with Wilson's interval."""
+    if trials == 0:
+        return NOT_MEASURED
+    ends = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(successes / trials, float(ends.low), float(ends.high), "Wilson")
+
+
 def hospital_interval(
     totals: FloatArray, weights: FloatArray, hospitals: Sequence[str], scale: Scale, *, draws: int, rng: Generator
 ) -> Estimate | None:

@@ -56,10 +56,9 @@ def wilcoxon_p_value(differences: FloatArray) -> FloatArray:
         p-value. Shape (...); 1 where no patient differs.
     """
     has_any = np.any(differences, axis=-1)
-    tested = stats.wilcoxon(
-        np.where(has_any[..., None], differences, 1.0), axis=-1, zero_method="pratt", method="approx"
-    )
-    return np.where(has_any, np.asarray(tuple(tested)[1]), 1.0)
+    tested = np.where(has_any[..., None], differences, 1.0)
+    _, p_value = tuple(stats.wilcoxon(tested, axis=-1, zero_method="pratt", method="approx"))
+    return np.where(has_any, np.asarray(p_value), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

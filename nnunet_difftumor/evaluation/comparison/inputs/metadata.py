@@ -42,7 +42,7 @@ def read_metadata(
         return facts, ["There is no metadata: every scan counts as a patient of its own."]
     table, notes = _read_table(path)
     rows = _rows_of(table, scans, path)
-    patients = rows["patient"] if "patient" in rows else pd.Series("", index=rows.index)
+    patients = rows["patient"].tolist() if "patient" in rows else [""] * len(rows)
     facts = pd.DataFrame({"patient": _patients(scans, patients)}, index=index)
     if "age" in rows:
         lines = zip(rows["age"], rows["line"], strict=True)
@@ -53,7 +53,7 @@ def read_metadata(
     _check_sexes(facts, path)
     if "patient" not in rows:
         notes.append("The metadata name no patients: every scan counts as a patient of its own.")
-    elif nameless := int((patients == "").sum()):
+    elif nameless := patients.count(""):
         notes.append(
             f"The metadata name no patient for {nameless} of {len(rows)} scans: each of these counts as a patient of "
             "its own."
@@ -83,8 +83,7 @@ def _rows_of(table: Frame, scans: Sequence[tuple[str, str]], path: Path) -> Fram
     has_hospital = "hospital" in table
     if not has_hospital and len({case for _, case in scans}) < len(scans):
         raise DatasetError(f"{path} needs a column hospital, because several hospitals have cases of one name.")
-    wanted = pd.DataFrame(scans, columns=_SCAN)
-    rows: Frame = wanted.merge(table, how="left", on=_SCAN if has_hospital else "case")
+    rows: Frame = pd.DataFrame(scans, columns=_SCAN).merge(table, how="left", on=_SCAN if has_hospital else "case")
     names = rows["hospital"] + "/" + rows["case"]
     missing = names[rows["line"].isna()]
     if len(missing):

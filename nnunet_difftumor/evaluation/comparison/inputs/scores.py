@@ -133,9 +133,8 @@ def _read_tables(folder: Path, labels: Sequence[str] | None) -> tuple[Frame, Fra
 
 def _require_values(table: Frame, columns: Sequence[str], path: Path) -> None:
     for name in columns:
-        empty = table[table[name].isna()]
-        if len(empty):
-            raise DatasetError(f"{path}: {name} of {empty.iloc[0]['case']} is empty, but it has a tumour. Score again.")
+        for case in table.loc[table[name].isna(), "case"]:
+            raise DatasetError(f"{path}: {name} of {case} is empty, but it has a tumour. Score again.")
 
 
 def _require_same(table: Frame, models: list[str], key: list[str], columns: list[str]) -> None:

@@ -191,10 +191,9 @@ def write_complete_tables(findings: Findings, folder: Path) -> None:
 
 def _numbers(figure: Finding) -> dict[str, Any]:
     """Columns of arms.csv and differences.csv, and more."""
-    group, estimate = figure.group, figure.estimate
-    row = {**vars(figure), "measure": figure.measure.key, "group_kind": group.kind, "group": group.name}
-    row |= {"value": estimate.value, "interval": estimate.method, "p": figure.p_value}
-    ends = {"": estimate, "_over_hospitals": figure.over_hospitals, "_over_seeds": figure.over_seeds}
+    row = {**vars(figure), "measure": figure.measure.key, "group_kind": figure.group.kind, "group": figure.group.name}
+    row |= {"value": figure.estimate.value, "interval": figure.estimate.method, "p": figure.p_value}
+    ends = {"": figure.estimate, "_over_hospitals": figure.over_hospitals, "_over_seeds": figure.over_seeds}
     for name, each in ends.items():
         row |= {f"low{name}": each.low, f"high{name}": each.high} if each is not None else {}
     return row
