@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nnunet_difftumor.cases.healthy import count_label_voxels
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import SharedSettings
-from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_shared_names
+from nnunet_difftumor.evaluation.comparison.inputs.trained_models import refuse_shared_names
 from nnunet_difftumor.evaluation.comparison.measures import SPECIFICITY
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 from nnunet_difftumor.study.data_views import StudyData

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from nnunet_difftumor.evaluation.comparison.run import Comparison
 
 DESCRIPTION = """Compare models over hospitals, with the patient as the unit.
 
@@ -45,36 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the comparison."""
+    from nnunet_difftumor.errors import list_some
     from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
     from nnunet_difftumor.evaluation.comparison.run import compare, plan
-
-    if args.check:
-        for todo in plan(args.experiment, args.output):
-            listed = ", ".join(todo.missing[:5]) + (" ..." if len(todo.missing) > 5 else "")
-            print(f"{todo.model}, {todo.hospital}: {len(todo.missing)} scans to predict{f' ({listed})' * bool(listed)}")
-        print(f"{args.experiment} is well formed.")
-        return 0
-    comparison = compare(args.experiment, args.output, overwrite=args.overwrite)
-    _print_primary(comparison)
-    print(f"Look at {args.output / REPORT_FILE}.")
-    return 0
-
-
-def _print_primary(comparison: Comparison) -> None:
-    from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE
-    from nnunet_difftumor.evaluation.comparison.measures import measure_of
     from nnunet_difftumor.evaluation.comparison.text import show_estimate, show_p_value
 
-    experiment = comparison.experiment
-    title = measure_of(experiment.primary).title
-    for label in comparison.facts["labels"]:
-        for arm in experiment.arms:
-            figure = comparison.findings.arm(label, experiment.primary, EVERYONE, arm)
-            if figure is not None:
-                print(f"{title}, {label}, {arm}: {show_estimate(figure.estimate)}")
-        for arm in experiment.arms[1:]:
-            figure = comparison.findings.difference(label, experiment.primary, EVERYONE, arm)
-            if figure is not None:
-                text = show_estimate(figure.estimate, signed=True)
-                p_value = show_p_value(figure.p_holm)
-                print(f"{title}, {label}, {arm} minus {experiment.baseline}: {text}; p after Holm {p_value}")
+    if args.check:
+        for (model, hospital), cases in plan(args.experiment, args.output).items():
+            print(f"{model}, {hospital}: {len(cases)} scans to predict{f' ({list_some(cases)})' if cases else ''}")
+        print(f"{args.experiment} is well formed.")
+        return 0
+    for figure in compare(args.experiment, args.output, overwrite=args.overwrite):
+        text = show_estimate(figure.estimate, signed=bool(figure.baseline))
+        p_value = f"; p after Holm {show_p_value(figure.p_holm)}" if figure.baseline else ""
+        print(f"{figure.measure.title}, {figure.label}, {figure.name}: {text}{p_value}")
+    print(f"Look at {args.output / REPORT_FILE}.")
+    return 0

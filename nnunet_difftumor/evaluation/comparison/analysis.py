@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_difftumor.evaluation.comparison import measures
-from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan
+from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, StatisticsSettings
 from nnunet_difftumor.evaluation.comparison.inputs.scores import StudyScores
 from nnunet_difftumor.evaluation.comparison.measures import Measure, measure_of
 from nnunet_difftumor.evaluation.comparison.text import counted
@@ -21,19 +22,14 @@ from nnunet_difftumor.evaluation.scoring.tables import Frame
 from nnunet_difftumor.evaluation.statistics import intervals, paired_tests, roc
 from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate
 from nnunet_difftumor.evaluation.statistics.roc import AreaUnderCurve
-from nnunet_difftumor.evaluation.statistics.scales import FloatArray, Scale, pooled_mean
+from nnunet_difftumor.evaluation.statistics.scales import FloatArray, pooled_mean
 
 ALL, SIZE, HOSPITAL = "all", "size", "hospital"
-SEED_COLUMNS = ["label", "measure", "arm", "model", "seed", "value"]
 
 
 @dataclass(frozen=True)
 class Group:
-    """A group of patients or tumours.
-
-    Attributes:
-        kind: "all", "size", "hospital", "age", "sex", "phase" or "scanner".
-    """
+    """A group of patients or tumours; its kind is "all", "size", "hospital", "age", "sex", "phase" or "scanner"."""
 
     kind: str
     name: str
@@ -59,7 +55,7 @@ class Finding:
     """
 
     label: str
-    measure: str
+    measure: Measure
     group: Group
     arm: str
     baseline: str
@@ -72,52 +68,44 @@ class Finding:
     test: str = ""
     p_holm: float = math.nan
 
+    @property
+    def name(self) -> str:
+        """The arm, or "arm minus baseline"."""
+        return f"{self.arm} minus {self.baseline}" if self.baseline else self.arm
+
 
 @dataclass(frozen=True, eq=False)
 class Findings:
     """All figures.
 
     Attributes:
-        differences: Figures of arms minus the baseline.
+        arms: Figures of arms, by label, group, measure and arm.
+        differences: Figures of arms minus the baseline, by measure, label, group and arm.
         seeds: One row for each measure and training of arms with several, with the columns of seeds.csv.
-        groups: All groups, in the order of the tables.
     """
 
     arms: tuple[Finding, ...]
     differences: tuple[Finding, ...]
     seeds: Frame
-    groups: tuple[Group, ...]
 
-    def arm(self, label: str, measure: str, group: Group, arm: str) -> Finding | None:
-        """Find the figure of an arm."""
-        return _find(self.arms, (label, measure, group, arm))
-
-    def difference(self, label: str, measure: str, group: Group, arm: str) -> Finding | None:
-        """Find the difference of an arm to the baseline."""
-        return _find(self.differences, (label, measure, group, arm))
-
-
-def _find(figures: Sequence[Finding], wanted: tuple[str, str, Group, str]) -> Finding | None:
-    return next((each for each in figures if (each.label, each.measure, each.group, each.arm) == wanted), None)
+    def shown(self, label: str, measure: Measure) -> list[Finding]:
+        """Figures of a measure in all groups: differences, or those of the only arm."""
+        return [each for each in self.differences or self.arms if (each.label, each.measure) == (label, measure)]
 
 
 def analyze(study: StudyScores, experiment: ComparisonPlan) -> Findings:
     """Compute all figures."""
-    groups = _groups(study, experiment)
     figures: list[Finding] = []
     seeds: list[tuple[Any, ...]] = []
-    for label in study.labels:
-        for group in groups:
-            for measure in measures_of(group.kind, experiment):
-                question = (_Areas if measure is measures.AUROC else _Means)(study, experiment, label, measure, group)
-                figures += _figures(question)
-                if group == EVERYONE:
-                    seeds += _seeds(question)
+    for label, group in itertools.product(study.labels, _groups(study, experiment)):
+        for measure in measures_of(group.kind, experiment):
+            question = (_Areas if measure is measures.AUROC else _Means)(study, experiment, label, measure, group)
+            figures += _figures(question)
+            seeds += _seeds(question) if group == EVERYONE else ()
     return Findings(
         arms=tuple(each for each in figures if not each.baseline),
         differences=tuple(_adjust([each for each in figures if each.baseline])),
-        seeds=pd.DataFrame(seeds, columns=SEED_COLUMNS),
-        groups=groups,
+        seeds=pd.DataFrame(seeds, columns=["label", "measure", "arm", "model", "seed", "value"]),
     )
 
 
@@ -127,13 +115,13 @@ def _figures(question: _Means | _Areas) -> Iterator[Finding]:
     for arm, compared_with in (*((arm, "") for arm in (baseline, *others)), *((arm, baseline) for arm in others)):
         yield Finding(
             label=question.label,
-            measure=question.measure.key,
+            measure=question.measure,
             group=question.group,
             arm=arm,
             baseline=compared_with,
             patients=question.patients,
             items=question.items,
-            **(question.difference(arm, baseline) if compared_with else question.of_arm(arm)),
+            **question.figure(arm, compared_with),
         )
 
 
@@ -142,27 +130,22 @@ def _seeds(question: _Means | _Areas) -> Iterator[tuple[Any, ...]]:
     values = question.values_of_models()
     for arm in question.experiment.arms if values else ():
         models = question.experiment.models_of(arm)
-        for model in models:
-            if model.seed is not None and len(models) > 1:
-                value = values[question.models[model.name]]
-                yield question.label, question.measure.key, arm, model.name, model.seed, value
+        for model in models if len(models) > 1 else ():
+            yield question.label, question.measure.key, arm, model.name, model.seed, values[question.models[model.name]]
 
 
 def _groups(study: StudyScores, experiment: ComparisonPlan) -> tuple[Group, ...]:
-    settings = experiment.statistics
-    groups = [EVERYONE]
-    groups += [Group(SIZE, name) for name, _, _ in bins_of(settings.size_bins_mm, "mm")]
+    names = {SIZE: [name for name, _, _ in bins_of(experiment.statistics.size_bins_mm, "mm")]}
     if len(experiment.hospitals) > 1:
-        groups += [Group(HOSPITAL, hospital.name) for hospital in experiment.hospitals]
-    for kind in study.group_kinds:
-        groups += [Group(kind, name) for name in groups_of(study, experiment, kind)]
-    return tuple(groups)
+        names[HOSPITAL] = [hospital.name for hospital in experiment.hospitals]
+    names |= {kind: groups_of(study, experiment, kind) for kind in study.group_kinds}
+    return (EVERYONE, *(Group(kind, name) for kind, own in names.items() for name in own))
 
 
-def groups_of(study: StudyScores, experiment: ComparisonPlan, kind: str) -> tuple[str, ...]:
+def groups_of(study: StudyScores, experiment: ComparisonPlan, kind: str) -> list[str]:
     """Names of the groups of a kind that the metadata know: ages by age, others by name."""
     first = [name for name, _, _ in bins_of(experiment.statistics.age_bins, "years")] if kind == "age" else []
-    return (*first, *sorted(set(study.cases[kind]) - set(first)))
+    return [*first, *sorted(set(study.cases[kind]) - set(first))]
 
 
 def measures_of(kind: str, experiment: ComparisonPlan) -> tuple[Measure, ...]:
@@ -173,6 +156,12 @@ def measures_of(kind: str, experiment: ComparisonPlan) -> tuple[Measure, ...]:
     return shown if primary in shown else (primary, *shown)
 
 
+def is_of_size(tumors: Frame, name: str, settings: StatisticsSettings) -> Any:
+    """Say of every tumour whether its diameter is in a size bin."""
+    ends_mm = {name: ends for name, *ends in bins_of(settings.size_bins_mm, "mm")}[name]
+    return tumors[f"{settings.size_diameter}_diameter_mm"].between(*ends_mm, inclusive="left")
+
+
 def _adjust(differences: Sequence[Finding]) -> Iterator[Finding]:
     """Holm over all arms, organs and size bins of a measure."""
     for measure in dict.fromkeys(each.measure for each in differences):
@@ -181,19 +170,23 @@ def _adjust(differences: Sequence[Finding]) -> Iterator[Finding]:
         yield from (replace(each, p_holm=value) for each, value in zip(family, adjusted, strict=True))
 
 
+@dataclass(eq=False)
 class _Question:
     """One measure of one label in one group: what both kinds of measure share.
 
-    Both have `patients` and `items`, `lack` (why there is no interval and no test; empty if there is), estimates
-    `of_arm` and of a `difference` by fields of `Finding`, and `values_of_models`, empty if nothing can be measured.
+    Both have `patients` and `items`, `lack` (why there is no interval and no test; empty if there is), the `figure` of
+    an arm or of its difference to a baseline by fields of `Finding`, and `values_of_models`, empty if nothing can be
+    measured.
     """
 
-    def __init__(
-        self, study: StudyScores, experiment: ComparisonPlan, label: str, measure: Measure, group: Group
-    ) -> None:
-        self.study, self.experiment = study, experiment
-        self.label, self.measure, self.group = label, measure, group
-        self.models = {model.name: number for number, model in enumerate(experiment.models)}
+    study: StudyScores
+    experiment: ComparisonPlan
+    label: str
+    measure: Measure
+    group: Group
+
+    def __post_init__(self) -> None:
+        self.models = {model.name: number for number, model in enumerate(self.experiment.models)}
 
     def models_of(self, arm: str) -> list[int]:
         return [self.models[model.name] for model in self.experiment.models_of(arm)]
@@ -207,30 +200,25 @@ class _Question:
         """Say of every row whether it belongs to the label and the group."""
         keep: Any = table["label"] == self.label
         if self.group.kind == SIZE:
-            settings = self.experiment.statistics
-            ends_mm = {name: ends for name, *ends in bins_of(settings.size_bins_mm, "mm")}[self.group.name]
-            return keep & table[f"{settings.size_diameter}_diameter_mm"].between(*ends_mm, inclusive="left")
+            return keep & is_of_size(table, self.group.name, self.experiment.statistics)
         return keep if self.group.kind == ALL else keep & (table[self.group.kind] == self.group.name)
 
 
 class _Means(_Question):
     """A measure that is a ratio of sums over patients."""
 
-    def __init__(
-        self, study: StudyScores, experiment: ComparisonPlan, label: str, measure: Measure, group: Group
-    ) -> None:
-        super().__init__(study, experiment, label, measure, group)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         table = self._rows()
         of_patients, names = pd.factorize(table["patient"])
         self.patients = len(names)
-        shape = (len(self.models), self.patients)
         flat = table["model"].map(self.models).to_numpy(dtype=int) * self.patients + of_patients
-        sums = np.bincount(flat, weights=table[measure.column].astype(float), minlength=shape[0] * shape[1])
-        counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
-        self.totals: FloatArray = np.asarray(sums, dtype=float).reshape(shape)  # (M, P)
-        self.weights: FloatArray = counts[0]  # (P,): the same scans and tumours for every model
+        cells = len(self.models) * self.patients
+        sums = np.bincount(flat, weights=table[self.measure.column].astype(float), minlength=cells)
+        self.totals: FloatArray = np.asarray(sums, dtype=float).reshape(len(self.models), -1)  # (M, P)
+        self.weights = np.bincount(of_patients) / len(self.models)  # (P,): the same scans and tumours for every model
         self.items = int(self.weights.sum())
-        if measure.weighs_patients_alike:
+        if self.measure.weighs_patients_alike:
             self.totals, self.weights = self.totals / self.weights, np.ones(self.patients)
         self.hospitals = table.drop_duplicates("patient")["hospital"].tolist()
         self.lack = self._lack()
@@ -248,55 +236,40 @@ class _Means(_Question):
         settings = self.experiment.statistics
         if not self.patients:
             return measures.EMPTY
-        needs = [f"{settings.minimum_patients} patients"] if self.patients < settings.minimum_patients else []
-        if self.measure.of == measures.TUMORS and self.items < settings.minimum_tumors:
-            needs.insert(0, f"{settings.minimum_tumors} tumours")
-        if not needs:
-            return ""
-        tumors = f"{counted(self.items, 'tumour')} in " if self.measure.of == measures.TUMORS else ""
-        return f"{measures.TOO_FEW}: {tumors}{counted(self.patients, 'patient')}; {' and '.join(needs)} needed"
+        counts = [(self.patients, "patient", settings.minimum_patients)]
+        if self.measure.of == measures.TUMORS:
+            counts.insert(0, (self.items, "tumour", settings.minimum_tumors))
+        needs = [f"{least} {noun}s" for count, noun, least in counts if count < least]
+        found = " in ".join(counted(count, noun) for count, noun, _ in counts)
+        return f"{measures.TOO_FEW}: {found}; {' and '.join(needs)} needed" if needs else ""
 
-    def _totals_of(self, arm: str) -> FloatArray:
-        """Mean of the seeds. Shape (P,)."""
-        return self.totals[self.models_of(arm)].mean(axis=0)
-
-    def of_arm(self, arm: str) -> dict[str, Any]:
-        return self._estimates(self._totals_of(arm), self.measure.scale, arm)
-
-    def difference(self, arm: str, baseline: str) -> dict[str, Any]:
-        totals = self._totals_of(arm) - self._totals_of(baseline)
-        estimates = self._estimates(totals, self.measure.difference_scale, arm, baseline)
-        if self.lack:
-            return estimates
-        of_arm, of_baseline = (self.totals[self.models_of(each)] for each in (arm, baseline))
-        over_seeds = intervals.seed_interval(of_arm, of_baseline, self.weights, self.measure.difference_scale)
-        return {**estimates, "over_seeds": over_seeds, **self._test(totals, arm)}
-
-    def _estimates(self, totals: FloatArray, scale: Scale, *names: str) -> dict[str, Estimate | None]:
-        """Interval over patients, and over hospitals where there are enough."""
+    def figure(self, arm: str, baseline: str) -> dict[str, Any]:
+        arms = [name for name in (arm, baseline) if name]
+        of_arms = [self.totals[self.models_of(name)] for name in arms]  # of each (S, P)
+        totals, *of_baseline = (of_seeds.mean(axis=0) for of_seeds in of_arms)
+        totals = totals - sum(of_baseline)
         if self.lack:
             value = float(pooled_mean(totals, self.weights)) if self.group == EVERYONE else math.nan
             return {"estimate": Estimate(value, math.nan, math.nan, self.lack)}
-        draws = self.experiment.statistics.draws
-        estimate = intervals.patient_interval(totals, self.weights, scale, draws=draws, rng=self.rng(*names))
-        if self.group.kind == HOSPITAL:
-            return {"estimate": estimate}
-        over_hospitals = intervals.hospital_interval(
-            totals, self.weights, self.hospitals, scale, draws=draws, rng=self.rng("hospitals", *names)
-        )
-        return {"estimate": estimate, "over_hospitals": over_hospitals}
+        data, draws = (totals, self.weights), self.experiment.statistics.draws
+        scale = self.measure.difference_scale if baseline else self.measure.scale
+        found: dict[str, Any] = {"estimate": intervals.patient_interval(*data, scale, draws=draws, rng=self.rng(*arms))}
+        if self.group.kind != HOSPITAL:
+            rng = self.rng("hospitals", *arms)
+            found["over_hospitals"] = intervals.hospital_interval(*data, self.hospitals, scale, draws=draws, rng=rng)
+        if baseline:
+            found["over_seeds"] = intervals.seed_interval(of_arms[0], of_arms[1], self.weights, scale)
+            found |= self._test(totals, arm)
+        return found
 
     def _test(self, totals: FloatArray, arm: str) -> dict[str, Any]:
         if self.group.kind not in (ALL, SIZE):
             return {}
         if self.measure.weighs_patients_alike and len(totals) >= intervals.SMALLEST_BOOTSTRAP:
             return {"p_value": float(paired_tests.wilcoxon_p_value(totals)), "test": "Wilcoxon signed-rank"}
-        p_value = paired_tests.sign_flip_p_value(
-            totals,
-            draws=self.experiment.statistics.draws,
-            rng=self.rng("test", arm),
-            is_of_hits=self.measure.scale.is_of_hits,
-        )
+        draws, is_of_hits = self.experiment.statistics.draws, self.measure.scale.is_of_hits
+        rng = self.rng("test", arm)
+        p_value = paired_tests.sign_flip_p_value(totals, draws=draws, rng=rng, is_of_hits=is_of_hits)
         return {"p_value": float(p_value), "test": "permutation"}
 
     def values_of_models(self) -> list[float]:
@@ -306,52 +279,41 @@ class _Means(_Question):
 class _Areas(_Question):
     """The area under the ROC curve."""
 
-    def __init__(
-        self, study: StudyScores, experiment: ComparisonPlan, label: str, measure: Measure, group: Group
-    ) -> None:
-        super().__init__(study, experiment, label, measure, group)
-        table = study.cases[self.in_group(study.cases)]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        table = self.study.cases[self.in_group(self.study.cases)]
         table = table[(table["reference_tumors"] > 0) | table["is_healthy"]]
         of_patients, names = pd.factorize(table["patient"])
         self.patients, self.items = len(names), len(table) // len(self.models)
-        self.areas: list[AreaUnderCurve | None] = []
-        self.lack = "" if table["patient_score"].notna().all() else measures.NO_PROBABILITIES
-        if not self.lack:
-            for model in self.models:
-                is_own = (table["model"] == model).to_numpy()
-                scores, tumors = (table[is_own][name].to_numpy() for name in ("patient_score", "reference_tumors"))
-                self.areas.append(roc.area_under_curve(scores, tumors > 0, of_patients[is_own], self.patients))
-            self.lack = self._lack()
+        self.areas: list[AreaUnderCurve] = []
+        if not table["patient_score"].notna().all():
+            self.lack = measures.NO_PROBABILITIES
+            return
+        for model in self.models:
+            is_own = (table["model"] == model).to_numpy()
+            scores, is_ill = table["patient_score"].to_numpy(), (table["reference_tumors"] > 0).to_numpy()
+            area = roc.area_under_curve(scores[is_own], is_ill[is_own], of_patients[is_own], self.patients)
+            self.areas += [area] if area is not None else []  # all or none: the scans are the same for every model
+        self.lack = self._lack()
 
     def _lack(self) -> str:
-        if not self.areas or self.areas[0] is None:
+        if not self.areas:
             return measures.EMPTY
-        smaller = min(self.areas[0].positives, self.areas[0].negatives)
-        needed = self.experiment.statistics.minimum_patients
+        smaller, needed = self.areas[0].smaller, self.experiment.statistics.minimum_patients
         if smaller >= needed:
             return ""
         return f"{measures.TOO_FEW}: {counted(smaller, 'patient')} with or without tumours; {needed} of both needed"
 
-    def _area(self, arm: str) -> AreaUnderCurve:
-        """Mean of the seeds' areas and contributions."""
-        chosen = [area for number in self.models_of(arm) if (area := self.areas[number]) is not None]
-        return AreaUnderCurve(
-            float(np.mean([area.value for area in chosen])),
-            np.mean([area.of_positives for area in chosen], axis=0),
-            np.mean([area.of_negatives for area in chosen], axis=0),
-            chosen[0].positives,
-            chosen[0].negatives,
-        )
-
-    def of_arm(self, arm: str) -> dict[str, Any]:
-        lacking = replace(NOT_MEASURED, method=self.lack)
-        return {"estimate": lacking if self.lack else roc.area_interval(self._area(arm))}
-
-    def difference(self, arm: str, baseline: str) -> dict[str, Any]:
+    def figure(self, arm: str, baseline: str) -> dict[str, Any]:
         if self.lack:
-            return self.of_arm(arm)
-        estimate, p_value = roc.area_difference(self._area(arm), self._area(baseline))
+            return {"estimate": replace(NOT_MEASURED, method=self.lack)}
+        area, *of_baseline = (
+            roc.mean_area([self.areas[number] for number in self.models_of(name)]) for name in (arm, baseline) if name
+        )
+        if not of_baseline:
+            return {"estimate": roc.area_interval(area)}
+        estimate, p_value = roc.area_difference(area, *of_baseline)
         return {"estimate": estimate, "p_value": p_value, "test": "clustered DeLong"}
 
     def values_of_models(self) -> list[float]:
-        return [] if self.lack else [area.value if area else math.nan for area in self.areas]
+        return [] if self.lack else [area.value for area in self.areas]

@@ -9,17 +9,13 @@ from nnunet_difftumor.evaluation.statistics.scales import Scale
 
 TUMOR_SCANS, HEALTHY_SCANS, ALL_SCANS, TUMORS = "scans with a tumour", "healthy scans", "scans", "tumours"
 
-_AMOUNTS = (scales.SHARE, scales.SHARE_DIFFERENCE)
-_HITS = (scales.HIT_SHARE, scales.HIT_DIFFERENCE)
-
 
 @dataclass(frozen=True)
 class Measure:
     """One measure.
 
     Attributes:
-        key: Name in files.
-        title: Name in tables.
+        key, title: Names in files and in tables.
         of: What it is averaged over within a patient: scans with a tumour, healthy scans, all scans, or tumours.
         column: Column of cases.csv or tumors.csv.
         meaning: One sentence for the report.
@@ -40,6 +36,21 @@ class Measure:
         return self.of == TUMOR_SCANS
 
 
+_AMOUNTS = (scales.SHARE, scales.SHARE_DIFFERENCE)
+_HITS = (scales.HIT_SHARE, scales.HIT_DIFFERENCE)
+_COUNTS = (scales.COUNT, scales.DIFFERENCE)
+
+_PAIRED = "share of the tumours with which a predicted tumour is paired"
+_TOUCHED = "share of the tumours with which a predicted tumour shares a voxel"
+_MATCHED = (
+    "Dice of each tumour with the predicted tumour that is matched to it or overlaps it most, 0 without any; mean over "
+    "tumours"
+)
+_WRONG = "predicted tumours that are paired with none, per scan, healthy or not; lower is better"
+_CLEAN = "share of the healthy scans without a predicted tumour"
+_AREA = "area under the ROC curve of the largest tumour probability in a scan, scans with a tumour against healthy ones"
+
+
 def _overlap(key: str, title: str, meaning: str) -> Measure:
     return Measure(key, title, TUMOR_SCANS, key, f"{meaning}; mean over patients", *_AMOUNTS)
 
@@ -48,28 +59,13 @@ DICE = _overlap("dice", "Dice", "Dice of the tumour label in scans with a tumour
 NSD_2MM = _overlap("nsd_2mm", "Surface Dice at 2 mm", "surface Dice at a tolerance of 2 mm")
 NSD_1MM = _overlap("nsd_1mm", "Surface Dice at 1 mm", "surface Dice at a tolerance of 1 mm")
 PANOPTIC_QUALITY = _overlap("panoptic_quality", "Panoptic quality", "panoptic quality of the tumours of a scan")
-
-_PAIRED = "share of the tumours with which a predicted tumour is paired"
 SENSITIVITY = Measure("sensitivity", "Sensitivity", TUMORS, "detected", _PAIRED, *_HITS)
-
-_TOUCHED = "share of the tumours with which a predicted tumour shares a voxel"
 TOUCHED = Measure("touched", "Tumours touched", TUMORS, "touched", _TOUCHED, *_HITS)
-
-_MATCHED = (
-    "Dice of each tumour with the predicted tumour that is matched to it or overlaps it most, 0 without any; mean over "
-    "tumours"
-)
 TUMOR_DICE = Measure("tumor_dice", "Dice per tumour", TUMORS, "dice", _MATCHED, *_AMOUNTS)
-
-_COUNTS = (scales.COUNT, scales.DIFFERENCE)
-_WRONG = "predicted tumours that are paired with none, per scan, healthy or not; lower is better"
-_KEY = "false_positives"
-FALSE_POSITIVES = Measure(_KEY, "False positives per scan", ALL_SCANS, _KEY, _WRONG, *_COUNTS, is_better_high=False)
-
-_CLEAN = "share of the healthy scans without a predicted tumour"
+FALSE_POSITIVES = Measure(
+    "false_positives", "False positives per scan", ALL_SCANS, "false_positives", _WRONG, *_COUNTS, is_better_high=False
+)
 SPECIFICITY = Measure("specificity", "Specificity", HEALTHY_SCANS, "is_clean", _CLEAN, *_HITS)
-
-_AREA = "area under the ROC curve of the largest tumour probability in a scan, scans with a tumour against healthy ones"
 AUROC = Measure("auroc", "AUROC", ALL_SCANS, "patient_score", _AREA, *_AMOUNTS)
 
 SIZE_MEASURES = (SENSITIVITY, TOUCHED, TUMOR_DICE)
@@ -86,12 +82,10 @@ EMPTY, TOO_FEW, NOT_MEASURED = "empty", "too few", "not measured"
 
 NO_PROBABILITIES = f"{NOT_MEASURED}: the scores need probabilities"
 
-_BY_KEY = {measure.key: measure for measure in MEASURES}
-
 
 def measure_of(key: str) -> Measure:
     """Find a measure by its key."""
-    return _BY_KEY[key]
+    return next(measure for measure in MEASURES if measure.key == key)
 
 
 def is_lack(text: str) -> bool:

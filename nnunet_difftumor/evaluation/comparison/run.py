@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
-from nnunet_difftumor.evaluation.comparison.analysis import Findings, analyze
+from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, Finding, analyze
 from nnunet_difftumor.evaluation.comparison.facts import collect_facts
 from nnunet_difftumor.evaluation.comparison.inputs.plan import (
     ComparisonPlan,
@@ -18,13 +16,10 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import (
     file_name_of,
     read_experiment,
 )
-from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
-    cases_to_predict,
-    predict_missing,
-    refuse_training_cases,
-)
+from nnunet_difftumor.evaluation.comparison.inputs.prediction import cases_to_predict, predict_missing
 from nnunet_difftumor.evaluation.comparison.inputs.scores import load_study
 from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
+from nnunet_difftumor.evaluation.comparison.inputs.trained_models import refuse_training_cases
 from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE, write_report
 from nnunet_difftumor.evaluation.comparison.report.tables import write_complete_tables, write_raw_tables
 from nnunet_difftumor.evaluation.scoring.probabilities import NPZ_ENDING
@@ -34,48 +29,29 @@ from nnunet_difftumor.support.files.atomic_files import write_json
 PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summary.json"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison found; the facts are those of summary.json."""
+def plan(experiment_path: Path, output: Path) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Check an experiment as `compare` does and say what each trained model has to predict; nothing is written.
 
-    experiment: ComparisonPlan
-    findings: Findings
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Todo:
-    """Cases that a model has to predict in a hospital: those without a prediction, or with another image since."""
-
-    model: str
-    hospital: str
-    missing: tuple[str, ...]
-
-
-def plan(experiment_path: Path, output: Path) -> tuple[Todo, ...]:
-    """Check an experiment and say what each trained model has to predict in each hospital; nothing is written.
-
-    Raises:
-        DiffTumorError: If the experiment is wrong.
+    Returns:
+        Cases without a prediction, or with another image since, by names of model and hospital.
     """
     experiment = read_experiment(experiment_path)
     _check_models(experiment)
-    return tuple(
-        Todo(
-            model.name,
-            hospital.name,
-            cases_to_predict(model, hospital, _place(output / PREDICTIONS_FOLDER, model, hospital)),
-        )
-        for model, hospital in itertools.product(experiment.models, experiment.hospitals)
+    return {
+        (model.name, hospital.name): cases_to_predict(model, hospital, _predictions_of(model, hospital, output))
+        for model, hospital in _pairs(experiment)
         if model.trained is not None
-    )
+    }
 
 
-def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> Comparison:
+def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> list[Finding]:
     """Predict what is missing, score it, compute all figures and write the report.
 
     Args:
         overwrite: Replace report and tables; predictions and scores of unchanged files are kept all the same.
+
+    Returns:
+        Figures of the primary measure in all patients: for each label those of arms, then differences.
 
     Raises:
         OutputExistsError: If there is a report already and `overwrite` is False.
@@ -88,9 +64,9 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
         )
     experiment = read_experiment(experiment_path)
     notes = [*_check_models(experiment), *_note_models_without_probabilities(experiment)]
-    pairs = itertools.product(experiment.models, experiment.hospitals)
     score_folders = {
-        (model.name, hospital.name): _score(experiment, model, hospital, output) for model, hospital in pairs
+        (model.name, hospital.name): _score(experiment, model, hospital, output)
+        for model, hospital in _pairs(experiment)
     }
     print("Computing intervals and tests", flush=True)
     study = load_study(experiment, score_folders)
@@ -100,12 +76,18 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
     write_complete_tables(findings, output)
     write_json(output / SUMMARY_FILE, facts, overwrite=True)
     write_report(findings, experiment, facts, (*experiment.notes, *study.notes, *notes), output)
-    return Comparison(experiment, findings, facts)
+    primary = [each for each in (*findings.arms, *findings.differences) if each.measure.key == experiment.primary]
+    primary.sort(key=lambda each: study.labels.index(each.label))
+    return [each for each in primary if each.group == EVERYONE]
+
+
+def _pairs(experiment: ComparisonPlan) -> Iterator[tuple[Model, Hospital]]:
+    return itertools.product(experiment.models, experiment.hospitals)
 
 
 def _check_models(experiment: ComparisonPlan) -> list[str]:
-    acknowledged = experiment.acknowledge_identifier_matches
-    notes = (refuse_training_cases(each, experiment.hospitals, acknowledged=acknowledged) for each in experiment.models)
+    hospitals, acknowledged = experiment.hospitals, experiment.acknowledge_identifier_matches
+    notes = (refuse_training_cases(each, hospitals, acknowledged=acknowledged) for each in experiment.models)
     return list(itertools.chain.from_iterable(notes))
 
 
@@ -114,12 +96,11 @@ def _score(experiment: ComparisonPlan, model: Model, hospital: Hospital, output:
     if model.scores is not None:
         return model.folder_of(hospital)
     assert hospital.labels is not None
-    predictions = model.folder_of(hospital)
+    predictions = _predictions_of(model, hospital, output)
     if model.trained is not None:
-        predictions = _place(output / PREDICTIONS_FOLDER, model, hospital)
         done = predict_missing(model, hospital, experiment.prediction, predictions)
         print(f"{model.name}, {hospital.name}: {len(done)} scans predicted", flush=True)
-    folder = _place(output / SCORES_FOLDER, model, hospital)
+    folder = output / SCORES_FOLDER / _place(model, hospital)
     has_probabilities = experiment.prediction.probabilities and _has_probabilities(model, hospital)
     request = ScoringRequest(
         reference=hospital.labels,
@@ -133,6 +114,14 @@ def _score(experiment: ComparisonPlan, model: Model, hospital: Hospital, output:
     return folder
 
 
+def _predictions_of(model: Model, hospital: Hospital, output: Path) -> Path:
+    return model.folder_of(hospital) if model.trained is None else output / PREDICTIONS_FOLDER / _place(model, hospital)
+
+
+def _place(model: Model, hospital: Hospital) -> Path:
+    return Path(file_name_of(model.name)) / file_name_of(hospital.name)
+
+
 def _has_probabilities(model: Model, hospital: Hospital) -> bool:
     """Whether a model's predictions come with nnU-Net's probabilities, if they are asked for."""
     return model.trained is not None or any(model.folder_of(hospital).glob(f"*{NPZ_ENDING}"))
@@ -141,16 +130,11 @@ def _has_probabilities(model: Model, hospital: Hospital) -> bool:
 def _note_models_without_probabilities(experiment: ComparisonPlan) -> list[str]:
     lacking = [
         f"{model.name} in {hospital.name}"
-        for model, hospital in itertools.product(experiment.models, experiment.hospitals)
-        if model.scores is None and not _has_probabilities(model, hospital)
+        for model, hospital in _pairs(experiment)
+        if experiment.prediction.probabilities and model.scores is None and not _has_probabilities(model, hospital)
     ]
-    if not lacking or not experiment.prediction.probabilities:
-        return []
-    return [f"No AUROC: no probabilities (<case>.npz) lie beside the predictions of {', '.join(lacking)}."]
-
-
-def _place(folder: Path, model: Model, hospital: Hospital) -> Path:
-    return folder / file_name_of(model.name) / file_name_of(hospital.name)
+    listed = ", ".join(lacking)
+    return [f"No AUROC: no probabilities (<case>.npz) lie beside the predictions of {listed}."] if lacking else []
 
 
 def _dataset_json(experiment: ComparisonPlan, model: Model, predictions: Path) -> Path:

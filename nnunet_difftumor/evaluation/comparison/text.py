@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
@@ -28,9 +29,7 @@ def show_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
 def show_estimate(estimate: Estimate, *, signed: bool = False) -> str:
     """Write a figure with its interval in brackets, or say why there is none."""
     value, interval = show_value(estimate.value, signed=signed), show_interval(estimate, signed=signed)
-    if interval:
-        return f"{value} ({interval})"
-    return f"{value} ({estimate.method})" if value != DASH else estimate.method
+    return estimate.method if value == DASH else f"{value} ({interval or estimate.method})"
 
 
 def show_p_value(p_value: float) -> str:
@@ -40,9 +39,10 @@ def show_p_value(p_value: float) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def listing(names: list[str] | tuple[str, ...]) -> str:
+def listing(names: Iterable[str]) -> str:
     """Write names as in a sentence: "a, b and c"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def counted(number: int, noun: str) -> str:

@@ -9,22 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-
-from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per case at which the sensitivity is reported."""
 
 FloatArray = NDArray[np.float64]
-
-
-def wilson_interval(successes: int, trials: int) -> Estimate:
-    """Share of independent trials that worked, with Wilson's 95% interval; NaN without trials."""
-    if trials == 0:
-        return Estimate(math.nan, math.nan, math.nan, "empty")
-    ends = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    return Estimate(successes / trials, float(ends.low), float(ends.high), "Wilson")
 
 
 def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumors: int, cases: int) -> pd.DataFrame:

@@ -29,11 +29,9 @@ class HuDistribution:
 
 
 def measure_distribution(by_patient: Mapping[str, Sequence[FloatArray]], window_hu: Sequence[float]) -> HuDistribution:
-    """Measure the distribution of in-mask values.
+    """Measure the distribution of in-mask values in HU, limited to a window.
 
-    Args:
-        by_patient: Arrays of values of each patient, in HU; every array weighs the same within a patient.
-        window_hu: Lowest and highest value, in HU; values are limited to it.
+    Every array weighs the same within a patient; patients without one are left out.
     """
     low_hu, high_hu = window_hu
     edges = np.arange(low_hu, high_hu + _BIN_HU, _BIN_HU)
@@ -77,9 +75,6 @@ def distance_to_real(made: HuDistribution, real: HuDistribution) -> Estimate:
 def split_half_distance(real: HuDistribution, halves: int, rng: np.random.Generator) -> Estimate:
     """Wasserstein distance between random halves of the patients: what two groups of real tumours differ by.
 
-    Args:
-        halves: Number of random splits.
-
     Returns:
         Mean distance in HU, between the 2.5 and 97.5 percentile of the splits (no confidence interval); NaN with one
         patient.
@@ -87,11 +82,9 @@ def split_half_distance(real: HuDistribution, halves: int, rng: np.random.Genera
     count = len(real.patients)
     if count < 2:
         return NOT_MEASURED
-    orders = [rng.permutation(count) for _ in range(halves)]
-    distances = [
-        wasserstein_hu(*(real.cumulative[part].mean(axis=0) for part in (order[: count // 2], order[count // 2 :])))
-        for order in orders
-    ]
+    orders = (rng.permutation(count) for _ in range(halves))
+    parts = (np.split(order, [count // 2]) for order in orders)
+    distances = [wasserstein_hu(*(real.cumulative[part].mean(axis=0) for part in both)) for both in parts]
     low, high = np.percentile(distances, [2.5, 97.5])
     return Estimate(float(np.mean(distances)), float(low), float(high), "percentiles of the splits")
 

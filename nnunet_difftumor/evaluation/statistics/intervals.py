@@ -25,15 +25,15 @@ patient's tumours or scans. Shapes (P,), or (..., P) for separate data sets that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, FloatArray, Scale, pooled_mean
+from nnunet_difftumor.evaluation.statistics.scales import FloatArray, Scale, pooled_mean
 
 SMALLEST_BOOTSTRAP = 30
 """From this number of patients on they are resampled; below, Student's t and sign flips are used."""
@@ -56,13 +56,7 @@ OUTWEIGHED = "one of them outweighs the others"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval; NaN where it cannot be said.
-
-    Attributes:
-        low: Lower end.
-        high: Upper end.
-        method: How the interval was made; says why where there is none.
-    """
+    """A figure with the ends of its 95% interval, NaN where it cannot be said; the method tells why."""
 
     value: float
     low: float
@@ -77,9 +71,7 @@ class Estimate:
 NOT_MEASURED = Estimate(math.nan, math.nan, math.nan, "empty")
 
 
-def patient_interval(
-    totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
-) -> Estimate:
+def patient_interval(totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: Generator) -> Estimate:
     """Ratio of sums over patients with its interval, by the rule for the number of patients.
 
     Returns:
@@ -89,18 +81,13 @@ def patient_interval(
     if len(weights) < 2:
         lack = "one patient" if len(weights) else "empty"
         return Estimate(float(pooled_mean(totals, weights)), math.nan, math.nan, lack)
-    method = "bootstrap-t over patients" if len(weights) >= SMALLEST_BOOTSTRAP else "Student's t over patients"
-    critical = partial(critical_value, totals, scale=scale, draws=draws, rng=rng)
-    return _interval(totals, weights, scale, "patients", method, critical)
+    return _interval(totals, weights, scale, "patients", SMALLEST_BOOTSTRAP, draws, rng)
 
 
 def mean_interval(values: ArrayLike, patients: ArrayLike, scale: Scale, *, draws: int = 2000) -> Estimate:
-    """Mean of values, of which a patient may have several, with the interval of `patient_interval`.
+    """Mean of values, of which a patient may have several, with the interval of `patient_interval`; its seed is fixed.
 
-    Args:
-        values: Values; NaN are left out. Shape (N,).
-        patients: Patient of each value. Shape (N,).
-        draws: Number of resamplings from 30 patients on, with a fixed seed.
+    Values and their patients have shape (N,); values that are NaN are left out.
     """
     values, patients = np.asarray(values, dtype=float), np.asarray(patients)
     known = np.isfinite(values)
@@ -112,14 +99,11 @@ def mean_interval(values: ArrayLike, patients: ArrayLike, scale: Scale, *, draws
 
 
 def median_interval(values: ArrayLike) -> Estimate:
-    """Median of patients' values with the binomial interval between two of them (order statistics).
+    """Median of patients' values with the binomial interval between two of them (order statistics); NaN are left out.
 
     It holds the median whatever the distribution, in at least 95%: the next narrower pair would hold it in less. With
     8 patients it reaches from the smallest to the largest value and holds it in 99.2%, with 9 from the second to the
     eighth, in 96.1%.
-
-    Args:
-        values: One value for each patient; NaN are left out. Shape (P,).
 
     Returns:
         The median; without an interval below 6 patients, of whom all lie on one side of the median in over 5%.
@@ -133,20 +117,20 @@ def median_interval(values: ArrayLike) -> Estimate:
     return Estimate(float(np.median(known)), float(ends.low), float(ends.high), method)
 
 
+def wilson_interval(successes: int, trials: int) -> Estimate:
+    """Share of independent trials that worked, with Wilson's interval."""
+    if trials == 0:
+        return NOT_MEASURED
+    ends = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(successes / trials, float(ends.low), float(ends.high), "Wilson")
+
+
 def hospital_interval(
-    totals: FloatArray,
-    weights: FloatArray,
-    hospitals: Sequence[str],
-    scale: Scale,
-    *,
-    draws: int,
-    rng: np.random.Generator,
+    totals: FloatArray, weights: FloatArray, hospitals: Sequence[str], scale: Scale, *, draws: int, rng: Generator
 ) -> Estimate | None:
     """The same figure with an interval over hospitals: what to expect in a hospital that took no part.
 
-    Args:
-        hospitals: Hospital of each patient. Shape (P,).
-        draws: Number of resamplings; whole hospitals are drawn with all their patients.
+    Whole hospitals are drawn with all their patients, whose hospitals have shape (P,).
 
     Returns:
         The figure; None below 6 hospitals. Without an interval where one hospital outweighs all others, or all
@@ -156,49 +140,30 @@ def hospital_interval(
     if len(names) < SMALLEST_HOSPITALS:
         return None
     of_totals, of_weights = (_sum_by(codes, values) for values in (totals, weights))
-    critical = partial(bootstrap_critical_value, of_totals, scale=scale, draws=draws, rng=rng)
-    return _interval(of_totals, of_weights, scale, "hospitals", "bootstrap-t over hospitals", critical)
+    return _interval(of_totals, of_weights, scale, "hospitals", SMALLEST_HOSPITALS, draws, rng)
 
 
 def _interval(
-    totals: FloatArray,
-    weights: FloatArray,
-    scale: Scale,
-    units: str,
-    method: str,
-    critical_of: Callable[[FloatArray], FloatArray],
+    totals: FloatArray, weights: FloatArray, scale: Scale, units: str, smallest: int, draws: int, rng: Generator
 ) -> Estimate:
     """Interval over units; it holds its value: parts of patients added at the ends move the middle off 0 and 1."""
-    value = float(pooled_mean(totals, weights))
-    lack = _lack(totals, weights, scale, units)
+    value, lack = float(pooled_mean(totals, weights)), ""
+    effective = float(effective_number(weights))
+    if scale.lacks_spread(totals, weights):
+        lack = same_everywhere(value).replace("patient", units.removesuffix("s"))
+    elif effective < min(_SMALLEST_EFFECTIVE, len(weights) / 2):
+        lack = f"{OUTWEIGHED}: {len(weights)} {units} count as {effective:.1f}"
     if lack:
         return Estimate(value, math.nan, math.nan, lack)
-    low, high = interval_ends(totals, weights, scale, critical_of(weights))
-    return Estimate(value, min(float(low), value), max(float(high), value), method)
-
-
-def _lack(totals: FloatArray, weights: FloatArray, scale: Scale, units: str) -> str:
-    """Why there is no interval; empty if there is."""
-    if scale.lacks_spread(totals, weights):
-        return same_everywhere(float(pooled_mean(totals, weights))).replace("patient", units.removesuffix("s"))
-    effective = float(effective_number(weights))
-    if effective < min(_SMALLEST_EFFECTIVE, len(weights) / 2):
-        return f"{OUTWEIGHED}: {len(weights)} {units} count as {effective:.1f}"
-    return ""
+    critical = critical_value(totals, weights, scale, smallest, draws=draws, rng=rng)
+    low, high = interval_ends(totals, weights, scale, critical)
+    method = "bootstrap-t" if len(weights) >= smallest else "Student's t"
+    return Estimate(value, min(float(low), value), max(float(high), value), f"{method} over {units}")
 
 
 def same_everywhere(value: float) -> str:
     """Why there is no interval where every patient has the same value."""
     return SAME_DIFFERENCE if abs(value) > 1e-12 else NO_DIFFERENCE
-
-
-def critical_value(
-    totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
-) -> FloatArray:
-    """Critical value by the rule: Student's below 30 patients, that of resampled patients from 30 on. Shape (...)."""
-    if np.shape(weights)[-1] < SMALLEST_BOOTSTRAP:
-        return student_critical_value(weights)
-    return bootstrap_critical_value(totals, weights, scale, draws=draws, rng=rng)
 
 
 def interval_ends(
@@ -227,27 +192,27 @@ def student_critical_value(weights: FloatArray) -> FloatArray:
     return np.asarray(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
-def bootstrap_critical_value(
-    totals: FloatArray, weights: FloatArray, scale: Scale, *, draws: int, rng: np.random.Generator
+def critical_value(
+    totals: FloatArray, weights: FloatArray, scale: Scale, smallest: int, *, draws: int, rng: Generator
 ) -> FloatArray:
-    """95% quantile of |resampled mean - mean| in standard errors, each resample with its own standard error.
+    """Critical value by the rule: Student's, or from `smallest` units on that of resampled units. Shape (...).
 
-    Both sides share one quantile: with a quantile for each side, differences of which most are zero hold 0.91
-    to 0.94 at 30 patients; with a shared one 0.94 to 0.97.
-
-    Returns:
-        The critical value. Shape (...). Student's where one resample in twenty has no spread, and where it is
-        larger: resamples of few misses among many hits are too much alike, those of hits alone do not differ.
+    The latter is the 95% quantile of |resampled mean - mean| in standard errors, each resample with its own standard
+    error. Both sides share one quantile: with a quantile for each side, differences of which most are zero hold 0.91
+    to 0.94 at 30 patients; with a shared one 0.94 to 0.97. Student's stands in where one resample in twenty has no
+    spread, and where it is larger: resamples of few misses among many hits are too much alike, those of hits alone do
+    not differ.
     """
+    student, units = student_critical_value(weights), np.shape(weights)[-1]
+    if units < smallest:
+        return student
     centre = _Centre(np.asarray(totals, dtype=float), np.asarray(weights, dtype=float), scale)
-    units = centre.weights.shape[-1]
     rows = max(1, _BLOCK // max(units, centre.mean.size, 1))
     blocks = [
         centre.statistic(rng.multinomial(units, np.full(units, 1 / units), size=min(rows, draws - start)))
         for start in range(0, draws, rows)
     ]
     quantile = np.quantile(np.concatenate(blocks, axis=-1), CONFIDENCE, axis=-1, method="inverted_cdf")
-    student = student_critical_value(centre.weights)
     return np.maximum(np.where(np.isfinite(quantile), quantile, student), student)
 
 
@@ -256,24 +221,21 @@ class _Centre:
 
     def __init__(self, totals: FloatArray, weights: FloatArray, scale: Scale) -> None:
         totals, weights = np.broadcast_arrays(totals, weights)
-        self.scale = scale
-        self.weights = weights
-        self._added = scale.end_weight * len(scale.ends)
+        self.scale, self.weights = scale, weights
+        self._added, self._added_total = scale.end_weight * len(scale.ends), scale.end_weight * sum(scale.ends)
         self._factor = 1.0 if scale.is_of_hits else weights.shape[-1] / (weights.shape[-1] - 1)
-        self._weight = weights.sum(axis=-1) + self._added
-        self.mean = (totals.sum(axis=-1) + scale.end_weight * sum(scale.ends)) / self._weight
+        weight = weights.sum(axis=-1) + self._added
+        self.mean = (totals.sum(axis=-1) + self._added_total) / weight
         self.residuals = totals - self.mean[..., None] * weights
         squares = self._factor * (self.residuals**2).sum(axis=-1) + self._end_squares(self.mean)
-        self.unit_variance = self._per_variance(squares, self._weight, self.mean)
+        self.unit_variance = self._per_variance(squares, weight, self.mean)
 
     def statistic(self, counts: NDArray[np.integer]) -> FloatArray:
         """Distance of each resample's mean from the mean, in the resample's standard errors. Shape (..., K)."""
         drawn = counts.T.astype(float)  # (P, K)
         e, x = self.residuals, self.weights
         weight = x @ drawn + self._added
-        shift = (
-            e @ drawn + (self.scale.end_weight * sum(self.scale.ends) - self._added * self.mean)[..., None]
-        ) / weight
+        shift = (e @ drawn + (self._added_total - self._added * self.mean)[..., None]) / weight
         squares = (e**2) @ drawn - 2 * shift * ((e * x) @ drawn) + shift**2 * ((x**2) @ drawn)
         squares = np.where(squares > 1e-12 * ((e**2) @ drawn + 1e-300), squares, 0.0)
         mean = self.mean[..., None] + shift
@@ -293,17 +255,11 @@ class _Centre:
         return np.where(squares > 0, ratio, 1 / weight) if self.scale.name == "count" else ratio
 
 
-def seed_interval(
-    arm: FloatArray, baseline: FloatArray, weights: FloatArray, scale: Scale = DIFFERENCE
-) -> Estimate | None:
+def seed_interval(arm: FloatArray, baseline: FloatArray, weights: FloatArray, scale: Scale) -> Estimate | None:
     """Difference of two arms with patients and trainings as random: what to expect of another training.
 
-    Variance components of a two-way layout, patients by seeds, in each arm (Satterthwaite's degrees of freedom).
-
-    Args:
-        arm: What is averaged, summed in each patient, for each seed. Shape (S, P).
-        baseline: The same for the arm that it is compared with. Shape (S', P).
-        weights: What it is averaged over. Shape (P,).
+    Variance components of a two-way layout, patients by seeds, in each arm (Satterthwaite's degrees of freedom). Both
+    arms hold what is averaged, summed in each patient, for each seed: shapes (S, P) and (S', P).
 
     Returns:
         The difference; None with fewer than 3 seeds in either arm, or fewer than 2 patients.

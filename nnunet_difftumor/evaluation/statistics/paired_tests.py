@@ -25,7 +25,6 @@ def sign_flip_p_value(
 
     Args:
         differences: Difference of the two arms, summed in each patient. Shape (..., P).
-        draws: Number of random sign patterns.
         is_of_hits: The differences are of yes or no (tumours found, scans without a false alarm).
 
     Returns:
@@ -51,34 +50,23 @@ def sign_flip_p_value(
 
 
 def wilcoxon_p_value(differences: FloatArray) -> FloatArray:
-    """Two-sided Wilcoxon signed-rank test of patients' differences, zeros ranked as by Pratt (1959).
-
-    Args:
-        differences: Difference of the two arms in each patient. Shape (..., P).
+    """Two-sided Wilcoxon signed-rank test of patients' differences of shape (..., P), zeros ranked as by Pratt (1959).
 
     Returns:
         p-value. Shape (...); 1 where no patient differs.
     """
     has_any = np.any(differences, axis=-1)
-    tested = stats.wilcoxon(
-        np.where(has_any[..., None], differences, 1.0), axis=-1, zero_method="pratt", method="approx"
-    )
-    return np.where(has_any, np.asarray(tuple(tested)[1]), 1.0)
+    tested = np.where(has_any[..., None], differences, 1.0)
+    _, p_value = tuple(stats.wilcoxon(tested, axis=-1, zero_method="pratt", method="approx"))
+    return np.where(has_any, np.asarray(p_value), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's step-down method (1979).
-
-    Args:
-        p_values: p-values of one family; NaN is left out of the count and stays NaN.
-
-    Returns:
-        Adjusted p-values in the same order.
-    """
+    """Adjust the p-values of one family by Holm's step-down method (1979); NaN does not count and stays NaN."""
     values = np.asarray(p_values, dtype=float)
     adjusted = np.full(len(values), np.nan)
     tested = np.flatnonzero(np.isfinite(values))
     order = tested[np.argsort(values[tested], kind="stable")]
     steps = values[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in adjusted]
+    return adjusted.tolist()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +24,31 @@ class AreaUnderCurve:
     """Area under the ROC curve of patients' scores, and what each patient contributes to its error.
 
     Attributes:
-        of_positives, of_negatives: Part of each patient in value - expectation, by kind of scan. Shapes (P,).
+        parts: Part of each patient in value - expectation, by scans with a tumour and healthy ones. Shape (2, P).
         positives, negatives: Number of patients with such scans.
     """
 
     value: float
-    of_positives: FloatArray
-    of_negatives: FloatArray
+    parts: FloatArray
     positives: int
     negatives: int
 
     @property
+    def smaller(self) -> int:
+        """Patients of the smaller group, which give the degrees of freedom."""
+        return min(self.positives, self.negatives)
+
+    @property
     def critical_value(self) -> float:
-        """Student's, with the degrees of freedom of the smaller group."""
-        return float(student_critical_value(np.ones(min(self.positives, self.negatives))))
+        """Student's t."""
+        return float(student_critical_value(np.ones(self.smaller)))
+
+    @property
+    def variance(self) -> float:
+        """Squared standard error."""
+        units = np.array([self.positives, self.negatives, max(self.parts.shape[1], 2)])
+        squares = [*(self.parts**2).sum(axis=1), 2 * self.parts.prod(axis=0).sum()]
+        return float((units / (units - 1) * squares).sum())
 
 
 def auc(positives: FloatArray, negatives: FloatArray) -> float:
@@ -66,8 +78,7 @@ def area_under_curve(
     """Area under the curve with patients as clusters of scans (Obuchowski 1997; DeLong 1988 for one scan each).
 
     Args:
-        scores: Score of each scan. Shape (N,).
-        is_positive: True for scans with a tumour. Shape (N,).
+        is_positive: True for scans with a tumour. Shape (N,), as of their scores.
         patients: Number of each scan's patient, below `count`. Shape (N,).
 
     Returns:
@@ -83,14 +94,19 @@ def area_under_curve(
         below = (ranks[kind] - stats.rankdata(scores[kind])) / other.sum()  # share of the other kind that is lower
         wins = below if kind is is_positive else 1.0 - below
         parts.append(np.bincount(patients[kind], weights=(wins - value) / kind.sum(), minlength=count))
-    return AreaUnderCurve(value, parts[0], parts[1], *sizes)
+    return AreaUnderCurve(value, np.array(parts), *sizes)
+
+
+def mean_area(areas: Sequence[AreaUnderCurve]) -> AreaUnderCurve:
+    """Mean of areas on the same scans, such as those of an arm's trainings."""
+    value = float(np.mean([area.value for area in areas]))
+    return replace(areas[0], value=value, parts=np.mean([area.parts for area in areas], axis=0))
 
 
 def area_interval(area: AreaUnderCurve) -> Estimate:
     """The area with an interval over patients on the scale of shares."""
-    variance = _area_variance(area.of_positives, area.of_negatives, area)
-    spread = area.value * (1 - area.value)
-    unit_variance = variance / spread if variance > 0 and spread > 0 else 1 / min(area.positives, area.negatives)
+    variance, spread = area.variance, area.value * (1 - area.value)
+    unit_variance = variance / spread if variance > 0 and spread > 0 else 1 / area.smaller
     low, high = SHARE.ends_around(np.asarray(area.value), np.asarray(unit_variance), np.asarray(area.critical_value))
     return Estimate(area.value, float(low), float(high), "clustered DeLong, Student's t")
 
@@ -103,25 +119,12 @@ def area_difference(area: AreaUnderCurve, baseline: AreaUnderCurve) -> tuple[Est
         contributes to an error.
     """
     value = area.value - baseline.value
-    variance = _area_variance(
-        area.of_positives - baseline.of_positives, area.of_negatives - baseline.of_negatives, area
-    )
+    variance = replace(area, parts=area.parts - baseline.parts).variance
     if variance <= 0:
         reason = same_everywhere(value)
         return Estimate(value, math.nan, math.nan, reason), 1.0 if reason == NO_DIFFERENCE else math.nan
     error = math.sqrt(variance)
-    freedom = min(area.positives, area.negatives) - 1
-    p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
+    p_value = float(2 * stats.t.sf(abs(value) / error, area.smaller - 1))
     half = area.critical_value * error
     low, high = SHARE_DIFFERENCE.bounded(np.asarray([value - half, value + half]))
     return Estimate(value, float(low), float(high), "clustered DeLong, Student's t"), p_value
-
-
-def _area_variance(of_positives: FloatArray, of_negatives: FloatArray, area: AreaUnderCurve) -> float:
-    positives, negatives = area.positives, area.negatives
-    both = max(len(of_positives), 2)
-    return float(
-        positives / (positives - 1) * (of_positives**2).sum()
-        + negatives / (negatives - 1) * (of_negatives**2).sum()
-        + 2 * both / (both - 1) * (of_positives * of_negatives).sum()
-    )

@@ -64,22 +64,17 @@ class Scale:
 SHARE = Scale("share", ends=(0.0, 1.0), end_weight=0.125)
 """Means of values in [0, 1]: Dice, surface Dice."""
 
-
 HIT_SHARE = Scale("share", ends=(0.0, 1.0), end_weight=0.125, is_of_hits=True)
 """Shares of yes or no: sensitivity, specificity."""
-
 
 COUNT = Scale("count")
 """Means of counts: false positives."""
 
-
 DIFFERENCE = Scale("difference")
 """Differences of means."""
 
-
 SHARE_DIFFERENCE = Scale("difference", largest=1.0)
 """Differences of means of values in [0, 1]."""
-
 
 HIT_DIFFERENCE = Scale("difference", ends=(-1.0, 1.0), end_weight=0.25, is_of_hits=True, largest=1.0)
 """Differences of shares of yes or no: an eighth of a patient at either end in either arm."""

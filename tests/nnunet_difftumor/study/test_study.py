@@ -26,7 +26,7 @@ from nnunet_difftumor.cases.splits import Split, read_holdout, read_splits
 from nnunet_difftumor.cli import _build_parser, main
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
-from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_training_cases
+from nnunet_difftumor.evaluation.comparison.inputs.trained_models import refuse_training_cases
 from nnunet_difftumor.evaluation.comparison.run import compare
 from nnunet_difftumor.generator_training.runs import check_output_folder
 from nnunet_difftumor.study import on_ray

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.errors import DatasetError, list_some
 from nnunet_difftumor.evaluation.scoring.rules import bin_of, bins_of
 from nnunet_difftumor.evaluation.scoring.tables import Frame
 
@@ -22,10 +22,9 @@ def read_metadata(
 ) -> tuple[Frame, list[str]]:
     """Find the facts of scans in a CSV with the columns case, patient, hospital, age, sex, phase, scanner.
 
-    All columns but case may be missing, and cells may be empty.
+    All columns but case may be missing, and cells may be empty. Without a CSV every scan is a patient of its own.
 
     Args:
-        path: The CSV; None makes every scan a patient of its own.
         scans: Hospital and case of each.
         age_bins: Ages between the age groups, in years.
 
@@ -43,8 +42,8 @@ def read_metadata(
         return facts, ["There is no metadata: every scan counts as a patient of its own."]
     table, notes = _read_table(path)
     rows = _rows_of(table, scans, path)
-    patients = rows["patient"] if "patient" in rows else [""] * len(rows)
-    facts = pd.DataFrame({"patient": _patients(dict(zip(scans, patients, strict=True)))}, index=index)
+    patients = rows["patient"].tolist() if "patient" in rows else [""] * len(rows)
+    facts = pd.DataFrame({"patient": _patients(scans, patients)}, index=index)
     if "age" in rows:
         lines = zip(rows["age"], rows["line"], strict=True)
         facts["age"] = [_age_group(age, age_bins, f"{path}, row {line}") for age, line in lines]
@@ -54,7 +53,7 @@ def read_metadata(
     _check_sexes(facts, path)
     if "patient" not in rows:
         notes.append("The metadata name no patients: every scan counts as a patient of its own.")
-    elif nameless := sum(patient == "" for patient in patients):
+    elif nameless := patients.count(""):
         notes.append(
             f"The metadata name no patient for {nameless} of {len(rows)} scans: each of these counts as a patient of "
             "its own."
@@ -72,7 +71,7 @@ def _read_table(path: Path) -> tuple[Frame, list[str]]:
     table = table.apply(lambda column: column.str.strip())
     if "case" not in table:
         raise DatasetError(
-            f"{path} needs a column case; it has {', '.join(table.columns)}. Also: {_listing(_COLUMNS)}."
+            f"{path} needs a column case; it has {', '.join(table.columns)}. Also: {list_some(_COLUMNS)}."
         )
     unused = [name for name in table.columns if name not in _COLUMNS]
     notes = [f"Columns of the metadata that are not used: {', '.join(unused)}."] if unused else []
@@ -84,31 +83,28 @@ def _rows_of(table: Frame, scans: Sequence[tuple[str, str]], path: Path) -> Fram
     has_hospital = "hospital" in table
     if not has_hospital and len({case for _, case in scans}) < len(scans):
         raise DatasetError(f"{path} needs a column hospital, because several hospitals have cases of one name.")
-    wanted = pd.DataFrame(scans, columns=_SCAN)
-    rows: Frame = wanted.merge(table, how="left", on=_SCAN if has_hospital else "case")
+    rows: Frame = pd.DataFrame(scans, columns=_SCAN).merge(table, how="left", on=_SCAN if has_hospital else "case")
     names = rows["hospital"] + "/" + rows["case"]
     missing = names[rows["line"].isna()]
     if len(missing):
         raise DatasetError(
-            f"{path} has no row for {len(missing)} of {len(scans)} cases: {_listing(missing)}. "
+            f"{path} has no row for {len(missing)} of {len(scans)} cases: {list_some(missing.tolist())}. "
             "Add them: without their patients, intervals would be wrong."
         )
-    twice = names[names.duplicated()].unique()
-    if len(twice):
-        raise DatasetError(f"{path} has two rows for {_listing(twice)}. Remove one.")
+    twice = names[names.duplicated()].unique().tolist()
+    if twice:
+        raise DatasetError(f"{path} has two rows for {list_some(twice)}. Remove one.")
     return rows
 
 
-def _patients(written: Mapping[tuple[str, str], str]) -> list[str]:
+def _patients(scans: Sequence[tuple[str, str]], written: Sequence[str]) -> list[str]:
     """Name the patient of every scan; a scan without one gets a name that no other patient has."""
-    taken = {f"{hospital}/{patient}" for (hospital, _), patient in written.items() if patient}
-    patients = []
-    for (hospital, case), patient in written.items():
-        name = f"{hospital}/{patient or case}"
-        while not patient and name in taken:
-            name += "*"
-        taken.add(name)
-        patients.append(name)
+    patients = [f"{hospital}/{patient or case}" for (hospital, case), patient in zip(scans, written, strict=True)]
+    taken = {name for name, patient in zip(patients, written, strict=True) if patient}
+    for number, patient in enumerate(written):
+        while not patient and patients[number] in taken:
+            patients[number] += "*"
+        taken.add(patients[number])
     return patients
 
 
@@ -116,13 +112,12 @@ def _check_sexes(facts: Frame, path: Path) -> None:
     """Scans of one patient have one sex; if not, two patients share a name, and intervals would be wrong."""
     if "sex" not in facts:
         return
-    known = facts[facts["sex"] != NOT_RECORDED]
-    for patient, sexes in known.groupby("patient", sort=False)["sex"].unique().items():
-        if len(sexes) > 1:
-            raise DatasetError(
-                f"{path}: the patient {patient} has scans with the sex {sexes[0]!r} and {sexes[1]!r}. "
-                "Correct patient or sex; scans of two patients must not count as one."
-            )
+    known = facts[facts["sex"] != NOT_RECORDED].groupby("patient", sort=False)["sex"].unique()
+    for patient, sexes in known[known.map(len) > 1].items():
+        raise DatasetError(
+            f"{path}: the patient {patient} has scans with the sex {sexes[0]!r} and {sexes[1]!r}. "
+            "Correct patient or sex; scans of two patients must not count as one."
+        )
 
 
 def _age_group(written: str, age_bins: Sequence[float], where: str) -> str:
@@ -135,8 +130,3 @@ def _age_group(written: str, age_bins: Sequence[float], where: str) -> str:
     if not 0 <= age <= 130:
         raise DatasetError(f"{where}: age must be a number of years, got {written!r}. Correct it or leave it empty.")
     return bin_of(age, bins_of(age_bins, "years"))
-
-
-def _listing(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")

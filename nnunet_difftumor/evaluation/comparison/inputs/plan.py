@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -155,11 +156,7 @@ class ComparisonSettings(SharedSettings):
 
 
 class ComparisonPlan(ComparisonSettings):
-    """What is compared, with all defaults filled in.
-
-    Attributes:
-        path: The file that it was read from.
-    """
+    """What is compared, with all defaults filled in, and the file that it was read from."""
 
     path: Path
     title: str = Field()
@@ -183,51 +180,43 @@ def read_experiment(path: Path) -> ComparisonPlan:
     Raises:
         ConfigurationError: If the file cannot be read, or a key or value in it is wrong.
     """
-    path = Path(path)
-    folder = path.resolve().parent
-    written = check(read_yaml(path, "experiment"), ComparisonSettings, path, "the experiment", folder=folder)
+    content, folder = read_yaml(path, "experiment"), path.resolve().parent
+    written = check(content, ComparisonSettings, path, "the experiment", folder=folder)
     models = tuple(_completed(model, f"{path}, models[{number}]") for number, model in enumerate(written.models))
-    hospitals = written.hospitals
-    check_names("hospitals", [hospital.name for hospital in hospitals], path)
-    _check_seeds(models, path)
+    check_names("hospitals", [hospital.name for hospital in written.hospitals], path)
+    for problem in _problems(models, written.hospitals):
+        raise ConfigurationError(f"{path}: {problem}")
     check_names("models", [model.name for model in models], path)
-    _check_sources(models, hospitals, path)
     arms = list(dict.fromkeys(model.arm for model in models))
     baseline = written.baseline or arms[0]
     if baseline not in arms:
         raise ConfigurationError(f"{path}: baseline must be one of the arms {', '.join(arms)}, got {baseline!r}.")
-    filled: dict[str, Any] = {"title": written.title or path.stem, "baseline": baseline, "models": models}
-    return ComparisonPlan.model_construct(**{**dict(written), **filled, "path": path})
+    filled = {"title": written.title or path.stem, "baseline": baseline, "models": models, "path": path}
+    return ComparisonPlan.model_construct(**{**dict(written), **filled})
 
 
 def _completed(model: Model, where: str) -> Model:
-    """The model with its name, and the folds that predict."""
+    """The model with its name, and the folds that predict: as written, or all with the checkpoint."""
     name = model.name or (model.arm if model.seed is None else f"{model.arm} seed {model.seed}")
-    folds = model.folds if model.trained is None else _folds(model, model.trained, where)
-    return model.model_copy(update={"name": name, "folds": folds})
-
-
-def _folds(model: Model, trained: Path, where: str) -> tuple[int | str, ...]:
-    """Folds as written, or all with the checkpoint; each must have it."""
-    found = {
-        fold.name.removeprefix("fold_"): fold
-        for fold in sorted(trained.glob("fold_*"))
-        if (fold / model.checkpoint).is_file()
-    }
+    if model.trained is None:
+        return model.model_copy(update={"name": name})
+    places = sorted(model.trained.glob("fold_*"))
+    found = [fold.name.removeprefix("fold_") for fold in places if (fold / model.checkpoint).is_file()]
     is_written = "folds" in model.model_fields_set
-    folds = model.folds if is_written else [name for name in found if name != "all"] or list(found)
+    folds = model.folds if is_written else [fold for fold in found if fold != "all"] or found
     if not folds:
         raise ConfigurationError(
-            f"{where}: no fold of {trained} has {model.checkpoint}, and folds must be a list like [0, 1], "
+            f"{where}: no fold of {model.trained} has {model.checkpoint}, and folds must be a list like [0, 1], "
             f"got {[] if is_written else None}. Correct trained or checkpoint."
         )
     for fold in folds:
         if str(fold) not in found:
             raise ConfigurationError(
-                f"{where}: {trained / f'fold_{fold}' / model.checkpoint} does not exist. "
+                f"{where}: {model.trained / f'fold_{fold}' / model.checkpoint} does not exist. "
                 f"Folds with that checkpoint: {', '.join(found) or 'none'}. Correct folds or checkpoint."
             )
-    return tuple("all" if str(fold) == "all" else int(fold) for fold in folds)
+    folds = tuple(fold if fold == "all" else int(fold) for fold in folds)
+    return model.model_copy(update={"name": name, "folds": folds})
 
 
 def file_name_of(name: str) -> str:
@@ -250,41 +239,30 @@ def check_names(key: str, names: Sequence[str], path: Path) -> None:
         files[file] = name
 
 
-def _check_seeds(models: Sequence[Model], path: Path) -> None:
+def _problems(models: Sequence[Model], hospitals: Sequence[Hospital]) -> Iterator[str]:
+    """What keeps models from being told apart, or from being scored in hospitals."""
     for arm in dict.fromkeys(model.arm for model in models):
         seeds = [model.seed for model in models if model.arm == arm]
         if len(seeds) > 1 and (None in seeds or len(set(seeds)) < len(seeds)):
-            raise ConfigurationError(
-                f"{path}: the arm {arm!r} has {len(seeds)} models with the seeds {seeds}. Give each a seed of its own, "
-                "or another arm."
+            yield (
+                f"the arm {arm!r} has {len(seeds)} models with the seeds {seeds}. Give each a seed of its own, or "
+                "another arm."
             )
-
-
-def _check_sources(models: Sequence[Model], hospitals: Sequence[Hospital], path: Path) -> None:
     for model in models:
         written = model.predictions or model.scores
         if written is not None and len(hospitals) > 1 and HOSPITAL_PLACEHOLDER not in written:
-            raise ConfigurationError(
-                f"{path}: {model.name!r} would take all {len(hospitals)} hospitals from {written}. Write "
+            yield (
+                f"{model.name!r} would take all {len(hospitals)} hospitals from {written}. Write "
                 f"{HOSPITAL_PLACEHOLDER} where the path holds the hospital's name."
             )
-    for hospital in hospitals:
-        for model in models:
-            lack = _lack(model, hospital)
-            if lack is not None:
-                raise ConfigurationError(f"{path}: {lack}")
-
-
-def _lack(model: Model, hospital: Hospital) -> str | None:
-    """What keeps a model from being scored in a hospital."""
-    if model.trained is not None and hospital.images is None:
-        return f"the hospital {hospital.name!r} needs images, because {model.name!r} has to predict there."
-    if model.scores is None and hospital.labels is None:
-        return f"the hospital {hospital.name!r} needs labels, because {model.name!r} comes without scores."
-    if model.trained is None and not model.folder_of(hospital).is_dir():
-        kind = "predictions" if model.predictions else "scores"
-        return (
-            f"{model.folder_of(hospital)}, where {model.name!r} should have its {kind} of {hospital.name!r}, is no "
-            f"folder. {HOSPITAL_PLACEHOLDER} in the path stands for the hospital's name."
-        )
-    return None
+    for hospital, model in itertools.product(hospitals, models):
+        if model.trained is not None and hospital.images is None:
+            yield f"the hospital {hospital.name!r} needs images, because {model.name!r} has to predict there."
+        if model.scores is None and hospital.labels is None:
+            yield f"the hospital {hospital.name!r} needs labels, because {model.name!r} comes without scores."
+        if model.trained is None and not model.folder_of(hospital).is_dir():
+            kind = "predictions" if model.predictions else "scores"
+            yield (
+                f"{model.folder_of(hospital)}, where {model.name!r} should have its {kind} of {hospital.name!r}, is no "
+                f"folder. {HOSPITAL_PLACEHOLDER} in the path stands for the hospital's name."
+            )

@@ -7,60 +7,47 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from nnunet_difftumor.ct.reading import file_ending, read_labels
-from nnunet_difftumor.errors import CorruptImageError, LeakError, OutputExistsError
+from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, file_ending, read_labels
+from nnunet_difftumor.errors import CorruptImageError, DatasetError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
-from nnunet_difftumor.evaluation.comparison.inputs.prediction_images import (
-    cases_of_replaced_images,
-    images_of,
-    record_images,
-    refuse_missing_images,
-    refuse_unrecorded,
-    remove_predictions,
-)
-from nnunet_difftumor.evaluation.comparison.inputs.trained_models import training_cases_of_splits
+from nnunet_difftumor.evaluation.comparison.inputs.trained_models import cases_in
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.support.processes.logged_command import program, run_logged
 from nnunet_difftumor.support.processes.steps import RunCommand, RunError, run_or_raise
 from nnunet_difftumor.trainer.discovery import trainer_search_environment
-from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
 
 _PROGRAM = "nnUNetv2_predict_from_modelfolder"
 _BFLOAT16_PROGRAM = "nnunet_difftumor.evaluation.comparison.inputs.cpu_prediction"
-_SOURCE_FILE, _LOG_FILE = "source.json", "predict.log"
+_SOURCE_FILE, _IMAGES_FILE, _LOG_FILE = "source.json", "images.json", "predict.log"
 _INPUT_FOLDER, _UNFINISHED_FOLDER = ".input", ".unfinished"
-
-
-def missing_predictions(hospital: Hospital, folder: Path) -> tuple[str, ...]:
-    """Cases with a reference that have no prediction in a folder, which need not exist."""
-    assert hospital.labels is not None
-    references = find_label_maps(hospital.labels)
-    there = {path.name[: -len(file_ending(path) or "")] for path in folder.glob("*") if file_ending(path)}
-    return tuple(case for case in references if case not in there)
+_ENDINGS_OF_A_PREDICTION = (*IMAGE_ENDINGS, ".npz", ".pkl")
 
 
 def cases_to_predict(model: Model, hospital: Hospital, folder: Path) -> tuple[str, ...]:
-    """Find the cases with a reference whose prediction is missing, or was made from images that were replaced since."""
-    assert hospital.labels is not None
-    wanted = {*missing_predictions(hospital, folder), *cases_of_replaced_images(model, hospital, folder)}
-    return tuple(case for case in find_label_maps(hospital.labels) if case in wanted)
+    """Find the cases with a reference whose prediction is missing, or was made from images that were replaced since.
+
+    A case whose image is gone has not changed: its prediction is all that is left of it.
+    """
+    recorded = _read_record(folder)
+    now = _stamps(_images_of(model, hospital, recorded)) if recorded else {}
+    replaced = {case for case, stamps in recorded.items() if now.get(case, stamps) != stamps}
+    good = cases_in(folder) - replaced
+    return tuple(case for case in _references(hospital) if case not in good)
 
 
 def predict_missing(
     model: Model, hospital: Hospital, settings: PredictionSettings, folder: Path, *, run: RunCommand = run_logged
 ) -> tuple[str, ...]:
-    """Predict the cases of a hospital that have a reference and no prediction of their images yet.
+    """Predict the cases of a hospital that have a reference and no prediction of their images yet, and return them.
 
     Predictions appear whole: nnU-Net writes into a folder of its own, from which they are moved. What an
     interrupted run finished is kept.
-
-    Returns:
-        The cases that were predicted.
 
     Raises:
         OutputExistsError: If the folder holds predictions of another model or other settings, or some that do not say
@@ -72,14 +59,14 @@ def predict_missing(
     _claim(model, settings, folder)
     _collect(folder)
     missing = cases_to_predict(model, hospital, folder)
-    assert hospital.labels is not None
-    refuse_unrecorded(folder, [case for case in find_label_maps(hospital.labels) if case not in missing])
+    _refuse_unrecorded(folder, [case for case in _references(hospital) if case not in missing])
     if not missing:
         return ()
-    images = images_of(model, hospital, missing)
-    refuse_missing_images(model, images)
-    remove_predictions(folder, missing)
-    record_images(folder, images)
+    images = _images_of(model, hospital, missing)
+    _refuse_missing_images(model, images)
+    for path in (folder / f"{case}{ending}" for case in missing for ending in _ENDINGS_OF_A_PREDICTION):
+        path.unlink(missing_ok=True)
+    write_json(folder / _IMAGES_FILE, {**_read_record(folder), **_stamps(images)}, overwrite=True)
     _link_images(images, folder / _INPUT_FOLDER)
     words = prediction_command(model, settings, folder / _INPUT_FOLDER, folder / _UNFINISHED_FOLDER)
     run_or_raise(
@@ -93,7 +80,7 @@ def predict_missing(
     )
     _collect(folder)
     shutil.rmtree(folder / _INPUT_FOLDER)
-    left = missing_predictions(hospital, folder)
+    left = [case for case in missing if case not in cases_in(folder)]
     if left:
         raise RunError(
             f"nnU-Net ended well but left out {len(left)} cases of {hospital.name}: {', '.join(left[:5])}. See "
@@ -114,71 +101,9 @@ def prediction_command(model: Model, settings: PredictionSettings, images: Path,
     return [*words, "--save_probabilities"] if settings.probabilities else words
 
 
-def refuse_training_cases(model: Model, hospitals: Sequence[Hospital], *, acknowledged: bool) -> tuple[str, ...]:
-    """Refuse to measure a model on cases that are named like its training cases.
-
-    Looked at are the lists that DiffTumor trainers leave in a fold's folder; for folds without one, the splits of
-    the data set in nnUNet_preprocessed, where they are; and the validation cases of all folds: those of one fold
-    trained the others.
-
-    Returns:
-        A note for the report; empty without an overlap.
-
-    Raises:
-        LeakError: If there is an overlap that is not acknowledged.
-    """
-    if model.trained is None:
-        return ()
-    who_trains = f"{model.name} was trained"
-    return refuse_shared_names(who_trains, _training_cases(model), hospitals, acknowledged=acknowledged)
-
-
-def refuse_shared_names(
-    who_trains: str, training: Collection[str], hospitals: Sequence[Hospital], *, acknowledged: bool
-) -> tuple[str, ...]:
-    """Refuse hospitals that have cases of the same names as training cases.
-
-    Args:
-        who_trains: Start of the message, like "nnU-Net was trained".
-        acknowledged: The user knows that they are other scans of the same name.
-
-    Returns:
-        A note for the report; empty without an overlap.
-
-    Raises:
-        LeakError: If there is an overlap that is not acknowledged.
-    """
-    labels = {hospital.name: hospital.labels for hospital in hospitals if hospital.labels is not None}
-    shared = {name: sorted(find_label_maps(folder).keys() & set(training)) for name, folder in labels.items()}
-    overlap = {name: cases for name, cases in shared.items() if cases}
-    if not overlap:
-        return ()
-    listed = "; ".join(f"{name}: {', '.join(cases[:5])} ({len(cases)})" for name, cases in overlap.items())
-    if not acknowledged:
-        raise LeakError(
-            f"{who_trains} on cases of these names: {listed}. On its training cases, a model looks better "
-            "than it is. Leave them out (remove their label maps), or write acknowledge_identifier_matches: "
-            "true if they are other scans."
-        )
-    return (f"{who_trains} on other scans that have the same names, as was acknowledged: {listed}.",)
-
-
-def _training_cases(model: Model) -> set[str]:
-    assert model.trained is not None
-    used = {str(fold) for fold in model.folds}
-    lists_unknown = [fold for fold in used if not (model.trained / f"fold_{fold}" / SPLIT_RECORD_NAME).is_file()]
-    cases = training_cases_of_splits(model.trained, lists_unknown)
-    for fold in model.trained.glob("fold_*"):
-        name = fold.name.removeprefix("fold_")
-        record = fold / SPLIT_RECORD_NAME
-        if name in used and record.is_file():
-            cases |= set(json.loads(record.read_text(encoding="utf-8")).get("train", ()))
-        if name == "all" and name not in used:
-            continue
-        if name == "all" or used - {name}:  # validated here, trained in the other folds; "all" validates on training
-            files = fold.joinpath("validation").glob("*")
-            cases |= {path.name[: -len(ending)] for path in files if (ending := file_ending(path))}
-    return cases
+def _references(hospital: Hospital) -> Iterable[str]:
+    assert hospital.labels is not None
+    return find_label_maps(hospital.labels)
 
 
 def _claim(model: Model, settings: PredictionSettings, folder: Path) -> None:
@@ -187,16 +112,12 @@ def _claim(model: Model, settings: PredictionSettings, folder: Path) -> None:
     The stamps of the checkpoints tell models apart; a model that was moved is the same one.
     """
     assert model.trained is not None
-    checkpoints = [model.trained / f"fold_{fold}" / model.checkpoint for fold in model.folds]
     source = {
         "trained": str(model.trained),
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
-        "checkpoint_stamps": [stamp_of(path) for path in checkpoints],
-        "mirroring": settings.mirroring,
-        "step_size": settings.step_size,
-        "probabilities": settings.probabilities,
-        "cpu_bfloat16": settings.cpu_bfloat16,
+        "checkpoint_stamps": [stamp_of(model.trained / f"fold_{fold}" / model.checkpoint) for fold in model.folds],
+        **settings.model_dump(include={"mirroring", "step_size", "probabilities", "cpu_bfloat16"}),
     }
     path = folder / _SOURCE_FILE
     if not path.is_file():
@@ -221,23 +142,61 @@ def _collect(folder: Path) -> None:
     if not unfinished.is_dir():
         return
     for path in sorted(unfinished.iterdir()):
-        if file_ending(path) is not None and not _is_whole(path):
-            path.unlink()
-        else:
+        try:
+            if file_ending(path) is not None:
+                read_labels(path)
             os.replace(path, folder / path.name)
+        except CorruptImageError:
+            path.unlink()
     unfinished.rmdir()
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        read_labels(path)
-    except CorruptImageError:
-        return False
-    return True
+def _images_of(model: Model, hospital: Hospital, cases: Iterable[str]) -> dict[str, list[Path]]:
+    """Files of the images of some cases, one a channel, under the names that the model expects; they need not exist."""
+    assert model.trained is not None
+    assert hospital.images is not None
+    dataset = json.loads((model.trained / "dataset.json").read_text(encoding="utf-8"))
+    names = [f"{channel:04d}{dataset['file_ending']}" for channel in range(len(dataset["channel_names"]))]
+    return {case: [hospital.images / f"{case}_{name}" for name in names] for case in cases}
+
+
+def _refuse_missing_images(model: Model, images: Mapping[str, Sequence[Path]]) -> None:
+    files = [file for of_case in images.values() for file in of_case]
+    lacking = [file.name for file in files if not file.is_file()]
+    if lacking:
+        ending = files[0].name[len(next(iter(images))) :]
+        raise DatasetError(
+            f"{files[0].parent} lacks {len(lacking)} of the {len(files)} images that {model.name} needs: "
+            f"{', '.join(lacking[:5])}. They must be named <case>{ending}, as for its training."
+        )
+
+
+def _refuse_unrecorded(folder: Path, predicted: Iterable[str]) -> None:
+    recorded = _read_record(folder)
+    unknown = [case for case in predicted if case not in recorded]
+    if unknown:
+        raise OutputExistsError(
+            f"{folder} does not say which images {len(unknown)} of its predictions were made from: "
+            f"{', '.join(unknown[:5])}. Move them away to predict anew."
+        )
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Stamps of the images that predictions were made from, by case."""
+    path = folder / _IMAGES_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _stamps(images: Mapping[str, Sequence[Path]]) -> dict[str, list[list[int]]]:
+    """Stamps of the images of the cases whose files are all there."""
+    return {
+        case: [stamp_of(file) for file in files]
+        for case, files in images.items()
+        if all(file.is_file() for file in files)
+    }
 
 
 def _link_images(images: Mapping[str, Sequence[Path]], folder: Path) -> None:
-    """Fill a folder with links to images."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for file in (file for files in images.values() for file in files):

@@ -45,7 +45,6 @@ def score_once(request: ScoringRequest, output: Path, *, workers: int = 1) -> bo
             return False
     unfinished = output.with_name(f".unfinished-{output.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
     try:
         scored = score_folders(request, unfinished, workers=workers, show_progress=True)
     except KilledProcessError as error:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from nnunet_difftumor.evaluation.comparison.analysis import (
-    ALL,
-    EVERYONE,
-    SIZE,
-    Finding,
-    Findings,
-    Group,
-)
-from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan
-from nnunet_difftumor.evaluation.comparison.measures import TUMOR_DICE, TUMORS, Measure
+from nnunet_difftumor.evaluation.comparison.analysis import SIZE, Finding
+from nnunet_difftumor.evaluation.comparison.measures import SIZE_MEASURES, TUMOR_DICE, TUMORS
 from nnunet_difftumor.evaluation.comparison.text import counted, show_estimate
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate
 
@@ -28,8 +20,6 @@ _INK, _SOFT, _LINE, _ACCENT = "#1c2430", "#5b6675", "#dfe4ea", "#14618f"
 _ARM_COLORS = ("#5b6675", "#14618f", "#c2571a", "#2f7d4f", "#8a3d8f", "#a08000")
 _WIDTH, _WORDS_LEFT, _WORDS_RIGHT = 11.5, 3.2, 2.7
 """Width of a figure, and of the words beside a forest plot, in inches."""
-
-_HEADINGS = {"size": "Diameter", "hospital": "Hospital", "age": "Age", "sex": "Sex", "phase": "Phase"}
 
 
 @dataclass(frozen=True)
@@ -40,15 +30,11 @@ class _Row:
     is_diamond: bool = False
 
 
-def draw_forest(findings: Findings, experiment: ComparisonPlan, label: str, measure: Measure, arm: str) -> Figure:
-    """Draw the difference of an arm to the baseline in all groups and in all patients; of the only arm, its value."""
-    is_difference = arm != experiment.baseline
-    find = findings.difference if is_difference else findings.arm
-    drawn = experiment.arms[1:] if is_difference else (arm,)
-    all_rows = {
-        each: _forest_rows(findings.groups, measure, partial(find, label, measure.key, arm=each)) for each in drawn
-    }
-    rows = all_rows[arm]
+def draw_forest(figures: Sequence[Finding], arm: str) -> Figure:
+    """Draw those figures of `Findings.shown` that are an arm's, in the range of all of them."""
+    rows_of = {name: _forest_rows([each for each in figures if each.arm == name]) for name in _arms_of(figures)}
+    everyone, rows = next(each for each in figures if each.arm == arm), rows_of[arm]
+    measure, is_difference = everyone.measure, bool(everyone.baseline)
     height = 0.9 + 0.3 * len(rows)  # inches
     words = max(_WORDS_LEFT, *(0.075 * (len(row.text) + len(row.count)) + 0.45 for row in rows))  # inches
     width = _WIDTH - words - _WORDS_RIGHT
@@ -56,32 +42,33 @@ def draw_forest(findings: Findings, experiment: ComparisonPlan, label: str, meas
     axis = figure.add_axes((words / _WIDTH, 0.62 / height, width / _WIDTH, 1 - 1.05 / height))
     for place, row in zip(range(len(rows) - 1, -1, -1), rows, strict=True):
         _draw_row(axis, row, place, 1 / width, words, is_difference=is_difference)
-    axis.set_xlim(*_range_of([row for each in all_rows.values() for row in each]))
-    name, caption = arm, f"{measure.title}, with 95% interval"
+    limits = _range_of([row for each in rows_of.values() for row in each])
+    axis.set(xlim=limits, ylim=(-0.8, len(rows) - 0.2), yticks=[])
+    caption = f"{measure.title}, with 95% interval"
     if is_difference:
         axis.axvline(0, color=_SOFT, linewidth=0.9, zorder=0)
-        better = arm if measure.is_better_high else experiment.baseline
+        better = arm if measure.is_better_high else everyone.baseline
         caption = f"difference in {caption}; to the right: {better} is better"
-        name = f"{arm} minus {experiment.baseline}"
-    axis.set_ylim(-0.8, len(rows) - 0.2)
-    axis.set_yticks([])
     axis.spines[["left", "right", "top"]].set_visible(False)
     axis.tick_params(labelsize=8, colors=_SOFT)
     axis.set_xlabel(caption, fontsize=9, color=_INK)
-    figure.text(0.012, 1 - 0.2 / height, f"{measure.title}, {label}: {name}", fontsize=11, va="center")
+    title = f"{measure.title}, {everyone.label}: {everyone.name}"
+    figure.text(0.012, 1 - 0.2 / height, title, fontsize=11, va="center")
     return figure
 
 
-def _forest_rows(groups: Sequence[Group], measure: Measure, find: Callable[..., Finding | None]) -> list[_Row]:
-    rows: list[_Row] = []
-    for kind in dict.fromkeys(group.kind for group in groups if group.kind != ALL):
-        figures = [figure for group in groups if group.kind == kind and (figure := find(group=group))]
-        if figures:
-            rows.append(_Row(_HEADINGS.get(kind, kind.capitalize()), "", None))
-        rows += [_Row(f"  {each.group.name}", _count(each, measure), each.estimate) for each in figures]
-    everyone = find(group=EVERYONE)
-    assert everyone is not None
-    rows.append(_Row("All patients", _count(everyone, measure), everyone.estimate, is_diamond=True))
+def _arms_of(figures: Sequence[Finding]) -> list[str]:
+    return list(dict.fromkeys(each.arm for each in figures))
+
+
+def _forest_rows(figures: Sequence[Finding]) -> list[_Row]:
+    """Groups kind by kind, then all patients, whose figure comes first in `figures`."""
+    everyone, *of_groups = figures
+    rows = []
+    for kind, own in itertools.groupby(of_groups, key=lambda each: each.group.kind):
+        rows.append(_Row("Diameter" if kind == SIZE else kind.capitalize(), "", None))
+        rows += [_Row(f"  {each.group.name}", _count(each), each.estimate) for each in own]
+    rows.append(_Row("All patients", _count(everyone), everyone.estimate, is_diamond=True))
     if everyone.over_hospitals is not None:
         rows.append(_Row("Hospitals resampled", "", everyone.over_hospitals, is_diamond=True))
     return rows
@@ -120,19 +107,17 @@ def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, 
     axis.plot([estimate.value], [height], marker="s", color=_ACCENT, markersize=5.5)
 
 
-def draw_sizes(findings: Findings, experiment: ComparisonPlan, label: str, measures: Sequence[Measure]) -> Figure:
+def draw_sizes(figures: Sequence[Finding]) -> Figure:
     """Draw measures of tumours by size, one panel each, arms side by side."""
-    groups = [group for group in findings.groups if group.kind == SIZE]
+    arms = _arms_of(figures)
     figure = Figure(figsize=(_WIDTH, 3.9), facecolor="white")
-    axes = figure.subplots(1, len(measures), squeeze=False)[0]
-    for axis, measure in zip(axes, measures, strict=True):
-        for number, arm in enumerate(experiment.arms):
-            found = [findings.arm(label, measure.key, group, arm) for group in groups]
-            _draw_arm_by_size(axis, arm, found, number, len(experiment.arms))
-        ticks = [_tick(findings.arm(label, measure.key, group, experiment.baseline), group) for group in groups]
-        axis.set_xticks(range(len(groups)), ticks)
-        axis.set_xlim(-0.6, len(groups) - 0.4)
-        axis.set_ylim(0, 1.02)
+    axes = figure.subplots(1, len(SIZE_MEASURES), squeeze=False)[0]
+    for axis, measure in zip(axes, SIZE_MEASURES, strict=True):
+        of_arms = [[each for each in figures if (each.measure, each.arm) == (measure, arm)] for arm in arms]
+        for number, own in enumerate(of_arms):
+            _draw_arm_by_size(axis, own, number, len(arms))
+        axis.set_xticks(range(len(of_arms[0])), [_tick(each) for each in of_arms[0]])
+        axis.set(xlim=(-0.6, len(of_arms[0]) - 0.4), ylim=(0, 1.02))
         axis.set_title(measure.title, fontsize=10, color=_INK)
         axis.set_ylabel("mean Dice" if measure is TUMOR_DICE else "share of tumours", fontsize=9, color=_INK)
         axis.set_xlabel("diameter of the tumour", fontsize=9, color=_INK)
@@ -146,25 +131,24 @@ def draw_sizes(findings: Findings, experiment: ComparisonPlan, label: str, measu
     return figure
 
 
-def _draw_arm_by_size(axis: Axes, arm: str, figures: Sequence[Finding | None], number: int, arms: int) -> None:
+def _draw_arm_by_size(axis: Axes, figures: Sequence[Finding], number: int, arms: int) -> None:
     color = _ARM_COLORS[number % len(_ARM_COLORS)]
     shift = (number - (arms - 1) / 2) * min(0.18, 0.6 / arms)
-    axis.plot([], [], marker="o", color=color, markersize=5, label=arm)
-    for position, figure in enumerate(figures):
-        if figure is None or math.isnan(figure.estimate.low):
-            continue
-        estimate, place = figure.estimate, position + shift
-        axis.plot([place, place], [estimate.low, estimate.high], color=color, linewidth=1.6)
-        axis.plot([place], [estimate.value], marker="o", color=color, markersize=5)
+    axis.plot([], [], marker="o", color=color, markersize=5, label=figures[0].arm)
+    for position, estimate in enumerate(figure.estimate for figure in figures):
+        if not math.isnan(estimate.low):
+            place = position + shift
+            axis.plot([place, place], [estimate.low, estimate.high], color=color, linewidth=1.6)
+            axis.plot([place], [estimate.value], marker="o", color=color, markersize=5)
 
 
-def _tick(figure: Finding | None, group: Group) -> str:
-    if figure is None or not figure.items:
-        return f"{group.name}\nempty"
+def _tick(figure: Finding) -> str:
+    if not figure.items:
+        return f"{figure.group.name}\nempty"
     lack = "\ntoo few" if math.isnan(figure.estimate.low) else ""
-    return f"{group.name}\nn = {figure.items}{lack}"
+    return f"{figure.group.name}\nn = {figure.items}{lack}"
 
 
-def _count(figure: Finding, measure: Measure) -> str:
+def _count(figure: Finding) -> str:
     patients = counted(figure.patients, "patient")
-    return f"{counted(figure.items, 'tumour')}, {patients}" if measure.of == TUMORS else patients
+    return f"{counted(figure.items, 'tumour')}, {patients}" if figure.measure.of == TUMORS else patients

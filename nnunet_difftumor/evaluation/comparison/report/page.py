@@ -8,13 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, Finding, Findings
+from nnunet_difftumor.evaluation.comparison.analysis import EVERYONE, SIZE, Findings
 from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, file_name_of
-from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, SIZE_MEASURES, is_lack, measure_of
+from nnunet_difftumor.evaluation.comparison.measures import MEASURES, SENSITIVITY, Measure, is_lack, measure_of
 from nnunet_difftumor.evaluation.comparison.report.figures import draw_forest, draw_sizes
 from nnunet_difftumor.evaluation.comparison.report.tables import cohort_table, tables_of_label
 from nnunet_difftumor.evaluation.comparison.text import listing, show_interval, show_p_value, show_value
-from nnunet_difftumor.evaluation.statistics.intervals import SMALLEST_HOSPITALS
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.pictures.montage import save_figure
 from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
@@ -29,17 +28,17 @@ def write_report(
 ) -> None:
     """Write tables, figures, methods paragraph and page in place of earlier ones; `facts` are of `collect_facts`."""
     environment = page_environment(Path(__file__).parent)
-    environment.filters["sentence"] = lambda names: listing(list(names))
+    environment.filters |= {"sentence": listing, "interval": show_interval, "p": show_p_value, "value": show_value}
     environment.tests["lack"] = is_lack
     methods = _tidy(environment.overlay(autoescape=False).get_template("methods.txt.jinja").render(facts=facts))
     _remove_earlier(output)
-    cohort = cohort_table(facts)
+    cohort, primary = cohort_table(facts), measure_of(experiment.primary)
     labels = [
         {
             "name": label,
             "tables": tables_of_label(findings, experiment, label),
-            "cards": _cards(findings, experiment, label, len(facts["labels"]) > 1),
-            **_draw(findings, experiment, label, output / FIGURES_FOLDER),
+            "cards": [each for each in findings.shown(label, primary) if each.group == EVERYONE],
+            **_draw(findings, label, primary, output / FIGURES_FOLDER),
         }
         for label in facts["labels"]
     ]
@@ -48,7 +47,7 @@ def write_report(
         _write_text(output / TABLES_FOLDER / f"{name}.csv", table.to_csv())
         _write_text(output / TABLES_FOLDER / f"{name}.tex", table.to_latex())
     page = environment.get_template("report.html.jinja").render(
-        facts=facts, labels=labels, cohort=cohort, measures=MEASURES, methods=methods, notes=[*notes, *_warnings(facts)]
+        facts=facts, labels=labels, cohort=cohort, measures=MEASURES, methods=methods, notes=notes
     )
     _write_text(output / METHODS_FILE, methods + "\n")
     _write_text(output / REPORT_FILE, page)
@@ -56,21 +55,20 @@ def write_report(
 
 def _remove_earlier(output: Path) -> None:
     """Tables and pictures of an earlier run would stay if an arm or label has gone since."""
-    for folder, endings in ((TABLES_FOLDER, (".csv", ".tex")), (FIGURES_FOLDER, (".png",))):
-        for path in output.joinpath(folder).glob("*"):
-            if path.suffix in endings:
-                path.unlink()
+    for pattern in (f"{TABLES_FOLDER}/*.csv", f"{TABLES_FOLDER}/*.tex", f"{FIGURES_FOLDER}/*.png"):
+        for path in output.glob(pattern):
+            path.unlink()
 
 
-def _draw(findings: Findings, experiment: ComparisonPlan, label: str, folder: Path) -> dict[str, Any]:
+def _draw(findings: Findings, label: str, primary: Measure, folder: Path) -> dict[str, Any]:
     """Forest plots of the primary measure and of sensitivity, and the plot by size, as text for the page."""
     forests = []
-    for measure in dict.fromkeys((measure_of(experiment.primary), SENSITIVITY)):
-        for arm in experiment.arms[1:] or experiment.arms:
-            forest = draw_forest(findings, experiment, label, measure, arm)
-            data = _embedded(forest, folder, f"{label}_{measure.key}_{arm}")
+    for measure in dict.fromkeys((primary, SENSITIVITY)):
+        figures = findings.shown(label, measure)
+        for arm in dict.fromkeys(each.arm for each in figures):
+            data = _embedded(draw_forest(figures, arm), folder, f"{label}_{measure.key}_{arm}")
             forests.append({"alt": f"forest plot of {measure.title}, {label}, {arm}", "data": data})
-    sizes = draw_sizes(findings, experiment, label, SIZE_MEASURES)
+    sizes = draw_sizes([each for each in findings.arms if each.label == label and each.group.kind == SIZE])
     return {"forests": forests, "sizes": _embedded(sizes, folder, f"{label}_sizes")}
 
 
@@ -78,54 +76,6 @@ def _embedded(figure: Figure, folder: Path, name: str) -> str:
     path = folder / f"{file_name_of(name)}.png"
     save_figure(figure, path, dpi=_DPI)
     return embed_png(path)
-
-
-def _cards(findings: Findings, experiment: ComparisonPlan, label: str, names_label: bool) -> list[dict[str, Any]]:
-    """The primary measure in large print: each difference, or the only arm."""
-    end = f", {label}" if names_label else ""
-    cards = []
-    for arm in experiment.arms[1:] or experiment.arms:
-        is_difference = arm != experiment.baseline
-        figure = (findings.difference if is_difference else findings.arm)(label, experiment.primary, EVERYONE, arm)
-        assert figure is not None
-        interval = show_interval(figure.estimate, signed=is_difference)
-        cards.append(
-            {
-                "name": f"{arm} minus {experiment.baseline}{end}" if is_difference else f"{arm}{end}",
-                "value": show_value(figure.estimate.value, signed=is_difference),
-                "interval": f"{'95% interval ' * is_difference}{interval}" if interval else figure.estimate.method,
-                "lines": _card_lines(figure) if is_difference else [],
-            }
-        )
-    return cards
-
-
-def _card_lines(figure: Finding) -> list[str]:
-    lines = [f"{figure.patients} patients"]
-    if figure.test:
-        p_value = show_p_value(figure.p_value)
-        equals = "" if p_value.startswith("<") else "= "
-        lines.append(f"{figure.test} test: p {equals}{p_value} (Holm: {show_p_value(figure.p_holm)})")
-    for name, estimate in (("other hospitals", figure.over_hospitals), ("other trainings", figure.over_seeds)):
-        if interval := show_interval(estimate, signed=True):
-            lines.append(f"95% interval for {name}: {interval}")
-    return lines
-
-
-def _warnings(facts: Mapping[str, Any]) -> list[str]:
-    warnings = []
-    hospitals = len(facts["hospitals"])
-    if 1 < hospitals < SMALLEST_HOSPITALS:
-        warnings.append(
-            f"{hospitals} hospitals are too few to be resampled ({SMALLEST_HOSPITALS} needed). Intervals hold for "
-            "patients of these hospitals, not for other hospitals."
-        )
-    if len(facts["arms"]) > 1 and not facts["seeds_used"]:
-        warnings.append(
-            "No interval knows how much another training of the same arm would differ: that takes at least "
-            f"{facts['smallest_seeds']} seeds in both arms."
-        )
-    return warnings
 
 
 def _tidy(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_difftumor.evaluation.comparison.analysis import ALL, SIZE, Finding, Findings, measures_of
+from nnunet_difftumor.evaluation.comparison.analysis import ALL, SIZE, Finding, Findings
 from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan
 from nnunet_difftumor.evaluation.comparison.inputs.scores import StudyScores
 from nnunet_difftumor.evaluation.comparison.measures import NOT_MEASURED, is_lack, measure_of
@@ -20,12 +20,10 @@ from nnunet_difftumor.support.files.atomic_files import written_whole
 
 ARMS_FILE, DIFFERENCES_FILE, SEEDS_FILE = "arms.csv", "differences.csv", "seeds.csv"
 CASES_FILE, TUMORS_FILE = "cases.csv", "tumors.csv"
-_WHAT = ("label", "measure", "group_kind", "group", "arm")
-_FIGURE = ("patients", "items", "value", "low", "high", "interval")
-_OVER_HOSPITALS = ("low_over_hospitals", "high_over_hospitals")
-_OVER_SEEDS = ("low_over_seeds", "high_over_seeds")
-_ARM_COLUMNS = [*_WHAT, *_FIGURE, *_OVER_HOSPITALS]
-_DIFFERENCE_COLUMNS = [*_WHAT, "baseline", *_FIGURE, *_OVER_HOSPITALS, *_OVER_SEEDS, "test", "p", "p_holm"]
+_WHAT = ["label", "measure", "group_kind", "group", "arm"]
+_FIGURE = ["patients", "items", "value", "low", "high", "interval", "low_over_hospitals", "high_over_hospitals"]
+_ARM_COLUMNS = [*_WHAT, *_FIGURE]
+_DIFFERENCE_COLUMNS = [*_WHAT, "baseline", *_FIGURE, "low_over_seeds", "high_over_seeds", "test", "p", "p_holm"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Table:
 
     key: str
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
     texts: tuple[int, ...] = (0,)
 
     def to_csv(self) -> str:
@@ -59,17 +57,9 @@ class Table:
         return "\n".join([*start, *body, r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-_LATEX_SPECIAL = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        **{character: "\\" + character for character in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": "$<$",
-        ">": "$>$",
-        "\n": " ",
-    }
-)
+_LATEX_NAMED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX_ESCAPED = {character: "\\" + character for character in "&%$#_{}"}
+_LATEX_SPECIAL = str.maketrans({**_LATEX_NAMED, **_LATEX_ESCAPED, "<": "$<$", ">": "$>$", "\n": " "})
 _MINUS = re.compile(r"(?<![^\s(])-(?=\d)")
 
 
@@ -87,13 +77,13 @@ def _latex(text: str) -> str:
 
 def cohort_table(facts: Mapping[str, Any]) -> Table:
     """Make the table of who was measured, hospital by hospital, from the facts of the run."""
-    columns = ("", *(hospital["name"] for hospital in facts["hospitals"]))
-    has_sum = len(facts["hospitals"]) > 1
-    rows = [(row["name"], *map(str, [*row["hospitals"], *[row["all"]] * has_sum])) for row in facts["cohort"]]
-    return Table("cohort", "Patients, scans and tumours", (*columns, *["all"] * has_sum), tuple(rows))
+    names = [hospital["name"] for hospital in facts["hospitals"]]
+    has_sum = len(names) > 1
+    rows = [[row["name"], *map(str, [*row["hospitals"], *[row["all"]] * has_sum])] for row in facts["cohort"]]
+    return Table("cohort", "Patients, scans and tumours", ["", *names, *["all"] * has_sum], rows)
 
 
-def tables_of_label(findings: Findings, experiment: ComparisonPlan, label: str) -> tuple[Table, ...]:
+def tables_of_label(findings: Findings, experiment: ComparisonPlan, label: str) -> list[Table]:
     """Make the tables of one tumour label: arms, differences, sizes, one for each kind of group, and trainings."""
     own = [_words(each) for each in (*findings.arms, *findings.differences) if each.label == label]
     figures: Frame = pd.DataFrame(own)
@@ -101,15 +91,14 @@ def tables_of_label(findings: Findings, experiment: ComparisonPlan, label: str) 
     tables = [_arms_table(figures, experiment, label)]
     if len(experiment.arms) > 1:
         tables.append(_differences_table(figures, experiment, label))
-    for kind in dict.fromkeys(group.kind for group in findings.groups if group.kind != ALL):
-        tables.append(_group_table(figures, experiment, label, kind))
+    tables += [_group_table(figures, experiment, label, kind) for kind in figures["kind"].unique() if kind != ALL]
     seeds = findings.seeds[findings.seeds["label"] == label]
-    return (*tables, *([_seeds_table(seeds, label)] if len(seeds) else []))
+    return [*tables, _seeds_table(seeds, label)] if len(seeds) else tables
 
 
 def _words(figure: Finding) -> dict[str, Any]:
     """One figure as text, and what it is of."""
-    measure, is_difference = measure_of(figure.measure), bool(figure.baseline)
+    measure, is_difference = figure.measure, bool(figure.baseline)
     cell = show_estimate(figure.estimate, signed=is_difference)
     return {
         "kind": figure.group.kind,
@@ -129,69 +118,67 @@ def _words(figure: Finding) -> dict[str, Any]:
     }
 
 
-def _pivot(figures: Frame, experiment: ComparisonPlan, kind: str, cells: Sequence[tuple[str, bool, str]]) -> list[Any]:
+def _in_order(figures: Frame, column: str) -> Frame:
+    """Rows by the values of a column, which are in the order in which they first come."""
+    return figures.sort_values(column, key=lambda values: pd.factorize(values)[0], kind="stable")
+
+
+def _pivot(figures: Frame, baseline: str, cells: Sequence[tuple[str, bool, str]]) -> list[list[str]]:
     """Rows of measure, group, patients, number and cells, measures and groups in their order.
 
     Args:
+        figures: Those of one kind of group.
         cells: Column of `_words`, whether of the difference, and arm, of each cell.
     """
-    order = {measure.title: number for number, measure in enumerate(measures_of(kind, experiment))}
-    own = figures[figures["kind"] == kind].sort_values("measure", key=lambda titles: titles.map(order), kind="stable")
-    wide = own.pivot(
-        index=["measure", "group"],
-        columns=["is_difference", "arm"],
-        values=["patients", "n", *dict.fromkeys(name for name, _, _ in cells)],
-    )
-    wide = wide.reindex(pd.MultiIndex.from_frame(own[own["is_shown"]][["measure", "group"]].drop_duplicates()))
-    counts = [(name, False, experiment.baseline) for name in ("patients", "n")]
-    return wide[[*counts, *cells]].reset_index().to_numpy().tolist()
+    values = ["patients", "n", *dict.fromkeys(name for name, _, _ in cells)]
+    wide = figures.pivot(index=["measure", "group"], columns=["is_difference", "arm"], values=values)
+    shown = _in_order(figures[figures["is_shown"]], "measure")[["measure", "group"]].drop_duplicates()
+    counts = [(name, False, baseline) for name in ("patients", "n")]
+    return wide.reindex(pd.MultiIndex.from_frame(shown))[[*counts, *cells]].reset_index().to_numpy().tolist()
 
 
 def _arms_table(figures: Frame, experiment: ComparisonPlan, label: str) -> Table:
-    rows = _pivot(figures, experiment, ALL, [("cell", False, arm) for arm in experiment.arms])
-    columns = ("measure", "patients", "n", *experiment.arms)
-    rows = tuple((measure, *cells) for measure, _, *cells in rows)
+    cells = [("cell", False, arm) for arm in experiment.arms]
+    rows = _pivot(figures[figures["kind"] == ALL], experiment.baseline, cells)
+    columns = ["measure", "patients", "n", *experiment.arms]
+    rows = [[measure, *others] for measure, _, *others in rows]
     return Table(f"{label}_arms", f"{label}: all patients", columns, rows, (0, 2))
 
 
 def _differences_table(figures: Frame, experiment: ComparisonPlan, label: str) -> Table:
-    own = figures[(figures["kind"] == ALL) & figures["is_difference"] & figures["is_shown"]]
-    own = own.sort_values("arm", key=lambda arms: arms.map(experiment.arms.index), kind="stable")
+    own = _in_order(figures[(figures["kind"] == ALL) & figures["is_difference"] & figures["is_shown"]], "arm")
     over = [name for name in ("over hospitals", "over patients and seeds") if (own[name] != DASH).any()]
     own = own[["arm", "measure", "patients", "cell", *over, "test", "p", "p (Holm)"]]
-    columns = tuple(own.rename(columns={"cell": "difference"}).columns)
-    rows = tuple(own.itertuples(index=False, name=None))
+    columns = list(own.rename(columns={"cell": "difference"}))
     title = f"{label}: differences to {experiment.baseline}"
-    return Table(f"{label}_differences", title, columns, rows, (0, 1, columns.index("test")))
+    return Table(f"{label}_differences", title, columns, own.to_numpy().tolist(), (0, 1, columns.index("test")))
 
 
 def _group_table(figures: Frame, experiment: ComparisonPlan, label: str, kind: str) -> Table:
     others = experiment.arms[1:]
-    columns = ["measure", kind, "patients", "n", *experiment.arms]
+    columns = ["measure", "diameter" if kind == SIZE else kind, "patients", "n", *experiment.arms]
     columns += [f"{arm} minus {experiment.baseline}" for arm in others]
     cells = [*(("cell", False, arm) for arm in experiment.arms), *(("cell", True, arm) for arm in others)]
     if kind == SIZE:
-        columns[1] = "diameter"
         columns += ["p (Holm)" if len(others) == 1 else f"p (Holm), {arm}" for arm in others]
         cells += [("p (Holm)", True, arm) for arm in others]
-    rows = _pivot(figures, experiment, kind, cells)
+    rows = _pivot(figures[figures["kind"] == kind], experiment.baseline, cells)
     for row in rows:
         if is_lack(row[4]):  # said once
             row[5:] = [""] * len(row[5:])
-    return Table(f"{label}_{kind}", f"{label}: by {kind}", tuple(columns), tuple(map(tuple, rows)), (0, 1, 3))
+    return Table(f"{label}_{kind}", f"{label}: by {kind}", columns, rows, (0, 1, 3))
 
 
 def _seeds_table(seeds: Frame, label: str) -> Table:
     rows = []
     for (key, arm), own in seeds.groupby(["measure", "arm"], sort=False):
         values = own["value"]
-        if values.isna().any():
-            continue
-        figures = (values.mean(), values.std(), values.max() - values.min())
-        each = ", ".join(f"{seed}: {show_value(value)}" for seed, value in zip(own["seed"], values, strict=True))
-        rows.append((measure_of(key).title, arm, *map(show_value, figures), each))
-    columns = ("measure", "arm", "mean", "sd over seeds", "range", "each seed")
-    return Table(f"{label}_seeds", f"{label}: trainings", columns, tuple(rows), (0, 1, 5))
+        if not values.isna().any():
+            figures = map(show_value, (values.mean(), values.std(), values.max() - values.min()))
+            each = ", ".join(f"{seed}: {show_value(value)}" for seed, value in zip(own["seed"], values, strict=True))
+            rows.append([measure_of(key).title, arm, *figures, each])
+    columns = ["measure", "arm", "mean", "sd over seeds", "range", "each seed"]
+    return Table(f"{label}_seeds", f"{label}: trainings", columns, rows, (0, 1, 5))
 
 
 def write_complete_tables(findings: Findings, folder: Path) -> None:
@@ -204,10 +191,9 @@ def write_complete_tables(findings: Findings, folder: Path) -> None:
 
 def _numbers(figure: Finding) -> dict[str, Any]:
     """Columns of arms.csv and differences.csv, and more."""
-    group, estimate = figure.group, figure.estimate
-    row = {**vars(figure), "group_kind": group.kind, "group": group.name, "value": estimate.value, "p": figure.p_value}
-    row["interval"] = estimate.method
-    ends = {"": estimate, "_over_hospitals": figure.over_hospitals, "_over_seeds": figure.over_seeds}
+    row = {**vars(figure), "measure": figure.measure.key, "group_kind": figure.group.kind, "group": figure.group.name}
+    row |= {"value": figure.estimate.value, "interval": figure.estimate.method, "p": figure.p_value}
+    ends = {"": figure.estimate, "_over_hospitals": figure.over_hospitals, "_over_seeds": figure.over_seeds}
     for name, each in ends.items():
         row |= {f"low{name}": each.low, f"high{name}": each.high} if each is not None else {}
     return row
@@ -215,10 +201,9 @@ def _numbers(figure: Finding) -> dict[str, Any]:
 
 def write_raw_tables(study: StudyScores, experiment: ComparisonPlan, folder: Path) -> None:
     """Write what the figures are computed from into cases.csv and tumors.csv, one row a model and scan or tumour."""
-    models = pd.DataFrame([(each.name, each.arm, each.seed) for each in experiment.models])
-    models.columns = ["model", "arm", "seed"]
+    models = pd.DataFrame({"model": each.name, "arm": each.arm, "seed": each.seed} for each in experiment.models)
+    first = ["arm", "seed", "model", "hospital", "patient", *study.group_kinds]
     for name, table in ((CASES_FILE, study.cases), (TUMORS_FILE, study.tumors)):
-        first = ["arm", "seed", "model", "hospital", "patient", *study.group_kinds]
         rows = table.merge(models.astype({"seed": "Int64"}), on="model")
         _write_csv(folder / name, rows[[*first, *(column for column in table.columns if column not in first)]], "\n")
 

@@ -17,13 +17,11 @@ from nnunet_difftumor.evaluation.comparison.inputs import scoring
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
     cases_to_predict,
-    missing_predictions,
     predict_missing,
     prediction_command,
-    refuse_training_cases,
 )
 from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
-from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of
+from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of, refuse_training_cases
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.evaluation.scoring.run import FolderScores, KilledProcessError, ScoringRequest
 from nnunet_difftumor.support.processes.steps import RunError
@@ -81,7 +79,7 @@ class FakeNnunet:
 
 def test_missing_scans_are_predicted_and_appear_whole(hospital, model, tmp_path):
     nnunet = FakeNnunet()
-    assert missing_predictions(hospital, tmp_path / "p") == CASES
+    assert cases_to_predict(model, hospital, tmp_path / "p") == CASES
     assert predict_missing(model, hospital, SETTINGS, tmp_path / "p", run=nnunet) == CASES
     assert set(find_label_maps(tmp_path / "p")) == set(CASES)
     assert (tmp_path / "p" / "dataset.json").is_file()

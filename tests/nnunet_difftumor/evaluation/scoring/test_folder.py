@@ -21,11 +21,11 @@ from nnunet_difftumor.evaluation.scoring.curves import (
     froc_curve,
     patient_curve,
     sensitivity_at,
-    wilson_interval,
 )
 from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
 from nnunet_difftumor.evaluation.scoring.tables import new_output_folder, read_scores
+from nnunet_difftumor.evaluation.statistics.intervals import wilson_interval
 
 SHARED_MEMORY = Path("/dev/shm")
 SHAPE = (10, 40, 40)

@@ -12,7 +12,8 @@ from nnunet_difftumor.evaluation.statistics.intervals import (
     NO_DIFFERENCE,
     OUTWEIGHED,
     SAME_DIFFERENCE,
-    bootstrap_critical_value,
+    SMALLEST_BOOTSTRAP,
+    SMALLEST_HOSPITALS,
     critical_value,
     hospital_interval,
     interval_ends,
@@ -104,7 +105,7 @@ def measure_coverage(world, patients, repetitions, seed=0):
     block = 1000
     for _ in range(repetitions // block):
         for name, (totals, weights, scale) in figures(world, (block, patients), rng).items():
-            critical = critical_value(totals, weights, scale, draws=DRAWS, rng=rng)
+            critical = critical_value(totals, weights, scale, SMALLEST_BOOTSTRAP, draws=DRAWS, rng=rng)
             low, high = interval_ends(totals, weights, scale, critical)
             held[name] += float(((low <= truth[name]) & (truth[name] <= high)).sum())
     return {name: count / repetitions for name, count in held.items()}
@@ -173,7 +174,7 @@ def measure_false_positive_rates(world, patients, repetitions, seed):
         for name, values in p_values.items():
             counts[name] += int((values <= 0.05).sum())
         totals = found[1] - found[0]
-        critical = critical_value(totals, tumors, HIT_DIFFERENCE, draws=DRAWS, rng=rng)
+        critical = critical_value(totals, tumors, HIT_DIFFERENCE, SMALLEST_BOOTSTRAP, draws=DRAWS, rng=rng)
         low, high = interval_ends(totals, tumors, HIT_DIFFERENCE, critical)
         counts["interval"] += int(((low > 0) | (high < 0)).sum())
     return {name: count / repetitions for name, count in counts.items()}
@@ -230,7 +231,7 @@ def measure_hospital_coverage(hospitals, repetitions, seed):
     for _ in range(repetitions // 500):
         dice, difference, patients = draw_hospitals(hospitals, (500,), rng)
         for name, totals, scale in (("Dice", dice, SHARE), ("difference", difference, DIFFERENCE)):
-            critical = bootstrap_critical_value(totals, patients, scale, draws=DRAWS, rng=rng)
+            critical = critical_value(totals, patients, scale, SMALLEST_HOSPITALS, draws=DRAWS, rng=rng)
             low, high = interval_ends(totals, patients, scale, critical)
             held[name] += int(((low <= truth[name]) & (truth[name] <= high)).sum())
     return {name: count / repetitions for name, count in held.items()}
@@ -298,7 +299,7 @@ def test_trainings_vary_and_the_interval_over_seeds_says_so(seed_sd):
     for _ in range(studies):
         shared = rng.normal(0.03, 0.15, patients)
         arm, baseline = (rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, 0.1, (seeds, patients)) for _ in range(2))
-        estimate = seed_interval(arm + shared, baseline, weights)
+        estimate = seed_interval(arm + shared, baseline, weights, DIFFERENCE)
         held += estimate.low <= 0.03 <= estimate.high
         low, high = interval_ends(shared + arm.mean(0) - baseline.mean(0), weights, DIFFERENCE, stats.t.ppf(0.975, 29))
         held_without += low <= 0.03 <= high
@@ -308,7 +309,7 @@ def test_trainings_vary_and_the_interval_over_seeds_says_so(seed_sd):
 
 
 def test_two_seeds_give_no_interval_over_seeds():
-    assert seed_interval(np.zeros((2, 12)), np.zeros((3, 12)), np.ones(12)) is None
+    assert seed_interval(np.zeros((2, 12)), np.zeros((3, 12)), np.ones(12), DIFFERENCE) is None
 
 
 def test_interval_of_differences_is_students_below_thirty_patients():
@@ -445,7 +446,7 @@ def test_intervals_hold_the_truth_where_few_patients_have_most_tumors(patients, 
     rng = np.random.default_rng(17)
     tumors, found = draw_unequal_patients(patients, 3000, rng)
     for totals, scale, truth in ((found[0], HIT_SHARE, 2 / 3), (found[1] - found[0], HIT_DIFFERENCE, 0.0)):
-        critical = critical_value(totals, tumors, scale, draws=DRAWS, rng=rng)
+        critical = critical_value(totals, tumors, scale, SMALLEST_BOOTSTRAP, draws=DRAWS, rng=rng)
         low, high = interval_ends(totals, tumors, scale, critical)
         assert least <= ((low <= truth) & (truth <= high)).mean() <= 0.97, scale.name
 
@@ -454,7 +455,7 @@ def test_intervals_hold_the_truth_where_hospitals_differ_in_size():
     rng = np.random.default_rng(18)
     sizes = np.broadcast_to([100.0, 50.0, 20.0, 10.0, 10.0, 10.0], (3000, 6))
     totals = sizes * rng.normal(0, 0.08, sizes.shape) + rng.normal(0, 0.2, sizes.shape) * np.sqrt(sizes)
-    critical = bootstrap_critical_value(totals, sizes, SHARE_DIFFERENCE, draws=DRAWS, rng=rng)
+    critical = critical_value(totals, sizes, SHARE_DIFFERENCE, SMALLEST_HOSPITALS, draws=DRAWS, rng=rng)
     low, high = interval_ends(totals, sizes, SHARE_DIFFERENCE, critical)
     assert 0.93 <= ((low <= 0) & (high >= 0)).mean() <= 0.97
 
