@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from autoencoder.engine.initial_weights import draw_initial_weights_
+from autoencoder.layers import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D, AutoencoderOutput
 
 

@@ -11,8 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from autoencoder.intensity import IntensityWindow
-from autoencoder.layers import ChannelRMSNorm, PixelShuffle3D, PooledShortcut, ResidualBlock, zero_start
-from autoencoder.single_crop import Conv3d
+from autoencoder.layers import ChannelRMSNorm, Conv3d, PixelShuffle3D, PooledShortcut, ResidualBlock, zero_start
 
 _INITIAL_LOG_VARIANCE = -8.0  # standard deviation 0.02, about 4 HU in the abdominal window
 _LOG_VARIANCE_LIMITS = (-20.0, 10.0)

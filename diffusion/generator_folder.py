@@ -173,7 +173,9 @@ def _check_weights(component: Path, model_class: Any, how_to_fix: str) -> None:
         with torch.device("meta"):  # shapes only
             model = model_class.from_config(config)
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise GeneratorFolderError(f"{path} and its config cannot be read ({error}). {how_to_fix}") from error
+        raise GeneratorFolderError(
+            f"{path} and {component / 'config.json'} cannot be read: {error} {how_to_fix}"
+        ) from error
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
