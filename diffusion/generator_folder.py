@@ -1,7 +1,7 @@
 """A generator as a folder: weights, configurations, provenance and model card, checked before use.
 
 Layout: model_index.json, autoencoder/, denoiser/, scheduler/, generator.json, provenance.json, README.md.
-Reading the records alone (`read_generator_info`, `read_provenance`) imports neither torch nor diffusers.
+Reading the records alone (`check_generator_folder`) imports neither torch nor diffusers.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:
     """
     folder_check.require_files(folder, (INFO_FILE, PROVENANCE_FILE))
     folder_check.check_component_classes(folder)
-    return read_generator_info(folder), read_provenance(folder)
+    return read_generator_info(folder), load_provenance(folder / PROVENANCE_FILE)
 
 
 def read_generator_info(folder: Path) -> GeneratorInfo:
@@ -100,15 +100,6 @@ def read_generator_info(folder: Path) -> GeneratorInfo:
     """
     path = folder / INFO_FILE
     return read_record(GeneratorInfo, read_json(path, GeneratorFolderError, FIX), str(path), GeneratorFolderError)
-
-
-def read_provenance(folder: Path) -> Provenance:
-    """Read which cases trained a generator.
-
-    Raises:
-        ProvenanceError: If the record is missing or malformed.
-    """
-    return load_provenance(folder / PROVENANCE_FILE)
 
 
 def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> LoadedGenerator:

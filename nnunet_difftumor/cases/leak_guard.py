@@ -23,12 +23,13 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
+    TumorPrint,
     hash_array,
     hash_identifier,
     hash_tumor_mask,
     load_provenance,
 )
-from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
+from diffusion.generator.records import read_value
 from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor, print_tumor_file
 from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.errors import LeakError, list_some
@@ -260,7 +261,7 @@ def _describe_tumors(
         return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
 
     prints = cache.get_or_compute(label_file, fact, take)
-    return parse_tumor_prints(prints, f"{label_file}: {fact}", LeakError) or ()
+    return read_value(tuple[TumorPrint, ...], prints, f"{label_file}: {fact}", LeakError)
 
 
 def _differs(case: CaseContent, other: CaseFingerprint) -> bool:
