@@ -106,6 +106,12 @@ def unshuffle(volume: Tensor, stride: int) -> Tensor:
     return split.permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, stride**3, d, h, w)
 
 
+def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard normal noise of a tensor's shape, type and device; the generator may be on another device."""
+    noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=torch.float32)
+    return noise.to(device=like.device, dtype=like.dtype)
+
+
 def zero_start(layer: nn.Conv3d | nn.Linear) -> nn.Conv3d | nn.Linear:
     """Set a layer's parameters to zero, so that it starts without effect."""
     for parameter in layer.parameters():

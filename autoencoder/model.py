@@ -11,7 +11,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from autoencoder.intensity import IntensityWindow
-from autoencoder.layers import ChannelRMSNorm, Conv3d, PixelShuffle3D, PooledShortcut, ResidualBlock, zero_start
+from autoencoder.layers import (
+    ChannelRMSNorm,
+    Conv3d,
+    PixelShuffle3D,
+    PooledShortcut,
+    ResidualBlock,
+    draw_noise,
+    zero_start,
+)
 
 _INITIAL_LOG_VARIANCE = -8.0  # standard deviation 0.02, about 4 HU in the abdominal window
 _LOG_VARIANCE_LIMITS = (-20.0, 10.0)
@@ -96,8 +104,7 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         mean, log_variance = self.encode_moments(unit)
         latents = mean
         if generator is not None:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=torch.float32)
-            latents = mean + (0.5 * log_variance).exp() * noise.to(mean.dtype)
+            latents = mean + (0.5 * log_variance).exp() * draw_noise(mean, generator)
         return AutoencoderOutput(self.decode_moments(latents), mean, log_variance)
 
     def encode_moments(self, unit: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,7 @@ def train_autoencoder(
     evaluate = partial(_evaluate, fit, model, heldout, masks)
     run_fit(fit, "autoencoder", evaluate, run.evaluate_every, show_progress=run.show_progress)
     _measure_latents(model, batches, min(_STATISTICS_BATCHES, settings.steps))
-    if fit.is_main_process:
+    if fit.accelerator.is_main_process:
         write_json(output_folder / "heldout.json", _heldout_errors(model, heldout, masks))
         with replaced_folder(output_folder / "autoencoder") as folder:
             model.save_pretrained(folder)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoencoder.engine.preset import TrainingPreset, preset_table
+from autoencoder.engine.settings import TrainingPreset, preset_table
 
 if TYPE_CHECKING:
     import torch

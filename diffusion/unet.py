@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -14,8 +16,9 @@ from torch.nn import functional
 
 from autoencoder.layers import Conv3d, Linear, zero_start
 from diffusion.conditioning import LATENT_STRIDE, limit_contrast, limit_heterogeneity
+from diffusion.generator.records import read_value
 from diffusion.objectives import OBJECTIVES
-from diffusion.texture_profiles import TextureProfile
+from diffusion.texture import TextureProfile
 
 CONTRAST_SCALE_HU = 30.0
 HETEROGENEITY_SCALE_HU = 10.0
@@ -55,7 +58,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
             sqrt(floor^2 + (per_hu h)^2): a part such as noise, and the increase per HU.
         texture_share: Standard deviation of the smooth noise in the fill over the requested heterogeneity; what
             the network itself falls short of (see `diffusion.texture`). 0 fills flat.
-        texture_profiles: What that noise is like, as JSON values (see `diffusion.texture_profiles`).
+        texture_profiles: What that noise is like, as JSON values (see `TextureProfile`).
 
     Raises:
         ValueError: If a channel number is no multiple of 8, the objective is unknown, or there is not one number per
@@ -86,7 +89,9 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         _check_differences(difference_std, difference_floor, difference_per_hu, latent_channels)
         self.register_to_config(**FIXED_ENTRIES)
         self.objective = OBJECTIVES[objective]
-        self.texture_profiles = tuple(TextureProfile.from_json(profile) for profile in texture_profiles)
+        self.texture_profiles = read_value(
+            tuple[TextureProfile, ...], list(texture_profiles), "texture_profiles", ValueError
+        )
         told = 4 * channels[0]  # channels of what is told of time and scalars
         self.time_embedding = nn.Sequential(Linear(channels[0], told), nn.SiLU(), Linear(told, told))
         scalars = Linear(2 * len(SCALAR_CONDITIONS), told)
@@ -219,7 +224,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     def set_texture_profiles(self, profiles: Sequence[TextureProfile]) -> None:
         """Store in the config what the textures of the training tumours are like; none: symmetric noise is drawn."""
         self.texture_profiles = tuple(profiles)
-        self.register_to_config(texture_profiles=[profile.to_json() for profile in profiles])
+        self.register_to_config(texture_profiles=json.loads(json.dumps([asdict(profile) for profile in profiles])))
 
     def _difference_scale(self, heterogeneity_hu: Tensor, like: Tensor) -> Tensor:
         """Deviation of each sample and channel. Shape (B, C, 1, 1, 1)."""
