@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoencoder.engine.files import replaced_folder, write_json
 from diffusion.generator import folder_check
-from diffusion.generator.folder_check import FIX, WEIGHTS_FILE, GeneratorFolderError
+from diffusion.generator.folder_check import FIX, LOCAL_SAFETENSORS, WEIGHTS_FILE, GeneratorFolderError
 from diffusion.generator.info import GeneratorInfo
 from diffusion.generator.model_card import write_model_card
 from diffusion.generator.provenance import Provenance, load_provenance, save_provenance
@@ -143,8 +143,7 @@ def load_autoencoder(folder: Path) -> AutoencoderKL3D:
     if not (folder / WEIGHTS_FILE).is_file():
         raise GeneratorFolderError(f"{folder} holds no {WEIGHTS_FILE}; other weights are not read. {_FIX_AUTOENCODER}")
     _check_weights(folder, AutoencoderKL3D, _FIX_AUTOENCODER)
-    fixed = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-    return AutoencoderKL3D.from_pretrained(str(folder), **fixed).eval()
+    return AutoencoderKL3D.from_pretrained(str(folder), **LOCAL_SAFETENSORS).eval()
 
 
 def _check_weights(component: Path, model_class: Any, how_to_fix: str) -> None:
@@ -158,8 +157,7 @@ def _check_weights(component: Path, model_class: Any, how_to_fix: str) -> None:
     path = component / WEIGHTS_FILE
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            found = {name: list(file.get_slice(name).get_shape()) for name in names}
+            found = {name: list(file.get_slice(name).get_shape()) for name in list(file.keys())}
         config = model_class.load_config(str(component), local_files_only=True)
         with torch.device("meta"):  # shapes only
             model = model_class.from_config(config)

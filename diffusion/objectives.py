@@ -31,17 +31,11 @@ _LATENT_LIMIT = 4.0
 
 
 class Objective(ABC):
-    """One way to train and to sample.
-
-    Attributes:
-        name: Key in OBJECTIVES.
-        predicts_clean: The network's layers estimate x_0; the prediction follows from it.
-        absolute_error: The loss is the absolute error instead of the squared one.
-    """
+    """One way to train and to sample."""
 
     name: str
-    predicts_clean = True
-    absolute_error = False
+    predicts_clean = True  # the network's layers estimate x_0, and the prediction follows from it
+    absolute_error = False  # the loss is the squared error
 
     @abstractmethod
     def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
@@ -61,12 +55,7 @@ class Objective(ABC):
 
     @abstractmethod
     def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
-        """Turn standard normal noise (B, C, D, H, W) into a sample of that shape.
-
-        Args:
-            scheduler: Result of `make_scheduler`.
-            generators: Source of further noise, one a sample.
-        """
+        """Turn standard normal noise (B, C, D, H, W) into a sample of that shape, with what `make_scheduler` made."""
 
     def noisy(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """Point of the path at each sample's noise level. Shape (B, C, D, H, W)."""
@@ -144,13 +133,9 @@ class RectifiedFlow(Objective):
 
 
 class VariancePreserving(Objective):
-    """Paths of constant variance over a fixed number of timesteps, sampled with a scheduler of diffusers.
+    """Paths of constant variance over a fixed number of timesteps, sampled with a scheduler of diffusers."""
 
-    Attributes:
-        timesteps: Timesteps that are trained; timestep t has the level (t + 1) / timesteps.
-    """
-
-    timesteps: int
+    timesteps: int  # timestep t has the level (t + 1) / timesteps
 
     def __init__(self) -> None:
         self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod

@@ -13,7 +13,7 @@ from torch import Tensor
 from autoencoder.layers import draw_noise
 from autoencoder.model import AutoencoderKL3D
 from diffusion.conditioning import fill_tumor_region, limit_contrast, limit_heterogeneity, unshuffle_mask
-from diffusion.generator.folder_check import check_component_classes
+from diffusion.generator.folder_check import LOCAL_SAFETENSORS, check_component_classes
 from diffusion.texture import draw_texture
 from diffusion.unet import DenoisingUNet3D
 
@@ -41,13 +41,7 @@ class _Asked(NamedTuple):
 
 
 class TumorDiffusionPipeline(DiffusionPipeline):
-    """Synthesise a tumour inside the mask of each crop.
-
-    Args:
-        autoencoder: First stage, trained.
-        denoiser: Second stage, trained on the latents of that autoencoder.
-        scheduler: What the denoiser's objective samples with.
-    """
+    """Synthesise a tumour inside the mask of each crop; the scheduler is what the denoiser's objective samples with."""
 
     autoencoder: AutoencoderKL3D
     denoiser: DenoisingUNet3D
@@ -68,11 +62,10 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         """
         folder = Path(pretrained_model_name_or_path)
         check_component_classes(folder)
-        fixed = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
         was_enabled = diffusers_logging.is_progress_bar_enabled()
         diffusers_logging.disable_progress_bar()
         try:
-            return super().from_pretrained(str(folder), **{**kwargs, **fixed})
+            return super().from_pretrained(str(folder), **{**kwargs, **LOCAL_SAFETENSORS})
         finally:
             if was_enabled:
                 diffusers_logging.enable_progress_bar()

@@ -83,7 +83,6 @@ def draw_texture(
     Args:
         tumor_mask: Binary mask, not empty. Shape (B, 1, D, H, W).
         sd_hu: Standard deviation inside the mask in HU; a crop with 0 draws nothing. Shape (B,).
-        generators: Source of randomness, one a crop.
     """
     textures = []
     for mask, deviation, generator in zip(tumor_mask > 0, sd_hu, generators, strict=True):
@@ -141,10 +140,7 @@ def measure_texture_profiles(
 
     Fat and air under the edge of a label do not enter (see `solid_part`), and values are limited to the
     window. The autocovariance inside the mask is fitted by those of smoothed white noise in the same mask, weights not
-    negative: so what the mask does to it (it takes away the mean) is the same on both sides.
-
-    Returns:
-        At most 48 profiles; none where no tumour is large enough.
+    negative: so what the mask does to it (it takes away the mean) is the same on both sides. At most 48 are measured.
     """
     profiles: list[TextureProfile] = []
     for index in range(count):

@@ -63,10 +63,8 @@ def train_diffusion(
         batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU, "tumor_mask":
             binary, same shape}, always the same for the same i.
         autoencoder: First stage with measured latent statistics; not changed.
-        output_folder: Empty or new folder, unless the run is resumed.
         heldout: Batches that no training batch shows, for measurements and pictures; may be empty.
         info: What the generator is made for; its preset is replaced by the name of `preset`.
-        provenance: The cases that train the two stages.
 
     Returns:
         The generator folder, `output_folder / "generator"`.
@@ -115,14 +113,11 @@ def _set_differences(
 
 
 def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: float) -> LossFunction:
-    """Make the loss of the second stage: error everywhere plus error inside the tumours; the autoencoder is frozen.
+    """Make the loss of the second stage: error everywhere plus error inside the tumours (see `mean_errors`).
 
     Args:
         condition_dropout: Share of the samples whose contrast is not given, in fill and condition; as many are
             trained without a heterogeneity.
-
-    Returns:
-        A loss of batches {"image_hu", "tumor_mask"} with the terms "total", "everywhere" and "inside".
     """
 
     def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -131,7 +126,7 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         contrast_hu = _drop(measure_contrast(image_hu, tumor_mask), condition_dropout, generator)
         heterogeneity_hu = _drop(measure_heterogeneity(image_hu, tumor_mask), condition_dropout, generator)
         condition, latents = encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
-        denoiser = _unwrap(model)
+        denoiser: Any = getattr(model, "module", model)  # accelerate wraps it for several processes
         objective = denoiser.objective
         x_0 = denoiser.to_frame(latents, condition, heterogeneity_hu)
         levels = objective.draw_levels(len(x_0), x_0.device, generator)
@@ -171,12 +166,6 @@ def _drop(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Replace a share of the values by NaN: not given."""
     chance = torch.rand(len(values), generator=generator, device=generator.device)
     return values.masked_fill((chance < share).to(values.device), torch.nan)
-
-
-def _unwrap(model: nn.Module) -> DenoisingUNet3D:
-    """The denoiser inside what accelerate made of it for several processes."""
-    inner: Any = getattr(model, "module", model)
-    return inner
 
 
 def _evaluate(

@@ -86,7 +86,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
                 f"channels must be multiples of norm_groups={NORM_GROUPS}, got {tuple(channels)}. "
                 f"Try (32, 64) or (48, 96, 192)."
             )
-        _check_differences(difference_std, difference_floor, difference_per_hu, latent_channels)
+        _check_differences(latent_channels, std=difference_std, floor=difference_floor, per_hu=difference_per_hu)
         self.register_to_config(**FIXED_ENTRIES)
         self.objective = OBJECTIVES[objective]
         self.texture_profiles = read_value(
@@ -182,12 +182,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         return self.config["difference_std"] is not None
 
     def to_frame(self, latents: Tensor, condition_latents: Tensor, heterogeneity_hu: Tensor) -> Tensor:
-        """Turn latents into what the path runs in: standardised differences, or the latents themselves.
-
-        Args:
-            latents: Latents. Shape (B, C, D/4, H/4, W/4), as that of the condition and of the result.
-            heterogeneity_hu: Standard deviation inside without noise; NaN where it is not given. Shape (B,).
-        """
+        """Turn latents (B, C, D/4, H/4, W/4) into what the path runs in: standardised differences, or themselves."""
         if not self.draws_differences:
             return latents
         return (latents - condition_latents) / self._difference_scale(heterogeneity_hu, latents)
@@ -204,12 +199,9 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         Raises:
             ValueError: If there is not one number per latent channel: `std` and `floor` positive, `per_hu` 0 or more.
         """
-        _check_differences(std, floor, per_hu, self.config["latent_channels"])
-        self.register_to_config(
-            difference_std=[float(value) for value in std],
-            difference_floor=[float(value) for value in floor],
-            difference_per_hu=[float(value) for value in per_hu],
-        )
+        parts = {"std": std, "floor": floor, "per_hu": per_hu}
+        _check_differences(self.config["latent_channels"], **parts)
+        self.register_to_config(**{f"difference_{name}": list(map(float, values)) for name, values in parts.items()})
 
     def set_texture_share(self, texture_share: float) -> None:
         """Store in the config how much smooth noise the fill gets for each HU of heterogeneity.
@@ -340,16 +332,14 @@ def _sinusoids(timestep: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def _check_differences(
-    std: Sequence[float] | None, floor: Sequence[float] | None, per_hu: Sequence[float] | None, latent_channels: int
-) -> None:
-    given = {"difference_std": std, "difference_floor": floor, "difference_per_hu": per_hu}
-    if all(values is None for values in given.values()):
+def _check_differences(latent_channels: int, **parts: Sequence[float] | None) -> None:
+    if all(values is None for values in parts.values()):
         return
-    for name, values in given.items():
-        lowest = 0.0 if name == "difference_per_hu" else 1e-9
+    for name, values in parts.items():
+        lowest = 0.0 if name == "per_hu" else 1e-9
         if values is None or len(values) != latent_channels or not all(value >= lowest for value in values):
             raise ValueError(
-                f"{name} must hold {latent_channels} positive numbers, one per latent channel, got {values}. "
-                f"Give all of {', '.join(given)}, or leave all out to let the path run in plain latents."
+                f"difference_{name} must hold {latent_channels} positive numbers, one per latent channel, got "
+                f"{values}. Give all of difference_std, difference_floor and difference_per_hu, or leave all out to "
+                f"let the path run in plain latents."
             )

@@ -30,10 +30,8 @@ LossFunction = Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[st
 Evaluate = Callable[[int, TrainingRecord], None]
 """Measures held-out data after a step and writes to the record."""
 
-CHECKPOINTS = "checkpoints"
 
-
-class NonFiniteLossError(run_folder.FitError):
+class NonFiniteLossError(ValueError):
     """The loss or the gradient became infinite or NaN."""
 
 
@@ -78,7 +76,7 @@ class Fit(Generic[ModelT]):
         self._batches = batches
         self._loss_function = loss_function
         self.accelerator = _make_accelerator(settings.mixed_precision)
-        self._checkpoints = run_folder.CheckpointFolder(self.output_folder / CHECKPOINTS)
+        self._checkpoints = run_folder.CheckpointFolder(self.output_folder / "checkpoints")
         self._claim_folder(resume, identity or {})
         optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), betas=settings.betas)
         self._wrapped, self._optimizer = self.accelerator.prepare(model, optimizer)

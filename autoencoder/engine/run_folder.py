@@ -22,23 +22,16 @@ _FOLDER_NAME = re.compile(r"step_(\d{8,})")
 _FREE_AT_RESUME = ("settings.checkpoint_every", "settings.keep_checkpoints", "settings.workers")
 
 
-class FitError(ValueError):
-    """A training run cannot start or go on."""
-
-
-class OutputFolderExistsError(FitError):
+class OutputFolderExistsError(ValueError):
     """The output folder holds something and the run was not asked to resume."""
 
 
-class ResumeError(FitError):
+class ResumeError(ValueError):
     """The output folder belongs to a run with other settings, or to no run."""
 
 
 def check_run_folder(folder: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """Refuse a folder that this run must not write into; it need not exist.
-
-    Args:
-        manifest: What must be the same when a run is resumed, as JSON content.
+    """Refuse a folder that this run must not write into; the manifest, JSON content, must be the same at a resume.
 
     Raises:
         OutputFolderExistsError: If the folder is not empty and `resume` is False.

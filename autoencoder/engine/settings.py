@@ -18,10 +18,8 @@ class RunSettings:
     Attributes:
         steps: Training steps; None takes the preset's.
         seed: Seed of initial weights and noise.
-        resume: Go on from the newest checkpoint in the output folder.
         mixed_precision: "no", "bf16" or "fp16".
         workers: Data-loading processes; 0 loads in the training process.
-        checkpoint_every: Steps between checkpoints.
         evaluate_every: Steps between measurements and pictures on the held-out crops.
         identity: JSON content that must be the same at a resume, such as the data's fingerprint.
     """
@@ -48,7 +46,6 @@ class FitSettings:
         betas: AdamW momentum terms.
         gradient_clip: Largest gradient norm.
         ema_decay: Decay of the averaged weights, reached gradually; None for no averaging.
-        keep_checkpoints: Newest checkpoints kept.
         seed: Seed of the noise; the batches have their own.
     """
 
@@ -92,14 +89,12 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPreset:
-    """Crops and training defaults of one preset.
+    """Crops and training defaults of one preset; see also `FitSettings`.
 
     Attributes:
         crop_sides: Sides of the cubic training crops, in voxels; multiples of 4.
         crop_probabilities: How often each side is drawn; same length, sums to 1.
         voxels_per_batch: Voxels of one batch, about the same for every side.
-        learning_rate: Peak learning rate (cosine decay after a linear warm-up).
-        ema_decay: Decay of the averaged weights; None keeps the last weights.
     """
 
     name: str
@@ -142,13 +137,10 @@ def preset_table(*presets: PresetT) -> Mapping[str, PresetT]:
 
 @dataclass(frozen=True)
 class FitStep:
-    """One finished optimiser step, the `index`-th.
+    """One finished optimiser step, the `index`-th: losses (mean over all processes) and gradient norm before clipping.
 
-    Attributes:
-        losses: Loss terms by name, the mean over all processes.
-        gradient_norm: Gradient norm before clipping.
-        checkpoint_follows: A checkpoint is written as soon as the next step is asked for, so
-            what the loop writes about steps up to this one should reach the disk now.
+    If `checkpoint_follows`, a checkpoint is written as soon as the next step is asked for, so what the loop writes
+    about steps up to this one should reach the disk now.
     """
 
     index: int

@@ -43,7 +43,6 @@ class GeneratorInfo:
         roi_sides: Sides of the cubic crops that the networks were trained on, ascending, in voxels.
         spacing_range_mm: Smallest and largest isotropic voxel spacing of those crops, in mm.
         margin_voxels: Voxels that a crop should leave around the tumour.
-        low_hu, high_hu: The HU window.
         data_note: What the training data are, for the model card; say so if they are a phantom.
     """
 

@@ -37,7 +37,6 @@ class SurroundingsPrint:
 
     Attributes:
         radius_mm: Distance in mm at which the weight is 0.
-        mean_hu: Weighted mean in HU.
         slope_hu: Length of the weighted mean of (value - mean) * offset / radius, in HU: brighter on one side.
         quadrupole_hu: Norm of the weighted mean of (value - mean) times the traceless tensor
             offset offset^T / radius^2, in HU: brighter along one axis.
@@ -58,7 +57,6 @@ class TumorPrint:
 
     Attributes:
         voxel_mm: Root mean square of the grid's spacing in mm, which says how exact the other numbers are.
-        volume_mm3: Volume in mm3.
         axes_mm: Standard deviation along the three principal axes in mm, largest first.
         skewness: Length of the vector of third moments, in units of the mean axis cubed.
         asymmetry: Norm of the tensor of third moments, in units of the mean axis cubed.
@@ -168,12 +166,9 @@ def hash_identifier(identifier: str) -> str:
 
 
 def hash_array(array: NDArray[Any]) -> str:
-    """Hash shape and values of an image to 64 hexadecimal digits.
+    """Hash shape and values of an image, such as a CT decoded to HU, to 64 hexadecimal digits.
 
     Values are compared as float32, so an int16 and a float64 copy of the same CT agree.
-
-    Args:
-        array: Numbers or booleans, any shape; a CT decoded to HU.
 
     Raises:
         ValueError: If the array is empty or holds no real numbers.
@@ -190,9 +185,7 @@ def hash_array(array: NDArray[Any]) -> str:
 
 
 def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:
-    """Hash shape (D, H, W) and voxels of a tumour mask to 64 hexadecimal digits.
-
-    None if the mask is empty: empty masks tell no two cases apart.
+    """Hash shape (D, H, W) and voxels of a tumour mask to 64 hexadecimal digits; None for an empty one: all are alike.
 
     Raises:
         ValueError: If the mask is not boolean.

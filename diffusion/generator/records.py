@@ -60,10 +60,9 @@ def read_record(record: type[RecordT], content: object, source: str, error_type:
 
 
 def read_value(kind: Any, value: Any, source: str, error_type: type[ValueError]) -> Any:
-    """Read one entry of a record: a tuple from a list, a dataclass from an object; anything else as it is.
+    """Read one entry of a record, of a kind such as `tuple[Record, ...] | None` or `int`.
 
-    Args:
-        kind: Type of the entry, such as `tuple[float, float]`, `tuple[Record, ...] | None` or `int`.
+    A tuple is read from a list, a dataclass from an object; anything else is taken as it is.
 
     Raises:
         error_type: If a tuple is no list, or a dataclass in it is malformed; the message begins with `source`.
