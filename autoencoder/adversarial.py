@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from autoencoder.engine.initial_weights import draw_initial_weights_
+from autoencoder.layers import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D, AutoencoderOutput
 
 
@@ -56,13 +56,7 @@ class AdversarialPair(nn.Module):
     def forward(
         self, unit: Tensor, generator: torch.Generator | None, strength: float
     ) -> tuple[AutoencoderOutput, Scores | None]:
-        """Encode, decode and, if the discriminator is switched on, score; no scores without.
-
-        Args:
-            unit: Image in [-1, 1]. Shape (B, 1, D, H, W).
-            generator: Source of the posterior sample; None decodes the posterior mean.
-            strength: Factor of the reversed gradient; 0 leaves the discriminator out.
-        """
+        """Encode and decode as the autoencoder does and, unless the reversed gradient's strength is 0, score."""
         output = self.autoencoder(unit, generator)
         if strength == 0.0:  # zero gradients, not none: several processes wait for each other's
             idle = sum(parameter.sum() for parameter in self.discriminator.parameters()) * 0.0

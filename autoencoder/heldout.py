@@ -34,9 +34,7 @@ def reconstruction_errors(
 ) -> ReconstructionErrors:
     """Compare reconstructions with crops in HU, all limited to the window of the model, which is in evaluation mode.
 
-    Args:
-        crops_hu: Crops of shapes (B, 1, D, H, W) that may differ between the items.
-        masks: True where voxels count, one mask per crop and of its shape; None counts all.
+    Crops have shapes (B, 1, D, H, W) that may differ between them; masks are of their shapes, None counts all.
 
     Raises:
         ValueError: If masks and crops do not pair up, or no voxel counts.
@@ -46,7 +44,8 @@ def reconstruction_errors(
     for crop_hu, mask in _chunks(crops_hu, masks):
         target_hu = model.window.clip(crop_hu.to(model.device))
         mask = mask.to(target_hu.device)
-        estimates_hu = (model.window.clip(model.reconstruct(target_hu)), *_pooled(target_hu))
+        reconstruction_hu = model.window.clip(model.reconstruct(target_hu))
+        estimates_hu = (reconstruction_hu, _pool(target_hu, 2), _pool(target_hu, 4))
         errors = [(estimate - target_hu)[mask].abs().sum(dtype=torch.float64) for estimate in estimates_hu]
         sums += torch.stack(errors).cpu()
         voxels += int(mask.sum())
@@ -61,10 +60,8 @@ def body_masks(model: AutoencoderKL3D, crops_hu: Sequence[Tensor]) -> tuple[Tens
     return tuple(crop_hu > model.window.low_hu for crop_hu in crops_hu)
 
 
-def _pooled(image_hu: Tensor) -> Iterator[Tensor]:
-    for factor in (2, 4):
-        pooled = avg_pool3d(image_hu, factor)
-        yield interpolate(pooled, size=image_hu.shape[2:], mode="trilinear", align_corners=False)
+def _pool(image_hu: Tensor, factor: int) -> Tensor:
+    return interpolate(avg_pool3d(image_hu, factor), size=image_hu.shape[2:], mode="trilinear", align_corners=False)
 
 
 def _chunks(crops_hu: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Iterator[tuple[Tensor, Tensor]]:

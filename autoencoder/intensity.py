@@ -15,13 +15,9 @@ ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 
 @dataclass(frozen=True)
 class IntensityWindow:
-    """Hounsfield-unit window mapped linearly onto [-1, 1]; values outside it saturate.
+    """Hounsfield-unit window, mapped linearly from low_hu at -1 to high_hu at +1; values outside it saturate.
 
     Images may have any shape, which stays; results are floating point.
-
-    Attributes:
-        low_hu: Value mapped to -1, in HU.
-        high_hu: Value mapped to +1, in HU.
     """
 
     low_hu: float
@@ -34,22 +30,17 @@ class IntensityWindow:
                 f"high_hu={self.high_hu}. For abdominal CT try low_hu=-175, high_hu=250."
             )
 
-    @property
-    def width_hu(self) -> float:
-        """Distance between the two ends of the window, in HU."""
-        return self.high_hu - self.low_hu
-
     def clip(self, image_hu: ArrayT) -> ArrayT:
         """Limit an image in HU to [low_hu, high_hu]."""
         return _as_floating(image_hu).clip(self.low_hu, self.high_hu)
 
     def to_unit(self, image_hu: ArrayT) -> ArrayT:
         """Map an image in HU onto [-1, 1]; values outside the window saturate."""
-        return (self.clip(image_hu) - self.low_hu) * (2.0 / self.width_hu) - 1.0
+        return (self.clip(image_hu) - self.low_hu) * (2.0 / (self.high_hu - self.low_hu)) - 1.0
 
     def to_hu(self, unit: ArrayT) -> ArrayT:
         """Map the unit range back to HU, linearly and without a limit: values beyond [-1, 1] are extrapolated."""
-        return (_as_floating(unit) + 1.0) * (0.5 * self.width_hu) + self.low_hu
+        return (_as_floating(unit) + 1.0) * (0.5 * (self.high_hu - self.low_hu)) + self.low_hu
 
 
 ABDOMEN_WINDOW = IntensityWindow(low_hu=-175.0, high_hu=250.0)

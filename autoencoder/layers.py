@@ -1,4 +1,4 @@
-"""The layers of the autoencoder; each looks at the neighbourhood of a voxel only."""
+"""The layers of the autoencoder, which look at the neighbourhood of a voxel only, and how layers start."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, interpolate
-
-from autoencoder.single_crop import Conv3d
 
 
 class ResidualBlock(nn.Module):
@@ -108,8 +106,63 @@ def unshuffle(volume: Tensor, stride: int) -> Tensor:
     return split.permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, stride**3, d, h, w)
 
 
-def zero_start(layer: nn.Conv3d) -> nn.Conv3d:
+def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw standard normal noise of a tensor's shape, type and device; the generator may be on another device."""
+    noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=torch.float32)
+    return noise.to(device=like.device, dtype=like.dtype)
+
+
+def zero_start(layer: nn.Conv3d | nn.Linear) -> nn.Conv3d | nn.Linear:
     """Set a layer's parameters to zero, so that it starts without effect."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+@torch.no_grad()
+def draw_initial_weights_(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw torch's usual start of every convolution and linear layer again, from `generator`, in place and on the CPU.
+
+    Weight and bias are uniform in +-1/sqrt(fan-in). A parameter that is all zero stays zero: such
+    layers are meant to start without effect.
+    """
+    for module in model.modules():
+        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            continue
+        bound = 1.0 / math.sqrt(module.weight[0].numel())
+        for parameter in (module.weight, module.bias):
+            if parameter is not None and parameter.any():
+                parameter.uniform_(-bound, bound, generator=generator)
+
+
+class Conv3d(nn.Conv3d):
+    """`torch.nn.Conv3d`; without gradients a single crop takes oneDNN's convolution, as several crops do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve features of shape (B, C, D, H, W)."""
+        if not _is_single_on_cpu(input) or not torch.backends.mkldnn.is_available() or self._is_native_anyway:
+            return super().forward(input)
+        return torch.ops.aten.mkldnn_convolution(
+            input.contiguous(), self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        )
+
+    @property
+    def _is_native_anyway(self) -> bool:
+        """True where torch does not use oneDNN for several crops either."""
+        is_pointwise = all(size == 1 for size in self.kernel_size)
+        return self.padding_mode != "zeros" or (is_pointwise and torch.get_num_threads() == 1)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`; without gradients the only row of a batch is computed as one of two."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Transform rows of shape (B, C)."""
+        if not _is_single_on_cpu(input):
+            return super().forward(input)
+        return super().forward(input.repeat(2, 1))[:1]
+
+
+def _is_single_on_cpu(value: Tensor) -> bool:
+    is_plain = value.device.type == "cpu" and value.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return is_plain and len(value) == 1 and not torch.is_grad_enabled()

@@ -19,14 +19,10 @@ _POOLING_FACTORS = (2, 4, 8)
 def autoencoder_losses(
     output: AutoencoderOutput, unit: Tensor, weights: LossWeights, scores: Scores | None = None
 ) -> dict[str, Tensor]:
-    """Compute every term with a weight above 0 and their weighted sum.
+    """Compute every term with a weight above 0, by its name in `weights`, and their weighted sum, "total".
 
-    Args:
-        unit: Target in [-1, 1].
-
-    Returns:
-        Unweighted scalar terms by the names in `weights`, and the weighted sum as "total". A discriminator's loss, if
-        there are scores, counts whole; its strength in the autoencoder is that of the reversed gradient.
+    The target is `unit`, in [-1, 1]. A discriminator's loss, if there are scores, counts whole; its strength in the
+    autoencoder is that of the reversed gradient.
     """
     reconstruction = output.reconstruction.float()
     terms = {"l1": (reconstruction - unit).abs().mean()}
@@ -65,10 +61,9 @@ def fft_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the posterior to the standard normal, moments of shape (B, C, d, h, w).
+    """Kullback-Leibler divergence of the posterior (B, C, d, h, w) to the standard normal, in nats.
 
-    Returns:
-        Scalar in nats: summed over the channels, averaged over samples and positions.
+    It is summed over the channels and averaged over samples and positions.
 
     Source:
         Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, appendix B.

@@ -11,18 +11,22 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from autoencoder.intensity import IntensityWindow
-from autoencoder.layers import ChannelRMSNorm, PixelShuffle3D, PooledShortcut, ResidualBlock, zero_start
-from autoencoder.single_crop import Conv3d
+from autoencoder.layers import (
+    ChannelRMSNorm,
+    Conv3d,
+    PixelShuffle3D,
+    PooledShortcut,
+    ResidualBlock,
+    draw_noise,
+    zero_start,
+)
 
 _INITIAL_LOG_VARIANCE = -8.0  # standard deviation 0.02, about 4 HU in the abdominal window
 _LOG_VARIANCE_LIMITS = (-20.0, 10.0)
 
 
 class AutoencoderOutput(NamedTuple):
-    """What one training pass returns.
-
-    The decoded sample in unit range (B, 1, D, H, W), mean and log variance of the posterior (B, C, D/4, H/4, W/4).
-    """
+    """Decoded sample in unit range (B, 1, D, H, W), mean and log variance of the posterior (B, C, D/4, H/4, W/4)."""
 
     reconstruction: Tensor
     mean: Tensor
@@ -40,10 +44,8 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
     Args:
         channels: Feature channels at half and at quarter resolution.
         blocks: Residual blocks per resolution (one less at half resolution in the encoder).
-        low_hu: Lower end of the HU window.
-        high_hu: Upper end of the HU window.
-        latents_mean: Mean of each latent channel, subtracted by `encode`. None before it is measured.
-        latents_std: Standard deviation of each latent channel. None before it is measured.
+        low_hu, high_hu: The HU window.
+        latents_mean, latents_std: Mean and standard deviation of each latent channel; None before they are measured.
 
     Raises:
         ValueError: If the two statistics do not have one value per latent channel.
@@ -88,17 +90,14 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         self.shortcut = PooledShortcut(latent_channels)
 
     def forward(self, unit: Tensor, generator: torch.Generator | None = None) -> AutoencoderOutput:
-        """Encode and decode one sample of the posterior; the pass that training differentiates.
+        """Encode an image in [-1, 1] and decode a sample of the posterior, or its mean without a generator.
 
-        Args:
-            unit: Image in [-1, 1]. Shape (B, 1, D, H, W), each side a multiple of 4.
-            generator: Source of the posterior sample; None decodes the posterior mean.
+        The sides of the image (B, 1, D, H, W) are multiples of 4.
         """
         mean, log_variance = self.encode_moments(unit)
         latents = mean
         if generator is not None:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=torch.float32)
-            latents = mean + (0.5 * log_variance).exp() * noise.to(mean.dtype)
+            latents = mean + (0.5 * log_variance).exp() * draw_noise(mean, generator)
         return AutoencoderOutput(self.decode_moments(latents), mean, log_variance)
 
     def encode_moments(self, unit: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,18 +125,14 @@ class AutoencoderKL3D(ModelMixin, ConfigMixin):
         return self.decoder(latents).to(latents.dtype) + self.shortcut.decode(latents)
 
     def encode(self, image_hu: Tensor) -> Tensor:
-        """Encode a CT crop in HU (B, 1, D, H, W) to its posterior mean; values outside the window saturate.
-
-        Returns:
-            Latents (B, C, D/4, H/4, W/4) with about zero mean and unit standard deviation per channel.
-        """
+        """Encode a CT crop in HU (B, 1, D, H, W), limited to the window, to its standardised posterior mean."""
         mean = self.encode_moments(self.window.to_unit(image_hu))[0]
         shift, scale = self._statistics(mean)
         return (mean - shift) / scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode standardised latents (B, C, D/4, H/4, W/4) to a CT in HU, which may leave the window by a little."""
-        self._check_latents(latents)
+        self._check_latents(latents)  # before the statistics, which would broadcast
         shift, scale = self._statistics(latents)
         return self.window.to_hu(self.decode_moments(latents * scale + shift))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autoencoder.engine.preset import TrainingPreset, preset_table
+from autoencoder.engine.settings import TrainingPreset, preset_table
 
 if TYPE_CHECKING:  # the table itself is light enough for a command line's help
     import torch
@@ -59,7 +59,7 @@ class AutoencoderPreset(TrainingPreset):
         """Make an untrained model on the CPU, its initial weights drawn from the generator."""
         import torch
 
-        from autoencoder.engine.initial_weights import draw_initial_weights_
+        from autoencoder.layers import draw_initial_weights_
         from autoencoder.model import AutoencoderKL3D
 
         with torch.random.fork_rng(devices=[]):  # torch's layers draw a start of their own first

@@ -52,7 +52,6 @@ def train_autoencoder(
         batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU}, always
             the same for the same i.
         heldout: Crops in HU that no training batch shows, of shapes (B, 1, D, H, W).
-        output_folder: Empty or new folder, unless the run is resumed.
         perceptual: Perceptual term to add with the preset's weight; None leaves it out.
         heldout_masks: Masks by name ("tumor"), one per held-out crop, to measure the error inside.
 
@@ -75,7 +74,7 @@ def train_autoencoder(
     evaluate = partial(_evaluate, fit, model, heldout, masks)
     run_fit(fit, "autoencoder", evaluate, run.evaluate_every, show_progress=run.show_progress)
     _measure_latents(model, batches, min(_STATISTICS_BATCHES, settings.steps))
-    if fit.is_main_process:
+    if fit.accelerator.is_main_process:
         write_json(output_folder / "heldout.json", _heldout_errors(model, heldout, masks))
         with replaced_folder(output_folder / "autoencoder") as folder:
             model.save_pretrained(folder)
@@ -85,10 +84,7 @@ def train_autoencoder(
 def picture_of(image_hu: Tensor, reconstruction_hu: Tensor, window: IntensityWindow) -> NDArray[np.float32]:
     """Set one crop in HU (1, D, H, W), its reconstruction and their difference side by side: the middle slice along D.
 
-    The window is shown from black to white; differences show +-100 HU around grey.
-
-    Returns:
-        Picture in [0, 1]. Shape (H, 3 W).
+    The window is shown from black (0) to white (1); differences show +-100 HU around grey. Shape (H, 3 W).
     """
     middle = image_hu.shape[1] // 2
     image_hu, reconstruction_hu = (window.clip(x[0, middle]) for x in (image_hu, reconstruction_hu))

@@ -40,10 +40,8 @@ def calibrate_texture(
     """Measure how much smooth noise the fill needs so that requested heterogeneities are achieved.
 
     Variances add: with noise of share t in the fill, the achieved variance is n^2 + (k t h)^2. The first `count`
-    training batches give masks and surroundings, of tumours of 500 voxels and more.
-
-    Returns:
-        That share, from 0 to 2; 0 where no tumour is large enough.
+    training batches give masks and surroundings, of tumours of 500 voxels and more. The share is 0 to 2, and 0 where
+    no tumour is large enough.
     """
     missing, gained = 0.0, 0.0
     for index in range(count):

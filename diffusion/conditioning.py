@@ -36,15 +36,12 @@ _LEAST_WEIGHT = 1e-12
 def fill_tumor_region(
     image_hu: Tensor, tumor_mask: Tensor, contrast_hu: Tensor | None, *, texture_hu: Tensor | None = None
 ) -> Tensor:
-    """Replace the mask, dilated by one voxel, by the rim's median plus the contrast.
+    """Replace the mask, dilated by one voxel, by the rim's median plus the contrast; the rest of the CT is unchanged.
 
     Args:
         contrast_hu: Contrast against the rim, limited to +-80 HU; NaN (or None for all) means that it
             is not given, and the fill is the rim's median. Shape (B,).
         texture_hu: Added to the fill, for instance smooth noise of zero mean. Shape (B, 1, D, H, W).
-
-    Returns:
-        CT in HU, unchanged outside the dilated mask. Shape (B, 1, D, H, W).
     """
     mask = _as_binary(image_hu, tumor_mask)
     level_hu = rim_median_hu(image_hu, mask)
@@ -60,7 +57,7 @@ def fill_tumor_region(
 def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     """Mean inside the mask minus the median of the rim around it, in HU; NaN where the mask is empty. Shape (B,)."""
     mask = _as_binary(image_hu, tumor_mask)
-    inside_hu = torch.where(mask, image_hu, torch.zeros_like(image_hu)).flatten(1).sum(dim=1)
+    inside_hu = torch.where(mask, image_hu, 0.0).flatten(1).sum(dim=1)
     voxels = mask.flatten(1).sum(dim=1)  # (B,); 0 / 0 is NaN: no tumour, no contrast
     return inside_hu / voxels.to(image_hu.dtype) - rim_median_hu(image_hu, mask)
 
@@ -68,17 +65,15 @@ def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
 def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     """Standard deviation inside the mask without noise (`smooth_texture`), in HU; NaN where it is empty. Shape (B,)."""
     mask = _as_binary(image_hu, tumor_mask)
-    inside_hu = torch.where(mask, smooth_texture(image_hu, mask), torch.zeros_like(image_hu))
+    inside_hu = torch.where(mask, smooth_texture(image_hu, mask), 0.0)
     return (inside_hu.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1)).sqrt()
 
 
 def smooth_texture(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
-    """What is left of a tumour's texture after smoothing away the noise, with zero mean inside the mask.
+    """What is left of a tumour's texture after smoothing away the noise, with zero mean inside the mask, in HU.
 
-    The Gaussian of two voxels is normalised by the mask, so nothing from outside it enters.
-
-    Returns:
-        Texture in HU inside the mask dilated by one voxel, 0 elsewhere. Shape (B, 1, D, H, W).
+    The Gaussian of two voxels is normalised by the mask, so nothing from outside it enters. The mask is dilated by one
+    voxel; elsewhere the texture is 0.
     """
     mask = _as_binary(image_hu, tumor_mask)
     weight = mask.to(image_hu.dtype)
@@ -88,7 +83,7 @@ def smooth_texture(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     smooth_hu = value / share.clamp(min=1e-6)
     mean_hu = (smooth_hu * weight).flatten(1).sum(dim=1) / voxels
     filled = dilate(mask, FILL_DILATION_VOXELS)
-    return torch.where(filled, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), torch.zeros_like(value))
+    return torch.where(filled, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), 0.0)
 
 
 def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
@@ -103,14 +98,11 @@ def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
 
 
 def rim_median_hu(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
-    """Median of the tissue around a tumour: the shell 2 to 4 voxels outside its mask.
+    """Median of the tissue around a tumour, the shell 2 to 4 voxels outside its mask, in HU. Shape (B,).
 
     Soft tissue (above -30 HU) counts if it is a tenth of the shell, else tissue and fat (above -150 HU), else
     the whole shell: a tumour beside fat contrasts with its organ, not with the fat. Where the mask leaves no
-    shell in the crop, all voxels outside it count.
-
-    Returns:
-        Median in HU (the lower one of an even number of voxels). Shape (B,).
+    shell in the crop, all voxels outside it count. Of an even number of voxels the lower median is taken.
     """
     mask = _as_binary(image_hu, tumor_mask)
     shell = rim_shell(mask)
@@ -122,9 +114,8 @@ def rim_median_hu(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
         share = tissue.flatten(1).sum(dim=1) / shell.flatten(1).sum(dim=1).clamp(min=1)
         rim = torch.where((share >= _SMALLEST_RIM_SHARE).view(-1, 1, 1, 1, 1), tissue, rim)
     if image_hu.device.type == "cpu":  # three times faster; a GPU would have to wait for each sample
-        return torch.stack([_median(image[chosen]) for image, chosen in zip(image_hu, rim, strict=True)])
-    not_a_number = torch.full_like(image_hu, torch.nan)
-    return torch.where(rim, image_hu, not_a_number).flatten(1).nanmedian(dim=1).values
+        return torch.stack([image[chosen].median() for image, chosen in zip(image_hu, rim, strict=True)])
+    return torch.where(rim, image_hu, torch.nan).flatten(1).nanmedian(dim=1).values
 
 
 def limit_contrast(contrast_hu: Tensor) -> Tensor:
@@ -138,23 +129,18 @@ def limit_heterogeneity(heterogeneity_hu: Tensor) -> Tensor:
 
 
 def unshuffle_mask(tumor_mask: Tensor) -> Tensor:
-    """Move each 4x4x4 block of a mask into 64 channels at the latents' resolution; no voxel is lost.
+    """Move each 4x4x4 block of a mask into 64 channels, (d % 4) * 16 + (h % 4) * 4 + w % 4: no voxel is lost.
 
-    Args:
-        tumor_mask: Its sides must be multiples of 4.
-
-    Returns:
-        The same values, channel index = (d % 4) * 16 + (h % 4) * 4 + w % 4.
-        Shape (B, 64, D/4, H/4, W/4), float32 where the mask was boolean or integer.
+    Shape (B, 64, D/4, H/4, W/4), float32 where the mask was boolean or integer. The sides must be multiples of 4.
     """
-    _require_crop("tumor_mask", tumor_mask)
+    _require_latent_sides(tumor_mask)
     unshuffled = unshuffle(tumor_mask, LATENT_STRIDE)
     return unshuffled if unshuffled.is_floating_point() else unshuffled.to(torch.float32)
 
 
 def latent_mask_share(tumor_mask: Tensor) -> Tensor:
     """Share of each latent voxel that lies inside the mask, 0 to 1. Shape (B, 1, D/4, H/4, W/4)."""
-    _require_crop("tumor_mask", tumor_mask)
+    _require_latent_sides(tumor_mask)
     return functional.avg_pool3d(tumor_mask.to(torch.float32), LATENT_STRIDE)
 
 
@@ -174,10 +160,6 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
 def rim_shell(mask: Tensor) -> Tensor:
     """The shell 2 to 4 voxels outside a boolean mask (B, 1, D, H, W)."""
     return dilate(mask, RIM_OUTER_VOXELS) & ~dilate(mask, FILL_DILATION_VOXELS)
-
-
-def _median(values: Tensor) -> Tensor:
-    return values.median() if values.numel() else values.new_tensor(torch.nan)
 
 
 def _as_binary(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
@@ -213,10 +195,10 @@ def _require_shape(name: str, tensor: Tensor, image_hu: Tensor) -> None:
         )
 
 
-def _require_crop(name: str, tensor: Tensor) -> None:
-    sides = tensor.shape[2:]
-    if tensor.ndim != 5 or tensor.shape[1] != 1 or any(side % LATENT_STRIDE or not side for side in sides):
+def _require_latent_sides(tumor_mask: Tensor) -> None:
+    shape = tuple(tumor_mask.shape)
+    if len(shape) != 5 or shape[1] != 1 or any(side % LATENT_STRIDE or not side for side in shape[2:]):
         raise ValueError(
-            f"{name} must have shape (B, 1, D, H, W) with sides that are multiples of {LATENT_STRIDE}, "
-            f"got {tuple(tensor.shape)}. Crop or pad it to such a size."
+            f"tumor_mask must have shape (B, 1, D, H, W) with sides that are multiples of {LATENT_STRIDE}, "
+            f"got {shape}. Crop or pad it to such a size."
         )

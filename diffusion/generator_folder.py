@@ -1,7 +1,7 @@
 """A generator as a folder: weights, configurations, provenance and model card, checked before use.
 
 Layout: model_index.json, autoencoder/, denoiser/, scheduler/, generator.json, provenance.json, README.md.
-Reading the records alone (`read_generator_info`, `read_provenance`) imports neither torch nor diffusers.
+Reading the records alone (`check_generator_folder`) imports neither torch nor diffusers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoencoder.engine.files import replaced_folder, write_json
 from diffusion.generator import folder_check
-from diffusion.generator.folder_check import FIX, WEIGHTS_FILE, GeneratorFolderError
+from diffusion.generator.folder_check import FIX, LOCAL_SAFETENSORS, WEIGHTS_FILE, GeneratorFolderError
 from diffusion.generator.info import GeneratorInfo
 from diffusion.generator.model_card import write_model_card
 from diffusion.generator.provenance import Provenance, load_provenance, save_provenance
@@ -89,7 +89,7 @@ def check_generator_folder(folder: Path) -> tuple[GeneratorInfo, Provenance]:
     """
     folder_check.require_files(folder, (INFO_FILE, PROVENANCE_FILE))
     folder_check.check_component_classes(folder)
-    return read_generator_info(folder), read_provenance(folder)
+    return read_generator_info(folder), load_provenance(folder / PROVENANCE_FILE)
 
 
 def read_generator_info(folder: Path) -> GeneratorInfo:
@@ -100,15 +100,6 @@ def read_generator_info(folder: Path) -> GeneratorInfo:
     """
     path = folder / INFO_FILE
     return read_record(GeneratorInfo, read_json(path, GeneratorFolderError, FIX), str(path), GeneratorFolderError)
-
-
-def read_provenance(folder: Path) -> Provenance:
-    """Read which cases trained a generator.
-
-    Raises:
-        ProvenanceError: If the record is missing or malformed.
-    """
-    return load_provenance(folder / PROVENANCE_FILE)
 
 
 def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> LoadedGenerator:
@@ -152,8 +143,7 @@ def load_autoencoder(folder: Path) -> AutoencoderKL3D:
     if not (folder / WEIGHTS_FILE).is_file():
         raise GeneratorFolderError(f"{folder} holds no {WEIGHTS_FILE}; other weights are not read. {_FIX_AUTOENCODER}")
     _check_weights(folder, AutoencoderKL3D, _FIX_AUTOENCODER)
-    fixed = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
-    return AutoencoderKL3D.from_pretrained(str(folder), **fixed).eval()
+    return AutoencoderKL3D.from_pretrained(str(folder), **LOCAL_SAFETENSORS).eval()
 
 
 def _check_weights(component: Path, model_class: Any, how_to_fix: str) -> None:
@@ -167,13 +157,14 @@ def _check_weights(component: Path, model_class: Any, how_to_fix: str) -> None:
     path = component / WEIGHTS_FILE
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            found = {name: list(file.get_slice(name).get_shape()) for name in names}
+            found = {name: list(file.get_slice(name).get_shape()) for name in list(file.keys())}
         config = model_class.load_config(str(component), local_files_only=True)
         with torch.device("meta"):  # shapes only
             model = model_class.from_config(config)
     except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise GeneratorFolderError(f"{path} and its config cannot be read ({error}). {how_to_fix}") from error
+        raise GeneratorFolderError(
+            f"{path} and {component / 'config.json'} cannot be read: {error} {how_to_fix}"
+        ) from error
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))

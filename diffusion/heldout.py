@@ -87,10 +87,9 @@ def in_mask_statistics(samples: Sequence[HeldoutSample], window: IntensityWindow
 
 
 def picture_of(sample: HeldoutSample, window: IntensityWindow) -> NDArray[np.float32]:
-    """Set host with the tumour's outline, filled crop, sample and real crop side by side, from black to white.
+    """Set host with the tumour's outline, filled crop, sample and real crop side by side, the window from 0 to 1.
 
-    Returns:
-        The slice through the tumour's middle along D, the window in [0, 1]. Shape (H, 4 W).
+    The slice goes through the tumour's middle along D. Shape (H, 4 W).
     """
     occupied = sample.tumor_mask[0].flatten(1).any(dim=1).nonzero()
     middle = int(occupied[len(occupied) // 2])

@@ -19,8 +19,6 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from diffusion.flow import draw_angle_levels, follow_angle
-
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Network call: x_t and the noise levels (B,) in, the objective's prediction out."""
 
@@ -33,17 +31,11 @@ _LATENT_LIMIT = 4.0
 
 
 class Objective(ABC):
-    """One way to train and to sample.
-
-    Attributes:
-        name: Key in OBJECTIVES.
-        predicts_clean: The network's layers estimate x_0; the prediction follows from it.
-        absolute_error: The loss is the absolute error instead of the squared one.
-    """
+    """One way to train and to sample."""
 
     name: str
-    predicts_clean = True
-    absolute_error = False
+    predicts_clean = True  # the network's layers estimate x_0, and the prediction follows from it
+    absolute_error = False  # the loss is the squared error
 
     @abstractmethod
     def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
@@ -63,12 +55,7 @@ class Objective(ABC):
 
     @abstractmethod
     def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
-        """Turn standard normal noise (B, C, D, H, W) into a sample of that shape.
-
-        Args:
-            scheduler: Result of `make_scheduler`.
-            generators: Source of further noise, one a sample.
-        """
+        """Turn standard normal noise (B, C, D, H, W) into a sample of that shape, with what `make_scheduler` made."""
 
     def noisy(self, x_0: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """Point of the path at each sample's noise level. Shape (B, C, D, H, W)."""
@@ -88,6 +75,12 @@ class Objective(ABC):
 class RectifiedFlow(Objective):
     """Straight paths x_t = (1 - s) x_0 + s n; the network predicts the velocity n - x_0.
 
+    Sampling steps in the angle theta = atan2(s, 1 - s): 0 at the data, pi/2 at pure noise. Divided by its length
+    sqrt((1 - s)^2 + s^2), the path is y = cos(theta) x_0 + sin(theta) n, and the flow along it
+    dy/dtheta = cos(theta) n - sin(theta) x_0. For data that are as wide as the noise this slope is zero on average,
+    so Euler steps in the angle keep the data's variance; four Euler steps in s keep 72 % of the standard deviation of
+    standard normal data, and 28 % where the data are ten times narrower than the noise.
+
     Source:
         Liu et al., "Flow Straight and Fast", ICLR 2023.
     """
@@ -95,8 +88,9 @@ class RectifiedFlow(Objective):
     name = "flow"
 
     def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
-        """Draw levels that are uniform in the angle, as the sampler's steps are."""
-        return draw_angle_levels(count, device, generator)
+        """Draw levels in [0, 1) that are uniform in the angle, as the sampler's steps are."""
+        angles = 0.5 * math.pi * torch.rand(count, generator=generator, device=generator.device)
+        return (angles.sin() / (angles.sin() + angles.cos())).to(device)
 
     def path(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 - s and s."""
@@ -115,18 +109,33 @@ class RectifiedFlow(Objective):
         return FlowMatchEulerDiscreteScheduler(shift=1.0)
 
     def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
-        """Euler steps in the angle (see `diffusion.flow`)."""
-        return follow_angle(scheduler, predict, noise, num_steps)
+        """Integrate around the mean m of what is to be sampled: the network's estimate of x_0 at pure noise.
+
+        The steps follow y - cos(theta) m, so that the mean is exact too. A single step returns m itself. The
+        scheduler's sigma is the angle's share of pi/2; left alone it would end at 0.001 and waste one call of n.
+        """
+        if num_steps == 1:
+            return noise - predict(noise, torch.ones(noise.shape[:1], dtype=noise.dtype, device=noise.device))
+        scheduler.set_timesteps(
+            sigmas=[(num_steps - step) / num_steps for step in range(num_steps)], device=noise.device
+        )
+        angles = [0.5 * math.pi * share for share in scheduler.sigmas.tolist()]
+        y, mean = noise, torch.zeros_like(noise)
+        for step, timestep in enumerate(scheduler.timesteps):
+            cos, sin, next_cos = math.cos(angles[step]), math.sin(angles[step]), math.cos(angles[step + 1])
+            x_t, level = y / (sin + cos), sin / (sin + cos)
+            velocity = predict(x_t, torch.full(noise.shape[:1], level, dtype=noise.dtype, device=noise.device))
+            x_0, n = x_t - level * velocity, x_t + (1.0 - level) * velocity
+            mean = x_0 if step == 0 else mean
+            slope = cos * n - sin * (x_0 - mean) + (next_cos - cos) / (angles[step + 1] - angles[step]) * mean
+            y = scheduler.step(0.5 * math.pi * slope, timestep, y, return_dict=False)[0]
+        return y
 
 
 class VariancePreserving(Objective):
-    """Paths of constant variance over a fixed number of timesteps, sampled with a scheduler of diffusers.
+    """Paths of constant variance over a fixed number of timesteps, sampled with a scheduler of diffusers."""
 
-    Attributes:
-        timesteps: Timesteps that are trained; timestep t has the level (t + 1) / timesteps.
-    """
-
-    timesteps: int
+    timesteps: int  # timestep t has the level (t + 1) / timesteps
 
     def __init__(self) -> None:
         self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod

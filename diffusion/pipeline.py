@@ -10,11 +10,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
+from autoencoder.layers import draw_noise
 from autoencoder.model import AutoencoderKL3D
 from diffusion.conditioning import fill_tumor_region, limit_contrast, limit_heterogeneity, unshuffle_mask
-from diffusion.flow import draw_noise
-from diffusion.generator.folder_check import check_component_classes
-from diffusion.objectives import Predict
+from diffusion.generator.folder_check import LOCAL_SAFETENSORS, check_component_classes
 from diffusion.texture import draw_texture
 from diffusion.unet import DenoisingUNet3D
 
@@ -32,22 +31,17 @@ class TumorPipelineOutput(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Crops with what is asked of each: contrast and heterogeneity in HU, NaN where nothing is."""
+    """Crops with what is asked of each, NaN where nothing is, and with their tumour regions filled."""
 
     image_hu: Tensor
     tumor_mask: Tensor
     contrast_hu: Tensor
     heterogeneity_hu: Tensor
+    filled_hu: Tensor
 
 
 class TumorDiffusionPipeline(DiffusionPipeline):
-    """Synthesise a tumour inside the mask of each crop.
-
-    Args:
-        autoencoder: First stage, trained.
-        denoiser: Second stage, trained on the latents of that autoencoder.
-        scheduler: What the denoiser's objective samples with.
-    """
+    """Synthesise a tumour inside the mask of each crop; the scheduler is what the denoiser's objective samples with."""
 
     autoencoder: AutoencoderKL3D
     denoiser: DenoisingUNet3D
@@ -68,11 +62,10 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         """
         folder = Path(pretrained_model_name_or_path)
         check_component_classes(folder)
-        fixed = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
         was_enabled = diffusers_logging.is_progress_bar_enabled()
         diffusers_logging.disable_progress_bar()
         try:
-            return super().from_pretrained(str(folder), **{**kwargs, **fixed})
+            return super().from_pretrained(str(folder), **{**kwargs, **LOCAL_SAFETENSORS})
         finally:
             if was_enabled:
                 diffusers_logging.enable_progress_bar()
@@ -116,19 +109,21 @@ class TumorDiffusionPipeline(DiffusionPipeline):
             raise ValueError(
                 f"num_inference_steps must be at least 1, got {num_inference_steps}. {DEFAULT_STEPS} are the default."
             )
-        asked = self._ask(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, generators)
-        filled_hu = self._fill(asked, generators, texture_hu)
+        asked = self._ask(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, generators, texture_hu)
         dtype = self.denoiser.dtype
         lower = torch.autocast(self.denoiser.device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
         with lower:
-            latents = self.autoencoder.encode(torch.cat([filled_hu, asked.image_hu])).to(dtype)
+            latents = self.autoencoder.encode(torch.cat([asked.filled_hu, asked.image_hu])).to(dtype)
         condition, original = latents.chunk(2)
         noise = torch.cat([draw_noise(original[:1], generator) for generator in generators])
         mask_unshuffled = unshuffle_mask(asked.tumor_mask).to(dtype)
-        told = _DenoiserInputs(condition, mask_unshuffled, asked.contrast_hu, asked.heterogeneity_hu)
-        sample = self.denoiser.objective.sample(
-            self.scheduler, told.bind(self.denoiser, lower), noise, num_inference_steps, generators
-        )
+        told = (condition, mask_unshuffled, asked.contrast_hu, asked.heterogeneity_hu)
+
+        def predict(x_t: Tensor, levels: Tensor) -> Tensor:
+            with lower:
+                return self.denoiser(x_t, *told, levels).to(x_t.dtype)
+
+        sample = self.denoiser.objective.sample(self.scheduler, predict, noise, num_inference_steps, generators)
         sample = self.denoiser.from_frame(sample, condition, asked.heterogeneity_hu)
         with lower:
             decoded_hu = self.autoencoder.decode(torch.cat([sample, original])).to(dtype)
@@ -151,8 +146,7 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         Arguments, errors and shape are those of a call. Fresh generators of the same seeds give the fill that a call
         with them starts from: texture is the first that is drawn from them.
         """
-        asked = self._ask(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, generators)
-        return self._fill(asked, generators, texture_hu)
+        return self._ask(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, generators, texture_hu).filled_hu
 
     def _ask(
         self,
@@ -161,47 +155,26 @@ class TumorDiffusionPipeline(DiffusionPipeline):
         contrast_hu: Tensor | None,
         heterogeneity_hu: Tensor | None,
         generators: Sequence[torch.Generator],
+        texture_hu: Tensor | None,
     ) -> _Asked:
-        """Check what is asked, limit it to what the network knows, and put it where the network is."""
+        """Check what is asked, limit it to what the network knows, put it where the network is, and fill."""
         _check_inputs(image_hu, tumor_mask, generators)
         device, dtype = self.denoiser.device, self.denoiser.dtype
         not_given = torch.full((len(image_hu),), torch.nan)
-        return _Asked(
-            image_hu.to(device, dtype),
-            tumor_mask.to(device),
-            limit_contrast((not_given if contrast_hu is None else contrast_hu).to(device, dtype)),
-            limit_heterogeneity((not_given if heterogeneity_hu is None else heterogeneity_hu).to(device, dtype)),
-        )
-
-    def _fill(self, asked: _Asked, generators: Sequence[torch.Generator], texture_hu: Tensor | None) -> Tensor:
+        image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
+        contrast_hu = limit_contrast((not_given if contrast_hu is None else contrast_hu).to(device, dtype))
+        heterogeneity_hu = not_given if heterogeneity_hu is None else heterogeneity_hu
+        heterogeneity_hu = limit_heterogeneity(heterogeneity_hu.to(device, dtype))
         if texture_hu is None:
-            sd_hu = asked.heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
-            texture_hu = draw_texture(asked.tumor_mask, sd_hu, generators, profiles=self.denoiser.texture_profiles)
-        texture_hu = texture_hu.to(asked.image_hu.device, asked.image_hu.dtype)
-        return fill_tumor_region(asked.image_hu, asked.tumor_mask, asked.contrast_hu, texture_hu=texture_hu)
+            sd_hu = heterogeneity_hu.nan_to_num(nan=0.0) * self.denoiser.config["texture_share"]
+            texture_hu = draw_texture(tumor_mask, sd_hu, generators, profiles=self.denoiser.texture_profiles)
+        filled_hu = fill_tumor_region(image_hu, tumor_mask, contrast_hu, texture_hu=texture_hu.to(device, dtype))
+        return _Asked(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, filled_hu)
 
 
 def make_pipeline(autoencoder: AutoencoderKL3D, denoiser: DenoisingUNet3D) -> TumorDiffusionPipeline:
     """Combine the two stages with the scheduler of the denoiser's objective."""
     return TumorDiffusionPipeline(autoencoder, denoiser, denoiser.objective.make_scheduler())
-
-
-class _DenoiserInputs(NamedTuple):
-    """What the denoiser is told besides the noisy latents and their level; batch first."""
-
-    condition_latents: Tensor
-    mask_unshuffled: Tensor
-    contrast_hu: Tensor
-    heterogeneity_hu: Tensor
-
-    def bind(self, denoiser: DenoisingUNet3D, lower: torch.autocast) -> Predict:
-        """Return the network's call for x_t and levels, in the precision of `lower`."""
-
-        def predict(x_t: Tensor, levels: Tensor) -> Tensor:
-            with lower:
-                return denoiser(x_t, *self, levels).to(x_t.dtype)
-
-        return predict
 
 
 def _check_inputs(image_hu: Tensor, tumor_mask: Tensor, generators: Sequence[torch.Generator]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autoencoder.engine.preset import TrainingPreset, preset_table
+from autoencoder.engine.settings import TrainingPreset, preset_table
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class DiffusionPreset(TrainingPreset):
 
     def build_model(self, latent_channels: int, generator: torch.Generator) -> DenoisingUNet3D:
         """Make an untrained network on the CPU, its initial weights drawn from the generator."""
-        from autoencoder.engine.initial_weights import draw_initial_weights_
+        from autoencoder.layers import draw_initial_weights_
         from diffusion.unet import DenoisingUNet3D
 
         model = DenoisingUNet3D(

@@ -18,6 +18,7 @@ from autoencoder.engine.files import write_json
 from autoencoder.engine.fit import Fit, LossFunction, run_fit
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.settings import RunSettings
+from autoencoder.layers import draw_noise
 from autoencoder.model import AutoencoderKL3D
 from diffusion.calibration import (
     DIFFERENCES_FILE,
@@ -27,14 +28,13 @@ from diffusion.calibration import (
     read_differences,
 )
 from diffusion.conditioning import latent_mask_share, measure_contrast, measure_heterogeneity, unshuffle_mask
-from diffusion.flow import draw_noise, flow_loss
 from diffusion.generator.provenance import Provenance
 from diffusion.generator_folder import GeneratorInfo, save_generator
 from diffusion.heldout import HeldoutBatch, in_mask_statistics, picture_of, synthesize_heldout
 from diffusion.objectives import as_factor
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.presets import DiffusionPreset
-from diffusion.texture_profiles import measure_texture_profiles
+from diffusion.texture import measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D
 
 GENERATOR_FOLDER = "generator"
@@ -63,10 +63,8 @@ def train_diffusion(
         batches: Map-style data set; item i is a batch {"image_hu": (B, 1, D, H, W) in HU, "tumor_mask":
             binary, same shape}, always the same for the same i.
         autoencoder: First stage with measured latent statistics; not changed.
-        output_folder: Empty or new folder, unless the run is resumed.
         heldout: Batches that no training batch shows, for measurements and pictures; may be empty.
         info: What the generator is made for; its preset is replaced by the name of `preset`.
-        provenance: The cases that train the two stages.
 
     Returns:
         The generator folder, `output_folder / "generator"`.
@@ -89,13 +87,13 @@ def train_diffusion(
     fit = Fit(model, batches, loss, settings, output_folder, resume=run.resume, identity=identity)
     if preset.draws_differences:
         _set_differences(fit, frozen, batches)
-    pipeline = make_pipeline(frozen, model).to(fit.device)
+    pipeline = make_pipeline(frozen, model).to(fit.accelerator.device)
     evaluate = partial(_evaluate, fit, pipeline, heldout) if heldout else None
     run_fit(fit, "diffusion", evaluate, run.evaluate_every, show_progress=run.show_progress)
     model.set_texture_profiles(measure_texture_profiles(batches, _MEASURED_BATCHES, frozen.window, run.seed))
     model.set_texture_share(calibrate_texture(pipeline, batches, _CALIBRATION_BATCHES, run.seed))
     folder = output_folder / GENERATOR_FOLDER
-    if fit.is_main_process:
+    if fit.accelerator.is_main_process:
         if heldout:
             samples = synthesize_heldout(pipeline, heldout, seed=run.seed)
             write_json(output_folder / "heldout.json", in_mask_statistics(samples, frozen.window))
@@ -110,19 +108,16 @@ def _set_differences(
     differences = read_differences(fit.output_folder, is_started=fit.steps_done > 0)
     differences = differences or measure_differences(autoencoder, batches, _MEASURED_BATCHES)
     fit.model.set_differences(*differences)
-    if fit.is_main_process:
+    if fit.accelerator.is_main_process:
         write_json(fit.output_folder / DIFFERENCES_FILE, differences._asdict())
 
 
 def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: float) -> LossFunction:
-    """Make the loss of the second stage: error everywhere plus error inside the tumours; the autoencoder is frozen.
+    """Make the loss of the second stage: error everywhere plus error inside the tumours (see `mean_errors`).
 
     Args:
         condition_dropout: Share of the samples whose contrast is not given, in fill and condition; as many are
             trained without a heterogeneity.
-
-    Returns:
-        A loss of batches {"image_hu", "tumor_mask"} with the terms "total", "everywhere" and "inside".
     """
 
     def loss(model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -131,7 +126,7 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         contrast_hu = _drop(measure_contrast(image_hu, tumor_mask), condition_dropout, generator)
         heterogeneity_hu = _drop(measure_heterogeneity(image_hu, tumor_mask), condition_dropout, generator)
         condition, latents = encode_pair(autoencoder, image_hu, tumor_mask, contrast_hu, heterogeneity_hu)
-        denoiser = _unwrap(model)
+        denoiser: Any = getattr(model, "module", model)  # accelerate wraps it for several processes
         objective = denoiser.objective
         x_0 = denoiser.to_frame(latents, condition, heterogeneity_hu)
         levels = objective.draw_levels(len(x_0), x_0.device, generator)
@@ -140,24 +135,37 @@ def diffusion_loss_function(autoencoder: AutoencoderKL3D, condition_dropout: flo
         prediction = model(x_t, condition, unshuffle_mask(tumor_mask), contrast_hu, heterogeneity_hu, levels)
         weight = as_factor(objective.weight(levels), x_0)
         target = objective.target(x_0, noise, levels)
-        losses = flow_loss(
+        losses = mean_errors(
             weight * prediction, weight * target, latent_mask_share(tumor_mask), absolute=objective.absolute_error
         )
-        return {"total": losses.everywhere + losses.inside, **losses._asdict()}
+        return {"total": losses["everywhere"] + losses["inside"], **losses}
 
     return loss
+
+
+def mean_errors(prediction: Tensor, target: Tensor, mask_share: Tensor, *, absolute: bool = False) -> dict[str, Tensor]:
+    """Mean error of a prediction (B, C, D, H, W) everywhere and inside the tumours; each a scalar.
+
+    The second is averaged over the samples that have a tumour, so that a small one weighs as much as a large one; it is
+    0 where no sample has one.
+
+    Args:
+        mask_share: Share of each latent voxel inside the tumour. Shape (B, 1, D, H, W).
+        absolute: Take the absolute error instead of the squared one.
+    """
+    difference = prediction.float() - target.float()
+    error = (difference.abs() if absolute else difference.square()).mean(dim=1, keepdim=True)  # (B, 1, D, H, W)
+    weight = mask_share.float()
+    mass = weight.flatten(1).sum(dim=1)  # (B,)
+    has_tumor = mass > 0
+    inside = (weight * error).flatten(1).sum(dim=1) / torch.where(has_tumor, mass, 1.0)
+    return {"everywhere": error.mean(), "inside": inside.sum() / has_tumor.sum().clamp(min=1)}
 
 
 def _drop(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Replace a share of the values by NaN: not given."""
     chance = torch.rand(len(values), generator=generator, device=generator.device)
     return values.masked_fill((chance < share).to(values.device), torch.nan)
-
-
-def _unwrap(model: nn.Module) -> DenoisingUNet3D:
-    """The denoiser inside what accelerate made of it for several processes."""
-    inner: Any = getattr(model, "module", model)
-    return inner
 
 
 def _evaluate(

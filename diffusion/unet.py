@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -11,15 +14,31 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoencoder.single_crop import Conv3d, Linear
+from autoencoder.layers import Conv3d, Linear, zero_start
 from diffusion.conditioning import LATENT_STRIDE, limit_contrast, limit_heterogeneity
+from diffusion.generator.records import read_value
 from diffusion.objectives import OBJECTIVES
-from diffusion.texture_profiles import TextureProfile
+from diffusion.texture import TextureProfile
 
 CONTRAST_SCALE_HU = 30.0
 HETEROGENEITY_SCALE_HU = 10.0
 SCALAR_CONDITIONS = ("contrast_hu", "heterogeneity_hu")
-"""Scalar conditions that this release knows; each is embedded with its value and its presence."""
+"""Each is embedded with its value and its presence."""
+MASK_CHANNELS = 8
+"""Channels to which the 64 channels of the unshuffled mask are reduced."""
+ATTENTION_MAX_TOKENS = 512
+"""Largest number of coarsest latent voxels that attention is used for."""
+NORM_GROUPS = 8
+
+FIXED_ENTRIES: Mapping[str, Any] = MappingProxyType(
+    {
+        "attention_max_tokens": ATTENTION_MAX_TOKENS,
+        "mask_embedding_channels": MASK_CHANNELS,
+        "norm_groups": NORM_GROUPS,
+        "scalar_conditions": list(SCALAR_CONDITIONS),
+    }
+)
+"""Entries of config.json that have one value in every network of this release."""
 
 
 class DenoisingUNet3D(ModelMixin, ConfigMixin):
@@ -29,10 +48,8 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     at the whole crop.
 
     Args:
-        channels: Feature channels of each resolution, finest first; multiples of `norm_groups`.
+        channels: Feature channels of each resolution, finest first; multiples of 8.
         blocks: Residual blocks per resolution on the way down (one more on the way up).
-        mask_embedding_channels: Channels to which the 64 channels of the unshuffled mask are reduced.
-        scalar_conditions: Names of the scalar conditions, of `SCALAR_CONDITIONS`.
         objective: What is predicted: "flow", "v" or "epsilon" (see `diffusion.objectives`).
         difference_std: Standard deviation of each latent channel's difference from the filled image inside
             tumours. With it the path runs in these differences, so that the noise is as wide as what is to be
@@ -41,67 +58,79 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
             sqrt(floor^2 + (per_hu h)^2): a part such as noise, and the increase per HU.
         texture_share: Standard deviation of the smooth noise in the fill over the requested heterogeneity; what
             the network itself falls short of (see `diffusion.texture`). 0 fills flat.
-        texture_profiles: What that noise is like, as JSON values (see `diffusion.texture_profiles`).
-        attention_max_tokens: Largest number of coarsest latent voxels that attention is used for.
+        texture_profiles: What that noise is like, as JSON values (see `TextureProfile`).
 
     Raises:
-        ValueError: If a channel number is no multiple of `norm_groups`, a condition or the objective is unknown,
-            or there is not one number per latent channel in what describes the differences.
+        ValueError: If a channel number is no multiple of 8, the objective is unknown, or there is not one number per
+            latent channel in what describes the differences.
     """
 
     @register_to_config
-    def __init__(  # noqa: PLR0913 - each is an entry of config.json, as diffusers writes and reads it
+    def __init__(
         self,
         channels: Sequence[int] = (32, 64),
         blocks: int = 1,
         latent_channels: int = 8,
-        mask_embedding_channels: int = 8,
-        scalar_conditions: Sequence[str] = SCALAR_CONDITIONS,
         objective: str = "flow",
         difference_std: Sequence[float] | None = None,
         difference_floor: Sequence[float] | None = None,
         difference_per_hu: Sequence[float] | None = None,
         texture_share: float = 0.0,
         texture_profiles: Sequence[Mapping[str, Any]] = (),
-        attention_max_tokens: int = 512,
-        norm_groups: int = 8,
     ) -> None:
         super().__init__()
-        _check_config(channels, scalar_conditions, norm_groups, objective)
-        _check_differences(difference_std, difference_floor, difference_per_hu, latent_channels)
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
+        if not channels or any(width < 1 or width % NORM_GROUPS for width in channels):
+            raise ValueError(
+                f"channels must be multiples of norm_groups={NORM_GROUPS}, got {tuple(channels)}. "
+                f"Try (32, 64) or (48, 96, 192)."
+            )
+        _check_differences(latent_channels, std=difference_std, floor=difference_floor, per_hu=difference_per_hu)
+        self.register_to_config(**FIXED_ENTRIES)
         self.objective = OBJECTIVES[objective]
-        self.texture_profiles = tuple(TextureProfile.from_json(profile) for profile in texture_profiles)
-        self.time_channels = 4 * channels[0]
-        self.attention_max_tokens = attention_max_tokens
-        self.time_embedding = nn.Sequential(
-            Linear(channels[0], self.time_channels), nn.SiLU(), Linear(self.time_channels, self.time_channels)
+        self.texture_profiles = read_value(
+            tuple[TextureProfile, ...], list(texture_profiles), "texture_profiles", ValueError
         )
-        self.scalar_embedding = nn.Sequential(
-            Linear(2 * len(scalar_conditions), self.time_channels),
-            nn.SiLU(),
-            _zero_initialised(Linear(self.time_channels, self.time_channels)),
-        )
-        self.mask_embedding = Conv3d(LATENT_STRIDE**3, mask_embedding_channels, kernel_size=1)
-        inputs = 2 * latent_channels + mask_embedding_channels
-        self.entry = Conv3d(inputs, channels[0], kernel_size=3, padding=1)
+        told = 4 * channels[0]  # channels of what is told of time and scalars
+        self.time_embedding = nn.Sequential(Linear(channels[0], told), nn.SiLU(), Linear(told, told))
+        scalars = Linear(2 * len(SCALAR_CONDITIONS), told)
+        self.scalar_embedding = nn.Sequential(scalars, nn.SiLU(), zero_start(Linear(told, told)))
+        self.mask_embedding = Conv3d(LATENT_STRIDE**3, MASK_CHANNELS, kernel_size=1)
+        self.entry = Conv3d(2 * latent_channels + MASK_CHANNELS, channels[0], kernel_size=3, padding=1)
 
-        stage = StageShape(blocks, self.time_channels, norm_groups)
         skip_widths = [channels[0]]
         self.down_stages, self.up_stages = nn.ModuleList(), nn.ModuleList()
         width = channels[0]
         for level, outgoing in enumerate(channels):
-            self.down_stages.append(DownStage(width, outgoing, stage, halves=level > 0))
+            self.down_stages.append(DownStage(width, outgoing, blocks, told, halves=level > 0))
             skip_widths += ([width] if level > 0 else []) + [outgoing] * blocks
             width = outgoing
-        self.middle_in = ResidualBlock(width, width, self.time_channels, norm_groups)
-        self.attention = SelfAttention3D(width, norm_groups)
-        self.middle_out = ResidualBlock(width, width, self.time_channels, norm_groups)
+        self.middle_in = ResidualBlock(width, width, told)
+        self.attention = SelfAttention3D(width)
+        self.middle_out = ResidualBlock(width, width, told)
         for level, outgoing in enumerate(reversed(channels)):
             widths = [skip_widths.pop() for _ in range(blocks + 1)]
-            self.up_stages.append(UpStage(width, outgoing, widths, stage, doubles=level > 0))
+            self.up_stages.append(UpStage(width, outgoing, widths, told, doubles=level > 0))
             width = outgoing
-        self.exit_norm = nn.GroupNorm(norm_groups, width)
-        self.exit = _zero_initialised(Conv3d(width, latent_channels, kernel_size=3, padding=1))
+        self.exit_norm = nn.GroupNorm(NORM_GROUPS, width)
+        self.exit = zero_start(Conv3d(width, latent_channels, kernel_size=3, padding=1))
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Leave out of a config what has one value, which `__init__` states itself.
+
+        Raises:
+            ValueError: If an entry has another value; the message names entry and both values.
+        """
+        for name, expected in FIXED_ENTRIES.items():
+            if config_dict.get(name, expected) != expected:
+                raise ValueError(
+                    f"{name} in the config of {cls.__name__} must be {expected}, got {config_dict[name]!r}. "
+                    f"A newer release may know more: update nnunet-difftumor."
+                )
+        free = {name: value for name, value in config_dict.items() if name not in FIXED_ENTRIES}
+        return super().extract_init_dict(free, **kwargs)
 
     def forward(
         self,
@@ -136,7 +165,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
             features, stage_skips = stage(features, embedded_time)
             skips += stage_skips
         features = self.middle_in(features, embedded_time)
-        if features.shape[2:].numel() <= self.attention_max_tokens:
+        if features.shape[2:].numel() <= ATTENTION_MAX_TOKENS:
             features = self.attention(features)
         features = self.middle_out(features, embedded_time)
         for stage in self.up_stages:
@@ -153,12 +182,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         return self.config["difference_std"] is not None
 
     def to_frame(self, latents: Tensor, condition_latents: Tensor, heterogeneity_hu: Tensor) -> Tensor:
-        """Turn latents into what the path runs in: standardised differences, or the latents themselves.
-
-        Args:
-            latents: Latents. Shape (B, C, D/4, H/4, W/4), as that of the condition and of the result.
-            heterogeneity_hu: Standard deviation inside without noise; NaN where it is not given. Shape (B,).
-        """
+        """Turn latents (B, C, D/4, H/4, W/4) into what the path runs in: standardised differences, or themselves."""
         if not self.draws_differences:
             return latents
         return (latents - condition_latents) / self._difference_scale(heterogeneity_hu, latents)
@@ -175,12 +199,9 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         Raises:
             ValueError: If there is not one number per latent channel: `std` and `floor` positive, `per_hu` 0 or more.
         """
-        _check_differences(std, floor, per_hu, self.config["latent_channels"])
-        self.register_to_config(
-            difference_std=[float(value) for value in std],
-            difference_floor=[float(value) for value in floor],
-            difference_per_hu=[float(value) for value in per_hu],
-        )
+        parts = {"std": std, "floor": floor, "per_hu": per_hu}
+        _check_differences(self.config["latent_channels"], **parts)
+        self.register_to_config(**{f"difference_{name}": list(map(float, values)) for name, values in parts.items()})
 
     def set_texture_share(self, texture_share: float) -> None:
         """Store in the config how much smooth noise the fill gets for each HU of heterogeneity.
@@ -195,7 +216,7 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
     def set_texture_profiles(self, profiles: Sequence[TextureProfile]) -> None:
         """Store in the config what the textures of the training tumours are like; none: symmetric noise is drawn."""
         self.texture_profiles = tuple(profiles)
-        self.register_to_config(texture_profiles=[profile.to_json() for profile in profiles])
+        self.register_to_config(texture_profiles=json.loads(json.dumps([asdict(profile) for profile in profiles])))
 
     def _difference_scale(self, heterogeneity_hu: Tensor, like: Tensor) -> Tensor:
         """Deviation of each sample and channel. Shape (B, C, 1, 1, 1)."""
@@ -208,23 +229,14 @@ class DenoisingUNet3D(ModelMixin, ConfigMixin):
         return torch.where(asked.isnan(), std, told)[:, :, None, None, None]
 
 
-class StageShape(NamedTuple):
-    """What all resolutions share; `blocks` counts the residual blocks of one resolution on the way down."""
-
-    blocks: int
-    time_channels: int
-    norm_groups: int
-
-
 class DownStage(nn.Module):
     """Residual blocks of one resolution on the way down, after halving the sides; not so at the finest resolution."""
 
-    def __init__(self, incoming: int, outgoing: int, shape: StageShape, *, halves: bool) -> None:
+    def __init__(self, incoming: int, outgoing: int, blocks: int, time_channels: int, *, halves: bool) -> None:
         super().__init__()
         self.halving = Conv3d(incoming, incoming, kernel_size=3, stride=2, padding=1) if halves else None
         self.blocks = nn.ModuleList(
-            ResidualBlock(outgoing if i else incoming, outgoing, shape.time_channels, shape.norm_groups)
-            for i in range(shape.blocks)
+            ResidualBlock(outgoing if i else incoming, outgoing, time_channels) for i in range(blocks)
         )
 
     def forward(self, features: Tensor, embedded_time: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -246,12 +258,12 @@ class UpStage(nn.Module):
     """
 
     def __init__(
-        self, incoming: int, outgoing: int, skip_widths: Sequence[int], shape: StageShape, *, doubles: bool
+        self, incoming: int, outgoing: int, skip_widths: Sequence[int], time_channels: int, *, doubles: bool
     ) -> None:
         super().__init__()
         self.smoothing = Conv3d(incoming, incoming, kernel_size=3, padding=1) if doubles else None
         self.blocks = nn.ModuleList(
-            ResidualBlock((outgoing if i else incoming) + skip, outgoing, shape.time_channels, shape.norm_groups)
+            ResidualBlock((outgoing if i else incoming) + skip, outgoing, time_channels)
             for i, skip in enumerate(skip_widths)
         )
 
@@ -269,13 +281,13 @@ class UpStage(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3x3 convolutions with group norm; the time scales and shifts the second norm (AdaGN)."""
 
-    def __init__(self, incoming: int, outgoing: int, time_channels: int, norm_groups: int) -> None:
+    def __init__(self, incoming: int, outgoing: int, time_channels: int) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(norm_groups, incoming)
+        self.norm_in = nn.GroupNorm(NORM_GROUPS, incoming)
         self.conv_in = Conv3d(incoming, outgoing, kernel_size=3, padding=1)
         self.time_projection = Linear(time_channels, 2 * outgoing)
-        self.norm_out = nn.GroupNorm(norm_groups, outgoing)
-        self.conv_out = _zero_initialised(Conv3d(outgoing, outgoing, kernel_size=3, padding=1))
+        self.norm_out = nn.GroupNorm(NORM_GROUPS, outgoing)
+        self.conv_out = zero_start(Conv3d(outgoing, outgoing, kernel_size=3, padding=1))
         self.shortcut = Conv3d(incoming, outgoing, kernel_size=1) if incoming != outgoing else nn.Identity()
 
     def forward(self, features: Tensor, embedded_time: Tensor) -> Tensor:
@@ -289,11 +301,11 @@ class ResidualBlock(nn.Module):
 class SelfAttention3D(nn.Module):
     """Single-head attention between all voxels of the coarsest resolution, added to the input."""
 
-    def __init__(self, channels: int, norm_groups: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels)
         self.query_key_value = nn.Linear(channels, 3 * channels)
-        self.projection = _zero_initialised(nn.Linear(channels, channels))
+        self.projection = zero_start(nn.Linear(channels, channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features of the same shape (B, C, D, H, W)."""
@@ -320,39 +332,14 @@ def _sinusoids(timestep: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def _zero_initialised(layer: nn.Conv3d | nn.Linear) -> nn.Conv3d | nn.Linear:
-    """Make a layer that starts without effect, so that a residual branch begins as the identity."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _check_differences(
-    std: Sequence[float] | None, floor: Sequence[float] | None, per_hu: Sequence[float] | None, latent_channels: int
-) -> None:
-    given = {"difference_std": std, "difference_floor": floor, "difference_per_hu": per_hu}
-    if all(values is None for values in given.values()):
+def _check_differences(latent_channels: int, **parts: Sequence[float] | None) -> None:
+    if all(values is None for values in parts.values()):
         return
-    for name, values in given.items():
-        lowest = 0.0 if name == "difference_per_hu" else 1e-9
+    for name, values in parts.items():
+        lowest = 0.0 if name == "per_hu" else 1e-9
         if values is None or len(values) != latent_channels or not all(value >= lowest for value in values):
             raise ValueError(
-                f"{name} must hold {latent_channels} positive numbers, one per latent channel, got {values}. "
-                f"Give all of {', '.join(given)}, or leave all out to let the path run in plain latents."
+                f"difference_{name} must hold {latent_channels} positive numbers, one per latent channel, got "
+                f"{values}. Give all of difference_std, difference_floor and difference_per_hu, or leave all out to "
+                f"let the path run in plain latents."
             )
-
-
-def _check_config(channels: Sequence[int], scalar_conditions: Sequence[str], norm_groups: int, objective: str) -> None:
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
-    if not channels or any(width < 1 or width % norm_groups for width in channels):
-        raise ValueError(
-            f"channels must be multiples of norm_groups={norm_groups}, got {tuple(channels)}. "
-            f"Try (32, 64) or (48, 96, 192)."
-        )
-    if tuple(scalar_conditions) != SCALAR_CONDITIONS:
-        raise ValueError(
-            f"scalar_conditions must be {list(SCALAR_CONDITIONS)}, got {list(scalar_conditions)}. "
-            f"A newer release may know more: update nnunet-difftumor."
-        )

@@ -32,15 +32,11 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
     yield temporary
-    _apply_umask(temporary)
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in temporary.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
     if folder.exists():
         os.replace(folder, replaced)
     os.replace(temporary, folder)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _apply_umask(folder: Path) -> None:
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

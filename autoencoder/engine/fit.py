@@ -30,10 +30,8 @@ LossFunction = Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[st
 Evaluate = Callable[[int, TrainingRecord], None]
 """Measures held-out data after a step and writes to the record."""
 
-CHECKPOINTS = "checkpoints"
 
-
-class NonFiniteLossError(run_folder.FitError):
+class NonFiniteLossError(ValueError):
     """The loss or the gradient became infinite or NaN."""
 
 
@@ -43,7 +41,8 @@ class Fit(Generic[ModelT]):
     Nothing random is kept between steps: batch and noise are functions of the step's number, so a
     checkpoint holds weights, optimiser and averaged weights only. On the CPU, with the same number
     of threads, an interrupted run ends with the same bits as an undisturbed one. When the loop has
-    ended, the model holds the averaged weights and is in evaluation mode.
+    ended, the model holds the averaged weights and is in evaluation mode. `accelerator` knows the
+    model's device, and whether this process is the one that writes.
 
     Args:
         model: Model to train. Only parameters are averaged, so it should have no trained buffers.
@@ -76,26 +75,19 @@ class Fit(Generic[ModelT]):
         self.steps_done = 0
         self._batches = batches
         self._loss_function = loss_function
-        self._accelerator = _make_accelerator(settings.mixed_precision)
-        self._checkpoints = run_folder.CheckpointFolder(self.output_folder / CHECKPOINTS)
-        self._claim_folder(resume, identity)
+        self.accelerator = _make_accelerator(settings.mixed_precision)
+        self._checkpoints = run_folder.CheckpointFolder(self.output_folder / "checkpoints")
+        self._claim_folder(resume, identity or {})
         optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), betas=settings.betas)
-        self._wrapped, self._optimizer = self._accelerator.prepare(model, optimizer)
-        self._average = self._make_average()
+        self._wrapped, self._optimizer = self.accelerator.prepare(model, optimizer)
+        # EMAModel's decay is 0 at the first update and then at most (1 + n) / (10 + n): the random
+        # start is forgotten at once and a short run averages its last tenth.
+        decay = settings.ema_decay
+        self._average = None if decay is None else EMAModel(self.model.parameters(), decay=decay)
         self._is_between_steps = True
         self._is_finished = False
         if resume:
             self._load_newest_checkpoint()
-
-    @property
-    def is_main_process(self) -> bool:
-        """Whether this process is the one that writes."""
-        return self._accelerator.is_main_process
-
-    @property
-    def device(self) -> torch.device:
-        """Device that the model was moved to."""
-        return self._accelerator.device
 
     def __iter__(self) -> Iterator[FitStep]:
         """Train and yield every finished step; a loop left early can be entered again.
@@ -117,16 +109,16 @@ class Fit(Generic[ModelT]):
         if self._is_finished:
             yield self.model
             return
+        average = self._average
         self.model.eval()
-        if self._average is not None:
-            self._average.store(self.model.parameters())
+        if average is not None:
+            average.store(self.model.parameters())
+            average.copy_to(self.model.parameters())
         try:
-            if self._average is not None:
-                self._average.copy_to(self.model.parameters())
             yield self.model
         finally:
-            if self._average is not None:
-                self._average.restore(self.model.parameters())
+            if average is not None:
+                average.restore(self.model.parameters())
             self.model.train()
 
     @contextmanager
@@ -138,41 +130,40 @@ class Fit(Generic[ModelT]):
         try:
             yield
         except KeyboardInterrupt:
-            if self._is_between_steps and not self._is_finished and self._accelerator.num_processes == 1:
+            if self._is_between_steps and not self._is_finished and self.accelerator.num_processes == 1:
                 self.save_checkpoint()
             raise
 
-    def save_checkpoint(self) -> Path:
-        """Write the state after the last finished step, under a temporary name and then renamed; return the folder."""
+    def save_checkpoint(self) -> None:
+        """Write the state after the last finished step, under a temporary name and then renamed."""
         target = self._checkpoints.path_of(self.steps_done)
         if target.exists():
-            return target
-        temporary = self._checkpoints.temporary_path_of(self.steps_done)
-        if self.is_main_process:
-            self._checkpoints.clear(temporary)
-        self._accelerator.wait_for_everyone()
-        self._accelerator.save_state(str(temporary), safe_serialization=True)
-        if self.is_main_process and self._average is not None:
-            run_folder.save_averaged_weights(self._average, self.model, temporary)
-        self._accelerator.wait_for_everyone()
-        if self.is_main_process:
+            return
+        temporary = target.with_name(f".unfinished_{target.name}")
+        if self.accelerator.is_main_process:
+            self._checkpoints.clear()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(temporary), safe_serialization=True)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            if self._average is not None:
+                run_folder.save_averaged_weights(self._average, self.model, temporary)
             self._checkpoints.publish(temporary, target, keep=self.settings.keep_checkpoints)
-        self._accelerator.wait_for_everyone()
-        return target
+        self.accelerator.wait_for_everyone()
 
     def _update(self, batch: dict[str, Tensor]) -> FitStep:
         self._is_between_steps = False
-        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        batch = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         losses = self._loss_function(self._wrapped, batch, self._noise_generator())
-        self._accelerator.backward(losses["total"])
-        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        self.accelerator.backward(losses["total"])
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         values = self._checked_values(losses, norm)
         learning_rate = self.settings.learning_rate_at(self.steps_done)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad()
-        if self._average is not None and not self._accelerator.optimizer_step_was_skipped:
+        if self._average is not None and not self.accelerator.optimizer_step_was_skipped:
             self._average.step(self.model.parameters())
         self.steps_done += 1
         self._is_between_steps = True
@@ -183,9 +174,9 @@ class Fit(Generic[ModelT]):
     def _checked_values(self, losses: dict[str, Tensor], norm: Tensor | None) -> dict[str, float]:
         """Return the losses and the gradient norm as numbers, averaged over the processes."""
         named = {name: value.detach().float() for name, value in losses.items()}
-        named["gradient_norm"] = torch.as_tensor(norm, device=self.device).float()
-        stacked = torch.stack([value.to(self.device) for value in named.values()])
-        mean = torch.as_tensor(self._accelerator.reduce(stacked, reduction="mean"))
+        named["gradient_norm"] = torch.as_tensor(norm, device=self.accelerator.device).float()
+        stacked = torch.stack([value.to(self.accelerator.device) for value in named.values()])
+        mean = torch.as_tensor(self.accelerator.reduce(stacked, reduction="mean"))
         values = dict(zip(named, mean.tolist(), strict=True))
         watched = dict(values)
         if self.settings.mixed_precision == "fp16":
@@ -198,54 +189,43 @@ class Fit(Generic[ModelT]):
         return values
 
     def _noise_generator(self) -> torch.Generator:
-        entropy = (self.settings.seed, self.steps_done, self._accelerator.process_index)
+        entropy = (self.settings.seed, self.steps_done, self.accelerator.process_index)
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return torch.Generator(device=self.device).manual_seed(seed)
+        return torch.Generator(device=self.accelerator.device).manual_seed(seed)
 
     def _loader(self) -> DataLoader[dict[str, Tensor]]:
-        processes, rank = self._accelerator.num_processes, self._accelerator.process_index
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         indices = range(self.steps_done * processes + rank, self.settings.steps * processes, processes)
         return DataLoader(
             self._batches,
             batch_size=None,
             sampler=indices,
             num_workers=self.settings.workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # otherwise the loader draws from torch's global generator
         )
 
-    def _make_average(self) -> EMAModel | None:
-        # EMAModel's decay is 0 at the first update and then at most (1 + n) / (10 + n): the random
-        # start is forgotten at once and a short run averages its last tenth.
-        if self.settings.ema_decay is None:
-            return None
-        return EMAModel(self.model.parameters(), decay=self.settings.ema_decay)
-
-    def _claim_folder(self, resume: bool, identity: Mapping[str, Any] | None) -> None:
-        manifest = self._manifest(identity)
-        run_folder.check_run_folder(self.output_folder, manifest, resume)
-        self._accelerator.wait_for_everyone()
-        if self.is_main_process:
+    def _claim_folder(self, resume: bool, identity: Mapping[str, Any]) -> None:
+        shapes = [(name, list(parameter.shape)) for name, parameter in self.model.named_parameters()]
+        manifest = {
+            "settings": asdict(self.settings),
+            "processes": self.accelerator.num_processes,
+            "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+            "identity": dict(identity),
+        }
+        run_folder.check_run_folder(self.output_folder, json.loads(json.dumps(manifest)), resume)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
             self.output_folder.mkdir(parents=True, exist_ok=True)
             write_json(self.output_folder / run_folder.SETTINGS_FILE, manifest)
-        self._accelerator.wait_for_everyone()
-
-    def _manifest(self, identity: Mapping[str, Any] | None) -> dict[str, Any]:
-        shapes = [(name, list(parameter.shape)) for name, parameter in self.model.named_parameters()]
-        content = {
-            "settings": asdict(self.settings),
-            "processes": self._accelerator.num_processes,
-            "model": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
-            "identity": dict(identity or {}),
-        }
-        return json.loads(json.dumps(content))
+        self.accelerator.wait_for_everyone()
 
     def _load_newest_checkpoint(self) -> None:
         step = max(self._checkpoints.steps(), default=None)
         if step is None:
             return
         folder = self._checkpoints.path_of(step)
-        self._accelerator.load_state(str(folder))
+        self.accelerator.load_state(str(folder))
         if self._average is not None:
             run_folder.load_averaged_weights(self._average, self.model, folder)
         self.steps_done = step
@@ -253,7 +233,7 @@ class Fit(Generic[ModelT]):
     def _finish(self) -> None:
         if self._average is not None:
             self._average.copy_to(self.model.parameters())
-        self._accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+        self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
         self.model.eval()
         self._is_finished = True
 
@@ -262,7 +242,7 @@ def run_fit(
     fit: Fit[Any], heading: str, evaluate: Evaluate | None, evaluate_every: int, *, show_progress: bool
 ) -> None:
     """Train to the end; `evaluate`, if any, is called every `evaluate_every` steps and after the last one."""
-    if not fit.is_main_process:
+    if not fit.accelerator.is_main_process:
         for _ in fit:
             pass
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from autoencoder.engine.settings import FitStep
 
 
-class TrainingRecord:
+class TrainingRecord(ExitStack):
     """`history.csv`, `heldout_history.csv` and `tensorboard/` of one run: a context manager for the main process only.
 
     After `steps_done`, the steps of the checkpoint that the run goes on from, entries are dropped. TensorBoard gets a
@@ -22,18 +23,12 @@ class TrainingRecord:
     """
 
     def __init__(self, output_folder: Path, steps_done: int, tensorboard_every: int = 10) -> None:
-        self._history = CsvHistory(output_folder / "history.csv", steps_done)
-        self._heldout = CsvHistory(output_folder / "heldout_history.csv", steps_done)
-        self._tensorboard = SummaryWriter(str(output_folder / "tensorboard"), purge_step=steps_done + 1)
+        super().__init__()
+        self._history = self.enter_context(closing(CsvHistory(output_folder / "history.csv", steps_done)))
+        self._heldout = self.enter_context(closing(CsvHistory(output_folder / "heldout_history.csv", steps_done)))
+        writer = SummaryWriter(str(output_folder / "tensorboard"), purge_step=steps_done + 1)
+        self._tensorboard = self.enter_context(closing(writer))
         self._tensorboard_every = tensorboard_every
-
-    def __enter__(self) -> TrainingRecord:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._history.close()
-        self._heldout.close()
-        self._tensorboard.close()
 
     def add_step(self, step: FitStep) -> None:
         """Record one training step; everything is on the disk before a checkpoint is written."""

@@ -22,23 +22,16 @@ _FOLDER_NAME = re.compile(r"step_(\d{8,})")
 _FREE_AT_RESUME = ("settings.checkpoint_every", "settings.keep_checkpoints", "settings.workers")
 
 
-class FitError(ValueError):
-    """A training run cannot start or go on."""
-
-
-class OutputFolderExistsError(FitError):
+class OutputFolderExistsError(ValueError):
     """The output folder holds something and the run was not asked to resume."""
 
 
-class ResumeError(FitError):
+class ResumeError(ValueError):
     """The output folder belongs to a run with other settings, or to no run."""
 
 
 def check_run_folder(folder: Path, manifest: dict[str, Any], resume: bool) -> None:
-    """Refuse a folder that this run must not write into; it need not exist.
-
-    Args:
-        manifest: What must be the same when a run is resumed, as JSON content.
+    """Refuse a folder that this run must not write into; the manifest, JSON content, must be the same at a resume.
 
     Raises:
         OutputFolderExistsError: If the folder is not empty and `resume` is False.
@@ -82,10 +75,6 @@ class CheckpointFolder:
         """Folder of the checkpoint after this many steps."""
         return self.root / f"step_{step:08d}"
 
-    def temporary_path_of(self, step: int) -> Path:
-        """Where that checkpoint is written before it is complete."""
-        return self.root / f".unfinished_step_{step:08d}"
-
     def steps(self) -> tuple[int, ...]:
         """Steps that have a complete checkpoint, ascending."""
         if not self.root.is_dir():
@@ -93,12 +82,10 @@ class CheckpointFolder:
         matches = (_FOLDER_NAME.fullmatch(path.name) for path in self.root.iterdir())
         return tuple(sorted(int(match[1]) for match in matches if match))
 
-    def clear(self, temporary: Path) -> None:
-        """Make an empty temporary folder, removing what killed runs left behind."""
-        self.root.mkdir(parents=True, exist_ok=True)
+    def clear(self) -> None:
+        """Remove what killed runs left behind."""
         for leftover in self.root.glob(".unfinished_step_*"):
             shutil.rmtree(leftover)
-        temporary.mkdir()
 
     def publish(self, temporary: Path, target: Path, keep: int) -> None:
         """Give a complete checkpoint its name and remove all but the newest `keep`."""
@@ -109,12 +96,9 @@ class CheckpointFolder:
 
 def save_averaged_weights(average: EMAModel, model: nn.Module, folder: Path) -> None:
     """Write the averaged weights, by parameter name, and how many updates they hold."""
-    names = [name for name, _ in model.named_parameters()]
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in zip(names, average.shadow_params, strict=True)
-    }
-    metadata = {"optimization_step": str(average.optimization_step)}
-    save_file(tensors, folder / _AVERAGED_WEIGHTS, metadata=metadata)
+    pairs = zip(model.named_parameters(), average.shadow_params, strict=True)
+    tensors = {name: value.detach().cpu().contiguous() for (name, _), value in pairs}
+    save_file(tensors, folder / _AVERAGED_WEIGHTS, metadata={"optimization_step": str(average.optimization_step)})
 
 
 def load_averaged_weights(average: EMAModel, model: nn.Module, folder: Path) -> None:

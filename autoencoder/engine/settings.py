@@ -1,11 +1,14 @@
-"""What a user chooses of a training run, what decides it apart from model, data and loss, and what one step reports."""
+"""What a user chooses of a training run, what a preset sets, what decides the run, and what one step reports."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+PresetT = TypeVar("PresetT", bound="TrainingPreset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,10 +18,8 @@ class RunSettings:
     Attributes:
         steps: Training steps; None takes the preset's.
         seed: Seed of initial weights and noise.
-        resume: Go on from the newest checkpoint in the output folder.
         mixed_precision: "no", "bf16" or "fp16".
         workers: Data-loading processes; 0 loads in the training process.
-        checkpoint_every: Steps between checkpoints.
         evaluate_every: Steps between measurements and pictures on the held-out crops.
         identity: JSON content that must be the same at a resume, such as the data's fingerprint.
     """
@@ -45,7 +46,6 @@ class FitSettings:
         betas: AdamW momentum terms.
         gradient_clip: Largest gradient norm.
         ema_decay: Decay of the averaged weights, reached gradually; None for no averaging.
-        keep_checkpoints: Newest checkpoints kept.
         seed: Seed of the noise; the batches have their own.
     """
 
@@ -87,15 +87,60 @@ class FitSettings:
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-@dataclass(frozen=True)
-class FitStep:
-    """One finished optimiser step, the `index`-th.
+@dataclass(frozen=True, kw_only=True)
+class TrainingPreset:
+    """Crops and training defaults of one preset; see also `FitSettings`.
 
     Attributes:
-        losses: Loss terms by name, the mean over all processes.
-        gradient_norm: Gradient norm before clipping.
-        checkpoint_follows: A checkpoint is written as soon as the next step is asked for, so
-            what the loop writes about steps up to this one should reach the disk now.
+        crop_sides: Sides of the cubic training crops, in voxels; multiples of 4.
+        crop_probabilities: How often each side is drawn; same length, sums to 1.
+        voxels_per_batch: Voxels of one batch, about the same for every side.
+    """
+
+    name: str
+    crop_sides: tuple[int, ...]
+    crop_probabilities: tuple[float, ...]
+    voxels_per_batch: int
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 50
+    ema_decay: float | None
+
+    def __post_init__(self) -> None:
+        same_length = len(self.crop_sides) == len(self.crop_probabilities)
+        if not self.crop_sides or not same_length or abs(sum(self.crop_probabilities) - 1) > 1e-6:
+            raise ValueError(
+                f"Preset {self.name!r} needs one probability per crop side, summing to 1, got sides "
+                f"{self.crop_sides} and probabilities {self.crop_probabilities}."
+            )
+        if any(side % 4 or side <= 0 for side in self.crop_sides):
+            raise ValueError(f"Crop sides must be positive multiples of 4, got {self.crop_sides}.")
+
+    def fit_settings(self, run: RunSettings) -> FitSettings:
+        """Combine the preset's training defaults with what a run chooses."""
+        return FitSettings(
+            steps=self.steps if run.steps is None else run.steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            ema_decay=self.ema_decay,
+            mixed_precision=run.mixed_precision,
+            checkpoint_every=run.checkpoint_every,
+            seed=run.seed,
+            workers=run.workers,
+        )
+
+
+def preset_table(*presets: PresetT) -> Mapping[str, PresetT]:
+    """Presets by their names."""
+    return MappingProxyType({preset.name: preset for preset in presets})
+
+
+@dataclass(frozen=True)
+class FitStep:
+    """One finished optimiser step, the `index`-th: losses (mean over all processes) and gradient norm before clipping.
+
+    If `checkpoint_follows`, a checkpoint is written as soon as the next step is asked for, so what the loop writes
+    about steps up to this one should reach the disk now.
     """
 
     index: int

@@ -11,23 +11,24 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX_FILE = "model_index.json"
 _PIPELINE_CLASS = "TumorDiffusionPipeline"
 _SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "DDPMScheduler")  # those of the objectives
-_ALLOWED_CLASSES = {
-    "autoencoder": [["autoencoder.model", "AutoencoderKL3D"]],
-    "denoiser": [["diffusion.unet", "DenoisingUNet3D"]],
-    "scheduler": [["diffusers", name] for name in _SCHEDULERS],
+_COMPONENTS = {
+    "autoencoder": ("config.json", [["autoencoder.model", "AutoencoderKL3D"]]),
+    "denoiser": ("config.json", [["diffusion.unet", "DenoisingUNet3D"]]),
+    "scheduler": ("scheduler_config.json", [["diffusers", name] for name in _SCHEDULERS]),
 }
-"""Module and name of each class that may stand for a component."""
+"""Configuration of each component in its folder, and module and name of each class that may stand for it."""
 
-_CONFIG_FILES = {
-    "autoencoder": "autoencoder/config.json",
-    "denoiser": "denoiser/config.json",
-    "scheduler": "scheduler/scheduler_config.json",
-}
-_PIPELINE_FILES = (MODEL_INDEX_FILE, *_CONFIG_FILES.values(), f"autoencoder/{WEIGHTS_FILE}", f"denoiser/{WEIGHTS_FILE}")
+_PIPELINE_FILES = (
+    MODEL_INDEX_FILE,
+    *(f"{component}/{config}" for component, (config, _) in _COMPONENTS.items()),
+    *(f"{model}/{WEIGHTS_FILE}" for model in ("autoencoder", "denoiser")),
+)
 _HARMLESS_ENTRIES = {"_class_name", "_diffusers_version", "_name_or_path"}
 _UNSAFE_SUFFIXES = {
     ".bin", ".ckpt", ".dill", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so"
 }  # fmt: skip
+LOCAL_SAFETENSORS = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+"""How diffusers loads what is ours: nothing is downloaded or unpickled."""
 FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
 
 
@@ -39,8 +40,7 @@ def check_component_classes(folder: Path) -> None:
     """Refuse a folder whose pipeline is incomplete, foreign or could run code when loaded.
 
     Raises:
-        GeneratorFolderError: If a file is missing, a component is not of our own class, or a file is
-            a pickle or code.
+        GeneratorFolderError: If a file is missing, a pickle or code, or a component is not of our own class.
     """
     require_files(folder, _PIPELINE_FILES)
     unsafe = sorted(
@@ -52,12 +52,13 @@ def check_component_classes(folder: Path) -> None:
             f"*.safetensors; remove these files if you trust the rest of the folder."
         )
     _check_model_index(folder / MODEL_INDEX_FILE)
-    for component, name in _CONFIG_FILES.items():
-        found = _read_object(folder / name).get("_class_name")
-        allowed = [class_name for _, class_name in _ALLOWED_CLASSES[component]]
+    for component, (config, classes) in _COMPONENTS.items():
+        path = folder / component / config
+        found = _read_object(path).get("_class_name")
+        allowed = [class_name for _, class_name in classes]
         if found not in allowed:
             expected = " or ".join(map(repr, allowed))
-            raise GeneratorFolderError(f"{folder / name} configures the class {found!r}, expected {expected}. {FIX}")
+            raise GeneratorFolderError(f"{path} configures the class {found!r}, expected {expected}. {FIX}")
 
 
 def require_files(folder: Path, names: tuple[str, ...]) -> None:
@@ -84,8 +85,8 @@ def _check_model_index(path: Path) -> None:
             f"generator of nnunet-difftumor."
         )
     components = {name: value for name, value in index.items() if name not in _HARMLESS_ENTRIES}
-    for name in sorted(components.keys() | _ALLOWED_CLASSES.keys()):
-        allowed = _ALLOWED_CLASSES.get(name, [])
+    for name in sorted(components.keys() | _COMPONENTS.keys()):
+        _, allowed = _COMPONENTS.get(name, ("", []))
         if components.get(name) not in allowed:
             raise GeneratorFolderError(
                 f"{path} names {components.get(name)!r} as {name!r}, expected {allowed or 'nothing'}. Loading it "

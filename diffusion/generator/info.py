@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffusion.generator.folder_check import GeneratorFolderError
-from diffusion.generator.records import is_finite_number
+from diffusion.generator.records import require_numbers
 
 if TYPE_CHECKING:
     from autoencoder.intensity import IntensityWindow
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,7 @@ class TrainingTumor:
     heterogeneity_hu: float
 
     def __post_init__(self) -> None:
-        for name in ("radius_mm", "contrast_hu", "heterogeneity_hu"):
-            _require_number(name, getattr(self, name))
+        require_numbers(**vars(self))
         if self.radius_mm <= 0 or self.heterogeneity_hu < 0:
             raise GeneratorFolderError(
                 f"A training tumour needs radius_mm > 0 and heterogeneity_hu >= 0, got {self.radius_mm} and "
@@ -46,7 +43,6 @@ class GeneratorInfo:
         roi_sides: Sides of the cubic crops that the networks were trained on, ascending, in voxels.
         spacing_range_mm: Smallest and largest isotropic voxel spacing of those crops, in mm.
         margin_voxels: Voxels that a crop should leave around the tumour.
-        low_hu, high_hu: The HU window.
         data_note: What the training data are, for the model card; say so if they are a phantom.
     """
 
@@ -58,20 +54,16 @@ class GeneratorInfo:
     training_tumors: tuple[TrainingTumor, ...] = ()
     preset: str = "tiny"
     data_note: str = ""
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise GeneratorFolderError(
-                f"The generator has format_version {self.format_version!r}, this release reads {FORMAT_VERSION}. "
-                f"Update nnunet-difftumor, or train the generator again."
-            )
         sides = self.roi_sides
         are_sizes = all(type(side) is int and side > 0 and side % 4 == 0 for side in sides)
         if not sides or not are_sizes or list(sides) != sorted(set(sides)):
             raise GeneratorFolderError(f"roi_sides must be ascending positive multiples of 4, got {sides!r}.")
-        for number in (*self.spacing_range_mm, self.low_hu, self.high_hu):
-            _require_number("spacing_range_mm, low_hu and high_hu", number)
+        require_numbers(low_hu=self.low_hu, high_hu=self.high_hu)
+        for spacing_mm in self.spacing_range_mm:
+            require_numbers(spacing_range_mm=spacing_mm)
         if len(self.spacing_range_mm) != 2 or not 0 < self.spacing_range_mm[0] <= self.spacing_range_mm[1]:
             raise GeneratorFolderError(f"spacing_range_mm must be (low, high) in mm, got {self.spacing_range_mm!r}.")
         if self.low_hu >= self.high_hu:
@@ -87,8 +79,3 @@ class GeneratorInfo:
         from autoencoder.intensity import IntensityWindow
 
         return IntensityWindow(self.low_hu, self.high_hu)
-
-
-def _require_number(name: str, value: object) -> None:
-    if not is_finite_number(value):
-        raise GeneratorFolderError(f"{name} must be a finite number, got {value!r}.")

@@ -1,7 +1,8 @@
-"""Which cases trained a generator, as hashes: what a leak guard compares with a validation split.
+"""Which cases trained a generator, as hashes and prints: what a leak guard compares with a validation split.
 
 Only numpy and the standard library are imported here, so that a trainer can read it cheaply. A hash of
-an identifier hides a name from a glance, not from someone who can guess the names.
+an identifier hides a name from a glance, not from someone who can guess the names. Prints recognise a tumour in
+another resampling; they are rounded, and say nothing of its picture.
 """
 
 from __future__ import annotations
@@ -17,16 +18,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoencoder.engine.files import write_json
-from diffusion.generator.records import read_record
-from diffusion.generator.tumor_print import TumorPrint
-
-FORMAT_VERSION = 2
+from diffusion.generator.records import read_json, read_record, require_numbers
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_FIX = (
+    "A generator needs the record of the cases that trained it: copy the whole folder, or train it again with "
+    "`difftumor train-diffusion`."
+)
 
 
 class ProvenanceError(ValueError):
     """A provenance record is malformed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurroundingsPrint:
+    """The CT around a tumour's centroid in rounded numbers, weighted by (1 - (distance / radius)^2)^2.
+
+    Attributes:
+        radius_mm: Distance in mm at which the weight is 0.
+        slope_hu: Length of the weighted mean of (value - mean) * offset / radius, in HU: brighter on one side.
+        quadrupole_hu: Norm of the weighted mean of (value - mean) times the traceless tensor
+            offset offset^T / radius^2, in HU: brighter along one axis.
+    """
+
+    radius_mm: float
+    mean_hu: float
+    slope_hu: float
+    quadrupole_hu: float
+
+    def __post_init__(self) -> None:
+        require_numbers(**vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TumorPrint:
+    """A tumour mask, or a part of it, in numbers that do not depend on position, direction and voxel size.
+
+    Attributes:
+        voxel_mm: Root mean square of the grid's spacing in mm, which says how exact the other numbers are.
+        axes_mm: Standard deviation along the three principal axes in mm, largest first.
+        skewness: Length of the vector of third moments, in units of the mean axis cubed.
+        asymmetry: Norm of the tensor of third moments, in units of the mean axis cubed.
+        surroundings: The CT around the centroid, for each radius that lies within the scan.
+    """
+
+    voxel_mm: float
+    volume_mm3: float
+    axes_mm: tuple[float, float, float]
+    skewness: float
+    asymmetry: float
+    surroundings: tuple[SurroundingsPrint, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.axes_mm) != 3:
+            raise ValueError(f"axes_mm must be three numbers in mm, got {list(self.axes_mm)}.")
+        largest, middle, smallest = self.axes_mm
+        require_numbers(voxel_mm=self.voxel_mm, volume_mm3=self.volume_mm3, skewness=self.skewness)
+        require_numbers(asymmetry=self.asymmetry, largest=largest, middle=middle, smallest=smallest)
+        if min(self.voxel_mm, self.volume_mm3, smallest) <= 0:
+            raise ValueError(
+                f"voxel_mm, volume_mm3 and axes_mm must be above 0, got {self.voxel_mm}, {self.volume_mm3} and "
+                f"{list(self.axes_mm)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +120,11 @@ class Provenance:
     autoencoder: tuple[CaseFingerprint, ...]
     fold: int | None = None
     splits_hash: str | None = None
-    format_version: int = FORMAT_VERSION
+    format_version: int = 2
 
     def __post_init__(self) -> None:
-        _require_version(self.format_version)
-        if self.fold is not None and (isinstance(self.fold, bool) or not isinstance(self.fold, int)):
-            raise ProvenanceError(f"fold must be an integer or null, got {self.fold!r}.")
-        if self.fold is not None and self.fold < 0:
-            raise ProvenanceError(f"fold must be 0 or more, got {self.fold}.")
+        if self.fold is not None and (type(self.fold) is not int or self.fold < 0):
+            raise ProvenanceError(f"fold must be an integer of 0 or more, or null, got {self.fold!r}.")
         if self.splits_hash is not None:
             _require_hash("splits_hash", self.splits_hash)
         if (self.fold is None) != (self.splits_hash is None):
@@ -86,26 +137,9 @@ class Provenance:
         """Return the record as JSON text."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
-    @staticmethod
-    def from_json(text: str, source: str = "provenance.json") -> Provenance:
-        """Read a record strictly: an unknown, a missing or a malformed entry is an error.
-
-        Raises:
-            ProvenanceError: If the text is no such record; the message names the file, `source`, and the entry.
-        """
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ProvenanceError(
-                f"{source} is not valid JSON ({error}). It may be cut off: copy the generator folder again."
-            ) from error
-        if isinstance(content, dict) and "format_version" in content:
-            _require_version(content["format_version"], f"{source}: ")  # first: another one may have other entries
-        return read_record(Provenance, content, source, ProvenanceError)
-
 
 def save_provenance(path: Path, provenance: Provenance) -> None:
-    """Write a record to a file, by way of a temporary name; an existing file is replaced."""
+    """Write a record to a file, whole; an existing file is replaced."""
     write_json(path, asdict(provenance))
 
 
@@ -113,16 +147,11 @@ def load_provenance(path: Path) -> Provenance:
     """Read a record from a file.
 
     Raises:
-        ProvenanceError: If the file is missing, unreadable or malformed.
+        ProvenanceError: If the file is missing or unreadable, or an entry unknown, missing or malformed; the message
+            names file and entry.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProvenanceError(
-            f"{path} cannot be read ({error}). A generator needs the record of the cases that trained it: "
-            f"copy the whole folder, or train it again with `difftumor train-diffusion`."
-        ) from error
-    return Provenance.from_json(text, source=str(path))
+    content = read_json(path, ProvenanceError, _FIX)
+    return read_record(Provenance, content, str(path), ProvenanceError)
 
 
 def hash_identifier(identifier: str) -> str:
@@ -137,12 +166,9 @@ def hash_identifier(identifier: str) -> str:
 
 
 def hash_array(array: NDArray[Any]) -> str:
-    """Hash shape and values of an image to 64 hexadecimal digits.
+    """Hash shape and values of an image, such as a CT decoded to HU, to 64 hexadecimal digits.
 
     Values are compared as float32, so an int16 and a float64 copy of the same CT agree.
-
-    Args:
-        array: Numbers or booleans, any shape; a CT decoded to HU.
 
     Raises:
         ValueError: If the array is empty or holds no real numbers.
@@ -159,9 +185,7 @@ def hash_array(array: NDArray[Any]) -> str:
 
 
 def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:
-    """Hash shape (D, H, W) and voxels of a tumour mask to 64 hexadecimal digits.
-
-    None if the mask is empty: empty masks tell no two cases apart.
+    """Hash shape (D, H, W) and voxels of a tumour mask to 64 hexadecimal digits; None for an empty one: all are alike.
 
     Raises:
         ValueError: If the mask is not boolean.
@@ -182,14 +206,6 @@ def hash_file(path: Path) -> str:
 
 def _shape_header(kind: bytes, shape: tuple[int, ...]) -> bytes:
     return b"nnunet-difftumor " + kind + b"\0" + ",".join(str(side) for side in shape).encode() + b"\0"
-
-
-def _require_version(version: object, place: str = "") -> None:
-    if version != FORMAT_VERSION:
-        raise ProvenanceError(
-            f"{place}Provenance has format_version {version!r}, this release reads {FORMAT_VERSION}. "
-            f"Use the release that wrote it, or train the generator again."
-        )
 
 
 def _require_hash(name: str, value: object) -> None:

@@ -27,17 +27,23 @@ def read_json(path: Path, error_type: type[ValueError], fix: str) -> Any:
 
 
 def read_record(record: type[RecordT], content: object, source: str, error_type: type[ValueError]) -> RecordT:
-    """Build a dataclass from a parsed JSON object that has exactly its fields.
+    """Build a dataclass from a parsed JSON object that has exactly its fields and, if it has one, its `format_version`.
 
     A field that is a tuple is read from a list, and dataclasses in it in the same way. What the values must be, the
     dataclass checks itself.
 
     Raises:
-        error_type: If the value is no object, an entry is missing or unknown, or the dataclass refuses a value; the
-            message begins with `source`.
+        error_type: If the value is no object, of another version, an entry is missing or unknown, or the dataclass
+            refuses a value; the message begins with `source`.
     """
     if not isinstance(content, dict):
         raise error_type(f"{source} must be a JSON object, got {type(content).__name__}.")
+    version = getattr(record, "format_version", None)
+    if version is not None and content.get("format_version", version) != version:  # it may have other entries
+        raise error_type(
+            f"{source} has format_version {content['format_version']!r}, this release reads {version}. Use the release "
+            f"that wrote it or update nnunet-difftumor, or train the generator again."
+        )
     expected = {field.name for field in fields(record)}  # pyright: ignore[reportArgumentType]
     missing, unknown = sorted(expected - content.keys()), sorted(content.keys() - expected)
     if missing or unknown:
@@ -54,10 +60,9 @@ def read_record(record: type[RecordT], content: object, source: str, error_type:
 
 
 def read_value(kind: Any, value: Any, source: str, error_type: type[ValueError]) -> Any:
-    """Read one entry of a record: a tuple from a list, a dataclass from an object; anything else as it is.
+    """Read one entry of a record, of a kind such as `tuple[Record, ...] | None` or `int`.
 
-    Args:
-        kind: Type of the entry, such as `tuple[float, float]`, `tuple[Record, ...] | None` or `int`.
+    A tuple is read from a list, a dataclass from an object; anything else is taken as it is.
 
     Raises:
         error_type: If a tuple is no list, or a dataclass in it is malformed; the message begins with `source`.
@@ -76,6 +81,12 @@ def read_value(kind: Any, value: Any, source: str, error_type: type[ValueError])
     return tuple(read_value(item, each, f"{source}[{index}]", error_type) for index, each in enumerate(value))
 
 
-def is_finite_number(value: object) -> bool:
-    """Whether a value is a number as JSON means it: no boolean, NaN or infinity."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+def require_numbers(**values: object) -> None:
+    """Refuse what is no number as JSON means it: a boolean, NaN, infinity or text.
+
+    Raises:
+        ValueError: If a value is none; the message has its name.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}.")

@@ -24,12 +24,13 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
+    TumorPrint,
     hash_array,
     hash_identifier,
     hash_tumor_mask,
     load_provenance,
 )
-from diffusion.generator.tumor_print import TumorPrint, parse_tumor_prints
+from diffusion.generator.records import read_value
 from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor, print_tumor_file
 from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.errors import LeakError, list_some
@@ -139,7 +140,7 @@ def describe_case(
             hashes.append(mask_hash)
             fact = f"tumor_prints_{PRINT_VERSION}_{joined}_{image_hash or 'without_ct'}"
             taken = cache.get_or_compute(label_file, fact, partial(take_prints, values))
-            prints += parse_tumor_prints(taken, f"{label_file}: {fact}", LeakError) or ()
+            prints += read_value(tuple[TumorPrint, ...], taken, f"{label_file}: {fact}", LeakError)
     return CaseContent(
         identifier=identifier,
         image_hash=image_hash,

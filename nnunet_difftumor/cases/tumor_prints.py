@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.tumor_print import SurroundingsPrint, TumorPrint
+from diffusion.generator.provenance import SurroundingsPrint, TumorPrint
 from nnunet_difftumor.ct.components import SMALLEST_PRINT_VOXELS, equivalent_radius_mm, number_within_box
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.errors import GeometryMismatchError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from autoencoder.engine.preset import TrainingPreset
+from autoencoder.engine.settings import TrainingPreset
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.generator_training import augment

@@ -10,7 +10,7 @@ import torch
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from diffusion.conditioning import CONTRAST_LIMIT_HU, SOFT_TISSUE_LOW_HU, measure_heterogeneity
 from diffusion.generator.info import TrainingTumor
-from diffusion.texture_profiles import solid_part
+from diffusion.texture import solid_part
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
 from nnunet_difftumor.generator_training.crop_cache import CachedCase

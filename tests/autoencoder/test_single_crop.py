@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from autoencoder.intensity import ABDOMEN_WINDOW
+from autoencoder.layers import Conv3d, Linear
 from autoencoder.presets import AUTOENCODER_PRESETS
-from autoencoder.single_crop import Conv3d, Linear
 from diffusion.presets import DIFFUSION_PRESETS
 
 

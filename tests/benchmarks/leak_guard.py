@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from diffusion.generator.tumor_print import TumorPrint
+from diffusion.generator.provenance import TumorPrint
 from nnunet_difftumor.cases.tumor_prints import can_be_told, mean_same_tumor, take_tumor_prints
 from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import find_tumor_label

@@ -79,7 +79,7 @@ def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | No
     from diffusion.generator_folder import LoadedGenerator
     from diffusion.pipeline import make_pipeline
     from diffusion.presets import DIFFUSION_PRESETS
-    from diffusion.texture_profiles import NORMAL_SCORES, TEXTURE_SCALES_VOXELS, TextureProfile
+    from diffusion.texture import NORMAL_SCORES, TEXTURE_SCALES_VOXELS, TextureProfile
 
     rng = torch.Generator().manual_seed(0)
     autoencoder = AUTOENCODER_PRESETS[preset].build_model(ABDOMEN_WINDOW, rng)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoencoder.engine.initial_weights import draw_initial_weights_
+from autoencoder.layers import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
 from diffusion.unet import DenoisingUNet3D

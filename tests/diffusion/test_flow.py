@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from diffusion.flow import draw_angle_levels, draw_noise, flow_loss, flow_sigmas, follow_angle
+from autoencoder.layers import draw_noise
+from diffusion.objectives import OBJECTIVES
+from diffusion.training import mean_errors
+
+FLOW = OBJECTIVES["flow"]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -17,16 +22,14 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
     return x_0, torch.randn(x_0.shape, generator=generator(1))
 
 
-def test_sigmas_of_four_steps_waste_no_call():
-    assert flow_sigmas(4) == [1.0, 0.75, 0.5, 0.25]
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
-    scheduler.set_timesteps(sigmas=flow_sigmas(4))
+def test_four_steps_are_of_equal_angles_and_waste_no_call(pair):
+    _, noise = pair
+    called = []
+    scheduler = FLOW.make_scheduler()
+    FLOW.sample(scheduler, lambda x_t, levels: called.append(levels[0].item()) or x_t, noise, 4, [])
     assert scheduler.sigmas.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
-
-
-def test_no_steps_are_refused():
-    with pytest.raises(ValueError, match="at least 1"):
-        flow_sigmas(0)
+    angles = [math.atan2(level, 1 - level) / (0.5 * math.pi) for level in called]
+    assert angles == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
 class GaussianData:
@@ -45,7 +48,7 @@ class GaussianData:
 def sample(predict, num_steps: int) -> torch.Tensor:
     noise = torch.randn(1, 1, 20, 20, 20, generator=generator(3), dtype=torch.float64)
     noise = (noise - noise.mean()) / noise.std()
-    return follow_angle(FlowMatchEulerDiscreteScheduler(shift=1.0), predict, noise, num_steps)
+    return FLOW.sample(FLOW.make_scheduler(), predict, noise, num_steps, [])
 
 
 @pytest.mark.parametrize("num_steps", [2, 4, 10])
@@ -75,7 +78,7 @@ def test_one_step_in_the_angle_is_the_mean():
 
 
 def test_noise_levels_are_uniform_in_the_angle():
-    levels = draw_angle_levels(20_000, torch.device("cpu"), generator())
+    levels = FLOW.draw_levels(20_000, torch.device("cpu"), generator())
     angles = torch.atan2(levels, 1 - levels) / (0.5 * torch.pi)
     assert angles.min() >= 0
     assert angles.max() <= 1
@@ -92,9 +95,9 @@ def test_loss_by_hand():
     target = torch.zeros(2, 1, 1, 1, 4)
     velocity = torch.tensor([[1.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 0.0]]).view(2, 1, 1, 1, 4)
     share = torch.tensor([[0.5, 0.0, 0.0, 0.5], [0.0, 0.0, 0.25, 0.0]]).view(2, 1, 1, 1, 4)
-    loss = flow_loss(velocity, target, share)
-    assert loss.everywhere.item() == pytest.approx(13 / 8)
-    assert loss.inside.item() == pytest.approx((0.5 + 4.0) / 2)
+    loss = mean_errors(velocity, target, share)
+    assert loss["everywhere"].item() == pytest.approx(13 / 8)
+    assert loss["inside"].item() == pytest.approx((0.5 + 4.0) / 2)
 
 
 def test_small_tumour_weighs_as_much_as_a_large_one():
@@ -102,16 +105,16 @@ def test_small_tumour_weighs_as_much_as_a_large_one():
     share = torch.zeros(2, 1, 4, 4, 4)
     share[0, 0, 0, 0, 0] = 1 / 64
     share[1] = 1.0
-    small_only, both = velocity.clone(), flow_loss(velocity, torch.zeros_like(velocity), share)
+    small_only, both = velocity.clone(), mean_errors(velocity, torch.zeros_like(velocity), share)
     small_only[1] = 0.0
-    half = flow_loss(small_only, torch.zeros_like(velocity), share)
-    assert both.inside.item() == pytest.approx(1.0)
-    assert half.inside.item() == pytest.approx(0.5)
+    half = mean_errors(small_only, torch.zeros_like(velocity), share)
+    assert both["inside"].item() == pytest.approx(1.0)
+    assert half["inside"].item() == pytest.approx(0.5)
 
 
 def test_sample_without_tumour_adds_nothing_inside():
     velocity = torch.ones(2, 8, 4, 4, 4)
     share = torch.zeros(2, 1, 4, 4, 4)
-    assert flow_loss(velocity, torch.zeros_like(velocity), share).inside.item() == 0.0
+    assert mean_errors(velocity, torch.zeros_like(velocity), share)["inside"].item() == 0.0
     share[0, 0, 1, 1, 1] = 0.5
-    assert flow_loss(velocity, torch.zeros_like(velocity), share).inside.item() == pytest.approx(1.0)
+    assert mean_errors(velocity, torch.zeros_like(velocity), share)["inside"].item() == pytest.approx(1.0)

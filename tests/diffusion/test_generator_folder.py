@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 
 from diffusion.generator.info import GeneratorInfo, TrainingTumor
@@ -25,6 +26,7 @@ from diffusion.generator_folder import (
     save_generator,
 )
 from diffusion.pipeline import TumorDiffusionPipeline
+from diffusion.unet import FIXED_ENTRIES
 
 INFO = GeneratorInfo(
     roi_sides=(16, 32),
@@ -208,7 +210,7 @@ def test_weights_of_another_size_are_named(folder):
 def test_cut_off_weights_are_named(folder):
     path = folder / "autoencoder" / WEIGHTS
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(GeneratorFolderError, match=f"{WEIGHTS} and its config cannot be read"):
+    with pytest.raises(GeneratorFolderError, match=f"{WEIGHTS} and .*config.json cannot be read"):
         load_generator(folder)
 
 
@@ -231,10 +233,33 @@ def test_the_model_card_names_the_objective(objective, told):
     assert told in write_model_card(INFO, PROVENANCE, objective)
 
 
-def test_config_that_builds_no_model_is_named(folder):
-    edit_json(folder / "denoiser" / "config.json", scalar_conditions=["contrast_hu", "organ"])
-    with pytest.raises(GeneratorFolderError, match="scalar_conditions"):
+@pytest.mark.parametrize(
+    ("entry", "other", "expected"),
+    [
+        ("scalar_conditions", ["contrast_hu", "organ"], "['contrast_hu', 'heterogeneity_hu']"),
+        ("norm_groups", 4, "8"),
+        ("mask_embedding_channels", 16, "8"),
+        ("attention_max_tokens", 64, "512"),
+    ],
+)
+def test_a_config_that_asks_for_another_network_is_named_with_its_entry(folder, entry, other, expected):
+    path = folder / "denoiser" / "config.json"
+    edit_json(path, **{entry: other})
+    with pytest.raises(GeneratorFolderError) as caught:
         load_generator(folder)
+    assert str(path) in str(caught.value)
+    assert f"{entry} in the config of DenoisingUNet3D must be {expected}, got {other}" in str(caught.value)
+
+
+def test_what_has_one_value_is_in_the_config_and_is_read_without_a_warning(folder, caplog):
+    config = json.loads((folder / "denoiser" / "config.json").read_text())
+    assert FIXED_ENTRIES.items() <= config.items()
+    diffusers_logging.enable_propagation()
+    with caplog.at_level("WARNING"):
+        loaded = load_generator(folder)
+    diffusers_logging.disable_propagation()
+    assert caplog.text == ""
+    assert FIXED_ENTRIES.items() <= loaded.pipeline.denoiser.config.items()
 
 
 def test_malformed_provenance_is_named(folder):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from autoencoder.layers import draw_noise
 from diffusion.conditioning import fill_tumor_region
-from diffusion.flow import draw_noise
 from diffusion.objectives import OBJECTIVES
 from diffusion.pipeline import make_pipeline
 from diffusion.unet import DenoisingUNet3D

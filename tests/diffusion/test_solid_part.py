@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffusion.texture_profiles import solid_part
+from diffusion.texture import solid_part
 
 MUSCLE_HU, FAT_HU = 50.0, -100.0
 

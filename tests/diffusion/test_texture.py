@@ -9,8 +9,7 @@ from autoencoder.intensity import IntensityWindow
 from diffusion.calibration import calibrate_texture
 from diffusion.conditioning import measure_heterogeneity
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
-from diffusion.texture import LARGEST_SHARE, draw_texture
-from diffusion.texture_profiles import TextureProfile, choose_profile, measure_texture_profiles
+from diffusion.texture import LARGEST_SHARE, TextureProfile, choose_profile, draw_texture, measure_texture_profiles
 from diffusion.unet import DenoisingUNet3D
 
 

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from autoencoder.engine.initial_weights import draw_initial_weights_
 from autoencoder.engine.run_folder import OutputFolderExistsError, ResumeError
 from autoencoder.engine.settings import RunSettings
+from autoencoder.layers import draw_initial_weights_
 from autoencoder.model import AutoencoderKL3D
 from diffusion import training
 from diffusion.calibration import Differences, measure_differences

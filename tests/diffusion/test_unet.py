@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from diffusion import unet
 from diffusion.presets import DIFFUSION_PRESETS
 from diffusion.unet import DenoisingUNet3D
 
@@ -123,12 +124,13 @@ def test_samples_of_a_batch_do_not_mix(denoiser):
         torch.testing.assert_close(alone, together[i : i + 1], atol=1e-4, rtol=1e-4)
 
 
-def test_attention_is_left_out_of_large_crops(denoiser):
-    local = DenoisingUNet3D(channels=(16, 32), attention_max_tokens=8)
-    local.load_state_dict(denoiser.state_dict())
-    small, large = inputs(1, 4), inputs(1, 6)
-    torch.testing.assert_close(local(**small), denoiser(**small))
-    assert (local(**large) - denoiser(**large)).abs().max() > 1e-5
+def test_attention_is_left_out_of_large_crops(denoiser, monkeypatch):
+    crops = [inputs(1, 4), inputs(1, 6)]
+    small, large = (denoiser(**crop) for crop in crops)
+    monkeypatch.setattr(unet, "ATTENTION_MAX_TOKENS", 8)
+    local_small, local_large = (denoiser(**crop) for crop in crops)
+    torch.testing.assert_close(local_small, small)
+    assert (local_large - large).abs().max() > 1e-5
 
 
 def test_every_parameter_gets_a_gradient(denoiser):
@@ -154,6 +156,6 @@ def test_memory_format_for_gpus_is_accepted(denoiser):
 
 def test_unknown_condition_and_odd_width_are_named():
     with pytest.raises(ValueError, match="scalar_conditions"):
-        DenoisingUNet3D(channels=(16, 32), scalar_conditions=("contrast_hu", "organ"))
+        DenoisingUNet3D.from_config({"channels": [16, 32], "scalar_conditions": ["contrast_hu", "organ"]})
     with pytest.raises(ValueError, match="multiples of norm_groups=8"):
         DenoisingUNet3D(channels=(12, 32))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from autoencoder.engine.fit import Fit, NonFiniteLossError, run_fit
-from autoencoder.engine.initial_weights import draw_initial_weights_
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.run_folder import OutputFolderExistsError, ResumeError
 from autoencoder.engine.settings import FitSettings
+from autoencoder.layers import draw_initial_weights_
 
 
 class _Numbers(Dataset[dict[str, Tensor]]):

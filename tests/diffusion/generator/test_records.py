@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import pytest
 
-from diffusion.generator.records import is_finite_number, read_record
+from diffusion.generator.records import read_record, require_numbers
 
 
 class BadRecordError(ValueError):
@@ -54,8 +54,18 @@ def test_what_is_wrong_is_named_with_its_place(changes, message):
 
 
 def test_numbers_are_those_of_json():
-    assert [is_finite_number(value) for value in (1, 0.5, True, float("nan"), float("inf"), "1", None)] == [
-        True,
-        True,
-        *[False] * 5,
-    ]
+    require_numbers(whole=1, part=0.5)
+    for value in (True, float("nan"), float("inf"), "1", None):
+        with pytest.raises(ValueError, match=rf"part must be a finite number, got {value!r}"):
+            require_numbers(whole=1, part=value)
+
+
+def test_another_version_is_refused_before_its_entries_are_looked_at():
+    @dataclass(frozen=True)
+    class Versioned:
+        name: str
+        format_version: int = 3
+
+    with pytest.raises(BadRecordError, match=r"file\.json has format_version 4, this release reads 3"):
+        read_record(Versioned, {"label": "a", "format_version": 4}, "file.json", BadRecordError)
+    assert read_record(Versioned, {"name": "a", "format_version": 3}, "file.json", BadRecordError) == Versioned("a")

@@ -18,6 +18,7 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
+    load_provenance,
     save_provenance,
 )
 from nnunet_difftumor.cases import tumor_prints
@@ -251,7 +252,7 @@ def test_a_label_file_on_another_grid_is_printed_without_surroundings(data, scan
         (lambda case: case["tumor_prints"][0].update(extra=1), r"tumor_prints\[0\].*unknown: \['extra'\]"),
         (
             lambda case: case["tumor_prints"][0].update(volume_mm3="9"),
-            r"tumor_prints\[0\].*volume_mm3 must be a number",
+            r"tumor_prints\[0\].*volume_mm3 must be a finite number",
         ),
         (lambda case: case["tumor_prints"][0].update(axes_mm=[1, 2]), r"tumor_prints\[0\].*three numbers"),
         (lambda case: case["tumor_prints"][0].update(voxel_mm=0), "above 0"),
@@ -259,13 +260,14 @@ def test_a_label_file_on_another_grid_is_printed_without_surroundings(data, scan
         (lambda case: case.update(tumor_prints={}), "tumor_prints must be a JSON list"),
     ],
 )
-def test_malformed_prints_are_named(data, scans, change, message, plant):
+def test_malformed_prints_are_named(data, scans, change, message, plant, tmp_path):
     case = plant(data, scans["val_small"], "a")
     assert len(case.tumor_prints[0].surroundings) == 3
     content = json.loads(Provenance(diffusion=(case,), autoencoder=()).to_json())
     change(content["diffusion"][0])
+    (tmp_path / "provenance.json").write_text(json.dumps(content))
     with pytest.raises(ProvenanceError, match=message):
-        Provenance.from_json(json.dumps(content))
+        load_provenance(tmp_path / "provenance.json")
 
 
 def test_prints_of_unlabelled_and_of_healthy_cases(data, scans, fingerprint_case):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from autoencoder.engine.preset import TrainingPreset
+from autoencoder.engine.settings import TrainingPreset
 from autoencoder.presets import AUTOENCODER_PRESETS
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
