@@ -90,10 +90,9 @@ class InjectTumors(BasicTransform):
         return data_dict
 
     def _seen_tumors(self, draw: SampleDraw, image: torch.Tensor) -> CaseTumors:
-        seen = None if draw.in_crop.is_empty else find_seen_region(self.following, image)
-        return (
-            draw.in_crop if seen is None else draw.in_crop.reaching(seen, self._injectors[draw.target].rules.spacing_mm)
-        )
+        tumors = draw.in_crop
+        region = None if tumors.is_empty else find_seen_region(self.following, image)
+        return tumors if region is None else tumors.reaching(region, self._injectors[draw.target].rules.spacing_mm)
 
 
 def find_seen_region(transforms: BasicTransform | None, image: torch.Tensor) -> Box | None:
