@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.errors import EmptyOrganError
-from nnunet_difftumor.injection.injector import PADDING_LABEL, REAL_TUMOR_RIM_MM
-from nnunet_difftumor.injection.rules import InjectionRules
+from nnunet_difftumor.injection.records import CaseTumors
+from nnunet_difftumor.injection.rules import PADDING_LABEL, REAL_TUMOR_RIM_MM, InjectionRules
 from nnunet_difftumor.synthesis.organ_depth import lies_at_depth
 from nnunet_difftumor.synthesis.placement import (
     Ground,
@@ -31,21 +30,6 @@ _KEPT_FROM_REAL_MM = REAL_TUMOR_RIM_MM + rim_width_mm(math.inf)
 _ZONE_TRIES = 20
 _MOST_LOCATIONS = 2000  # voxels of a case's synthetic tumours among which nnU-Net chooses one to look at
 _STOCK_LOCATIONS = 10_000  # nnU-Net keeps this many voxels of a class; fewer are all there are
-
-
-@dataclass(frozen=True)
-class CaseTumors:
-    """The synthetic tumours of one case.
-
-    Attributes:
-        specs: Where and what they are, in mm from the case's voxel (0, 0, 0).
-        labelled: Where they are labelled: the same, but for the negative control.
-        given_up: Drawn tumours that no place has room for.
-    """
-
-    specs: tuple[TumorSpec, ...] = ()
-    labelled: tuple[TumorSpec, ...] = ()
-    given_up: tuple[TumorSpec, ...] = ()
 
 
 class CaseGround(Ground):
@@ -155,8 +139,12 @@ def locations_with_tumors(
         if holds_tumor:
             if len(known) >= _STOCK_LOCATIONS and key not in counted:
                 counted[key] = int(np.isin(np.asarray(labels[0]), values).sum())
-            real_voxels = counted.get(key, len(known))
-            changed[key] = np.concatenate([known, _share_of(new, known, real_voxels, tumors, rules)])
+            told = new
+            if len(known) and len(new):  # as many of the new as the synthetic volume is to the real one
+                synthetic = sum(TumorSurface(spec).volume_mm3 for spec in tumors) / float(np.prod(rules.spacing_mm))
+                wanted = max(1, round(len(known) * synthetic / counted.get(key, len(known))))
+                told = new[np.linspace(0, len(new) - 1, wanted).round().astype(int)]
+            changed[key] = np.concatenate([known, told])
         else:
             changed[key] = known[~_inside_any(known[:, 1:], tumors, rules.spacing_mm)]
     return changed
@@ -171,12 +159,11 @@ def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRule
     """Voxels (0, d, h, w) spread evenly over the tumours' volumes, as far as they may become tumour. Shape (N, 4)."""
     spacing = np.asarray(rules.spacing_mm, np.float64)
     voxel_mm3 = float(np.prod(spacing))
-    volumes_mm3 = [TumorSurface(spec).volume_mm3 for spec in tumors]
-    share = min(1.0, _MOST_LOCATIONS * voxel_mm3 / max(sum(volumes_mm3), 1e-9))
+    surfaces = [TumorSurface(spec) for spec in tumors]
+    share = min(1.0, _MOST_LOCATIONS * voxel_mm3 / max(sum(surface.volume_mm3 for surface in surfaces), 1e-9))
     found = []
-    for spec, volume_mm3 in zip(tumors, volumes_mm3, strict=True):
-        count = max(1, round(share * volume_mm3 / voxel_mm3))
-        surface, centre_mm = TumorSurface(spec), np.asarray(spec.centre_mm)
+    for spec, surface in zip(tumors, surfaces, strict=True):
+        count, centre_mm = max(1, round(share * surface.volume_mm3 / voxel_mm3)), np.asarray(spec.centre_mm)
         voxels = np.round((centre_mm + surface.interior_offsets_mm(count)) / spacing).astype(np.int64)
         inside = np.all((voxels >= 0) & (voxels < labels.shape[1:]), axis=1)
         voxels = voxels[inside & (surface.signed_distance(voxels * spacing - centre_mm) <= 0.0)]
@@ -186,21 +173,6 @@ def _tumor_voxels(tumors: Sequence[TumorSpec], labels: Any, rules: InjectionRule
             found.append(voxels[rules.replaceable(near)[tuple((voxels - low).T)]])
     joined = np.concatenate([np.zeros((0, 3), np.int64), *found])
     return np.concatenate([np.zeros((len(joined), 1), np.int64), joined], axis=1)
-
-
-def _share_of(
-    new: NDArray[np.int64],
-    known: NDArray[np.int64],
-    real_voxels: int,
-    tumors: Sequence[TumorSpec],
-    rules: InjectionRules,
-) -> NDArray[np.int64]:
-    """So many of the new voxels that they are to the known ones as the synthetic volume is to the real one."""
-    if len(known) == 0 or len(new) == 0:
-        return new
-    synthetic = sum(TumorSurface(spec).volume_mm3 for spec in tumors) / float(np.prod(rules.spacing_mm))
-    wanted = max(1, round(len(known) * synthetic / real_voxels))
-    return new[np.linspace(0, len(new) - 1, wanted).round().astype(int)]
 
 
 def _inside_any(voxels: NDArray[np.int64], tumors: Sequence[TumorSpec], spacing_mm: Triple) -> NDArray[np.bool_]:

@@ -11,27 +11,25 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from threadpoolctl import threadpool_limits
 
-from nnunet_difftumor.injection.records import InjectedCrop, InjectionRequest, describe_all
-from nnunet_difftumor.injection.rules import InjectionRules
+from nnunet_difftumor.injection.records import CaseTumors, InjectedCrop, describe_tumor
+from nnunet_difftumor.injection.rules import PADDING_LABEL, REAL_TUMOR_RIM_MM, InjectionRules
 from nnunet_difftumor.injection.sources import SynthesizerSource
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import with_look
 from nnunet_difftumor.synthesis.results import INVISIBLE, SynthesisResult
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
-from nnunet_difftumor.tumor.appearance import AppearanceRule
 from nnunet_difftumor.tumor.drawing import draw_on_grid
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
-
-PADDING_LABEL = -1
-REAL_TUMOR_RIM_MM = 4.0
-"""Distance that synthetic tumours, their soft rims included, keep from annotated ones, in mm."""
 
 _LOOKS = 3  # looks that are tried for the tumours of a crop that cannot be seen
 
 
 class TumorInjector:
-    """Puts synthetic tumours into crops."""
+    """Puts synthetic tumours into crops.
+
+    Images are normalised, labels -1 in padding; both have the shape (D, H, W) of a crop, and are not changed.
+    """
 
     def __init__(self, source: SynthesizerSource | None, rules: InjectionRules) -> None:
         """Prepare an injector; nothing is loaded yet.
@@ -50,21 +48,22 @@ class TumorInjector:
             raise RuntimeError("This injector was made without a generator; nothing can be injected with it.")
         return self._source()
 
-    def inject(self, image: NDArray[np.float32], labels: NDArray[np.int16], request: InjectionRequest) -> InjectedCrop:
+    def inject(self, image: NDArray[np.float32], labels: NDArray[np.int16], tumors: CaseTumors) -> InjectedCrop:
         """Put the tumours of a crop into it.
 
         Voxels outside the tumours' supports keep their value to the bit. A tumour that cannot be seen keeps its place
         and size and gets another look, three in all; then it is left out.
 
         Args:
-            image: Normalised image. Shape (D, H, W). Not changed.
-            labels: Labels, -1 in padding. Shape (D, H, W). Not changed.
+            tumors: Those that reach the crop, in mm from its voxel (0, 0, 0).
 
         Returns:
             New image and labels, or the given ones if no tumour could be put in.
         """
-        host, appearances = self.make_host(image, labels), self._appearances()
-        specs = [with_look(spec, appearances) for spec in request.specs]
+        host, appearances = self.make_host(image, labels), self.rules.appearances
+        if not appearances.examples:
+            appearances = replace(appearances, examples=self.synthesizer.tissue.appearances)
+        specs = [with_look(spec, appearances) for spec in tumors.specs]
         result = self.synthesizer.synthesize(host, specs)
         for attempt in range(1, _LOOKS):
             seen = {tumor.record.spec.seed for tumor in result.tumors}
@@ -72,15 +71,23 @@ class TumorInjector:
                 break
             specs = [spec if spec.seed in seen else with_look(spec, appearances, attempt) for spec in specs]
             result = self.synthesizer.synthesize(host, specs)
-        tumors = describe_all(specs, result)
-        is_misplaced = request.labelled != request.specs
-        if not result.tumors and not is_misplaced:
-            return InjectedCrop(image, labels, 0, dict(result.rejected), tumors)
-        new_image, new_labels = self.apply(image, labels, result)
-        if is_misplaced:
-            new_labels = self._label(labels, request.labelled)
-        record = _record(request, image.shape, self.rules, specs, result)
-        return InjectedCrop(new_image, new_labels, len(result.tumors), dict(result.rejected), tumors, record)
+        by_seed = {tumor.record.spec.seed: tumor for tumor in result.tumors}
+        described = tuple(describe_tumor(spec, by_seed.get(spec.seed)) for spec in specs)
+        labelled = None if tumors.labelled == tumors.specs else tumors.labelled
+        if not result.tumors and labelled is None:
+            return InjectedCrop(image, labels, 0, dict(result.rejected), described)
+        new_image, new_labels = self.apply(image, labels, result, labelled)
+        record = {
+            "crop_size": [int(size) for size in image.shape],
+            "spacing_mm": list(self.rules.spacing_mm),
+            "organ_label": self.rules.organ_label,
+            "tumor_label": self.rules.tumor_label,
+            "exophytic": self.rules.exophytic,
+            "drawn": [asdict(spec) for spec in specs],
+            "labelled": None if labelled is None else [asdict(spec) for spec in labelled],
+            "tumors": [asdict(tumor.record) for tumor in result.tumors],
+        }
+        return InjectedCrop(new_image, new_labels, len(result.tumors), dict(result.rejected), described, record)
 
     def replay(
         self, image: NDArray[np.float32], labels: NDArray[np.int16], record: Mapping[str, Any]
@@ -88,25 +95,17 @@ class TumorInjector:
         """Put recorded tumours into the same crop again, with one thread as in nnU-Net's loaders: bit by bit the same.
 
         Args:
-            image: Normalised image of the recorded crop. Shape (D, H, W).
-            labels: Its labels. Shape (D, H, W).
             record: A line of difftumor_records.jsonl.
         """
         specs = [TumorSpec.from_json(values) for values in record["drawn"]]
+        labelled = record.get("labelled")
         with threadpool_limits(limits=1, user_api=None):
             result = self.synthesizer.synthesize(self.make_host(image, labels), specs)
-        new_image, new_labels = self.apply(image, labels, result)
-        if record.get("labelled") is not None:
-            new_labels = self._label(labels, [TumorSpec.from_json(values) for values in record["labelled"]])
-        return new_image, new_labels
+        elsewhere = None if labelled is None else [TumorSpec.from_json(values) for values in labelled]
+        return self.apply(image, labels, result, elsewhere)
 
     def make_host(self, image: NDArray[np.float32], labels: NDArray[np.int16]) -> Host:
-        """Describe a crop as a host in HU; padding is not valid and cannot be replaced.
-
-        Args:
-            image: Normalised image. Shape (D, H, W).
-            labels: Labels, -1 in padding. Shape (D, H, W).
-        """
+        """Describe a crop as a host in HU; padding is not valid and cannot be replaced."""
         rules = self.rules
         replaceable = rules.replaceable(labels)
         real = np.isin(labels, rules.real_tumor_labels)
@@ -123,59 +122,30 @@ class TumorInjector:
         )
 
     def apply(
-        self, image: NDArray[np.float32], labels: NDArray[np.int16], result: SynthesisResult
+        self,
+        image: NDArray[np.float32],
+        labels: NDArray[np.int16],
+        result: SynthesisResult,
+        labelled: Sequence[TumorSpec] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
         """Write tumours into copies of a crop: image in the supports only, labels in organ or background only.
 
+        The image is clipped to the plans' window inside the supports.
+
         Args:
-            image: Normalised image, clipped to the plans' window inside the supports. Shape (D, H, W).
-            labels: Labels. Shape (D, H, W).
+            labelled: Labelled in place of the tumours, without looking at the image: the negative control.
         """
         image, labels = image.copy(), labels.copy()
         for tumor in result.tumors:
             part = labels[tumor.box]
             support = tumor.support & (part != PADDING_LABEL)
             image[tumor.box][support] = self.rules.intensities.normalise(tumor.image_hu[support])
-            part[tumor.label & self.rules.replaceable(part)] = self.rules.tumor_label
-        return image, labels
-
-    def _label(self, labels: NDArray[np.int16], specs: Sequence[TumorSpec]) -> NDArray[np.int16]:
-        """Label places without looking at the image: the negative control."""
-        labels = labels.copy()
-        for spec in specs:
+            if labelled is None:
+                part[tumor.label & self.rules.replaceable(part)] = self.rules.tumor_label
+        for spec in labelled or ():
             drawn = draw_on_grid(TumorSurface(spec), self.rules.spacing_mm)
             voxels = np.argwhere(drawn.label) + drawn.start  # (N, 3)
             voxels = voxels[np.all((voxels >= 0) & (voxels < labels.shape), axis=1)]
             index = tuple(voxels.T)
             labels[index] = np.where(self.rules.replaceable(labels[index]), self.rules.tumor_label, labels[index])
-        return labels
-
-    def _appearances(self) -> AppearanceRule:
-        appearances = self.rules.appearances
-        return (
-            appearances if appearances.examples else replace(appearances, examples=self.synthesizer.tissue.appearances)
-        )
-
-
-def _record(
-    request: InjectionRequest,
-    crop_size: tuple[int, ...],
-    rules: InjectionRules,
-    specs: Sequence[TumorSpec],
-    result: SynthesisResult,
-) -> dict[str, Any]:
-    """Everything that replays a crop's tumours, and what became of them."""
-    return {
-        "case": request.case,
-        "stream": list(request.stream),
-        "target": request.target,
-        "crop_start": list(request.crop_start),
-        "crop_size": [int(size) for size in crop_size],
-        "spacing_mm": list(rules.spacing_mm),
-        "organ_label": rules.organ_label,
-        "tumor_label": rules.tumor_label,
-        "exophytic": rules.exophytic,
-        "drawn": [asdict(spec) for spec in specs],
-        "labelled": [asdict(spec) for spec in request.labelled] if request.labelled != request.specs else None,
-        "tumors": [asdict(tumor.record) for tumor in result.tumors],
-    }
+        return image, labels

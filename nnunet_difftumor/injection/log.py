@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from nnunet_difftumor.injection.histogram import InjectionHistogram
-from nnunet_difftumor.injection.intensities import CTIntensities
-from nnunet_difftumor.injection.records import InjectedTumor
+from nnunet_difftumor.injection.histogram import write_histogram
+from nnunet_difftumor.injection.records import InjectedCrop
+from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.injection.sample_shares import describe_shares
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.pictures.montage import own_style, save_figure
@@ -42,16 +42,13 @@ class SamplePicture:
     is_tumor: NDArray[np.bool_]
 
 
-def take_picture(
-    intensities: CTIntensities, before: NDArray[np.float32], after: NDArray[np.float32], is_tumor: NDArray[np.bool_]
-) -> SamplePicture:
+def take_picture(rules: InjectionRules, before: NDArray[np.float32], crop: InjectedCrop) -> SamplePicture:
     """Take the slice of a crop that shows most tumour, or the middle one if none does.
 
     Args:
-        before: Normalised crop. Shape (D, H, W).
-        after: Normalised crop with tumours. Shape (D, H, W).
-        is_tumor: True in the tumours. Shape (D, H, W).
+        before: Normalised crop without its tumours. Shape (D, H, W).
     """
+    intensities, is_tumor = rules.intensities, crop.labels == rules.tumor_label
     area = is_tumor.sum(axis=(1, 2))
     section = int(np.argmax(area)) if area.any() else len(area) // 2
 
@@ -60,7 +57,7 @@ def take_picture(
         share = (intensities.to_hu(normalised[section]) - low) / (high - low)
         return np.round(255 * np.clip(share, 0.0, 1.0)).astype(np.uint8)
 
-    return SamplePicture(grey(before), grey(after), is_tumor[section].copy())
+    return SamplePicture(grey(before), grey(crop.image), is_tumor[section].copy())
 
 
 class InjectionLog:
@@ -69,7 +66,7 @@ class InjectionLog:
     def __init__(
         self, output_folder: Path, recorded_samples: int, *, first_epoch: int, target_names: Sequence[str] = ("tumour",)
     ) -> None:
-        """Open the log; what an earlier training left of the coming epochs is dropped at the first write.
+        """Open the log.
 
         Args:
             recorded_samples: How many injected samples are recorded.
@@ -77,84 +74,53 @@ class InjectionLog:
             target_names: Name of each target, for the histogram.
         """
         self._folder = output_folder
-        self._rows = [row for row in read_counts(output_folder / COUNTS_FILE_NAME) if row["epoch"] < first_epoch]
-        recorded = _count_lines(output_folder / RECORDS_FILE_NAME) if first_epoch > 0 else 0
-        self._records_left = recorded_samples - recorded
+        self._target_names = target_names
         self._first_epoch = first_epoch
-        self._histogram = InjectionHistogram(output_folder, target_names, first_epoch=first_epoch)
-        self._is_untouched = True
+        records = output_folder / RECORDS_FILE_NAME
+        is_continued = first_epoch > 0 and records.is_file()
+        recorded = len(records.read_text(encoding="utf-8").splitlines()) if is_continued else 0
+        self._records_left = max(0, recorded_samples - recorded)
         self.clear()
 
     def clear(self) -> None:
         """Forget the reports collected so far."""
-        self._counts: Counter[str] = Counter()
-        self._records: list[Mapping[str, Any]] = []
-        self._pictures: list[SamplePicture] = []
-        self._tumors: list[tuple[int, InjectedTumor]] = []
+        self.collected: dict[str, Any] = {"counts": Counter(), "records": [], "pictures": [], "tumors": []}
 
     def add(self, report: Mapping[str, Any]) -> None:
-        """Collect the report of one batch."""
-        self._counts.update(report["counts"])
-        self._records += report["records"][: max(0, self._records_left - len(self._records))]
-        self._pictures += report["pictures"][: max(0, _MONTAGE_SAMPLES - len(self._pictures))]
-        self._tumors += report.get("tumors", ())
-
-    def collected(self) -> dict[str, Any]:
-        """Return what was collected, as a report that `add` takes."""
-        pictures, tumors = self._pictures, self._tumors
-        return {"counts": dict(self._counts), "records": self._records, "pictures": pictures, "tumors": tumors}
+        """Collect the report of one batch, or what another log collected."""
+        self.collected["counts"].update(report["counts"])
+        for key, most in (("records", self._records_left), ("pictures", _MONTAGE_SAMPLES), ("tumors", None)):
+            self.collected[key] = [*self.collected[key], *report.get(key, ())][:most]
 
     def write_epoch(self, epoch: int) -> tuple[str, ...]:
-        """Write an epoch's counts and records, and the montage of the first epoch.
+        """Write an epoch's counts and records, after those of the epochs before it, and the montage of the first epoch.
 
         Returns:
             Lines for the training log.
         """
-        row = {"epoch": epoch, **{key: self._counts.get(key, 0) for key in _FIRST_COLUMNS[1:]}, **self._counts}
-        self._rows = [*self._rows, row]
-        _write_counts(self._folder / COUNTS_FILE_NAME, self._rows)
-        if self._is_untouched and self._first_epoch == 0:
+        counts, records, pictures = (self.collected[key] for key in ("counts", "records", "pictures"))
+        earlier = [row for row in read_counts(self._folder / COUNTS_FILE_NAME) if row["epoch"] < epoch]
+        others = sorted({key for row in (*earlier, counts) for key in row} - set(_FIRST_COLUMNS))
+        table = pd.DataFrame([*earlier, {"epoch": epoch, **counts}], columns=[*_FIRST_COLUMNS, *others])
+        with written_whole(self._folder / COUNTS_FILE_NAME, overwrite=True) as temporary:
+            table.fillna(0).astype(int).to_csv(temporary, index=False, lineterminator="\r\n")
+        if epoch == 0:
             (self._folder / RECORDS_FILE_NAME).unlink(missing_ok=True)
-        self._is_untouched = False
-        if self._records:
+        if records:
             with (self._folder / RECORDS_FILE_NAME).open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"epoch": epoch, **record}) + "\n" for record in self._records)
-            self._records_left -= len(self._records)
-        if epoch == self._first_epoch and self._pictures:
-            write_montage(self._folder / MONTAGE_FILE_NAME, self._pictures)
-        self._histogram.add(self._tumors)
-        self._histogram.write(epoch)
-        return describe_counts(self._counts), *describe_shares(self._counts)
-
-
-def describe_counts(counts: Mapping[str, int]) -> str:
-    """Return an epoch's counts as one line for the training log.
-
-    Args:
-        counts: Counts by name: healthy_samples, carrying, injected, out_of_view, rejected_<reason>, tumors_<...>.
-    """
-    carrying, injected = counts.get("carrying", 0), counts.get("injected", 0)
-    reasons = {key[len("rejected_") :]: value for key, value in sorted(counts.items()) if key.startswith("rejected_")}
-    rejected = ", ".join(f"{reason} {value}" for reason, value in reasons.items()) or "none"
-    control = counts.get("control_samples", 0)
-    if control:
-        return (
-            f"Synthetic tumours: none in this arm; healthy samples {counts.get('healthy_samples', 0)}, "
-            f"crops chosen as for a tumour {control}"
-        )
-    return (
-        f"Synthetic tumours: healthy samples {counts.get('healthy_samples', 0)}, tumours in their case {carrying}: "
-        f"shown {injected}, out of view {counts.get('out_of_view', 0)}, rejected: {rejected}; "
-        f"tumours put in {counts.get('tumors_placed', 0)}"
-    )
+                file.writelines(json.dumps({"epoch": epoch, **record}) + "\n" for record in records)
+            self._records_left -= len(records)
+        if epoch == self._first_epoch and pictures:
+            write_montage(self._folder / MONTAGE_FILE_NAME, pictures)
+        write_histogram(self._folder, self._target_names, epoch, self.collected["tumors"])
+        return _describe_counts(counts), *describe_shares(counts)
 
 
 def read_counts(path: Path) -> list[dict[str, int]]:
     """Read the rows of injection_counts.csv, one an epoch: counts by column name; a missing file has none."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: int(value or 0) for key, value in row.items()} for row in csv.DictReader(file)]
+    return pd.read_csv(path).fillna(0).astype(int).to_dict("records")
 
 
 def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
@@ -175,13 +141,16 @@ def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
         save_figure(figure, path, dpi=110)
 
 
-def _write_counts(path: Path, rows: Sequence[Mapping[str, int]]) -> None:
-    others = sorted({key for row in rows for key in row} - set(_FIRST_COLUMNS))
-    with written_whole(path, overwrite=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*_FIRST_COLUMNS, *others], restval=0)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _count_lines(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
+def _describe_counts(counts: Counter[str]) -> str:
+    if counts["control_samples"]:
+        return (
+            f"Synthetic tumours: none in this arm; healthy samples {counts['healthy_samples']}, "
+            f"crops chosen as for a tumour {counts['control_samples']}"
+        )
+    reasons = [key for key in sorted(counts) if key.startswith("rejected_")]
+    rejected = ", ".join(f"{key.removeprefix('rejected_')} {counts[key]}" for key in reasons) or "none"
+    return (
+        f"Synthetic tumours: healthy samples {counts['healthy_samples']}, tumours in their case {counts['carrying']}: "
+        f"shown {counts['injected']}, out of view {counts['out_of_view']}, rejected: {rejected}; "
+        f"tumours put in {counts['tumors_placed']}"
+    )

@@ -1,40 +1,89 @@
-"""What is asked of an injection, and what it did."""
+"""What is drawn for a sample, and what became of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.synthesis.results import SynthesisResult, SynthesizedTumor
-from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.ct.boxes import Box, ends_of
+from nnunet_difftumor.synthesis.results import SynthesizedTumor
+from nnunet_difftumor.tumor.spec import Triple, TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 
 @dataclass(frozen=True)
-class InjectionRequest:
-    """The tumours that reach one crop.
+class CaseTumors:
+    """The synthetic tumours of one case, or those of them that reach a crop.
 
     Attributes:
-        crop_start: Corner of the crop in the preprocessed case, in voxels; may be negative.
-        specs: Tumours that reach the crop, without looks, in mm from its voxel (0, 0, 0).
-        labelled: What is labelled: the same tumours, but for the negative control.
+        specs: Where and what they are, without looks, in mm from the voxel (0, 0, 0) of case or crop.
+        labelled: Where they are labelled: the same, but for the negative control.
+        given_up: Drawn tumours that no place has room for.
+    """
+
+    specs: tuple[TumorSpec, ...] = ()
+    labelled: tuple[TumorSpec, ...] = ()
+    given_up: tuple[TumorSpec, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no tumour is put in and none is labelled."""
+        return not (self.specs or self.labelled)
+
+    def reaching(self, box: Box, spacing_mm: Triple, corner: Sequence[int] = (0, 0, 0)) -> CaseTumors:
+        """Return the tumours whose labels may reach into a box of voxels.
+
+        Args:
+            box: Counted from `corner`.
+            corner: Voxel from which the places of the returned tumours are measured.
+        """
+        offset_mm = np.multiply(corner, spacing_mm)
+
+        def chosen(specs: Sequence[TumorSpec]) -> tuple[TumorSpec, ...]:
+            moved = (spec.moved_to(np.subtract(spec.centre_mm, offset_mm)) for spec in specs)
+            return tuple(spec for spec in moved if _reaches(spec, box, spacing_mm))
+
+        return CaseTumors(chosen(self.specs), chosen(self.labelled))
+
+
+@dataclass(frozen=True)
+class SampleDraw:
+    """What was drawn for one sample before its crop was cut.
+
+    Attributes:
         target: Number of the target that is injected.
         stream: Words that the random streams of this sample start from: seed, rank, worker, number of the sample.
+        tumors: The tumours of the whole case, those that no place has room for included.
+        refusal: Why the case carries none although it was drawn; None if there is no such reason.
+        crop_start: Corner of the crop in the preprocessed case, in voxels; may be negative.
+        in_crop: Those of the tumours that reach the crop.
     """
 
     case: str
-    crop_start: tuple[int, int, int]
-    specs: tuple[TumorSpec, ...]
-    labelled: tuple[TumorSpec, ...]
     target: int = 0
     stream: tuple[int, ...] = ()
+    tumors: CaseTumors = field(default_factory=CaseTumors)
+    refusal: str | None = None
+    crop_start: tuple[int, int, int] = (0, 0, 0)
+    in_crop: CaseTumors = field(default_factory=CaseTumors)
 
-    def only(self, reaches: Callable[[TumorSpec], bool]) -> InjectionRequest:
-        """The same without the tumours that do not reach some place."""
-        return replace(self, specs=tuple(filter(reaches, self.specs)), labelled=tuple(filter(reaches, self.labelled)))
+    @property
+    def is_carrying(self) -> bool:
+        """True if the case carries synthetic tumours."""
+        return bool(self.tumors.labelled)
+
+    def rng(self, purpose: int) -> np.random.Generator:
+        """Return the generator of one purpose, independent of the others; the same in every run with this stream."""
+        return np.random.default_rng(np.random.SeedSequence(list(self.stream), spawn_key=(purpose,)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return where and by which random streams the sample was made."""
+        values = {"case": self.case, "stream": list(self.stream)}
+        return {**values, "target": self.target, "crop_start": list(self.crop_start)}
 
 
 @dataclass(frozen=True)
@@ -42,10 +91,9 @@ class InjectedTumor:
     """One drawn tumour of a sample, for counts and histograms.
 
     Attributes:
-        drawn_radius_mm: Radius that was drawn, in mm.
-        radius_mm: Radius that was put in, in mm; None if it was not.
-        requested_hu: Contrast that was asked for, in HU; None if it was left to the generator.
-        contrast_hu: Contrast that was reached, in HU; None if it was not put in.
+        radius_mm: Radius that was put in; None if the tumour was not.
+        requested_hu: Contrast that was asked for; None if it was left to the generator.
+        contrast_hu: Contrast that was reached; None if the tumour was not put in.
     """
 
     size_class: str
@@ -75,24 +123,18 @@ class InjectedCrop:
     tumors: tuple[InjectedTumor, ...] = ()
     record: Mapping[str, Any] | None = None
 
-    @property
-    def main_reason(self) -> str:
-        """Most frequent reason for a rejection."""
-        return max(self.rejected, key=self.rejected.__getitem__, default="unknown")
-
 
 def describe_tumor(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> InjectedTumor:
-    """Return what counts and histograms need of a tumour that was put in, or was not."""
-    return InjectedTumor(
-        size_class=spec.size_class,
-        drawn_radius_mm=spec.radius_mm,
-        radius_mm=None if placed is None else placed.record.spec.radius_mm,
-        requested_hu=spec.contrast_hu,
-        contrast_hu=None if placed is None else placed.record.contrast_hu,
-    )
+    """Say what became of a tumour, for counts and histograms."""
+    if placed is None:
+        return InjectedTumor(spec.size_class, spec.radius_mm, requested_hu=spec.contrast_hu)
+    record = placed.record
+    return InjectedTumor(spec.size_class, spec.radius_mm, record.spec.radius_mm, spec.contrast_hu, record.contrast_hu)
 
 
-def describe_all(specs: Sequence[TumorSpec], result: SynthesisResult) -> tuple[InjectedTumor, ...]:
-    """Say of every tumour that was drawn what became of it."""
-    by_seed = {tumor.record.spec.seed: tumor for tumor in result.tumors}
-    return tuple(describe_tumor(spec, by_seed.get(spec.seed)) for spec in specs)
+def _reaches(spec: TumorSpec, box: Box, spacing_mm: Triple) -> bool:
+    """True if the box that holds a tumour's label reaches into a box of voxels."""
+    spacing, half_mm = np.asarray(spacing_mm), TumorSurface(spec).half_extent_mm
+    low, high = (np.asarray(spec.centre_mm) + sign * half_mm for sign in (-1.0, 1.0))
+    starts, stops = ends_of(box)
+    return bool(np.all(high >= (starts - 0.5) * spacing) and np.all(low <= (stops - 0.5) * spacing))

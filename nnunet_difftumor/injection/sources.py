@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 
 from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.injection.intensities import CTIntensities
+from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.synthesis.pasted import CopyPasteSynthesizer
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.donors import Donor, donor_box, make_donor
@@ -80,22 +80,16 @@ class CopyPasteSource:
 
     Attributes:
         generator_folder: Generator whose regions and looks are used; its networks are not.
-        dataset_class: nnU-Net's class of preprocessed data sets.
-        data_folder: Folder of preprocessed cases.
+        dataset_class: nnU-Net's class of preprocessed data sets, of which `data_folder` is one.
         cases: Training cases with tumours, and no others.
-        tumor_labels: Values of the tumour.
-        spacing_mm: Spacing of the preprocessed data in mm, array order.
-        intensities: nnU-Net's normalisation.
     """
 
     generator_folder: Path
     dataset_class: Any
     data_folder: Path
     cases: tuple[str, ...]
-    organ_label: int
     tumor_labels: tuple[int, ...]
-    spacing_mm: tuple[float, float, float]
-    intensities: CTIntensities
+    rules: InjectionRules
 
     def __call__(self) -> CopyPasteSynthesizer:
         """Load the donors.
@@ -118,9 +112,9 @@ class CopyPasteSource:
         data, segmentation, _, _ = self.dataset_class(str(self.data_folder), [case]).load_case(case)
         labels = np.asarray(segmentation[0])
         components, _ = label_components(np.isin(labels, self.tumor_labels))
-        image_hu = self.intensities.to_hu(np.asarray(data[0]))
+        image_hu = self.rules.intensities.to_hu(np.asarray(data[0]))
         for number, box in enumerate(find_objects(components), start=1):
             if box is not None and int((components[box] == number).sum()) >= _SMALLEST_DONOR_VOXELS:
-                near = donor_box(box, self.spacing_mm, labels.shape)
-                tumor, organ = components[near] == number, labels[near] == self.organ_label
-                yield make_donor(case, image_hu[near], tumor, organ, self.spacing_mm)
+                near = donor_box(box, self.rules.spacing_mm, labels.shape)
+                tumor, organ = components[near] == number, labels[near] == self.rules.organ_label
+                yield make_donor(case, image_hu[near], tumor, organ, self.rules.spacing_mm)

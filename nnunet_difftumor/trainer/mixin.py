@@ -5,6 +5,7 @@ Nothing here is needed to predict: settings and generator are looked at when a t
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,17 +18,23 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunet_difftumor.cases.extra.joining import ExtraCases, join_datasets
 from nnunet_difftumor.cases.fold import FoldCases
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.injection.data_loader import REPORT_KEY, DiffTumorDataLoader, sampling_probabilities
+from nnunet_difftumor.injection.data_loader import (
+    REPORT_KEY,
+    DiffTumorDataLoader,
+    HostCases,
+    SamplingPlan,
+    sampling_probabilities,
+)
 from nnunet_difftumor.injection.sample_shares import describe_shares
-from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
 from nnunet_difftumor.injection.sources import DIFFUSION, HEALTHY_ONLY, MISPLACED
 from nnunet_difftumor.own_packages import require_own_packages
-from nnunet_difftumor.settings.resolving import ResolvedConfig
+from nnunet_difftumor.settings.resolving import ResolvedConfig, resolve_config
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.trainer import preparation
+from nnunet_difftumor.trainer.notices import refuse_unsupported_plans
 from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_split
 from nnunet_difftumor.trainer.schedule import ScheduleMixin
-from nnunet_difftumor.trainer.supported_plans import refuse_unsupported_plans
 
 _PREVIEWED_SAMPLES = 200
 
@@ -145,7 +152,7 @@ class DiffTumorMixin(ScheduleMixin):
 
     def _log_injections(self) -> None:
         log = self._prepare_training().log
-        reports = self._of_all_ranks(log.collected())
+        reports = self._of_all_ranks(log.collected)
         log.clear()
         for report in reports:
             log.add(report)
@@ -157,13 +164,15 @@ class DiffTumorMixin(ScheduleMixin):
         """Settle settings, cases and generator, once; every refusal happens here."""
         if self._prepared is None:
             require_own_packages()
-            refuse_unsupported_plans(self.configuration_name, self.configuration_manager, self.dataset_json)
+            refuse_unsupported_plans(self)
             self._prepared = preparation.prepare_training(self, self._resolve_config(), self.arm)
             self._fold_cases, self._extra_healthy = self._prepared.cases, self._prepared.extra_healthy
         return self._prepared
 
     def _resolve_config(self) -> ResolvedConfig:
-        return preparation.read_settings(self)
+        """Settings from wherever the user gave them."""
+        given, folder = os.environ.get(ENVIRONMENT_VARIABLE), preparation.preprocessed_folder(self)
+        return resolve_config(self.dataset_json["labels"], find_sources(given, folder, self.dataset_json))
 
     def _schedule_settings(self) -> DiffTumorConfig | None:
         """Settings of the training; of a validation without the data set, those on record, if any."""

@@ -26,7 +26,6 @@ def refuse_other_training(
 
     Args:
         generator_hash: Hash of the generator's weights; None without a generator.
-        is_continued: The training continues from a checkpoint.
 
     Raises:
         OutputExistsError: If anything differs.
@@ -45,11 +44,8 @@ def refuse_other_training(
 def refuse_other_split(output_folder: Path, cases: FoldCases, conflicts: Sequence[str] = ()) -> None:
     """Compare the cases of a fold with those that a training in the folder recorded.
 
-    Args:
-        conflicts: What else differs.
-
     Raises:
-        OutputExistsError: If anything differs.
+        OutputExistsError: If anything differs, other conflicts included.
     """
     record = _read_record(output_folder / SPLIT_RECORD_NAME)
     lines = [

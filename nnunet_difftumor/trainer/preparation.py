@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +26,9 @@ from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_coun
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.injector import TumorInjector
-from nnunet_difftumor.injection.intensities import CTIntensities
 from nnunet_difftumor.injection.log import InjectionLog
-from nnunet_difftumor.injection.rules import InjectionRules, make_rules
+from nnunet_difftumor.injection.rules import CTIntensities, InjectionRules
+from nnunet_difftumor.injection.sample_shares import TargetReader
 from nnunet_difftumor.injection.sources import (
     COPY_PASTE,
     HANDCRAFTED,
@@ -40,11 +39,10 @@ from nnunet_difftumor.injection.sources import (
     LoadedOnce,
     SynthesizerSource,
 )
-from nnunet_difftumor.injection.target_reader import TargetReader
-from nnunet_difftumor.settings.resolving import ResolvedConfig, resolve_config
-from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
+from nnunet_difftumor.settings.resolving import ResolvedConfig
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
+from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.trainer.notices import batch_dice_notes, changed_source_notes
@@ -87,22 +85,21 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     for target in targets:
         TargetReader(trainer.label_manager, target.organ_label, target.tumor_label)  # refuses what cannot be learned
     data = _preprocessed_cases(trainer)
-    sources: Sequence[LoadedOnce | None] = [None] * len(targets)
-    generator_hash, findings = None, LeakFindings((), ())
     if config.injects:
         _require_hosts(cases, config)
-    if config.injects and arm != HEALTHY_ONLY:
-        folders = [resolved.generator_folder(trainer.fold, target) for target in targets]
-        findings = _check_generators(folders, data, cases, resolved, trainer.fold)
-        sources = _load_sources(trainer, arm, folders, cases, config)
-        generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders))
+    is_filled = config.injects and arm != HEALTHY_ONLY
+    folders = [resolved.generator_folder(trainer.fold, target) for target in targets] if is_filled else []
+    findings = _check_generators(folders, data, cases, resolved, trainer.fold)
     rules = [_make_rules(trainer, target, config, data, cases) for target in targets]
+    sources = _load_sources(trainer, arm, folders, cases, config, rules) if is_filled else [None] * len(targets)
+    generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders)) or None
     is_continued = trainer.current_epoch > 0
     refuse_other_training(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
     if trainer.local_rank == 0:
         write_output_record(output_folder, resolved, cases, generator_hash, findings)
         _print_settings(trainer, resolved, arm)
-        for note in (*changed_source_notes(), *cases.notes, *copies, *findings.notes, *_loss_notes(trainer, cases)):
+        notes = batch_dice_notes(trainer, trains_on_healthy=bool(cases.healthy_train))
+        for note in (*changed_source_notes(), *cases.notes, *copies, *findings.notes, *notes):
             trainer.print_to_log_file(note)
     log = InjectionLog(
         output_folder,
@@ -112,13 +109,6 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     )
     injectors = tuple(TumorInjector(source, rule) for source, rule in zip(sources, rules, strict=True))
     return PreparedTraining(config, cases, extra_healthy, injectors, log)
-
-
-def read_settings(trainer: nnUNetTrainer) -> ResolvedConfig:
-    """Return the settings of a training from wherever the user gave them."""
-    folder = _preprocessed_folder(trainer)
-    sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, trainer.dataset_json)
-    return resolve_config(trainer.dataset_json["labels"], sources)
 
 
 def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tuple[FoldCases, tuple[ExtraCases, ...]]:
@@ -138,14 +128,19 @@ def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tu
     return add_extra_cases(cases, extra), extra
 
 
-def _preprocessed_folder(trainer: nnUNetTrainer) -> Path:
+def preprocessed_folder(trainer: nnUNetTrainer) -> Path:
+    """Return the data set's folder in nnUNet_preprocessed.
+
+    Raises:
+        ConfigurationError: If nnUNet_preprocessed is not set.
+    """
     if trainer.preprocessed_dataset_folder_base is None:
         raise ConfigurationError("The environment variable nnUNet_preprocessed is not set; nnU-Net needs it to train.")
     return Path(trainer.preprocessed_dataset_folder_base)
 
 
 def _preprocessed_cases(trainer: nnUNetTrainer) -> PreprocessedCases:
-    folder, data_folder = _preprocessed_folder(trainer), str(trainer.preprocessed_dataset_folder)
+    folder, data_folder = preprocessed_folder(trainer), str(trainer.preprocessed_dataset_folder)
     if trainer.dataset_class is None:  # as nnU-Net's own do_split
         trainer.dataset_class = infer_dataset_class(data_folder)
     name = trainer.plans_manager.dataset_name
@@ -176,54 +171,50 @@ def _require_hosts(cases: FoldCases, config: DiffTumorConfig) -> None:
 def _check_generators(
     folders: Sequence[Path], data: PreprocessedCases, cases: FoldCases, resolved: ResolvedConfig, fold: int | str
 ) -> LeakFindings:
-    """Compare the generator of each target with the validation cases."""
-    acknowledged: list[str] = []
-    notes: list[str] = []
-    warnings: list[str] = []
-    for target, folder in zip(resolved.config.organ_targets, folders, strict=True):
-        found = check_leaks(folder, data, cases, resolved.config, fold, target=target)
-        acknowledged += found.acknowledged
-        notes += found.notes
-        warnings += found.warnings
+    """Compare the generators of the targets, if there are any, with the validation cases."""
+    found = []
+    for target, folder in zip(resolved.config.organ_targets, folders, strict=False):
+        found.append(check_leaks(folder, data, cases, resolved.config, fold, target=target))
         if is_builtin(str(target.generator)):
-            notes.append(_describe_builtin(target, resolved))
-    return LeakFindings(*(tuple(dict.fromkeys(lines)) for lines in (acknowledged, notes, warnings)))
+            found.append(LeakFindings((), (_describe_builtin(target, resolved),)))
+    return LeakFindings(
+        acknowledged=tuple(dict.fromkeys(line for each in found for line in each.acknowledged)),
+        notes=tuple(dict.fromkeys(line for each in found for line in each.notes)),
+        warnings=tuple(dict.fromkeys(line for each in found for line in each.warnings)),
+    )
 
 
 def _load_sources(
-    trainer: nnUNetTrainer, arm: str, folders: Sequence[Path], cases: FoldCases, config: DiffTumorConfig
+    trainer: nnUNetTrainer,
+    arm: str,
+    folders: Sequence[Path],
+    cases: FoldCases,
+    config: DiffTumorConfig,
+    rules: Sequence[InjectionRules],
 ) -> list[LoadedOnce]:
     """Load what makes the tumours of each target, so that what is unusable is told here and not in a worker."""
-    foreground_hu = CTIntensities.from_plans(trainer.plans_manager.plans).mean_hu
     shared: dict[SynthesizerSource, LoadedOnce] = {}
     sources = []
-    for target, folder in zip(config.organ_targets, folders, strict=True):
+    for target, folder, rule in zip(config.organ_targets, folders, rules, strict=True):
         if arm == COPY_PASTE:
-            source = _copy_paste_source(trainer, target, folder, cases)
+            source = CopyPasteSource(
+                generator_folder=folder,
+                dataset_class=trainer.dataset_class,
+                data_folder=Path(str(trainer.preprocessed_dataset_folder)),
+                cases=cases.tumor_train,
+                tumor_labels=_tumor_labels(trainer.dataset_json["labels"], target),
+                rules=rule,
+            )
         elif arm == HANDCRAFTED or target.generator == NO_GENERATOR:
             source = HandcraftedSource(folder)
         else:
             source = GeneratorFolderSource(folder, config.steps)
         loaded = shared.setdefault(source, LoadedOnce(source))
         tissue = loaded().tissue
-        require_in_window(foreground_hu, tissue.window_hu, "The labelled tissue of this data set")
-        replace(target.appearances, examples=tissue.appearances)  # refuses looks that cannot be drawn
+        require_in_window(rule.intensities.mean_hu, tissue.window_hu, "The labelled tissue of this data set")
+        replace(rule.appearances, examples=tissue.appearances)  # refuses looks that cannot be drawn
         sources.append(loaded)
     return sources
-
-
-def _copy_paste_source(trainer: nnUNetTrainer, target: OrganTarget, folder: Path, cases: FoldCases) -> CopyPasteSource:
-    depth, height, width = (float(value) for value in trainer.configuration_manager.spacing)
-    return CopyPasteSource(
-        generator_folder=folder,
-        dataset_class=trainer.dataset_class,
-        data_folder=Path(str(trainer.preprocessed_dataset_folder)),
-        cases=cases.tumor_train,
-        organ_label=target.organ_label,
-        tumor_labels=_tumor_labels(trainer.dataset_json["labels"], target),
-        spacing_mm=(depth, height, width),
-        intensities=CTIntensities.from_plans(trainer.plans_manager.plans),
-    )
 
 
 def _tumor_labels(labels: Mapping[str, Any], target: OrganTarget) -> tuple[int, ...]:
@@ -244,16 +235,26 @@ def _make_rules(
     else:
         fewest, most = config.tumors_per_case
         counts = tuple(range(fewest, most + 1))
-    return make_rules(
-        target,
-        size_classes,
-        trainer.plans_manager.plans,
-        trainer.configuration_manager.spacing,
-        tumor_counts=counts,
-        real_tumor_labels=sorted(
-            {value for each in config.organ_targets for value in _tumor_labels(data.labels, each)}
+    depth, height, width = (float(value) for value in trainer.configuration_manager.spacing)
+    outside = target.outside_share or ("kidney" if is_exophytic_organ(data.labels, target.organ_label) else None)
+    return InjectionRules(
+        organ_label=target.organ_label,
+        tumor_label=target.tumor_label,
+        exophytic=target.exophytic,
+        spacing_mm=(depth, height, width),
+        intensities=CTIntensities.from_plans(trainer.plans_manager.plans),
+        size_classes=tuple(size_classes),
+        appearances=target.appearances,
+        zone=Zone(
+            surface_distance_mm=target.surface_distance_mm,
+            avoid_distance_mm=target.avoid_distance_mm,
+            outside_share=outside if target.exophytic else None,
         ),
-        is_kidney=is_exophytic_organ(data.labels, target.organ_label),
+        avoid_labels=target.avoid_labels,
+        tumor_counts=counts or None,
+        real_tumor_labels=tuple(
+            sorted({value for each in config.organ_targets for value in _tumor_labels(data.labels, each)})
+        ),
     )
 
 
@@ -261,15 +262,6 @@ def _print_settings(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) 
     settings = [f"  {key}: {value}  [{resolved.origins[key]}]" for key, value in resolved.config.to_json().items()]
     for line in ("Settings of the synthetic tumours:", f"  tumours of this arm: {arm}", *settings):
         trainer.print_to_log_file(line, add_timestamp=False)
-
-
-def _loss_notes(trainer: nnUNetTrainer, cases: FoldCases) -> tuple[str, ...]:
-    return batch_dice_notes(
-        plans_name=trainer.plans_manager.plans_name,
-        configuration=trainer.configuration_name,
-        is_batch_dice=trainer.configuration_manager.batch_dice,
-        trains_on_healthy=bool(cases.healthy_train),
-    )
 
 
 def _describe_builtin(target: OrganTarget, resolved: ResolvedConfig) -> str:

@@ -1,17 +1,26 @@
-"""Epochs, iterations and use of the CPU from the settings, for trainers with and without synthetic tumours."""
+"""What trainers with and without synthetic tumours share: their schedule, use of the CPU, and counts of samples."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import distributed as dist
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
-from nnunet_difftumor.trainer.sample_counts import SampleCountMixin
+from nnunet_difftumor.trainer.sample_counts import write_samples_seen
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Trainer
+else:
+    _Trainer = object
 
 CPU_THREADS_VARIABLE = "nnUNet_difftumor_cpu_threads"
 SCHEDULE_KEYS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")
@@ -19,11 +28,14 @@ STOCK_SCHEDULE = {"num_epochs": 1000, "num_iterations_per_epoch": 250, "num_val_
 """What nnU-Net 2.8 trains for."""
 
 
-class ScheduleMixin(SampleCountMixin):
+class ScheduleMixin(_Trainer):
     """Gives a trainer of nnU-Net the epochs and iterations of the settings; everything else stays the trainer's.
 
     Only a file named by the environment variable nnUNet_difftumor is looked at, so that the settings beside the
     plans, which are meant for synthetic tumours, change nothing here.
+
+    It counts the training samples of each case as batches name them, and leaves the batches as they are. At the end of
+    each epoch the totals of all epochs, summed over all ranks, are in samples_seen.csv in the output folder.
 
     Attributes:
         trains_in_bfloat16: Whether forward pass and loss, and the prediction of validation cases, run under autocast
@@ -32,6 +44,7 @@ class ScheduleMixin(SampleCountMixin):
     """
 
     trains_in_bfloat16: bool = False
+    _samples: Counter[str] | None = None
 
     def initialize(self) -> None:
         """Apply the settings and take the requested number of threads, then initialise as nnU-Net does."""
@@ -45,9 +58,19 @@ class ScheduleMixin(SampleCountMixin):
         super().initialize()
 
     def train_step(self, batch: dict) -> dict:
-        """One training step of nnU-Net."""
+        """Count the samples of a batch, then train on it as nnU-Net does."""
+        if self._samples is None:
+            self._samples = Counter()
+        self._samples.update(str(case) for case in batch.get("keys", ()))
         with self._autocast():
             return super().train_step(batch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """End the epoch as nnU-Net does, and write the counts of samples."""
+        super().on_train_epoch_end(train_outputs)
+        counts, self._samples = sum(self._of_all_ranks(self._samples or Counter()), Counter()), None
+        if self.local_rank == 0:
+            write_samples_seen(Path(str(self.output_folder)), self.current_epoch, counts)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Prediction of the validation cases at the end of the training."""
@@ -57,6 +80,13 @@ class ScheduleMixin(SampleCountMixin):
     def _schedule_settings(self) -> DiffTumorConfig | None:
         path = os.environ.get(ENVIRONMENT_VARIABLE)
         return resolve_config(self.dataset_json["labels"], find_sources(path, None, {})).config if path else None
+
+    def _of_all_ranks(self, value: Any) -> list[Any]:
+        if not self.is_ddp:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         is_wanted = self.device.type == "cpu" and self.trains_in_bfloat16

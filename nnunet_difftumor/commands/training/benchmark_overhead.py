@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
     from nnunet_difftumor.errors import ConfigurationError, OutputExistsError
     from nnunet_difftumor.support.files.atomic_files import write_json
-    from nnunet_difftumor.trainer.overhead.run import describe, measure_overhead
+    from nnunet_difftumor.trainer.overhead.measurement import describe, measure_overhead
     from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice
 
     for name, least in (("samples", 1), ("repeats", 1), ("epochs", 1), ("iterations", 0)):

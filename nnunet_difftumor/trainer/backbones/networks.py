@@ -34,11 +34,8 @@ class Backbone:
     def build(self, patch_size: Sequence[int], input_channels: int, output_channels: int) -> PaddedNetwork:
         """Build the network, untrained; it takes any size and returns logits of the same size.
 
-        Args:
-            patch_size: nnU-Net's patch in voxels. (D, H, W).
-
         Raises:
-            ConfigurationError: If the patch is 2D or so small that nothing is left of it at the deepest level.
+            ConfigurationError: If the network cannot take nnU-Net's patch (see `padded_size`).
             ImportError: If MONAI is missing or too old.
         """
         self.padded_size(patch_size)  # refuses before MONAI is asked for
@@ -74,12 +71,8 @@ class Backbone:
 class PaddedNetwork(nn.Module):
     """Pads an image to multiples that a network takes, and cuts its output back to the image.
 
-    The border is filled with zeros, as nnU-Net fills patches that reach beyond a scan.
-
-    Args:
-        network: Takes images whose sides are multiples of `multiple`, shape (B, C, D, H, W), and returns one output of
-            the same size.
-        multiple: In voxels.
+    The border is filled with zeros, as nnU-Net fills patches that reach beyond a scan. The network inside returns one
+    output of the size of its input, whose sides are multiples of `multiple` voxels.
     """
 
     def __init__(self, network: nn.Module, multiple: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import cos, pi, prod
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,10 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from nnunet_difftumor.injection.sources import COPY_PASTE, HANDCRAFTED, HEALTHY_ONLY
-from nnunet_difftumor.trainer.backbones.learning_rate import WarmupCosine
 from nnunet_difftumor.trainer.backbones.networks import SWIN_UNETR, UNET, Backbone, format_size
 from nnunet_difftumor.trainer.mixin import DiffTumorMixin
 from nnunet_difftumor.trainer.schedule import ScheduleMixin
@@ -35,12 +36,7 @@ class _BackboneTrainer(ScheduleMixin, nnUNetTrainerNoDeepSupervision):
         num_output_channels: int,
         enable_deep_supervision: bool = False,
     ) -> nn.Module:
-        """Build the network for the configuration's patch as nnU-Net asks for it, to train and to predict.
-
-        Raises:
-            ConfigurationError: If the network cannot take the patch.
-            ImportError: If MONAI is missing or too old.
-        """
+        """Build the network for the configuration's patch (see `Backbone.build`), to train and to predict."""
         return cls.backbone.build(configuration_manager.patch_size, num_input_channels, num_output_channels)
 
     def initialize(self) -> None:
@@ -64,6 +60,36 @@ class nnUNetTrainerUNet(_BackboneTrainer):
     """nnU-Net with MONAI's residual U-Net; everything but network and deep supervision is stock."""
 
     backbone = UNET
+
+
+def warmup_cosine(epoch: int, epochs: int, warmup_epochs: int) -> float:
+    """Return the share of the highest learning rate for an epoch, in (0, 1].
+
+    Args:
+        epoch: From 0.
+        warmup_epochs: Epochs in which the rate rises; the last of them has the highest rate.
+    """
+    if epoch < warmup_epochs:
+        return (epoch + 1) / warmup_epochs
+    return 0.5 * (1.0 + cos(pi * (epoch - warmup_epochs) / (epochs - warmup_epochs)))
+
+
+class WarmupCosine(LRScheduler):
+    """Sets the learning rate from the epoch's number alone, so that a training can be gone on with at any epoch."""
+
+    def __init__(self, optimizer: Optimizer, highest_rate: float, epochs: int, warmup_epochs: int) -> None:
+        self.highest_rate = highest_rate
+        self.epochs = epochs
+        self.warmup_epochs = warmup_epochs
+        super().__init__(optimizer)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the rate of an epoch, from 0; None for the one after the last that was set."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        rate = self.highest_rate * warmup_cosine(self.last_epoch, self.epochs, self.warmup_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr = [rate for _ in self.optimizer.param_groups]
 
 
 class nnUNetTrainerSwinUNETR(_BackboneTrainer):

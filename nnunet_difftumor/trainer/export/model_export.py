@@ -7,6 +7,8 @@ inference_allowed_mirroring_axes. The trainer is asked for its network only.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -15,20 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tqdm import tqdm
 
+from nnunet_difftumor import __version__
 from nnunet_difftumor.errors import ModelExportError, OutputExistsError
-from nnunet_difftumor.support.files.atomic_files import folder_written_whole
-from nnunet_difftumor.trainer.export.card import write_card
+from nnunet_difftumor.support.files.atomic_files import folder_written_whole, write_json
 from nnunet_difftumor.trainer.export.trained_model import (
     STOCK_TRAINER,
     TrainedModel,
     load_checkpoint,
     read_trained_model,
-    refuse_networks_of_others,
 )
 from nnunet_difftumor.trainer.export.verification import verify_same_predictions
 
+MANIFEST_NAME = "difftumor_export.json"
 _TRAINING_KEYS = ("optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch")
 
 
@@ -63,7 +66,6 @@ def export_model(
         OutputExistsError: If `output` exists.
     """
     model = read_trained_model(model_folder, folds, checkpoint)
-    refuse_networks_of_others(model)
     if output.name != model.stock_folder_name:
         raise ModelExportError(
             f"nnUNetv2_predict finds this model only in a folder named {model.stock_folder_name}, but --output is "
@@ -72,14 +74,14 @@ def export_model(
     if output.resolve() == model_folder.resolve():
         raise OutputExistsError(f"--output is the model itself ({output}); choose a folder elsewhere.")
     with folder_written_whole(output) as temporary:
-        for name, content in (("plans.json", model.kept_plans), ("dataset.json", model.kept_dataset_json)):
+        for name, content in model.kept.items():
             (temporary / name).write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
         for fold in tqdm(model.folds, desc="exporting folds", disable=len(model.folds) < 2):
             content = _stock_checkpoint(model, fold, keep_optimizer_state=keep_optimizer_state)
             (temporary / f"fold_{fold}").mkdir()
             _save_plain(content, temporary / f"fold_{fold}" / checkpoint)
         verification = verify_same_predictions(model, temporary, images=verify_with, device=device)
-        write_card(temporary, model, verification, keeps_optimizer_state=keep_optimizer_state)
+        _write_card(temporary, model, verification, keep_optimizer_state)
     return model, verification
 
 
@@ -90,10 +92,10 @@ def _stock_checkpoint(model: TrainedModel, fold: str, *, keep_optimizer_state: b
     stock: dict[str, Any] = {
         "trainer_name": STOCK_TRAINER,
         "init_args": {
-            "plans": model.kept_plans,
+            "plans": model.kept["plans.json"],
             "configuration": model.configuration,
             "fold": int(fold) if fold.isdigit() else fold,
-            "dataset_json": model.kept_dataset_json,
+            "dataset_json": model.kept["dataset.json"],
         },
         "inference_allowed_mirroring_axes": None if axes is None else tuple(int(axis) for axis in axes),
     }
@@ -122,3 +124,34 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return value
+
+
+def _write_card(folder: Path, model: TrainedModel, verification: dict[str, Any], keeps_optimizer_state: bool) -> None:
+    """Write README.md and the manifest, both from one record, into an exported folder that is otherwise complete."""
+    versions = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")}
+    record = {
+        "made_with": {"nnunet-difftumor": __version__, **versions},
+        "trained_with": model.trainer,
+        "trainer": STOCK_TRAINER,
+        "dataset": model.plans["dataset_name"],
+        "plans": model.plans["plans_name"],
+        "configuration": model.configuration,
+        "folds": model.folds,
+        "checkpoint": model.checkpoint,
+        "keeps_optimizer_state": keeps_optimizer_state,
+        "left_out_keys": model.left_out,
+        "verification": verification,
+    }
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    template = environment.get_template("README.md.jinja")
+    readme = template.render(record, model=model, manifest_name=MANIFEST_NAME)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    write_json(folder / MANIFEST_NAME, {**record, "sha256": hashes})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,14 +17,17 @@ from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, read_counts
 from nnunet_difftumor.trainer.discovery import find_trainer
 
 STOCK_TRAINER = nnUNetTrainer.__name__
-_PLANS_KEYS = (
-    "dataset_name plans_name original_median_spacing_after_transp original_median_shape_after_transp "
-    "image_reader_writer transpose_forward transpose_backward configurations experiment_planner_used label_manager "
-    "foreground_intensity_properties_per_channel foreground_intensity_properties_by_modality".split()
-)
-_DATASET_KEYS = (
-    "channel_names modality labels regions_class_order numTraining file_ending overwrite_image_reader_writer".split()
-)
+_KEPT_KEYS = {
+    "plans.json": (
+        "dataset_name plans_name original_median_spacing_after_transp original_median_shape_after_transp "
+        "image_reader_writer transpose_forward transpose_backward configurations experiment_planner_used label_manager "
+        "foreground_intensity_properties_per_channel foreground_intensity_properties_by_modality".split()
+    ),
+    "dataset.json": (
+        "channel_names modality labels regions_class_order numTraining file_ending "
+        "overwrite_image_reader_writer".split()
+    ),
+}
 """What nnU-Net needs of plans.json and dataset.json; everything else may tell of the training's patients."""
 
 _WHICH_FOLDER = (
@@ -40,8 +43,6 @@ class TrainedModel:
 
     Attributes:
         folder: Named TRAINER__PLANS__CONFIGURATION by nnU-Net.
-        plans: Content of plans.json.
-        configuration: Such as 3d_fullres.
         folds: Those to export: numbers, or "all".
         checkpoint: File name, the same in every fold.
     """
@@ -60,14 +61,27 @@ class TrainedModel:
         return f"{STOCK_TRAINER}__{self.plans['plans_name']}__{self.configuration}"
 
     @property
-    def kept_plans(self) -> dict[str, Any]:
-        """What of plans.json is exported."""
-        return {key: self.plans[key] for key in _PLANS_KEYS if key in self.plans}
+    def _files(self) -> dict[str, Mapping[str, Any]]:
+        return {"plans.json": self.plans, "dataset.json": self.dataset_json}
 
     @property
-    def kept_dataset_json(self) -> dict[str, Any]:
-        """What of dataset.json is exported."""
-        return {key: self.dataset_json[key] for key in _DATASET_KEYS if key in self.dataset_json}
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """What of plans.json and dataset.json is exported, by the name of the file."""
+        return {
+            name: {key: content[key] for key in _KEPT_KEYS[name] if key in content}
+            for name, content in self._files.items()
+        }
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Keys of plans.json and dataset.json that are not exported."""
+        files = self._files.items()
+        return tuple(f"{name}[{key}]" for name, content in files for key in content if key not in _KEPT_KEYS[name])
+
+    @property
+    def channels(self) -> Mapping[str, str]:
+        """Names of the input channels by their number."""
+        return self.dataset_json.get("channel_names", self.dataset_json.get("modality", {}))
 
     @property
     def predict_command(self) -> str:
@@ -84,21 +98,13 @@ class TrainedModel:
         counts = [row for fold in self.folds for row in read_counts(self.folder / f"fold_{fold}" / COUNTS_FILE_NAME)]
         return any(row["injected"] > 0 for row in counts)
 
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Keys of plans.json and dataset.json that are not exported."""
-        plans = (f"plans.json[{key}]" for key in self.plans if key not in _PLANS_KEYS)
-        return (*plans, *(f"dataset.json[{key}]" for key in self.dataset_json if key not in _DATASET_KEYS))
-
 
 def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> TrainedModel:
-    """Read what a trained folder says about itself.
-
-    Args:
-        folds: Folds to export; those that have the checkpoint by default.
+    """Read what a trained folder says about itself, for some folds or all that have the checkpoint.
 
     Raises:
-        ModelExportError: If files are missing, or the folds were not trained by one trainer and configuration.
+        ModelExportError: If files are missing, the folds were not trained by one trainer and configuration, or stock
+            nnU-Net could not build the network.
     """
     if folder.name.startswith("fold_") and (folder.parent / "plans.json").is_file():
         raise ModelExportError(f"{folder} is one fold; give the folder above it, {folder.parent}, and --folds.")
@@ -119,16 +125,12 @@ def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: st
             f"The checkpoints in {folder} are of configuration '{configuration}', which its plans.json does not hold. "
             "Restore the plans.json that nnU-Net wrote there when it trained."
         )
-    return TrainedModel(folder, plans, dataset_json, trainer, configuration, chosen, checkpoint)
+    model = TrainedModel(folder, plans, dataset_json, trainer, configuration, chosen, checkpoint)
+    _refuse_networks_of_others(model)
+    return model
 
 
-def refuse_networks_of_others(model: TrainedModel) -> None:
-    """Raise if stock nnU-Net could not build the model's network.
-
-    Raises:
-        ModelExportError: If the trainer builds its network itself, the plans name classes of other packages, or
-            the configuration is the second stage of a cascade.
-    """
+def _refuse_networks_of_others(model: TrainedModel) -> None:
     trainer = find_trainer(model.trainer)
     owner = next(base for base in trainer.__mro__ if "build_network_architecture" in vars(base))
     if owner is not nnUNetTrainer:

@@ -28,13 +28,10 @@ _Image = tuple[NDArray[np.float32], dict[str, Any]]
 def verify_same_predictions(
     model: TrainedModel, exported: Path, *, images: Sequence[Path] = (), device: str = "cpu"
 ) -> dict[str, Any]:
-    """Predict one image with a trained model and its export, and demand the same probabilities, to the bit.
+    """Predict one image, or a small synthetic volume, with a model and its export; demand the same, to the bit.
 
     Both are loaded by nnU-Net's own predictor. Mirrored copies are not predicted; the axes along which nnU-Net
     would mirror are compared instead.
-
-    Args:
-        images: Files of one image, one a channel; a small synthetic volume by default.
 
     Returns:
         On what they predicted the same, and what, as the manifest has it; shape and spacing in the reader's order.
@@ -43,7 +40,7 @@ def verify_same_predictions(
         ModelExportError: If anything differs, or an image does not fit the model.
     """
     first = _load_predictor(model.folder, model, device)
-    image = _read_image(first, images) if images else _draw_image(first)
+    image = _read_image(model, first, images) if images else _draw_image(first)
     expected = _predict(first, image)
     del first
     found = _predict(_load_predictor(exported, model, device), image)
@@ -97,14 +94,12 @@ def _difference(expected: Sequence[Any], found: Sequence[Any]) -> str | None:
     return f"the label of {voxels} voxels" if voxels else None
 
 
-def _read_image(predictor: nnUNetPredictor, files: Sequence[Path]) -> _Image:
-    dataset_json: Any = predictor.dataset_json
+def _read_image(model: TrainedModel, predictor: nnUNetPredictor, files: Sequence[Path]) -> _Image:
     plans: Any = predictor.plans_manager
-    channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
-    if len(files) != len(channels):
+    if len(files) != len(model.channels):
         raise ModelExportError(
-            f"The model takes {len(channels)} channels ({', '.join(map(str, channels.values()))}), but --verify-with "
-            f"names {len(files)} files; give one file a channel, in this order."
+            f"The model takes {len(model.channels)} channels ({', '.join(map(str, model.channels.values()))}), but "
+            f"--verify-with names {len(files)} files; give one file a channel, in this order."
         )
     missing = [str(path) for path in files if not path.is_file()]
     if missing:

@@ -1,12 +1,16 @@
-"""CPU-seconds of two training loaders for the same samples, and how long short epochs wait for batches."""
+"""CPU-seconds of two loaders for the same samples, how long short epochs wait for batches, and a table of both."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +18,16 @@ import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from tqdm import tqdm
 
+from nnunet_difftumor import __version__
 from nnunet_difftumor.injection.data_loader import REPORT_KEY
 from nnunet_difftumor.support.processes.environment import temporary_environment
-from nnunet_difftumor.trainer.overhead.surroundings import TrainingChoice, make_trainers, quiet, torch_threads
+from nnunet_difftumor.trainer.overhead.surroundings import (
+    TrainingChoice,
+    make_trainers,
+    quiet,
+    surroundings,
+    torch_threads,
+)
 
 _WARM_UP_ITERATIONS = 3  # compiling the network, choosing cuDNN's algorithms
 
@@ -24,6 +35,37 @@ Pair = dict[str, Any]
 """One repetition, the same random numbers with and without synthetic tumours: CPU-seconds of both loaders
 (baseline_s, trainer_s), samples, and how many of them were drawn from healthy cases (healthy), are of a case that
 carries synthetic tumours, whether the crop shows one or not (carrying), and show one (injected)."""
+
+
+def measure_overhead(
+    choice: TrainingChoice, *, samples: int, repeats: int, iterations: int, epochs: int, device: str
+) -> dict[str, Any]:
+    """Measure loaders and epochs of a training; nothing is written into the user's nnUNet_results.
+
+    Args:
+        iterations: Training iterations of a short epoch; 0 measures no epoch. nnU-Net has 250, and 50 for validation,
+            which are the same with and without synthetic tumours.
+
+    Returns:
+        The content of benchmark_overhead.json: all figures, and on what they were measured.
+    """
+    with surroundings():
+        loader, trainer = measure_loaders(choice, samples=samples, repeats=repeats)
+        with torch_threads((os.cpu_count() or 1) if device == "cpu" else 1):  # as nnUNetv2_train does
+            trainers = make_trainers(choice, device) if iterations else ()
+            costs = [_train(each, iterations, epochs) for each in trainers]
+    versions = {name: importlib.metadata.version(name) for name in ("nnunetv2", "torch")}
+    used = None if not costs else torch.cuda.get_device_name() if device == "cuda" else device
+    return {
+        "versions": {"nnunet-difftumor": __version__, **versions},
+        "machine": {"cpu": _cpu_name(), "cores": _cores(), "device": used},
+        "training": asdict(choice),
+        "batch_size": trainer.batch_size,
+        "patch_size": list(map(int, trainer.configuration_manager.patch_size)),
+        "loader": loader,
+        "epoch": costs or None,
+        "workers": get_allowed_n_proc_DA(),
+    }
 
 
 def measure_loaders(choice: TrainingChoice, *, samples: int, repeats: int) -> tuple[dict[str, Any], Any]:
@@ -49,24 +91,6 @@ def measure_loaders(choice: TrainingChoice, *, samples: int, repeats: int) -> tu
         bar = tqdm(range(repeats + 1), desc="loaders, in turns")
         pairs = [_measure_pair(loaders, -(-samples // batch_size), batch_size, repeat) for repeat in bar]
     return summarise_pairs(pairs[1:]), trainers[1]
-
-
-def measure_epochs(choice: TrainingChoice, *, device: str, iterations: int, epochs: int) -> list[dict[str, Any]]:
-    """Train short epochs with both trainers, one after the other, within `surroundings`.
-
-    Batches that were made in advance would hide that workers are slow in so short an epoch; they are thrown away
-    at its start.
-
-    Args:
-        iterations: Training iterations in each epoch; nnU-Net has 250, and 50 for validation, which are the same
-            with and without synthetic tumours.
-        epochs: Epochs of each trainer, after a few iterations that are not counted.
-
-    Returns:
-        Costs of baseline and trainer, as `summarise_epochs` gives them.
-    """
-    with torch_threads((os.cpu_count() or 1) if device == "cpu" else 1):  # as nnUNetv2_train does
-        return [_train(trainer, iterations, epochs) for trainer in make_trainers(choice, device)]
 
 
 def summarise_pairs(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -102,6 +126,53 @@ def summarise_epochs(iterations: int, epochs: Sequence[tuple[float, float]]) -> 
         "waited_share": sum(waits) / (sum(waits) + sum(steps)),
         "step_seconds": _spread(steps)["median"] / iterations,
     }
+
+
+def describe(figures: Mapping[str, Any]) -> str:
+    """Return what `measure_overhead` measured as a table for the screen."""
+    loader, choice, machine = figures["loader"], figures["training"], figures["machine"]
+    per_injected = loader["cpu_seconds_per_injected_sample"]
+    lines = [
+        f"{choice['configuration']}, {choice['plans']}: patch {' x '.join(map(str, figures['patch_size']))}, "
+        f"batch {figures['batch_size']}; {machine['cpu']}, {machine['cores']} cores",
+        "",
+        f"Loader, CPU-seconds per sample on one thread: median (range) of {len(loader['pairs'])} pairs in turns, "
+        f"{sum(pair['samples'] for pair in loader['pairs'])} samples each",
+        f"  {choice['baseline']:32s}{_text(loader['baseline_cpu_seconds_per_sample']):>24s}",
+        f"  {choice['trainer']:32s}{_text(loader['trainer_cpu_seconds_per_sample']):>24s}",
+        f"  {'ratio':32s}{_text(loader['ratio']):>24s}",
+        f"  {'per injected sample':32s}{_text(per_injected) if per_injected else 'no sample was injected':>24s}",
+        f"  tumours in {loader['injected_share']:.1%} of the samples, in the case of {loader['carrying_share']:.1%}",
+    ]
+    if figures["epoch"] is None:
+        return "\n".join(lines)
+    lines += [
+        "",
+        f"Epoch of {figures['epoch'][0]['iterations']} training iterations on {machine['device']}, "
+        f"{figures['workers']} workers, seconds: median (range) of {figures['epoch'][0]['epochs']}",
+        f"  {'':32s}{'epoch':>24s}{'waited for batches':>24s}{'share':>8s}",
+    ]
+    for name, epochs in zip((choice["baseline"], choice["trainer"]), figures["epoch"], strict=True):
+        seconds = f"{_text(epochs['epoch_seconds']):>24s}{_text(epochs['waited_seconds']):>24s}"
+        lines.append(f"  {name:32s}{seconds}{epochs['waited_share']:>8.1%}")
+    if machine["device"] == "cpu":
+        lines.append("  On a CPU the training takes the workers' cores; this says nothing about a GPU.")
+    return "\n".join(lines)
+
+
+def _text(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.3f} ({spread['lowest']:.3f}-{spread['highest']:.3f})"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -142,7 +213,10 @@ def _train(trainer: Any, iterations: int, epochs: int) -> dict[str, Any]:
 
 
 def _train_epoch(trainer: Any, iterations: int) -> tuple[float, float]:
-    """The training part of nnU-Net's run_training: seconds in training steps, seconds of waiting."""
+    """The training part of nnU-Net's run_training: seconds in training steps, seconds of waiting.
+
+    Batches that were made in advance would hide that workers are slow in so short an epoch; they are thrown away.
+    """
     workers = get_allowed_n_proc_DA()
     made_in_advance = workers + 2 * max(6, workers // 2) if workers else 0  # in the workers and their two queues
     step_s = waited_s = 0.0

@@ -7,10 +7,9 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.injection.case_tumors import draw_case_tumors, locations_with_tumors
-from nnunet_difftumor.injection.injector import REAL_TUMOR_RIM_MM, TumorInjector
-from nnunet_difftumor.injection.intensities import CTIntensities
-from nnunet_difftumor.injection.records import InjectionRequest
-from nnunet_difftumor.injection.rules import InjectionRules
+from nnunet_difftumor.injection.injector import TumorInjector
+from nnunet_difftumor.injection.records import CaseTumors
+from nnunet_difftumor.injection.rules import REAL_TUMOR_RIM_MM, CTIntensities, InjectionRules
 from nnunet_difftumor.injection.sample_shares import count_sample, describe_shares
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.tumor.sizes import SizeClass
@@ -89,8 +88,7 @@ def test_synthetic_tumours_find_room_beside_a_real_one_and_keep_off_it(real_radi
         placed += bool(tumors.specs)
         if not tumors.specs or seed % 8:
             continue
-        request = InjectionRequest("case", (0, 0, 0), tumors.specs, tumors.labelled)
-        crop = TumorInjector(contrast_source, rules).inject(image, labels, request)
+        crop = TumorInjector(contrast_source, rules).inject(image, labels, tumors)
         assert crop.placed > 0
         changed = (crop.image != image) | (crop.labels != labels)
         assert changed.any()
@@ -103,9 +101,7 @@ def test_the_rim_of_a_real_tumour_stays_even_where_a_tumour_is_put_upon_it(contr
     labels = make_labels(15.0)
     spec = draw(labels).specs[0].moved_to((58.0, 60.0, 92.0))  # its edge would lie in the real one's rim
     image = CT.normalise(np.full(SHAPE, 100.0, np.float32))
-    crop = TumorInjector(contrast_source, make_rules()).inject(
-        image, labels, InjectionRequest("case", (0, 0, 0), (spec,), (spec,))
-    )
+    crop = TumorInjector(contrast_source, make_rules()).inject(image, labels, CaseTumors((spec,), (spec,)))
     changed = (crop.image != image) | (crop.labels != labels)
     to_real_mm = distance_transform_edt(labels != 2, sampling=SPACING_MM)
     assert not changed[to_real_mm <= REAL_TUMOR_RIM_MM].any()
@@ -163,9 +159,8 @@ def test_the_negative_control_labels_other_places_of_the_organ(contrast_source):
         assert np.linalg.norm(np.subtract(put.centre_mm, told.centre_mm)) > 1.0
     assert tumors.specs == draw(labels, 2).specs
     image = CT.normalise(np.random.default_rng(1).normal(100.0, 5.0, SHAPE).astype(np.float32))
-    request = InjectionRequest("case", (0, 0, 0), tumors.specs, tumors.labelled)
     injector = TumorInjector(contrast_source, make_rules())
-    crop = injector.inject(image, labels, request)
+    crop = injector.inject(image, labels, tumors)
     labelled = crop.labels == 2
     assert labelled.any()
     assert set(labels[labelled]) == {1}

@@ -21,14 +21,11 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.case_tumors import draw_case_tumors
-from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader
-from nnunet_difftumor.injection.injector import REAL_TUMOR_RIM_MM, TumorInjector
-from nnunet_difftumor.injection.intensities import CTIntensities
-from nnunet_difftumor.injection.records import InjectionRequest
-from nnunet_difftumor.injection.rules import InjectionRules
-from nnunet_difftumor.injection.sample_streams import HostCases, InjectionState, SamplingPlan
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases, SamplingPlan
+from nnunet_difftumor.injection.injector import TumorInjector
+from nnunet_difftumor.injection.rules import REAL_TUMOR_RIM_MM, CTIntensities, InjectionRules
+from nnunet_difftumor.injection.sample_shares import TargetReader
 from nnunet_difftumor.injection.sources import GeneratorFolderSource, LoadedOnce
-from nnunet_difftumor.injection.target_reader import TargetReader
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
@@ -168,7 +165,11 @@ def make_loader(
     source=make_synthesizer,
     annotated_probability=0.0,
     is_control=False,
+    is_raw=False,
+    seed_words=None,
+    first_sample=0,
 ):
+    """Loader of nnU-Net's patches, or of raw crops, for which its transforms are left out."""
     labels = LABELLINGS[labelling]
     crop, transforms = make_transforms(grid, labels, scales)
     data = nnUNetDatasetBlosc2(str(datasets[grid["shape"], labelling]))
@@ -184,10 +185,11 @@ def make_loader(
         plan=SamplingPlan(
             healthy=HostCases(dict.fromkeys(("healthy_1", "healthy_2", "healthy_3"), (0,)), probability),
             annotated=HostCases({"tumor_1": (0,)}, annotated_probability),
-            seed_words=(seed, 0),
+            seed_words=seed_words or (seed, 0),
+            first_sample=first_sample,
             is_control=is_control,
         ),
-        transforms=transforms,
+        transforms=None if is_raw else transforms,
         oversample_foreground_percent=0.33,
     )
 
@@ -260,8 +262,7 @@ def test_probability_one_reaches_the_final_target(datasets, grid, labelling):
 
 def test_nothing_is_injected_where_nobody_looked(datasets):
     """The loader's raw crops: ignored voxels keep their label and their value."""
-    loader = make_loader(datasets, ISOTROPIC, 1.0, labelling="ignore")
-    loader.inject_only()
+    loader = make_loader(datasets, ISOTROPIC, 1.0, labelling="ignore", is_raw=True)
     records = [record for batch in take(loader, 6) for record in batch["difftumor"]["records"]]
     injector = TumorInjector(make_synthesizer, make_rules(ISOTROPIC))
     data = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"], "ignore"]))
@@ -316,9 +317,7 @@ def test_tumours_that_the_patch_does_not_show_are_not_made_and_are_not_missed(da
 
 
 def raw_batches(datasets, count=12, **options):
-    loader = make_loader(datasets, ISOTROPIC, 1.0, annotated_probability=1.0, **options)
-    loader.inject_only()
-    return take(loader, count)
+    return take(make_loader(datasets, ISOTROPIC, 1.0, annotated_probability=1.0, is_raw=True, **options), count)
 
 
 def test_annotated_cases_carry_tumours_off_the_real_ones_in_the_crops_of_their_control(datasets):
@@ -368,7 +367,7 @@ def inject_once(grid, image, labels, seed=0, rules=None):
     injector = TumorInjector(make_synthesizer, rules or make_rules(grid))
     organ_voxels = np.argwhere(labels == 1)
     tumors = draw_case_tumors(labels[None], organ_voxels, injector.rules, np.random.default_rng(seed))
-    return injector, injector.inject(image, labels, InjectionRequest("case", (0, 0, 0), tumors.specs, tumors.labelled))
+    return injector, injector.inject(image, labels, tumors)
 
 
 @GRIDS
@@ -417,8 +416,7 @@ def test_injected_values_stay_inside_the_clip_window():
 
 @GRIDS
 def test_a_record_replays_the_same_crop(datasets, grid):
-    loader = make_loader(datasets, grid, 1.0)
-    loader.inject_only()
+    loader = make_loader(datasets, grid, 1.0, is_raw=True)
     records = [record for batch in take(loader, 4) for record in batch["difftumor"]["records"]]
     rules = make_rules(grid)
     assert records
@@ -439,8 +437,7 @@ def cut_crop(array, record, fill):
 
 
 def test_replay_gives_the_very_batch(datasets):
-    loader = make_loader(datasets, ISOTROPIC, 1.0, batch_size=1)
-    loader.inject_only()
+    loader = make_loader(datasets, ISOTROPIC, 1.0, batch_size=1, is_raw=True)
     batch = next(b for b in take(loader, 20) if b["difftumor"]["records"])
     record = batch["difftumor"]["records"][0]
     data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"], "plain"])).load_case(record["case"])
@@ -454,8 +451,7 @@ def test_replay_gives_the_very_batch(datasets):
 def test_injected_tumours_keep_to_their_zone(datasets):
     grid = ISOTROPIC
     rules = make_rules(grid, zone=Zone(surface_distance_mm=(14.0, 25.0)))
-    loader = make_loader(datasets, grid, 1.0, rules=rules)
-    loader.inject_only()
+    loader = make_loader(datasets, grid, 1.0, rules=rules, is_raw=True)
     records = [record for batch in take(loader, 12) for record in batch["difftumor"]["records"]]
     assert len(records) >= 10
     data = nnUNetDatasetBlosc2(str(datasets[grid["shape"], "plain"]))
@@ -490,11 +486,13 @@ def test_organ_lost_in_resampling_is_a_named_rejection(datasets):
     assert counts["carrying"] == counts["rejected_organ_lost_in_resampling"] > 0
 
 
-def test_each_worker_and_seed_has_its_own_stream():
+def test_each_worker_and_seed_has_its_own_stream(datasets):
     def first_draws(seed, rank, first_sample, thread):
-        state = InjectionState((seed, rank), first_sample)
-        state.set_worker(thread)
-        return tuple(state.next_stream().rng(0).integers(1 << 60, size=4))
+        loader = make_loader(datasets, ISOTROPIC, 1.0, seed_words=(seed, rank), first_sample=first_sample)
+        loader.set_thread_id(thread)
+        loader._data.load_case("healthy_1")
+        loader.get_bbox(ISOTROPIC["shape"], True, {1: np.array([[0, 20, 25, 25]]), 2: []})
+        return tuple(loader._state.draws[0].rng(0).integers(1 << 60, size=4))
 
     keys = list(itertools.product(range(2), range(2), range(2), range(3)))
     streams = [first_draws(*key) for key in keys]

@@ -12,7 +12,7 @@ from nnunet_difftumor.injection.histogram import (
     EPOCHS_FILE_NAME,
     HISTOGRAM_FILE_NAME,
     PICTURE_FILE_NAME,
-    InjectionHistogram,
+    write_histogram,
 )
 from nnunet_difftumor.injection.records import InjectedTumor
 
@@ -24,30 +24,24 @@ TUMORS = [
 
 def _picture(folder: Path) -> bytes:
     folder.mkdir()
-    histogram = InjectionHistogram(folder, ("tumor",))
-    histogram.add(TUMORS)
-    histogram.write(0)
+    write_histogram(folder, ("tumor",), 0, TUMORS)
     assert (folder / HISTOGRAM_FILE_NAME).is_file()
     return (folder / PICTURE_FILE_NAME).read_bytes()
 
 
 def test_epochs_that_are_repeated_after_an_interruption_count_once(tmp_path: Path) -> None:
-    histogram = InjectionHistogram(tmp_path, ("tumor",))
     for epoch in range(10):
-        histogram.add(TUMORS)
-        histogram.write(epoch)
+        write_histogram(tmp_path, ("tumor",), epoch, TUMORS)
     with (tmp_path / EPOCHS_FILE_NAME).open("a") as file:
         file.write('{"epoch": 10, "bi')  # killed
     for _ in range(2):  # the checkpoint is of epoch 5; killed once more
-        histogram = InjectionHistogram(tmp_path, ("tumor",), first_epoch=5)
         for epoch in range(5, 8):
-            histogram.add(TUMORS)
-            histogram.write(epoch)
+            write_histogram(tmp_path, ("tumor",), epoch, TUMORS)
     rows = list(csv.DictReader((tmp_path / HISTOGRAM_FILE_NAME).open()))
     counts = {(row["quantity"], row["bin"]): (row["drawn"], row["placed"]) for row in rows}
     assert counts["size_class", "small"] == ("16", "8")
     assert counts["contrast_hu", "-30"] == ("8", "0")
-    InjectionHistogram(tmp_path, ("tumor",)).write(0)
+    write_histogram(tmp_path, ("tumor",), 0, [])
     assert (tmp_path / EPOCHS_FILE_NAME).read_text().count("\n") == 1
 
 

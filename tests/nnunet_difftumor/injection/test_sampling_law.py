@@ -20,12 +20,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import stats
 from scipy.ndimage import zoom
 
-from nnunet_difftumor.injection.case_tumors import CaseTumors
-from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases, SamplingPlan
 from nnunet_difftumor.injection.injector import TumorInjector
-from nnunet_difftumor.injection.intensities import CTIntensities
-from nnunet_difftumor.injection.rules import InjectionRules
-from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
+from nnunet_difftumor.injection.records import CaseTumors
+from nnunet_difftumor.injection.rules import CTIntensities, InjectionRules
 from nnunet_difftumor.phantom.acquisition import Scan, scan_patient
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.lesions import draw_lesions

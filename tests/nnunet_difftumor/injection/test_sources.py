@@ -65,9 +65,7 @@ def make_loader(project, kind):
     trainer.initialize()
     trainer._prepare_training()
     dataset, _ = trainer.get_tr_and_val_datasets()
-    loader = trainer._make_training_loader(dataset, (40, 40, 40), None)
-    loader.inject_only()
-    return loader
+    return trainer._make_training_loader(dataset, (40, 40, 40), None)
 
 
 def raw_crops(loader, batches, *, seed=5):
@@ -148,7 +146,7 @@ def test_the_tumours_of_a_stream_are_the_same_in_every_run_and_after_going_on(pr
     trainer.current_epoch = 3
     dataset, _ = trainer.get_tr_and_val_datasets()
     continued = trainer._make_training_loader(dataset, (40, 40, 40), None)
-    assert continued._state.next_stream().words == (0, 0, 0, 3 * trainer.num_iterations_per_epoch * trainer.batch_size)
+    assert continued._next_stream() == (0, 0, 0, 3 * trainer.num_iterations_per_epoch * trainer.batch_size)
 
 
 def seeds_in(record):

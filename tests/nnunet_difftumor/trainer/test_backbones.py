@@ -18,13 +18,14 @@ from torch import nn
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.trainer.backbones import networks as backbones
-from nnunet_difftumor.trainer.backbones.learning_rate import WarmupCosine, warmup_cosine
 from nnunet_difftumor.trainer.backbones.networks import SWIN_UNETR, UNET, PaddedNetwork
 from nnunet_difftumor.trainer.backbones.trainers import (
+    WarmupCosine,
     nnUNetTrainerDiffTumorSwinUNETR,
     nnUNetTrainerDiffTumorUNet,
     nnUNetTrainerSwinUNETR,
     nnUNetTrainerUNet,
+    warmup_cosine,
 )
 
 needs_monai = pytest.mark.skipif(find_spec("monai") is None, reason="MONAI is not installed (extra: backbones)")

@@ -17,8 +17,7 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import ConfigurationError, ModelExportError, OutputExistsError
 from nnunet_difftumor.injection.log import COUNTS_FILE_NAME
 from nnunet_difftumor.trainer.export import model_export
-from nnunet_difftumor.trainer.export.card import MANIFEST_NAME
-from nnunet_difftumor.trainer.export.model_export import export_model
+from nnunet_difftumor.trainer.export.model_export import MANIFEST_NAME, export_model
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 STOCK_NAME = "nnUNetTrainer__nnUNetPlans__3d_fullres"

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,9 +125,13 @@ def test_with_a_softmax_the_organs_dice_pushes_a_false_tumor_down_and_the_tumors
     assert whole > 10 * single  # measured: 1.5e-5
 
 
-def notes(**changes):
-    values = {"plans_name": "nnUNetPlans", "configuration": "3d_fullres"}
-    return batch_dice_notes(**{**values, "is_batch_dice": False, "trains_on_healthy": True, **changes})
+def notes(*, plans_name="nnUNetPlans", configuration="3d_fullres", is_batch_dice=False, trains_on_healthy=True):
+    trainer: Any = SimpleNamespace(
+        plans_manager=SimpleNamespace(plans_name=plans_name),
+        configuration_name=configuration,
+        configuration_manager=SimpleNamespace(batch_dice=is_batch_dice),
+    )
+    return batch_dice_notes(trainer, trains_on_healthy=trains_on_healthy)
 
 
 def test_the_notice_is_one_line_with_the_remedy_by_name():

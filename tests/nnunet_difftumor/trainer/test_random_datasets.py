@@ -12,11 +12,9 @@ from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_p
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader
+from nnunet_difftumor.injection.data_loader import DiffTumorDataLoader, HostCases, SamplingPlan
 from nnunet_difftumor.injection.injector import TumorInjector
-from nnunet_difftumor.injection.intensities import CTIntensities
-from nnunet_difftumor.injection.rules import InjectionRules
-from nnunet_difftumor.injection.sample_streams import HostCases, SamplingPlan
+from nnunet_difftumor.injection.rules import CTIntensities, InjectionRules
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance
@@ -112,7 +110,7 @@ def make_loader(spacing, patch, cases, seed, *, is_raw):
         size_classes=(SizeClass(name="any", radius_mm=(1.0, 14.0), probability=1.0, max_count=3),),
     )
     transforms = nnUNetTrainer.get_training_transforms(patch, (-angle, angle), None, (0, 1, 2), is_flat)
-    loader = DiffTumorDataLoader(
+    return DiffTumorDataLoader(
         MemoryDataset(cases),
         2,
         crop,
@@ -122,12 +120,9 @@ def make_loader(spacing, patch, cases, seed, *, is_raw):
         plan=SamplingPlan(
             healthy=HostCases(dict.fromkeys(cases, (0,)), 1.0), annotated=HostCases({}, 0.0), seed_words=(seed, 0)
         ),
-        transforms=transforms,
+        transforms=None if is_raw else transforms,
         oversample_foreground_percent=0.5,
     )
-    if is_raw:
-        loader.inject_only()
-    return loader
 
 
 def cut(array, record, fill):

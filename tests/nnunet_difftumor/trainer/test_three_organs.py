@@ -120,7 +120,6 @@ def test_a_thousand_injections_have_the_sizes_that_were_asked_for(project, monke
     dataset, _ = trainer.get_tr_and_val_datasets()
     crop_size = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()[2]
     loader = trainer._make_training_loader(dataset, crop_size, None)
-    loader.inject_only()
     np.random.seed(0)  # noqa: NPY002 (nnU-Net draws from the global stream)
     landed, drawn, cases = Counter(), Counter(), set()
     injected = 0
