@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_difftumor.tumor.published_contrasts import TARGETS
 
 if TYPE_CHECKING:
-    from nnunet_difftumor.evaluation.realism.result import OtherOrgan
+    from nnunet_difftumor.ct.datasets import Case
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 
 DESCRIPTION = """Compare generated with real tumours, with copy-paste, and with fills without diffusion.
@@ -85,10 +85,9 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
-    settings = EvaluationSettings(steps=options.steps, seed=options.seed)
-    if options.quick:
-        settings = quick_settings(steps=options.steps, seed=options.seed)
-    settings = replace(settings, uses_training_range=options.training_range)
+    settings = (quick_settings if options.quick else EvaluationSettings)(
+        steps=options.steps, seed=options.seed, uses_training_range=options.training_range
+    )
     if options.transplants is not None:
         settings = replace(settings, places_per_radius=options.transplants)
     if options.classifier_steps is not None:
@@ -96,27 +95,24 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
     return settings
 
 
-def _other_organs(words: Sequence[Sequence[str]]) -> list[OtherOrgan]:
+def _other_organs(words: Sequence[Sequence[str]]) -> list[tuple[Case, int]]:
     from nnunet_difftumor.ct.datasets import Case
     from nnunet_difftumor.ct.reading import file_ending
     from nnunet_difftumor.errors import ConfigurationError
-    from nnunet_difftumor.evaluation.realism.result import OtherOrgan
 
-    organs = []
+    organs = {}
     for image, label, value in words:
         if not value.isdigit():
             raise ConfigurationError(f"--other-organ needs CT LABEL ORGAN_LABEL with a number last, got {value!r}.")
         name = Path(image).name
         identifier = name.removesuffix(file_ending(Path(image)) or "").removesuffix("_0000").removesuffix("_ct")
-        organs.append(OtherOrgan(Case(identifier, Path(image), Path(label)), int(value)))
-    shown = [(organ.case.identifier, organ.organ_label) for organ in organs]
-    for entry in shown:
-        if shown.count(entry) > 1:
+        if (identifier, int(value)) in organs:
             raise ConfigurationError(
-                f"--other-organ: two scans are named {entry[0]!r} (by their files), with the same organ label "
-                f"{entry[1]}; tables and pictures could not tell them apart. Rename one of the files."
+                f"--other-organ: two scans are named {identifier!r} (by their files), with the same organ label "
+                f"{int(value)}; tables and pictures could not tell them apart. Rename one of the files."
             )
-    return organs
+        organs[identifier, int(value)] = Case(identifier, Path(image), Path(label))
+    return [(case, organ_label) for (_, organ_label), case in organs.items()]
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:

@@ -1,58 +1,49 @@
-"""All tumours of an evaluation, made scan by scan and measured."""
+"""All tumours of an evaluation in one table: in place, transplanted, and with requested looks, made and measured."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import distance_transform_edt, find_objects
 from tqdm import tqdm
 
-from nnunet_difftumor.ct.datasets import Case
-from nnunet_difftumor.evaluation.realism.measures.tumors import FILE_COLUMNS
+from nnunet_difftumor.ct.components import equivalent_radius_mm
+from nnunet_difftumor.ct.resample import average_onto
+from nnunet_difftumor.evaluation.realism.measures.textures import seed_diversity_hu, split_texture
+from nnunet_difftumor.evaluation.realism.measures.tumors import FILE_COLUMNS, measure_tumor, real_visibility
 from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
-from nnunet_difftumor.evaluation.realism.tumors import tumors_of_a_scan as experiments
-from nnunet_difftumor.evaluation.realism.tumors.making import GENERATED, NO_DIFFUSION
-from nnunet_difftumor.evaluation.realism.tumors.places import find_places
-from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, read_scan
-from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Row, Sources
+from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.evaluation.realism.tumors.making import (
+    GENERATED,
+    IN_PLACE,
+    NO_DIFFUSION,
+    TRANSPLANT,
+    Place,
+    find_places,
+    make,
+)
+from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
+from nnunet_difftumor.evaluation.realism.tumors.sources import Sources
 from nnunet_difftumor.support.files.atomic_files import written_whole
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.drawing import MaskSurface
 
-IN_PLACE, TRANSPLANTS, NATIVE = "in place", "transplant", "transplant, native grid"
+NATIVE = "transplant, native grid"
 CONTRASTS, HETEROGENEITIES = "requested contrast", "requested heterogeneity"
+PARTS, SEEDS, WITHOUT_PLACE = "part of a real tumour", "other seeds", "without a place"
+BALL, SHRUNKEN = "ball", "shrunken"
 
+Row = dict[str, Any]
+"""A tumour with its measures (see `measure_tumor`), or a part of one with its own."""
 
-@dataclass(frozen=True, eq=False)
-class Collection:
-    """Everything that was made of a group of scans.
-
-    Attributes:
-        tumors: One row for each tumour (see `measure_tumor`), with its `experiment`. Transplants on the scans' own
-            grids are of the experiment "transplant, native grid".
-        textures: Low-pass sd of parts of real tumours: `kind` ("ball" or "shrunken"), `patient`, `radius_mm` and
-            `lowpass_sd_hu`.
-        diversity: `diversity_hu`, the difference between seeds, by `patient`.
-        failed: Transplants without a place by radius.
-    """
-
-    tumors: pd.DataFrame
-    textures: pd.DataFrame
-    diversity: pd.DataFrame
-    failed: Counter[str] = field(default_factory=Counter)
-
-    def of(self, experiment: str, method: str | None = None) -> pd.DataFrame:
-        """Rows of an experiment, and of a method."""
-        rows = select(self.tumors, self.tumors["experiment"] == experiment)
-        return rows if method is None else select(rows, rows["method"] == method)
-
-    def seen(self, experiment: str, method: str) -> pd.DataFrame:
-        """Rows of tumours that were not left out."""
-        rows = self.of(experiment, method)
-        return select(rows, rows["made"].notna())
+_CONTRAST_LIMIT_HU = 80.0
+_BALL_DEPTH_SHARE = 0.9
 
 
 def select(table: pd.DataFrame, keep: Any) -> pd.DataFrame:
@@ -60,84 +51,181 @@ def select(table: pd.DataFrame, keep: Any) -> pd.DataFrame:
     return cast(pd.DataFrame, table[keep])
 
 
+def of(tumors: pd.DataFrame, experiment: str, method: str | None = None) -> pd.DataFrame:
+    """Rows of an experiment, and of a method."""
+    rows = select(tumors, tumors["experiment"] == experiment)
+    return rows if method is None else select(rows, rows["method"] == method)
+
+
+def seen(tumors: pd.DataFrame, experiment: str, method: str = GENERATED) -> pd.DataFrame:
+    """Rows of tumours that were not left out."""
+    rows = of(tumors, experiment, method)
+    return select(rows, rows["made"].notna())
+
+
 def collect(
     scans: Sequence[EvaluationScan],
-    cases: Sequence[Case],
-    labels: tuple[int, int | None],
+    native_scans: Iterable[EvaluationScan],
     sources: Sources,
     settings: EvaluationSettings,
     rng: np.random.Generator,
     *,
     heading: str,
-) -> Collection:
+) -> pd.DataFrame:
     """Make and measure the tumours of scans.
 
     Args:
         scans: Scans that the generator never saw, on the evaluation's grid.
-        cases: The same, for transplants on their own grids.
-        labels: Values of organ and tumour.
+        native_scans: The same on their own grids.
+
+    Returns:
+        One row for each tumour (see `measure_tumor`) with its `experiment`: "in place", "transplant", "transplant,
+        native grid", "requested contrast" or "requested heterogeneity". Besides, rows of other experiments: the
+        low-pass sd of parts of real tumours, with "ball" or "shrunken" for a method; `diversity_hu`, the difference
+        between seeds; and each transplant without a place.
     """
-    window_hu = sources.generator.window_hu
     rows: list[Row] = []
-    textures: list[Row] = []
-    different: list[Row] = []
-    failed: Counter[str] = Counter()
+
+    def add(experiment: str, found: Iterable[Row]) -> None:
+        rows.extend({"experiment": experiment, **row} for row in found)
+
     for scan in tqdm(scans, desc=heading, unit="scan"):
         synthesizers = sources.synthesizers(scan.identifier)
         if scan.has_target:
-            rows += _named(IN_PLACE, experiments.replace_target(scan, sources, settings, rng))
-            textures += experiments.balls_in_target(scan, settings, window_hu, rng)
-            textures += experiments.shrunken_target(scan, settings, window_hu)
-        places, without = find_places(scan, settings.radii_mm, settings.places_per_radius, sources.looks, rng)
-        failed.update(without)
-        transplants = experiments.make_at(places, synthesizers, window_hu)
-        different += experiments.diversity(transplants, sources, settings, rng)
-        rows += _named(TRANSPLANTS, transplants)
-        places, _ = find_places(scan, settings.control_radii_mm, settings.control_places, sources.looks, rng)
-        contrasts, heterogeneities = experiments.request_looks(places, settings)
-        asked = {method: synthesizers[method] for method in (GENERATED, NO_DIFFUSION)}
-        rows += _named(CONTRASTS, experiments.make_at(contrasts, asked, window_hu))
-        asked = {GENERATED: synthesizers[GENERATED]}
-        rows += _named(HETEROGENEITIES, experiments.make_at(heterogeneities, asked, window_hu))
-    rows += _named(NATIVE, _on_own_grids(cases, labels, sources, settings, rng))
-    return Collection(
-        pd.DataFrame(rows, columns=[*FILE_COLUMNS, "radius_mm", "of", "made"]),
-        pd.DataFrame(textures, columns=["kind", "patient", "radius_mm", "lowpass_sd_hu"]),
-        pd.DataFrame(different, columns=["patient", "diversity_hu"]),
-        failed,
-    )
+            add(IN_PLACE, replace_target(scan, sources, settings, rng))
+            add(PARTS, balls_in_target(scan, settings, rng))
+            add(PARTS, shrunken_target(scan, settings))
+        places, without_mm = find_places(scan, settings.radii_mm, settings.places_per_radius, sources.looks, rng)
+        add(WITHOUT_PLACE, [{"radius_mm": radius_mm} for radius_mm in without_mm])
+        transplants = make_at(places, synthesizers)
+        add(SEEDS, diversity(transplants, sources, settings, rng))
+        add(TRANSPLANT, transplants)
+        places, _ = find_places(scan, settings.control_radii_mm, 1, sources.looks, rng)
+        contrasts = request(places, "contrast_hu", settings.control_contrasts_hu)
+        add(CONTRASTS, make_at(contrasts, {method: synthesizers[method] for method in (GENERATED, NO_DIFFUSION)}))
+        heterogeneities = request(places, "heterogeneity_hu", settings.control_heterogeneities_hu)
+        add(HETEROGENEITIES, make_at(heterogeneities, {GENERATED: synthesizers[GENERATED]}))
+    synthesizers = replace(sources, donors=()).synthesizers("")  # none is copied: donors lie on another grid
+    for scan in tqdm(native_scans, desc="native grid", unit="scan", total=len(scans)):
+        places, _ = find_places(scan, settings.native_radii_mm, 1, sources.looks, rng)
+        add(NATIVE, make_at(places, synthesizers))
+    return pd.DataFrame(rows, columns=[*FILE_COLUMNS, "radius_mm", "of", "made", "diversity_hu"])
 
 
-def write_tumors(path: Path, collections: Mapping[str, Collection]) -> None:
-    """Write one line a tumour as CSV, whole or not at all, in place of what is there.
-
-    Args:
-        collections: Collections by the name that follows that of their experiments; empty for the data set itself.
-    """
+def write_tumors(path: Path, collections: Mapping[str, pd.DataFrame]) -> None:
+    """Write one line a tumour as CSV in place of what is there; names of tables, if any, follow their experiments'."""
     named = [
-        each.tumors.assign(experiment=each.tumors["experiment"] + (f", {name}" if name else ""))
-        for name, each in collections.items()
+        tumors.assign(experiment=tumors["experiment"] + (f", {name}" if name else "")).dropna(subset="place")
+        for name, tumors in collections.items()
     ]
     with written_whole(path, overwrite=True) as temporary:
         pd.concat(named)[FILE_COLUMNS].to_csv(temporary, index=False, float_format="%.4g")
 
 
-def _on_own_grids(
-    cases: Sequence[Case],
-    labels: tuple[int, int | None],
-    sources: Sources,
-    settings: EvaluationSettings,
-    rng: np.random.Generator,
+def replace_target(
+    scan: EvaluationScan, sources: Sources, settings: EvaluationSettings, rng: np.random.Generator
 ) -> list[Row]:
-    """Transplants on the scans' own grids, one for each radius; not copied ones, whose donors lie on another grid."""
-    rows: list[Row] = []
-    synthesizers = replace(sources, donors=()).synthesizers("")
-    for case in tqdm(cases, desc="native grid", unit="scan"):
-        scan = read_scan(case, *labels, native=True)
-        places, _ = find_places(scan, settings.native_radii_mm, 1, sources.looks, rng)
-        rows += experiments.make_at(places, synthesizers, sources.generator.window_hu)
-    return rows
+    """Replace the largest tumour of a scan by every method.
+
+    Returns:
+        The real tumour, and those made: draws with looks of training tumours, and a last one with the look
+        of the real tumour itself.
+    """
+    target, own = making.place_of_target(scan, rng), making.real_tumor(scan)
+    real = measure_tumor(target, making.REAL, own) | {"is_visible": real_visibility(own)}
+    looks = [*_stratified_looks(sources.looks.usable_examples, settings.draws_per_case, rng), _look_of(real)]
+    places = [target.asking(look, int(rng.integers(2**62)), draw) for draw, look in enumerate(looks)]
+    floor = {making.AUTOENCODER: sources.floor(scan)}
+    return [real, *make_at([target], floor), *make_at(places, sources.synthesizers(scan.identifier))]
 
 
-def _named(experiment: str, rows: Sequence[Row]) -> list[Row]:
-    return [{"experiment": experiment, **row} for row in rows]
+def make_at(places: Iterable[Place], synthesizers: Mapping[str, TumorSynthesizer]) -> list[Row]:
+    """Make and measure a tumour at every place by every method."""
+    return [
+        measure_tumor(place, method, make(place, synthesizer))
+        for place in places
+        for method, synthesizer in synthesizers.items()
+    ]
+
+
+def diversity(
+    rows: Sequence[Row], sources: Sources, settings: EvaluationSettings, rng: np.random.Generator
+) -> Iterator[Row]:
+    """How much the first generated transplant of some radii differs between seeds in the same mask and look.
+
+    Yields:
+        Patient and difference in HU (see `seed_diversity_hu`); NaN where fewer than two could be seen.
+    """
+    synthesizer = TumorSynthesizer(sources.generator)
+    generated = [row for row in rows if row["method"] == GENERATED and row["made"]]
+    firsts = {row["radius_mm"]: row for row in reversed(generated)}
+    for row in [firsts[radius_mm] for radius_mm in settings.diversity_radii_mm if radius_mm in firsts]:
+        first, look, spacing_mm = row["made"], row["of"].spec.appearance, row["made"].scan.spacing_mm
+        label = np.zeros(first.scan.image_hu.shape, dtype=bool)
+        label[first.box] = first.label
+        seeds = rng.integers(2**62, size=settings.diversity_seeds)
+        surfaces = [MaskSurface(label, spacing_mm, int(seed), look) for seed in seeds]
+        again = [make(replace(row["of"], tumor=surface), synthesizer) for surface in surfaces]
+        different_hu = seed_diversity_hu([each.image_hu for each in again if each], first.label, spacing_mm)
+        yield {"patient": row["patient"], "diversity_hu": different_hu}
+
+
+def request(places: Sequence[Place], name: str, values_hu: Sequence[float]) -> list[Place]:
+    """Ask for contrasts or heterogeneities at places, by the name in an `Appearance`; the rest of a look stays."""
+    return [place.asking(replace(place.spec.appearance, **{name: hu})) for place in places for hu in values_hu]
+
+
+def balls_in_target(scan: EvaluationScan, settings: EvaluationSettings, rng: np.random.Generator) -> Iterator[Row]:
+    """Texture of balls inside a real tumour that fit: what a transplant of that radius compares with."""
+    depth_mm = np.asarray(distance_transform_edt(scan.target, sampling=scan.spacing_mm))
+    image_hu = scan.limited_hu
+    grid = np.moveaxis(np.indices(scan.target.shape), 0, -1) * np.asarray(scan.spacing_mm)
+    for radius_mm in settings.radii_mm:
+        centres = np.argwhere(depth_mm >= _BALL_DEPTH_SHARE * radius_mm)
+        for _ in range(settings.places_per_radius if len(centres) else 0):
+            centre_mm = centres[int(rng.integers(len(centres)))] * np.asarray(scan.spacing_mm)
+            ball = (np.linalg.norm(grid - centre_mm, axis=-1) <= radius_mm) & scan.target
+            yield _texture(scan, BALL, radius_mm, image_hu, ball)
+
+
+def shrunken_target(scan: EvaluationScan, settings: EvaluationSettings) -> Iterator[Row]:
+    """Texture of a real tumour made as small as each transplant: as many voxels, and so as coarse a view of it.
+
+    Only radii below the tumour's own count.
+    """
+    box = find_objects(scan.target.astype(np.uint8))[0]
+    inside, image_hu = scan.target[box], scan.limited_hu[box]
+    own_radius_mm = equivalent_radius_mm(float(inside.sum() * np.prod(scan.spacing_mm)))
+    for radius_mm in settings.radii_mm:
+        factor = own_radius_mm / radius_mm
+        if factor <= 1.0:
+            continue
+        coarse_mm = tuple(step * factor for step in scan.spacing_mm)
+        shape = [max(1, int(np.ceil(size / factor))) for size in inside.shape]
+        share, total_hu = (
+            average_onto(values.astype(np.float32), scan.spacing_mm, shape, coarse_mm, (0.0, 0.0, 0.0))
+            for values in (inside, np.where(inside, image_hu, 0.0))
+        )
+        mean_hu = total_hu / np.maximum(share, np.float32(1e-6))  # of the tumour's part of a voxel alone
+        yield _texture(scan, SHRUNKEN, radius_mm, mean_hu, share >= 0.5)
+
+
+def _stratified_looks(examples: Sequence[Appearance], count: int, rng: np.random.Generator) -> list[Appearance]:
+    """Looks of training tumours at evenly spread ranks of the contrast, in random order; without any, all is open."""
+    if not examples:
+        return [Appearance()] * count
+    ordered = sorted(examples, key=lambda look: look.contrast_hu or 0.0)
+    ranks = ((np.arange(count) + 0.5) / count * len(ordered)).astype(int)
+    return [ordered[int(rank)] for rank in rng.permutation(ranks)]
+
+
+def _look_of(real: Row) -> Appearance:
+    """The look of a real tumour: its contrast against the organ around it, and its low-pass sd, in HU."""
+    contrast_hu = float(np.clip(real["contrast_hu"], -_CONTRAST_LIMIT_HU, _CONTRAST_LIMIT_HU))
+    known_hu = None if np.isnan(contrast_hu) else contrast_hu
+    return Appearance(contrast_hu=known_hu, heterogeneity_hu=real["lowpass_sd_hu"])
+
+
+def _texture(scan: EvaluationScan, part: str, radius_mm: float, image_hu: np.ndarray, mask: np.ndarray) -> Row:
+    lowpass_sd_hu, _ = split_texture(image_hu, mask, scan.spacing_mm)
+    return {"patient": scan.identifier, "method": part, "radius_mm": radius_mm, "lowpass_sd_hu": lowpass_sd_hu}

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
-from nnunet_difftumor.evaluation.realism.collection import IN_PLACE, TRANSPLANTS, Collection, select
+from nnunet_difftumor.evaluation.realism.collection import seen, select
 from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
 from nnunet_difftumor.evaluation.realism.measures.textures import BAND_EDGES_PER_MM, PROFILE_EDGES_MM
 from nnunet_difftumor.evaluation.realism.tables import distribution_of
 from nnunet_difftumor.evaluation.realism.tumors import making
-from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
+from nnunet_difftumor.evaluation.realism.tumors.making import IN_PLACE, TRANSPLANT, MadeTumor
 from nnunet_difftumor.support.pictures.montage import MontageRow, crop_around, draw_montage
 
 if TYPE_CHECKING:
@@ -36,22 +35,49 @@ _BAND_CENTRES_PER_MM = [edge + 0.025 for edge in BAND_EDGES_PER_MM[:-1]]
 _SHOWN = 5
 
 
-def draw_curves(collection: Collection, methods: Mapping[str, Any], window_hu: tuple[float, float]) -> Figure:
-    """Draw HU histograms, ring profiles and power spectra of tumours in place and transplanted: six panels.
+def draw_pictures(
+    summary: Mapping[str, Any],
+    tumors: pd.DataFrame,
+    others: Mapping[str, pd.DataFrame],
+    result: ProbeResult | None,
+) -> dict[str, Figure]:
+    """Draw the pictures of an evaluation, by name.
 
     Args:
-        window_hu: Window of all values in HU.
+        summary: What `summary.json` holds.
+        others: Tumours of the other organs, by name.
+        result: What the two-sample classifier found of the generated tumours.
     """
-    figure = _figure(13.0, 7.4)
+    dataset, sides = summary["dataset"], "real (before) and generated (after)"
+    heading = f"Real (before) and generated (after) tumours of {dataset}, cases the generator never saw"
+    first_of_cases = seen(tumors, IN_PLACE).groupby("patient", sort=False).head(1)
+    pictures = {
+        "inplace": _montage(first_of_cases, heading),
+        "curves": _draw_curves(tumors, summary["methods"]),
+        "controls": _draw_controls(summary["controls"]),
+        "convincing": _draw_confidence(tumors, result, f"Most convincing: {sides}", convincing=True),
+        "unconvincing": _draw_confidence(tumors, result, f"Least convincing: {sides}", convincing=False),
+        "transplants": _draw_transplants(tumors, f"Generated in tumour-free tissue of {dataset}"),
+        "methods": _draw_methods(tumors, "One place, every method"),
+    }
+    for index, (name, other) in enumerate(others.items()):
+        heading = f"Generated in an organ that the generator never saw: {name}"
+        pictures[f"other_organ_{index}"] = _draw_transplants(other, heading)
+        pictures[f"other_organ_{index}_controls"] = _draw_controls(summary["other_organ"][name]["controls"])
+    return pictures
+
+
+def _draw_curves(tumors: pd.DataFrame, methods: Mapping[str, Any]) -> Figure:
+    """HU histograms, ring profiles and power spectra of tumours in place and transplanted: six panels."""
+    figure = Figure(figsize=(13.0, 7.4), layout="constrained")
     axes = figure.subplots(2, 3)
-    real = collection.of(IN_PLACE, making.REAL)
-    for row, setting in enumerate((IN_PLACE, TRANSPLANTS)):
+    for row, setting in enumerate((IN_PLACE, TRANSPLANT)):
         for method, color in COLORS.items():
             is_real = method == making.REAL
-            tumors = real if is_real else collection.of(setting, method)
+            own = seen(tumors, IN_PLACE if is_real else setting, method)
             table = methods[method]["in_place" if is_real else setting.replace(" ", "_")]
-            if bool(tumors["made"].notna().any()):
-                _draw_histogram(axes[row][0], tumors, window_hu, method, color)
+            if len(own):
+                _draw_histogram(axes[row][0], own, method, color)
             if isinstance(table, Mapping):
                 _draw_values(axes[row][1], _SHELL_CENTRES_MM, table["profile_hu"], method, color)
                 if not (is_real and row == 1):
@@ -65,9 +91,9 @@ def draw_curves(collection: Collection, methods: Mapping[str, Any], window_hu: t
     return figure
 
 
-def draw_controls(controls: Mapping[str, Any]) -> Figure:
-    """Draw achieved against requested contrast and heterogeneity: three panels."""
-    figure = _figure(13.0, 4.0)
+def _draw_controls(controls: Mapping[str, Any]) -> Figure:
+    """Achieved against requested contrast and heterogeneity: three panels."""
+    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
     axes = figure.subplots(1, 3)
     panels = [
         ("contrast, generated", controls["contrast"][making.GENERATED]),
@@ -75,58 +101,44 @@ def draw_controls(controls: Mapping[str, Any]) -> Figure:
         ("heterogeneity (low-pass sd), generated", controls["heterogeneity"][making.GENERATED]),
     ]
     for axis, (title, table) in zip(axes, panels, strict=True):
-        rows = list(table["achieved_hu_by_radius"].items())
-        for index, (radius, achieved) in enumerate(rows):
-            requested = [float(name.split()[0]) for name in achieved]
-            shade = 0.25 + 0.65 * index / max(1, len(rows) - 1)
-            axis.plot(
-                requested, list(achieved.values()), marker="o", markersize=4, color=(0.1, 0.2, shade), label=radius
-            )
-        if rows:
-            requested = [float(name.split()[0]) for name in rows[0][1]]
-            axis.plot(requested, requested, color="#999999", linestyle="--", linewidth=1.0, label="as requested")
+        achieved_hu = pd.DataFrame(table["achieved_hu_by_radius"], dtype=float)
+        requested_hu = [float(name.split()[0]) for name in achieved_hu.index]
+        for index, (radius, own_hu) in enumerate(achieved_hu.items()):
+            color = (0.1, 0.2, 0.25 + 0.65 * index / max(1, len(achieved_hu.columns) - 1))
+            axis.plot(requested_hu, own_hu, marker="o", markersize=4, color=color, label=radius)
+        if requested_hu:
+            axis.plot(requested_hu, requested_hu, color="#999999", linestyle="--", linewidth=1.0, label="as requested")
             axis.legend(fontsize=8, title="radius", title_fontsize=8)
         _finish(axis, "requested, HU", f"achieved {title}, HU")
     return figure
 
 
-def draw_transplants(collection: Collection, heading: str) -> Figure:
-    """Show one generated transplant of every radius beside its host."""
-    generated = collection.seen(TRANSPLANTS, making.GENERATED)
+def _draw_transplants(tumors: pd.DataFrame, heading: str) -> Figure:
+    """One generated transplant of every radius beside its host."""
+    generated = seen(tumors, TRANSPLANT)
     chosen = []
     for index, (_, of_radius) in enumerate(generated.groupby("radius_mm")):
-        patients = sorted(of_radius["patient"].unique())
-        chosen.append(of_radius[of_radius["patient"] == patients[index % len(patients)]].iloc[:1])
+        of_patients = of_radius.drop_duplicates("patient").sort_values("patient")
+        chosen.append(of_patients.iloc[[index % len(of_patients)]])
     return _montage(pd.concat(chosen) if chosen else generated, heading)
 
 
-def draw_confidence(
-    collection: Collection, result: ProbeResult | None, heading: str, *, most_convincing: bool
-) -> Figure:
-    """Show the generated tumours in place that the classifier took for real, or those that it found out.
-
-    "Before" is the real tumour. Without a result, the first ones are shown.
-    """
-    tumors = collection.seen(IN_PLACE, making.GENERATED)
+def _draw_confidence(tumors: pd.DataFrame, result: ProbeResult | None, heading: str, *, convincing: bool) -> Figure:
+    """Tumours in place that the classifier took for real, or those that it found out; without a result, the first."""
+    generated = seen(tumors, IN_PLACE)
     if result is None:
-        return _montage(tumors.iloc[:_SHOWN], heading)
+        return _montage(generated.iloc[:_SHOWN], heading)
     scores = result.confidence()
-    shown = sorted(scores, key=lambda index: scores[index] if most_convincing else -scores[index])[:_SHOWN]
-    return _montage(tumors.iloc[shown], heading, [f"\nscore {scores[index]:+.2f}" for index in shown])
+    shown = sorted(scores, key=lambda index: scores[index] if convincing else -scores[index])[:_SHOWN]
+    return _montage(generated.iloc[shown], heading, [f"\nscore {scores[index]:+.2f}" for index in shown])
 
 
-def draw_in_place(collection: Collection, heading: str) -> Figure:
-    """Show the first generated tumour of every case beside the real one."""
-    return _montage(collection.seen(IN_PLACE, making.GENERATED).groupby("patient", sort=False).head(1), heading)
-
-
-def draw_methods(collection: Collection, heading: str) -> Figure:
-    """Show one place made by every method: a transplant of middle size."""
-    generated = collection.seen(TRANSPLANTS, making.GENERATED)
+def _draw_methods(tumors: pd.DataFrame, heading: str) -> Figure:
+    """One place made by every method: a transplant of middle size."""
+    generated = seen(tumors, TRANSPLANT)
     if generated.empty:
         return _montage(generated, heading)
     middle = generated.loc[(generated["radius_mm"] - 12.0).abs().idxmin(), "of"]
-    tumors = collection.tumors
     same = select(tumors, tumors["of"].map(lambda place: place is middle) & tumors["made"].notna())
     return _montage(same, heading, [f"\n{method}" for method in same["method"]])
 
@@ -147,15 +159,15 @@ def _montage(tumors: pd.DataFrame, heading: str, notes: Sequence[str] = ()) -> F
     return draw_montage(rows, heading)
 
 
-def _draw_histogram(axis: Axes, tumors: pd.DataFrame, window_hu: tuple[float, float], name: str, color: str) -> None:
-    distribution = distribution_of(tumors, window_hu)
+def _draw_histogram(axis: Axes, tumors: pd.DataFrame, name: str, color: str) -> None:
+    distribution = distribution_of(tumors)
     density = np.diff(distribution.cumulative.mean(axis=0)) / np.diff(distribution.edges_hu)
     axis.plot(distribution.edges_hu[1:], gaussian_filter1d(density, 4.0), label=name, color=color, linewidth=1.4)
     axis.set_xlim(-80.0, 150.0)
 
 
 def _draw_values(axis: Axes, positions: Sequence[float], values: Sequence[float | None], name: str, color: str) -> None:
-    known = [np.nan if value is None else value for value in values]
+    known = np.array(values, dtype=float)
     axis.plot(positions, known, label=name, color=color, marker="o", markersize=3.5, linewidth=1.4)
 
 
@@ -165,9 +177,3 @@ def _finish(axis: Axes, below: str, title: str) -> None:
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

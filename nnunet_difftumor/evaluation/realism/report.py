@@ -1,4 +1,4 @@
-"""Pictures and the page of an evaluation: one HTML file that needs nothing beside it."""
+"""The page of an evaluation: one HTML file that needs nothing beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_difftumor.evaluation.realism import figures
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.pictures.montage import save_figure
@@ -15,7 +14,7 @@ from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nnunet_difftumor.evaluation.realism.result import Evaluation
+REPORT_FILE = "report.html"
 
 HEADLINE = (
     ("reconstruction_mae_ratio_2x_body", "Reconstruction error over that of 2x pooling, body", "below 0.9"),
@@ -58,27 +57,23 @@ COLUMNS = (
 """Measures of the tables of methods: key, heading, decimals."""
 
 
-def write_pictures_and_report(evaluation: Evaluation, output: Path) -> None:
-    """Draw the pictures, write them as PNG, and write the page that holds them."""
-    pictures = _draw(evaluation)
+def write_report(summary: Mapping[str, Any], pictures: Mapping[str, Figure], output: Path) -> None:
+    """Write pictures as PNG by their names, and the page of what `summary.json` holds with them."""
     for name, figure in pictures.items():
         save_figure(figure, output / f"{name}.png")
-    embedded = {name: embed_png(output / f"{name}.png") for name in pictures}
     environment = page_environment(Path(__file__).parent)
     environment.filters["interval"] = show
     environment.filters["pair"] = lambda method, methods, setting: (method, methods[method][setting])
     environment.globals["dict"] = dict
     html = environment.get_template("report.html.jinja").render(
-        summary=evaluation.summary,
-        methods=evaluation.summary["methods"],
+        summary=summary,
+        methods=summary["methods"],
         headline=HEADLINE,
         columns=COLUMNS,
-        pictures=embedded,
-        data_kind=data_kind(evaluation.summary),
+        pictures={name: embed_png(output / f"{name}.png") for name in pictures},
+        data_kind=data_kind(summary),
         method_names=making.METHODS,
     )
-    from nnunet_difftumor.evaluation.realism.run import REPORT_FILE
-
     with written_whole(output / REPORT_FILE, overwrite=True) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
@@ -97,36 +92,8 @@ def show(value: Any, decimals: int = 2) -> str:
 
 def data_kind(summary: Mapping[str, Any]) -> str:
     """Say what the data are: "phantom", "soft tissue" or "other", from their descriptions."""
-    text = (
-        f"{summary.get('dataset_description', '')} {summary.get('data_note', '')} {summary.get('dataset', '')}".lower()
-    )
+    text = " ".join(summary[key] for key in ("dataset_description", "data_note", "dataset")).lower()
     if "phantom" in text:
         return "phantom"
     is_soft_tissue = any(word in text for word in ("soft-tissue", "soft tissue", "softtissue", "sarcoma"))
     return "soft tissue" if is_soft_tissue else "other"
-
-
-def _draw(evaluation: Evaluation) -> dict[str, Figure]:
-    collection, summary = evaluation.collection, evaluation.summary
-    scores = evaluation.probes.two_sample.get(making.GENERATED)
-    dataset = summary.get("dataset", "held-out cases")
-    pictures = {
-        "inplace": figures.draw_in_place(
-            collection, f"Real (before) and generated (after) tumours of {dataset}, cases the generator never saw"
-        ),
-        "curves": figures.draw_curves(collection, summary["methods"], evaluation.window_hu),
-        "controls": figures.draw_controls(summary["controls"]),
-        "convincing": figures.draw_confidence(
-            collection, scores, "Most convincing: real (before) and generated (after)", most_convincing=True
-        ),
-        "unconvincing": figures.draw_confidence(
-            collection, scores, "Least convincing: real (before) and generated (after)", most_convincing=False
-        ),
-        "transplants": figures.draw_transplants(collection, f"Generated in tumour-free tissue of {dataset}"),
-        "methods": figures.draw_methods(collection, "One place, every method"),
-    }
-    for index, (name, other) in enumerate(evaluation.other.items()):
-        heading = f"Generated in an organ that the generator never saw: {name}"
-        pictures[f"other_organ_{index}"] = figures.draw_transplants(other, heading)
-        pictures[f"other_organ_{index}_controls"] = figures.draw_controls(summary["other_organ"][name]["controls"])
-    return pictures

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 EVALUATION_SPACING_MM = 2.0
 """Isotropic grid of all scans in the evaluation, in mm."""
 
 DISTANCE_TO_TUMOR_MM = 5.0
 """Least distance between a transplant's soft rim and a real tumour, in mm."""
+
+HEADLINE_RADII_MM = (5.0, 15.0)
+"""Smallest and largest radius of the transplants in the headline figures, in mm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +21,7 @@ class ClassifierSettings:
 
     Attributes:
         steps: Optimiser steps for each fold; 0 trains no classifier.
-        batch_pairs: Pairs of a real and a synthetic patch in a batch.
         patch_side: Side of a patch in voxels of the evaluation's grid.
-        positions_per_tumor: Patch positions in each tumour.
         width: Channels of the first block.
         learning_rate: Highest learning rate, warmed up and then lowered along a cosine.
     """
@@ -39,23 +41,15 @@ class EvaluationSettings:
 
     Attributes:
         steps: Denoising steps T.
-        seed: Seed of every random choice.
         draws_per_case: Generated tumours for each real one, with looks of training tumours; one more is made
             with the look of the real tumour itself.
         radii_mm: Radii of transplanted tumours in mm.
-        headline_radii_mm: Smallest and largest radius of the transplants in the headline figures, in mm.
-        control_radii_mm: Radii in mm at which looks are requested and measured.
-        control_contrasts_hu: Requested contrasts in HU.
-        control_heterogeneities_hu: Requested heterogeneities in HU.
-        control_places: Places for each case and radius at which looks are requested.
-        diversity_seeds: Seeds for each tumour whose diversity is measured.
-        diversity_radii_mm: Radii in mm at which it is measured.
+        control_radii_mm: Radii in mm at which contrasts and heterogeneities are requested, at one place each in a case.
+        diversity_seeds: Seeds for each tumour whose diversity is measured, at `diversity_radii_mm`.
         native_radii_mm: Radii in mm of the transplants that are made on the scan's own grid too.
-        bootstrap_draws: Draws of the bootstrap over patients.
         reconstruction_tiles: Most tiles of a case on which the autoencoder is measured.
         uses_training_range: Also take the tumours of the other cases of the data set into a second range of plausible
             means.
-        classifier: Training of the two-sample classifier.
     """
 
     steps: int = 4
@@ -63,11 +57,9 @@ class EvaluationSettings:
     draws_per_case: int = 4
     radii_mm: tuple[float, ...] = (4.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0)
     places_per_radius: int = 2
-    headline_radii_mm: tuple[float, float] = (5.0, 15.0)
     control_radii_mm: tuple[float, ...] = (6.0, 9.0, 12.0, 18.0)  # 4, 6, 8 and 12 voxels of 1.5 mm
     control_contrasts_hu: tuple[float, ...] = (-40.0, -20.0, 0.0, 20.0)
     control_heterogeneities_hu: tuple[float, ...] = (4.0, 8.0, 12.0, 16.0)
-    control_places: int = 1
     diversity_seeds: int = 3
     diversity_radii_mm: tuple[float, ...] = (6.0, 10.0, 15.0)
     native_radii_mm: tuple[float, ...] = (4.0, 8.0, 12.0)
@@ -77,12 +69,9 @@ class EvaluationSettings:
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
 
 
-def quick_settings(*, steps: int = 4, seed: int = 0) -> EvaluationSettings:
+def quick_settings(**others: Any) -> EvaluationSettings:
     """Settings that run in seconds, to try the command or to test it; the figures are rough."""
     return EvaluationSettings(
-        steps=steps,
-        seed=seed,
-        draws_per_case=4,
         radii_mm=(4.0, 8.0),
         places_per_radius=1,
         control_radii_mm=(6.0,),
@@ -94,4 +83,5 @@ def quick_settings(*, steps: int = 4, seed: int = 0) -> EvaluationSettings:
         bootstrap_draws=200,
         reconstruction_tiles=1,
         classifier=ClassifierSettings(steps=4, batch_pairs=2, patch_side=16, positions_per_tumor=4, most_folds=2),
+        **others,
     )

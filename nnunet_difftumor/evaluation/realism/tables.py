@@ -12,34 +12,17 @@ import pandas as pd
 from scipy import stats
 
 from nnunet_difftumor.evaluation.realism.collection import select
-from nnunet_difftumor.evaluation.realism.measures.tumors import (
-    BAND_COLUMNS,
-    DEVIATION_COLUMNS,
-    DIAMETER_BINS_MM,
-    PROFILE_COLUMNS,
-)
-from nnunet_difftumor.evaluation.statistics.distributions import (
-    HuDistribution,
-    distance_to_real,
-    measure_distribution,
-)
+from nnunet_difftumor.evaluation.realism.measures import tumors as measures
+from nnunet_difftumor.evaluation.statistics.distributions import HuDistribution, distance_to_real, measure_distribution
 from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate, mean_interval, median_interval
 from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, HIT_SHARE, SHARE_DIFFERENCE, Scale
 
 EMPTY = "empty"
 MEANS = {"mean_hu": DIFFERENCE, "sd_hu": DIFFERENCE, "is_visible": HIT_SHARE}
 MEDIANS = (
-    "lowpass_sd_hu",
-    "highpass_sd_hu",
-    "host_highpass_sd_hu",
-    "highpass_ratio",
-    "contrast_hu",
-    "cnr",
-    "ring_depth_hu",
-    "volume_ratio",
-    "inside_share",
+    *("lowpass_sd_hu", "highpass_sd_hu", "host_highpass_sd_hu", "highpass_ratio", "contrast_hu", "cnr"),
+    *("ring_depth_hu", "volume_ratio", "inside_share"),
 )
-CURVES = {"band_hu2": BAND_COLUMNS, "profile_hu": PROFILE_COLUMNS, "deviation_hu": DEVIATION_COLUMNS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +32,11 @@ class Reference:
     Attributes:
         distribution: HU in real tumours.
         lowpass_hu: Low-pass sd of the real tumours in HU, by patient.
-        window_hu: Window of all values in HU.
         draws: Number of resamplings of an interval.
     """
 
     distribution: HuDistribution
     lowpass_hu: pd.Series
-    window_hu: tuple[float, float]
     draws: int
 
 
@@ -72,32 +53,27 @@ def summarize_method(tumors: pd.DataFrame, reference: Reference) -> dict[str, An
         "patients": tumors["patient"].nunique(),
         **{name: mean_of(tumors, name, scale, reference.draws) for name, scale in MEANS.items()},
         **{name: median_of(tumors, name) for name in MEDIANS},
-        "in_mask_w1_hu": distance_to_real(distribution_of(tumors, reference.window_hu), reference.distribution),
+        "in_mask_w1_hu": distance_to_real(distribution_of(tumors), reference.distribution),
         "lowpass_ratio": ratio_to_real(tumors, reference.lowpass_hu),
-        **{name: tumors[columns].mean().tolist() for name, columns in CURVES.items()},
+        **{name: tumors[columns].mean().tolist() for name, columns in measures.CURVES.items()},
     }
 
 
-def by_size(tumors: pd.DataFrame, reference: Reference) -> dict[str, dict[str, Any] | str]:
-    """Summarise tumours in bins of their diameter; empty bins say so."""
-    diameter_mm = tumors["diameter_mm"]
-    return {
-        bin_name(low, high): summarize_method(select(tumors, (diameter_mm >= low) & (diameter_mm < high)), reference)
-        for low, high in DIAMETER_BINS_MM
-    }
+def summarize_sizes(tumors: pd.DataFrame, every: pd.DataFrame, reference: Reference) -> dict[str, Any] | str:
+    """Summarise tumours (see `summarize_method`), and `every` one of their method in `bins` of the diameter."""
+    table = summarize_method(tumors, reference)
+    if isinstance(table, dict):
+        bins_mm, diameter_mm = measures.DIAMETER_BINS_MM.items(), every["diameter_mm"]
+        of_bins = {name: select(every, diameter_mm.between(*ends_mm, inclusive="left")) for name, ends_mm in bins_mm}
+        table["bins"] = {name: summarize_method(own, reference) for name, own in of_bins.items()}
+    return table
 
 
-def bin_name(low_mm: float, high_mm: float) -> str:
-    """Name of a bin of diameters: "<10 mm", "10-20 mm", ">=50 mm"."""
-    if low_mm == 0.0:
-        return f"<{high_mm:g} mm"
-    return f">={low_mm:g} mm" if math.isinf(high_mm) else f"{low_mm:g}-{high_mm:g} mm"
-
-
-def distribution_of(tumors: pd.DataFrame, window_hu: tuple[float, float]) -> HuDistribution:
-    """Distribution of HU inside the labels of tumours, every patient weighing the same."""
-    inside_hu = tumors["made"].dropna().map(lambda made: made.image_hu[made.label])
-    return measure_distribution(inside_hu.groupby(tumors["patient"], sort=False).agg(list).to_dict(), window_hu)
+def distribution_of(tumors: pd.DataFrame) -> HuDistribution:
+    """Distribution of HU inside the labels of tumours, limited to their window, every patient weighing the same."""
+    made = tumors["made"].dropna()
+    inside_hu = made.map(lambda tumor: tumor.image_hu[tumor.label]).groupby(tumors["patient"], sort=False).agg(list)
+    return measure_distribution(inside_hu.to_dict(), made.iloc[0].scan.window_hu if len(made) else (0.0, 0.0))
 
 
 def mean_of(tumors: pd.DataFrame, name: str, scale: Scale, draws: int) -> Estimate:
@@ -107,28 +83,24 @@ def mean_of(tumors: pd.DataFrame, name: str, scale: Scale, draws: int) -> Estima
 
 def median_of(tumors: pd.DataFrame, name: str) -> Estimate:
     """Median over the patients of each one's median of a measure."""
-    return median_interval(_by_patient(tumors, name))
+    return median_interval(by_patient(tumors, name))
+
+
+def by_patient(tumors: pd.DataFrame, name: str) -> pd.Series:
+    """Median of a measure over each patient's tumours."""
+    return cast(pd.Series, tumors.groupby("patient")[name].median())
 
 
 def ratio_to_real(tumors: pd.DataFrame, real_hu: pd.Series) -> Estimate:
-    """Median over the patients of the low-pass sd of tumours over that of the patient's real one.
+    """Median over the patients of the low-pass sd of tumours over that of the patient's real one, in HU by patient.
 
-    Args:
-        real_hu: Low-pass sd of real tumours in HU, by patient.
-
-    Returns:
-        The ratio. Where no patient has both, that of the two medians, without an interval.
+    Where no patient has both, it is the ratio of the two medians, without an interval.
     """
-    made_hu = lowpass_of(tumors)
+    made_hu = by_patient(tumors, "lowpass_sd_hu")
     paired = made_hu / real_hu
     if bool(paired.notna().any()):
         return median_interval(paired)
     return replace(NOT_MEASURED, value=float(made_hu.median() / real_hu.median()), method="no patient has both")
-
-
-def lowpass_of(tumors: pd.DataFrame) -> pd.Series:
-    """Median low-pass sd of each patient's tumours in HU, by patient."""
-    return _by_patient(tumors, "lowpass_sd_hu")
 
 
 def edge_depth(tumors: pd.DataFrame, draws: int) -> Estimate:
@@ -140,12 +112,12 @@ def edge_depth(tumors: pd.DataFrame, draws: int) -> Estimate:
     Returns:
         Depth in HU; negative for a dark ring.
     """
-    dark = select(tumors, tumors["contrast_hu"] < 0).dropna(subset=["centre_minus_ring_hu", *PROFILE_COLUMNS[1:4]])
+    outermost = measures.PROFILE_COLUMNS[1:4]
+    dark = select(tumors, tumors["contrast_hu"] < 0).dropna(subset=["centre_minus_ring_hu", *outermost])
     if dark.empty:
         return NOT_MEASURED
-    shells = dark[PROFILE_COLUMNS[1:4]].to_numpy(dtype=float) - dark[["centre_minus_ring_hu"]].to_numpy(dtype=float)
-    lowest = shells[:, int(shells.mean(axis=0).argmin())]
-    return mean_interval(lowest, dark["patient"], DIFFERENCE, draws=draws)
+    shells_hu = dark[outermost].sub(dark["centre_minus_ring_hu"], axis=0)
+    return mean_of(dark.assign(depth_hu=shells_hu[shells_hu.mean().idxmin()]), "depth_hu", DIFFERENCE, draws)
 
 
 def summarize_control(tumors: pd.DataFrame, quantity: str, draws: int) -> dict[str, Any]:
@@ -161,22 +133,22 @@ def summarize_control(tumors: pd.DataFrame, quantity: str, draws: int) -> dict[s
     """
     asked = "requested_contrast_hu" if quantity == "contrast_hu" else "requested_heterogeneity_hu"
     pairs = tumors.dropna(subset=[asked, quantity])
-    each = [
+    varied = [
         own[[asked, quantity]].to_numpy(dtype=float).T
         for _, own in pairs.groupby("patient")
         if all(own[name].nunique() > 1 for name in (asked, quantity))
     ]
-    slopes: list[Any] = [stats.linregress(*own)[0] for own in each]
-    correlations: list[Any] = [stats.spearmanr(*own)[0] for own in each]
+    slopes: list[Any] = [stats.linregress(*own)[0] for own in varied]
+    correlations: list[Any] = [stats.spearmanr(*own)[0] for own in varied]
     achieved = cast(pd.Series, tumors.groupby(["radius_mm", asked])[quantity].mean())
     by_radius: dict[str, dict[str, float]] = {}
     for (radius, request), mean in cast(dict[tuple[float, float], float], achieved.to_dict()).items():
         by_radius.setdefault(f"{radius:g} mm", {})[f"{request:g} HU"] = mean
     return {
         "tumors": len(pairs),
-        "slope": mean_interval(slopes, range(len(each)), DIFFERENCE, draws=draws),
+        "slope": mean_interval(slopes, range(len(varied)), DIFFERENCE, draws=draws),
         "median_error_hu": median_of(pairs.assign(error_hu=(pairs[quantity] - pairs[asked]).abs()), "error_hu"),
-        "spearman": mean_interval(correlations, range(len(each)), SHARE_DIFFERENCE, draws=draws),
+        "spearman": mean_interval(correlations, range(len(varied)), SHARE_DIFFERENCE, draws=draws),
         "achieved_hu_by_radius": by_radius,
     }
 
@@ -192,7 +164,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
-
-
-def _by_patient(tumors: pd.DataFrame, name: str) -> pd.Series:
-    return cast(pd.Series, tumors.groupby("patient")[name].median())

@@ -29,7 +29,7 @@ def save_scan(folder: Path, spacing_mm: tuple[float, float, float]) -> Case:
 
 @SPACINGS
 def test_an_evaluated_scan_has_no_air_in_its_outer_planes(tmp_path: Path, spacing_mm: tuple[float, float, float]):
-    scan = read_scan(save_scan(tmp_path, spacing_mm), 1, 2)
+    scan = read_scan(save_scan(tmp_path, spacing_mm), 1, 2, (-175.0, 250.0))
     np.testing.assert_allclose(scan.image_hu, TISSUE_HU, atol=0.01)
     assert (scan.organ | scan.tumors).all()
     assert scan.tumors[0].sum() == pytest.approx(scan.tumors[1].sum(), rel=0.1)
@@ -41,7 +41,7 @@ def test_a_reconstructed_tile_has_no_air_in_its_outer_planes(spacing_mm: float):
     tumor = np.zeros_like(organ)
     tumor[:8, 20:32, 20:32] = True
     image_hu = np.full(organ.shape, TISSUE_HU, np.float32)
-    scan = EvaluationScan("a", (2.0, 2.0, 2.0), image_hu, organ & ~tumor, tumor, tumor)
+    scan = EvaluationScan("a", (2.0, 2.0, 2.0), image_hu, organ & ~tumor, tumor, tumor, (-175.0, 250.0))
     tile_hu, tile_tumor, _ = reconstruction._tiles(scan, spacing_mm, 1)[0]
     np.testing.assert_allclose(tile_hu, TISSUE_HU, atol=0.01)
     assert tile_tumor[0].sum() == tile_tumor[1].sum() > 0

@@ -108,16 +108,13 @@ def score_held_out(
                 torch.manual_seed(int(rng.integers(2**31)))  # initial weights and dropout, in a fork of the generator
                 network = _train(pairs, np.flatnonzero(~held_out), settings, rng, bar)
             for side, patches in enumerate((pairs.real, pairs.synthetic)):
-                scores[side, held_out] = score_patches(network, patches[held_out])
+                scores[side, held_out] = _score(network, patches[held_out])
     return scores[0], scores[1]
 
 
 @torch.no_grad()
-def score_patches(network: PatchClassifier, patches: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Score patches, averaged over the flips along the two axes in the slice; higher means synthetic.
-
-    (N, 3, S, S, S) to (N,).
-    """
+def _score(network: PatchClassifier, patches: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Score patches, averaged over the flips along the two axes in the slice. (N, 3, S, S, S) to (N,)."""
     network.eval()
     scores = [
         torch.stack([network(batch.flip(axes)) for axes in ((), (3,), (4,), (3, 4))]).mean(dim=0).double()
@@ -133,9 +130,8 @@ def _train(
     rng: np.random.Generator,
     bar: tqdm,
 ) -> PatchClassifier:
-    network = PatchClassifier(settings.width)
-    decay, rate = _WEIGHT_DECAY, settings.learning_rate
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    network, rate = PatchClassifier(settings.width), settings.learning_rate
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
     warm_up = max(1, round(_WARM_UP_SHARE * settings.steps))
     network.train()
     for step in range(settings.steps):

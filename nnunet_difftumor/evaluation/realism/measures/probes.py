@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.evaluation.realism.measures.classifier import DISTANCE_LIMIT_MM, PatchPairs, score_held_out
-from nnunet_difftumor.evaluation.realism.settings import ClassifierSettings
+from nnunet_difftumor.evaluation.realism.settings import ClassifierSettings, EvaluationSettings
+from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
+from nnunet_difftumor.evaluation.realism.tumors.scans import FloatArray
 from nnunet_difftumor.evaluation.statistics.intervals import Estimate, mean_interval
 from nnunet_difftumor.evaluation.statistics.roc import auc, clustered_auc
 from nnunet_difftumor.evaluation.statistics.scales import SHARE
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+HIDES_INSIDE = {"two_sample_auc": False, "rim_probe_auc": True}
+"""The classifiers, and whether the inside of a tumour is hidden from them."""
+
+PROBED = (making.GENERATED, making.NO_DIFFUSION, making.TEXTURED_FILL, making.COPY_PASTE)
+SANITY = "real against real"
 
 SOFT_TISSUE_HU = (-40.0, 120.0)
 """Second, narrower window in which the network sees the image: tumours differ by tens of HU, not hundreds."""
@@ -27,10 +41,8 @@ class ProbeResult:
     Attributes:
         patients: Patients, in the order of the indices below.
         diameters_mm: Diameter of each patient's tumour in mm. Shape (patients,).
-        patient: Index of the patient of each pair. Shape (N,).
-        tumor: Index of the synthetic tumour of each pair. Shape (N,).
-        real_scores: Held-out scores of the real patches, higher means synthetic. Shape (N,).
-        synthetic_scores: Held-out scores of the synthetic patches. Shape (N,).
+        patient, tumor: Index of each pair's patient and of its synthetic tumour. Shapes (N,).
+        real_scores, synthetic_scores: Held-out scores of the patches, higher means synthetic. Shapes (N,).
     """
 
     patients: tuple[str, ...]
@@ -41,14 +53,7 @@ class ProbeResult:
     synthetic_scores: NDArray[np.float64]
 
     def pooled_auc(self, bin_mm: tuple[float, float] = (0.0, np.inf)) -> Estimate:
-        """Area under the curve over all patches, with patients as clusters.
-
-        Args:
-            bin_mm: Smallest and largest diameter of the tumours that count, in mm.
-
-        Returns:
-            The area; 0.5 means that real and synthetic cannot be told apart.
-        """
+        """Area under the curve over all patches of tumours with a diameter of the bin, with patients as clusters."""
         counts = self._is_of(bin_mm)[self.patient]
         scores = np.concatenate([self.real_scores[counts], self.synthetic_scores[counts]])
         is_synthetic = np.repeat([False, True], int(counts.sum()))
@@ -90,52 +95,75 @@ class ProbeResult:
         return (self.diameters_mm >= bin_mm[0]) & (self.diameters_mm < bin_mm[1])
 
 
-def probe(
-    tumors: Sequence[MadeTumor],
-    pairs: PatchPairs,
-    settings: ClassifierSettings,
-    rng: np.random.Generator,
-    *,
-    heading: str = "",
-) -> ProbeResult:
-    """Train the classifier on pairs of patches that were cut from tumours, of at least two patients."""
-    diameters_mm = {tumor.scan.identifier: equivalent_diameter_mm(tumor.label_mm3) for tumor in tumors}
-    names = tuple(sorted(diameters_mm))
-    real_scores, synthetic_scores = score_held_out(pairs, settings, rng, heading=heading)
-    diameters = np.array([diameters_mm[name] for name in names])
-    return ProbeResult(names, diameters, pairs.patients, pairs.tumors, real_scores, synthetic_scores)
+Probes = Mapping[str, Mapping[str, ProbeResult]]
+"""What each classifier found, by its name and by method; `SANITY` has real patches on both sides."""
+
+NO_PROBES: Probes = {name: {} for name in HIDES_INSIDE}
+
+
+def run_probes(in_place: Mapping[str, Sequence[MadeTumor]], settings: EvaluationSettings, folder: Path) -> Probes:
+    """Train both classifiers on every method that is probed and made tumours of at least two patients.
+
+    Args:
+        in_place: Tumours in place by method.
+        folder: Where results are kept; those of the same patches are read from there.
+    """
+    results: dict[str, dict[str, ProbeResult]] = {name: {} for name in HIDES_INSIDE}
+    jobs = list(product(HIDES_INSIDE, (*PROBED, SANITY))) if settings.classifier.steps else []
+    for classifier, method in tqdm(jobs, desc="classifiers", unit="training", disable=not jobs):
+        is_sanity, only_rim = method == SANITY, HIDES_INSIDE[classifier]
+        tumors = in_place[making.GENERATED if is_sanity else method]
+        if len({tumor.scan.identifier for tumor in tumors}) < 2:
+            continue
+        name, rng = f"{'rim' if only_rim else 'whole'} {method}", np.random.default_rng(settings.seed)
+        pairs = collect_pairs(tumors, settings.classifier, rng, only_rim=only_rim, only_real=is_sanity)
+        digest = hashlib.sha256(repr((settings.classifier, settings.seed, name)).encode())
+        digest.update(pairs.real.tobytes() + pairs.synthetic.tobytes())
+        key, path = digest.hexdigest(), folder / f"{name.replace(' ', '_')}.json"
+        found = _read(path, key)
+        if found is None:
+            scores = score_held_out(pairs, settings.classifier, rng, heading=name)
+            diameters_mm = {tumor.scan.identifier: equivalent_diameter_mm(tumor.label_mm3) for tumor in tumors}
+            patients, diameters = zip(*sorted(diameters_mm.items()), strict=True)
+            found = ProbeResult(patients, np.array(diameters), pairs.patients, pairs.tumors, *scores)
+            write_json(path, {"key": key, "result": found.to_json()}, overwrite=True)
+        results[classifier][method] = found
+    return results
+
+
+def _read(path: Path, key: str) -> ProbeResult | None:
+    """A result from its file if it was made from the same patches."""
+    if not path.is_file():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return ProbeResult.from_json(stored["result"]) if stored["key"] == key else None
 
 
 def collect_pairs(
     tumors: Sequence[MadeTumor],
-    window_hu: tuple[float, float],
     settings: ClassifierSettings,
     rng: np.random.Generator,
     *,
     only_rim: bool = False,
     only_real: bool = False,
 ) -> PatchPairs:
-    """Cut patches of the same positions from the real and from the synthetic scans.
+    """Cut patches of the same positions from the real and from the synthetic scans, of every patient in turn.
 
     Args:
         tumors: Tumours in place of one method; each position takes one of its scan's.
-        window_hu: Window of the values in HU, brought to [-1, 1].
         only_rim: Hide the inside of the label and centre the patches on its surface.
         only_real: Cut the synthetic patches, of other positions, from the real scans too: nobody can tell them.
-
-    Returns:
-        The pairs, of every patient in turn.
     """
     if only_real:
-        first, second = (collect_pairs(tumors, window_hu, settings, rng, only_rim=only_rim) for _ in range(2))
+        first, second = (collect_pairs(tumors, settings, rng, only_rim=only_rim) for _ in range(2))
         return replace(first, synthetic=second.real)
     names, side = sorted({tumor.scan.identifier for tumor in tumors}), settings.patch_side
-    real, synthetic, patients, chosen = [], [], [], []
+    pairs = []
     for patient, name in enumerate(names):
         own = {index: tumor for index, tumor in enumerate(tumors) if tumor.scan.identifier == name}
         place = next(iter(own.values()))  # label and box are those of all
         before, *after = (
-            _channels(place, image_hu, window_hu, side, only_rim=only_rim)
+            _channels(place, image_hu, side, only_rim=only_rim)
             for image_hu in (place.host_hu, *(tumor.image_hu for tumor in own.values()))
         )
         at_surface = np.abs(place.distance_mm) <= min(place.scan.spacing_mm)
@@ -144,33 +172,23 @@ def collect_pairs(
             low = centres[int(rng.integers(len(centres)))] + side - side // 2
             patch = (slice(None), *(slice(start, start + side) for start in low))
             drawn = int(rng.integers(len(own)))
-            real.append(before[patch])
-            synthetic.append(after[drawn][patch])
-            patients.append(patient)
-            chosen.append(list(own)[drawn])
-    return PatchPairs(np.stack(real), np.stack(synthetic), np.array(patients), np.array(chosen))
+            pairs.append((before[patch], after[drawn][patch], patient, list(own)[drawn]))
+    return PatchPairs(*(np.array(each) for each in zip(*pairs, strict=True)))
 
 
-def _channels(
-    place: MadeTumor,
-    image_hu: NDArray[np.floating],
-    window_hu: tuple[float, float],
-    margin: int,
-    *,
-    only_rim: bool,
-) -> NDArray[np.float32]:
+def _channels(place: MadeTumor, image_hu: FloatArray, margin: int, *, only_rim: bool) -> FloatArray:
     """Channels of a whole scan (see `PatchPairs`) with a margin of air. Shape (3, D + 2 margin, ...)."""
     whole_hu = place.scan.image_hu.copy()
     whole_hu[place.box] = image_hu
     distance = np.ones(whole_hu.shape, dtype=np.float32)
     distance[place.box] = np.clip(place.distance_mm / DISTANCE_LIMIT_MM, -1.0, 1.0)
-    channels = [_scaled(whole_hu, window_hu), _scaled(whole_hu, SOFT_TISSUE_HU), distance]
+    channels = [_scaled(whole_hu, place.scan.window_hu), _scaled(whole_hu, SOFT_TISSUE_HU), distance]
     if only_rim:
         channels[:2] = [np.where(distance < 0.0, 0.0, channel) for channel in channels[:2]]
     padded = [np.pad(each, margin, constant_values=air) for each, air in zip(channels, (-1.0, -1.0, 1.0), strict=True)]
     return np.stack(padded).astype(np.float32)
 
 
-def _scaled(image_hu: NDArray[np.floating], window_hu: tuple[float, float]) -> NDArray[np.floating]:
+def _scaled(image_hu: FloatArray, window_hu: tuple[float, float]) -> FloatArray:
     middle, half = 0.5 * (window_hu[0] + window_hu[1]), 0.5 * (window_hu[1] - window_hu[0])
     return (np.clip(image_hu, *window_hu) - middle) / half

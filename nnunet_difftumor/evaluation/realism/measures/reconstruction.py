@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
 
@@ -36,27 +37,21 @@ def measure_reconstruction(
     result: dict[str, dict[str, dict[str, float]]] = {}
     for spacing_mm in (scans[0].spacing_mm[0], COARSE_SPACING_MM):
         tiles = [tile for scan in scans for tile in _tiles(scan, spacing_mm, most_tiles)]
-        crops = [torch.from_numpy(image_hu)[None, None] for image_hu, _, _ in tiles]
-        regions: dict[str, dict[str, float]] = {}
-        for name in ("body", "tumor"):
-            masks = [
-                counted & (tumor if name == "tumor" else image_hu > autoencoder.window.low_hu)
-                for image_hu, tumor, counted in tiles
-            ]
-            chosen = [index for index, mask in enumerate(masks) if mask.any()]
+        masks = {
+            "body": [counted & (image_hu > autoencoder.window.low_hu) for image_hu, _, counted in tiles],
+            "tumor": [counted & tumor for _, tumor, counted in tiles],
+        }
+        regions = result[f"{spacing_mm:g} mm"] = {}
+        for name, of_region in masks.items():
+            chosen = [(image_hu, mask) for (image_hu, *_), mask in zip(tiles, of_region, strict=True) if mask.any()]
             if not chosen:
                 continue
-            errors = reconstruction_errors(
-                autoencoder,
-                [crops[index] for index in chosen],
-                [torch.from_numpy(masks[index])[None, None] for index in chosen],
+            crops, counted = (
+                [torch.from_numpy(item)[None, None] for item in side] for side in zip(*chosen, strict=True)
             )
-            ratios = {
-                "ratio_2x": errors.mae_hu / max(errors.mae_pool2_hu, 1e-9),
-                "ratio_4x": errors.mae_hu / max(errors.mae_pool4_hu, 1e-9),
-            }
-            regions[name] = {**asdict(errors), **ratios}
-        result[f"{spacing_mm:g} mm"] = regions
+            errors = asdict(reconstruction_errors(autoencoder, crops, counted))
+            ratios = {f"ratio_{by}x": errors["mae_hu"] / max(errors[f"mae_pool{by}_hu"], 1e-9) for by in (2, 4)}
+            regions[name] = {**errors, **ratios}
     return result
 
 
@@ -66,20 +61,18 @@ def _tiles(
     """Crops of up to 64 voxels with tumour and the voxels that count: not those at the crop's edge."""
     image_hu, tumor = scan.image_hu, scan.tumors
     if spacing_mm != scan.spacing_mm[0]:
-        shape = [
-            max(4, int(size * step / spacing_mm)) for size, step in zip(image_hu.shape, scan.spacing_mm, strict=True)
-        ]
+        shape = [max(4, int(size * scan.spacing_mm[0] / spacing_mm)) for size in image_hu.shape]
         grid = (shape, (spacing_mm,) * 3, (0.0, 0.0, 0.0))
         image_hu = resample(image_hu, scan.spacing_mm, *grid, fill_value=AIR_HU, whole_voxels=True)
         tumor = resample(tumor, scan.spacing_mm, *grid, fill_value=0.0, whole_voxels=True) >= 0.5
-    usable = [size // 4 * 4 for size in image_hu.shape]
+    usable = np.array(image_hu.shape) // 4 * 4
     tiles = []
-    for corner in np.ndindex(*[-(-size // _INNER) for size in usable]):
-        inner = [(index * _INNER, min((index + 1) * _INNER, size)) for index, size in zip(corner, usable, strict=True)]
-        outer = [(max(0, a - _MARGIN), min(b + _MARGIN, size)) for (a, b), size in zip(inner, usable, strict=True)]
-        box = tuple(slice(a, b) for a, b in outer)
-        counted = np.zeros([b - a for a, b in outer], dtype=bool)
-        counted[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(inner, outer, strict=True))] = True
+    for corner in np.ndindex(*np.ceil(usable / _INNER).astype(int)):
+        start = np.multiply(corner, _INNER)
+        inner = as_box(start, np.minimum(start + _INNER, usable))
+        box = widened(inner, _MARGIN, usable)
+        counted = np.zeros(tumor[box].shape, dtype=bool)
+        counted[inside(inner, box)] = True
         tiles.append((np.ascontiguousarray(image_hu[box]), np.ascontiguousarray(tumor[box]), counted))
     tiles.sort(key=lambda tile: -int((tile[1] & tile[2]).sum()))
     return tiles[:most]

@@ -46,20 +46,13 @@ def split_texture(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[fl
 
 
 def ring_profile(values_hu: FloatArray, counted: BoolArray, distance_mm: FloatArray) -> tuple[float, ...]:
-    """Mean value in shells of 2 mm from 8 mm inside a label's surface to 8 mm outside.
-
-    Args:
-        values_hu: Image, or difference of two images.
-        counted: True where a voxel counts.
+    """Mean of the voxels that count in shells of 2 mm from 8 mm inside a label's surface to 8 mm outside.
 
     Returns:
         Eight means in HU, innermost shell first; NaN where a shell has no voxel.
     """
-    profile = []
-    for low, high in pairwise(PROFILE_EDGES_MM):
-        shell = counted & (distance_mm > low) & (distance_mm <= high)
-        profile.append(float(values_hu[shell].mean()) if shell.any() else float("nan"))
-    return tuple(profile)
+    shells = [counted & (distance_mm > low) & (distance_mm <= high) for low, high in pairwise(PROFILE_EDGES_MM)]
+    return tuple(float(values_hu[shell].mean()) if shell.any() else float("nan") for shell in shells)
 
 
 def centre_level_hu(image_hu: FloatArray, distance_mm: FloatArray) -> float:
@@ -90,11 +83,7 @@ def band_variances(image_hu: FloatArray, mask: BoolArray, spacing_mm: Sequence[f
 
 
 def seed_diversity_hu(images_hu: Sequence[FloatArray], mask: BoolArray, spacing_mm: Sequence[float]) -> float:
-    """How much tumours of one request differ between seeds, noise aside.
-
-    Args:
-        images_hu: The same tumour from several seeds.
-        mask: True inside the tumour.
+    """How much tumours of one request differ between seeds in the same mask, noise aside.
 
     Returns:
         Mean over the pairs of the standard deviation of their smoothed difference inside the mask, in HU;

@@ -10,18 +10,23 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.evaluation.realism.measures import textures
-from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
-from nnunet_difftumor.evaluation.realism.tumors.places import Place
+from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor, Place
 from nnunet_difftumor.synthesis.blending import visible_contrast_hu
 from nnunet_difftumor.synthesis.tissue.interface import or_nan
 from nnunet_difftumor.tumor.drawing import rim_width_mm
 from nnunet_difftumor.tumor.rim import RING_MM, ring_level_hu
 
-DIAMETER_BINS_MM = ((0.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, math.inf))
+DIAMETER_BINS_MM = {
+    "<10 mm": (0.0, 10.0),
+    "10-20 mm": (10.0, 20.0),
+    "20-50 mm": (20.0, 50.0),
+    ">=50 mm": (50.0, math.inf),
+}
 _SHELLS = [f"{int(edge + 1):+d}mm" for edge in textures.PROFILE_EDGES_MM[:-1]]
 PROFILE_COLUMNS = [f"profile_hu_{shell}" for shell in _SHELLS]
 DEVIATION_COLUMNS = [f"deviation_hu_{shell}" for shell in _SHELLS]
 BAND_COLUMNS = [f"band_hu2_{edge:g}_per_mm" for edge in textures.BAND_EDGES_PER_MM[:-1]]
+CURVES = {"band_hu2": BAND_COLUMNS, "profile_hu": PROFILE_COLUMNS, "deviation_hu": DEVIATION_COLUMNS}
 FILE_COLUMNS = [
     *("experiment", "patient", "setting", "place", "method", "draw", "diameter_mm"),
     *("requested_contrast_hu", "requested_heterogeneity_hu", "mean_hu", "sd_hu", "lowpass_sd_hu", "highpass_sd_hu"),
@@ -34,24 +39,12 @@ FILE_COLUMNS = [
 """Columns of `tumors.csv`."""
 
 
-def measure_tumor(
-    place: Place,
-    method: str,
-    draw: int,
-    made: MadeTumor | None,
-    window_hu: tuple[float, float],
-    organ_highpass_sd_hu: float | None = None,
-) -> dict[str, Any]:
-    """Measure one tumour: a row of the table of tumours.
+def measure_tumor(place: Place, method: str, made: MadeTumor | None) -> dict[str, Any]:
+    """Measure one tumour, made by a method: a row of the table of tumours.
 
     Args:
-        method: How the tumour was made.
-        draw: Number of the draw at this place.
         made: The tumour; None if it could not be seen and so was left out: then `is_visible` is 0 and nothing else is
             measured.
-        window_hu: Window to which values are limited, in HU.
-        organ_highpass_sd_hu: High-pass standard deviation of the scan's tumour-free organ, for tumours in place. By
-            default that of the host in the label, before a transplant.
 
     Returns:
         Columns of `tumors.csv` without the experiment; besides `radius_mm` (requested), `of` (the place) and `made`.
@@ -61,20 +54,18 @@ def measure_tumor(
         "setting": place.setting,
         "place": place.name,
         "method": method,
-        "draw": draw,
+        "draw": place.draw,
         "requested_contrast_hu": or_nan(place.spec.contrast_hu),
         "requested_heterogeneity_hu": or_nan(place.spec.heterogeneity_hu),
         "radius_mm": place.spec.radius_mm,
         "of": place,
         "made": made,
         "is_visible": float(made is not None),
-        **(_measures(made, place.spec.radius_mm, window_hu, organ_highpass_sd_hu) if made else {}),
+        **(_measures(place, made) if made else {}),
     }
 
 
-def _measures(
-    made: MadeTumor, radius_mm: float, window_hu: tuple[float, float], organ_highpass_sd_hu: float | None
-) -> dict[str, float]:
+def _measures(place: Place, made: MadeTumor) -> dict[str, float]:
     """Measures of one tumour; NaN where one cannot be taken.
 
     Returns:
@@ -96,10 +87,10 @@ def _measures(
         band_hu2_*: Variance by spatial frequency (see `band_variances`).
     """
     spacing, distance_mm = made.scan.spacing_mm, made.distance_mm
-    image_hu, host_hu = (np.clip(values, *window_hu) for values in (made.image_hu, made.host_hu))
+    image_hu, host_hu = (np.clip(values, *made.scan.window_hu) for values in (made.image_hu, made.host_hu))
     inside_hu, change_hu = image_hu[made.label], image_hu - host_hu
     low_sd, high_sd = textures.split_texture(image_hu, made.label, spacing)
-    host_sd = organ_highpass_sd_hu
+    radius_mm, host_sd = place.spec.radius_mm, place.noise_hu
     if host_sd is None:
         host_sd = textures.split_texture(host_hu, made.label, spacing)[1]
     level_hu = ring_level_hu(host_hu, made.organ, distance_mm)
@@ -128,16 +119,15 @@ def _measures(
     }
 
 
-def real_visibility(made: MadeTumor, window_hu: tuple[float, float]) -> float:
+def real_visibility(made: MadeTumor) -> float:
     """1 if a real tumour stands out from the organ around it by 5 HU and two standard errors, else 0."""
     low_mm, high_mm = RING_MM
     ring = made.organ & (made.distance_mm > low_mm) & (made.distance_mm <= high_mm)
-    image_hu = np.clip(made.image_hu, *window_hu)
+    image_hu = np.clip(made.image_hu, *made.scan.window_hu)
     return float(visible_contrast_hu(image_hu[made.label], image_hu[ring]) is not None)
 
 
 def _beyond_rim(made: MadeTumor, radius_mm: float, change_hu: NDArray[np.floating]) -> float:
-    diagonal_mm = float(np.linalg.norm(made.scan.spacing_mm))
-    beyond = made.distance_mm > rim_width_mm(radius_mm) + diagonal_mm
+    beyond = made.distance_mm > rim_width_mm(radius_mm) + float(np.linalg.norm(made.scan.spacing_mm))
     is_whole = made.label_mm3 == made.drawn_mm3
     return float(np.abs(change_hu[beyond]).max()) if is_whole and beyond.any() else math.nan

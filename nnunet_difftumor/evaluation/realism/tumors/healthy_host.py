@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_cdt, find_objects, gaussian_filter
 
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
-from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
+from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, FloatArray
 from nnunet_difftumor.synthesis.blending import robust_sd
-
-FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
 
 _LARGEST_HALF_BLOCK = 6
 _LIMIT_SD = 3.0
@@ -42,13 +39,7 @@ class FreeTissue:
         """Fill a box with noise: blocks from random places that overlap by half.
 
         They are not flipped: streaks keep their direction. The squares of the blocks' windows add up to 1, so
-        that independent noise keeps its variance.
-
-        Args:
-            shape: Shape of the box.
-
-        Returns:
-            Noise in HU. Shape `shape`.
+        that independent noise keeps its variance. In HU, shape `shape`.
         """
         side, half = 2 * self.half, self.half
         ramp = np.sin(np.pi * (np.arange(side) + 0.5) / side).astype(np.float32)  # squares: sin^2 + cos^2
@@ -71,27 +62,23 @@ def free_tissue(scan: EvaluationScan) -> FreeTissue:
     limit_hu = _LIMIT_SD * max(robust_sd(scan.image_hu[tissue]), 1e-3)
     noise_hu = np.clip(scan.image_hu - level_hu, -limit_hu, limit_hu).astype(np.float32)
     depth = np.asarray(distance_transform_cdt(np.pad(tissue, 1), metric="chessboard"))[1:-1, 1:-1, 1:-1]
-    half = max(1, min(_LARGEST_HALF_BLOCK, int(depth.max()) - 1))
-    centres = np.argwhere(depth > half) if int(depth.max()) > half else np.argwhere(depth == depth.max())
+    deepest = int(depth.max()) - 1
+    half = max(1, min(_LARGEST_HALF_BLOCK, deepest))
+    centres = np.argwhere(depth > min(half, deepest))
     return FreeTissue(level_hu, noise_hu, np.clip(centres, half, np.asarray(tissue.shape) - half), half)
 
 
-def without_target(scan: EvaluationScan, window_hu: tuple[float, float], rng: np.random.Generator) -> FloatArray:
-    """Put tumour-free tissue in the place of a scan's largest tumour.
+def without_target(scan: EvaluationScan, rng: np.random.Generator) -> FloatArray:
+    """Put tumour-free tissue in the place of a scan's largest tumour; outside it, the image stays.
 
     A tumour that is made there gets the noise of that tissue, and nothing of the real one is left. The level goes from
     that of the surroundings at the edge to that of the organ inside: a step there would be taken for noise.
-
-    Args:
-        window_hu: Window to which the surroundings are limited, in HU.
-
-    Returns:
-        Image in HU; outside the tumour that of the scan. Shape (D, H, W).
+    In HU, shape (D, H, W).
     """
     tissue, image_hu = free_tissue(scan), scan.image_hu.copy()
     box = find_objects(scan.target.astype(np.uint8))[0]
     inside = scan.target[box]
-    above_hu = np.where(scan.target, 0.0, np.clip(image_hu, *window_hu) - tissue.level_hu)
+    above_hu = np.where(scan.target, 0.0, scan.limited_hu - tissue.level_hu)
     sigma = _EDGE_SIGMA_MM / np.asarray(scan.spacing_mm)
     total_hu, weight = (gaussian_filter(values, sigma)[box] for values in (above_hu, (~scan.target).astype(np.float32)))
     smooth_hu = tissue.level_hu + total_hu / (weight + _ORGAN_WEIGHT)

@@ -1,20 +1,29 @@
-"""Making of tumours at their places, by the synthesizer that training uses."""
+"""Places of evaluated tumours, and the tumours that are made there by the synthesizer that training uses."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
-from nnunet_difftumor.evaluation.realism.tumors.places import Place
-from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
+from nnunet_difftumor.ct.boxes import Box
+from nnunet_difftumor.errors import EmptyOrganError
+from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
+from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
+from nnunet_difftumor.evaluation.realism.tumors.healthy_host import without_target
+from nnunet_difftumor.evaluation.realism.tumors.scans import BoolArray, EvaluationScan, FloatArray
 from nnunet_difftumor.support.pictures.montage import crop_around
+from nnunet_difftumor.synthesis.host import Host
+from nnunet_difftumor.synthesis.placement import DrawnSize, HostGround, TumorPlan, Zone, place_tumors
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.tumor.drawing import MaskSurface, rim_width_mm
 from nnunet_difftumor.tumor.rim import signed_distance_mm
-
-FloatArray = NDArray[np.float32]
-BoolArray = NDArray[np.bool_]
+from nnunet_difftumor.tumor.sizes import SizeClass
+from nnunet_difftumor.tumor.spec import TumorSpec, draw_tumor_spec
 
 REAL = "real"
 GENERATED = "generated"
@@ -25,23 +34,63 @@ TEXTURED_FILL = "textured fill"
 AUTOENCODER = "autoencoder"
 METHODS = (REAL, GENERATED, NO_RESIDUAL, COPY_PASTE, NO_DIFFUSION, TEXTURED_FILL, AUTOENCODER)
 
+IN_PLACE, TRANSPLANT = "in place", "transplant"
+
+_TRIES = 300
+_INSIDE_SHARES = (0.99, 0.9)  # wanted, and enough where no place has that much
+_ENOUGH_VOXELS = 1000
 _MARGIN_MM = 12.0
 
 
 @dataclass(frozen=True, eq=False)
+class Place:
+    """Where a tumour is made and what is asked for; every method works on the same places.
+
+    Attributes:
+        setting: "in place" or "transplant".
+        name: Name within the scan.
+        host: What receives the tumour; in place of a real one, the scan with healthy tissue there.
+        tumor: What is drawn.
+        draw: Number of the look that is asked for here.
+        noise_hu: What high-pass standard deviations compare with, in HU; None: that of the host in the label.
+    """
+
+    scan: EvaluationScan
+    setting: str
+    name: str
+    host: Host
+    tumor: TumorSpec | MaskSurface
+    draw: int = 0
+    noise_hu: float | None = None
+
+    @property
+    def spec(self) -> TumorSpec:
+        """What is requested; of a mask, its radius with the look and the seed."""
+        return self.tumor.spec if isinstance(self.tumor, MaskSurface) else self.tumor
+
+    def asking(self, look: Appearance, seed: int = 0, draw: int = 0) -> Place:
+        """Return the same place with another requested look; a real tumour's mask takes the seed too."""
+        if isinstance(self.tumor, MaskSurface):
+            tumor = MaskSurface(self.scan.target, self.scan.spacing_mm, seed, look)
+        else:
+            tumor = replace(self.tumor, contrast_hu=look.contrast_hu, heterogeneity_hu=look.heterogeneity_hu)
+        return replace(self, tumor=tumor, draw=draw)
+
+
+@dataclass(frozen=True, eq=False)
 class MadeTumor:
-    """A tumour in its scan, real or made, in the box of its label with a margin of 12 mm.
+    """A tumour in its scan, real or made, in the box of its label with a margin of 12 mm. All have the box's shape.
 
     Attributes:
         box: Where the arrays lie in the scan.
-        label: True inside the tumour. Shape of the box.
-        distance_mm: Signed distance to the label's surface in mm. Shape of the box.
-        image_hu: The scan with the tumour. Shape of the box.
+        label: True inside the tumour.
+        distance_mm: Signed distance to the label's surface in mm.
+        image_hu: The scan with the tumour.
         drawn_mm3: Volume that was drawn, before clipping to the organ, in mm3.
     """
 
     scan: EvaluationScan
-    box: tuple[slice, slice, slice]
+    box: Box
     label: BoolArray
     distance_mm: FloatArray
     image_hu: FloatArray
@@ -49,12 +98,12 @@ class MadeTumor:
 
     @property
     def host_hu(self) -> FloatArray:
-        """The scan as it is, in HU. Shape of the box."""
+        """The scan as it is, in HU."""
         return self.scan.image_hu[self.box]
 
     @property
     def organ(self) -> BoolArray:
-        """The organ, tumours left out. Shape of the box."""
+        """The organ, tumours left out."""
         return self.scan.organ[self.box]
 
     @property
@@ -84,3 +133,61 @@ def real_tumor(scan: EvaluationScan) -> MadeTumor:
 def _in_box(scan: EvaluationScan, image_hu: FloatArray, label: BoolArray, drawn_mm3: float) -> MadeTumor:
     box = crop_around(label, scan.spacing_mm, _MARGIN_MM)
     return MadeTumor(scan, box, label[box], signed_distance_mm(label[box], scan.spacing_mm), image_hu[box], drawn_mm3)
+
+
+def place_of_target(scan: EvaluationScan, rng: np.random.Generator) -> Place:
+    """The place of a scan's largest tumour, on a host without it (see `without_target`).
+
+    The soft rim is kept to the organ, as in any synthesis: it never covers fat or bone beside the tumour. Its noise is
+    that of the organ away from tumours.
+    """
+    allowed = scan.organ | scan.target
+    host = Host(without_target(scan, rng), scan.spacing_mm, allowed, allowed, np.ones_like(allowed))
+    far = scan.organ & (scan.distance_to_tumors_mm() > DISTANCE_TO_TUMOR_MM)
+    inner = np.asarray(binary_erosion(far), dtype=bool)  # voxels at the edge hold fat or air
+    tissue = inner if int(inner.sum()) >= _ENOUGH_VOXELS else far
+    _, noise_hu = split_texture(scan.limited_hu, tissue, scan.spacing_mm)
+    mask = MaskSurface(scan.target, scan.spacing_mm, seed=0)
+    return Place(scan, IN_PLACE, "largest tumour", host, mask, noise_hu=noise_hu)
+
+
+def find_places(
+    scan: EvaluationScan, radii_mm: Sequence[float], count: int, looks: AppearanceRule, rng: np.random.Generator
+) -> tuple[list[Place], list[float]]:
+    """Draw tumours into tumour-free tissue of the organ.
+
+    99% of a tumour lie in organ that is at least 5 mm (and the soft rim) away from every tumour; where 300 centres
+    give no such place, 90% are enough; if 300 more give none either, there is no place.
+
+    Returns:
+        The places, and the radius in mm of each tumour that has none.
+    """
+    far_mm = scan.distance_to_tumors_mm()
+    places: list[Place] = []
+    without_place_mm: list[float] = []
+    for radius_mm in radii_mm:
+        free = scan.organ & (far_mm > DISTANCE_TO_TUMOR_MM + rim_width_mm(radius_mm))
+        host = Host(scan.image_hu, scan.spacing_mm, scan.organ, free, np.ones_like(free))
+        size = SizeClass(name=f"{radius_mm:g} mm", radius_mm=(radius_mm, radius_mm), probability=1.0)
+        try:
+            deep = Zone(surface_distance_mm=(0.5 * radius_mm, math.inf))
+            ground = HostGround(replace(host, organ_mask=free), deep)
+        except EmptyOrganError:
+            ground = None
+        for index in range(count):
+            drawn = DrawnSize(draw_tumor_spec(size, (0.0, 0.0, 0.0), looks.draw(rng), rng), size)
+            spec = _placed(ground, drawn, rng) if ground else None
+            if spec is None:
+                without_place_mm.append(radius_mm)
+            else:
+                places.append(Place(scan, TRANSPLANT, f"{size.name}, {index}", host, spec))
+    return places, without_place_mm
+
+
+def _placed(ground: HostGround, drawn: DrawnSize, rng: np.random.Generator) -> TumorSpec | None:
+    for share in _INSIDE_SHARES:
+        plan = TumorPlan(size_classes=(drawn.size_class,), minimum_inside_share=share, tries=_TRIES, shrinks=0)
+        placed, _ = place_tumors(ground, plan, [drawn], rng)
+        if placed:
+            return placed[0]
+    return None

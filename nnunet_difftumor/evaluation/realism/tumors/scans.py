@@ -23,15 +23,16 @@ _SMALLEST_TUMOR_MM3 = 113.0  # a sphere of 3 mm radius
 
 @dataclass(frozen=True, eq=False)
 class EvaluationScan:
-    """A scan that the generator never saw.
+    """A scan that the generator never saw. Masks have the image's shape.
 
     Attributes:
         identifier: Case identifier; a patient.
         spacing_mm: Spacing in mm, array order.
         image_hu: CT in HU. Shape (D, H, W).
-        organ: True in the organ, tumours left out. Same shape.
-        tumors: True in any tumour. Same shape.
-        target: True in the largest tumour, empty if no tumour reaches 3 mm radius. Same shape.
+        organ: True in the organ, tumours left out.
+        tumors: True in any tumour.
+        target: True in the largest tumour, empty if no tumour reaches 3 mm radius.
+        window_hu: Window to which values are limited where they are measured, in HU: the generator's.
     """
 
     identifier: str
@@ -40,11 +41,17 @@ class EvaluationScan:
     organ: BoolArray
     tumors: BoolArray
     target: BoolArray
+    window_hu: tuple[float, float]
 
     @property
     def has_target(self) -> bool:
         """True if there is a tumour to replace."""
         return bool(self.target.any())
+
+    @property
+    def limited_hu(self) -> FloatArray:
+        """CT limited to the window, in HU. Shape (D, H, W)."""
+        return np.clip(self.image_hu, *self.window_hu)
 
     def distance_to_tumors_mm(self) -> FloatArray:
         """Distance to the nearest tumour voxel in mm, infinite without any. Shape (D, H, W)."""
@@ -53,11 +60,14 @@ class EvaluationScan:
         return np.asarray(distance_transform_edt(~self.tumors, sampling=self.spacing_mm), dtype=np.float32)
 
 
-def read_scan(case: Case, organ_label: int, tumor_label: int | None, *, native: bool = False) -> EvaluationScan:
+def read_scan(
+    case: Case, organ_label: int, tumor_label: int | None, window_hu: tuple[float, float], *, native: bool = False
+) -> EvaluationScan:
     """Read a scan onto the evaluation's grid.
 
     Args:
         tumor_label: Value of the tumour; None if the labels know no tumour.
+        window_hu: The generator's window in HU.
         native: Keep the scan's own grid.
 
     Raises:
@@ -74,28 +84,24 @@ def read_scan(case: Case, organ_label: int, tumor_label: int | None, *, native: 
         for size, old, new in zip(labels.shape, ct.spacing_mm, spacing, strict=True)
     ]
 
-    def on_grid(volume: NDArray, fill_value: float) -> FloatArray:
-        return resample(
-            volume, ct.spacing_mm, shape, spacing, (0.0, 0.0, 0.0), fill_value=fill_value, whole_voxels=True
-        )
-
-    def mask_of(value: int | None) -> BoolArray:
+    def on_grid(volume: NDArray, fill_value: float) -> NDArray:
         if native:
-            return labels == value
-        return on_grid(labels == value, 0.0) >= 0.5 if value is not None else np.zeros(shape, dtype=bool)
+            return volume
+        origin = (0.0, 0.0, 0.0)
+        return resample(volume, ct.spacing_mm, shape, spacing, origin, fill_value=fill_value, whole_voxels=True)
 
-    tumors = mask_of(tumor_label) if tumor_label is not None else np.zeros(shape, dtype=bool)
-    organ = mask_of(organ_label) & ~tumors
+    tumors = on_grid(labels == tumor_label, 0.0) >= 0.5
+    organ = (on_grid(labels == organ_label, 0.0) >= 0.5) & ~tumors
     if not organ.any():
         raise MissingLabelError(f"{case.label_path} has no voxel of the organ (label {organ_label}).")
-    image_hu = ct.image_hu if native else on_grid(ct.image_hu, AIR_HU)
-    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, _largest(tumors, spacing))
+    image_hu, target = on_grid(ct.image_hu, AIR_HU), _largest(tumors, spacing)
+    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu)
 
 
 def _largest(tumors: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
     """The largest connected tumour, or nothing if it is under 3 mm in radius."""
     components, _ = label_components(tumors)
-    sizes = np.bincount(components.ravel())[1:]
-    if len(sizes) == 0 or sizes.max() * float(np.prod(spacing_mm)) < _SMALLEST_TUMOR_MM3:
-        return np.zeros_like(tumors)
-    return components == int(np.argmax(sizes)) + 1
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0  # outside
+    is_enough = sizes.max() * float(np.prod(spacing_mm)) >= _SMALLEST_TUMOR_MM3
+    return components == sizes.argmax() if is_enough else np.zeros_like(tumors)

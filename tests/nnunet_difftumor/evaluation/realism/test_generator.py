@@ -170,5 +170,5 @@ def test_scans_of_other_organs_need_names_of_their_own():
     with pytest.raises(ConfigurationError, match="two scans are named 'ct'"):
         _other_organs(words)
     (first, second) = _other_organs([["scan.1_ct.nii.gz", "m.nii.gz", "1"], ["scan.2_ct.nii.gz", "m.nii.gz", "1"]])
-    assert (first.case.identifier, second.case.identifier) == ("scan.1", "scan.2")
+    assert (first[0].identifier, second[0].identifier) == ("scan.1", "scan.2")
     assert len(_other_organs([words[0], ["b/ct.nii.gz", "b/mask.nii.gz", "2"]])) == 2

@@ -8,16 +8,15 @@ import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from diffusion.generator.info import GeneratorInfo
+from nnunet_difftumor.evaluation.realism import collection
+from nnunet_difftumor.evaluation.realism.generator import donor_of_scan
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
-from nnunet_difftumor.evaluation.realism.run import donor_of_scan
 from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tumors import making
-from nnunet_difftumor.evaluation.realism.tumors import tumors_of_a_scan as experiments
-from nnunet_difftumor.evaluation.realism.tumors.fills import FilledTissue, flat_fill
 from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, free_tissue, without_target
-from nnunet_difftumor.evaluation.realism.tumors.places import find_places, place_of_target
+from nnunet_difftumor.evaluation.realism.tumors.making import find_places, place_of_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
-from nnunet_difftumor.evaluation.realism.tumors.tumors_of_a_scan import Row, Sources
+from nnunet_difftumor.evaluation.realism.tumors.sources import FilledTissue, Sources, flat_fill
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
@@ -62,18 +61,18 @@ def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> Eva
     organ[:, :2] = False
     image = np.where(organ, 60.0, -100.0) + rng.normal(0.0, 10.0, shape)
     image[target] += tumor_hu - 60.0
-    return EvaluationScan(identifier, SPACING, image.astype(np.float32), organ & ~target, target, target)
+    return EvaluationScan(identifier, SPACING, image.astype(np.float32), organ & ~target, target, target, WINDOW)
 
 
 @pytest.fixture(scope="module")
 def sources() -> Sources:
-    donors = tuple(donor_of_scan(scan(identifier=name, seed=seed), WINDOW) for seed, name in enumerate("ab"))
+    donors = tuple(donor_of_scan(scan(identifier=name, seed=seed)) for seed, name in enumerate("ab"))
     info = GeneratorInfo(roi_sides=(32, 48), margin_voxels=8, training_tumors=(), preset="nano", data_note="")
     return Sources(ConstantTissue(), blur, info, AppearanceRule(examples=ConstantTissue.appearances), donors)
 
 
-def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[Row]]:
-    made = experiments.replace_target(host, sources, SETTINGS, np.random.default_rng(0))
+def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[collection.Row]]:
+    made = collection.replace_target(host, sources, SETTINGS, np.random.default_rng(0))
     return {method: [tumor for tumor in made if tumor["method"] == method] for method in making.METHODS}
 
 
@@ -98,8 +97,8 @@ def test_a_tumour_in_place_is_what_training_injects(sources):
     """The same voxels as of the synthesizer on the scan without its tumour."""
     host = scan()
     rng = np.random.default_rng(0)
-    place = place_of_target(host, WINDOW, rng)
-    assert np.array_equal(place.host.image_hu, without_target(host, WINDOW, np.random.default_rng(0)))
+    place = place_of_target(host, rng)
+    assert np.array_equal(place.host.image_hu, without_target(host, np.random.default_rng(0)))
     look = Appearance(contrast_hu=-30.0)
     found = making.make(place.asking(look, 5), TumorSynthesizer(ConstantTissue()))
     surface = MaskSurface(host.target, SPACING, 5, look)
@@ -113,7 +112,7 @@ def test_the_healthy_host_has_no_edge_where_the_tumour_was():
     host = scan()
     fat = ~host.target & (np.indices(host.target.shape)[1] * 2.0 >= 44.0)  # beyond 12 mm of one side of the tumour
     host.image_hu[fat] -= 160.0
-    image_hu = without_target(replace(host, organ=host.organ & ~fat), WINDOW, np.random.default_rng(0))
+    image_hu = without_target(replace(host, organ=host.organ & ~fat), np.random.default_rng(0))
     assert np.array_equal(image_hu[~host.target], host.image_hu[~host.target])
     from_fat_mm, from_tissue_mm = (distance_transform_edt(~mask, sampling=SPACING) for mask in (fat, ~host.target))
     edge = host.target & (from_tissue_mm <= 2.0)
@@ -125,9 +124,9 @@ def test_the_healthy_host_has_no_edge_where_the_tumour_was():
 def test_what_cannot_be_seen_is_counted_and_not_measured(sources):
     """Training leaves out a tumour without contrast."""
     places, _ = find_places(scan(), (10.0,), 1, sources.looks, np.random.default_rng(0))
-    asked, _ = experiments.request_looks(places, replace(SETTINGS, control_contrasts_hu=(0.0, -40.0)))
+    asked = collection.request(places, "contrast_hu", (0.0, -40.0))
     tissue = {making.GENERATED: TumorSynthesizer(ConstantTissue())}
-    unseen, seen = experiments.make_at(asked, tissue, WINDOW)
+    unseen, seen = collection.make_at(asked, tissue)
     assert (unseen["is_visible"], unseen["made"], unseen.get("mean_hu")) == (0.0, None, None)
     assert (seen["is_visible"], seen["mean_hu"]) == (1.0, pytest.approx(20.0, abs=1.5))
 
@@ -141,7 +140,7 @@ def test_requests_are_met_by_the_shift_of_training():
             return replace(regions, tumor_hu=regions.tumor_hu + 15.0)
 
     places, _ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))
-    (row,) = experiments.make_at(places, {making.GENERATED: TumorSynthesizer(TooBright())}, WINDOW)
+    (row,) = collection.make_at(places, {making.GENERATED: TumorSynthesizer(TooBright())})
     assert row["contrast_hu"] == pytest.approx(-40.0, abs=2.0)
 
 
@@ -186,9 +185,9 @@ def test_transplants_keep_away_from_the_tumour_and_inside_the_organ():
     looks = AppearanceRule(contrast_hu=(-40.0, -40.0))
     places, failed = find_places(host, (6.0, 40.0), 3, looks, np.random.default_rng(0))
     assert len(places) == 3
-    assert failed["40 mm"] == 3
+    assert failed == [40.0] * 3
     far_mm = host.distance_to_tumors_mm()
-    for row in experiments.make_at(places, {making.GENERATED: TumorSynthesizer(ConstantTissue())}, WINDOW):
+    for row in collection.make_at(places, {making.GENERATED: TumorSynthesizer(ConstantTissue())}):
         made = row["made"]
         changed = made.image_hu != made.host_hu
         assert row["inside_share"] >= 0.98
@@ -201,9 +200,7 @@ def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
     host = scan()
     organ = host.organ.copy()
     organ[:, 20:] = False  # the tumour reaches beyond it
-    place = place_of_target(replace(host, organ=organ), WINDOW, np.random.default_rng(0)).asking(
-        Appearance(contrast_hu=-40.0)
-    )
+    place = place_of_target(replace(host, organ=organ), np.random.default_rng(0)).asking(Appearance(contrast_hu=-40.0))
     made = making.make(place, TumorSynthesizer(ConstantTissue()))
     rim = (made.image_hu != place.host.image_hu[made.box]) & ~made.label
     assert np.array_equal(made.label, host.target[made.box])
@@ -213,18 +210,18 @@ def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
 
 def test_every_method_gets_the_same_places_and_requests(sources):
     places, _ = find_places(scan(), SETTINGS.radii_mm, 2, sources.looks, np.random.default_rng(0))
-    rows = experiments.make_at(places, sources.synthesizers("a"), WINDOW)
+    rows = collection.make_at(places, sources.synthesizers("a"))
     methods = (making.GENERATED, making.NO_RESIDUAL, making.COPY_PASTE, making.NO_DIFFUSION, making.TEXTURED_FILL)
     by_method = {method: [row["of"] for row in rows if row["method"] == method] for method in methods}
     assert len(rows) == 4 * len(methods)
     assert all(own == places for own in by_method.values())
-    (found,) = experiments.diversity(rows, sources, SETTINGS, np.random.default_rng(0))
+    (found,) = collection.diversity(rows, sources, SETTINGS, np.random.default_rng(0))
     assert found["diversity_hu"] < 0.1, "this tissue does not look at its seed"
 
 
 def test_copy_paste_takes_another_patients_texture_at_the_requested_contrast(sources):
     host = scan()
-    place = place_of_target(host, WINDOW, np.random.default_rng(0)).asking(Appearance(contrast_hu=-35.0), 0)
+    place = place_of_target(host, np.random.default_rng(0)).asking(Appearance(contrast_hu=-35.0), 0)
     pasted = making.make(place, sources.synthesizers(host.identifier)[making.COPY_PASTE])
     inside_hu = pasted.image_hu[pasted.label]
     assert inside_hu.mean() == pytest.approx(25.0, abs=1.5)
@@ -263,7 +260,7 @@ def test_a_shrunken_tumour_keeps_its_shape_and_loses_its_noise():
     along = np.indices(whole.target.shape)[1] * 2.0
     whole.image_hu[whole.target] += np.where(along > 32.0, 30.0, -30.0)[whole.target]
     settings = replace(SETTINGS, radii_mm=(6.0, 40.0))
-    (row,) = experiments.shrunken_target(whole, settings, WINDOW)  # 40 mm: larger than it
+    (row,) = collection.shrunken_target(whole, settings)  # 40 mm: larger than it
     assert row["radius_mm"] == 6.0
     low_hu = row["lowpass_sd_hu"]
     whole_low_hu, _ = split_texture(whole.image_hu, whole.target, SPACING)
@@ -271,5 +268,5 @@ def test_a_shrunken_tumour_keeps_its_shape_and_loses_its_noise():
 
 
 def test_texture_of_a_uniform_tumour_shrinks_to_noise():
-    (row, *_) = experiments.shrunken_target(scan(), SETTINGS, WINDOW)
+    (row, *_) = collection.shrunken_target(scan(), SETTINGS)
     assert row["lowpass_sd_hu"] < 2.0

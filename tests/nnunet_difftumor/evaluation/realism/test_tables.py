@@ -22,11 +22,12 @@ def rows(**columns: list) -> pd.DataFrame:
 
 def reference(**lowpass_hu: float) -> tables.Reference:
     real = rows(patient=list(lowpass_hu), made=[made(40.0)] * len(lowpass_hu))
-    return tables.Reference(tables.distribution_of(real, WINDOW), pd.Series(lowpass_hu), WINDOW, 100)
+    return tables.Reference(tables.distribution_of(real), pd.Series(lowpass_hu), 100)
 
 
 def made(level_hu: float) -> SimpleNamespace:
-    return SimpleNamespace(image_hu=np.full((2, 2, 2), level_hu), label=np.ones((2, 2, 2), dtype=bool))
+    scan = SimpleNamespace(window_hu=WINDOW)
+    return SimpleNamespace(scan=scan, image_hu=np.full((2, 2, 2), level_hu), label=np.ones((2, 2, 2), dtype=bool))
 
 
 def test_what_could_not_be_seen_counts_as_a_tumour_and_in_no_measure():
@@ -83,6 +84,8 @@ def test_the_ring_is_the_lowest_shell_of_dark_tumours_with_a_core():
     assert tables.edge_depth(tumors, 100).value == pytest.approx(-7.0)
 
 
-def test_bins_have_the_names_of_their_limits():
-    names = [tables.bin_name(*limits) for limits in tables.DIAMETER_BINS_MM]
-    assert names == ["<10 mm", "10-20 mm", "20-50 mm", ">=50 mm"]
+def test_a_tumour_is_in_the_bin_that_starts_with_its_diameter():
+    tumors = rows(patient=["a", "b", "c"], diameter_mm=[9.9, 10.0, 50.0])
+    bins = tables.summarize_sizes(tumors[:1], tumors, reference(a=10.0))["bins"]
+    counts = {name: table if table == tables.EMPTY else table["tumors"] for name, table in bins.items()}
+    assert counts == {"<10 mm": 1, "10-20 mm": 1, "20-50 mm": tables.EMPTY, ">=50 mm": 1}

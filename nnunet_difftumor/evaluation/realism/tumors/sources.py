@@ -1,0 +1,111 @@
+"""What makes the tumours of an evaluation: the generator and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.evaluation.realism.tumors.scans import BoolArray, EvaluationScan, FloatArray
+from nnunet_difftumor.synthesis.pasted import CopyPasteSynthesizer
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
+from nnunet_difftumor.synthesis.tissue.donors import Donor
+from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions, TissueGenerator, or_nan
+from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.tumor.drawing import MaskSurface
+from nnunet_difftumor.tumor.region import choose_roi
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import GeneratorInfo
+
+Reconstruct = Callable[[FloatArray], FloatArray]
+"""Takes regions in HU, shape (N, S, S, S), and returns them encoded and decoded."""
+
+Fill = Callable[[FloatArray, BoolArray, Sequence[Appearance], list[int]], FloatArray]
+"""Fills regions with tumours. Arguments as for `TissueGenerator.generate`; shape (N, S, S, S), in HU."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Where tissue comes from.
+
+    Attributes:
+        info: What the generator's folder says of it.
+        looks: What requested looks are drawn from.
+        donors: Real tumours for copy-paste, on the grid of the scans.
+    """
+
+    generator: DiffusionTissue
+    reconstruct: Reconstruct
+    info: GeneratorInfo
+    looks: AppearanceRule
+    donors: tuple[Donor, ...] = ()
+
+    def synthesizers(self, patient: str) -> dict[str, TumorSynthesizer]:
+        """What makes tumours of each method in the scan of a patient, whose own tumour is no donor."""
+        others = [donor for donor in self.donors if donor.identifier != patient]
+        return {
+            making.GENERATED: TumorSynthesizer(self.generator),
+            making.NO_RESIDUAL: TumorSynthesizer(self.generator, has_residual=False),
+            making.NO_DIFFUSION: self._filling(flat_fill),
+            making.TEXTURED_FILL: self._filling(self.generator.fill),
+            **({making.COPY_PASTE: CopyPasteSynthesizer(self.info, others)} if others else {}),
+        }
+
+    def floor(self, scan: EvaluationScan) -> TumorSynthesizer:
+        """What puts a scan's own tumour back, encoded and decoded: the floor of generators with this autoencoder."""
+        surface = MaskSurface(scan.target, scan.spacing_mm, seed=0)
+        roi = choose_roi(surface, scan.spacing_mm, self.generator.roi_rule)
+        real_hu = roi.sample(scan.image_hu, scan.spacing_mm)
+        return self._filling(lambda *_request: real_hu[None])
+
+    def _filling(self, fill: Fill) -> TumorSynthesizer:
+        return TumorSynthesizer(FilledTissue(self.generator, self.reconstruct, fill))
+
+
+class FilledTissue(TissueGenerator):
+    """No diffusion: a fill, encoded and decoded. Regions, window and looks are those of a generator."""
+
+    def __init__(self, generator: TissueGenerator, reconstruct: Reconstruct, fill: Fill) -> None:
+        self._reconstruct, self._fill = reconstruct, fill
+        self.roi_rule, self.window_hu = generator.roi_rule, generator.window_hu
+        self.appearances = generator.appearances
+
+    def generate(
+        self, host_hu: FloatArray, tumor_masks: BoolArray, appearances: Sequence[Appearance], seeds: list[int]
+    ) -> GeneratedRegions:
+        """Decode the fill of every region (see `TissueGenerator.generate`)."""
+        filled_hu = self._fill(host_hu, tumor_masks, appearances, seeds)
+        return GeneratedRegions(self._reconstruct(filled_hu), self._reconstruct(host_hu))
+
+
+def flat_fill(
+    host_hu: FloatArray, tumor_masks: BoolArray, appearances: Sequence[Appearance], _seeds: list[int]
+) -> FloatArray:
+    """Fill regions at the requested contrast, without noise (see `Fill`)."""
+    import torch
+
+    from diffusion.conditioning import fill_tumor_region
+
+    return fill_tumor_region(
+        torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32)),
+        torch.from_numpy(tumor_masks[:, None].astype(np.float32)),
+        torch.tensor([or_nan(look.contrast_hu) for look in appearances]),
+    )[:, 0].numpy()
+
+
+def reconstruct_with(autoencoder: Any) -> Reconstruct:
+    """Wrap an `AutoencoderKL3D` in evaluation mode for arrays."""
+    import torch
+
+    def reconstruct(regions_hu: FloatArray) -> FloatArray:
+        regions = torch.from_numpy(np.ascontiguousarray(regions_hu[:, None], dtype=np.float32))
+        with torch.inference_mode():
+            output = autoencoder.reconstruct(regions.to(next(autoencoder.parameters()).device))
+        return output[:, 0].float().cpu().numpy()
+
+    return reconstruct
