@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
-from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.plan import StudyPlan
-from nnunet_difftumor.study.running import Training
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.processes.logged_command import run_logged
 from nnunet_difftumor.support.processes.steps import FINISHED, RunError, Step
@@ -66,33 +63,31 @@ class RaySession:
     def __init__(self, ray: Any, resources: Mapping[str, float]) -> None:
         self._ray, self._resources = ray, resources
 
-    def train_all(self, runs: Sequence[Run], data: StudyData) -> Mapping[str, DiffTumorError]:
+    def train_all(self, runs: Sequence[Run]) -> Mapping[str, DiffTumorError]:
         """Train runs side by side, as many as fit, each after the generator that it needs; finished ones are skipped.
 
         Returns:
             What went wrong, by name of the run.
         """
-        trainings = [Training(run, data) for run in runs]
-        left = [training for training in trainings if training.state() != FINISHED]
+        left = [run for run in runs if run.state() != FINISHED]
         print(f"{len(runs)} runs, {len(runs) - len(left)} done before, {len(left)} to train on Ray", flush=True)
         started: dict[str, tuple[Any, Step]] = {}
-        for training in left:
-            stages = training.run.generator_stages
-            for number, stage in enumerate(stages):
-                self._start_step(stage, stages[:number], started)
-        for training in left:
-            self._start_step(training, training.run.generator_stages, started)
+        for run in left:
+            for number, stage in enumerate(run.generator_stages):
+                self._start_step(stage, run.generator_stages[:number], started)
+        for run in left:
+            self._start_step(run, run.generator_stages, started)
         errors = self._wait(dict(started.values()))
-        return {training.name: errors[training.name] for training in left if training.name in errors}
+        return {run.name: errors[run.name] for run in left if run.name in errors}
 
-    def compare_all(self, study: StudyPlan, runs: Sequence[Run], data: StudyData, output: Path) -> tuple[Path, ...]:
+    def compare_all(self, runs: Sequence[Run]) -> tuple[Path, ...]:
         """Compare as one task, because predicting wants a GPU too.
 
         Raises:
             DiffTumorError: If the comparison fails, or Ray loses its task.
         """
         print("Comparing on Ray", flush=True)
-        task = self._start(_compare_all, study, runs, data, output)
+        task = self._start(_compare_all, runs)
         with self._ended_with_us([task]):
             result = self._result(task, "comparison")
         if isinstance(result, DiffTumorError):
@@ -155,15 +150,12 @@ def _run_step(step: Step, *before: DiffTumorError | None) -> DiffTumorError | No
     return None
 
 
-def _compare_all(
-    study: StudyPlan, runs: Sequence[Run], data: StudyData, output: Path
-) -> tuple[Path, ...] | DiffTumorError:
+def _compare_all(runs: Sequence[Run]) -> tuple[Path, ...] | DiffTumorError:
     """Task: compare; return the reports, or what went wrong."""
-    from nnunet_difftumor.evaluation.comparison.run import compare
     from nnunet_difftumor.study.comparing import compare_all
 
     try:
-        return compare_all(study, runs, data, output, compare=compare)
+        return compare_all(runs)
     except DiffTumorError as error:
         return error
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difftumor.study.generators import GeneratorStage
-from nnunet_difftumor.study.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.study.runs import Run
+from nnunet_difftumor.study.training_logs import seconds_per_epoch
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.processes.steps import FINISHED, INTERRUPTED
+from nnunet_difftumor.support.processes.steps import FINISHED
 
 _GENERATORS_NOTE = "# The first task that needs a generator trains it; others that need the same one wait.\n"
 _SECONDS_OF_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
@@ -25,26 +25,26 @@ def describe_plan(runs: Sequence[Run]) -> str:
     measured = _measured(runs)
     lines, total, unknown = _describe_generators(runs), 0.0, 0
     for run in runs:
-        state = state_of(run)
+        state = run.state()
         lines.append(f"# {run.name}: {state}; {_facts(run)}{_samples(run, state)}")
         if state == FINISHED:
             continue
         lines += [f"#   not there yet: {folder}" for folder in run.missing_generators]
-        lines.append(run.as_typed(is_continued=state == INTERRUPTED))
+        lines.append(run.as_typed())
         seconds = measured.get(run.arm.name, run.arm.seconds_per_epoch)
         if seconds is None:
             unknown += 1
             lines.append("#   time unknown: no seconds_per_epoch in the study, and no log of this arm yet")
         else:
             source = "measured" if run.arm.name in measured else "from the study"
-            count = epochs_left(run)
+            count = run.epochs_left()
             total += seconds * count
             before = f"; {run.epochs - count} of {run.epochs} are in the last checkpoint"
             lines.append(
                 f"#   {count} epochs of {seconds:.3g} s ({source}): {show_seconds(seconds * count)}"
                 f"{before if count < run.epochs else ''}"
             )
-    left = sum(state_of(run) != FINISHED for run in runs)
+    left = sum(run.state() != FINISHED for run in runs)
     lines.append(f"# {len(runs)} runs, {len(runs) - left} finished, {left} to train, one after the other:")
     at_least = "at least " if unknown else ""
     more = f"; unknown for {unknown} runs" if unknown else ""
@@ -67,7 +67,7 @@ def _describe_generators(runs: Sequence[Run]) -> list[str]:
         count = f"{len(stage.split.train)} cases may train, {len(stage.split.val)} are held out"
         lines.append(f"# {name}: {states[name]}; {count}")
         if states[name] != FINISHED:
-            lines.append(stage.as_typed(is_continued=states[name] == INTERRUPTED))
+            lines.append(stage.as_typed())
     return [*lines, "#"]
 
 
@@ -88,7 +88,7 @@ def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output
     Raises:
         OutputExistsError: If the file exists and `overwrite` is False.
     """
-    left = [run for run in runs if state_of(run) != FINISHED]
+    left = [run for run in runs if run.state() != FINISHED]
     if not left:
         return 0
     command = command_of_study(study_file, output)
@@ -134,7 +134,7 @@ def _samples(run: Run, state: str) -> str:
     """Samples of annotated cases: how many are planned, and how many a finished run has seen."""
     if run.annotated_samples is None:
         return ""
-    seen = annotated_samples_seen(run) if state == FINISHED else None
+    seen = run.annotated_samples_seen() if state == FINISHED else None
     planned = f"; {run.annotated_samples:.0f} of {run.samples} samples annotated"
     return planned if seen is None else f"{planned}, {seen} seen"
 
@@ -143,7 +143,7 @@ def _measured(runs: Sequence[Run]) -> dict[str, float]:
     """Median over the runs of each arm that have finished an epoch."""
     times: dict[str, list[float]] = {}
     for run in runs:
-        seconds = seconds_per_epoch(run)
+        seconds = seconds_per_epoch(run.fold_folder)
         if seconds is not None:
             times.setdefault(run.arm.name, []).append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
