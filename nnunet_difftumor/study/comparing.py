@@ -43,12 +43,12 @@ def compare_all(runs: Sequence[Run]) -> tuple[Path, ...]:
     reports = []
     for annotated in runs[0].study.annotated:
         folder = runs[0].root / "compare" / f"annotated-{annotated}"
-        finished, notes = _complete_repetitions([run for run in runs if run.annotated == annotated])
+        complete, notes = _complete_repetitions([run for run in runs if run.annotated == annotated])
         for note in notes:
             print(f"{annotated} annotated cases: {note}", flush=True)
-        if not finished:
+        if not complete:
             continue
-        path = _write_experiment(finished, folder, notes)
+        path = _write_experiment(complete, folder, notes)
         report, stamps_file = folder / "report" / REPORT_FILE, folder / _STAMPS_FILE
         stamps = _stamp(path)
         before = json.loads(stamps_file.read_text(encoding="utf-8")) if stamps_file.is_file() else None
@@ -60,23 +60,37 @@ def compare_all(runs: Sequence[Run]) -> tuple[Path, ...]:
     return tuple(reports)
 
 
-def _write_experiment(runs: Sequence[Run], folder: Path, notes: Sequence[str]) -> Path:
-    """Write the experiment of one number of annotated cases; its paths start from its folder, which may be moved.
+def _complete_repetitions(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
+    """The folds of each arm and repetition that are all finished, and what is to be said of the others."""
+    repetitions: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    for run in runs:
+        repetitions[run.arm.name, run.seed].append(run)
+    complete, notes = [], []
+    for (arm, seed), folds in repetitions.items():
+        missing = [run.name for run in folds if run.state() != FINISHED]
+        if missing:
+            notes.append(f"{arm}, seed {seed} is left out; runs that are not finished: {', '.join(missing)}.")
+        else:
+            complete.append(folds)
+    arms, baseline = [folds[0].arm.name for folds in complete], runs[0].study.baseline
+    if arms and baseline not in arms and any(run.arm.name == baseline for run in runs):
+        notes.append(f"The baseline is {arms[0]}: {baseline}, that of the study, is left out.")
+    return complete, notes
 
-    Args:
-        runs: Those with that number, all folds of each repetition.
-        folder: Where the experiment, and links to models or predictions, are written.
-    """
-    study, data = runs[0].study, runs[0].data
-    arms = list(dict.fromkeys(run.arm.name for run in runs))
-    repetitions = sorted(_by_repetition(runs).items(), key=lambda item: arms.index(item[0][0]))
+
+def _write_experiment(repetitions: Sequence[Sequence[Run]], folder: Path, notes: Sequence[str]) -> Path:
+    """Write the experiment of one number of annotated cases, and what it links to, into a folder that may be moved."""
+    first = repetitions[0][0]
+    study, data = first.study, first.data
+    arms = list(dict.fromkeys(folds[0].arm.name for folds in repetitions))
+    arm_by_arm = sorted(repetitions, key=lambda folds: arms.index(folds[0].arm.name))
     content: dict[str, Any] = {
-        "title": f"{study.title}: {runs[0].annotated} annotated cases",
+        "title": f"{study.title}: {first.annotated} annotated cases",
         "baseline": study.baseline if study.baseline in arms else arms[0],
         "dataset_json": str(data.cases.folder / "dataset.json"),
-        **study.compare,
+        **json.loads(json.dumps(study.compare.model_dump(exclude_unset=True), default=os.path.realpath)),
         **({"notes": list(notes)} if notes else {}),
-        "models": [_model(folds, folder) for _, folds in repetitions],
+        "models": [_model(folds, folder) for folds in arm_by_arm],
     }
     if "hospitals" not in content:
         files = [data.cases.label_file(case) for case in data.validation_cases(study.folds)]
@@ -87,30 +101,6 @@ def _write_experiment(runs: Sequence[Run], folder: Path, notes: Sequence[str]) -
     with written_whole(path, overwrite=True) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
-
-
-def _by_repetition(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
-    """The folds of each arm and repetition."""
-    found: dict[tuple[str, int], list[Run]] = defaultdict(list)
-    for run in runs:
-        found[run.arm.name, run.seed].append(run)
-    return found
-
-
-def _complete_repetitions(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Runs of the repetitions of which every fold is finished, and what is to be said of the others."""
-    finished, notes = [], []
-    for (arm, seed), folds in _by_repetition(runs).items():
-        missing = [run.name for run in folds if run.state() != FINISHED]
-        if missing:
-            notes.append(f"{arm}, seed {seed} is left out; runs that are not finished: {', '.join(missing)}.")
-        else:
-            finished += folds
-    arms = {run.arm.name for run in finished}
-    baseline = runs[0].study.baseline
-    if arms and baseline not in arms and any(run.arm.name == baseline for run in runs):
-        notes.append(f"The baseline is {finished[0].arm.name}: {baseline}, that of the study, is left out.")
-    return finished, notes
 
 
 def _stamp(path: Path) -> dict[str, Any]:
@@ -132,7 +122,7 @@ def _files_of(experiment: ComparisonPlan) -> Iterator[Path]:
         if hospital.images is not None:
             yield from (file for file in sorted(hospital.images.iterdir()) if file.is_file())
         folders = [model.folder_of(hospital) for model in experiment.models if model.trained is None]
-        for folder in (*folders, *([hospital.labels] if hospital.labels is not None else ())):
+        for folder in [*folders, hospital.labels] if hospital.labels is not None else folders:
             yield from find_label_maps(folder).values()
 
 
@@ -143,7 +133,7 @@ def _model(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
     model: dict[str, Any] = {"arm": arm, "name": f"{arm}, seed {seed}"}
     if len(study.seeds) > 1:
         model["seed"] = seed
-    if "hospitals" in study.compare:
+    if study.compare.hospitals:
         _link_model(runs, folder / "models" / name)
         return {**model, "trained": f"models/{name}", "folds": [run.fold for run in runs]}
     _link_predictions(runs, folder / "predictions" / name)

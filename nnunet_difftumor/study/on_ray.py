@@ -6,7 +6,7 @@ import functools
 import importlib
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,10 @@ class RaySession:
         Raises:
             DiffTumorError: If the comparison fails, or Ray loses its task.
         """
+        from nnunet_difftumor.study.comparing import compare_all
+
         print("Comparing on Ray", flush=True)
-        task = self._start(_compare_all, runs)
+        task = self._start(_returning_errors, compare_all, runs)
         with self._ended_with_us([task]):
             result = self._result(task, "comparison")
         if isinstance(result, DiffTumorError):
@@ -143,19 +145,14 @@ def _run_step(step: Step, *before: DiffTumorError | None) -> DiffTumorError | No
     failed = next((error for error in before if error is not None), None)
     if failed is not None:
         return RunError(f"{step.name}: what it is trained with failed: {failed}")
+    result = _returning_errors(step.run_once, functools.partial(run_logged, is_told_to_end=False))
+    return None if isinstance(result, bool) else result
+
+
+def _returning_errors(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Task: call a function; return what it returns, or what went wrong."""
     try:
-        step.run_once(functools.partial(run_logged, is_told_to_end=False))
-    except DiffTumorError as error:
-        return error
-    return None
-
-
-def _compare_all(runs: Sequence[Run]) -> tuple[Path, ...] | DiffTumorError:
-    """Task: compare; return the reports, or what went wrong."""
-    from nnunet_difftumor.study.comparing import compare_all
-
-    try:
-        return compare_all(runs)
+        return function(*arguments)
     except DiffTumorError as error:
         return error
 

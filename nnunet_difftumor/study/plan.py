@@ -43,14 +43,12 @@ class StudyPlan(StudySettings):
         path: The file that it was read from.
         annotated: All numbers of annotated cases of the arms, rising, "all" last.
         arms: One for each combination of the keys that hold a list, and for equal epochs and equal wall-clock time.
-        compare: Entries for `difftumor compare`, with full paths.
     """
 
     path: Path
     title: str = Field()
     baseline: str = Field()
     arms: tuple[Arm, ...]
-    compare: Mapping[str, Any] = Field()
 
 
 def read_study(path: Path) -> StudyPlan:
@@ -74,16 +72,11 @@ def read_study(path: Path) -> StudyPlan:
     filled: dict[str, Any] = {
         "path": path,
         "title": written.title or path.stem,
-        "annotated": tuple(sorted({count for arm in arms for count in arm.annotated}, key=_all_last)),
+        "annotated": tuple(sorted({count for arm in arms for count in arm.annotated}, key=lambda n: (n == "all", n))),
         "arms": arms,
         "baseline": baseline,
-        "compare": _entries_for_compare(written.compare),
     }
     return StudyPlan.model_construct(**{**dict(written), **filled})
-
-
-def _all_last(count: Annotated) -> float:
-    return float("inf") if isinstance(count, str) else count
 
 
 def _read_arms(study: StudySettings, number: int, path: Path) -> Iterator[Arm]:
@@ -163,16 +156,3 @@ def _check_comparison(compare: SharedSettings, path: Path) -> None:
             "validation cases. Name test data in hospitals and write prediction: {probabilities: true}, or choose "
             "another primary."
         )
-
-
-def _entries_for_compare(compare: SharedSettings) -> dict[str, Any]:
-    """What was written, with paths that the file of a comparison in any folder may hold."""
-    entries = compare.model_dump(mode="json", exclude_unset=True)
-    if compare.metadata is not None:
-        entries["metadata"] = str(compare.metadata.resolve())
-    if "hospitals" in entries:
-        entries["hospitals"] = [
-            {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in dict(hospital).items()}
-            for hospital in compare.hospitals
-        ]
-    return entries

@@ -10,7 +10,7 @@ from typing import Any
 from nnunet_difftumor.cases.healthy import count_label_voxels
 from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.evaluation.comparison.inputs.plan import SharedSettings, check_names, file_name_of
+from nnunet_difftumor.evaluation.comparison.inputs.plan import check_names, file_name_of
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_shared_names
 from nnunet_difftumor.evaluation.comparison.measures import SPECIFICITY
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
@@ -25,7 +25,6 @@ from nnunet_difftumor.study.plan import Annotated, Arm, StudyPlan
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.study.settings import STUDY_GENERATOR
 from nnunet_difftumor.study.trainers import TrainerFacts, trainer_of
-from nnunet_difftumor.support.files.declared import check
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
 
 _OF_LOOKS = {"generator", "targets"}
@@ -67,10 +66,7 @@ def check_hospitals(runs: Sequence[Run]) -> None:
         LeakError: If there is such a case, and it is not acknowledged.
         DatasetError: If a hospital has no label map.
     """
-    study = runs[0].study
-    compare = check(study.compare, SharedSettings, study.path, "compare", folder=Path())
-    if not compare.hospitals:
-        return
+    study, compare = runs[0].study, runs[0].study.compare
     for arm in dict.fromkeys(run.arm.name for run in runs):
         own = [run for run in runs if run.arm.name == arm]
         splits = [each.split for run in own for each in (run, *run.generator_stages)]
@@ -83,7 +79,7 @@ def check_hospitals(runs: Sequence[Run]) -> None:
 
 def _check_validation_cases(study: StudyPlan, data: StudyData) -> None:
     """Refuse a study whose comparison could give no figure, if it is on validation cases."""
-    if "hospitals" in study.compare:
+    if study.compare.hospitals:
         return
     cases = data.validation_cases(study.folds)
     if len(set(cases)) < len(cases):
@@ -91,7 +87,7 @@ def _check_validation_cases(study: StudyPlan, data: StudyData) -> None:
             f"{study.path}: the folds share validation cases, which would be counted twice. Name test data in compare: "
             "hospitals, or correct the splits."
         )
-    if study.compare.get("primary") == SPECIFICITY.key and not _has_healthy(study, data, cases):
+    if study.compare.primary == SPECIFICITY.key and not _has_healthy(study, data, cases):
         raise ConfigurationError(
             f"{study.path}, compare: primary is {SPECIFICITY.key}, which is measured on healthy scans, but all "
             f"{len(cases)} validation cases of the folds have a tumour (healthy cases train). Name test data with "
@@ -101,8 +97,7 @@ def _check_validation_cases(study: StudyPlan, data: StudyData) -> None:
 
 def _has_healthy(study: StudyPlan, data: StudyData, cases: Sequence[str]) -> bool:
     """Whether one of the cases will be scored as healthy."""
-    labels = [str(name) for name in study.compare.get("labels", ())]
-    scheme = read_label_scheme(data.cases.folder / "dataset.json", labels)
+    scheme = read_label_scheme(data.cases.folder / "dataset.json", study.compare.labels or ())
     not_healthy = {*scheme.tumor_values, scheme.ignore}
     counts = count_label_voxels({case: data.cases.label_file(case) for case in cases}, data.cases.open_cache())
     return any(not_healthy.isdisjoint(label for label, count in each.items() if count > 0) for each in counts.values())
