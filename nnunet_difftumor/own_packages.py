@@ -38,4 +38,4 @@ def _declared_distribution(init_file: Path) -> str | None:
     except OSError:
         return None
     found = re.search(r"""^DISTRIBUTION *= *["'](.*)["']""", text, re.MULTILINE)
-    return found and found[1]
+    return None if found is None else found[1]

@@ -22,20 +22,15 @@ from nnunet_difftumor.support.files.file_stamps import stamp_of
 from nnunet_difftumor.support.processes.steps import FINISHED
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
 
-_STAMPS_FILE = "compared.json"
 _VALIDATION = "validation"
 
 
 def compare_all(runs: Sequence[Run]) -> tuple[Path, ...]:
-    """Write the experiments for `difftumor compare` and run them; what was compared before is skipped.
+    """Write the experiments of all runs of a study for `difftumor compare` and run them, unless that was done before.
 
     An arm's repetition is compared when all its folds are finished. One that lacks a fold is left out, and named in
     the output and in the notes of the report. A report counts as made before if the experiment, the models or
-    predictions, the references, metadata and labels that it was made from are the same still, by size and time of
-    change.
-
-    Args:
-        runs: All runs of a study.
+    predictions, references, metadata and labels that it was made from have the same size and time of change still.
 
     Returns:
         The reports; none of a number of annotated cases of which no repetition is finished.
@@ -49,7 +44,7 @@ def compare_all(runs: Sequence[Run]) -> tuple[Path, ...]:
         if not complete:
             continue
         path = _write_experiment(complete, folder, notes)
-        report, stamps_file = folder / "report" / REPORT_FILE, folder / _STAMPS_FILE
+        report, stamps_file = folder / "report" / REPORT_FILE, folder / "compared.json"
         stamps = _stamp(path)
         before = json.loads(stamps_file.read_text(encoding="utf-8")) if stamps_file.is_file() else None
         if not report.is_file() or stamps != before:

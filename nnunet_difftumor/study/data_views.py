@@ -47,7 +47,6 @@ class StudyData:
         fold_count: How many folds the data set's splits have.
         seed_of_cases: Seed of the order in which annotated cases join.
         raw: Its folder in nnUNet_raw, which may not be at hand.
-        batch_size: Samples in a batch of the study's plans and configuration.
     """
 
     cases: PreprocessedCases
@@ -145,15 +144,13 @@ def open_data(study: StudyPlan) -> StudyData:
     settings = {key: value for source in reversed(sources) for key, value in source.from_anywhere().items()}
     config = _common_config(study, settings, dataset_json["labels"], folder)
     folds = {fold: choose_cases(cases, config, fold, show_progress=True) for fold in study.folds}
-    count = _count_folds(folder / SPLITS_FILE_NAME, folds[study.folds[0]])
-    for fold in set(range(count)) - folds.keys():
+    splits_file, first = folder / SPLITS_FILE_NAME, folds[study.folds[0]]
+    splits = read_splits(splits_file) if splits_file.is_file() else cross_validation(first.groups, first.holdout)
+    for fold in set(range(len(splits))) - folds.keys():
         with contextlib.suppress(DatasetError):  # one that cannot be trained is no error of the study
             folds[fold] = choose_cases(cases, config, fold)
-    return StudyData(cases, dataset_json, settings, folds, count, study.seed_of_cases, raw, configuration.batch_size)
-
-
-def _count_folds(splits_file: Path, fold: FoldCases) -> int:
-    return len(read_splits(splits_file) if splits_file.is_file() else cross_validation(fold.groups, fold.holdout))
+    batch_size = configuration.batch_size
+    return StudyData(cases, dataset_json, settings, folds, len(splits), study.seed_of_cases, raw, batch_size)
 
 
 def _common_config(
@@ -174,47 +171,31 @@ def _common_config(
     return configs[0]
 
 
-def make_view(
-    data: StudyData, root: Path, annotated: Annotated, *, healthy: bool, trained_folds: Collection[int] = ()
-) -> Path:
+def make_view(data: StudyData, view: Path, splits: Sequence[Split], trained_folds: Collection[int] = ()) -> None:
     """Make a folder that is the preprocessed data set in all but its splits, with links to other data sets beside it.
 
-    Its files are links. Its lists are those of all folds of the data set, so that the study may train others later.
-    Nothing is written where the same view is there already.
+    Its files are links; extra healthy cases are in the data sets beside. Nothing is written where it is there already.
 
     Args:
+        view: What nnUNet_preprocessed is to be set to.
+        splits: Cases of all folds of the data set, so that the study may train others later.
         trained_folds: Folds that were trained with this view: their lists, the holdout and the data must stay.
-
-    Returns:
-        What nnUNet_preprocessed is to be set to.
 
     Raises:
         OutputExistsError: If something that must stay would change, or something else is in its place.
     """
-    parent = root / view_name(annotated, healthy=healthy)
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / data.name
-    with alone(parent, f"the view {parent.name}", waits=True, work="makes it"):
+    source, folder = data.cases.folder, view / data.name
+    entries = {folder / entry.name: entry for entry in source.iterdir() if not entry.name.startswith(".")}
+    others = {view / other.name: other for other in source.parent.glob("Dataset[0-9][0-9][0-9]_*")}
+    view.mkdir(parents=True, exist_ok=True)
+    with alone(view, f"the view {view.name}", waits=True, work="makes it"):
         if folder.is_symlink():
-            raise OutputExistsError(f"{parent} is a view of another data set than {data.name}. Name another --output.")
+            raise OutputExistsError(f"{view} is a view of another data set than {data.name}. Name another --output.")
         folder.mkdir(exist_ok=True)
-        _link_data(data, parent, is_trained=bool(trained_folds))
-        _write_lists(data, folder, data.lists_of_view(annotated, healthy=healthy), trained_folds)
-    return parent
-
-
-def _link_data(data: StudyData, parent: Path, *, is_trained: bool) -> None:
-    """Link the files of the data set, and the other data sets, beside which extra healthy cases are looked for."""
-    source = data.cases.folder
-    links = {
-        parent / data.name / entry.name: entry
-        for entry in source.iterdir()
-        if entry.name not in _NOT_LINKED and not entry.name.startswith(".")
-    }
-    others = source.parent.glob("Dataset[0-9][0-9][0-9]_*")
-    links |= {parent / other.name: other for other in others if other.name != data.name}
-    for link, target in links.items():
-        _link(link, target, is_trained=is_trained)
+        for link, target in {**entries, **others}.items():
+            if target.name not in (*_NOT_LINKED, data.name):
+                _link(link, target, is_trained=bool(trained_folds))
+        _write_lists(data, folder, splits, trained_folds)
 
 
 def _link(link: Path, target: Path, *, is_trained: bool) -> None:
@@ -249,8 +230,3 @@ def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained
                 "that they were made with, or name another --output."
             )
     write_splits(folder, splits, {"holdout": list(holdout)}, overwrite=True)
-
-
-def view_name(annotated: Annotated, *, healthy: bool) -> str:
-    """Name of a view's folder."""
-    return f"annotated-{annotated}{'' if healthy else '-without-healthy'}"

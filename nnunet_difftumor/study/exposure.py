@@ -10,7 +10,6 @@ from dataclasses import dataclass
 ITERATIONS, EQUAL = "iterations", "equal"
 EXPOSURES = (ITERATIONS, EQUAL)
 _TOLERANCE = 0.01 + 1e-9  # 1 %, whatever the last digit of a division
-_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +17,7 @@ class SampleShares:
     """What the training samples of a run are drawn from; nnU-Net draws each of them independently of the others.
 
     Attributes:
-        annotated_cases: Training cases with annotated tumour.
-        annotated: Expected share of the samples that are of these cases, from 0 to 1.
+        annotated: Expected share of the samples that are of annotated cases, from 0 to 1.
         stretch: How many times as long the run is trained so that healthy samples take no annotated ones away.
     """
 
@@ -37,7 +35,7 @@ class SampleShares:
 
     def margin(self, samples: int) -> float:
         """Three standard deviations of the number of annotated samples."""
-        return _DEVIATIONS * math.sqrt(samples * self.annotated * (1 - self.annotated))
+        return 3 * math.sqrt(samples * self.annotated * (1 - self.annotated))
 
 
 def shares_of(
@@ -66,11 +64,7 @@ def shares_of(
 
 
 def fitting_epochs(epochs: int, shares: Collection[SampleShares]) -> tuple[int, ...]:
-    """Find the numbers of epochs next to one that does not fit that fit all runs.
-
-    Returns:
-        The next smaller number, where there is one, and the next larger one.
-    """
+    """Find the next smaller number of epochs, where there is one, and the next larger one that fit all runs."""
 
     def fit_all(number: int) -> bool:
         return all(each.fits(number) for each in shares)

@@ -30,8 +30,6 @@ from nnunet_difftumor.support.processes.steps import (
 
 GENERATORS_FOLDER = "generators"
 _TRAINING_FOLDER, _RECORD_FILE = "training", "stage.json"
-_AUTOENCODER, _DIFFUSION = "train-autoencoder", "train-diffusion"
-_PRODUCTS = {_AUTOENCODER: "autoencoder/config.json", _DIFFUSION: "generator/model_index.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,7 @@ class GeneratorStage(TrainingStep):
         name: Its name in the file system; no other stage of the study has it.
         options: Words of the command that must not change between two starts.
         working_options: Words that may: where files are, how many processes read them.
+        product: A file in the command's folder that is there when the training is finished.
     """
 
     name: str
@@ -52,7 +51,8 @@ class GeneratorStage(TrainingStep):
     working_options: tuple[str, ...]
     fold: int
     split: Split
-    device: str
+    product: str
+    environment: dict[str, str]
     root: Path
     waits = True
 
@@ -72,28 +72,15 @@ class GeneratorStage(TrainingStep):
         return self.folder / DONE_FILE
 
     @property
-    def _splits_file(self) -> Path:
-        return self.work_folder / SPLITS_FILE_NAME
-
-    @property
-    def _product(self) -> Path:
-        """A file that is there when the training is finished."""
-        return self.folder / _PRODUCTS[self.subcommand]
-
-    @property
     def trained_by(self) -> str:
         """The command as one speaks of it."""
         return f"difftumor {self.subcommand}"
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables of the command; a GPU is taken where there is one, unless the study is for the CPU."""
-        return {"ACCELERATE_USE_CPU": "1"} if self.device == "cpu" else {}
-
     def command(self) -> list[str]:
         """Words of the command, with `--resume` if it was interrupted."""
         words = [program("difftumor"), self.subcommand, *self.options, *self.working_options]
-        words += ["--splits", str(self._splits_file), "--fold", str(self.fold), "--output", str(self.folder)]
+        words += ["--splits", str(self.work_folder / SPLITS_FILE_NAME), "--fold", str(self.fold)]
+        words += ["--output", str(self.folder)]
         return [*words, "--resume"] if self.state() == INTERRUPTED else words
 
     def to_json(self) -> dict[str, Any]:
@@ -102,16 +89,12 @@ class GeneratorStage(TrainingStep):
 
     def state(self) -> str:
         """Say whether it is finished, was interrupted, or is not started."""
-        if self.done_file.is_file() and self._product.is_file():
+        if self.done_file.is_file() and (self.folder / self.product).is_file():
             return FINISHED
         return INTERRUPTED if self.folder.is_dir() and any(self.folder.iterdir()) else NOT_STARTED
 
     def check(self) -> None:
-        """Refuse a folder that holds what this stage would not have made.
-
-        Raises:
-            OutputExistsError: If anything differs from the record, or there is none.
-        """
+        """Refuse a folder that holds what this stage would not have made, with an OutputExistsError."""
         if self.state() == NOT_STARTED:
             return
         record = self.work_folder / _RECORD_FILE
@@ -126,13 +109,13 @@ class GeneratorStage(TrainingStep):
     def prepare(self, run_command: RunCommand) -> None:
         """Write the record, and the splits file with the fold at its place, so that the generator says its number."""
         write_json(self.work_folder / _RECORD_FILE, self.to_json(), overwrite=True)
-        write_json(self._splits_file, [self.split.to_json()] * (self.fold + 1), overwrite=True)
+        write_json(self.work_folder / SPLITS_FILE_NAME, [self.split.to_json()] * (self.fold + 1), overwrite=True)
         print(f"--- {self.name}", flush=True)
 
     def check_result(self) -> None:
         """Make sure that there is a model."""
-        if not self._product.is_file():
-            raise RunError(f"{self.name}: {self.trained_by} ended well but left no {self._product}.")
+        if not (self.folder / self.product).is_file():
+            raise RunError(f"{self.name}: {self.trained_by} ended well but left no {self.folder / self.product}.")
 
 
 def generator_folder(output: Path, fold: int, annotated: Annotated) -> Path:
@@ -172,21 +155,23 @@ def plan_generator(
     working = (*_option("--data", data.raw), *_option("--workers", settings.workers or None))
     autoencoder = GeneratorStage(
         name=f"fold-{fold}.autoencoder",
-        subcommand=_AUTOENCODER,
+        subcommand="train-autoencoder",
         options=(*preset, *_option("--steps", settings.autoencoder_steps), *precision),
         working_options=working,
         fold=fold,
         split=data.split(fold, ALL_ANNOTATED, healthy=True),
-        device=study.device,
+        product="autoencoder/config.json",
+        environment={"ACCELERATE_USE_CPU": "1"} if study.device == "cpu" else {},  # else a GPU, where there is one
         root=output,
     )
     diffusion = replace(
         autoencoder,
         name=_diffusion_name(fold, annotated),
-        subcommand=_DIFFUSION,
+        subcommand="train-diffusion",
         options=(*preset, *tumors, *_option("--steps", settings.diffusion_steps), *spacing, *precision),
         working_options=(*working, "--autoencoder", str(autoencoder.folder)),
         split=data.split(fold, annotated, healthy=True),
+        product="generator/model_index.json",
     )
     return autoencoder, diffusion
 
@@ -206,11 +191,7 @@ def _refuse_nothing_to_learn(data: StudyData, annotated: Annotated, where: str) 
 
 
 def check_stages(stages: Sequence[GeneratorStage], path: Path) -> None:
-    """Refuse runs that need different generators at one place.
-
-    Raises:
-        ConfigurationError: If two stages of one name differ.
-    """
+    """Refuse runs that need different generators at one place, with a ConfigurationError."""
     by_name: dict[str, GeneratorStage] = {}
     for stage in stages:
         first = by_name.setdefault(stage.name, stage)

@@ -29,7 +29,6 @@ def ray_session(address: str | None, *, gpus_per_run: float, cpus_per_run: float
     Args:
         address: Address of a cluster; None: that of RAY_ADDRESS or of this machine, else a Ray of its own here.
         gpus_per_run: GPUs that Ray reserves for a training; parts of one are possible.
-        cpus_per_run: Cores that Ray reserves for a training.
 
     Raises:
         ConfigurationError: If a number is negative, or Ray is not installed or cannot be reached.
@@ -37,7 +36,13 @@ def ray_session(address: str | None, *, gpus_per_run: float, cpus_per_run: float
     for name, value in (("--gpus-per-run", gpus_per_run), ("--cpus-per-run", cpus_per_run)):
         if not 0 <= value < float("inf"):
             raise ConfigurationError(f"{name} must be 0 or more, got {value:g}.")
-    ray = _import_ray()
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--ray needs Ray, which is not installed ({error}): pip install 'nnunet-difftumor[ray]', on every machine "
+            "of the cluster. Without it, the runs are trained one after the other, or as a Slurm job array (--slurm)."
+        ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network
     on_terminate: Any = signal.getsignal(signal.SIGTERM)
     variables = {key: value for key, value in os.environ.items() if key.startswith(_PASSED_ON)}
@@ -64,19 +69,17 @@ class RaySession:
         self._ray, self._resources = ray, resources
 
     def train_all(self, runs: Sequence[Run]) -> Mapping[str, DiffTumorError]:
-        """Train runs side by side, as many as fit, each after the generator that it needs; finished ones are skipped.
-
-        Returns:
-            What went wrong, by name of the run.
-        """
+        """Train what is not finished side by side, runs after their generators; gives what went wrong, by run."""
         left = [run for run in runs if run.state() != FINISHED]
         print(f"{len(runs)} runs, {len(runs) - len(left)} done before, {len(left)} to train on Ray", flush=True)
         started: dict[str, tuple[Any, Step]] = {}
+        steps: list[tuple[Step, Sequence[Step]]] = []
         for run in left:
-            for number, stage in enumerate(run.generator_stages):
-                self._start_step(stage, run.generator_stages[:number], started)
-        for run in left:
-            self._start_step(run, run.generator_stages, started)
+            steps += [(stage, run.generator_stages[:number]) for number, stage in enumerate(run.generator_stages)]
+        for step, before in [*steps, *((run, run.generator_stages) for run in left)]:
+            if step.name not in started and step.state() != FINISHED:
+                tasks = [started[other.name][0] for other in before if other.name in started]
+                started[step.name] = self._start(_run_step, step, *tasks), step
         errors = self._wait(dict(started.values()))
         return {run.name: errors[run.name] for run in left if run.name in errors}
 
@@ -95,12 +98,6 @@ class RaySession:
         if isinstance(result, DiffTumorError):
             raise result
         return result
-
-    def _start_step(self, step: Step, before: Sequence[Step], started: dict[str, tuple[Any, Step]]) -> None:
-        """Start a step after those before it, unless it was started or is finished; `started` gets it."""
-        if step.name not in started and step.state() != FINISHED:
-            tasks = [started[other.name][0] for other in before if other.name in started]
-            started[step.name] = self._start(_run_step, step, *tasks), step
 
     def _start(self, function: Any, *arguments: Any) -> Any:
         return self._ray.remote(function).options(**self._resources).remote(*arguments)
@@ -155,16 +152,6 @@ def _returning_errors(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except DiffTumorError as error:
         return error
-
-
-def _import_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ConfigurationError(
-            f"--ray needs Ray, which is not installed ({error}): pip install 'nnunet-difftumor[ray]', on every machine "
-            "of the cluster. Without it, the runs are trained one after the other, or as a Slurm job array (--slurm)."
-        ) from error
 
 
 def _say_if_it_never_fits(ray: Any, *, cpus: float, gpus: float) -> None:

@@ -14,7 +14,7 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import SharedSettings, c
 from nnunet_difftumor.evaluation.comparison.measures import AUROC
 from nnunet_difftumor.settings.sources import with_full_paths
 from nnunet_difftumor.study.exposure import EQUAL
-from nnunet_difftumor.study.settings import STUDY_GENERATOR, ArmSettings, StudySettings
+from nnunet_difftumor.study.settings import ALL_ANNOTATED, STUDY_GENERATOR, ArmSettings, StudySettings
 from nnunet_difftumor.support.files.declared import check
 from nnunet_difftumor.support.files.entries import read_yaml
 
@@ -57,7 +57,6 @@ def read_study(path: Path) -> StudyPlan:
     Raises:
         ConfigurationError: If the file cannot be read, or a key or value in it is wrong.
     """
-    path = Path(path)
     written = check(read_yaml(path, "study"), StudySettings, path, "the study", folder=path.resolve().parent)
     arms = tuple(arm for number in range(len(written.arms)) for arm in _read_arms(written, number, path))
     if not arms:
@@ -69,10 +68,11 @@ def read_study(path: Path) -> StudyPlan:
         raise ConfigurationError(f"{path}: baseline must be one of the arms {', '.join(names)}, got {baseline!r}.")
     _check_use_of_generators(path, arms, has_generators=written.generators is not None)
     _check_comparison(written.compare, path)
+    counts = {count for arm in arms for count in arm.annotated}
     filled: dict[str, Any] = {
         "path": path,
         "title": written.title or path.stem,
-        "annotated": tuple(sorted({count for arm in arms for count in arm.annotated}, key=lambda n: (n == "all", n))),
+        "annotated": tuple(sorted(counts, key=lambda count: (count == ALL_ANNOTATED, count))),
         "arms": arms,
         "baseline": baseline,
     }
@@ -101,8 +101,11 @@ def _read_arms(study: StudySettings, number: int, path: Path) -> Iterator[Arm]:
         }
         arm = Arm.model_construct(**{**dict(entry), **filled})
         yield arm
-        if entry.wall_clock_factor is not None:
-            yield _with_more_epochs(arm, entry.wall_clock_factor)
+        factor = entry.wall_clock_factor
+        if factor is not None:  # once more, for equal wall-clock time in place of equal epochs
+            name = f"{arm.name} (wall-clock control, epochs x {factor:g})"
+            epochs = max(1, round(arm.epochs * factor))
+            yield arm.model_copy(update={"name": name, "epochs": epochs, "wall_clock_factor": factor})
 
 
 def _check_length(arm: ArmSettings, exposure: str, where: str) -> None:
@@ -115,13 +118,6 @@ def _check_length(arm: ArmSettings, exposure: str, where: str) -> None:
         f"{where}: wall_clock_factor {factor:g} and {other} both say how long the arm is trained. Remove one of them; "
         "for equal time beside an arm of another length, write a second study."
     )
-
-
-def _with_more_epochs(arm: Arm, factor: float) -> Arm:
-    """The same arm, trained for a measured factor of the epochs: equal wall-clock time, not equal epochs."""
-    name = f"{arm.name} (wall-clock control, epochs x {factor:g})"
-    epochs = max(1, round(arm.epochs * factor))
-    return arm.model_copy(update={"name": name, "epochs": epochs, "wall_clock_factor": factor})
 
 
 def _check_use_of_generators(path: Path, arms: Sequence[Arm], *, has_generators: bool) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import shlex
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_difftumor.study.runs import Run
-from nnunet_difftumor.study.training_logs import seconds_per_epoch
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.processes.steps import FINISHED
-
-_GENERATORS_NOTE = "# The first task that needs a generator trains it; others that need the same one wait.\n"
-_SECONDS_OF_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def describe_plan(runs: Sequence[Run]) -> str:
@@ -69,7 +66,7 @@ def _describe_generators(runs: Sequence[Run]) -> list[str]:
 
 def _show_seconds(seconds: float) -> str:
     """Write a time in the largest unit that fits."""
-    for size, unit in _SECONDS_OF_UNITS:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
@@ -89,19 +86,15 @@ def _facts(run: Run, state: str) -> str:
 
 def _measured(runs: Sequence[Run]) -> dict[str, float]:
     """Median over the runs of each arm that have finished an epoch, in s."""
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = defaultdict(list)
     for run in runs:
-        seconds = seconds_per_epoch(run.fold_folder)
-        if seconds is not None:
-            times.setdefault(run.arm.name, []).append(seconds)
+        if (seconds := run.seconds_per_epoch()) is not None:
+            times[run.arm.name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output: Path, *, overwrite: bool) -> int:
-    """Write a job array with one run a task; finished runs are left out, and without others nothing is written.
-
-    Returns:
-        Number of tasks.
+def write_slurm_script(path: Path, runs: Sequence[Run], *, overwrite: bool) -> int:
+    """Write a job array with one run a task and return how many; without a run that is left, nothing is written.
 
     Raises:
         OutputExistsError: If the file exists and `overwrite` is False.
@@ -109,11 +102,12 @@ def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output
     left = [run for run in runs if run.state() != FINISHED]
     if not left:
         return 0
-    command = command_of_study(study_file, output)
-    logs = output.resolve() / "slurm"
+    command, logs = command_of_study(runs[0]), runs[0].root / "slurm"
     logs.mkdir(parents=True, exist_ok=True)
     log = shlex.quote(str(logs).replace("%", "%%") + "/%A_%a.log")  # Slurm replaces what follows a single %
     names = "\n".join(f"  {shlex.quote(run.name)}" for run in left)
+    note = "# The first task that needs a generator trains it; others that need the same one wait.\n"
+    about_generators = note if any(run.generator_stages for run in left) else ""
     text = f"""#!/bin/bash
 #SBATCH --job-name=difftumor
 #SBATCH --array=0-{len(left) - 1}
@@ -122,7 +116,7 @@ def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output
 #SBATCH --signal=TERM@120
 # Add what your cluster needs, e.g. --gres=gpu:1 --cpus-per-task=12 --mem=64G --time=48:00:00, and the environment.
 # Submit with the nnU-Net variables exported. When all tasks are done:  {command}
-{_GENERATORS_NOTE if any(run.generator_stages for run in left) else ""}set -euo pipefail
+{about_generators}set -euo pipefail
 runs=(
 {names}
 )
@@ -133,6 +127,6 @@ exec {command} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"
     return len(left)
 
 
-def command_of_study(study_file: Path, output: Path) -> str:
-    """The command that trains and compares all of a study, to be given in any folder."""
-    return shlex.join(["difftumor", "experiment", str(study_file.resolve()), "--output", str(output.resolve())])
+def command_of_study(run: Run) -> str:
+    """The command that trains and compares all of the study of a run, to be given in any folder."""
+    return shlex.join(["difftumor", "experiment", str(run.study.path.resolve()), "--output", str(run.root)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 from nnunet_difftumor.cases.healthy import count_label_voxels
 from nnunet_difftumor.cases.splits import Split
-from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.errors import ConfigurationError, OutputExistsError, list_some
 from nnunet_difftumor.evaluation.comparison.inputs.plan import check_names, file_name_of
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_shared_names
 from nnunet_difftumor.evaluation.comparison.measures import SPECIFICITY
@@ -22,9 +25,10 @@ from nnunet_difftumor.study.data_views import StudyData
 from nnunet_difftumor.study.exposure import EQUAL, SampleShares, fitting_epochs, shares_of
 from nnunet_difftumor.study.generators import check_stages, generator_folder, plan_generator
 from nnunet_difftumor.study.plan import Annotated, Arm, StudyPlan
-from nnunet_difftumor.study.runs import Run
+from nnunet_difftumor.study.runs import MUST_NOT_MIX, VERSIONS_FILE, Run, installed_versions
 from nnunet_difftumor.study.settings import STUDY_GENERATOR
 from nnunet_difftumor.study.trainers import TrainerFacts, trainer_of
+from nnunet_difftumor.support.processes.steps import FINISHED, NOT_STARTED
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
 
 _OF_LOOKS = {"generator", "targets"}
@@ -41,15 +45,13 @@ def plan_runs(study: StudyPlan, data: StudyData, output: Path) -> tuple[Run, ...
     _check_validation_cases(study, data)
     trainers = {arm.name: trainer_of(arm, study) for arm in study.arms}
     runs: list[Run] = []
-    for seed in study.seeds:
-        for annotated in study.annotated:
-            for fold in study.folds:
-                beside = [
-                    _make_run(study, data, output.resolve(), arm, trainers[arm.name], annotated, fold, seed)
-                    for arm in study.arms
-                    if annotated in arm.annotated
-                ]
-                runs += _with_longest(beside)
+    for seed, annotated, fold in itertools.product(study.seeds, study.annotated, study.folds):
+        beside = [
+            _make_run(study, data, output.resolve(), arm, trainers[arm.name], annotated, fold, seed)
+            for arm in study.arms
+            if annotated in arm.annotated
+        ]
+        runs += _with_longest(beside)
     _check_exposure(study, runs)
     _check_looks(study, trainers, data.settings)
     check_names("runs", [run.name for run in runs], study.path)
@@ -75,6 +77,45 @@ def check_hospitals(runs: Sequence[Run]) -> None:
             training.update(case for run in own for case in run.split.val)
         subject = f"{study.path}, compare: the arm {arm!r} is trained"
         refuse_shared_names(subject, training, compare.hospitals, acknowledged=compare.acknowledge_identifier_matches)
+
+
+def check_versions(runs: Sequence[Run], *, trains: bool) -> None:
+    """Refuse a study whose runs are trained with several versions of nnU-Net or of its augmentation.
+
+    Runs without a record of their versions are accepted, with one warning.
+
+    Args:
+        trains: Runs that are not finished are to be trained, with the versions that are installed.
+
+    Raises:
+        OutputExistsError: If versions mix; names runs and versions.
+    """
+    states = {run.name: run.state() for run in runs}
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if states[run.name] == FINISHED or (trains and states[run.name] != NOT_STARTED):
+            path = run.work_folder / VERSIONS_FILE
+            recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            found.setdefault("" if recorded is None else _versions_text(recorded), []).append(run.name)
+    unknown = found.pop("", [])
+    if unknown:
+        print(
+            f"Warning: {len(unknown)} runs have no {VERSIONS_FILE}; {' and '.join(MUST_NOT_MIX)} must have been the "
+            f"same in all runs: {list_some(unknown)}",
+            file=sys.stderr,
+        )
+    if found and trains and any(state != FINISHED for state in states.values()):
+        found.setdefault(_versions_text(installed_versions()), []).append("what is installed")
+    if len(found) > 1:
+        lines = "\n".join(f"  {versions}: {list_some(names)}" for versions, names in found.items())
+        raise OutputExistsError(
+            f"Runs of one study were or would be trained with different versions:\n{lines}\nInstall the versions of "
+            "the finished runs, move the folders of the other runs away, or name another --output."
+        )
+
+
+def _versions_text(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {versions.get(name, '?')}" for name in MUST_NOT_MIX)
 
 
 def _check_validation_cases(study: StudyPlan, data: StudyData) -> None:
@@ -105,21 +146,18 @@ def _has_healthy(study: StudyPlan, data: StudyData, cases: Sequence[str]) -> boo
 
 def _with_longest(beside: Sequence[Run]) -> list[Run]:
     """Runs of one fold, number of annotated cases and repetition; the long ones as long as the longest other."""
-    longest = max((run.epochs for run in beside if run.arm.length is None), default=None)
-    runs = []
-    for run in beside:
-        if run.arm.length is None:
-            runs.append(run)
-        elif longest is None:
-            raise ConfigurationError(
-                f"{run.study.path}, arm {run.arm.name!r}: length: longest needs another arm with annotated: "
-                f"{run.annotated} that it is to be as long as. Add one, or give this arm an annotated list without "
-                f"{run.annotated}."
-            )
-        else:
-            schedule = run.study.schedule.of_trainer(longest)
-            runs.append(replace(run, epochs=longest, settings={**run.settings, **schedule}))
-    return runs
+    first, epochs = beside[0], [run.epochs for run in beside if run.arm.length is None]
+    if not epochs:
+        raise ConfigurationError(
+            f"{first.study.path}, arm {first.arm.name!r}: length: longest needs another arm with annotated: "
+            f"{first.annotated} that it is to be as long as. Add one, or give this arm an annotated list without "
+            f"{first.annotated}."
+        )
+    longest, schedule = max(epochs), first.study.schedule.of_trainer(max(epochs))
+    return [
+        run if run.arm.length is None else replace(run, epochs=longest, settings={**run.settings, **schedule})
+        for run in beside
+    ]
 
 
 def _check_exposure(study: StudyPlan, runs: Sequence[Run]) -> None:
@@ -183,7 +221,7 @@ def _make_run(
         raise ConfigurationError(f"{where}: {error}") from error
     settings = {**data.settings, **arm.settings, **study.schedule.of_trainer(arm.epochs), "seed": seed}
     own_generator = str(generator_folder(output, fold, annotated))
-    settings = _fill(settings, {"fold": str(fold), "annotated": str(annotated)}, own_generator)
+    settings = _fill(settings, fold, annotated, own_generator)
     config = resolve_config(data.dataset_json["labels"], [ConfigSource(where, settings, output)]).config
     shares = _shares(study, data, split, facts, config, where)
     epochs = arm.epochs if shares is None or study.exposure != EQUAL else shares.epochs(arm.epochs)
@@ -232,14 +270,13 @@ def _shares(
     return shares_of(split.train, set(data.groups.tumor), set(data.groups.healthy), healthy_share)
 
 
-def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator: str) -> dict[str, Any]:
+def _fill(settings: Mapping[str, Any], fold: int, annotated: Annotated, own_generator: str) -> dict[str, Any]:
     """Settings with full generator paths, those of several targets too: placeholders and the study's own filled in."""
     filled = dict(settings)
     if filled.get("generator") == STUDY_GENERATOR:
         filled["generator"] = own_generator
     elif filled.get("generator") is not None:
-        for name, value in values.items():
-            filled["generator"] = filled["generator"].replace(f"{{{name}}}", value)
+        filled["generator"] = filled["generator"].replace("{fold}", str(fold)).replace("{annotated}", str(annotated))
     if "targets" in filled:
-        filled["targets"] = [_fill(entry, values, own_generator) for entry in filled["targets"]]
+        filled["targets"] = [_fill(entry, fold, annotated, own_generator) for entry in filled["targets"]]
     return filled

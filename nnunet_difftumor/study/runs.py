@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor import __version__
 from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE
-from nnunet_difftumor.study.data_views import StudyData, make_view, view_name
+from nnunet_difftumor.study.data_views import StudyData, make_view
 from nnunet_difftumor.study.exposure import EQUAL, SampleShares
 from nnunet_difftumor.study.generators import GeneratorStage
 from nnunet_difftumor.study.plan import Annotated, Arm, StudyPlan
-from nnunet_difftumor.study.training_logs import epochs_begun, epochs_saved
 from nnunet_difftumor.study.training_step import TrainingStep
-from nnunet_difftumor.study.versions import VERSIONS_FILE, installed_versions
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import program, run_logged
 from nnunet_difftumor.support.processes.steps import (
@@ -33,8 +36,14 @@ from nnunet_difftumor.support.processes.steps import (
 from nnunet_difftumor.trainer.discovery import trainer_search_environment
 from nnunet_difftumor.trainer.sample_counts import SAMPLES_FILE_NAME, read_samples_seen
 
-_RUNS_FOLDER, _VIEWS_FOLDER = "runs", "data"
-_RECORD_FILE = "run.json"
+VERSIONS_FILE = "versions.json"
+MUST_NOT_MIX = ("nnunetv2", "batchgeneratorsv2")  # batchgeneratorsv2 0.3.4 turned rotations round
+_RUNS_FOLDER, _RECORD_FILE = "runs", "run.json"
+_CHECKPOINTS_TO_CONTINUE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""From which nnU-Net goes on with `--c`: the first one that is there."""
+_LINE_OF_EPOCH = re.compile(
+    r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)?: Epoch (?:(\d+)|time: ([\d.]+) s) *$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +52,7 @@ class Run(TrainingStep):
 
     Attributes:
         name: Its name in the file system; no other run of the study has it.
-        annotated: How many annotated tumour cases train, or "all".
         seed: Number of the repetition.
-        healthy: Whether healthy cases train.
-        trainer: Name of the trainer's class.
         shares: What its samples are drawn from; None: not known before it is trained.
         settings: The file that nnUNet_difftumor will name.
         missing_generators: Generator folders that do not exist yet and that the study does not train.
@@ -82,6 +88,11 @@ class Run(TrainingStep):
         return self.work_folder / DONE_FILE
 
     @property
+    def view(self) -> Path:
+        """What nnUNet_preprocessed is set to: the data set with its number of annotated cases."""
+        return self.root / "data" / f"annotated-{self.annotated}{'' if self.healthy else '-without-healthy'}"
+
+    @property
     def settings_file(self) -> Path:
         """The file that nnUNet_difftumor names."""
         return self.work_folder / "settings.json"
@@ -114,16 +125,39 @@ class Run(TrainingStep):
             return None
         return sum(seen.get(case, 0) for case in self.shares.annotated_cases)
 
+    def seconds_per_epoch(self) -> float | None:
+        """Median time of an epoch, in s; None if none was finished."""
+        times = [float(seconds) for _, _, seconds in self._lines_of_epochs() if seconds]
+        return statistics.median(times) if times else None
+
     def epochs_left(self) -> int:
-        """Epochs that it has still to be trained for, from the checkpoint on that nnU-Net would continue from."""
-        return 0 if self.state() == FINISHED else max(0, self.epochs - epochs_saved(self.fold_folder))
+        """Epochs that it has still to be trained for, from the checkpoint on that nnU-Net would continue from.
+
+        A checkpoint that is younger than the middle of an epoch holds it, also where a file server's clock is a little
+        off.
+        """
+        if self.state() == FINISHED:
+            return 0
+        checkpoints = [self.fold_folder / name for name in _CHECKPOINTS_TO_CONTINUE]
+        saved_at = next((path.stat().st_mtime for path in checkpoints if path.is_file()), float("-inf"))
+        epoch, saved = 0, -1
+        for ended_at, number, seconds in self._lines_of_epochs():
+            if number:
+                epoch = int(number)
+            elif datetime.fromisoformat(ended_at).timestamp() - float(seconds) / 2 <= saved_at:
+                saved = max(saved, epoch)
+        return max(0, self.epochs - 1 - saved)
+
+    def _lines_of_epochs(self) -> Iterator[tuple[str, str, str]]:
+        """Lines of logs that begin or end an epoch: time, and the number of what begins or the seconds of what ends."""
+        for path in self.fold_folder.glob("training_log_*.txt"):
+            yield from _LINE_OF_EPOCH.findall(path.read_text(encoding="utf-8", errors="replace"))
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables that keep this run apart from all others."""
-        view = self.root / _VIEWS_FOLDER / view_name(self.annotated, healthy=self.healthy)
         return {
-            "nnUNet_preprocessed": str(view),
+            "nnUNet_preprocessed": str(self.view),
             "nnUNet_results": str(self.work_folder / "results"),
             ENVIRONMENT_VARIABLE: str(self.settings_file),
             **trainer_search_environment(),
@@ -159,11 +193,7 @@ class Run(TrainingStep):
         return INTERRUPTED if any(self.fold_folder.glob("checkpoint_*.pth")) else NOT_STARTED
 
     def check(self) -> None:
-        """Refuse a folder that holds a run with other settings or cases.
-
-        Raises:
-            OutputExistsError: If anything differs from the record.
-        """
+        """Refuse a folder that holds a run with other settings or cases, with an OutputExistsError."""
         path = self.work_folder / _RECORD_FILE
         if path.is_file() and self.state() != NOT_STARTED:
             advice = "Restore them, give the arm another name, or name another --output."
@@ -175,7 +205,6 @@ class Run(TrainingStep):
         Raises:
             ConfigurationError: If a generator is missing.
             OutputExistsError: If a generator or the view was made otherwise.
-            RunError: If a generator cannot be trained.
         """
         if self.missing_generators:
             raise ConfigurationError(
@@ -184,8 +213,8 @@ class Run(TrainingStep):
             )
         for stage in self.generator_stages:
             stage.run_once(run_command)
-        views = self.root / _VIEWS_FOLDER
-        make_view(self.data, views, self.annotated, healthy=self.healthy, trained_folds=self._trained_folds())
+        splits = self.data.lists_of_view(self.annotated, healthy=self.healthy)
+        make_view(self.data, self.view, splits, self._trained_folds())
         write_json(self.settings_file, dict(self.settings), overwrite=True)
         write_json(self.work_folder / _RECORD_FILE, self.to_json(), overwrite=True)
         write_json(self.work_folder / VERSIONS_FILE, installed_versions(), overwrite=True)
@@ -207,7 +236,7 @@ class Run(TrainingStep):
         missing = [str(path) for path in wanted if not path.is_file()]
         if missing:
             raise RunError(f"{self.name}: nnU-Net ended well but left no {', '.join(missing)}.")
-        trained = epochs_begun(self.fold_folder)
+        trained = 1 + max((int(number) for _, number, _ in self._lines_of_epochs() if number), default=-1)
         if trained != self.epochs:
             raise RunError(
                 f"{self.name}: {self.trainer} trained for {trained} epochs instead of {self.epochs}, so the arms are "
@@ -232,16 +261,17 @@ class Run(TrainingStep):
             )
 
 
+def installed_versions() -> dict[str, str]:
+    """Versions of what trains, by name of the package."""
+    return {**{name: version(name) for name in (*MUST_NOT_MIX, "torch")}, "nnunet-difftumor": __version__}
+
+
 def _was_trained(folder: Path) -> bool:
     return (folder / DONE_FILE).is_file() or any(folder.glob("results/*/*/fold_*/checkpoint_*.pth"))
 
 
 def train_all(runs: Sequence[Run], *, run_command: RunCommand = run_logged) -> Mapping[str, DiffTumorError]:
-    """Train runs one after the other; one that fails does not keep the others from being trained.
-
-    Returns:
-        What went wrong, by name of the run.
-    """
+    """Train runs one after the other, whatever fails; gives what went wrong, by name of the run."""
     errors: dict[str, DiffTumorError] = {}
     for number, run in enumerate(runs, start=1):
         print(f"\n=== {number}/{len(runs)} {run.name}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from nnunet_difftumor.support.processes.steps import RunCommand, Step, next_log, run_or_raise
 
@@ -15,19 +14,13 @@ class TrainingStep(Step):
     Attributes:
         trained_by: What runs, for messages.
         environment: Variables of the command, on top of those of this process.
-        root: Output folder of the study.
     """
 
     trained_by: str
     environment: dict[str, str]
-    root: Path
 
     def command(self) -> list[str]:
         """Words of the command that starts the training, or continues it if it was interrupted."""
-        raise NotImplementedError
-
-    def to_json(self) -> dict[str, Any]:
-        """What must not change between two starts, wherever the study's folder lies."""
         raise NotImplementedError
 
     def check_result(self) -> None:

@@ -80,10 +80,12 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.study.data_views import open_data
     from nnunet_difftumor.study.plan import read_study
     from nnunet_difftumor.study.plan_text import command_of_study, describe_plan, write_slurm_script
-    from nnunet_difftumor.study.planning import check_hospitals, plan_runs
-    from nnunet_difftumor.study.versions import check_versions
+    from nnunet_difftumor.study.planning import check_hospitals, check_versions, plan_runs
 
-    _refuse_compare_with_others(args)
+    others = {"--only": args.only is not None, "--dry-run": args.dry_run, "--slurm": args.slurm is not None}
+    given = [name for name, is_given in others.items() if is_given]
+    if args.compare and given:
+        raise ConfigurationError(f"--compare compares what is finished and does nothing else. Remove {given[0]}.")
     study = read_study(args.study)
     runs = plan_runs(study, open_data(study), args.output)
     check_hospitals(runs)
@@ -92,13 +94,15 @@ def run(args: argparse.Namespace) -> int:
     check_versions(runs, trains=not args.compare)
     for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
         stage.check()
-    chosen = _choose(runs, args.only)
+    chosen = [each for each in runs if args.only in (None, each.name)]
+    if not chosen:
+        names = ", ".join(each.name for each in runs)
+        raise ConfigurationError(f"--only: the study has no run {args.only!r}. Its runs: {names}.")
     if args.dry_run:
         print(describe_plan(chosen))
     elif args.slurm is not None:
-        count = write_slurm_script(args.slurm, chosen, args.study, args.output, overwrite=args.overwrite)
-        command = command_of_study(args.study, args.output)
-        if count:
+        command = command_of_study(runs[0])
+        if count := write_slurm_script(args.slurm, chosen, overwrite=args.overwrite):
             print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {shlex.quote(str(args.slurm))}")
         else:
             print(f"{args.slurm} is not written: all its runs are finished. To compare them: {command}")
@@ -134,19 +138,3 @@ def _train_and_compare(args: argparse.Namespace, runs: Sequence[Run], chosen: Se
         if not reports:
             print("Nothing was compared: no arm has a repetition with all its folds finished.", file=sys.stderr)
         return 0 if reports else 1
-
-
-def _refuse_compare_with_others(args: argparse.Namespace) -> None:
-    others = {"--only": args.only is not None, "--dry-run": args.dry_run, "--slurm": args.slurm is not None}
-    given = [name for name, is_given in others.items() if is_given]
-    if args.compare and given:
-        raise ConfigurationError(f"--compare compares what is finished and does nothing else. Remove {given[0]}.")
-
-
-def _choose(runs: Sequence[Run], only: str | None) -> Sequence[Run]:
-    chosen = [each for each in runs if only in (None, each.name)]
-    if not chosen:
-        raise ConfigurationError(
-            f"--only: the study has no run {only!r}. Its runs: {', '.join(each.name for each in runs)}."
-        )
-    return chosen

@@ -29,14 +29,14 @@ from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, LeakErro
 from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
 from nnunet_difftumor.evaluation.comparison.inputs.prediction import refuse_training_cases
 from nnunet_difftumor.generator_training.runs import check_output_folder
-from nnunet_difftumor.study import comparing, on_ray, versions
+from nnunet_difftumor.study import comparing, on_ray
+from nnunet_difftumor.study import runs as study_runs
 from nnunet_difftumor.study.data_views import make_view, open_data
 from nnunet_difftumor.study.exposure import fitting_epochs, shares_of
 from nnunet_difftumor.study.plan import read_study
 from nnunet_difftumor.study.plan_text import describe_plan, write_slurm_script
 from nnunet_difftumor.study.planning import plan_runs
-from nnunet_difftumor.study.runs import train_all
-from nnunet_difftumor.study.versions import installed_versions
+from nnunet_difftumor.study.runs import installed_versions, train_all
 from nnunet_difftumor.support.processes.logged_command import run_logged
 from nnunet_difftumor.support.processes.steps import RunError
 
@@ -174,7 +174,7 @@ def test_trainers_of_this_package_settle_the_same_lists_in_a_view(plan, monkeypa
 
     _, data, runs = plan()
     run = next(run for run in runs if run.arm.name == "DiffTumor, steps 2" and (run.annotated, run.fold) == (3, 2))
-    make_view(data, run.root / "data", 3, healthy=True)
+    make_view(data, run.view, data.lists_of_view(3, healthy=True))
     run.work_folder.mkdir(parents=True)
     run.settings_file.write_text(json.dumps(dict(run.settings)))
     for name, value in run.environment.items():
@@ -197,9 +197,10 @@ def test_other_data_sets_are_beside_a_view(plan, project):
     """Extra healthy cases are looked for there."""
     project.add_extra(["donor_0"])
     _, data, runs = plan()
-    make_view(data, runs[0].root / "data", 3, healthy=True)
-    assert make_view(data, runs[0].root / "data", 3, healthy=True) == runs[0].root / "data" / "annotated-3"
-    beside = runs[0].root / "data" / "annotated-3" / "Dataset906_Extra"
+    view = runs[0].root / "data" / "annotated-3"
+    for _ in range(2):
+        make_view(data, view, data.lists_of_view(3, healthy=True))
+    beside = view / "Dataset906_Extra"
     assert beside.resolve() == (project.root / "preprocessed" / "Dataset906_Extra").resolve()
     assert (beside / "dataset.json").is_file()
 
@@ -300,9 +301,10 @@ def test_processes_that_start_together_make_one_view(plan, tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "symlink_to", slowly)
     with ThreadPoolExecutor(4) as starts:
-        made = [starts.submit(make_view, data, tmp_path / "views", "all", healthy=True) for _ in range(4)]
-    assert {each.result() for each in made} == {tmp_path / "views" / "annotated-all"}
-    assert sorted(os.listdir(tmp_path / "views" / "annotated-all")) == [".lock", data.name]
+        lists = data.lists_of_view("all", healthy=True)
+        made = [starts.submit(make_view, data, tmp_path / "view", lists) for _ in range(4)]
+    assert [each.result() for each in made] == [None] * 4
+    assert sorted(os.listdir(tmp_path / "view")) == [".lock", data.name]
 
 
 def move_data(project, monkeypatch, folder):
@@ -599,7 +601,7 @@ def test_a_study_does_not_go_on_with_other_versions_of_nnunet(plan, tmp_path, mo
     runs[0].run_once(FakeNnunet())
     recorded = json.loads((runs[0].work_folder / "versions.json").read_text())
     assert recorded == installed_versions()
-    monkeypatch.setattr(versions, "version", lambda name: {**recorded, "batchgeneratorsv2": "0.3.4"}[name])
+    monkeypatch.setattr(study_runs, "version", lambda name: {**recorded, "batchgeneratorsv2": "0.3.4"}[name])
     words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]
     assert main(words) == 1
     assert f"{recorded['batchgeneratorsv2']}: {runs[0].name}\n" in capsys.readouterr().err
@@ -677,10 +679,10 @@ def test_the_time_of_an_interrupted_run_is_that_of_the_epochs_after_its_checkpoi
 
 
 def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
-    study, _, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
+    _, _, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
     runs[0].run_once(FakeNnunet())
     script = tmp_path / "array.sh"
-    assert write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False) == len(runs) - 1
+    assert write_slurm_script(script, runs, overwrite=False) == len(runs) - 1
     text = script.read_text()
     assert f"#SBATCH --array=0-{len(runs) - 2}\n" in text
     names = []
@@ -691,12 +693,12 @@ def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
     names = [printed.splitlines()[-1] for printed in names]
     assert names == [run.name for run in runs[1:]]
     with pytest.raises(OutputExistsError):
-        write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False)
+        write_slurm_script(script, runs, overwrite=False)
 
 
 def test_slurm_takes_an_output_folder_of_any_name(plan, tmp_path):
-    study, _, runs = plan("my study, 50%", **ONE_ARM, folds=[0], seeds=[0])
-    write_slurm_script(tmp_path / "array.sh", runs, study.path, runs[0].root, overwrite=False)
+    _, _, runs = plan("my study, 50%", **ONE_ARM, folds=[0], seeds=[0])
+    write_slurm_script(tmp_path / "array.sh", runs, overwrite=False)
     (line,) = (line for line in (tmp_path / "array.sh").read_text().splitlines() if "--output=" in line)
     assert shlex.split(line)[1:] == [f"--output={tmp_path}/my study, 50%%/slurm/%A_%a.log"]
     assert (tmp_path / "my study, 50%" / "slurm").is_dir()
@@ -1379,7 +1381,7 @@ def test_the_path_of_a_generator_may_hold_environment_variables(plan, tmp_path, 
 
 
 def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
-    study, _, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0]})
+    _, _, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0]})
     printed = describe_plan(runs)
     lines = [line for line in printed.splitlines() if not line.startswith("#")]
     assert [next(word for word in line.split() if word.startswith(("train-", "nnUNetv2"))) for line in lines] == [
@@ -1391,7 +1393,7 @@ def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
     assert not (tmp_path / "out").exists()
     runs[1].run_once(FakeNnunet())
     assert "# Generators: 3 trainings, 1 of them left" in describe_plan(runs)
-    write_slurm_script(tmp_path / "array.sh", runs, study.path, tmp_path / "out", overwrite=False)
+    write_slurm_script(tmp_path / "array.sh", runs, overwrite=False)
     assert "others that need the same one wait" in (tmp_path / "array.sh").read_text()
 
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from nnunet_difftumor.errors import OutputExistsError
-from nnunet_difftumor.study.versions import VERSIONS_FILE, check_versions, installed_versions
+from nnunet_difftumor.study.planning import check_versions
+from nnunet_difftumor.study.runs import VERSIONS_FILE, installed_versions
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 OLD = {"batchgeneratorsv2": "0.3.3"}
