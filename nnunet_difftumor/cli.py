@@ -6,7 +6,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 from nnunet_difftumor import __version__
 from nnunet_difftumor.errors import DiffTumorError
@@ -107,7 +106,8 @@ def _list_commands() -> str:
 
 
 def _add_called(subparsers: argparse._SubParsersAction, name: str) -> None:
-    module = _load(name)
+    room = next(room for room, commands in ROOMS.items() if name in commands)
+    module = importlib.import_module(f"nnunet_difftumor.commands.{room}.{name.replace('-', '_')}")
     subparser = subparsers.add_parser(
         name,
         description=module.DESCRIPTION,
@@ -117,8 +117,3 @@ def _add_called(subparsers: argparse._SubParsersAction, name: str) -> None:
     module.add_arguments(subparser)
     subparser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     subparser.set_defaults(run=module.run)
-
-
-def _load(name: str) -> ModuleType:
-    room = next(room for room, commands in ROOMS.items() if name in commands)
-    return importlib.import_module(f"nnunet_difftumor.commands.{room}.{name.replace('-', '_')}")

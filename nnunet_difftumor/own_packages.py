@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import re
 from pathlib import Path
 
 from nnunet_difftumor import DISTRIBUTION
@@ -34,12 +34,8 @@ def require_own_packages(names: tuple[str, ...] = ("autoencoder", "diffusion")) 
 def _declared_distribution(init_file: Path) -> str | None:
     """Value of the constant DISTRIBUTION in a file, read as text: foreign code is not run."""
     try:
-        tree = ast.parse(init_file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
+        text = init_file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return None
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-            if "DISTRIBUTION" in names and isinstance(node.value.value, str):
-                return node.value.value
-    return None
+    found = re.search(r"""^DISTRIBUTION *= *["'](.*)["']""", text, re.MULTILINE)
+    return None if found is None else found[1]

@@ -11,11 +11,11 @@ def require_nnunet_folders() -> tuple[Path, Path]:
     """Return nnUNet_raw and nnUNet_preprocessed.
 
     Raises:
-        ConfigurationError: If one of the environment variables is not set.
+        ConfigurationError: If one of the environment variables is not set, or empty.
     """
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 
-    if not nnUNet_raw.is_set() or not nnUNet_preprocessed.is_set():
+    if not nnUNet_raw.get() or not nnUNet_preprocessed.get():
         raise ConfigurationError(
             "nnUNet_raw and nnUNet_preprocessed must be set, as for nnU-Net: export nnUNet_raw=/path/to/nnUNet_raw "
             "nnUNet_preprocessed=/path/to/nnUNet_preprocessed"

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,37 @@ import yaml
 
 from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, file_name_of, read_experiment
 from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
+from nnunet_difftumor.evaluation.comparison.run import compare
 from nnunet_difftumor.evaluation.scoring.request import find_label_maps
-from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.plan import Annotated, StudyPlan
-from nnunet_difftumor.study.running import state_of
 from nnunet_difftumor.study.runs import Run
-from nnunet_difftumor.study.validation_cases import validation_cases
 from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.support.processes.steps import FINISHED
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
 
-COMPARE_FOLDER = "compare"
-_STAMPS_FILE = "compared.json"
 _VALIDATION = "validation"
 
 
-def compare_all(
-    study: StudyPlan, runs: Sequence[Run], data: StudyData, output: Path, *, compare: Callable[..., Any]
-) -> tuple[Path, ...]:
-    """Write the experiments for `difftumor compare` and run them; what was compared before is skipped.
+def compare_all(runs: Sequence[Run]) -> tuple[Path, ...]:
+    """Write the experiments of all runs of a study for `difftumor compare` and run them, unless that was done before.
 
     An arm's repetition is compared when all its folds are finished. One that lacks a fold is left out, and named in
     the output and in the notes of the report. A report counts as made before if the experiment, the models or
-    predictions, the references, metadata and labels that it was made from are the same still, by size and time of
-    change.
+    predictions, references, metadata and labels that it was made from have the same size and time of change still.
 
     Returns:
         The reports; none of a number of annotated cases of which no repetition is finished.
     """
     reports = []
-    for annotated in study.annotated:
-        of_number = [run for run in runs if run.annotated == annotated]
-        folder = output.resolve() / COMPARE_FOLDER / f"annotated-{annotated}"
-        finished, notes = _complete_repetitions(study, of_number)
+    for annotated in runs[0].study.annotated:
+        folder = runs[0].root / "compare" / f"annotated-{annotated}"
+        complete, notes = _complete_repetitions([run for run in runs if run.annotated == annotated])
         for note in notes:
             print(f"{annotated} annotated cases: {note}", flush=True)
-        if not finished:
+        if not complete:
             continue
-        path = write_experiment(study, finished, data, annotated, folder, notes=notes)
-        report, stamps_file = folder / "report" / REPORT_FILE, folder / _STAMPS_FILE
+        path = _write_experiment(complete, folder, notes)
+        report, stamps_file = folder / "report" / REPORT_FILE, folder / "compared.json"
         stamps = _stamp(path)
         before = json.loads(stamps_file.read_text(encoding="utf-8")) if stamps_file.is_file() else None
         if not report.is_file() or stamps != before:
@@ -64,34 +55,40 @@ def compare_all(
     return tuple(reports)
 
 
-def write_experiment(
-    study: StudyPlan,
-    runs: Sequence[Run],
-    data: StudyData,
-    annotated: Annotated,
-    folder: Path,
-    *,
-    notes: Sequence[str] = (),
-) -> Path:
-    """Write the experiment of one number of annotated cases; its paths start from its folder, which may be moved.
+def _complete_repetitions(runs: Sequence[Run]) -> tuple[list[list[Run]], list[str]]:
+    """The folds of each arm and repetition that are all finished, and what is to be said of the others."""
+    repetitions: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    for run in runs:
+        repetitions[run.arm.name, run.seed].append(run)
+    complete, notes = [], []
+    for (arm, seed), folds in repetitions.items():
+        missing = [run.name for run in folds if run.state() != FINISHED]
+        if missing:
+            notes.append(f"{arm}, seed {seed} is left out; runs that are not finished: {', '.join(missing)}.")
+        else:
+            complete.append(folds)
+    arms, baseline = [folds[0].arm.name for folds in complete], runs[0].study.baseline
+    if arms and baseline not in arms and any(run.arm.name == baseline for run in runs):
+        notes.append(f"The baseline is {arms[0]}: {baseline}, that of the study, is left out.")
+    return complete, notes
 
-    Args:
-        runs: Its runs with that number, all folds of each repetition.
-        folder: Where the experiment, and links to models or predictions, are written.
-    """
-    arms = list(dict.fromkeys(run.arm.name for run in runs))
-    repetitions = sorted(_by_repetition(runs).items(), key=lambda item: arms.index(item[0][0]))
-    models = [_model(arm, seed, folds, folder, study) for (arm, seed), folds in repetitions]
+
+def _write_experiment(repetitions: Sequence[Sequence[Run]], folder: Path, notes: Sequence[str]) -> Path:
+    """Write the experiment of one number of annotated cases, and what it links to, into a folder that may be moved."""
+    first = repetitions[0][0]
+    study, data = first.study, first.data
+    arms = list(dict.fromkeys(folds[0].arm.name for folds in repetitions))
+    arm_by_arm = sorted(repetitions, key=lambda folds: arms.index(folds[0].arm.name))
     content: dict[str, Any] = {
-        "title": f"{study.title}: {annotated} annotated cases",
+        "title": f"{study.title}: {first.annotated} annotated cases",
         "baseline": study.baseline if study.baseline in arms else arms[0],
         "dataset_json": str(data.cases.folder / "dataset.json"),
-        **study.compare,
+        **json.loads(json.dumps(study.compare.model_dump(exclude_unset=True), default=os.path.realpath)),
         **({"notes": list(notes)} if notes else {}),
-        "models": models,
+        "models": [_model(folds, folder) for folds in arm_by_arm],
     }
     if "hospitals" not in content:
-        files = [data.cases.label_file(case) for case in validation_cases(study, data)]
+        files = [data.cases.label_file(case) for case in data.validation_cases(study.folds)]
         references = _fill_with_links(folder / "references", {file.name: file for file in files})
         content["hospitals"] = [{"name": _VALIDATION, "labels": references.name}]
     content["prediction"] = {"device": study.device, **content.get("prediction", {})}
@@ -99,29 +96,6 @@ def write_experiment(
     with written_whole(path, overwrite=True) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
-
-
-def _by_repetition(runs: Sequence[Run]) -> dict[tuple[str, int], list[Run]]:
-    """The folds of each arm and repetition."""
-    found: dict[tuple[str, int], list[Run]] = defaultdict(list)
-    for run in runs:
-        found[run.arm.name, run.seed].append(run)
-    return found
-
-
-def _complete_repetitions(study: StudyPlan, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Runs of the repetitions of which every fold is finished, and what is to be said of the others."""
-    finished, notes = [], []
-    for (arm, seed), folds in _by_repetition(runs).items():
-        missing = [run.name for run in folds if state_of(run) != FINISHED]
-        if missing:
-            notes.append(f"{arm}, seed {seed} is left out; runs that are not finished: {', '.join(missing)}.")
-        else:
-            finished += folds
-    arms = {run.arm.name for run in finished}
-    if arms and study.baseline not in arms and any(run.arm.name == study.baseline for run in runs):
-        notes.append(f"The baseline is {finished[0].arm.name}: {study.baseline}, that of the study, is left out.")
-    return finished, notes
 
 
 def _stamp(path: Path) -> dict[str, Any]:
@@ -143,17 +117,18 @@ def _files_of(experiment: ComparisonPlan) -> Iterator[Path]:
         if hospital.images is not None:
             yield from (file for file in sorted(hospital.images.iterdir()) if file.is_file())
         folders = [model.folder_of(hospital) for model in experiment.models if model.trained is None]
-        for folder in (*folders, *([hospital.labels] if hospital.labels is not None else ())):
+        for folder in [*folders, hospital.labels] if hospital.labels is not None else folders:
             yield from find_label_maps(folder).values()
 
 
-def _model(arm: str, seed: int, runs: Sequence[Run], folder: Path, study: StudyPlan) -> dict[str, Any]:
+def _model(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
     """One model: the folds of one arm and repetition together."""
+    arm, seed, study = runs[0].arm.name, runs[0].seed, runs[0].study
     name = file_name_of(f"{arm}.seed-{seed}")
     model: dict[str, Any] = {"arm": arm, "name": f"{arm}, seed {seed}"}
     if len(study.seeds) > 1:
         model["seed"] = seed
-    if "hospitals" in study.compare:
+    if study.compare.hospitals:
         _link_model(runs, folder / "models" / name)
         return {**model, "trained": f"models/{name}", "folds": [run.fold for run in runs]}
     _link_predictions(runs, folder / "predictions" / name)

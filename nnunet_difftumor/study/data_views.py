@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, choose_cases, find_raw_images
 from nnunet_difftumor.cases.healthy import CaseGroups, hashed_order
+from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, require_nnunet_folders
 from nnunet_difftumor.cases.splits import (
-    DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
     SPLITS_FILE_NAME,
     Split,
@@ -32,7 +33,7 @@ from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME
 from nnunet_difftumor.support.processes.steps import alone
 
 _NOT_LINKED = (SPLITS_FILE_NAME, HOLDOUT_FILE_NAME, CONFIG_FILE_NAME, CASE_FACTS_FILE_NAME)
-_CANNOT_TRAIN = Split((), ())
+_DECIDE_CASES = ("organ_label", "tumor_label", "healthy_holdout", "healthy_cases", "confirmed_healthy")
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,17 @@ class StudyData:
     """The data set of a study.
 
     Attributes:
+        settings: Those that the data set comes with, to be read from any folder.
         folds: Cases of each fold, as a trainer with all annotated cases settles them; of the folds that the study
             leaves out, those that could be trained.
         fold_count: How many folds the data set's splits have.
         seed_of_cases: Seed of the order in which annotated cases join.
         raw: Its folder in nnUNet_raw, which may not be at hand.
-        batch_size: Samples in a batch of the study's plans and configuration.
     """
 
     cases: PreprocessedCases
     dataset_json: Mapping[str, Any]
+    settings: Mapping[str, Any]
     folds: Mapping[int, FoldCases]
     fold_count: int
     seed_of_cases: int
@@ -65,6 +67,10 @@ class StudyData:
     def groups(self) -> CaseGroups:
         """All cases by what their labels say."""
         return next(iter(self.folds.values())).groups
+
+    def validation_cases(self, folds: Sequence[int]) -> list[str]:
+        """Cases that folds validate on, fold by fold."""
+        return [case for fold in folds for case in self.folds[fold].split.val]
 
     def split(self, fold: int, annotated: Annotated, *, healthy: bool) -> Split:
         """Cases of one run: validation as ever, fewer cases in the training list.
@@ -94,18 +100,14 @@ class StudyData:
 
     def lists_of_view(self, annotated: Annotated, *, healthy: bool) -> list[Split]:
         """Cases of all folds of the data set, also of folds that are left out; empty where one cannot be trained."""
-        return [self._split_if_possible(fold, annotated, healthy=healthy) for fold in range(self.fold_count)]
-
-    def _split_if_possible(self, fold: int, annotated: Annotated, *, healthy: bool) -> Split:
-        if fold not in self.folds:
-            return _CANNOT_TRAIN
-        try:
-            return self.split(fold, annotated, healthy=healthy)
-        except ConfigurationError:
-            return _CANNOT_TRAIN
+        splits = [Split((), ())] * self.fold_count
+        for fold in self.folds:
+            with contextlib.suppress(ConfigurationError):
+                splits[fold] = self.split(fold, annotated, healthy=healthy)
+        return splits
 
 
-def open_data(study: StudyPlan, *, show_progress: bool = False) -> StudyData:
+def open_data(study: StudyPlan) -> StudyData:
     """Find a study's data set in nnUNet_preprocessed and settle its folds.
 
     They are those of its splits_final.json with the rules for healthy cases applied, or the trainer's default.
@@ -115,18 +117,11 @@ def open_data(study: StudyPlan, *, show_progress: bool = False) -> StudyData:
         DatasetError: If the data set is not there or not preprocessed.
     """
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    folders = {variable: os.environ.get(variable, "") for variable in ("nnUNet_raw", "nnUNet_preprocessed")}
-    for variable, value in folders.items():
-        if not value:
-            raise ConfigurationError(f"The environment variable {variable} is not set; export it, as for nnU-Net.")
-    try:
-        name = maybe_convert_to_dataset_name(study.dataset)
-    except (RuntimeError, ValueError) as error:
-        raise DatasetError(f"{study.path}, dataset: {error}") from error
-    folder = Path(folders["nnUNet_preprocessed"]).resolve() / name
+    raw_root, preprocessed_root = require_nnunet_folders()
+    name = find_dataset_name(study.dataset)
+    raw, folder = raw_root.resolve() / name, preprocessed_root.resolve() / name
     plans_file = folder / f"{study.plans}.json"
     if not plans_file.is_file():
         raise DatasetError(f"{plans_file} does not exist. Plan and preprocess first, or correct dataset or plans.")
@@ -138,7 +133,6 @@ def open_data(study: StudyPlan, *, show_progress: bool = False) -> StudyData:
     data_folder = folder / configuration.data_identifier
     if not data_folder.is_dir():
         raise DatasetError(f"{data_folder} does not exist. Run nnUNetv2_preprocess for {study.configuration}.")
-    raw = Path(folders["nnUNet_raw"]).resolve() / name
     cases = PreprocessedCases(
         folder=folder,
         identifiers=tuple(sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))),
@@ -146,104 +140,62 @@ def open_data(study: StudyPlan, *, show_progress: bool = False) -> StudyData:
         images=find_raw_images(raw),
         labels=dataset_json["labels"],
     )
-    config = common_config(study, folder, dataset_json)
-    folds = {fold: choose_cases(cases, config, fold, show_progress=show_progress) for fold in study.folds}
-    count = _count_folds(cases, folds[study.folds[0]])
-    folds |= dict(_settle_other_folds(cases, config, set(range(count)) - folds.keys()))
-    return StudyData(cases, dataset_json, folds, count, study.seed_of_cases, raw, configuration.batch_size)
-
-
-def _count_folds(cases: PreprocessedCases, fold: FoldCases) -> int:
-    splits_file = cases.folder / SPLITS_FILE_NAME
-    if splits_file.is_file():
-        return len(read_splits(splits_file))
-    return len(cross_validation(fold.groups, fold.holdout, seed=DEFAULT_SEED))
-
-
-def _settle_other_folds(
-    cases: PreprocessedCases, config: DiffTumorConfig, folds: Collection[int]
-) -> Iterator[tuple[int, FoldCases]]:
-    """Settle the folds that a study leaves out; one that cannot be trained is no error of the study."""
-    for fold in folds:
-        try:
-            yield fold, choose_cases(cases, config, fold)
-        except DatasetError:
-            continue
-
-
-def settings_beside_plans(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a data set comes with, to be read from any folder."""
     sources = find_sources(None, folder, dataset_json)
-    return {key: value for source in reversed(sources) for key, value in source.from_anywhere().items()}
+    settings = {key: value for source in reversed(sources) for key, value in source.from_anywhere().items()}
+    config = _common_config(study, settings, dataset_json["labels"], folder)
+    folds = {fold: choose_cases(cases, config, fold, show_progress=True) for fold in study.folds}
+    splits_file, first = folder / SPLITS_FILE_NAME, folds[study.folds[0]]
+    splits = read_splits(splits_file) if splits_file.is_file() else cross_validation(first.groups, first.holdout)
+    for fold in set(range(len(splits))) - folds.keys():
+        with contextlib.suppress(DatasetError):  # one that cannot be trained is no error of the study
+            folds[fold] = choose_cases(cases, config, fold)
+    batch_size = configuration.batch_size
+    return StudyData(cases, dataset_json, settings, folds, len(splits), study.seed_of_cases, raw, batch_size)
 
 
-def common_config(study: StudyPlan, folder: Path, dataset_json: Mapping[str, Any]) -> DiffTumorConfig:
-    """The settings that decide which cases are healthy; refuse arms that differ in them.
-
-    Raises:
-        ConfigurationError: If arms differ in them, or a setting is wrong.
-    """
-    base = settings_beside_plans(folder, dataset_json)
-    first: DiffTumorConfig | None = None
+def _common_config(
+    study: StudyPlan, settings: Mapping[str, Any], labels: Mapping[str, Any], folder: Path
+) -> DiffTumorConfig:
+    """The settings that decide which cases are healthy; refuse arms that differ in them."""
+    configs: list[DiffTumorConfig] = []
     for arm in study.arms:
-        source = ConfigSource(f"{study.path}, arm {arm.name!r}", {**base, **arm.settings}, folder)
-        config = resolve_config(dataset_json["labels"], [source]).config
-        first = first or config
+        source = ConfigSource(f"{study.path}, arm {arm.name!r}", {**settings, **arm.settings}, folder)
+        configs.append(resolve_config(labels, [source]).config)
         for key in _DECIDE_CASES:
-            mine, others = getattr(config, key), getattr(first, key)
+            mine, others = getattr(configs[-1], key), getattr(configs[0], key)
             if mine != others:
                 raise ConfigurationError(
                     f"{source.name}: {key} is {mine!r} but {others!r} in arm {study.arms[0].name!r}; all arms must see "
                     "the same healthy cases. Write it into settings of the study."
                 )
-    assert first is not None
-    return first
+    return configs[0]
 
 
-_DECIDE_CASES = ("organ_label", "tumor_label", "healthy_holdout", "healthy_cases", "confirmed_healthy")
-
-
-def make_view(
-    data: StudyData, root: Path, annotated: Annotated, *, healthy: bool, trained_folds: Collection[int] = ()
-) -> Path:
+def make_view(data: StudyData, view: Path, splits: Sequence[Split], trained_folds: Collection[int] = ()) -> None:
     """Make a folder that is the preprocessed data set in all but its splits, with links to other data sets beside it.
 
-    Its files are links. Its lists are those of all folds of the data set, so that the study may train others later.
-    Nothing is written where the same view is there already.
+    Its files are links; extra healthy cases are in the data sets beside. Nothing is written where it is there already.
 
     Args:
+        view: What nnUNet_preprocessed is to be set to.
+        splits: Cases of all folds of the data set, so that the study may train others later.
         trained_folds: Folds that were trained with this view: their lists, the holdout and the data must stay.
-
-    Returns:
-        What nnUNet_preprocessed is to be set to.
 
     Raises:
         OutputExistsError: If something that must stay would change, or something else is in its place.
     """
-    parent = root / view_name(annotated, healthy=healthy)
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / data.name
-    with alone(parent, f"the view {parent.name}", waits=True, work="makes it"):
+    source, folder = data.cases.folder, view / data.name
+    entries = {folder / entry.name: entry for entry in source.iterdir() if not entry.name.startswith(".")}
+    others = {view / other.name: other for other in source.parent.glob("Dataset[0-9][0-9][0-9]_*")}
+    view.mkdir(parents=True, exist_ok=True)
+    with alone(view, f"the view {view.name}", waits=True, work="makes it"):
         if folder.is_symlink():
-            raise OutputExistsError(f"{parent} is a view of another data set than {data.name}. Name another --output.")
+            raise OutputExistsError(f"{view} is a view of another data set than {data.name}. Name another --output.")
         folder.mkdir(exist_ok=True)
-        _link_data(data, parent, is_trained=bool(trained_folds))
-        _write_lists(data, folder, data.lists_of_view(annotated, healthy=healthy), trained_folds)
-    return parent
-
-
-def _link_data(data: StudyData, parent: Path, *, is_trained: bool) -> None:
-    """Link the files of the data set, and the other data sets, beside which extra healthy cases are looked for."""
-    source = data.cases.folder
-    links = {
-        parent / data.name / entry.name: entry
-        for entry in source.iterdir()
-        if entry.name not in _NOT_LINKED and not entry.name.startswith(".")
-    }
-    others = source.parent.glob("Dataset[0-9][0-9][0-9]_*")
-    links |= {parent / other.name: other for other in others if other.name != data.name}
-    for link, target in links.items():
-        _link(link, target, is_trained=is_trained)
+        for link, target in {**entries, **others}.items():
+            if target.name not in (*_NOT_LINKED, data.name):
+                _link(link, target, is_trained=bool(trained_folds))
+        _write_lists(data, folder, splits, trained_folds)
 
 
 def _link(link: Path, target: Path, *, is_trained: bool) -> None:
@@ -278,8 +230,3 @@ def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained
                 "that they were made with, or name another --output."
             )
     write_splits(folder, splits, {"holdout": list(holdout)}, overwrite=True)
-
-
-def view_name(annotated: Annotated, *, healthy: bool) -> str:
-    """Name of a view's folder."""
-    return f"annotated-{annotated}{'' if healthy else '-without-healthy'}"

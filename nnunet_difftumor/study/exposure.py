@@ -10,7 +10,6 @@ from dataclasses import dataclass
 ITERATIONS, EQUAL = "iterations", "equal"
 EXPOSURES = (ITERATIONS, EQUAL)
 _TOLERANCE = 0.01 + 1e-9  # 1 %, whatever the last digit of a division
-_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,36 +17,25 @@ class SampleShares:
     """What the training samples of a run are drawn from; nnU-Net draws each of them independently of the others.
 
     Attributes:
-        annotated_cases: Training cases with annotated tumour.
-        annotated: Expected share of the samples that are of these cases, from 0 to 1.
-        healthy: Expected share of the samples that are of healthy cases, from 0 to 1.
+        annotated: Expected share of the samples that are of annotated cases, from 0 to 1.
         stretch: How many times as long the run is trained so that healthy samples take no annotated ones away.
     """
 
     annotated_cases: tuple[str, ...]
     annotated: float
-    healthy: float
     stretch: float
 
     def epochs(self, epochs: int) -> int:
-        """Epochs of the run in a study with equal exposure.
-
-        Args:
-            epochs: Epochs of a run without healthy samples.
-        """
+        """Epochs of the run in a study with equal exposure, where a run without healthy samples has `epochs`."""
         return max(1, round(epochs * self.stretch))
 
     def fits(self, epochs: int) -> bool:
-        """Whether whole epochs give the number of annotated samples to 1 %; where there are none, they always do.
-
-        Args:
-            epochs: Epochs of a run without healthy samples.
-        """
+        """Whether whole epochs give the number of annotated samples to 1 %; where there are none, they always do."""
         return self.annotated == 0 or abs(self.epochs(epochs) / (epochs * self.stretch) - 1) <= _TOLERANCE
 
     def margin(self, samples: int) -> float:
         """Three standard deviations of the number of annotated samples."""
-        return _DEVIATIONS * math.sqrt(samples * self.annotated * (1 - self.annotated))
+        return 3 * math.sqrt(samples * self.annotated * (1 - self.annotated))
 
 
 def shares_of(
@@ -71,20 +59,12 @@ def shares_of(
     return SampleShares(
         annotated_cases=cases,
         annotated=(1 - share) * len(cases) / (len(train) - count) if cases else 0.0,
-        healthy=share,
         stretch=1 / (1 - share) if is_matched else 1.0,
     )
 
 
 def fitting_epochs(epochs: int, shares: Collection[SampleShares]) -> tuple[int, ...]:
-    """Find the numbers of epochs next to one that does not fit that fit all runs.
-
-    Args:
-        epochs: Epochs that do not fit.
-
-    Returns:
-        The next smaller number, where there is one, and the next larger one.
-    """
+    """Find the next smaller number of epochs, where there is one, and the next larger one that fit all runs."""
 
     def fit_all(number: int) -> bool:
         return all(each.fits(number) for each in shares)

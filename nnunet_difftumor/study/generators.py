@@ -15,6 +15,7 @@ from nnunet_difftumor.settings.trainer_settings import OrganTarget
 from nnunet_difftumor.study.data_views import StudyData
 from nnunet_difftumor.study.plan import Annotated, StudyPlan
 from nnunet_difftumor.study.settings import ALL_ANNOTATED
+from nnunet_difftumor.study.training_step import TrainingStep
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import program
 from nnunet_difftumor.support.processes.steps import (
@@ -24,20 +25,15 @@ from nnunet_difftumor.support.processes.steps import (
     NOT_STARTED,
     RunCommand,
     RunError,
-    Step,
-    next_log,
     refuse_changes,
-    run_or_raise,
 )
 
 GENERATORS_FOLDER = "generators"
 _TRAINING_FOLDER, _RECORD_FILE = "training", "stage.json"
-_AUTOENCODER, _DIFFUSION = "train-autoencoder", "train-diffusion"
-_PRODUCTS = {_AUTOENCODER: "autoencoder/config.json", _DIFFUSION: "generator/model_index.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorStage(Step):
+class GeneratorStage(TrainingStep):
     """One training of a generator: the autoencoder of a fold, or the diffusion model of a number of annotated cases.
 
     Several runs may need it: one of them trains it, the others wait.
@@ -46,7 +42,7 @@ class GeneratorStage(Step):
         name: Its name in the file system; no other stage of the study has it.
         options: Words of the command that must not change between two starts.
         working_options: Words that may: where files are, how many processes read them.
-        root: Folder of all generators of the study.
+        product: A file in the command's folder that is there when the training is finished.
     """
 
     name: str
@@ -55,19 +51,20 @@ class GeneratorStage(Step):
     working_options: tuple[str, ...]
     fold: int
     split: Split
-    device: str
+    product: str
+    environment: dict[str, str]
     root: Path
     waits = True
 
     @property
     def folder(self) -> Path:
         """What the command writes."""
-        return self.root / self.name
+        return self.root / GENERATORS_FOLDER / self.name
 
     @property
     def work_folder(self) -> Path:
         """Splits, record, lock and logs: the command wants its own folder empty."""
-        return self.root / _TRAINING_FOLDER / self.name
+        return self.root / GENERATORS_FOLDER / _TRAINING_FOLDER / self.name
 
     @property
     def done_file(self) -> Path:
@@ -75,30 +72,16 @@ class GeneratorStage(Step):
         return self.folder / DONE_FILE
 
     @property
-    def splits_file(self) -> Path:
-        """The splits file that the command reads."""
-        return self.work_folder / SPLITS_FILE_NAME
+    def trained_by(self) -> str:
+        """The command as one speaks of it."""
+        return f"difftumor {self.subcommand}"
 
-    @property
-    def product(self) -> Path:
-        """A file that is there when the training is finished."""
-        return self.folder / _PRODUCTS[self.subcommand]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables of the command; a GPU is taken where there is one, unless the study is for the CPU."""
-        return {"ACCELERATE_USE_CPU": "1"} if self.device == "cpu" else {}
-
-    def command(self, *, is_continued: bool) -> list[str]:
-        """Words of the command."""
+    def command(self) -> list[str]:
+        """Words of the command, with `--resume` if it was interrupted."""
         words = [program("difftumor"), self.subcommand, *self.options, *self.working_options]
-        words += ["--splits", str(self.splits_file), "--fold", str(self.fold), "--output", str(self.folder)]
-        return [*words, "--resume"] if is_continued else words
-
-    def as_typed(self, *, is_continued: bool) -> str:
-        """The command with its variables, for a shell."""
-        variables = [f"{key}={value}" for key, value in self.environment.items()]
-        return " ".join([*variables, shlex.join(["difftumor", *self.command(is_continued=is_continued)[1:]])])
+        words += ["--splits", str(self.work_folder / SPLITS_FILE_NAME), "--fold", str(self.fold)]
+        words += ["--output", str(self.folder)]
+        return [*words, "--resume"] if self.state() == INTERRUPTED else words
 
     def to_json(self) -> dict[str, Any]:
         """What must not change between two starts."""
@@ -106,16 +89,12 @@ class GeneratorStage(Step):
 
     def state(self) -> str:
         """Say whether it is finished, was interrupted, or is not started."""
-        if self.done_file.is_file() and self.product.is_file():
+        if self.done_file.is_file() and (self.folder / self.product).is_file():
             return FINISHED
         return INTERRUPTED if self.folder.is_dir() and any(self.folder.iterdir()) else NOT_STARTED
 
     def check(self) -> None:
-        """Refuse a folder that holds what this stage would not have made.
-
-        Raises:
-            OutputExistsError: If anything differs from the record, or there is none.
-        """
+        """Refuse a folder that holds what this stage would not have made, with an OutputExistsError."""
         if self.state() == NOT_STARTED:
             return
         record = self.work_folder / _RECORD_FILE
@@ -125,22 +104,18 @@ class GeneratorStage(Step):
                 "generator: its full path, instead of generator: study."
             )
         advice = "Restore them, or name another --output: runs that used this generator are matched with no other."
-        refuse_changes(record, self.to_json(), self.folder, advice, self.root.parent)
+        refuse_changes(record, self.to_json(), self.folder, advice, self.root)
 
     def prepare(self, run_command: RunCommand) -> None:
         """Write the record, and the splits file with the fold at its place, so that the generator says its number."""
         write_json(self.work_folder / _RECORD_FILE, self.to_json(), overwrite=True)
-        write_json(self.splits_file, [self.split.to_json()] * (self.fold + 1), overwrite=True)
-
-    def execute(self, run_command: RunCommand) -> None:
-        """Train; an interrupted training goes on with `--resume`."""
-        is_continued, log = self.state() == INTERRUPTED, next_log(self.work_folder)
+        write_json(self.work_folder / SPLITS_FILE_NAME, [self.split.to_json()] * (self.fold + 1), overwrite=True)
         print(f"--- {self.name}", flush=True)
-        words, typed = self.command(is_continued=is_continued), self.as_typed(is_continued=is_continued)
-        who = f"{self.name}: difftumor {self.subcommand}"
-        run_or_raise(words, self.environment, log, run_command, typed=typed, who=who)
-        if not self.product.is_file():
-            raise RunError(f"{who} ended well but left no {self.product}.")
+
+    def check_result(self) -> None:
+        """Make sure that there is a model."""
+        if not (self.folder / self.product).is_file():
+            raise RunError(f"{self.name}: {self.trained_by} ended well but left no {self.folder / self.product}.")
 
 
 def generator_folder(output: Path, fold: int, annotated: Annotated) -> Path:
@@ -163,7 +138,6 @@ def plan_generator(
     annotated cases of its arms, never more.
 
     Args:
-        study: The study, with `generators`.
         targets: The targets of a run whose generator it is to be.
         where: The arm, for errors.
 
@@ -181,21 +155,23 @@ def plan_generator(
     working = (*_option("--data", data.raw), *_option("--workers", settings.workers or None))
     autoencoder = GeneratorStage(
         name=f"fold-{fold}.autoencoder",
-        subcommand=_AUTOENCODER,
+        subcommand="train-autoencoder",
         options=(*preset, *_option("--steps", settings.autoencoder_steps), *precision),
         working_options=working,
         fold=fold,
         split=data.split(fold, ALL_ANNOTATED, healthy=True),
-        device=study.device,
-        root=output / GENERATORS_FOLDER,
+        product="autoencoder/config.json",
+        environment={"ACCELERATE_USE_CPU": "1"} if study.device == "cpu" else {},  # else a GPU, where there is one
+        root=output,
     )
     diffusion = replace(
         autoencoder,
         name=_diffusion_name(fold, annotated),
-        subcommand=_DIFFUSION,
+        subcommand="train-diffusion",
         options=(*preset, *tumors, *_option("--steps", settings.diffusion_steps), *spacing, *precision),
         working_options=(*working, "--autoencoder", str(autoencoder.folder)),
         split=data.split(fold, annotated, healthy=True),
+        product="generator/model_index.json",
     )
     return autoencoder, diffusion
 
@@ -215,11 +191,7 @@ def _refuse_nothing_to_learn(data: StudyData, annotated: Annotated, where: str) 
 
 
 def check_stages(stages: Sequence[GeneratorStage], path: Path) -> None:
-    """Refuse runs that need different generators at one place.
-
-    Raises:
-        ConfigurationError: If two stages of one name differ.
-    """
+    """Refuse runs that need different generators at one place, with a ConfigurationError."""
     by_name: dict[str, GeneratorStage] = {}
     for stage in stages:
         first = by_name.setdefault(stage.name, stage)

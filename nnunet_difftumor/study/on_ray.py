@@ -6,15 +6,12 @@ import functools
 import importlib
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
-from nnunet_difftumor.study.data_views import StudyData
-from nnunet_difftumor.study.plan import StudyPlan
-from nnunet_difftumor.study.running import Training
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.processes.logged_command import run_logged
 from nnunet_difftumor.support.processes.steps import FINISHED, RunError, Step
@@ -32,7 +29,6 @@ def ray_session(address: str | None, *, gpus_per_run: float, cpus_per_run: float
     Args:
         address: Address of a cluster; None: that of RAY_ADDRESS or of this machine, else a Ray of its own here.
         gpus_per_run: GPUs that Ray reserves for a training; parts of one are possible.
-        cpus_per_run: Cores that Ray reserves for a training.
 
     Raises:
         ConfigurationError: If a number is negative, or Ray is not installed or cannot be reached.
@@ -40,7 +36,13 @@ def ray_session(address: str | None, *, gpus_per_run: float, cpus_per_run: float
     for name, value in (("--gpus-per-run", gpus_per_run), ("--cpus-per-run", cpus_per_run)):
         if not 0 <= value < float("inf"):
             raise ConfigurationError(f"{name} must be 0 or more, got {value:g}.")
-    ray = _import_ray()
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--ray needs Ray, which is not installed ({error}): pip install 'nnunet-difftumor[ray]', on every machine "
+            "of the cluster. Without it, the runs are trained one after the other, or as a Slurm job array (--slurm)."
+        ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report over the network
     on_terminate: Any = signal.getsignal(signal.SIGTERM)
     variables = {key: value for key, value in os.environ.items() if key.startswith(_PASSED_ON)}
@@ -66,44 +68,36 @@ class RaySession:
     def __init__(self, ray: Any, resources: Mapping[str, float]) -> None:
         self._ray, self._resources = ray, resources
 
-    def train_all(self, runs: Sequence[Run], data: StudyData) -> Mapping[str, DiffTumorError]:
-        """Train runs side by side, as many as fit, each after the generator that it needs; finished ones are skipped.
-
-        Returns:
-            What went wrong, by name of the run.
-        """
-        trainings = [Training(run, data) for run in runs]
-        left = [training for training in trainings if training.state() != FINISHED]
+    def train_all(self, runs: Sequence[Run]) -> Mapping[str, DiffTumorError]:
+        """Train what is not finished side by side, runs after their generators; gives what went wrong, by run."""
+        left = [run for run in runs if run.state() != FINISHED]
         print(f"{len(runs)} runs, {len(runs) - len(left)} done before, {len(left)} to train on Ray", flush=True)
         started: dict[str, tuple[Any, Step]] = {}
-        for training in left:
-            stages = training.run.generator_stages
-            for number, stage in enumerate(stages):
-                self._start_step(stage, stages[:number], started)
-        for training in left:
-            self._start_step(training, training.run.generator_stages, started)
+        steps: list[tuple[Step, Sequence[Step]]] = []
+        for run in left:
+            steps += [(stage, run.generator_stages[:number]) for number, stage in enumerate(run.generator_stages)]
+        for step, before in [*steps, *((run, run.generator_stages) for run in left)]:
+            if step.name not in started and step.state() != FINISHED:
+                tasks = [started[other.name][0] for other in before if other.name in started]
+                started[step.name] = self._start(_run_step, step, *tasks), step
         errors = self._wait(dict(started.values()))
-        return {training.name: errors[training.name] for training in left if training.name in errors}
+        return {run.name: errors[run.name] for run in left if run.name in errors}
 
-    def compare_all(self, study: StudyPlan, runs: Sequence[Run], data: StudyData, output: Path) -> tuple[Path, ...]:
+    def compare_all(self, runs: Sequence[Run]) -> tuple[Path, ...]:
         """Compare as one task, because predicting wants a GPU too.
 
         Raises:
             DiffTumorError: If the comparison fails, or Ray loses its task.
         """
+        from nnunet_difftumor.study.comparing import compare_all
+
         print("Comparing on Ray", flush=True)
-        task = self._start(_compare_all, study, runs, data, output)
+        task = self._start(_returning_errors, compare_all, runs)
         with self._ended_with_us([task]):
             result = self._result(task, "comparison")
         if isinstance(result, DiffTumorError):
             raise result
         return result
-
-    def _start_step(self, step: Step, before: Sequence[Step], started: dict[str, tuple[Any, Step]]) -> None:
-        """Start a step after those before it, unless it was started or is finished; `started` gets it."""
-        if step.name not in started and step.state() != FINISHED:
-            tasks = [started[other.name][0] for other in before if other.name in started]
-            started[step.name] = self._start(_run_step, step, *tasks), step
 
     def _start(self, function: Any, *arguments: Any) -> Any:
         return self._ray.remote(function).options(**self._resources).remote(*arguments)
@@ -148,34 +142,16 @@ def _run_step(step: Step, *before: DiffTumorError | None) -> DiffTumorError | No
     failed = next((error for error in before if error is not None), None)
     if failed is not None:
         return RunError(f"{step.name}: what it is trained with failed: {failed}")
+    result = _returning_errors(step.run_once, functools.partial(run_logged, is_told_to_end=False))
+    return None if isinstance(result, bool) else result
+
+
+def _returning_errors(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Task: call a function; return what it returns, or what went wrong."""
     try:
-        step.run_once(functools.partial(run_logged, is_told_to_end=False))
+        return function(*arguments)
     except DiffTumorError as error:
         return error
-    return None
-
-
-def _compare_all(
-    study: StudyPlan, runs: Sequence[Run], data: StudyData, output: Path
-) -> tuple[Path, ...] | DiffTumorError:
-    """Task: compare; return the reports, or what went wrong."""
-    from nnunet_difftumor.evaluation.comparison.run import compare
-    from nnunet_difftumor.study.comparing import compare_all
-
-    try:
-        return compare_all(study, runs, data, output, compare=compare)
-    except DiffTumorError as error:
-        return error
-
-
-def _import_ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise ConfigurationError(
-            f"--ray needs Ray, which is not installed ({error}): pip install 'nnunet-difftumor[ray]', on every machine "
-            "of the cluster. Without it, the runs are trained one after the other, or as a Slurm job array (--slurm)."
-        ) from error
 
 
 def _say_if_it_never_fits(ray: Any, *, cpus: float, gpus: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +14,26 @@ from nnunet_difftumor.evaluation.comparison.inputs.plan import SharedSettings, c
 from nnunet_difftumor.evaluation.comparison.measures import AUROC
 from nnunet_difftumor.settings.sources import with_full_paths
 from nnunet_difftumor.study.exposure import EQUAL
-from nnunet_difftumor.study.settings import (
-    ALL_ANNOTATED,
-    BACKBONES,
-    LONGEST,
-    STUDY_GENERATOR,
-    ArmSettings,
-    StudySettings,
-)
+from nnunet_difftumor.study.settings import ALL_ANNOTATED, STUDY_GENERATOR, ArmSettings, StudySettings
 from nnunet_difftumor.support.files.declared import check
 from nnunet_difftumor.support.files.entries import read_yaml
-from nnunet_difftumor.trainer.schedule import STOCK_SCHEDULE
 
 Annotated = int | str
 _AXES = ("backbone", "healthy_share", "injection_probability", "steps")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One arm with one value of every setting.
+class Arm(ArmSettings):
+    """One arm with one value of every setting; what it does not say is as the study says.
 
     Attributes:
-        healthy: Whether healthy cases train; None where the trainer leaves no choice.
-        annotated: Numbers of annotated tumour cases that train, "all" among them.
-        settings: Settings of the trainer, the study's among them, with full paths.
+        settings: All settings of the trainer, the study's among them, with full paths.
         epochs: Epochs of each run, before equal exposure or the longest other run stretch them.
-        is_longest: Each run is trained as long as the longest other one of its fold and number of annotated cases.
         wall_clock_factor: By how much `epochs` was multiplied to take the time of another arm; None: equal epochs.
-        seconds_per_epoch: Expected time of an epoch in s; None: unknown.
     """
 
-    name: str
-    trainer: str
-    backbone: str = BACKBONES[0]
-    healthy: bool | None = None
-    annotated: tuple[Annotated, ...] = (ALL_ANNOTATED,)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = STOCK_SCHEDULE["num_epochs"]
-    is_longest: bool = False
-    wall_clock_factor: float | None = None
-    seconds_per_epoch: float | None = None
+    backbone: str = Field()
+    annotated: tuple[Annotated, ...] = Field()
+    epochs: int
 
 
 class StudyPlan(StudySettings):
@@ -64,14 +43,12 @@ class StudyPlan(StudySettings):
         path: The file that it was read from.
         annotated: All numbers of annotated cases of the arms, rising, "all" last.
         arms: One for each combination of the keys that hold a list, and for equal epochs and equal wall-clock time.
-        compare: Entries for `difftumor compare`, with full paths.
     """
 
     path: Path
     title: str = Field()
     baseline: str = Field()
     arms: tuple[Arm, ...]
-    compare: Mapping[str, Any] = Field()
 
 
 def read_study(path: Path) -> StudyPlan:
@@ -80,7 +57,6 @@ def read_study(path: Path) -> StudyPlan:
     Raises:
         ConfigurationError: If the file cannot be read, or a key or value in it is wrong.
     """
-    path = Path(path)
     written = check(read_yaml(path, "study"), StudySettings, path, "the study", folder=path.resolve().parent)
     arms = tuple(arm for number in range(len(written.arms)) for arm in _read_arms(written, number, path))
     if not arms:
@@ -92,47 +68,44 @@ def read_study(path: Path) -> StudyPlan:
         raise ConfigurationError(f"{path}: baseline must be one of the arms {', '.join(names)}, got {baseline!r}.")
     _check_use_of_generators(path, arms, has_generators=written.generators is not None)
     _check_comparison(written.compare, path)
+    counts = {count for arm in arms for count in arm.annotated}
     filled: dict[str, Any] = {
         "path": path,
         "title": written.title or path.stem,
-        "annotated": tuple(sorted({count for arm in arms for count in arm.annotated}, key=_all_last)),
+        "annotated": tuple(sorted(counts, key=lambda count: (count == ALL_ANNOTATED, count))),
         "arms": arms,
         "baseline": baseline,
-        "compare": _entries_for_compare(written.compare),
     }
     return StudyPlan.model_construct(**{**dict(written), **filled})
 
 
-def _all_last(count: Annotated) -> float:
-    return float("inf") if isinstance(count, str) else count
-
-
 def _read_arms(study: StudySettings, number: int, path: Path) -> Iterator[Arm]:
-    entry, where = study.arms[number], f"{path}, arms[{number}]"
-    _check_length(entry, study.exposure, where)
+    entry = study.arms[number]
+    _check_length(entry, study.exposure, f"{path}, arms[{number}]")
     written = {key: getattr(entry, key) for key in _AXES}
     lists = [value if isinstance(value, tuple) else (value,) for value in written.values()]
     for values in itertools.product(*lists):
         point = dict(zip(_AXES, values, strict=True))
         varied = [f"{key} {value}" for key, value in point.items() if isinstance(written[key], tuple)]
+        of_trainer = {key: point[key] for key in _AXES if key != "backbone"} | {"generator": entry.generator}
         settings = {**study.settings, **entry.settings}
-        settings |= {key: value for key, value in point.items() if value is not None and key != "backbone"}
-        if entry.generator is not None:
-            settings["generator"] = entry.generator
-        arm = Arm(
-            name=", ".join([entry.name, *varied]),
-            trainer=entry.trainer,
-            backbone=point["backbone"],
-            healthy=entry.healthy,
-            annotated=entry.annotated or study.annotated,
-            settings=with_full_paths(settings, path.resolve().parent, str(path), [STUDY_GENERATOR]),
-            epochs=study.schedule.epochs,
-            is_longest=entry.length == LONGEST,
-            seconds_per_epoch=entry.seconds_per_epoch or study.seconds_per_epoch,
-        )
+        settings |= {key: value for key, value in of_trainer.items() if value is not None}
+        filled: dict[str, Any] = {
+            **point,
+            "name": ", ".join([entry.name, *varied]),
+            "annotated": entry.annotated or study.annotated,
+            "settings": with_full_paths(settings, path.resolve().parent, str(path), [STUDY_GENERATOR]),
+            "epochs": study.schedule.epochs,
+            "seconds_per_epoch": entry.seconds_per_epoch or study.seconds_per_epoch,
+            "wall_clock_factor": None,
+        }
+        arm = Arm.model_construct(**{**dict(entry), **filled})
         yield arm
-        if entry.wall_clock_factor is not None:
-            yield _with_more_epochs(arm, entry.wall_clock_factor)
+        factor = entry.wall_clock_factor
+        if factor is not None:  # once more, for equal wall-clock time in place of equal epochs
+            name = f"{arm.name} (wall-clock control, epochs x {factor:g})"
+            epochs = max(1, round(arm.epochs * factor))
+            yield arm.model_copy(update={"name": name, "epochs": epochs, "wall_clock_factor": factor})
 
 
 def _check_length(arm: ArmSettings, exposure: str, where: str) -> None:
@@ -144,16 +117,6 @@ def _check_length(arm: ArmSettings, exposure: str, where: str) -> None:
     raise ConfigurationError(
         f"{where}: wall_clock_factor {factor:g} and {other} both say how long the arm is trained. Remove one of them; "
         "for equal time beside an arm of another length, write a second study."
-    )
-
-
-def _with_more_epochs(arm: Arm, factor: float) -> Arm:
-    """The same arm, trained for a measured factor of the epochs: equal wall-clock time, not equal epochs."""
-    return replace(
-        arm,
-        name=f"{arm.name} (wall-clock control, epochs x {factor:g})",
-        epochs=max(1, round(arm.epochs * factor)),
-        wall_clock_factor=factor,
     )
 
 
@@ -189,16 +152,3 @@ def _check_comparison(compare: SharedSettings, path: Path) -> None:
             "validation cases. Name test data in hospitals and write prediction: {probabilities: true}, or choose "
             "another primary."
         )
-
-
-def _entries_for_compare(compare: SharedSettings) -> dict[str, Any]:
-    """What was written, with paths that the file of a comparison in any folder may hold."""
-    entries = compare.model_dump(mode="json", exclude_unset=True)
-    if compare.metadata is not None:
-        entries["metadata"] = str(compare.metadata.resolve())
-    if "hospitals" in entries:
-        entries["hospitals"] = [
-            {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in dict(hospital).items()}
-            for hospital in compare.hospitals
-        ]
-    return entries

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import shlex
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_difftumor.study.generators import GeneratorStage
-from nnunet_difftumor.study.running import annotated_samples_seen, epochs_left, seconds_per_epoch, state_of
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.processes.steps import FINISHED, INTERRUPTED
-
-_GENERATORS_NOTE = "# The first task that needs a generator trains it; others that need the same one wait.\n"
-_SECONDS_OF_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+from nnunet_difftumor.support.processes.steps import FINISHED
 
 
 def describe_plan(runs: Sequence[Run]) -> str:
@@ -23,87 +19,104 @@ def describe_plan(runs: Sequence[Run]) -> str:
     The time of an epoch is measured in the logs of the arm's runs where there are any, or as the study says.
     """
     measured = _measured(runs)
-    lines, total, unknown = _describe_generators(runs), 0.0, 0
+    lines, times = _describe_generators(runs), []
     for run in runs:
-        state = state_of(run)
-        lines.append(f"# {run.name}: {state}; {_facts(run)}{_samples(run, state)}")
+        state = run.state()
+        lines.append(f"# {run.name}: {state}; {_facts(run, state)}")
         if state == FINISHED:
             continue
-        lines += [f"#   not there yet: {folder}" for folder in run.missing_generators]
-        lines.append(run.as_typed(is_continued=state == INTERRUPTED))
         seconds = measured.get(run.arm.name, run.arm.seconds_per_epoch)
-        if seconds is None:
-            unknown += 1
-            lines.append("#   time unknown: no seconds_per_epoch in the study, and no log of this arm yet")
-        else:
-            source = "measured" if run.arm.name in measured else "from the study"
-            count = epochs_left(run)
-            total += seconds * count
-            before = f"; {run.epochs - count} of {run.epochs} are in the last checkpoint"
-            lines.append(
-                f"#   {count} epochs of {seconds:.3g} s ({source}): {show_seconds(seconds * count)}"
-                f"{before if count < run.epochs else ''}"
-            )
-    left = sum(state_of(run) != FINISHED for run in runs)
+        source = "measured" if run.arm.name in measured else "from the study"
+        times.append(None if seconds is None else seconds * run.epochs_left())
+        lines += [f"#   not there yet: {folder}" for folder in run.missing_generators]
+        lines += [run.as_typed(), _describe_time(run, seconds, source)]
+    left, unknown = len(times), times.count(None)
+    total = _show_seconds(sum(time for time in times if time is not None))
     lines.append(f"# {len(runs)} runs, {len(runs) - left} finished, {left} to train, one after the other:")
-    at_least = "at least " if unknown else ""
-    more = f"; unknown for {unknown} runs" if unknown else ""
-    lines.append(f"# {at_least}{show_seconds(total)} of training{more}, validation and test predictions not counted")
+    at_least, more = ("at least ", f"; unknown for {unknown} runs") if unknown else ("", "")
+    lines.append(f"# {at_least}{total} of training{more}, validation and test predictions not counted")
     return "\n".join(lines)
+
+
+def _describe_time(run: Run, seconds: float | None, source: str) -> str:
+    if seconds is None:
+        return "#   time unknown: no seconds_per_epoch in the study, and no log of this arm yet"
+    left = run.epochs_left()
+    before = f"; {run.epochs - left} of {run.epochs} are in the last checkpoint" if left < run.epochs else ""
+    return f"#   {left} epochs of {seconds:.3g} s ({source}): {_show_seconds(seconds * left)}{before}"
 
 
 def _describe_generators(runs: Sequence[Run]) -> list[str]:
     """What is trained before the runs; each stage once."""
-    stages: dict[str, GeneratorStage] = {stage.name: stage for run in runs for stage in run.generator_stages}
+    stages = {stage.name: stage for run in runs for stage in run.generator_stages}
     if not stages:
         return []
-    states = {name: stage.state() for name, stage in stages.items()}
-    left = sum(state != FINISHED for state in states.values())
+    left = sum(stage.state() != FINISHED for stage in stages.values())
     lines = [
         f"# Generators: {len(stages)} trainings, {left} of them left. Each comes before the first run that needs it; "
         "their time is not counted below."
     ]
     for name, stage in stages.items():
         count = f"{len(stage.split.train)} cases may train, {len(stage.split.val)} are held out"
-        lines.append(f"# {name}: {states[name]}; {count}")
-        if states[name] != FINISHED:
-            lines.append(stage.as_typed(is_continued=states[name] == INTERRUPTED))
+        lines.append(f"# {name}: {stage.state()}; {count}")
+        if stage.state() != FINISHED:
+            lines.append(stage.as_typed())
     return [*lines, "#"]
 
 
-def show_seconds(seconds: float) -> str:
+def _show_seconds(seconds: float) -> str:
     """Write a time in the largest unit that fits."""
-    for size, unit in _SECONDS_OF_UNITS:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
 
 
-def write_slurm_script(path: Path, runs: Sequence[Run], study_file: Path, output: Path, *, overwrite: bool) -> int:
-    """Write a job array with one run a task; finished runs are left out, and without others nothing is written.
+def _facts(run: Run, state: str) -> str:
+    """Trainer and cases; and samples of annotated ones: how many are planned, and how many a finished run has seen."""
+    facts = f"{run.trainer}, {len(run.split.train)} training and {len(run.split.val)} validation cases"
+    facts += "" if run.healthy else ", without healthy ones"
+    facts += "" if run.arm.wall_clock_factor is None else "; wall-clock control"
+    if run.annotated_samples is None:
+        return facts
+    seen = run.annotated_samples_seen() if state == FINISHED else None
+    planned = f"{facts}; {run.annotated_samples:.0f} of {run.samples} samples annotated"
+    return planned if seen is None else f"{planned}, {seen} seen"
 
-    Returns:
-        Number of tasks.
+
+def _measured(runs: Sequence[Run]) -> dict[str, float]:
+    """Median over the runs of each arm that have finished an epoch, in s."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        if (seconds := run.seconds_per_epoch()) is not None:
+            times[run.arm.name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def write_slurm_script(path: Path, runs: Sequence[Run], *, overwrite: bool) -> int:
+    """Write a job array with one run a task and return how many; without a run that is left, nothing is written.
 
     Raises:
         OutputExistsError: If the file exists and `overwrite` is False.
     """
-    left = [run for run in runs if state_of(run) != FINISHED]
+    left = [run for run in runs if run.state() != FINISHED]
     if not left:
         return 0
-    command = command_of_study(study_file, output)
-    logs = output.resolve() / "slurm"
+    command, logs = command_of_study(runs[0]), runs[0].root / "slurm"
     logs.mkdir(parents=True, exist_ok=True)
+    log = shlex.quote(str(logs).replace("%", "%%") + "/%A_%a.log")  # Slurm replaces what follows a single %
     names = "\n".join(f"  {shlex.quote(run.name)}" for run in left)
+    note = "# The first task that needs a generator trains it; others that need the same one wait.\n"
+    about_generators = note if any(run.generator_stages for run in left) else ""
     text = f"""#!/bin/bash
 #SBATCH --job-name=difftumor
 #SBATCH --array=0-{len(left) - 1}
-#SBATCH --output={shlex.quote(f"{_for_slurm(logs)}/%A_%a.log")}
+#SBATCH --output={log}
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 # Add what your cluster needs, e.g. --gres=gpu:1 --cpus-per-task=12 --mem=64G --time=48:00:00, and the environment.
 # Submit with the nnU-Net variables exported. When all tasks are done:  {command}
-{_GENERATORS_NOTE if any(run.generator_stages for run in left) else ""}set -euo pipefail
+{about_generators}set -euo pipefail
 runs=(
 {names}
 )
@@ -114,36 +127,6 @@ exec {command} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"
     return len(left)
 
 
-def command_of_study(study_file: Path, output: Path) -> str:
-    """The command that trains and compares all of a study, to be given in any folder."""
-    return shlex.join(["difftumor", "experiment", str(study_file.resolve()), "--output", str(output.resolve())])
-
-
-def _for_slurm(path: Path) -> str:
-    """Escape the sign that Slurm replaces in the names of logs."""
-    return str(path).replace("%", "%%")
-
-
-def _facts(run: Run) -> str:
-    cases = f"{len(run.split.train)} training and {len(run.split.val)} validation cases"
-    control = "" if run.arm.wall_clock_factor is None else "; wall-clock control"
-    return f"{run.trainer}, {cases}{'' if run.healthy else ', without healthy ones'}{control}"
-
-
-def _samples(run: Run, state: str) -> str:
-    """Samples of annotated cases: how many are planned, and how many a finished run has seen."""
-    if run.annotated_samples is None:
-        return ""
-    seen = annotated_samples_seen(run) if state == FINISHED else None
-    planned = f"; {run.annotated_samples:.0f} of {run.samples} samples annotated"
-    return planned if seen is None else f"{planned}, {seen} seen"
-
-
-def _measured(runs: Sequence[Run]) -> dict[str, float]:
-    """Median over the runs of each arm that have finished an epoch."""
-    times: dict[str, list[float]] = {}
-    for run in runs:
-        seconds = seconds_per_epoch(run)
-        if seconds is not None:
-            times.setdefault(run.arm.name, []).append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+def command_of_study(run: Run) -> str:
+    """The command that trains and compares all of the study of a run, to be given in any folder."""
+    return shlex.join(["difftumor", "experiment", str(run.study.path.resolve()), "--output", str(run.root)])

@@ -1,52 +1,62 @@
-"""The runs of a study: one training each, with a name, a folder and a command of its own."""
+"""The runs of a study: what is finished is never trained again, what was interrupted continues."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor import __version__
 from nnunet_difftumor.cases.splits import Split
-from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.evaluation.comparison.inputs.plan import check_names, file_name_of
-from nnunet_difftumor.evaluation.comparison.inputs.prediction import trainer_search_environment
-from nnunet_difftumor.injection.sources import COPY_PASTE, DIFFUSION, HANDCRAFTED, HEALTHY_ONLY
-from nnunet_difftumor.settings.resolving import resolve_config
-from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, ConfigSource
-from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, is_generator_name
-from nnunet_difftumor.study.data_views import StudyData, settings_beside_plans, view_name
-from nnunet_difftumor.study.exposure import EQUAL, SampleShares, fitting_epochs, shares_of
-from nnunet_difftumor.study.generators import GeneratorStage, check_stages, generator_folder, plan_generator
+from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
+from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE
+from nnunet_difftumor.study.data_views import StudyData, make_view
+from nnunet_difftumor.study.exposure import EQUAL, SampleShares
+from nnunet_difftumor.study.generators import GeneratorStage
 from nnunet_difftumor.study.plan import Annotated, Arm, StudyPlan
-from nnunet_difftumor.study.settings import STUDY_GENERATOR
-from nnunet_difftumor.study.trainers import TrainerFacts, trainer_of
-from nnunet_difftumor.study.validation_cases import check_validation_cases
-from nnunet_difftumor.support.processes.logged_command import program
-from nnunet_difftumor.support.processes.steps import relative_paths
-from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
-from nnunet_difftumor.trainer.schedule import SCHEDULE_KEYS
+from nnunet_difftumor.study.training_step import TrainingStep
+from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.processes.logged_command import program, run_logged
+from nnunet_difftumor.support.processes.steps import (
+    DONE_FILE,
+    FINISHED,
+    INTERRUPTED,
+    NOT_STARTED,
+    RunCommand,
+    RunError,
+    refuse_changes,
+    relative_paths,
+)
+from nnunet_difftumor.trainer.discovery import trainer_search_environment
+from nnunet_difftumor.trainer.sample_counts import SAMPLES_FILE_NAME, read_samples_seen
 
-RUNS_FOLDER, VIEWS_FOLDER = "runs", "data"
-_OF_LOOKS = {"generator", "targets"}
+VERSIONS_FILE = "versions.json"
+MUST_NOT_MIX = ("nnunetv2", "batchgeneratorsv2")  # batchgeneratorsv2 0.3.4 turned rotations round
+_RUNS_FOLDER, _RECORD_FILE = "runs", "run.json"
+_CHECKPOINTS_TO_CONTINUE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""From which nnU-Net goes on with `--c`: the first one that is there."""
+_LINE_OF_EPOCH = re.compile(
+    r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.\d+)?: Epoch (?:(\d+)|time: ([\d.]+) s) *$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training.
+class Run(TrainingStep):
+    """One training of nnU-Net, after the generator that it needs.
 
     Attributes:
         name: Its name in the file system; no other run of the study has it.
-        annotated: How many annotated tumour cases train, or "all".
         seed: Number of the repetition.
-        healthy: Whether healthy cases train.
-        trainer: Name of the trainer's class.
         shares: What its samples are drawn from; None: not known before it is trained.
         settings: The file that nnUNet_difftumor will name.
         missing_generators: Generator folders that do not exist yet and that the study does not train.
         generator_stages: What the study trains before this run, unless it is finished.
-        root: Output folder of the study.
     """
 
     name: str
@@ -59,39 +69,39 @@ class Run:
     split: Split
     epochs: int
     shares: SampleShares | None
-    batch_size: int
     settings: Mapping[str, Any]
     missing_generators: tuple[str, ...]
     generator_stages: tuple[GeneratorStage, ...]
     study: StudyPlan
-    dataset: str
+    data: StudyData
     root: Path
+    trained_by = "nnU-Net"
 
     @property
-    def folder(self) -> Path:
+    def work_folder(self) -> Path:
         """Everything of this run."""
-        return self.root / RUNS_FOLDER / self.name
+        return self.root / _RUNS_FOLDER / self.name
+
+    @property
+    def done_file(self) -> Path:
+        """Written when it is finished."""
+        return self.work_folder / DONE_FILE
+
+    @property
+    def view(self) -> Path:
+        """What nnUNet_preprocessed is set to: the data set with its number of annotated cases."""
+        return self.root / "data" / f"annotated-{self.annotated}{'' if self.healthy else '-without-healthy'}"
 
     @property
     def settings_file(self) -> Path:
         """The file that nnUNet_difftumor names."""
-        return self.folder / "settings.json"
-
-    @property
-    def samples(self) -> int:
-        """Training samples of all its epochs."""
-        return self.epochs * self.study.schedule.iterations * self.batch_size
-
-    @property
-    def annotated_samples(self) -> float | None:
-        """Expected number of them that are of annotated cases; None: not known before it is trained."""
-        return None if self.shares is None else self.samples * self.shares.annotated
+        return self.work_folder / "settings.json"
 
     @property
     def model_folder(self) -> Path:
         """Folder of the trained model, as nnU-Net names it."""
         name = f"{self.trainer}__{self.study.plans}__{self.study.configuration}"
-        return self.folder / "results" / self.dataset / name
+        return self.work_folder / "results" / self.data.name / name
 
     @property
     def fold_folder(self) -> Path:
@@ -99,27 +109,65 @@ class Run:
         return self.model_folder / f"fold_{self.fold}"
 
     @property
+    def samples(self) -> int:
+        """Training samples of all its epochs."""
+        return self.epochs * self.study.schedule.iterations * self.data.batch_size
+
+    @property
+    def annotated_samples(self) -> float | None:
+        """Expected number of them that are of annotated cases; None: not known before it is trained."""
+        return None if self.shares is None else self.samples * self.shares.annotated
+
+    def annotated_samples_seen(self) -> int | None:
+        """Training samples of annotated cases that it has counted so far; None if it has not."""
+        seen = read_samples_seen(self.fold_folder / SAMPLES_FILE_NAME)
+        if seen is None or self.shares is None:
+            return None
+        return sum(seen.get(case, 0) for case in self.shares.annotated_cases)
+
+    def seconds_per_epoch(self) -> float | None:
+        """Median time of an epoch, in s; None if none was finished."""
+        times = [float(seconds) for _, _, seconds in self._lines_of_epochs() if seconds]
+        return statistics.median(times) if times else None
+
+    def epochs_left(self) -> int:
+        """Epochs that it has still to be trained for, from the checkpoint on that nnU-Net would continue from.
+
+        A checkpoint that is younger than the middle of an epoch holds it, also where a file server's clock is a little
+        off.
+        """
+        if self.state() == FINISHED:
+            return 0
+        checkpoints = [self.fold_folder / name for name in _CHECKPOINTS_TO_CONTINUE]
+        saved_at = next((path.stat().st_mtime for path in checkpoints if path.is_file()), float("-inf"))
+        epoch, saved = 0, -1
+        for ended_at, number, seconds in self._lines_of_epochs():
+            if number:
+                epoch = int(number)
+            elif datetime.fromisoformat(ended_at).timestamp() - float(seconds) / 2 <= saved_at:
+                saved = max(saved, epoch)
+        return max(0, self.epochs - 1 - saved)
+
+    def _lines_of_epochs(self) -> Iterator[tuple[str, str, str]]:
+        """Lines of logs that begin or end an epoch: time, and the number of what begins or the seconds of what ends."""
+        for path in self.fold_folder.glob("training_log_*.txt"):
+            yield from _LINE_OF_EPOCH.findall(path.read_text(encoding="utf-8", errors="replace"))
+
+    @property
     def environment(self) -> dict[str, str]:
         """Variables that keep this run apart from all others."""
-        view = self.root / VIEWS_FOLDER / view_name(self.annotated, healthy=self.healthy)
         return {
-            "nnUNet_preprocessed": str(view),
-            "nnUNet_results": str(self.folder / "results"),
+            "nnUNet_preprocessed": str(self.view),
+            "nnUNet_results": str(self.work_folder / "results"),
             ENVIRONMENT_VARIABLE: str(self.settings_file),
             **trainer_search_environment(),
         }
 
-    def command(self, *, is_continued: bool) -> list[str]:
-        """Words of nnU-Net's command."""
-        words = [program("nnUNetv2_train"), self.dataset, self.study.configuration, str(self.fold)]
+    def command(self) -> list[str]:
+        """Words of nnU-Net's command, with `--c` if there is a checkpoint."""
+        words = [program("nnUNetv2_train"), self.data.name, self.study.configuration, str(self.fold)]
         words += ["-tr", self.trainer, "-p", self.study.plans, "-device", self.study.device]
-        return [*words, "--c"] if is_continued else words
-
-    def as_typed(self, *, is_continued: bool) -> str:
-        """The command with its variables, for a shell."""
-        variables = [f"{key}={shlex.quote(value)}" for key, value in self.environment.items()]
-        words = self.command(is_continued=is_continued)
-        return " ".join([*variables, shlex.join(["nnUNetv2_train", *words[1:]])])
+        return [*words, "--c"] if self.state() == INTERRUPTED else words
 
     def to_json(self) -> dict[str, Any]:
         """What must not change between two starts of this run, wherever the study's folder lies."""
@@ -131,188 +179,105 @@ class Run:
             "healthy": self.healthy,
             "wall_clock_factor": self.arm.wall_clock_factor,
             "trainer": self.trainer,
-            "dataset": self.dataset,
+            "dataset": self.data.name,
             "configuration": self.study.configuration,
             "plans": self.study.plans,
             **self.split.to_json(),
             "settings": relative_paths(self.settings, self.root),
         }
 
+    def state(self) -> str:
+        """Say whether it is finished, was interrupted after its first checkpoint, or is not started."""
+        if self.done_file.is_file():
+            return FINISHED
+        return INTERRUPTED if any(self.fold_folder.glob("checkpoint_*.pth")) else NOT_STARTED
 
-def plan_runs(study: StudyPlan, data: StudyData, output: Path) -> tuple[Run, ...]:
-    """List every run of a study, repetition by repetition, so that what is comparable is trained together.
+    def check(self) -> None:
+        """Refuse a folder that holds a run with other settings or cases, with an OutputExistsError."""
+        path = self.work_folder / _RECORD_FILE
+        if path.is_file() and self.state() != NOT_STARTED:
+            advice = "Restore them, give the arm another name, or name another --output."
+            refuse_changes(path, self.to_json(), self.work_folder, advice, self.root)
 
-    Raises:
-        ConfigurationError: If a trainer, a setting, a generator, or a number of annotated cases does not fit, or the
-            runs could not be compared.
-        DatasetError: If generators are to be trained and the raw data set is not at hand.
-    """
-    check_validation_cases(study, data)
-    trainers = {arm.name: _trainer_of(arm, study) for arm in study.arms}
-    base = settings_beside_plans(data.cases.folder, data.dataset_json)
-    runs: list[Run] = []
-    for seed in study.seeds:
-        for annotated in study.annotated:
-            for fold in study.folds:
-                beside = [
-                    _make_run(study, data, output.resolve(), arm, trainers[arm.name], base, annotated, fold, seed)
-                    for arm in study.arms
-                    if annotated in arm.annotated
-                ]
-                runs += _with_longest(beside)
-    _check_exposure(study, runs)
-    _check_looks(study, trainers, base)
-    check_names("runs", [run.name for run in runs], study.path)
-    check_stages([stage for run in runs for stage in run.generator_stages], study.path)
-    return tuple(runs)
+    def prepare(self, run_command: RunCommand) -> None:
+        """Train the generator, make the view of the data, write settings and record.
 
-
-def _trainer_of(arm: Arm, study: StudyPlan) -> TrainerFacts:
-    is_steered = study.exposure == EQUAL or arm.is_longest
-    return trainer_of(arm, _schedule(study, arm.epochs), str(study.path), is_steered=is_steered)
-
-
-def _with_longest(beside: Sequence[Run]) -> list[Run]:
-    """Runs of one fold, number of annotated cases and repetition; the long ones as long as the longest other."""
-    longest = max((run.epochs for run in beside if not run.arm.is_longest), default=None)
-    runs = []
-    for run in beside:
-        if run.arm.is_longest and longest is None:
+        Raises:
+            ConfigurationError: If a generator is missing.
+            OutputExistsError: If a generator or the view was made otherwise.
+        """
+        if self.missing_generators:
             raise ConfigurationError(
-                f"{run.study.path}, arm {run.arm.name!r}: length: longest needs another arm with annotated: "
-                f"{run.annotated} that it is to be as long as. Add one, or give this arm an annotated list without "
-                f"{run.annotated}."
+                f"{self.name}: the generator folder {self.missing_generators[0]} does not exist. Train it with "
+                "`difftumor train-diffusion`, or correct generator; {fold} and {annotated} in it stand for the run's."
             )
-        if run.arm.is_longest and longest is not None:
-            run = replace(run, epochs=longest, settings={**run.settings, **_schedule(run.study, longest)})
-        runs.append(run)
-    return runs
+        for stage in self.generator_stages:
+            stage.run_once(run_command)
+        splits = self.data.lists_of_view(self.annotated, healthy=self.healthy)
+        make_view(self.data, self.view, splits, self._trained_folds())
+        write_json(self.settings_file, dict(self.settings), overwrite=True)
+        write_json(self.work_folder / _RECORD_FILE, self.to_json(), overwrite=True)
+        write_json(self.work_folder / VERSIONS_FILE, installed_versions(), overwrite=True)
 
+    def _trained_folds(self) -> set[int]:
+        """Folds that any run in the output folder, also one that the study no longer has, trained with its view."""
+        mine = {"annotated": self.annotated, "healthy": self.healthy, "dataset": self.data.name}
+        records = [path for path in (self.root / _RUNS_FOLDER).glob(f"*/{_RECORD_FILE}") if _was_trained(path.parent)]
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in records]
+        return {record["fold"] for record in found if {key: record[key] for key in mine} == mine}
 
-def _check_exposure(study: StudyPlan, runs: Sequence[Run]) -> None:
-    """Refuse epochs that cannot be stretched to whole ones with the same annotated samples, to 1 %."""
-    if study.exposure != EQUAL:
-        return
-    shares = [(run, run.shares) for run in runs if run.shares is not None and not run.arm.is_longest]
-    for run, share in shares:
-        epochs = run.arm.epochs
-        if not share.fits(epochs):
-            fitting = " or ".join(map(str, fitting_epochs(epochs, [each for _, each in shares])))
-            raise ConfigurationError(
-                f"{study.path}, run {run.name}: exposure: equal needs {share.stretch:.3f} times the {epochs} epochs of "
-                f"the schedule, from which {share.epochs(epochs)} whole ones differ by more than 1 %. Write epochs: "
-                f"{fitting}, which fits all runs."
+    def check_result(self) -> None:
+        """Make sure that nnU-Net left a model and validated it, and trained for the epochs of the study.
+
+        Raises:
+            RunError: If it did not, or, in a study with equal exposure, saw other numbers of annotated samples.
+        """
+        wanted = [self.fold_folder / "checkpoint_final.pth", self.fold_folder / "validation" / "summary.json"]
+        missing = [str(path) for path in wanted if not path.is_file()]
+        if missing:
+            raise RunError(f"{self.name}: nnU-Net ended well but left no {', '.join(missing)}.")
+        trained = 1 + max((int(number) for _, number, _ in self._lines_of_epochs() if number), default=-1)
+        if trained != self.epochs:
+            raise RunError(
+                f"{self.name}: {self.trainer} trained for {trained} epochs instead of {self.epochs}, so the arms are "
+                "not matched. Use a trainer that takes num_epochs from the settings, and move the run's folder away."
             )
+        if self.study.exposure == EQUAL and self.shares is not None:
+            self._check_samples(self.samples * self.shares.annotated, self.shares.margin(self.samples))
 
-
-def _check_looks(study: StudyPlan, trainers: Mapping[str, TrainerFacts], base: Mapping[str, Any]) -> None:
-    """Refuse a control arm whose tumours look like those of another generator only because none was written."""
-    for control in study.arms:
-        if trainers[control.name].tumors not in (COPY_PASTE, HANDCRAFTED) or _OF_LOOKS & control.settings.keys():
-            continue
-        beside = [arm for arm in study.arms if set(arm.annotated) & set(control.annotated)]
-        users = [arm for arm in beside if trainers[arm.name].tumors == DIFFUSION]
-        inherited = _generators(control, base)
-        if users and all(_generators(user, base) != inherited for user in users):
-            raise ConfigurationError(
-                f"{study.path}, arm {control.name!r}: it names no generator, so that the looks of its tumours would "
-                f"be drawn from {inherited[0]}, and it would differ from {users[0].name!r} in more than what is put "
-                f"in. Write generator: {_generators(users[0], base)[0]} into it, or the other one if that is meant."
+    def _check_samples(self, expected: float, margin: float) -> None:
+        path, seen = self.fold_folder / SAMPLES_FILE_NAME, self.annotated_samples_seen()
+        if seen is None:
+            raise RunError(
+                f"{self.name}: {self.trainer} left no {path}, which says how many annotated samples it has seen. It is "
+                "written where every epoch was counted; move the run's folder away to train it anew."
+            )
+        if abs(seen - expected) > margin:
+            raise RunError(
+                f"{self.name}: {self.trainer} has seen {seen} samples of annotated cases instead of {expected:.0f} "
+                f"(+/- {margin:.0f}, three standard deviations), so the arms are not matched. {path} has the samples "
+                "of each case; check healthy_share and that the trainer draws cases as nnU-Net does, and move the "
+                "run's folder away."
             )
 
 
-def _generators(arm: Arm, base: Mapping[str, Any]) -> list[str]:
-    settings = {**base, **arm.settings}
-    one = settings.get("generator") or DEFAULT_GENERATOR
-    return [target.get("generator") or one for target in settings.get("targets") or [{}]]
+def installed_versions() -> dict[str, str]:
+    """Versions of what trains, by name of the package."""
+    return {**{name: version(name) for name in (*MUST_NOT_MIX, "torch")}, "nnunet-difftumor": __version__}
 
 
-def _make_run(
-    study: StudyPlan,
-    data: StudyData,
-    output: Path,
-    arm: Arm,
-    facts: TrainerFacts,
-    base: Mapping[str, Any],
-    annotated: Annotated,
-    fold: int,
-    seed: int,
-) -> Run:
-    where = f"{study.path}, arm {arm.name!r}"
-    healthy = True if arm.healthy is None else arm.healthy
-    if facts.tumors == COPY_PASTE and annotated == 0:
-        raise ConfigurationError(
-            f"{where}: with 0 annotated cases there is no real tumour to copy. Give the arm an annotated list of its "
-            "own without 0."
-        )
-    try:
-        split = data.split(fold, annotated, healthy=healthy)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-    settings = {**base, **arm.settings, **_schedule(study, arm.epochs), "seed": seed}
-    own_generator = str(generator_folder(output, fold, annotated))
-    settings = _fill(settings, {"fold": str(fold), "annotated": str(annotated)}, own_generator)
-    config = resolve_config(data.dataset_json["labels"], [ConfigSource(where, settings, output)]).config
-    shares = _shares(study, data, split, facts, config, where)
-    epochs = arm.epochs if shares is None or study.exposure != EQUAL else shares.epochs(arm.epochs)
-    if annotated == 0 and settings.get("healthy_share") is not None:
-        settings["healthy_share"] = 1.0  # there is nothing else to draw
-    needs_generator = facts.tumors not in (None, HEALTHY_ONLY) and config.injects
-    targets = config.organ_targets if needs_generator else ()
-    own_targets = [each for each in targets if study.generators is not None and each.generator == own_generator]
-    generators = [target.generator or DEFAULT_GENERATOR for target in targets if target not in own_targets]
-    return Run(
-        name=file_name_of(f"{arm.name}.annotated-{annotated}.fold-{fold}.seed-{seed}"),
-        arm=arm,
-        annotated=annotated,
-        fold=fold,
-        seed=seed,
-        healthy=healthy,
-        trainer=facts.name,
-        split=split,
-        epochs=epochs,
-        shares=shares,
-        batch_size=data.batch_size,
-        settings={**settings, **_schedule(study, epochs)},
-        missing_generators=tuple(
-            name for name in generators if not is_generator_name(name) and not resolve_generator(name).is_dir()
-        ),
-        generator_stages=(
-            plan_generator(study, data, output, fold, annotated, own_targets, where) if own_targets else ()
-        ),
-        study=study,
-        dataset=data.name,
-        root=output,
-    )
+def _was_trained(folder: Path) -> bool:
+    return (folder / DONE_FILE).is_file() or any(folder.glob("results/*/*/fold_*/checkpoint_*.pth"))
 
 
-def _shares(
-    study: StudyPlan, data: StudyData, split: Split, facts: TrainerFacts, config: DiffTumorConfig, where: str
-) -> SampleShares | None:
-    """What a run's samples are drawn from; trainers without this package's data loading draw all cases alike."""
-    healthy_share = None if facts.tumors is None else config.healthy_share
-    if facts.tumors is not None and healthy_share is None and config.extra_healthy_datasets:
-        if study.exposure != EQUAL:
-            return None
-        raise ConfigurationError(
-            f"{where}: how often cases of extra_healthy_datasets are drawn is not known before training. Write "
-            "healthy_share (e.g. 0.5) beside exposure: equal, or remove extra_healthy_datasets."
-        )
-    return shares_of(split.train, set(data.groups.tumor), set(data.groups.healthy), healthy_share)
-
-
-def _schedule(study: StudyPlan, epochs: int) -> dict[str, int]:
-    return dict(zip(SCHEDULE_KEYS, (epochs, study.schedule.iterations, study.schedule.val_iterations), strict=True))
-
-
-def _fill(settings: Mapping[str, Any], values: Mapping[str, str], own_generator: str) -> dict[str, Any]:
-    """Settings with full generator paths, those of several targets too: placeholders and the study's own filled in."""
-    filled = dict(settings)
-    if filled.get("generator") == STUDY_GENERATOR:
-        filled["generator"] = own_generator
-    elif filled.get("generator") is not None:
-        for name, value in values.items():
-            filled["generator"] = filled["generator"].replace(f"{{{name}}}", value)
-    if "targets" in filled:
-        filled["targets"] = [_fill(entry, values, own_generator) for entry in filled["targets"]]
-    return filled
+def train_all(runs: Sequence[Run], *, run_command: RunCommand = run_logged) -> Mapping[str, DiffTumorError]:
+    """Train runs one after the other, whatever fails; gives what went wrong, by name of the run."""
+    errors: dict[str, DiffTumorError] = {}
+    for number, run in enumerate(runs, start=1):
+        print(f"\n=== {number}/{len(runs)} {run.name}", flush=True)
+        try:
+            print("    done" if run.run_once(run_command) else "    done before, skipped", flush=True)
+        except DiffTumorError as error:
+            errors[run.name] = error
+            print(f"    {type(error).__name__}: {error}", flush=True)
+    return errors

@@ -74,6 +74,10 @@ class ScheduleSettings(DeclaredInYaml):
     val_iterations: AtLeastOne = STOCK_SCHEDULE["num_val_iterations_per_epoch"]
     """Validation iterations per epoch."""
 
+    def of_trainer(self, epochs: int) -> dict[str, int]:
+        """Settings of a trainer that trains for a number of epochs of its own."""
+        return dict(zip(SCHEDULE_KEYS, (epochs, self.iterations, self.val_iterations), strict=True))
+
 
 class GeneratorSettings(DeclaredInYaml):
     """How the generators of a study are trained, as arguments of the two training commands."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nnunet_difftumor.errors import ConfigurationError, unknown_key_message
-from nnunet_difftumor.study.plan import Arm
+from nnunet_difftumor.study.exposure import EQUAL
+from nnunet_difftumor.study.plan import Arm, StudyPlan
 from nnunet_difftumor.study.settings import BACKBONES
 from nnunet_difftumor.trainer.discovery import find_trainer
 from nnunet_difftumor.trainer.schedule import STOCK_SCHEDULE, ScheduleMixin
@@ -25,8 +25,7 @@ _ADVICE = (
 _SUFFIXES: dict[str, str] = dict(zip(BACKBONES, ("", "UNet", "SwinUNETR"), strict=True))
 
 
-@dataclass(frozen=True)
-class TrainerFacts:
+class TrainerFacts(NamedTuple):
     """What a study must know of a trainer.
 
     Attributes:
@@ -38,21 +37,25 @@ class TrainerFacts:
     tumors: str | None
 
 
-def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> TrainerFacts:
+def trainer_of(arm: Arm, study: StudyPlan) -> TrainerFacts:
     """Find the trainer of an arm, as nnU-Net will.
-
-    Args:
-        schedule: Epochs and iterations of its runs, by the names of the settings.
-        is_steered: Its runs have lengths of their own, or their samples are to be counted.
 
     Raises:
         ConfigurationError: If nnU-Net cannot find it, or it cannot be matched with the other arms.
     """
     from nnunet_difftumor.trainer.mixin import DiffTumorMixin
 
-    name = class_name_of(arm, schedule, where, is_steered=is_steered)
-    where = f"{where}, arm {arm.name!r}"
-    found = _look_up(name, where)
+    schedule = study.schedule.of_trainer(arm.epochs)
+    is_steered = study.exposure == EQUAL or arm.length is not None  # lengths of its own, or samples to be counted
+    name = _class_name(arm, study, has_own_schedule=schedule == STOCK_SCHEDULE and not is_steered)
+    where = f"{study.path}, arm {arm.name!r}"
+    try:
+        found = find_trainer(name)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{where}: nnU-Net finds no trainer {name}. Correct trainer, or export nnUNet_extTrainer with the "
+            "folder of the trainer's file."
+        ) from error
     tumors = found.arm if issubclass(found, DiffTumorMixin) else None
     takes_schedule = issubclass(found, (DiffTumorMixin, ScheduleMixin))
     if not takes_schedule and is_steered:
@@ -60,7 +63,7 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered:
             f"{where}: {name} trains for epochs of its own and counts no samples, so exposure: equal and length: "
             f"longest cannot be had with it. {_ADVICE}."
         )
-    if not takes_schedule and dict(schedule) != STOCK_SCHEDULE:
+    if not takes_schedule and schedule != STOCK_SCHEDULE:
         raise ConfigurationError(
             f"{where}: {name} trains for epochs of its own and cannot be matched with {schedule['num_epochs']} epochs "
             f"of {schedule['num_iterations_per_epoch']} iterations. {_ADVICE}, or use nnU-Net's own schedule in all "
@@ -79,31 +82,20 @@ def trainer_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered:
     return TrainerFacts(name, tumors)
 
 
-def class_name_of(arm: Arm, schedule: Mapping[str, int], where: str, *, is_steered: bool = False) -> str:
+def _class_name(arm: Arm, study: StudyPlan, *, has_own_schedule: bool) -> str:
     """Name of an arm's trainer class; plain nnU-Net is itself only with its own schedule."""
     suffix = _SUFFIXES[arm.backbone]
     if arm.trainer == STOCK:
-        is_own = dict(schedule) == STOCK_SCHEDULE and not is_steered
-        return f"nnUNetTrainer{suffix}" if suffix or is_own else "nnUNetTrainerScheduled"
+        return f"nnUNetTrainer{suffix}" if suffix or has_own_schedule else "nnUNetTrainerScheduled"
     if arm.trainer in _CLASS_NAMES:
         return _CLASS_NAMES[arm.trainer] + suffix
+    known = (STOCK, *_CLASS_NAMES)
     if not arm.trainer.isidentifier():
-        known = (STOCK, *_CLASS_NAMES)
-        message = unknown_key_message(arm.trainer, known, f"trainer of arm {arm.name!r} of {where}")
+        message = unknown_key_message(arm.trainer, known, f"trainer of arm {arm.name!r} of {study.path}")
         raise ConfigurationError(f"{message} Or write the class name of a trainer.")
     if suffix:
         raise ConfigurationError(
-            f"{where}, arm {arm.name!r}: backbone goes with the short names {', '.join((STOCK, *_CLASS_NAMES))}; "
-            f"{arm.trainer} has a network of its own. Remove backbone."
+            f"{study.path}, arm {arm.name!r}: backbone goes with the short names {', '.join(known)}; {arm.trainer} has "
+            "a network of its own. Remove backbone."
         )
     return arm.trainer
-
-
-def _look_up(name: str, where: str) -> type:
-    try:
-        return find_trainer(name)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            f"{where}: nnU-Net finds no trainer {name}. Correct trainer, or export nnUNet_extTrainer with the "
-            "folder of the trainer's file."
-        ) from error

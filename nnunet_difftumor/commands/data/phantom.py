@@ -34,13 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--healthy", type=int, default=6, metavar="M", help="cases without tumours (default 6)")
     organs = "organs that are labelled and carry tumours (default liver)"
     add("--organs", nargs="+", choices=("liver", "pancreas", "kidney"), default=["liver"], help=organs)
-    add(
-        "--hospital",
-        nargs="+",
-        choices=("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose"),
-        default=["standard"],
-        help="style of the scans; patients come from several in turn (default standard)",
-    )
+    hospitals = ("standard", "thin-sharp", "thick-smooth", "arterial", "low-dose")
+    hospital = "style of the scans; patients come from several in turn (default standard)"
+    add("--hospital", nargs="+", choices=hospitals, default=["standard"], help=hospital)
     add("--tumors", choices=("mixed", "early"), default="mixed", help="what the tumours look like (default mixed)")
     add("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
     size = "small: about 45 x 90 x 120 voxels, 2 s a case; full: a clinical grid, half a minute a case"

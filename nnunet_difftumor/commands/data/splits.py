@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from nnunet_difftumor.ct.label_roles import LabelRoles
-    from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 
 DESCRIPTION = """Write splits_final.json into the data set's folder in nnUNet_preprocessed (preprocessed or not yet).
 
@@ -34,17 +28,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the splits."""
+    from nnunet_difftumor.cases.fold import roles_of
     from nnunet_difftumor.cases.healthy import choose_holdout, count_label_voxels, group_cases
+    from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, require_nnunet_folders
     from nnunet_difftumor.cases.splits import cross_validation, write_splits
+    from nnunet_difftumor.ct.datasets import load_raw_dataset
+    from nnunet_difftumor.settings.resolving import resolve_config
+    from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
     from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
-    folder, label_files, config, roles = _open_dataset(args.dataset)
+    raw_root, preprocessed_root = require_nnunet_folders()
+    name = find_dataset_name(args.dataset)
+    raw, folder = load_raw_dataset(raw_root / name), preprocessed_root / name
+    sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, raw.options)
+    config = resolve_config(raw.options["labels"], sources).config
+    label_files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
     share = config.healthy_holdout if args.holdout is None else args.holdout
     if not 0 <= share < 1:
         raise ValueError(f"--holdout must be at least 0 and below 1, got {share}.")
     groups = group_cases(
         count_label_voxels(label_files, FactCache(folder / CASE_FACTS_FILE_NAME), show_progress=True),
-        roles,
+        [roles_of(raw.options["labels"], target) for target in config.organ_targets],
         healthy_cases=config.healthy_cases,
         confirmed_healthy=config.confirmed_healthy,
     )
@@ -69,22 +73,3 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"{'Wrote' if is_new else 'Unchanged:'} {folder / 'splits_final.json'}")
     return 0
-
-
-def _open_dataset(dataset: str) -> tuple[Path, dict[str, Path], DiffTumorConfig, list[LabelRoles]]:
-    """Folder in nnUNet_preprocessed, label file of each case, settings, and what the labels mean."""
-    from nnunet_difftumor.cases.fold import roles_of
-    from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, require_nnunet_folders
-    from nnunet_difftumor.ct.datasets import load_raw_dataset
-    from nnunet_difftumor.settings.resolving import resolve_config
-    from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
-
-    raw_root, preprocessed_root = require_nnunet_folders()
-    name = find_dataset_name(dataset)
-    raw = load_raw_dataset(raw_root / name)
-    folder = preprocessed_root / name
-    sources = find_sources(os.environ.get(ENVIRONMENT_VARIABLE), folder, raw.options)
-    label_files = {case.identifier: case.label_path for case in raw.cases if case.label_path is not None}
-    config = resolve_config(raw.options["labels"], sources).config
-    roles = [roles_of(raw.options["labels"], target) for target in config.organ_targets]
-    return folder, label_files, config, roles

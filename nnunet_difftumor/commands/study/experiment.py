@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.support.processes.logged_command import ending_on_sigterm
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.study.runs import Run
 
 DESCRIPTION = """Train the matched arms of a study with nnU-Net's own commands, then compare them.
 
@@ -74,92 +80,61 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.study.data_views import open_data
     from nnunet_difftumor.study.plan import read_study
     from nnunet_difftumor.study.plan_text import command_of_study, describe_plan, write_slurm_script
-    from nnunet_difftumor.study.running import check_record, state_of
-    from nnunet_difftumor.study.runs import plan_runs
-    from nnunet_difftumor.study.validation_cases import check_hospitals
-    from nnunet_difftumor.study.versions import check_versions
-
-    _refuse_compare_with_others(args)
-    study = read_study(args.study)
-    data = open_data(study, show_progress=True)
-    runs = plan_runs(study, data, args.output)
-    check_hospitals(study, runs)
-    for each in runs:
-        check_record(each)
-    check_versions(runs, state_of, trains=not args.compare)
-    for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
-        stage.check()
-    chosen = _choose(runs, args.only)
-    if args.dry_run:
-        print(describe_plan(chosen))
-        return 0
-    if args.slurm is not None:
-        count = write_slurm_script(args.slurm, chosen, args.study, args.output, overwrite=args.overwrite)
-        _say_what_was_written(args, count, command_of_study(args.study, args.output))
-        return 0
-    with ending_on_sigterm():
-        return (_run_here if args.ray is None else _run_on_ray)(args, study, runs, chosen, data)
-
-
-def _say_what_was_written(args: argparse.Namespace, count: int, command: str) -> None:
-    if count:
-        print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {shlex.quote(str(args.slurm))}")
-    else:
-        print(f"{args.slurm} is not written: all its runs are finished. To compare them: {command}")
-
-
-def _run_here(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
-    from nnunet_difftumor.evaluation.comparison.run import compare
-    from nnunet_difftumor.study.comparing import compare_all
-    from nnunet_difftumor.study.running import train_all
-
-    return _train_and_compare(
-        args, chosen, data, train_all, lambda: compare_all(study, runs, data, args.output, compare=compare)
-    )
-
-
-def _run_on_ray(args: argparse.Namespace, study: Any, runs: Any, chosen: Any, data: Any) -> int:
-    from nnunet_difftumor.study.on_ray import ray_session
-
-    gpus = float(study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
-    with ray_session(args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run) as ray:
-        return _train_and_compare(
-            args, chosen, data, ray.train_all, lambda: ray.compare_all(study, runs, data, args.output)
-        )
-
-
-def _train_and_compare(args: argparse.Namespace, chosen: Any, data: Any, train_all: Any, compare_all: Any) -> int:
-    errors = {} if args.compare else train_all(chosen, data)
-    if errors:
-        print(f"\n{len(errors)} of {len(chosen)} runs failed: {', '.join(errors)}.", file=sys.stderr)
-        print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
-        print("With --compare it trains nothing and compares what is finished.", file=sys.stderr)
-        return 1
-    if args.only is not None:
-        return 0
-    reports = compare_all()
-    for report in reports:
-        print(f"Look at {report}.")
-    if not reports:
-        print("Nothing was compared: no arm has a repetition with all its folds finished.", file=sys.stderr)
-    return 0 if reports else 1
-
-
-def _refuse_compare_with_others(args: argparse.Namespace) -> None:
-    from nnunet_difftumor.errors import ConfigurationError
+    from nnunet_difftumor.study.planning import check_hospitals, check_versions, plan_runs
 
     others = {"--only": args.only is not None, "--dry-run": args.dry_run, "--slurm": args.slurm is not None}
     given = [name for name, is_given in others.items() if is_given]
     if args.compare and given:
         raise ConfigurationError(f"--compare compares what is finished and does nothing else. Remove {given[0]}.")
-
-
-def _choose(runs: Any, only: str | None) -> Any:
-    from nnunet_difftumor.errors import ConfigurationError
-
-    chosen = [each for each in runs if only in (None, each.name)]
+    study = read_study(args.study)
+    runs = plan_runs(study, open_data(study), args.output)
+    check_hospitals(runs)
+    for each in runs:
+        each.check()
+    check_versions(runs, trains=not args.compare)
+    for stage in {stage.name: stage for each in runs for stage in each.generator_stages}.values():
+        stage.check()
+    chosen = [each for each in runs if args.only in (None, each.name)]
     if not chosen:
-        raise ConfigurationError(
-            f"--only: the study has no run {only!r}. Its runs: {', '.join(each.name for each in runs)}."
-        )
-    return chosen
+        names = ", ".join(each.name for each in runs)
+        raise ConfigurationError(f"--only: the study has no run {args.only!r}. Its runs: {names}.")
+    if args.dry_run:
+        print(describe_plan(chosen))
+    elif args.slurm is not None:
+        command = command_of_study(runs[0])
+        if count := write_slurm_script(args.slurm, chosen, overwrite=args.overwrite):
+            print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {shlex.quote(str(args.slurm))}")
+        else:
+            print(f"{args.slurm} is not written: all its runs are finished. To compare them: {command}")
+    else:
+        with ending_on_sigterm():
+            return _train_and_compare(args, runs, chosen)
+    return 0
+
+
+def _train_and_compare(args: argparse.Namespace, runs: Sequence[Run], chosen: Sequence[Run]) -> int:
+    from nnunet_difftumor.study.comparing import compare_all
+    from nnunet_difftumor.study.on_ray import ray_session
+    from nnunet_difftumor.study.runs import train_all
+
+    train, compare = train_all, compare_all
+    with contextlib.ExitStack() as session:
+        if args.ray is not None:
+            gpus = float(runs[0].study.device == "cuda") if args.gpus_per_run is None else args.gpus_per_run
+            ray = ray_session(args.ray or None, gpus_per_run=gpus, cpus_per_run=args.cpus_per_run)
+            on_ray = session.enter_context(ray)
+            train, compare = on_ray.train_all, on_ray.compare_all
+        errors = {} if args.compare else train(chosen)
+        if errors:
+            print(f"\n{len(errors)} of {len(chosen)} runs failed: {', '.join(errors)}.", file=sys.stderr)
+            print("Correct the causes above and give the same command again: what is done is kept.", file=sys.stderr)
+            print("With --compare it trains nothing and compares what is finished.", file=sys.stderr)
+            return 1
+        if args.only is not None:
+            return 0
+        reports = compare(runs)
+        for report in reports:
+            print(f"Look at {report}.")
+        if not reports:
+            print("Nothing was compared: no arm has a repetition with all its folds finished.", file=sys.stderr)
+        return 0 if reports else 1

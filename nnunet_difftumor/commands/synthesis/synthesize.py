@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, default_target, resolve_generator
 from nnunet_difftumor.tumor.published_contrasts import TARGETS
-
-if TYPE_CHECKING:
-    from nnunet_difftumor.synthesis.scan import ScanRequest
 
 DESCRIPTION = """Put synthetic tumours into one CT, inside an organ.
 
@@ -86,21 +82,13 @@ def run(options: argparse.Namespace) -> int:
         replay_path=options.replay,
     )
     result = synthesize_scan(request, options.output, overwrite=options.overwrite)
-    print(f"Generator {options.generator}, {_contrasts(request)}.")
-    return _report(request, options.output, len(result.tumors), dict(result.rejected))
-
-
-def _contrasts(request: ScanRequest) -> str:
-    if request.contrast_hu is None:
-        return f"target {request.target}"
-    return f"contrasts from {request.contrast_hu[0]:g} to {request.contrast_hu[1]:g} HU"
-
-
-def _report(request: ScanRequest, output: Path, placed: int, rejected: dict[str, int]) -> int:
-    reasons = ", ".join(f"{count} {_REASONS.get(reason, reason)}" for reason, count in sorted(rejected.items()))
+    limits, output = request.contrast_hu, options.output
+    contrasts = f"contrasts from {limits[0]:g} to {limits[1]:g} HU" if limits else f"target {request.target}"
+    print(f"Generator {options.generator}, {contrasts}.")
+    reasons = ", ".join(f"{count} {_REASONS.get(why, why)}" for why, count in sorted(result.rejected.items()))
     wanted = f" of {request.count}" if request.replay_path is None and request.tumor_mask_path is None else ""
-    print(f"{placed}{wanted} tumours placed{f'; attempts given up: {reasons}' if reasons else ''}.")
-    if placed == 0:
+    print(f"{len(result.tumors)}{wanted} tumours placed{f'; attempts given up: {reasons}' if reasons else ''}.")
+    if not result.tumors:
         print("Nothing was written. Try smaller radii (--radius-mm), another seed, or a stronger --contrast-hu.")
         return 1
     print(

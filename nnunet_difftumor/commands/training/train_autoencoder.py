@@ -22,15 +22,10 @@ EXAMPLE = "difftumor train-autoencoder --data nnUNet_raw/Dataset901_Phantom --ou
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Net raw data sets or folders of CTs"
-    )
-    parser.add_argument(
-        "--perceptual-weights",
-        type=Path,
-        metavar="FILE",
-        help="add a perceptual term: weights of torchvision's squeezenet1_1 as safetensors (extra: perceptual)",
-    )
+    add = parser.add_argument
+    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Net raw data sets or folders of CTs")
+    weights = "add a perceptual term: weights of torchvision's squeezenet1_1 as safetensors (extra: perceptual)"
+    add("--perceptual-weights", type=Path, metavar="FILE", help=weights)
     add_training_arguments(parser)
 
 

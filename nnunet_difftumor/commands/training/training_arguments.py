@@ -22,6 +22,5 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="seed of weights, crops and noise (default 0)")
     add("--workers", type=int, default=0, metavar="N", help="data-loading processes (default 0: none)")
     add("--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default no)")
-    add(
-        "--cache", type=Path, metavar="DIR", help=f"decoded CTs, for all runs (default: {CACHE_FOLDER} beside --output)"
-    )
+    cache = f"decoded CTs, for all runs (default: {CACHE_FOLDER} beside --output)"
+    add("--cache", type=Path, metavar="DIR", help=cache)

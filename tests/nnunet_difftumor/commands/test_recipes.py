@@ -9,7 +9,7 @@ import yaml
 from nnunet_difftumor.study.data_views import open_data
 from nnunet_difftumor.study.plan import read_study
 from nnunet_difftumor.study.plan_text import describe_plan
-from nnunet_difftumor.study.runs import plan_runs
+from nnunet_difftumor.study.planning import plan_runs
 from nnunet_difftumor.study.settings import ALL_ANNOTATED, STUDY_GENERATOR
 
 HOW_TO = Path(__file__).resolve().parents[3] / "docs" / "how-to"

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import nibabel
 import numpy as np
@@ -27,17 +28,17 @@ from nnunet_difftumor.cli import _build_parser, main
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import read_experiment
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import refuse_training_cases
-from nnunet_difftumor.evaluation.comparison.run import compare
 from nnunet_difftumor.generator_training.runs import check_output_folder
-from nnunet_difftumor.study import on_ray
-from nnunet_difftumor.study.comparing import compare_all
+from nnunet_difftumor.study import comparing, on_ray
+from nnunet_difftumor.study import runs as study_runs
 from nnunet_difftumor.study.data_views import make_view, open_data
 from nnunet_difftumor.study.exposure import fitting_epochs, shares_of
 from nnunet_difftumor.study.plan import read_study
 from nnunet_difftumor.study.plan_text import describe_plan, write_slurm_script
-from nnunet_difftumor.study.running import RunError, Training, check_record, epochs_left, state_of, train_all
-from nnunet_difftumor.study.runs import plan_runs
+from nnunet_difftumor.study.planning import plan_runs
+from nnunet_difftumor.study.runs import installed_versions, train_all
 from nnunet_difftumor.support.processes.logged_command import run_logged
+from nnunet_difftumor.support.processes.steps import RunError
 
 GENERATOR = "generators/{fold}_of_{annotated}"
 STUDY = {
@@ -173,8 +174,8 @@ def test_trainers_of_this_package_settle_the_same_lists_in_a_view(plan, monkeypa
 
     _, data, runs = plan()
     run = next(run for run in runs if run.arm.name == "DiffTumor, steps 2" and (run.annotated, run.fold) == (3, 2))
-    make_view(data, run.root / "data", 3, healthy=True)
-    run.folder.mkdir(parents=True)
+    make_view(data, run.view, data.lists_of_view(3, healthy=True))
+    run.work_folder.mkdir(parents=True)
     run.settings_file.write_text(json.dumps(dict(run.settings)))
     for name, value in run.environment.items():
         monkeypatch.setenv(name, value)
@@ -196,9 +197,10 @@ def test_other_data_sets_are_beside_a_view(plan, project):
     """Extra healthy cases are looked for there."""
     project.add_extra(["donor_0"])
     _, data, runs = plan()
-    make_view(data, runs[0].root / "data", 3, healthy=True)
-    assert make_view(data, runs[0].root / "data", 3, healthy=True) == runs[0].root / "data" / "annotated-3"
-    beside = runs[0].root / "data" / "annotated-3" / "Dataset906_Extra"
+    view = runs[0].root / "data" / "annotated-3"
+    for _ in range(2):
+        make_view(data, view, data.lists_of_view(3, healthy=True))
+    beside = view / "Dataset906_Extra"
     assert beside.resolve() == (project.root / "preprocessed" / "Dataset906_Extra").resolve()
     assert (beside / "dataset.json").is_file()
 
@@ -207,7 +209,7 @@ ONE_ARM = {"arms": ARMS[1:2], "annotated": ["all"], "baseline": ARMS[1]["name"]}
 
 
 def view_of(run):
-    return Path(run.environment["nnUNet_preprocessed"]) / run.dataset
+    return Path(run.environment["nnUNet_preprocessed"]) / run.data.name
 
 
 @pytest.mark.parametrize(
@@ -219,12 +221,12 @@ def view_of(run):
     ],
 )
 def test_folds_may_be_added_and_taken_away_at_any_time(plan, before, after):
-    _, data, runs = plan(**ONE_ARM, **{"seeds": [0], **before})
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(**ONE_ARM, **{"seeds": [0], **before})
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     lists = (view_of(runs[0]) / "splits_final.json").read_bytes()
-    _, data, runs = plan(**ONE_ARM, **{"seeds": [0], **after})
+    _, _, runs = plan(**ONE_ARM, **{"seeds": [0], **after})
     nnunet = FakeNnunet()
-    assert train_all(runs, data, run_command=nnunet) == {}
+    assert train_all(runs, run_command=nnunet) == {}
     assert 0 < len(nnunet.starts) < len(runs)
     assert (view_of(runs[0]) / "splits_final.json").read_bytes() == lists
     for run in runs:
@@ -232,43 +234,43 @@ def test_folds_may_be_added_and_taken_away_at_any_time(plan, before, after):
 
 
 def test_lists_that_no_run_was_trained_with_are_replaced(plan):
-    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     path = view_of(runs[0]) / "splits_final.json"
     complete = read_splits(path)
     path.write_text(json.dumps([complete[0].to_json()] * len(complete)))
-    _, data, runs = plan(**ONE_ARM, folds=[0, 1, 2], seeds=[0])
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(**ONE_ARM, folds=[0, 1, 2], seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     assert read_splits(path) == complete
 
 
 def test_lists_that_a_run_was_trained_with_are_never_replaced(plan):
     """The run's arm is no longer in the study, so its record is not looked at."""
-    _, data, runs = plan(**ONE_ARM, folds=[2], seeds=[0])
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(**ONE_ARM, folds=[2], seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     path = view_of(runs[0]) / "splits_final.json"
     other_arm = {"arms": [{**ARMS[1], "name": "later"}], "annotated": ["all"], "baseline": "later"}
     content = json.loads(path.read_text())
     content[2]["train"].pop()
     path.write_text(json.dumps(content))
-    _, data, later = plan(**other_arm, folds=[0], seeds=[0])
+    _, _, later = plan(**other_arm, folds=[0], seeds=[0])
     with pytest.raises(OutputExistsError, match=r"runs were trained with them: fold 2\. Restore the data set's splits"):
-        Training(later[0], data).run_once(FakeNnunet())
+        later[0].run_once(FakeNnunet())
     assert json.loads(path.read_text()) == content
-    shutil.rmtree(runs[0].folder)
-    assert Training(later[0], data).run_once(FakeNnunet())
+    shutil.rmtree(runs[0].work_folder)
+    assert later[0].run_once(FakeNnunet())
     assert read_splits(path)[2] == runs[0].split
 
 
 def test_the_holdout_that_a_run_was_trained_with_is_never_replaced(plan):
     _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     path = view_of(runs[0]) / "healthy_holdout.json"
     assert read_holdout(path) == data.folds[0].holdout
     path.write_text('{"holdout": []}')
     _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
     with pytest.raises(OutputExistsError, match="the held-out healthy cases"):
-        Training(runs[1], data).run_once(FakeNnunet())
+        runs[1].run_once(FakeNnunet())
 
 
 def test_a_fold_that_cannot_be_trained_hinders_no_other(plan, project):
@@ -280,8 +282,8 @@ def test_a_fold_that_cannot_be_trained_hinders_no_other(plan, project):
         {"train": tumor, "val": healthy},
     ]
     (project.preprocessed / "splits_final.json").write_text(json.dumps(folds))
-    _, data, runs = plan(**{**ONE_ARM, "annotated": [3]}, folds=[0], seeds=[0])
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(**{**ONE_ARM, "annotated": [3]}, folds=[0], seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     assert read_splits(view_of(runs[0]) / "splits_final.json") == (runs[0].split, Split((), ()), Split((), ()))
     with pytest.raises(ConfigurationError, match="fold 1 has 2 training cases with annotated tumour"):
         plan(**{**ONE_ARM, "annotated": [3]}, folds=[0, 1])
@@ -299,9 +301,10 @@ def test_processes_that_start_together_make_one_view(plan, tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "symlink_to", slowly)
     with ThreadPoolExecutor(4) as starts:
-        made = [starts.submit(make_view, data, tmp_path / "views", "all", healthy=True) for _ in range(4)]
-    assert {each.result() for each in made} == {tmp_path / "views" / "annotated-all"}
-    assert sorted(os.listdir(tmp_path / "views" / "annotated-all")) == [".lock", data.name]
+        lists = data.lists_of_view("all", healthy=True)
+        made = [starts.submit(make_view, data, tmp_path / "view", lists) for _ in range(4)]
+    assert [each.result() for each in made] == [None] * 4
+    assert sorted(os.listdir(tmp_path / "view")) == [".lock", data.name]
 
 
 def move_data(project, monkeypatch, folder):
@@ -314,40 +317,40 @@ def test_a_view_follows_data_that_moved_before_the_first_checkpoint(plan, projec
     project.add_extra(["donor_0"])
     _, data, runs = plan(**ONE_ARM)
     with pytest.raises(RunError):
-        Training(runs[0], data).run_once(lambda words, environment, log: log.write_text("a line"))
+        runs[0].run_once(lambda words, environment, log: log.write_text("a line"))
     move_data(project, monkeypatch, tmp_path / "moved")
     _, data, runs = plan(**ONE_ARM)
-    assert Training(runs[0], data).run_once(FakeNnunet())
+    assert runs[0].run_once(FakeNnunet())
     assert (view_of(runs[0]) / "nnUNetPlans.json").resolve() == tmp_path / "moved" / data.name / "nnUNetPlans.json"
     beside = view_of(runs[0]).parent / "Dataset906_Extra"
     assert beside.resolve() == tmp_path / "moved" / "Dataset906_Extra"
 
 
 def test_a_view_that_trained_does_not_change_its_data(plan, project, monkeypatch, tmp_path):
-    _, data, runs = plan(**ONE_ARM)
-    Training(runs[0], data).run_once(FakeNnunet())
+    _, _, runs = plan(**ONE_ARM)
+    runs[0].run_once(FakeNnunet())
     move_data(project, monkeypatch, tmp_path / "moved")
-    _, data, runs = plan(**ONE_ARM)
+    _, _, runs = plan(**ONE_ARM)
     with pytest.raises(OutputExistsError, match=r"if the data were moved, link the old place to the new one \(ln -s"):
-        Training(runs[1], data).run_once(FakeNnunet())
+        runs[1].run_once(FakeNnunet())
     (project.root / "preprocessed").symlink_to(tmp_path / "moved")
-    assert Training(runs[1], data).run_once(FakeNnunet())
+    assert runs[1].run_once(FakeNnunet())
 
 
 def test_a_file_in_place_of_a_link_is_refused(plan):
-    _, data, runs = plan(**ONE_ARM)
+    _, _, runs = plan(**ONE_ARM)
     view_of(runs[0]).mkdir(parents=True)
     (view_of(runs[0]) / "nnUNetPlans.json").write_text("{}")
     with pytest.raises(OutputExistsError, match=r"nnUNetPlans.json should be a link to .*, but is none. Move it away"):
-        Training(runs[0], data).run_once(FakeNnunet())
+        runs[0].run_once(FakeNnunet())
 
 
 def test_a_view_of_another_data_set_is_refused(plan, project):
-    _, data, runs = plan(**ONE_ARM)
+    _, _, runs = plan(**ONE_ARM)
     view_of(runs[0]).parent.mkdir(parents=True)
     view_of(runs[0]).symlink_to(project.preprocessed)
     with pytest.raises(OutputExistsError, match="is a view of another data set than Dataset905_Test"):
-        Training(runs[0], data).run_once(FakeNnunet())
+        runs[0].run_once(FakeNnunet())
     assert not (project.preprocessed / "splits_final.json").exists()
 
 
@@ -359,7 +362,7 @@ def test_stock_training_takes_the_schedule_and_nothing_else(plan, monkeypatch):
     _, data, runs = plan()
     run = next(run for run in runs if run.arm.name == "nnU-Net")
     assert run.trainer == "nnUNetTrainerScheduled"
-    run.folder.mkdir(parents=True)
+    run.work_folder.mkdir(parents=True)
     run.settings_file.write_text(json.dumps(dict(run.settings)))
     monkeypatch.setenv("nnUNet_difftumor", str(run.settings_file))
     plans = json.loads((data.cases.folder / "nnUNetPlans.json").read_text())
@@ -440,7 +443,7 @@ def test_equal_exposure_gives_every_arm_the_same_annotated_samples(plan):
     assert epochs == {"nnU-Net": 60, "nnU-Net, healthy too": 140, "as drawn": 140, "half": 120, "most": 240}
     assert [run.annotated_samples for run in runs] == [pytest.approx(60 * 50 * 2)] * 5
     assert [run.settings["num_epochs"] for run in runs] == list(epochs.values())
-    assert [epochs_left(run) for run in runs] == list(epochs.values())
+    assert [run.epochs_left() for run in runs] == list(epochs.values())
     _, _, as_ever = plan(**{**EQUAL, "exposure": "iterations"})
     assert {run.epochs for run in as_ever} == {60}
     assert [round(run.annotated_samples / 6000, 6) for run in as_ever] == [1, *[round(3 / 7, 6)] * 2, 0.5, 0.25]
@@ -478,7 +481,7 @@ def test_epochs_that_cannot_be_stretched_to_whole_ones_name_those_that_can(plan)
 def test_whole_epochs_fit_to_one_percent_or_are_refused(counts):
     cases = [f"{kind}{number}" for kind, count in zip("th", counts, strict=True) for number in range(count)]
     shares = shares_of(cases, cases[: counts[0]], cases[counts[0] :], None)
-    assert shares.annotated + shares.healthy == pytest.approx(1)
+    assert shares.annotated == pytest.approx(counts[0] / sum(counts))
     for epochs in range(1, 60):
         is_within = abs(shares.epochs(epochs) * shares.annotated / epochs - 1) < 0.01 + 1e-6
         assert shares.fits(epochs) == is_within
@@ -500,9 +503,9 @@ def test_the_longest_other_run_says_how_long_a_long_one_is(plan):
 
 
 def test_equal_exposure_is_found_in_what_was_seen(plan, capsys):
-    _, data, runs = plan(**EQUAL)
+    _, _, runs = plan(**EQUAL)
     assert "6000 of 14000 samples annotated" in describe_plan(runs)
-    assert train_all(runs, data, run_command=CountingNnunet()) == {}
+    assert train_all(runs, run_command=CountingNnunet()) == {}
     printed = describe_plan(runs)
     assert re.search(r"nnU-Net\.annotated.*: finished;.*6000 of 6000 samples annotated, 6000 seen\n", printed)
     (seen,) = re.findall(r"# half\..*6000 of 12000 samples annotated, (\d+) seen", printed)
@@ -523,17 +526,17 @@ def test_other_samples_than_planned_are_an_error_of_the_run(plan, off, is_refuse
         return counts
 
     if not is_refused:
-        assert Training(run, data).run_once(CountingNnunet(draws=draws))
+        assert run.run_once(CountingNnunet(draws=draws))
         return
     with pytest.raises(RunError, match=rf"^half\..* seen {6000 + off} .*annotated cases instead of 6000 \(\+/- 164, "):
-        Training(run, data).run_once(CountingNnunet(draws=draws))
-    assert state_of(run) != "finished"
+        run.run_once(CountingNnunet(draws=draws))
+    assert run.state() != "finished"
 
 
 def test_samples_that_were_not_counted_are_an_error_of_the_run(plan):
-    _, data, runs = plan(**EQUAL)
+    _, _, runs = plan(**EQUAL)
     with pytest.raises(RunError, match=r"left no .*samples_seen\.csv, which says how many annotated samples"):
-        Training(runs[0], data).run_once(FakeNnunet(epochs=60))
+        runs[0].run_once(FakeNnunet(epochs=60))
 
 
 def test_extra_healthy_cases_need_a_share_to_be_equally_exposed(plan, project):
@@ -551,76 +554,75 @@ def test_extra_healthy_cases_need_a_share_to_be_equally_exposed(plan, project):
 
 @pytest.mark.parametrize("killed_at", [(1,), (2, 3), (1, 2, 5, 8)])
 def test_a_killed_study_goes_on_and_trains_nothing_twice(plan, killed_at):
-    _, data, runs = plan(seeds=[0], annotated=["all"], arms=[*ARMS[:2], *ARMS[3:]])
+    _, _, runs = plan(seeds=[0], annotated=["all"], arms=[*ARMS[:2], *ARMS[3:]])
     nnunet = FakeNnunet(killed_at)
     for _ in killed_at:
         with pytest.raises(KeyboardInterrupt):
-            train_all(runs, data, run_command=nnunet)
-    assert train_all(runs, data, run_command=nnunet) == {}
-    assert {state_of(run) for run in runs} == {"finished"}
+            train_all(runs, run_command=nnunet)
+    assert train_all(runs, run_command=nnunet) == {}
+    assert {run.state() for run in runs} == {"finished"}
     assert {file for file, _ in nnunet.starts} == {str(run.settings_file) for run in runs}
     assert len(nnunet.starts) == len(runs) + len(killed_at)  # each kill costs one more start
     for run in runs:
         starts = [is_continued for file, is_continued in nnunet.starts if file == str(run.settings_file)]
         assert starts == [False, *[True] * (len(starts) - 1)]
-    assert train_all(runs, data, run_command=nnunet) == {}
+    assert train_all(runs, run_command=nnunet) == {}
     assert len(nnunet.starts) == len(runs) + len(killed_at)
 
 
 def test_other_epochs_than_the_study_asks_for_are_an_error(plan):
-    _, data, runs = plan()
+    _, _, runs = plan()
     with pytest.raises(RunError, match="trained for 3 epochs instead of 4"):
-        Training(runs[0], data).run_once(FakeNnunet(epochs=3))
-    assert state_of(runs[0]) != "finished"
+        runs[0].run_once(FakeNnunet(epochs=3))
+    assert runs[0].state() != "finished"
 
 
 def test_a_run_that_fails_does_not_stop_the_others(plan):
-    _, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
+    _, _, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
     nnunet = FakeNnunet(failing=["nnU-Net.annotated-all.fold-0"])
-    errors = train_all(runs, data, run_command=nnunet)
+    errors = train_all(runs, run_command=nnunet)
     assert list(errors) == ["nnU-Net.annotated-all.fold-0.seed-0"]
     assert "ended with status 1" in str(next(iter(errors.values())))
     assert len(nnunet.starts) == len(runs)
 
 
 def test_a_changed_study_does_not_mix_with_what_was_trained(plan):
-    _, data, runs = plan(seeds=[0])
-    Training(runs[0], data).run_once(FakeNnunet())
+    _, _, runs = plan(seeds=[0])
+    runs[0].run_once(FakeNnunet())
     _, _, changed = plan(seeds=[0], settings={"injection_probability": 0.9})
     with pytest.raises(OutputExistsError, match=r"settings: injection_probability: 1.0 was used, now 0.9"):
-        check_record(changed[0])
+        changed[0].check()
     _, _, more = plan(seeds=[0, 1])
-    check_record(more[0])
+    more[0].check()
 
 
 def test_a_study_does_not_go_on_with_other_versions_of_nnunet(plan, tmp_path, monkeypatch, capsys):
-    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
-    Training(runs[0], data).run_once(FakeNnunet())
-    recorded = json.loads((runs[0].folder / "versions.json").read_text())
-    monkeypatch.setattr(
-        "nnunet_difftumor.study.versions.installed_versions", lambda: {**recorded, "batchgeneratorsv2": "0.3.4"}
-    )
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    runs[0].run_once(FakeNnunet())
+    recorded = json.loads((runs[0].work_folder / "versions.json").read_text())
+    assert recorded == installed_versions()
+    monkeypatch.setattr(study_runs, "version", lambda name: {**recorded, "batchgeneratorsv2": "0.3.4"}[name])
     words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--dry-run"]
     assert main(words) == 1
     assert f"{recorded['batchgeneratorsv2']}: {runs[0].name}\n" in capsys.readouterr().err
-    Training(runs[1], data).run_once(FakeNnunet())
+    runs[1].run_once(FakeNnunet())
     assert main([*words[:-1], "--compare"]) == 1
     assert f"batchgeneratorsv2 0.3.4: {runs[1].name}\n" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_train_one_run(plan):
-    _, data, runs = plan()
+    _, _, runs = plan()
 
     def second(words, environment, log):
         with pytest.raises(RunError, match="another process"):
-            Training(runs[0], data).run_once(FakeNnunet())
+            runs[0].run_once(FakeNnunet())
         return FakeNnunet()(words, environment, log)
 
-    assert Training(runs[0], data).run_once(second)
+    assert runs[0].run_once(second)
 
 
 def test_a_dry_run_prints_commands_and_time_and_writes_nothing(plan, tmp_path, capsys):
-    _, data, runs = plan(seeds=[0], folds=[0], annotated=["all"], arms=ARMS[:3], seconds_per_epoch=60)
+    _, _, runs = plan(seeds=[0], folds=[0], annotated=["all"], arms=ARMS[:3], seconds_per_epoch=60)
     words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
     assert main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
@@ -630,16 +632,16 @@ def test_a_dry_run_prints_commands_and_time_and_writes_nothing(plan, tmp_path, c
     assert all("nnUNetv2_train Dataset905_Test 3d_fullres 0 -tr nnUNetTrainer" in line for line in commands)
     assert "4 epochs of 60 s (from the study): 4.0 min" in printed
     assert "18.0 min of training" in printed  # 3 arms of 4 epochs and one of 6
-    Training(runs[0], data).run_once(FakeNnunet())
+    runs[0].run_once(FakeNnunet())
     printed = describe_plan(runs)
     assert f"# {runs[0].name}: finished" in printed
     assert "14.0 min of training" in printed
 
 
 def test_the_time_is_measured_or_unknown(plan):
-    _, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
+    _, _, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
     assert "time unknown" in describe_plan(runs)
-    Training(runs[0], data).run_once(FakeNnunet())
+    runs[0].run_once(FakeNnunet())
     printed = describe_plan(runs)
     assert "4 epochs of 2.5 s (measured): 10 s" in printed
     assert "at least 10 s of training; unknown for 2 runs" in printed
@@ -677,10 +679,10 @@ def test_the_time_of_an_interrupted_run_is_that_of_the_epochs_after_its_checkpoi
 
 
 def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
-    study, data, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
-    Training(runs[0], data).run_once(FakeNnunet())
+    _, _, runs = plan(seeds=[0], annotated=["all"], arms=ARMS[:2])
+    runs[0].run_once(FakeNnunet())
     script = tmp_path / "array.sh"
-    assert write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False) == len(runs) - 1
+    assert write_slurm_script(script, runs, overwrite=False) == len(runs) - 1
     text = script.read_text()
     assert f"#SBATCH --array=0-{len(runs) - 2}\n" in text
     names = []
@@ -691,12 +693,12 @@ def test_a_slurm_script_names_each_run_that_is_left(plan, tmp_path):
     names = [printed.splitlines()[-1] for printed in names]
     assert names == [run.name for run in runs[1:]]
     with pytest.raises(OutputExistsError):
-        write_slurm_script(script, runs, study.path, tmp_path / "out", overwrite=False)
+        write_slurm_script(script, runs, overwrite=False)
 
 
 def test_slurm_takes_an_output_folder_of_any_name(plan, tmp_path):
-    study, _, runs = plan("my study, 50%", **ONE_ARM, folds=[0], seeds=[0])
-    write_slurm_script(tmp_path / "array.sh", runs, study.path, runs[0].root, overwrite=False)
+    _, _, runs = plan("my study, 50%", **ONE_ARM, folds=[0], seeds=[0])
+    write_slurm_script(tmp_path / "array.sh", runs, overwrite=False)
     (line,) = (line for line in (tmp_path / "array.sh").read_text().splitlines() if "--output=" in line)
     assert shlex.split(line)[1:] == [f"--output={tmp_path}/my study, 50%%/slurm/%A_%a.log"]
     assert (tmp_path / "my study, 50%" / "slurm").is_dir()
@@ -715,8 +717,8 @@ def test_slurm_is_given_the_run_of_only(plan, tmp_path, capsys):
 
 
 def test_no_slurm_script_is_written_for_finished_runs(plan, tmp_path, capsys):
-    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
     assert main([*words, "--slurm", str(tmp_path / "array.sh")]) == 0
     assert not (tmp_path / "array.sh").exists()
@@ -725,8 +727,8 @@ def test_no_slurm_script_is_written_for_finished_runs(plan, tmp_path, capsys):
 
 
 def test_validation_cases_of_all_folds_are_compared(plan):
-    study, data, runs = plan(annotated=["all"], arms=ARMS[:2], baseline="nnU-Net, healthy too")
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, data, runs = plan(annotated=["all"], arms=ARMS[:2], baseline="nnU-Net, healthy too")
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     calls = []
 
     def compare(path, output, *, overwrite):
@@ -735,7 +737,7 @@ def test_validation_cases_of_all_folds_are_compared(plan):
         output.mkdir(parents=True)
         (output / "report.html").touch()
 
-    (report,) = compare_all(study, runs, data, runs[0].root, compare=compare)
+    (report,) = compare_with(compare, runs)
     (experiment,) = calls
     assert experiment.arms == ("nnU-Net, healthy too", "nnU-Net")
     assert [model.seed for model in experiment.models_of("nnU-Net")] == [0, 1]
@@ -744,11 +746,17 @@ def test_validation_cases_of_all_folds_are_compared(plan):
     for folder in (hospital.labels, *(model.folder_of(hospital) for model in experiment.models)):
         assert {file.name.removesuffix(".nii.gz") for file in folder.iterdir()} == validated
         assert all(file.is_file() for file in folder.iterdir())
-    assert compare_all(study, runs, data, runs[0].root, compare=compare) == (report,)
+    assert compare_with(compare, runs) == (report,)
     assert len(calls) == 1
 
 
-def experiments_of(study, runs, data):
+def compare_with(compare, runs):
+    """Compare, with another command in place of `difftumor compare`."""
+    with mock.patch.object(comparing, "compare", compare):
+        return comparing.compare_all(runs)
+
+
+def experiments_of(runs):
     """Compare without figures; gives the experiments for which there was something to do."""
     made = []
 
@@ -757,18 +765,18 @@ def experiments_of(study, runs, data):
         output.mkdir(parents=True, exist_ok=True)
         (output / "report.html").touch()
 
-    compare_all(study, runs, data, runs[0].root, compare=compare)
+    compare_with(compare, runs)
     return made
 
 
 def test_what_is_finished_is_compared_and_what_is_missing_named(plan, capsys):
     """An arm's repetition is compared with all its folds or not at all, and joins when they are finished."""
     arms = [ARMS[0], ARMS[1], ARMS[3]]
-    study, data, runs = plan(annotated=[3, "all"], arms=arms)
+    _, _, runs = plan(annotated=[3, "all"], arms=arms)
     missing = ["nnU-Net.annotated-3.fold-2.seed-1", "nnU-Net_healthy_too.annotated-3.fold-0.seed-0"]
     missing += ["nnU-Net_healthy_too.annotated-3.fold-0.seed-1", "copy-paste.annotated-3.fold-2.seed-0"]
-    assert len(train_all(runs, data, run_command=FakeNnunet(failing=[*missing, "annotated-all"]))) == 4 + len(runs) / 2
-    (experiment,) = experiments_of(study, runs, data)
+    assert len(train_all(runs, run_command=FakeNnunet(failing=[*missing, "annotated-all"]))) == 4 + len(runs) / 2
+    (experiment,) = experiments_of(runs)
     assert experiment.title == "study: 3 annotated cases"
     assert experiment.arms == ("nnU-Net", "copy-paste")
     assert [(model.arm, model.seed) for model in experiment.models] == [("nnU-Net", 0), ("copy-paste", 1)]
@@ -781,50 +789,48 @@ def test_what_is_finished_is_compared_and_what_is_missing_named(plan, capsys):
     printed = capsys.readouterr().out
     assert all(f"3 annotated cases: {note}" in printed for note in experiment.notes)
     assert "all annotated cases: nnU-Net, seed 0 is left out" in printed
-    assert experiments_of(study, runs, data) == []
-    train_all(runs, data, run_command=FakeNnunet(failing=[missing[2], "annotated-all"]))
-    (experiment,) = experiments_of(study, runs, data)
+    assert experiments_of(runs) == []
+    train_all(runs, run_command=FakeNnunet(failing=[missing[2], "annotated-all"]))
+    (experiment,) = experiments_of(runs)
     assert len(experiment.notes) == 1
     assert len(experiment.models) == 5
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
-    assert [(len(each.models), each.notes) for each in experiments_of(study, runs, data)] == [(6, ())] * 2
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    assert [(len(each.models), each.notes) for each in experiments_of(runs)] == [(6, ())] * 2
 
 
 def test_a_baseline_that_is_left_out_is_named(plan):
-    study, data, runs = plan(annotated=[3], seeds=[0], arms=ARMS[:2])
-    train_all(runs, data, run_command=FakeNnunet(failing=["nnU-Net.annotated-3.fold-0"]))
-    (experiment,) = experiments_of(study, runs, data)
+    _, _, runs = plan(annotated=[3], seeds=[0], arms=ARMS[:2])
+    train_all(runs, run_command=FakeNnunet(failing=["nnU-Net.annotated-3.fold-0"]))
+    (experiment,) = experiments_of(runs)
     assert experiment.baseline == "nnU-Net, healthy too"
     assert experiment.notes[1] == "The baseline is nnU-Net, healthy too: nnU-Net, that of the study, is left out."
 
 
 def test_compare_trains_nothing(plan, tmp_path, capsys, monkeypatch):
-    _, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0, 1])
     words = ["experiment", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--compare"]
     assert main(words) == 1
     assert "Nothing was compared: no arm has a repetition" in capsys.readouterr().err
-    Training(runs[0], data).run_once(FakeNnunet())
+    runs[0].run_once(FakeNnunet())
     compared = []
-    monkeypatch.setattr(
-        "nnunet_difftumor.evaluation.comparison.run.compare", lambda path, *_, **__: compared.append(path)
-    )
+    monkeypatch.setattr(comparing, "compare", lambda path, *_, **__: compared.append(path))
     assert main(words) == 0
     assert len(compared) == 1
-    assert state_of(runs[1]) == "not started"
+    assert runs[1].state() == "not started"
     printed = capsys.readouterr().out
     assert f"all annotated cases: nnU-Net, healthy too, seed 1 is left out; {'runs that are not finished: '}" in printed
     assert main([*words, "--only", runs[0].name]) == 1
     assert "--compare compares what is finished and does nothing else. Remove --only." in capsys.readouterr().err
 
 
-def count_comparisons(study, runs, data):
+def count_comparisons(runs):
     """Compare as far as needed, without figures; gives how often there was something to do."""
-    return len(experiments_of(study, runs, data))
+    return len(experiments_of(runs))
 
 
-def retrain(runs, data, **_):
-    shutil.rmtree(runs[0].folder)
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+def retrain(runs, **_):
+    shutil.rmtree(runs[0].work_folder)
+    assert train_all(runs, run_command=FakeNnunet()) == {}
 
 
 def change_metadata(folder, **_):
@@ -854,54 +860,54 @@ def test_a_report_is_made_again_when_its_inputs_change(plan, project, tmp_path, 
     labels = project.preprocessed / "gt_segmentations"
     hospitals = {"hospitals": [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(labels)}]}
     settings = {"metadata": "patients.csv", **(hospitals if with_hospitals else {})}
-    study, data, runs = plan(arms=ARMS[:2], annotated=["all"], folds=[0], seeds=[0], compare=settings)
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
-    assert count_comparisons(study, runs, data) == 1
-    assert count_comparisons(study, runs, data) == 0
-    change(runs=runs, data=data, project=project, folder=tmp_path)
-    assert count_comparisons(study, runs, data) == 1
-    assert count_comparisons(study, runs, data) == 0
+    _, _, runs = plan(arms=ARMS[:2], annotated=["all"], folds=[0], seeds=[0], compare=settings)
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    assert count_comparisons(runs) == 1
+    assert count_comparisons(runs) == 0
+    change(runs=runs, project=project, folder=tmp_path)
+    assert count_comparisons(runs) == 1
+    assert count_comparisons(runs) == 0
 
 
 def test_a_report_is_made_again_when_images_of_a_hospital_are_replaced(plan, project):
     labels = project.preprocessed / "gt_segmentations"
     hospitals = [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(labels)}]
-    study, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0], compare={"hospitals": hospitals})
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
-    assert count_comparisons(study, runs, data) == 1
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0], compare={"hospitals": hospitals})
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    assert count_comparisons(runs) == 1
     replace_an_image(project)
-    assert count_comparisons(study, runs, data) == 1
-    assert count_comparisons(study, runs, data) == 0
+    assert count_comparisons(runs) == 1
+    assert count_comparisons(runs) == 0
 
 
 def test_a_comparison_that_failed_is_made_again(plan):
-    study, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
-    assert count_comparisons(study, runs, data) == 1
-    retrain(runs, data)
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    assert count_comparisons(runs) == 1
+    retrain(runs)
 
     def fail(path, output, *, overwrite):
         raise DiffTumorError("no space left")
 
     with pytest.raises(DiffTumorError, match="no space left"):
-        compare_all(study, runs, data, runs[0].root, compare=fail)
-    assert count_comparisons(study, runs, data) == 1
+        compare_with(fail, runs)
+    assert count_comparisons(runs) == 1
 
 
 @pytest.mark.parametrize("key", ["prediction", "hospitals", "statistics", "metadata", "labels"])
 def test_a_key_of_compare_without_a_value_is_as_if_it_were_not_there(plan, key):
-    study, data, runs = plan(**ONE_ARM, folds=[0], seeds=[0], compare={key: None})
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
-    assert count_comparisons(study, runs, data) == 1
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0], compare={key: None})
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    assert count_comparisons(runs) == 1
 
 
 def test_the_training_cases_of_every_arm_are_known_to_the_leak_guard(plan, project, monkeypatch):
     """nnU-Net's own trainers leave no list, and the splits that trained them are in the view alone."""
     hospitals = [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(project.raw / "labelsTr")}]
-    study, data, runs = plan(arms=ARMS[:2], annotated=[3], seeds=[0], compare={"hospitals": hospitals})
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(arms=ARMS[:2], annotated=[3], seeds=[0], compare={"hospitals": hospitals})
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     experiments = []
-    compare_all(study, runs, data, runs[0].root, compare=lambda path, *_, **__: experiments.append(path))
+    compare_with(lambda path, *_, **__: experiments.append(path), runs)
     experiment = read_experiment(experiments[0])
     monkeypatch.delenv("nnUNet_preprocessed")
     for model in experiment.models:
@@ -961,8 +967,10 @@ def test_a_hospital_without_labels_is_refused_before_training(plan, project, tmp
 
 def test_validation_predictions_are_scored_and_compared(plan, project):
     """No hospital is named: what every fold predicted of its validation cases goes through the real scorer."""
-    study, data, runs = plan(annotated=["all"], arms=ARMS[:2], seeds=[0], baseline="nnU-Net, healthy too")
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    settings = {"statistics": {"draws": 1000}, "prediction": {"processes": 1}}
+    values = {"annotated": ["all"], "arms": ARMS[:2], "seeds": [0], "baseline": "nnU-Net, healthy too"}
+    _, data, runs = plan(**values, compare=settings)
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     dice = {"nnU-Net": [], "nnU-Net, healthy too": []}
     for number, one in enumerate(runs):
         shutil.copy(project.raw / "dataset.json", one.model_folder)
@@ -973,8 +981,7 @@ def test_validation_predictions_are_scored_and_compared(plan, project):
             nibabel.save(nibabel.Nifti1Image(made, image.affine), one.fold_folder / "validation" / f"{case}.nii.gz")
             both = ((made == 2) & (reference == 2)).sum()
             dice[one.arm.name].append(2 * both / ((made == 2).sum() + (reference == 2).sum()))
-    study = study.model_copy(update={"compare": {"statistics": {"draws": 1000}, "prediction": {"processes": 1}}})
-    (report,) = compare_all(study, runs, data, runs[0].root, compare=compare)
+    (report,) = comparing.compare_all(runs)
     arms = pd.read_csv(report.parent / "arms.csv").query("group_kind == 'all'").set_index(["measure", "arm"])
     validated = [case for fold in (0, 2) for case in data.folds[fold].split.val]
     for arm, values in dice.items():
@@ -990,10 +997,10 @@ def test_validation_predictions_are_scored_and_compared(plan, project):
 def test_hospitals_are_predicted_by_the_folds_together(plan, project):
     hospitals = [{"name": "X", "images": str(project.raw / "imagesTr"), "labels": str(project.raw / "labelsTr")}]
     changes = {"arms": ARMS[:2], "compare": {"hospitals": hospitals, "prediction": {"processes": 1}}}
-    study, data, runs = plan(annotated=[3], seeds=[0], **changes)
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
+    _, _, runs = plan(annotated=[3], seeds=[0], **changes)
+    assert train_all(runs, run_command=FakeNnunet()) == {}
     calls = []
-    compare_all(study, runs, data, runs[0].root, compare=lambda path, *_, **__: calls.append(read_experiment(path)))
+    compare_with(lambda path, *_, **__: calls.append(read_experiment(path)), runs)
     assert [model.folds for model in calls[0].models] == [(0, 2), (0, 2)]
     assert (calls[0].prediction.device, calls[0].prediction.processes) == ("cpu", 1)
 
@@ -1118,11 +1125,11 @@ def test_folds_that_share_validation_cases_are_refused_before_training(plan, pro
 
 def test_a_generator_that_is_missing_stops_its_run_alone(plan, tmp_path):
     (tmp_path / "generators" / "0_of_3").rmdir()
-    _, data, runs = plan(seeds=[0], annotated=[3], arms=ARMS[-1:])
+    _, _, runs = plan(seeds=[0], annotated=[3], arms=ARMS[-1:])
     assert "not there yet: " in describe_plan(runs)
     with pytest.raises(ConfigurationError, match="0_of_3 does not exist"):
-        Training(runs[0], data).run_once(FakeNnunet())
-    assert state_of(runs[0]) == "not started"
+        runs[0].run_once(FakeNnunet())
+    assert runs[0].state() == "not started"
 
 
 def test_only_names_a_run_of_the_study(plan, tmp_path, capsys):
@@ -1153,7 +1160,7 @@ GENERATORS = {
 def test_generators_of_the_study_learn_from_the_cases_of_their_arm(plan, project, tmp_path):
     _, data, runs = plan(**GENERATORS)
     nnunet = FakeNnunet()
-    assert train_all(runs, data, run_command=nnunet) == {}
+    assert train_all(runs, run_command=nnunet) == {}
     root = tmp_path / "out" / "generators"
     names = ["fold-0.autoencoder", "fold-0.annotated-3", "fold-2.autoencoder", "fold-2.annotated-3"]
     names += ["fold-0.annotated-all", "fold-2.annotated-all"]
@@ -1175,21 +1182,21 @@ def test_generators_of_the_study_learn_from_the_cases_of_their_arm(plan, project
         own = str(root / f"fold-{run.fold}.annotated-{run.annotated}" / "generator")
         is_user = run.arm.name == "DiffTumor"
         assert (run.settings.get("generator") == own) == is_user == bool(run.generator_stages)
-    assert train_all(runs, data, run_command=nnunet) == {}
+    assert train_all(runs, run_command=nnunet) == {}
     assert len(nnunet.generator_starts) == len(names)
 
 
 @pytest.mark.parametrize("killed_at", [(1,), (1, 2, 4)])
 def test_a_killed_generator_goes_on_and_is_trained_once(plan, killed_at):
-    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
+    _, _, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
     nnunet = FakeNnunet()
     nnunet.killed_at = set(killed_at)
     for _ in killed_at:
         with pytest.raises(KeyboardInterrupt):
-            Training(runs[1], data).run_once(nnunet)
+            runs[1].run_once(nnunet)
         nnunet.starts.clear()
     nnunet.killed_at = set()
-    assert Training(runs[1], data).run_once(nnunet)
+    assert runs[1].run_once(nnunet)
     seen = [(options.command, options.resume) for options in nnunet.generator_starts]
     autoencoder = [resume for command, resume in seen if command == "train-autoencoder"]
     diffusion = [resume for command, resume in seen if command == "train-diffusion"]
@@ -1201,15 +1208,15 @@ def test_a_killed_generator_goes_on_and_is_trained_once(plan, killed_at):
 
 
 def test_a_generator_that_fails_stops_its_runs_alone(plan):
-    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "annotated": [3]})
+    _, _, runs = plan(**{**GENERATORS, "seeds": [0], "annotated": [3]})
     nnunet = FakeNnunet(failing=["fold-2.autoencoder"])
-    errors = train_all(runs, data, run_command=nnunet)
+    errors = train_all(runs, run_command=nnunet)
     assert list(errors) == ["DiffTumor.annotated-3.fold-2.seed-0"]
     assert "difftumor train-autoencoder ended with status 1" in str(next(iter(errors.values())))
 
 
 def test_a_generator_that_another_process_trains_is_waited_for(plan, capsys):
-    _, data, runs = plan(**{**GENERATORS, "folds": [0], "annotated": [3]})
+    _, _, runs = plan(**{**GENERATORS, "folds": [0], "annotated": [3]})
     first, second = (run for run in runs if run.arm.name == "DiffTumor")
     nnunet = FakeNnunet()
     stage = first.generator_stages[0]
@@ -1229,8 +1236,8 @@ def test_a_generator_that_another_process_trains_is_waited_for(plan, capsys):
     thread.join(30)
     assert "fold-0.autoencoder: another process trains it at the moment; waiting" in capsys.readouterr().out
     assert len(nnunet.generator_starts) == 1
-    assert Training(first, data).run_once(nnunet)
-    assert Training(second, data).run_once(nnunet)
+    assert first.run_once(nnunet)
+    assert second.run_once(nnunet)
     assert len(nnunet.generator_starts) == 2
 
 
@@ -1245,8 +1252,8 @@ with open(sys.argv[1], "w") as file:
 
 def test_a_changed_generator_does_not_mix_with_what_was_trained(plan):
     one = {"seeds": [0], "folds": [2], "annotated": [3]}
-    _, data, runs = plan(**{**GENERATORS, **one})
-    Training(runs[1], data).run_once(FakeNnunet())
+    _, _, runs = plan(**{**GENERATORS, **one})
+    runs[1].run_once(FakeNnunet())
     changed = {**GENERATORS["generators"], "diffusion_steps": 8}
     _, _, others = plan(**{**GENERATORS, **one, "generators": changed})
     others[1].generator_stages[0].check()
@@ -1261,12 +1268,12 @@ def test_a_changed_generator_does_not_mix_with_what_was_trained(plan):
 
 def test_finished_generators_may_be_copied_to_another_study(plan, tmp_path):
     one = {**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]}
-    _, data, runs = plan(**one)
-    Training(runs[1], data).run_once(FakeNnunet())
+    _, _, runs = plan(**one)
+    runs[1].run_once(FakeNnunet())
     shutil.copytree(tmp_path / "out" / "generators", tmp_path / "other" / "generators")
-    _, data, runs = plan("other", **one)
+    _, _, runs = plan("other", **one)
     nnunet = FakeNnunet()
-    assert Training(runs[1], data).run_once(nnunet)
+    assert runs[1].run_once(nnunet)
     assert nnunet.generator_starts == []
 
 
@@ -1279,53 +1286,53 @@ def test_a_study_goes_on_where_its_folder_was_moved_to(plan, project, tmp_path, 
     targets = [{"organ_label": "liver", "tumor_label": "tumor", "generator": "study"}]
     arms = [*GENERATORS["arms"], {"name": "targets", "trainer": "difftumor", "settings": {"targets": targets}}]
     changes = {**GENERATORS, "arms": arms, "seeds": [0], "folds": [0], "compare": hospitals if with_hospitals else {}}
-    _, data, runs = plan("first", **changes)
-    assert len(train_all(runs, data, run_command=FakeNnunet(failing=[runs[-1].name]))) == 1
+    _, _, runs = plan("first", **changes)
+    assert len(train_all(runs, run_command=FakeNnunet(failing=[runs[-1].name]))) == 1
     runs[-1].fold_folder.mkdir(parents=True)
     (runs[-1].fold_folder / "checkpoint_latest.pth").touch()
-    study, data, runs = plan("first", **changes)
-    assert len(experiments_of(study, runs, data)) == 2
+    _, _, runs = plan("first", **changes)
+    assert len(experiments_of(runs)) == 2
     if is_copied:
         subprocess.run(["cp", "-a", str(tmp_path / "first"), str(tmp_path / "second")], check=True)
         shutil.move(tmp_path / "first", tmp_path / "gone")
     else:
         shutil.move(tmp_path / "first", tmp_path / "second")
-    study, data, runs = plan("second", **changes)
+    _, _, runs = plan("second", **changes)
     for run in runs:
-        check_record(run)
+        run.check()
     nnunet = FakeNnunet()
-    assert experiments_of(study, runs, data) == []
-    assert train_all(runs, data, run_command=nnunet) == {}
+    assert experiments_of(runs) == []
+    assert train_all(runs, run_command=nnunet) == {}
     assert nnunet.generator_starts == []
     assert nnunet.starts == [(str(runs[-1].settings_file), True)]
     settings = json.loads(runs[-1].settings_file.read_text())
     generator = tmp_path / "second" / "generators" / "fold-0.annotated-all" / "generator"
     assert settings["targets"][0]["generator"] == str(generator)
-    record = (runs[-1].folder / "run.json").read_text()
+    record = (runs[-1].work_folder / "run.json").read_text()
     assert "generators/fold-0.annotated-all/generator" in record
     assert str(tmp_path) not in record
 
 
 def test_records_with_full_paths_in_the_folder_of_the_study_are_read(plan):
-    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
-    assert train_all(runs, data, run_command=FakeNnunet()) == {}
-    path = runs[1].folder / "run.json"
+    _, _, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    path = runs[1].work_folder / "run.json"
     record = json.loads(path.read_text())
     assert record["settings"]["generator"] == "generators/fold-0.annotated-3/generator"
     path.write_text(json.dumps({**record, "settings": dict(runs[1].settings)}))
-    check_record(runs[1])
+    runs[1].check()
     record["settings"]["generator"] = "/elsewhere/generators/fold-0.annotated-3/generator"
     path.write_text(json.dumps(record))
     with pytest.raises(OutputExistsError, match="generator: '/elsewhere/"):
-        check_record(runs[1])
+        runs[1].check()
 
 
 def test_a_folder_that_the_study_did_not_train_is_refused(plan, tmp_path):
-    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
+    _, _, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0], "annotated": [3]})
     (tmp_path / "out" / "generators" / "fold-0.autoencoder" / "autoencoder").mkdir(parents=True)
     nnunet = FakeNnunet()
     with pytest.raises(OutputExistsError, match="not of this study"):
-        Training(runs[1], data).run_once(nnunet)
+        runs[1].run_once(nnunet)
     assert nnunet.generator_starts == nnunet.starts == []
 
 
@@ -1336,14 +1343,14 @@ def test_explicit_paths_to_the_same_generators_are_no_change(plan, tmp_path):
     for fold in (0, 2):
         for annotated in (3, "all"):
             Path(path.format(fold=fold, annotated=annotated)).mkdir(parents=True)
-    _, data, runs = plan(**explicit)
+    _, _, runs = plan(**explicit)
     assert all(run.generator_stages == () for run in runs)
     nnunet = FakeNnunet()
-    assert train_all(runs, data, run_command=nnunet) == {}
+    assert train_all(runs, run_command=nnunet) == {}
     _, _, others = plan(**GENERATORS)
     others = [run for run in others if run.arm.name == "DiffTumor"]
     assert [run.to_json() for run in others] == [run.to_json() for run in runs]
-    assert train_all(others, data, run_command=nnunet) == {}
+    assert train_all(others, run_command=nnunet) == {}
     assert nnunet.generator_starts == []
 
 
@@ -1374,7 +1381,7 @@ def test_the_path_of_a_generator_may_hold_environment_variables(plan, tmp_path, 
 
 
 def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
-    study, data, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0]})
+    _, _, runs = plan(**{**GENERATORS, "seeds": [0], "folds": [0]})
     printed = describe_plan(runs)
     lines = [line for line in printed.splitlines() if not line.startswith("#")]
     assert [next(word for word in line.split() if word.startswith(("train-", "nnUNetv2"))) for line in lines] == [
@@ -1384,9 +1391,9 @@ def test_a_dry_run_says_that_generators_come_first(plan, tmp_path):
     assert "# Generators: 3 trainings, 3 of them left. Each comes before the first run that needs it" in printed
     assert all(line.startswith("ACCELERATE_USE_CPU=1 difftumor") for line in lines[:3])
     assert not (tmp_path / "out").exists()
-    Training(runs[1], data).run_once(FakeNnunet())
+    runs[1].run_once(FakeNnunet())
     assert "# Generators: 3 trainings, 1 of them left" in describe_plan(runs)
-    write_slurm_script(tmp_path / "array.sh", runs, study.path, tmp_path / "out", overwrite=False)
+    write_slurm_script(tmp_path / "array.sh", runs, overwrite=False)
     assert "others that need the same one wait" in (tmp_path / "array.sh").read_text()
 
 
@@ -1433,7 +1440,7 @@ class FakeRay:
 
 
 def test_ray_trains_each_generator_once_and_before_its_runs(plan, monkeypatch, capsys):
-    _, data, runs = plan(**{**GENERATORS, "seeds": [0], "annotated": [3]})
+    _, _, runs = plan(**{**GENERATORS, "seeds": [0], "annotated": [3]})
     nnunet = FakeNnunet(failing=["fold-2.autoencoder"])
 
     def run(words, environment, log, *, is_told_to_end):
@@ -1441,13 +1448,13 @@ def test_ray_trains_each_generator_once_and_before_its_runs(plan, monkeypatch, c
         return nnunet(words, environment, log)
 
     monkeypatch.setattr(on_ray, "run_logged", run)
-    errors = on_ray.RaySession(FakeRay(), {"num_cpus": 1}).train_all(runs, data)
+    errors = on_ray.RaySession(FakeRay(), {"num_cpus": 1}).train_all(runs)
     assert list(errors) == ["DiffTumor.annotated-3.fold-2.seed-0"]
     message = "what it is trained with failed: fold-2.autoencoder: difftumor train-autoencoder ended with status 1"
     assert message in str(errors["DiffTumor.annotated-3.fold-2.seed-0"])
     names = [options.output.name for options in nnunet.generator_starts]
     assert names == ["fold-0.autoencoder", "fold-0.annotated-3", "fold-2.autoencoder"]
-    assert {run.name for run in runs if state_of(run) != "finished"} == set(errors)
+    assert {run.name for run in runs if run.state() != "finished"} == set(errors)
     printed = capsys.readouterr().out
     assert f"{len(runs)} runs, 0 done before, {len(runs)} to train on Ray" in printed
     assert f"=== 1/8 fold-0.autoencoder: done, see {runs[1].root / 'generators' / 'fold-0.autoencoder'}" in printed

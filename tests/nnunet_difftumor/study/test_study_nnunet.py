@@ -109,7 +109,7 @@ def _view_of(project, path, output, printed):
         "from nnunet_difftumor.study.data_views import make_view, open_data\n"
         "from nnunet_difftumor.study.plan import read_study\n"
         "data = open_data(read_study(Path(sys.argv[1])))\n"
-        "make_view(data, Path(sys.argv[2]), 3, healthy=True)\n"
+        "make_view(data, Path(sys.argv[2]) / 'annotated-3', data.lists_of_view(3, healthy=True))\n"
     )
     words = [sys.executable, "-c", script, str(path), str(output / "data")]
     subprocess.run(words, env={**os.environ, **project.environment()}, check=True, timeout=120)
