@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, file_ending
+from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, images_among
 from nnunet_difftumor.errors import DatasetError
 
 _DATASET_KEYS: dict[str, tuple[type, str]] = {
@@ -34,11 +34,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset:
-    """An nnU-Net raw data set with one CT channel.
+    """An nnU-Net raw data set (`DatasetXXX_Name`) with one CT channel.
 
     Attributes:
-        folder: The data set's folder (`DatasetXXX_Name`).
-        labels: Label values by name, background left out. A region has several values.
+        labels: See `parse_labels`.
         cases: Training cases, sorted by identifier.
         options: The whole of dataset.json.
     """
@@ -51,11 +50,10 @@ class RawDataset:
 
 
 def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
-    """Read dataset.json and find the training cases; nothing is decoded.
+    """Read dataset.json and find the training cases in imagesTr and labelsTr; nothing is decoded.
 
     Args:
-        folder: An nnU-Net raw data set: dataset.json, imagesTr, labelsTr.
-        needs_labels: Refuse cases without a label map; otherwise they have none.
+        needs_labels: Refuse cases without a label map.
 
     Raises:
         DatasetError: If dataset.json is missing or wrong, the channel is not one CT, or a file is missing.
@@ -95,11 +93,7 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
     """
     folder = Path(folder)
     cases: dict[str, Case] = {}
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        ending = file_ending(path)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        stem = path.name[: -len(ending)]
+    for stem, path in images_among(folder.rglob("*")):
         if _NO_CT_NAME.search(stem):
             continue
         identifier = _CT_SUFFIX.sub("", stem)
@@ -144,10 +138,9 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
 
 
 def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Check the `labels` of a dataset.json (`path`, for messages).
+    """Read label values by name from the `labels` of a dataset.json (`path`, for messages), background left out.
 
-    Returns:
-        Label values by name, background left out. A region has several values.
+    A region has several values.
 
     Raises:
         DatasetError: If a value is neither a whole number nor a list of whole numbers.
@@ -169,12 +162,9 @@ def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
     extra = sorted(path.name for path in images.glob(f"*_0001{ending}"))
     if extra:
         raise DatasetError(f"{images} holds a second channel ({extra[0]}), but dataset.json names one. Remove it.")
-    found = sorted(path for path in images.iterdir() if path.name.endswith(suffix) and path.name[0] != ".")
-    identifiers = [path.name.removesuffix(suffix) for path in found]
-    return tuple(
-        Case(identifier, path, folder / "labelsTr" / f"{identifier}{ending}")
-        for identifier, path in zip(identifiers, found, strict=True)
-    )
+    found = sorted(path.name for path in images.iterdir() if path.name.endswith(suffix) and path.name[0] != ".")
+    names = [name.removesuffix(suffix) for name in found]
+    return tuple(Case(name, images / f"{name}{suffix}", folder / "labelsTr" / f"{name}{ending}") for name in names)
 
 
 def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:

@@ -7,6 +7,7 @@ or truncated or has no usable grid, and UnsupportedImageError if it is not one 3
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.grid import GridGeometry, turn_onto_grid
-from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, GeometryMismatchError, NotHounsfieldError
+from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, NotHounsfieldError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SITK_ENDINGS = (".nrrd", ".mha", ".mhd")
@@ -56,6 +57,14 @@ def file_ending(path: Path) -> str | None:
     """Return the image ending of a file name (`.nii.gz`, `.mha`, ...), or None if it is no image we read."""
     name = path.name.lower()
     return next((ending for ending in IMAGE_ENDINGS if name.endswith(ending)), None)
+
+
+def images_among(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield the images we read, sorted by path, each after its name without the ending; hidden files are left out."""
+    for path in sorted(paths):
+        ending = file_ending(path)
+        if ending is not None and not path.name.startswith(".") and path.is_file():
+            yield path.name[: -len(ending)], path
 
 
 def read_ct(path: Path) -> CTVolume:
@@ -100,15 +109,13 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
 
 def read_mask(path: Path, like: CTVolume) -> NDArray[np.int16]:
     """Read a label map onto the grid of the CT that it belongs to (see `read_labels` and `place_labels`)."""
-    labels, geometry = read_labels(path)
-    return place_labels(labels, geometry, path, like)
+    return place_labels(*read_labels(path), path, like)
 
 
 def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, like: CTVolume) -> NDArray[np.int16]:
     """Turn labels that were read from a file onto the grid of the CT that they belong to.
 
-    Axes that are flipped or permuted in the file are turned back, since the physical grid is then the
-    same. Nothing is resampled.
+    Axes that are flipped or permuted in the file are turned back. Nothing is resampled.
 
     Args:
         labels: Labels as `read_labels` gives them. Shape (D, H, W).
@@ -117,15 +124,13 @@ def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, 
     Raises:
         GeometryMismatchError: If the two physical grids differ.
     """
-    turned = turn_onto_grid(labels, geometry, like.geometry)
-    if turned is None:
-        raise GeometryMismatchError(
-            f"The mask and the CT must lie on the same grid.\n  mask {path}: {geometry.describe()}\n"
-            f"  CT   {like.path}: {like.geometry.describe()}\n"
-            "Resample the mask onto the CT with nearest neighbour. If the voxels do correspond and only the "
-            "header is wrong, copy the CT's header (SimpleITK: mask.CopyInformation(ct))."
-        )
-    return turned
+    mismatch = (
+        f"The mask and the CT must lie on the same grid.\n  mask {path}: {geometry.describe()}\n"
+        f"  CT   {like.path}: {like.geometry.describe()}\n"
+        "Resample the mask onto the CT with nearest neighbour. If the voxels do correspond and only the header is "
+        "wrong, copy the CT's header (SimpleITK: mask.CopyInformation(ct))."
+    )
+    return turn_onto_grid(labels, geometry, like.geometry, mismatch)
 
 
 def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:

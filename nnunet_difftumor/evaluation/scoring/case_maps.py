@@ -31,8 +31,8 @@ class CaseFiles:
     """Files of one case.
 
     Attributes:
-        probabilities: File by tumour label (see `probabilities.find_probability_files`); empty without.
-        organ_mask: Mask of the organ, if the organ filter takes one from a folder.
+        probabilities: File by tumour label (see `probabilities.find_probability_files`).
+        organ_mask: For an organ filter that takes one from a folder.
     """
 
     case: str
@@ -47,13 +47,11 @@ class CaseMaps:
     """Arrays of one case, cropped to what any of them holds plus one voxel.
 
     Attributes:
-        reference: Reference labels. Shape (D, H, W).
-        prediction: Predicted labels. Shape (D, H, W).
-        spacing_mm: Spacing in mm, (D, H, W).
+        reference: Labels. Shape (D, H, W), and so are those of all other maps and the order of spacings.
         axial_axis: The axis that runs from axial slice to slice.
-        probabilities: Probabilities by tumour label. Shapes (D, H, W).
+        probabilities: Probabilities by tumour label.
         largest_probability: Largest probability in the whole scan, outside the ignore label, by tumour label.
-        organ_mask: Organ from a file. Shape (D, H, W).
+        organ_mask: The organ from a file.
     """
 
     case: str
@@ -121,12 +119,9 @@ def _check_right_angles(grid: GridGeometry, path: Path) -> None:
 
 
 def _check_declared(labels: NDArray[np.int16], scheme: LabelScheme, path: Path) -> None:
-    is_declared = np.zeros(2**16, dtype=bool)
-    is_declared[np.array(sorted(scheme.declared), dtype=np.int64) % 2**16] = True
-    is_unknown = ~is_declared[labels.view(np.uint16)]
-    if is_unknown.any():
-        values = np.unique(labels[is_unknown]).tolist()
-        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    unknown = np.unique(labels[~np.isin(labels, sorted(scheme.declared))]).tolist()
+    if unknown:
+        shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
         raise DatasetError(
             f"{path} holds the values {shown}, which dataset.json does not declare (it has "
             f"{', '.join(map(str, sorted(scheme.declared)))}). Give the dataset.json of these label maps."
@@ -136,14 +131,12 @@ def _check_declared(labels: NDArray[np.int16], scheme: LabelScheme, path: Path) 
 def _turned(
     labels: NDArray[np.int16], geometry: GridGeometry, path: Path, grid: GridGeometry, reference: Path
 ) -> NDArray[np.int16]:
-    turned = turn_onto_grid(labels, geometry, grid)
-    if turned is None:
-        raise GeometryMismatchError(
-            f"{path.name} and its reference must lie on the same grid.\n  {path}: {geometry.describe()}\n"
-            f"  reference {reference}: {grid.describe()}\nPredict on the image that the reference was drawn on, or "
-            "resample the labels onto the reference with nearest neighbour."
-        )
-    return turned
+    mismatch = (
+        f"{path.name} and its reference must lie on the same grid.\n  {path}: {geometry.describe()}\n"
+        f"  reference {reference}: {grid.describe()}\nPredict on the image that the reference was drawn on, or "
+        "resample the labels onto the reference with nearest neighbour."
+    )
+    return turn_onto_grid(labels, geometry, grid, mismatch)
 
 
 def _check_that_probabilities_belong(
@@ -158,10 +151,11 @@ def _check_that_probabilities_belong(
         if path is None or not path.name.endswith(NPZ_ENDING):
             continue
         inside = probabilities[label.name][np.isin(prediction, label.values)]
-        if len(inside) and float(np.median(inside)) < 1.0 / scheme.channels - _CHANCE_SLACK:
+        median = float(np.median(inside)) if len(inside) else 1.0
+        if median < 1.0 / scheme.channels - _CHANCE_SLACK:
             raise GeometryMismatchError(
                 f"{path} does not belong to {files.prediction}: half of the voxels that are '{label.name}' there have "
-                f"a probability of {float(np.median(inside)):.3f} or less. Take both from one prediction."
+                f"a probability of {median:.3f} or less. Take both from one prediction."
             )
 
 

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -100,7 +100,9 @@ def read_npz_channels(path: Path, channels: Collection[int], expected: int) -> d
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(_MEMBER) as stream:
-            shape, is_fortran, dtype = _read_header(stream)
+            is_oldest = np.lib.format.read_magic(stream) == (1, 0)
+            read_header = np.lib.format.read_array_header_1_0 if is_oldest else np.lib.format.read_array_header_2_0
+            shape, is_fortran, dtype = read_header(stream)
             if len(shape) != 4 or shape[0] != expected or is_fortran or dtype.kind != "f":
                 raise CorruptImageError(
                     f"{path} should hold nnU-Net's probabilities of {expected} channels in C order, but has shape "
@@ -122,13 +124,6 @@ def read_npz_channels(path: Path, channels: Collection[int], expected: int) -> d
         ) from error
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    return np.lib.format.read_array_header_2_0(stream)
-
-
 def _turn_back(array: NDArray[Any], geometry: GridGeometry) -> NDArray[Any]:
     """Undo nnU-Net's turn to (superior, anterior, right) axes; the array keeps its shape if it was turned so."""
     orientation = nibabel.orientations.io_orientation(geometry.affine)  # patient axis and sign of each array axis
@@ -143,12 +138,11 @@ def _on_grid(array: NDArray[Any], geometry: GridGeometry, reference: GridGeometr
             f"{path} holds probabilities of shape {array.shape}, but the predicted label map has {geometry.shape}. "
             "Both must come from one prediction."
         )
-    turned = turn_onto_grid(array, geometry, reference)
-    if turned is None:
-        raise GeometryMismatchError(
-            f"The probabilities and the reference must lie on the same grid.\n  probabilities {path}: "
-            f"{geometry.describe()}\n  reference: {reference.describe()}"
-        )
+    mismatch = (
+        f"The probabilities and the reference must lie on the same grid.\n  probabilities {path}: "
+        f"{geometry.describe()}\n  reference: {reference.describe()}"
+    )
+    turned = turn_onto_grid(array, geometry, reference, mismatch)
     low, high = float(turned.min()), float(turned.max())
     if not (low >= -_RANGE_SLACK and high <= 1.0 + _RANGE_SLACK):
         raise CorruptImageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -86,7 +87,7 @@ class LabelScores:
     touched_tumors: int | None = None
     predicted_tumors: int | None = None
     false_positives: int | None = None
-    panoptic_quality: float
+    panoptic_quality: float = math.nan
     patient_score: float
     tumors: tuple[TumorScore, ...] = ()
     predictions: tuple[PredictionScore, ...] = ()

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_difftumor.ct.reading import file_ending
+from nnunet_difftumor.ct.reading import images_among
 from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.evaluation.scoring.case import OrganFilter
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles
-from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.probabilities import find_probability_files
 from nnunet_difftumor.evaluation.scoring.records import CaseError
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
@@ -65,14 +65,13 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
     """
     references = find_label_maps(request.reference, "--reference")
     predictions = find_label_maps(request.prediction, "--prediction")
-    is_one_folder = (
-        request.probabilities is not None and request.probabilities.resolve() == request.prediction.resolve()
-    )
+    folder = request.probabilities
+    is_one_folder = folder is not None and folder.resolve() == request.prediction.resolve()
     if is_one_folder:  # holds images of probabilities too, unless there is a reference of just that name
         named = {f"{case}_{label.name}" for case in predictions.keys() | references.keys() for label in scheme.tumors}
         predictions = {case: path for case, path in predictions.items() if case not in named - references.keys()}
-    organ_folder = request.organ_filter.folder if request.organ_filter is not None else None
-    organ_masks = find_label_maps(organ_folder, "--organ-filter") if organ_folder is not None else None
+    organ_folder = None if request.organ_filter is None else request.organ_filter.folder
+    organ_masks = {} if organ_folder is None else find_label_maps(organ_folder, "--organ-filter")
     left_out = references.keys() - predictions.keys() if request.only_predicted else set()
     not_predicted = (
         f"prediction in {request.prediction}. Predict it, or score the predicted cases alone with --only-predicted"
@@ -85,11 +84,9 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
                 reference=_file_of(case, references, f"reference in {request.reference}"),
                 prediction=_file_of(case, predictions, not_predicted),
                 probabilities={}
-                if request.probabilities is None
-                else find_probability_files(request.probabilities, case, scheme, is_prediction_folder=is_one_folder),
-                organ_mask=None
-                if organ_masks is None
-                else _file_of(case, organ_masks, f"organ mask in {organ_folder}"),
+                if folder is None
+                else find_probability_files(folder, case, scheme, is_prediction_folder=is_one_folder),
+                organ_mask=organ_folder and _file_of(case, organ_masks, f"organ mask in {organ_folder}"),
             )
             cases.append(files)
         except DatasetError as error:
@@ -111,11 +108,7 @@ def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
         DatasetError: If there are none, or two of one case.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        ending = file_ending(path)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        case = path.name[: -len(ending)]
+    for case, path in images_among(folder.glob("*")):
         if case in found:
             raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
         found[case] = path

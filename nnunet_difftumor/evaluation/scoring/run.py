@@ -15,21 +15,14 @@ from tqdm import tqdm
 
 from nnunet_difftumor import __version__
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.evaluation.scoring.case import score_case, score_maps
+from nnunet_difftumor.evaluation.scoring.case import OrganFilter, score_case, score_maps
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, read_case_maps
-from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.records import CaseError, CaseScores
 from nnunet_difftumor.evaluation.scoring.request import ScoringPlan, ScoringRequest, plan_scoring
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, read_label_scheme
 from nnunet_difftumor.evaluation.scoring.summary import curve_tables, summarize
-from nnunet_difftumor.evaluation.scoring.tables import (
-    FILTERED_FOLDER,
-    check_output,
-    new_output_folder,
-    score_tables,
-    write_tables,
-)
+from nnunet_difftumor.evaluation.scoring.tables import FILTERED_FOLDER, new_output_folder, score_tables, write_tables
 
 __all__ = ["CaseScores", "FolderScores", "ScoringRequest", "score_case", "score_folders"]
 
@@ -69,15 +62,10 @@ def score_folders(
         OutputExistsError: If results would be overwritten.
         DiffTumorError: If the folder cannot be written to, or a process dies.
     """
-    check_output(output, overwrite=overwrite)
-    scheme = read_label_scheme(
-        request.labels,
-        request.tumor_labels,
-        request.organ_label,
-        needs_organ=request.organ_filter is not None and request.organ_filter.folder is None,
-    )
-    plan = plan_scoring(request, scheme)
     with new_output_folder(output, overwrite=overwrite) as folder:
+        needs_organ = request.organ_filter is not None and request.organ_filter.folder is None
+        scheme = read_label_scheme(request.labels, request.tumor_labels, request.organ_label, needs_organ=needs_organ)
+        plan = plan_scoring(request, scheme)
         jobs = run_jobs(request, scheme, plan.cases, workers)
         bar = tqdm(jobs, total=len(plan.cases), desc="Scoring", unit="case", disable=not show_progress)
         scores = _collect(request, plan, list(bar))
@@ -93,8 +81,8 @@ def _collect(
 ) -> FolderScores:
     scored = [result for result in results if not isinstance(result, CaseError)]
     failed = [result for result in results if isinstance(result, CaseError)]
-    cases = tuple(result[0] for result in scored)
-    filtered = tuple(result[1] for result in scored if len(result) > 1)
+    cases = tuple(plain for plain, *_ in scored)
+    filtered = tuple(each for _, *filtered in scored for each in filtered)
     errors = tuple(sorted([*plan.errors, *failed], key=lambda error: error.case))
     summary = {
         "format": SUMMARY_FORMAT,

@@ -59,10 +59,9 @@ class LabelScheme:
 def read_label_scheme(
     path: Path, tumor_labels: Sequence[str] = (), organ_label: str | None = None, *, needs_organ: bool = False
 ) -> LabelScheme:
-    """Read which labels are scored from a dataset.json.
+    """Read which labels of nnU-Net's dataset.json are scored.
 
     Args:
-        path: nnU-Net's dataset.json.
         tumor_labels: Names or values of the tumour labels; without any, all whose names say so.
         organ_label: Name or value of the organ; None infers it for each tumour label.
 

@@ -89,14 +89,10 @@ def _parsed(written: Any, kind: Any, path: Path) -> pd.Series:
     if kind in (str, int):
         return written
     texts = written.str.lower()
-    if kind is bool:
-        values, expected = texts.map(_TRUTH), "True or False"
-        is_wrong = values.isna()
-    else:
-        values, expected = pd.Series(pd.to_numeric(texts.mask(texts == ""), errors="coerce")), "a number"
-        is_wrong = values.isna() & ~texts.isin(["", "nan", "none"])
+    values = texts.map(_TRUTH) if kind is bool else pd.to_numeric(texts.mask(texts == ""), errors="coerce")
+    is_wrong = values.isna() if kind is bool else values.isna() & ~texts.isin(["", "nan", "none"])
     if is_wrong.any():
-        row = int(is_wrong.to_numpy().argmax())
+        row, expected = int(is_wrong.to_numpy().argmax()), "True or False" if kind is bool else "a number"
         raise DatasetError(f"{path}, row {row + 2}: {written.name} must be {expected}, got {written.iloc[row]!r}.")
     return values.astype(bool if kind is bool else float)
 
@@ -115,7 +111,7 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
         OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.
         DiffTumorError: If `output` cannot be written to.
     """
-    check_output(output, overwrite=overwrite)
+    _check_output(output, overwrite=overwrite)
     place = output.resolve()
     temporary = (place if place.exists() else place.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
     new_parents = [folder for folder in temporary.parents if not folder.exists()]
@@ -128,7 +124,7 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
                 "folder, or make this one writable."
             ) from error
         yield temporary
-        check_output(output, overwrite=overwrite)
+        _check_output(output, overwrite=overwrite)
         if place.exists():
             for name in _OUR_FILES:
                 _replace(temporary / name, place / name)
@@ -141,8 +137,7 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
                 folder.rmdir()
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise OutputExistsError if results would be overwritten without being asked to."""
+def _check_output(output: Path, *, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"--output {output} is a file; name a folder.")
     existing = [name for name in _OUR_FILES if (output / name).exists()]

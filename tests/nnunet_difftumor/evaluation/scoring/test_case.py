@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, GeometryMismatchError, MissingLabelError
-from nnunet_difftumor.evaluation.scoring.case import score_case, score_maps
+from nnunet_difftumor.evaluation.scoring.case import OrganFilter, score_case, score_maps
 from nnunet_difftumor.evaluation.scoring.case_maps import (
     CaseFiles,
     CaseMaps,
@@ -18,7 +18,6 @@ from nnunet_difftumor.evaluation.scoring.case_maps import (
     axial_axis,
     read_case_maps,
 )
-from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 

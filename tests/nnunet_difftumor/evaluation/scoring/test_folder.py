@@ -16,6 +16,7 @@ import pytest
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
 from nnunet_difftumor.evaluation.scoring import run as scoring_run
+from nnunet_difftumor.evaluation.scoring.case import OrganFilter
 from nnunet_difftumor.evaluation.scoring.curves import (
     average_precision,
     froc_curve,
@@ -23,7 +24,6 @@ from nnunet_difftumor.evaluation.scoring.curves import (
     sensitivity_at,
     wilson_interval,
 )
-from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
 from nnunet_difftumor.evaluation.scoring.tables import new_output_folder, read_scores
 
