@@ -28,7 +28,7 @@ class TumorComponent:
 
     Attributes:
         start: First voxel of its bounding box, (D, H, W).
-        stop: One past its last voxel, (D, H, W).
+        stop: One past its last voxel.
         radius_mm: Radius of the sphere of equal volume.
     """
 

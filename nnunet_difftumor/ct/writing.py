@@ -46,7 +46,7 @@ def write_ct_like(
     rounded where the file stores whole numbers.
 
     Args:
-        changed_hu: Values in HU; only those inside the support are used. Shape (D, H, W) as `read_ct` gives.
+        changed_hu: Only the values inside the support are used. Shape (D, H, W) as `read_ct` gives.
         support: True where the CT changes. Shape (D, H, W).
 
     Raises:
@@ -78,7 +78,12 @@ def write_labels_like(
         UnsupportedImageError: If a label does not fit into two bytes.
     """
     _check_shapes(ct.geometry.shape, out_path, labels)
-    stored = np.ascontiguousarray(labels, dtype=_type_for(labels, out_path))
+    low, high = int(labels.min()), int(labels.max())
+    if not -32768 <= low <= high <= 32767:
+        raise UnsupportedImageError(
+            f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
+        )
+    stored = np.ascontiguousarray(labels, dtype=np.uint8 if 0 <= low <= high <= 255 else np.int16)
     to_lps = LPS_TO_RAS @ ct.geometry.affine @ REVERSED_AXES
     spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
     direction = to_lps[:3, :3] / spacing
@@ -94,16 +99,6 @@ def write_labels_like(
         image.SetOrigin(to_lps[:3, 3].tolist())
         image.SetDirection(direction.ravel().tolist())
         sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
-def _type_for(labels: NDArray[np.integer[Any]], out_path: Path) -> type[np.integer[Any]]:
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    for dtype in (np.uint8, np.int16):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return dtype
-    raise UnsupportedImageError(
-        f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
-    )
 
 
 def _write_nifti_bytes(
@@ -122,7 +117,7 @@ def _write_nifti_bytes(
     in_stored_units = (changed_hu[support].astype(np.float64) - image.dataobj.inter) / image.dataobj.slope
     stored[support] = _fit_into(in_stored_units, stored.dtype)
     is_packed = file_ending(temporary) == ".nii.gz"
-    temporary.write_bytes(gzip.compress(bytes(content), compresslevel=6, mtime=0) if is_packed else bytes(content))
+    temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0) if is_packed else content)
 
 
 def _write_sitk(
