@@ -1,4 +1,4 @@
-"""Cases: a CT and its labels, found in nnU-Net raw data sets and in plain folders of CTs."""
+"""Cases: a CT and its labels, found in nnU-Net raw data sets and in plain folders of CTs or label maps."""
 
 from __future__ import annotations
 
@@ -111,6 +111,25 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
     return tuple(cases.values())
 
 
+def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
+    """Find the label maps of a folder, subfolders left out, by case identifier: the name without its ending.
+
+    Args:
+        option: What it was given as, for messages; "" for none.
+
+    Raises:
+        DatasetError: If there are none, or two of one case.
+    """
+    found: dict[str, Path] = {}
+    for case, path in images_among(folder.glob("*")):
+        if case in found:
+            raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
+        found[case] = path
+    if not found:
+        raise DatasetError(f"{option} {folder} holds no label map (<case>.nii.gz). Check the path.".lstrip())
+    return found
+
+
 def read_dataset_json(path: Path) -> dict[str, Any]:
     """Read a dataset.json of nnU-Net v2, with `channel_names`, `labels` and `file_ending`.
 
@@ -169,8 +188,7 @@ def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
 
 def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
     cases = []
-    for identifier in sorted(listed):
-        entry = listed[identifier]
+    for identifier, entry in sorted(listed.items()):
         try:
             images, label = list(entry["images"]), folder / entry["label"]
             image = folder / images[0]

@@ -23,7 +23,7 @@ class GridGeometry:
         affine: Takes a voxel index (d, h, w, 1) to a position in mm, right-anterior-superior axes. Shape (4, 4).
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     affine: NDArray[np.float64]
 
     @property

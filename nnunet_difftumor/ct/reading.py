@@ -37,11 +37,7 @@ class UnsupportedImageError(DiffTumorError):
 
 @dataclass(frozen=True, eq=False)
 class CTVolume:
-    """A CT in HU on its file's own grid.
-
-    Attributes:
-        image_hu: Values in HU, float32. Shape (D, H, W): the file's slowest axis first, as nnU-Net reads it.
-    """
+    """A CT on its file's own grid (D, H, W): the file's slowest axis first, as nnU-Net reads it."""
 
     image_hu: NDArray[np.float32]
     geometry: GridGeometry
@@ -82,10 +78,7 @@ def read_ct(path: Path) -> CTVolume:
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
-    """Read a label map on its file's own grid.
-
-    Returns:
-        Labels of shape (D, H, W) as the file orders them, and where they lie.
+    """Read a label map on its file's own grid: labels (D, H, W) as the file orders them, and where they lie.
 
     Raises:
         CorruptImageError: If the file holds anything but whole numbers.
@@ -95,14 +88,14 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
         _check_finite(array, path)
         rounded = np.rint(array)
         distance = np.abs(array - rounded)
-        if distance.max(initial=0.0) > 1e-3:
+        if distance.max() > 1e-3:
             raise CorruptImageError(
                 f"{path} should hold whole label numbers, but holds values such as "
                 f"{array.flat[distance.argmax()]:.4g}. It is an image, or a label map that was resampled with "
                 "interpolation; resample labels with nearest neighbour."
             )
         array = rounded
-    if array.size and (array.min() < -32768 or array.max() > 32767):
+    if array.min() < -32768 or array.max() > 32767:
         raise CorruptImageError(f"{path} holds labels up to {array.max()}; label numbers must be below 32768.")
     return np.ascontiguousarray(array, dtype=np.int16), geometry
 
@@ -134,11 +127,7 @@ def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, 
 
 
 def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
-    """Read the values of a volume, of whatever meaning.
-
-    Returns:
-        The values with the file's scaling applied, shape (D, H, W) as the file orders them, and where they lie.
-    """
+    """Read the values (D, H, W) of a volume, as the file orders and scales them, and where they lie."""
     if path.is_dir():
         raise UnsupportedImageError(
             f"{path} is a folder. Name one file; a DICOM series must be converted first, for example with dcm2niix."
@@ -207,18 +196,16 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
         array = np.asanyarray(image.dataobj)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise _unreadable(path, error) from error
-    depth, height, width = reversed(image.shape)
-    return array.T, GridGeometry((depth, height, width), np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)
+    return array.T, GridGeometry(image.shape[::-1], np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)
 
 
 def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     image = load_sitk(path)
-    array = sitk.GetArrayFromImage(image)
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    depth, height, width = array.shape
-    return array, GridGeometry((depth, height, width), LPS_TO_RAS @ affine @ REVERSED_AXES)
+    array = sitk.GetArrayFromImage(image)
+    return array, GridGeometry(array.shape, LPS_TO_RAS @ affine @ REVERSED_AXES)
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptImageError:

@@ -1,7 +1,7 @@
 """Writing an edited CT so that nothing outside the edit changes, not even a stored bit.
 
-An output that exists is refused (OutputExistsError) unless it is to be overwritten, and so is an array of another
-shape than the CT's (GeometryMismatchError).
+An output that exists is refused (OutputExistsError), and so is an array of another shape than the CT's
+(GeometryMismatchError).
 """
 
 from __future__ import annotations
@@ -32,12 +32,7 @@ _LARGEST_SHEAR = 1e-4
 
 
 def write_ct_like(
-    template_path: Path,
-    out_path: Path,
-    changed_hu: NDArray[np.floating[Any]],
-    support: NDArray[np.bool_],
-    *,
-    overwrite: bool = False,
+    template_path: Path, out_path: Path, changed_hu: NDArray[np.floating[Any]], support: NDArray[np.bool_]
 ) -> None:
     """Write a CT file that equals another one outside a support.
 
@@ -62,13 +57,11 @@ def write_ct_like(
             f"Cannot write {out_path.name} like {template_path.name}: an ending is not one of an image."
         )
     write = _write_nifti_bytes if {template_ending, out_ending} <= {*NIFTI_ENDINGS} else _write_sitk
-    with written_whole(out_path, overwrite=overwrite) as temporary:
+    with written_whole(out_path) as temporary:
         write(template_path, temporary, changed_hu, support)
 
 
-def write_labels_like(
-    ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]], *, overwrite: bool = False
-) -> None:
+def write_labels_like(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]]) -> None:
     """Write a label map on a CT's grid.
 
     Args:
@@ -90,7 +83,7 @@ def write_labels_like(
     is_sheared = not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR)
     if is_sheared and file_ending(out_path) not in NIFTI_ENDINGS:
         raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
-    with written_whole(out_path, overwrite=overwrite) as temporary:
+    with written_whole(out_path) as temporary:
         if is_sheared:  # SimpleITK writes no tilted gantry
             nibabel.save(nibabel.Nifti1Image(stored.T, ct.geometry.affine @ REVERSED_AXES), temporary)
             return

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from nnunet_difftumor.ct.datasets import find_label_maps
 from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, file_name_of, read_experiment
 from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
-from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.study.data_views import StudyData
 from nnunet_difftumor.study.plan import Annotated, StudyPlan
 from nnunet_difftumor.study.running import state_of

@@ -22,26 +22,24 @@ from nnunet_difftumor.evaluation.scoring.components import (
     match_components,
     panoptic_quality,
 )
-from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, PredictionScore, TumorScore
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, TOLERANCES_MM, ScoringRules, bin_of
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, ScoredLabel
 from nnunet_difftumor.evaluation.scoring.surfaces import surface_agreement
+from nnunet_difftumor.evaluation.scoring.tables import CaseScores, LabelScores, PredictionScore, TumorScore
 
 DEFAULT_RULES = ScoringRules()
 
 _REFERENCE, _PREDICTION = "reference", "prediction"
 
 Mask = NDArray[np.bool_]
-Probabilities = NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
 class OrganFilter:
     """Drops predicted tumours outside the organ.
 
-    Attributes:
-        source: Where the organ is taken from: "reference" (the reference's organ and its tumours), "prediction" (the
-            predicted organ), or a folder of masks in which everything above 0 is organ.
+    Its source is "reference" (the reference's organ and its tumours), "prediction" (the predicted organ), or a folder
+    of masks in which everything above 0 is organ.
     """
 
     source: str
@@ -158,7 +156,7 @@ def _score_tumors(
     reference: Mask,
     prediction: Mask,
     is_ignored: Mask,
-    values: Probabilities,
+    values: NDArray[np.float32] | None,
     rules: ScoringRules,
 ) -> dict[str, Any]:
     """Fields of `LabelScores` that only tumours have; predictions that are neither right nor wrong are left out."""
@@ -167,7 +165,10 @@ def _score_tumors(
     matching = match_components(true, found, rules.match_iou)
     touches_tumor = matching.iou.any(axis=0)
     is_known = ~(matching.touches_speck | found.is_mostly_ignored) | touches_tumor
-    scores = _component_scores(found, values, rules)
+    scores = np.full(len(found), math.nan)
+    if values is not None:
+        measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
+        scores[:] = measure(values, found.numbers, np.arange(1, len(found) + 1))
     tumors = _tumor_scores(maps, label, true, matching, scores)
     predictions = tuple(
         PredictionScore(
@@ -226,11 +227,3 @@ def _tumor_scores(
 def _overlap(iou: NDArray[np.float64], partner: int) -> float:
     """Overlap with the pair, or without one the largest. Shape (N,)."""
     return float(iou[partner] if partner >= 0 else iou.max(initial=0.0))
-
-
-def _component_scores(found: Components, values: Probabilities, rules: ScoringRules) -> NDArray[np.float64]:
-    """Largest or mean probability of each predicted tumour; NaN without probabilities. Shape (M,)."""
-    if values is None or not len(found):
-        return np.full(len(found), math.nan)
-    measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
-    return np.asarray(measure(values, found.numbers, np.arange(1, len(found) + 1)), dtype=np.float64)

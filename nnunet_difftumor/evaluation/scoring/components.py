@@ -120,13 +120,9 @@ def match_components(reference: Components, prediction: Components, smallest_iou
 
 
 def panoptic_quality(matched_ious: NDArray[np.float64], reference_tumors: int, predicted_tumors: int) -> float:
-    """Panoptic quality: overlap of the pairs, over pairs and half of what is left over on both sides.
+    """Panoptic quality, in [0, 1]: overlap of the pairs, over pairs and half of what is left over on both sides.
 
-    Args:
-        matched_ious: Intersection over union of each pair. Shape (pairs,).
-
-    Returns:
-        A value in [0, 1]; NaN with no tumour on either side.
+    NaN with no tumour on either side.
 
     Source:
         Kirillov et al., "Panoptic Segmentation", CVPR 2019.

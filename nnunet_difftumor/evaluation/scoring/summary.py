@@ -17,9 +17,15 @@ from nnunet_difftumor.evaluation.scoring.curves import (
     sensitivity_at,
     wilson_interval,
 )
-from nnunet_difftumor.evaluation.scoring.records import CaseScores
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, bin_of
-from nnunet_difftumor.evaluation.scoring.tables import FROC_FILE, ROC_FILE, SPECIFICITY_FILE, Frame, score_tables
+from nnunet_difftumor.evaluation.scoring.tables import (
+    FROC_FILE,
+    ROC_FILE,
+    SPECIFICITY_FILE,
+    CaseScores,
+    Frame,
+    score_tables,
+)
 from nnunet_difftumor.evaluation.statistics.intervals import or_none
 from nnunet_difftumor.evaluation.statistics.roc import clustered_auc
 

@@ -1,19 +1,23 @@
-"""The tables of scores: their columns, how they become files, whole or not at all, and how they are read again."""
+"""The tables of scores: the records that are their rows, how they become files, whole or not at all, and are read.
+
+The fields of a record are the columns of its table, with their types; an empty cell is no value (NaN, None).
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.scoring.records import CaseError, CaseScores, LabelScores, PredictionScore, TumorScore
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 SUMMARY_FILE = "summary.json"
@@ -22,24 +26,137 @@ ERRORS_FILE = "errors.csv"
 FROC_FILE, SPECIFICITY_FILE, ROC_FILE = "froc.csv", "specificity.csv", "roc.csv"
 FILTERED_FOLDER = "organ_filter"
 
-RECORDS = {CASES_FILE: LabelScores, TUMORS_FILE: TumorScore, PREDICTIONS_FILE: PredictionScore}
-"""What a row of each table is: its fields are the columns, with their types; an empty cell is no value (NaN, None)."""
-
 Frame = Any
 """A pandas.DataFrame. Whether a selection of one is a frame, a column or a value, pandas' annotations do not tell."""
 
-_OUR_FILES = (*RECORDS, ERRORS_FILE, FROC_FILE, SPECIFICITY_FILE, ROC_FILE, FILTERED_FOLDER, SUMMARY_FILE)
 _DTYPES = {bool: "bool", float: "float64", int: "Int64", int | None: "Int64", str: "object"}
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TumorScore:
+    """One reference tumour: a row of tumors.csv.
+
+    Attributes:
+        tumor: Number within case and label, from 1.
+        axial_diameter_mm: Largest diameter in an axial slice.
+        size_bin: Bin of the equivalent diameter (see `rules.SIZE_BINS_MM`).
+        detected: A predicted tumour is paired with it.
+        touched: A predicted tumour shares a voxel with it.
+        iou: Intersection over union with its pair, or without one with the predicted tumour that overlaps most.
+        dice: Dice with the same predicted tumour.
+        score: Score of the pair; NaN without a pair or without probabilities.
+    """
+
+    case: str
+    label: str
+    tumor: int
+    volume_mm3: float
+    equivalent_diameter_mm: float
+    axial_diameter_mm: float
+    size_bin: str
+    detected: bool
+    touched: bool
+    iou: float
+    dice: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionScore:
+    """One predicted tumour: a row of predictions.csv.
+
+    Attributes:
+        component: Number within case and label, from 1.
+        matched_tumor: Number of its reference tumour; None for a false positive.
+        iou: Intersection over union with its pair, or without one with the reference tumour that overlaps most.
+        score: Largest or mean probability; NaN without probabilities.
+        touches_tumor: It shares a voxel with a reference tumour.
+    """
+
+    case: str
+    label: str
+    component: int
+    volume_mm3: float
+    matched_tumor: int | None
+    iou: float
+    score: float
+    touches_tumor: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScores:
+    """One label of one case: a row of cases.csv, and the tumours and predicted tumours that count.
+
+    Dice and surface distances are NaN if the label is in neither map; a label that is no tumour has no numbers of
+    tumours (None).
+
+    Attributes:
+        label: Name in dataset.json.
+        detected_tumors: Reference tumours with a pair.
+        touched_tumors: Reference tumours that share a voxel with a predicted one.
+        false_positives: Predicted tumours without a pair.
+        panoptic_quality: NaN without any tumour and for a label that is no tumour.
+        patient_score: Largest tumour probability in the scan; NaN without probabilities.
+    """
+
+    case: str
+    label: str
+    is_healthy: bool
+    dice: float
+    nsd_1mm: float
+    nsd_2mm: float
+    reference_ml: float
+    predicted_ml: float
+    reference_tumors: int | None = None
+    detected_tumors: int | None = None
+    touched_tumors: int | None = None
+    predicted_tumors: int | None = None
+    false_positives: int | None = None
+    panoptic_quality: float = math.nan
+    patient_score: float
+    tumors: tuple[TumorScore, ...] = ()
+    predictions: tuple[PredictionScore, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseScores:
+    """All labels of one case, in the order of dataset.json.
+
+    It is healthy if the reference has no voxel of any tumour label, not even a speck, and none of the ignore label.
+    """
+
+    case: str
+    is_healthy: bool
+    labels: tuple[LabelScores, ...]
+
+    def of_label(self, name: str) -> LabelScores:
+        """Return the scores of a label; KeyError if the case has no such label."""
+        scores = {each.label: each for each in self.labels}
+        if name not in scores:
+            raise KeyError(f"{self.case} has no label {name!r}; it has {', '.join(scores)}.")
+        return scores[name]
+
+
+@dataclass(frozen=True)
+class CaseError:
+    """Why a case has no scores: a row of errors.csv."""
+
+    case: str
+    error: str
+    message: str
+
+
+RECORDS = {CASES_FILE: LabelScores, TUMORS_FILE: TumorScore, PREDICTIONS_FILE: PredictionScore}
+_OUR_FILES = (*RECORDS, ERRORS_FILE, FROC_FILE, SPECIFICITY_FILE, ROC_FILE, FILTERED_FOLDER, SUMMARY_FILE)
+
+
 def columns_of(record: type) -> dict[str, Any]:
-    """Columns of a table by the record that is its row, with their types; tuples of other records are none."""
+    """Columns of a table with their types; tuples of other records are none."""
     return {name: kind for name, kind in get_type_hints(record).items() if kind in _DTYPES}
 
 
-def table_of(record: type, rows: Iterable[Any]) -> pd.DataFrame:
-    """Put records of one kind below one another."""
+def _table_of(record: type, rows: Iterable[Any]) -> pd.DataFrame:
     columns = columns_of(record)
     table = pd.DataFrame([vars(row) for row in rows], columns=list(columns))
     return table.astype({name: _DTYPES[kind] for name, kind in columns.items()})
@@ -49,18 +166,19 @@ def score_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
     """Tables of cases, tumours and predicted tumours by file name."""
     labels = [label for case in cases for label in case.labels]
     return {
-        CASES_FILE: table_of(LabelScores, labels),
-        TUMORS_FILE: table_of(TumorScore, (tumor for label in labels for tumor in label.tumors)),
-        PREDICTIONS_FILE: table_of(PredictionScore, (each for label in labels for each in label.predictions)),
+        CASES_FILE: _table_of(LabelScores, labels),
+        TUMORS_FILE: _table_of(TumorScore, (tumor for label in labels for tumor in label.tumors)),
+        PREDICTIONS_FILE: _table_of(PredictionScore, (each for label in labels for each in label.predictions)),
     }
 
 
 def write_tables(
-    folder: Path, tables: Mapping[str, pd.DataFrame], errors: Sequence[CaseError], summary: Mapping[str, Any]
+    folder: Path, tables: dict[str, Frame], errors: Sequence[CaseError], summary: Mapping[str, Any]
 ) -> None:
     """Write the files of a scoring into a folder of their own: tables by file name, errors if there are any."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in {**tables, **({ERRORS_FILE: table_of(CaseError, errors)} if errors else {})}.items():
+    folder.mkdir(exist_ok=True)
+    of_errors = {ERRORS_FILE: _table_of(CaseError, errors)} if errors else {}
+    for name, table in (tables | of_errors).items():
         table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
     write_json(folder / SUMMARY_FILE, summary)
 
@@ -68,8 +186,7 @@ def write_tables(
 def read_scores(path: Path, columns: Sequence[str]) -> Frame:
     """Read some columns of a file of one of the names in `RECORDS`.
 
-    Returns:
-        Truth values, texts (numbers of tumours among them: they are names) and, for all other numbers, floats.
+    Truth values, texts (numbers of tumours among them: they are names) and, for all other numbers, floats.
 
     Raises:
         DatasetError: If the file cannot be read, a column is missing, or a value is of another type.
@@ -102,10 +219,7 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
     """Give a temporary folder, and move what is in it to `output` when the block ends without an error.
 
     The temporary folder lies in `output` if that exists, else beside it: on the same file system, where `output` is
-    a link or a mount point too.
-
-    Args:
-        overwrite: Replace results of an earlier scoring; other files in the folder are left alone.
+    a link or a mount point too. Of what is in `output`, results of an earlier scoring alone are ever replaced.
 
     Raises:
         OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from nnunet_difftumor.ct.datasets import find_label_maps
 from nnunet_difftumor.ct.reading import file_ending, read_labels
 from nnunet_difftumor.errors import CorruptImageError, LeakError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
@@ -22,7 +23,6 @@ from nnunet_difftumor.evaluation.comparison.inputs.prediction_images import (
     remove_predictions,
 )
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import training_cases_of_splits
-from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.file_stamps import stamp_of
 from nnunet_difftumor.support.processes.logged_command import program, run_logged

@@ -174,7 +174,7 @@ def test_labels_and_regions_are_scored_by_their_values(scheme_of):
     assert scores.of_label("kidney").dice == 1.0
     assert scores.of_label("masses").dice == 1.0
     assert scores.of_label("tumor").dice == 0.0
-    assert [label.label for label in scores.labels if label.is_tumor] == ["tumor"]
+    assert [label.label for label in scores.labels if label.reference_tumors is not None] == ["tumor"]
     with pytest.raises(KeyError, match="spleen"):
         scores.of_label("spleen")
 
