@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
             "Tumours can be made on single-channel CT only; keep the CT channel in a data set of its own."
         )
     ending = str(options["file_ending"])
-    cases = _listed_cases(folder, options["dataset"]) if "dataset" in options else _named_cases(folder, ending)
+    listed = options.get("dataset")
+    cases = tuple(_named_cases(folder, ending) if listed is None else _listed_cases(folder, listed))
     if not cases:
         raise DatasetError(f"{folder / 'imagesTr'} holds no file named <case>_0000{ending}. Check file_ending.")
     missing = [case.identifier for case in cases if case.label_path is None or not case.label_path.is_file()]
@@ -173,7 +174,7 @@ def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, 
     return {name: values for name, values in parsed.items() if name != "background"}
 
 
-def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
+def _named_cases(folder: Path, ending: str) -> Iterator[Case]:
     images = folder / "imagesTr"
     if not images.is_dir():
         raise DatasetError(f"{images} does not exist; an nnU-Net raw data set keeps its training images there.")
@@ -181,13 +182,13 @@ def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
     extra = sorted(path.name for path in images.glob(f"*_0001{ending}"))
     if extra:
         raise DatasetError(f"{images} holds a second channel ({extra[0]}), but dataset.json names one. Remove it.")
-    found = sorted(path.name for path in images.iterdir() if path.name.endswith(suffix) and path.name[0] != ".")
-    names = [name.removesuffix(suffix) for name in found]
-    return tuple(Case(name, images / f"{name}{suffix}", folder / "labelsTr" / f"{name}{ending}") for name in names)
+    for path in sorted(images.iterdir()):
+        if path.name.endswith(suffix) and path.name[0] != ".":
+            name = path.name.removesuffix(suffix)
+            yield Case(name, path, folder / "labelsTr" / f"{name}{ending}")
 
 
-def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
-    cases = []
+def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> Iterator[Case]:
     for identifier, entry in sorted(listed.items()):
         try:
             images, label = list(entry["images"]), folder / entry["label"]
@@ -199,5 +200,4 @@ def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
             ) from error
         if len(images) != 1:
             raise DatasetError(f"Case {identifier} of {folder} has {len(images)} images; one CT is needed.")
-        cases.append(Case(identifier, image, label))
-    return tuple(cases)
+        yield Case(identifier, image, label)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,12 +162,9 @@ def read_shape(path: Path) -> tuple[int, ...]:
 
 def load_nifti(path: Path) -> Any:
     """Open a NIfTI file (.nii, .nii.gz) with nibabel, without decoding its voxels."""
-    try:
+    with _decoding(path):
         image: Any = nibabel.load(path)
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if len(image.shape) != 3:
-        raise _not_3d(path, image.shape)
+    _check_3d(image.shape, path)
     if image.get_data_dtype().kind not in "iuf":
         raise UnsupportedImageError(
             f"{path} stores {image.get_data_dtype()} voxels; one plain number a voxel is needed. "
@@ -177,12 +175,9 @@ def load_nifti(path: Path) -> Any:
 
 def load_sitk(path: Path) -> sitk.Image:
     """Read an image with SimpleITK."""
-    try:
+    with _decoding(path):
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    if image.GetDimension() != 3:
-        raise _not_3d(path, image.GetSize())
+    _check_3d(image.GetSize(), path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise UnsupportedImageError(
             f"{path} has {image.GetNumberOfComponentsPerPixel()} values a voxel; a CT has one. Export it in HU."
@@ -192,10 +187,8 @@ def load_sitk(path: Path) -> sitk.Image:
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     image = load_nifti(path)
-    try:
+    with _decoding(path):
         array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise _unreadable(path, error) from error
     return array.T, GridGeometry(image.shape[::-1], np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)
 
 
@@ -208,16 +201,24 @@ def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     return array, GridGeometry(array.shape, LPS_TO_RAS @ affine @ REVERSED_AXES)
 
 
-def _unreadable(path: Path, error: Exception) -> CorruptImageError:
-    reason = " ".join(str(error).split())[:200]
-    return CorruptImageError(f"{path} cannot be read; it looks truncated or damaged ({reason}). Copy it again.")
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Name the file that nibabel or SimpleITK (RuntimeError) cannot read."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CorruptImageError(
+            f"{path} cannot be read; it looks truncated or damaged ({reason}). Copy it again."
+        ) from error
 
 
-def _not_3d(path: Path, shape: Any) -> UnsupportedImageError:
-    return UnsupportedImageError(
-        f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {tuple(shape)}. "
-        "Write each time point or channel to a file of its own."
-    )
+def _check_3d(shape: tuple[int, ...], path: Path) -> None:
+    if len(shape) != 3:
+        raise UnsupportedImageError(
+            f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {shape}. "
+            "Write each time point or channel to a file of its own."
+        )
 
 
 def _check_finite(array: NDArray[Any], path: Path) -> None:

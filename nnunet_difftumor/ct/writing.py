@@ -48,7 +48,6 @@ def write_ct_like(
         CorruptImageError: If the template cannot be read, or a changed value is NaN or infinite.
         UnsupportedImageError: If a file ending is not one that can be written.
     """
-    template_path, out_path = Path(template_path), Path(out_path)
     if not np.isfinite(changed_hu[support]).all():
         raise CorruptImageError("changed_hu holds NaN or infinite values inside the support; nothing was written.")
     template_ending, out_ending = file_ending(template_path), file_ending(out_path)

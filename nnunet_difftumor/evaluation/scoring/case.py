@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ DEFAULT_RULES = ScoringRules()
 _REFERENCE, _PREDICTION = "reference", "prediction"
 
 Mask = NDArray[np.bool_]
+Values = NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -151,25 +152,19 @@ def _keep_near_organ(prediction: Mask, reach: Mask) -> Mask:
 
 
 def _score_tumors(
-    maps: CaseMaps,
-    label: str,
-    reference: Mask,
-    prediction: Mask,
-    is_ignored: Mask,
-    values: NDArray[np.float32] | None,
-    rules: ScoringRules,
+    maps: CaseMaps, label: str, reference: Mask, prediction: Mask, is_ignored: Mask, values: Values, rules: ScoringRules
 ) -> dict[str, Any]:
     """Fields of `LabelScores` that only tumours have; predictions that are neither right nor wrong are left out."""
     true = find_components(reference, maps.voxel_mm3, rules)
     found = find_components(prediction, maps.voxel_mm3, rules, is_ignored)
     matching = match_components(true, found, rules.match_iou)
-    touches_tumor = matching.iou.any(axis=0)
+    touches_tumor = np.asarray(matching.iou.any(axis=0))
     is_known = ~(matching.touches_speck | found.is_mostly_ignored) | touches_tumor
     scores = np.full(len(found), math.nan)
     if values is not None:
         measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
         scores[:] = measure(values, found.numbers, np.arange(1, len(found) + 1))
-    tumors = _tumor_scores(maps, label, true, matching, scores)
+    tumors = tuple(_tumor_scores(maps, label, true, matching, scores))
     predictions = tuple(
         PredictionScore(
             case=maps.case,
@@ -198,30 +193,26 @@ def _score_tumors(
 
 def _tumor_scores(
     maps: CaseMaps, label: str, true: Components, matching: Matching, scores: NDArray[np.float64]
-) -> tuple[TumorScore, ...]:
-    tumors = []
+) -> Iterator[TumorScore]:
     for index, box in enumerate(ndimage.find_objects(true.numbers)):
         volume_mm3 = float(true.voxels[index] * maps.voxel_mm3)
         diameter_mm = equivalent_diameter_mm(volume_mm3)
         partner = int(matching.match_of_reference[index])
         iou = _overlap(matching.iou[index], partner)
-        tumors.append(
-            TumorScore(
-                case=maps.case,
-                label=label,
-                tumor=index + 1,
-                volume_mm3=volume_mm3,
-                equivalent_diameter_mm=diameter_mm,
-                axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
-                size_bin=bin_of(diameter_mm, SIZE_BINS_MM),
-                detected=partner >= 0,
-                touched=bool(matching.iou[index].any()),
-                iou=iou,
-                dice=2.0 * iou / (1.0 + iou),
-                score=float(scores[partner]) if partner >= 0 else math.nan,
-            )
+        yield TumorScore(
+            case=maps.case,
+            label=label,
+            tumor=index + 1,
+            volume_mm3=volume_mm3,
+            equivalent_diameter_mm=diameter_mm,
+            axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
+            size_bin=bin_of(diameter_mm, SIZE_BINS_MM),
+            detected=partner >= 0,
+            touched=bool(matching.iou[index].any()),
+            iou=iou,
+            dice=2.0 * iou / (1.0 + iou),
+            score=float(scores[partner]) if partner >= 0 else math.nan,
         )
-    return tuple(tumors)
 
 
 def _overlap(iou: NDArray[np.float64], partner: int) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnunet_difftumor.ct.boxes import Box, widened
+from nnunet_difftumor.ct.boxes import widened
 from nnunet_difftumor.ct.grid import GridGeometry, turn_onto_grid
 from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, read_array, read_labels
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, DiffTumorError, GeometryMismatchError
@@ -257,10 +257,7 @@ def _on_grid(array: NDArray[Any], geometry: GridGeometry, reference: GridGeometr
 
 
 def _check_that_probabilities_belong(
-    files: CaseFiles,
-    scheme: LabelScheme,
-    prediction: NDArray[np.int16],
-    probabilities: Mapping[str, NDArray[np.float32]],
+    files: CaseFiles, scheme: LabelScheme, prediction: NDArray[np.int16], probabilities: dict[str, NDArray[np.float32]]
 ) -> None:
     """Raise where nnU-Net would not have predicted tumour: axes are mixed up, or the files are of two models."""
     for label in scheme.tumors:
@@ -276,7 +273,7 @@ def _check_that_probabilities_belong(
             )
 
 
-def box_of(*maps: NDArray[Any] | None) -> Box:
+def box_of(*maps: NDArray[Any] | None) -> tuple[slice, ...]:
     """Box of all that is not 0 in any of some maps; one voxel without any."""
     is_something = np.logical_or.reduce([values != 0 for values in maps if values is not None])
     return next(iter(ndimage.find_objects(is_something.view(np.uint8))), (slice(0, 1),) * 3)

@@ -16,8 +16,6 @@ from scipy.optimize import linear_sum_assignment
 from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 
-_SPECK = -1
-
 
 @dataclass(frozen=True, eq=False)
 class Components:
@@ -52,7 +50,7 @@ def find_components(
         left = np.bincount(numbers.ravel(), minlength=count + 1)
     does_count = (left >= rules.smallest_voxels) & (left * voxel_mm3 >= rules.smallest_mm3) & (left > 0)
     does_count[0] = False
-    new_numbers = np.where(does_count, np.cumsum(does_count), _SPECK).astype(np.int32)
+    new_numbers = np.where(does_count, np.cumsum(does_count), -1).astype(np.int32)
     new_numbers[0] = 0
     return Components(new_numbers[numbers], left[does_count], 2 * left[does_count] <= whole[does_count])
 

@@ -20,15 +20,8 @@ from nnunet_difftumor.evaluation.scoring.case import OrganFilter, score_case, sc
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, find_probability_files, read_case_maps
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, read_label_scheme
-from nnunet_difftumor.evaluation.scoring.summary import curve_tables, summarize
-from nnunet_difftumor.evaluation.scoring.tables import (
-    FILTERED_FOLDER,
-    CaseError,
-    CaseScores,
-    new_output_folder,
-    score_tables,
-    write_tables,
-)
+from nnunet_difftumor.evaluation.scoring.summary import summarize, write_scores
+from nnunet_difftumor.evaluation.scoring.tables import FILTERED_FOLDER, CaseError, CaseScores, new_output_folder
 
 __all__ = ["CaseScores", "FolderScores", "ScoringRequest", "score_case", "score_folders"]
 
@@ -116,10 +109,10 @@ def score_folders(
         jobs = run_jobs(request, scheme, plan.cases, workers)
         bar = tqdm(jobs, total=len(plan.cases), desc="Scoring", unit="case", disable=not show_progress)
         scores = _collect(request, plan, list(bar))
-        _write(folder, scores.cases, scores.errors, scores.summary)
+        write_scores(folder, scores.cases, scores.errors, scores.summary)
         if request.organ_filter is not None and scores.filtered:
             other = {"organ_filter": request.organ_filter.source, "labels": summarize(scores.filtered)}
-            _write(folder / FILTERED_FOLDER, scores.filtered, scores.errors, {**scores.summary, **other})
+            write_scores(folder / FILTERED_FOLDER, scores.filtered, scores.errors, {**scores.summary, **other})
     return scores
 
 
@@ -190,10 +183,6 @@ def _collect(
     return FolderScores(cases, filtered, errors, summary)
 
 
-def _write(folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Mapping[str, Any]) -> None:
-    write_tables(folder, score_tables(cases) | curve_tables(cases), errors, summary)
-
-
 class KilledProcessError(DiffTumorError):
     """One of several scoring processes was killed; `fewer_workers` may live."""
 
@@ -216,7 +205,7 @@ def run_jobs(
     Raises:
         KilledProcessError: If a process dies.
     """
-    score = partial(_run_job, scheme=scheme, organ_filter=request.organ_filter, rules=request.rules)
+    score = partial(_run_job, request=request, scheme=scheme)
     workers = min(workers, len(cases))
     if workers <= 1:
         yield from map(score, cases)
@@ -228,12 +217,10 @@ def run_jobs(
         raise KilledProcessError(workers) from error
 
 
-def _run_job(
-    files: CaseFiles, scheme: LabelScheme, organ_filter: OrganFilter | None, rules: ScoringRules
-) -> tuple[CaseScores, ...] | CaseError:
-    filters = (None,) if organ_filter is None else (None, organ_filter)
+def _run_job(files: CaseFiles, request: ScoringRequest, scheme: LabelScheme) -> tuple[CaseScores, ...] | CaseError:
+    filters = (None,) if request.organ_filter is None else (None, request.organ_filter)
     try:
         maps = read_case_maps(files, scheme)
-        return tuple(score_maps(maps, scheme, organ_filter=each, rules=rules) for each in filters)
+        return tuple(score_maps(maps, scheme, organ_filter=each, rules=request.rules) for each in filters)
     except Exception as error:  # whatever is wrong with one file, the other cases are to be scored; it is reported
         return CaseError(files.case, type(error).__name__, str(error))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,31 @@ from nnunet_difftumor.evaluation.scoring.curves import (
 )
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, bin_of
 from nnunet_difftumor.evaluation.scoring.tables import (
+    ERRORS_FILE,
     FROC_FILE,
     ROC_FILE,
     SPECIFICITY_FILE,
+    SUMMARY_FILE,
+    CaseError,
     CaseScores,
     Frame,
     score_tables,
+    table_of,
 )
 from nnunet_difftumor.evaluation.statistics.intervals import or_none
 from nnunet_difftumor.evaluation.statistics.roc import clustered_auc
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+
+def write_scores(
+    folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Mapping[str, Any]
+) -> None:
+    """Write the files of a scoring into a folder of their own: tables, curves, errors if there are any, summary."""
+    tables = score_tables(cases) | curve_tables(cases) | ({ERRORS_FILE: table_of(CaseError, errors)} if errors else {})
+    folder.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
+    write_json(folder / SUMMARY_FILE, summary)
 
 
 def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, get_type_hints
 import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.support.files.atomic_files import write_json
 
 SUMMARY_FILE = "summary.json"
 CASES_FILE, TUMORS_FILE, PREDICTIONS_FILE = "cases.csv", "tumors.csv", "predictions.csv"
@@ -156,7 +155,8 @@ def columns_of(record: type) -> dict[str, Any]:
     return {name: kind for name, kind in get_type_hints(record).items() if kind in _DTYPES}
 
 
-def _table_of(record: type, rows: Iterable[Any]) -> pd.DataFrame:
+def table_of(record: type, rows: Iterable[Any]) -> Frame:
+    """Put records of one kind below one another."""
     columns = columns_of(record)
     table = pd.DataFrame([vars(row) for row in rows], columns=list(columns))
     return table.astype({name: _DTYPES[kind] for name, kind in columns.items()})
@@ -166,21 +166,10 @@ def score_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
     """Tables of cases, tumours and predicted tumours by file name."""
     labels = [label for case in cases for label in case.labels]
     return {
-        CASES_FILE: _table_of(LabelScores, labels),
-        TUMORS_FILE: _table_of(TumorScore, (tumor for label in labels for tumor in label.tumors)),
-        PREDICTIONS_FILE: _table_of(PredictionScore, (each for label in labels for each in label.predictions)),
+        CASES_FILE: table_of(LabelScores, labels),
+        TUMORS_FILE: table_of(TumorScore, (tumor for label in labels for tumor in label.tumors)),
+        PREDICTIONS_FILE: table_of(PredictionScore, (each for label in labels for each in label.predictions)),
     }
-
-
-def write_tables(
-    folder: Path, tables: dict[str, Frame], errors: Sequence[CaseError], summary: Mapping[str, Any]
-) -> None:
-    """Write the files of a scoring into a folder of their own: tables by file name, errors if there are any."""
-    folder.mkdir(exist_ok=True)
-    of_errors = {ERRORS_FILE: _table_of(CaseError, errors)} if errors else {}
-    for name, table in (tables | of_errors).items():
-        table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
-    write_json(folder / SUMMARY_FILE, summary)
 
 
 def read_scores(path: Path, columns: Sequence[str]) -> Frame:
@@ -206,7 +195,7 @@ def _parsed(written: Any, kind: Any, path: Path) -> pd.Series:
     if kind in (str, int):
         return written
     texts = written.str.lower()
-    values = texts.map(_TRUTH) if kind is bool else pd.to_numeric(texts.mask(texts == ""), errors="coerce")
+    values: Any = texts.map(_TRUTH) if kind is bool else pd.to_numeric(texts.mask(texts == ""), errors="coerce")
     is_wrong = values.isna() if kind is bool else values.isna() & ~texts.isin(["", "nan", "none"])
     if is_wrong.any():
         row, expected = int(is_wrong.to_numpy().argmax()), "True or False" if kind is bool else "a number"

@@ -321,7 +321,7 @@ def test_nothing_is_half_written(folders, monkeypatch):
     def no_space(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.tables.write_json", no_space)
+    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.summary.write_json", no_space)
     assert main(words(folders)) == 1
     assert sorted(path.name for path in folders.iterdir()) == ["dataset.json", "prediction", "reference"]
 
