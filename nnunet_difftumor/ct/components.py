@@ -28,7 +28,7 @@ class TumorComponent:
 
     Attributes:
         start: First voxel of its bounding box, (D, H, W).
-        stop: One past its last voxel, (D, H, W).
+        stop: One past its last voxel.
         radius_mm: Radius of the sphere of equal volume.
     """
 
@@ -64,22 +64,16 @@ def find_tumors(
 
 
 def number_within_box(mask: NDArray[np.bool_]) -> tuple[tuple[int, ...], NDArray[np.int32], int]:
-    """Number the 26-connected components within the bounding box of a mask (D, H, W), far smaller than a CT.
+    """First voxel of the bounding box of a mask (D, H, W), far smaller than a CT, and `label_components` within it.
 
-    Returns:
-        First voxel of the box, (D, H, W); `label_components` of the box, which is one voxel for an empty mask.
+    The box of an empty mask is one voxel.
     """
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    box = boxes[0] if boxes else (slice(0, 1),) * 3
+    box = next(iter(ndimage.find_objects(mask.astype(np.uint8))), (slice(0, 1),) * 3)
     return (tuple(part.start for part in box), *label_components(mask[box]))
 
 
 def label_components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number the 26-connected components of a mask (D, H, W), all of them.
-
-    Returns:
-        Number of each voxel's component, 0 outside, and how many there are.
-    """
+    """Number of the 26-connected component of each voxel of a mask (D, H, W), 0 outside, and how many there are."""
     numbers = np.zeros(mask.shape, dtype=np.int32)
     count: Any = ndimage.label(mask, structure=NEIGHBOURS_26, output=numbers)
     return numbers, int(count)

@@ -1,15 +1,15 @@
-"""Cases: a CT and its labels, found in nnU-Net raw data sets and in plain folders of CTs."""
+"""Cases: a CT and its labels, found in nnU-Net raw data sets and in plain folders of CTs or label maps."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, file_ending
+from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, images_among
 from nnunet_difftumor.errors import DatasetError
 
 _DATASET_KEYS: dict[str, tuple[type, str]] = {
@@ -34,11 +34,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset:
-    """An nnU-Net raw data set with one CT channel.
+    """An nnU-Net raw data set (`DatasetXXX_Name`) with one CT channel.
 
     Attributes:
-        folder: The data set's folder (`DatasetXXX_Name`).
-        labels: Label values by name, background left out. A region has several values.
+        labels: See `parse_labels`.
         cases: Training cases, sorted by identifier.
         options: The whole of dataset.json.
     """
@@ -51,11 +50,10 @@ class RawDataset:
 
 
 def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
-    """Read dataset.json and find the training cases; nothing is decoded.
+    """Read dataset.json and find the training cases in imagesTr and labelsTr; nothing is decoded.
 
     Args:
-        folder: An nnU-Net raw data set: dataset.json, imagesTr, labelsTr.
-        needs_labels: Refuse cases without a label map; otherwise they have none.
+        needs_labels: Refuse cases without a label map.
 
     Raises:
         DatasetError: If dataset.json is missing or wrong, the channel is not one CT, or a file is missing.
@@ -69,7 +67,8 @@ def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
             "Tumours can be made on single-channel CT only; keep the CT channel in a data set of its own."
         )
     ending = str(options["file_ending"])
-    cases = _listed_cases(folder, options["dataset"]) if "dataset" in options else _named_cases(folder, ending)
+    listed = options.get("dataset")
+    cases = tuple(_named_cases(folder, ending) if listed is None else _listed_cases(folder, listed))
     if not cases:
         raise DatasetError(f"{folder / 'imagesTr'} holds no file named <case>_0000{ending}. Check file_ending.")
     missing = [case.identifier for case in cases if case.label_path is None or not case.label_path.is_file()]
@@ -95,11 +94,7 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
     """
     folder = Path(folder)
     cases: dict[str, Case] = {}
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        ending = file_ending(path)
-        if ending is None or path.name.startswith(".") or not path.is_file():
-            continue
-        stem = path.name[: -len(ending)]
+    for stem, path in images_among(folder.rglob("*")):
         if _NO_CT_NAME.search(stem):
             continue
         identifier = _CT_SUFFIX.sub("", stem)
@@ -115,6 +110,25 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
             "Check the path."
         )
     return tuple(cases.values())
+
+
+def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
+    """Find the label maps of a folder, subfolders left out, by case identifier: the name without its ending.
+
+    Args:
+        option: What it was given as, for messages; "" for none.
+
+    Raises:
+        DatasetError: If there are none, or two of one case.
+    """
+    found: dict[str, Path] = {}
+    for case, path in images_among(folder.glob("*")):
+        if case in found:
+            raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
+        found[case] = path
+    if not found:
+        raise DatasetError(f"{option} {folder} holds no label map (<case>.nii.gz). Check the path.".lstrip())
+    return found
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
@@ -144,10 +158,9 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
 
 
 def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Check the `labels` of a dataset.json (`path`, for messages).
+    """Read label values by name from the `labels` of a dataset.json (`path`, for messages), background left out.
 
-    Returns:
-        Label values by name, background left out. A region has several values.
+    A region has several values.
 
     Raises:
         DatasetError: If a value is neither a whole number nor a list of whole numbers.
@@ -161,7 +174,7 @@ def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, 
     return {name: values for name, values in parsed.items() if name != "background"}
 
 
-def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
+def _named_cases(folder: Path, ending: str) -> Iterator[Case]:
     images = folder / "imagesTr"
     if not images.is_dir():
         raise DatasetError(f"{images} does not exist; an nnU-Net raw data set keeps its training images there.")
@@ -169,18 +182,14 @@ def _named_cases(folder: Path, ending: str) -> tuple[Case, ...]:
     extra = sorted(path.name for path in images.glob(f"*_0001{ending}"))
     if extra:
         raise DatasetError(f"{images} holds a second channel ({extra[0]}), but dataset.json names one. Remove it.")
-    found = sorted(path for path in images.iterdir() if path.name.endswith(suffix) and path.name[0] != ".")
-    identifiers = [path.name.removesuffix(suffix) for path in found]
-    return tuple(
-        Case(identifier, path, folder / "labelsTr" / f"{identifier}{ending}")
-        for identifier, path in zip(identifiers, found, strict=True)
-    )
+    for path in sorted(images.iterdir()):
+        if path.name.endswith(suffix) and path.name[0] != ".":
+            name = path.name.removesuffix(suffix)
+            yield Case(name, path, folder / "labelsTr" / f"{name}{ending}")
 
 
-def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
-    cases = []
-    for identifier in sorted(listed):
-        entry = listed[identifier]
+def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> Iterator[Case]:
+    for identifier, entry in sorted(listed.items()):
         try:
             images, label = list(entry["images"]), folder / entry["label"]
             image = folder / images[0]
@@ -191,5 +200,4 @@ def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> tuple[Case, ...]:
             ) from error
         if len(images) != 1:
             raise DatasetError(f"Case {identifier} of {folder} has {len(images)} images; one CT is needed.")
-        cases.append(Case(identifier, image, label))
-    return tuple(cases)
+        yield Case(identifier, image, label)

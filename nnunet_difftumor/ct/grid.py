@@ -9,6 +9,8 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.errors import GeometryMismatchError
+
 _LARGEST_CORNER_SHIFT_VOXELS = 0.1
 
 
@@ -21,7 +23,7 @@ class GridGeometry:
         affine: Takes a voxel index (d, h, w, 1) to a position in mm, right-anterior-superior axes. Shape (4, 4).
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     affine: NDArray[np.float64]
 
     @property
@@ -30,42 +32,37 @@ class GridGeometry:
         depth, height, width = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return depth, height, width
 
-    @property
-    def origin_mm(self) -> tuple[float, float, float]:
-        """Position of voxel (0, 0, 0) in mm, (right, anterior, superior)."""
-        right, anterior, superior = self.affine[:3, 3].tolist()
-        return right, anterior, superior
-
     def describe(self) -> str:
-        """Return one line with shape, spacing, origin and axis directions."""
+        """Return one line with shape, spacing, position of the first voxel and axis directions."""
         spacing = ", ".join(f"{value:.4g}" for value in self.spacing_mm)
-        origin = ", ".join(f"{value:.2f}" for value in self.origin_mm)
+        origin = ", ".join(f"{value:.2f}" for value in self.affine[:3, 3])
         axes = "".join(str(code) for code in nibabel.aff2axcodes(self.affine))
         return f"shape {self.shape}, spacing ({spacing}) mm, origin ({origin}) mm, axes {axes}"
 
 
-def turn_onto_grid(array: NDArray[Any], geometry: GridGeometry, target: GridGeometry) -> NDArray[Any] | None:
-    """Undo axis flips and permutations between two descriptions of the same physical grid.
+def turn_onto_grid(array: NDArray[Any], geometry: GridGeometry, target: GridGeometry, mismatch: str) -> NDArray[Any]:
+    """Undo axis flips and permutations between two descriptions of the same physical grid. Nothing is resampled.
 
     Args:
         array: Values on `geometry`. Shape (D, H, W).
+        mismatch: What the error says.
 
-    Returns:
-        The values on `target`, or None if the two physical grids differ by more than 0.1 voxel at a corner.
+    Raises:
+        GeometryMismatchError: If the two physical grids differ by more than 0.1 voxel at a corner.
     """
     to_source = np.linalg.solve(geometry.affine, target.affine)  # target index -> source index
     turn = np.rint(to_source[:3, :3])
-    if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
-        return None
+    if not all((np.abs(turn).sum(axis=axis) == 1).all() for axis in (0, 1)):
+        raise GeometryMismatchError(mismatch)
     source_axes = np.abs(turn).argmax(axis=0)  # source axis of each target axis
     signs = turn[source_axes, [0, 1, 2]]
     if tuple(array.shape[axis] for axis in source_axes) != target.shape:
-        return None
+        raise GeometryMismatchError(mismatch)
     shift = np.zeros(3)
     shift[source_axes] = np.where(signs < 0, np.array(target.shape) - 1, 0)
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in target.shape], indexing="ij")).reshape(3, -1)
     actual = to_source[:3, :3] @ corners + to_source[:3, 3:]
     if np.abs(actual - (turn @ corners + shift[:, None])).max() > _LARGEST_CORNER_SHIFT_VOXELS:
-        return None
+        raise GeometryMismatchError(mismatch)
     turned = array.transpose(source_axes)
     return np.ascontiguousarray(np.flip(turned, axis=tuple(np.flatnonzero(signs < 0).tolist())))

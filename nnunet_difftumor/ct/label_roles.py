@@ -26,7 +26,6 @@ class LabelRoles:
         organ: Value in which tumours are placed.
         tumor: Value that synthetic tumours get.
         tumor_parts: Further values that are tumour as well, such as the necrosis of a tumour region.
-        ignore: nnU-Net's ignore label, if the data set has one.
     """
 
     organ: int
@@ -60,19 +59,17 @@ def resolve_label_roles(
 
     Args:
         labels: `labels` of nnU-Net's dataset.json: name to value, or to the values of a region.
-        organ: Name or value of the organ label; None infers it.
-        tumor: Name or value of the tumour label; None infers it.
+        organ: Name or value; None infers it.
+        tumor: Likewise.
 
     Raises:
         ConfigurationError: If a label is not in the data set, is the background, or cannot be inferred.
     """
     values = foreground_labels(labels)
-    tumor_name = _look_up("tumor_label", tumor, values) if tumor is not None else None
-    organ_name = _look_up("organ_label", organ, values) if organ is not None else None
-    if tumor_name is None:
-        tumor_name = _infer_tumor(values, organ_name)
-    if organ_name is None:
-        organ_name = _infer_organ(values, tumor_name)
+    tumor_name = None if tumor is None else _look_up("tumor_label", tumor, values)
+    organ_name = None if organ is None else _look_up("organ_label", organ, values)
+    tumor_name = tumor_name or _infer_tumor(values, organ_name)
+    organ_name = organ_name or _infer_organ(values, tumor_name)
     tumor_value = _one_value("tumor_label", tumor, tumor_name, values)
     organ_value = _one_value("organ_label", organ, organ_name, values, tumor_value)
     if organ_value == tumor_value:
@@ -83,12 +80,12 @@ def resolve_label_roles(
 
 
 def name_of_label(labels: Mapping[str, Any], value: int) -> str:
-    """Return the name of a label value in the `labels` of a dataset.json.
+    """Return the name of the label, or of the smallest region, that has a value in the `labels` of a dataset.json.
 
-    Returns:
-        Name of the label itself, or of the smallest region that holds it, or "" if no name has the value.
+    It is "" if there is none.
     """
-    return _smallest_name(value, foreground_labels(labels))
+    values = foreground_labels(labels)
+    return min((name for name in values if value in values[name]), key=lambda name: len(values[name]), default="")
 
 
 def is_exophytic_organ(labels: Mapping[str, Any], organ_label: int) -> bool:
@@ -107,9 +104,7 @@ def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = N
     """
     if name is not None and name not in labels:
         raise MissingLabelError(f"dataset.json has no label '{name}'; its labels are {', '.join(labels)}.")
-    if name is not None:
-        return labels[name]
-    found = [key for key in labels if is_tumor_name(key)]
+    found = [key for key in labels if is_tumor_name(key)] if name is None else [name]
     if len(found) != 1:
         looks = f"{len(found)} labels look like a tumour ({', '.join(found)})" if found else "none looks like a tumour"
         raise MissingLabelError(
@@ -131,7 +126,7 @@ def foreground_labels(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def is_tumor_name(name: str) -> bool:
-    """Say whether a label's name means a tumour."""
+    """Return True for the name of a tumour."""
     return any(word in name.lower() for word in _TUMOR_WORDS)
 
 
@@ -140,20 +135,13 @@ def _words(name: str) -> set[str]:
 
 
 def _listing(values: Mapping[str, tuple[int, ...]]) -> str:
-    shown = {name: value[0] if len(value) == 1 else list(value) for name, value in values.items()}
-    return "{" + ", ".join(f"'{name}': {value}" for name, value in shown.items()) + "}"
-
-
-def _smallest_name(value: str | int, values: Mapping[str, tuple[int, ...]]) -> str:
-    holding = [name for name in values if value in values[name]]
-    return min(holding, key=lambda name: len(values[name]), default="")
+    return str({name: value[0] if len(value) == 1 else list(value) for name, value in values.items()})
 
 
 def _look_up(key: str, wanted: str | int, values: Mapping[str, tuple[int, ...]]) -> str:
     if wanted in values:
         return str(wanted)
-    name = _smallest_name(wanted, values)
-    if name and not isinstance(wanted, bool):
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and (name := name_of_label(values, wanted)):
         return name
     raise ConfigurationError(
         f"{key} is {wanted!r}, which is no foreground label of this data set. Labels in dataset.json: "

@@ -7,6 +7,8 @@ or truncated or has no usable grid, and UnsupportedImageError if it is not one 3
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.grid import GridGeometry, turn_onto_grid
-from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, GeometryMismatchError, NotHounsfieldError
+from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, NotHounsfieldError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SITK_ENDINGS = (".nrrd", ".mha", ".mhd")
@@ -36,11 +38,7 @@ class UnsupportedImageError(DiffTumorError):
 
 @dataclass(frozen=True, eq=False)
 class CTVolume:
-    """A CT in HU on its file's own grid.
-
-    Attributes:
-        image_hu: Values in HU, float32. Shape (D, H, W): the file's slowest axis first, as nnU-Net reads it.
-    """
+    """A CT on its file's own grid (D, H, W): the file's slowest axis first, as nnU-Net reads it."""
 
     image_hu: NDArray[np.float32]
     geometry: GridGeometry
@@ -58,6 +56,14 @@ def file_ending(path: Path) -> str | None:
     return next((ending for ending in IMAGE_ENDINGS if name.endswith(ending)), None)
 
 
+def images_among(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield the images we read, sorted by path, each after its name without the ending; hidden files are left out."""
+    for path in sorted(paths):
+        ending = file_ending(path)
+        if ending is not None and not path.name.startswith(".") and path.is_file():
+            yield path.name[: -len(ending)], path
+
+
 def read_ct(path: Path) -> CTVolume:
     """Read a CT in HU.
 
@@ -73,10 +79,7 @@ def read_ct(path: Path) -> CTVolume:
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
-    """Read a label map on its file's own grid.
-
-    Returns:
-        Labels of shape (D, H, W) as the file orders them, and where they lie.
+    """Read a label map on its file's own grid: labels (D, H, W) as the file orders them, and where they lie.
 
     Raises:
         CorruptImageError: If the file holds anything but whole numbers.
@@ -86,29 +89,27 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
         _check_finite(array, path)
         rounded = np.rint(array)
         distance = np.abs(array - rounded)
-        if distance.max(initial=0.0) > 1e-3:
+        if distance.max() > 1e-3:
             raise CorruptImageError(
                 f"{path} should hold whole label numbers, but holds values such as "
                 f"{array.flat[distance.argmax()]:.4g}. It is an image, or a label map that was resampled with "
                 "interpolation; resample labels with nearest neighbour."
             )
         array = rounded
-    if array.size and (array.min() < -32768 or array.max() > 32767):
+    if array.min() < -32768 or array.max() > 32767:
         raise CorruptImageError(f"{path} holds labels up to {array.max()}; label numbers must be below 32768.")
     return np.ascontiguousarray(array, dtype=np.int16), geometry
 
 
 def read_mask(path: Path, like: CTVolume) -> NDArray[np.int16]:
     """Read a label map onto the grid of the CT that it belongs to (see `read_labels` and `place_labels`)."""
-    labels, geometry = read_labels(path)
-    return place_labels(labels, geometry, path, like)
+    return place_labels(*read_labels(path), path, like)
 
 
 def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, like: CTVolume) -> NDArray[np.int16]:
     """Turn labels that were read from a file onto the grid of the CT that they belong to.
 
-    Axes that are flipped or permuted in the file are turned back, since the physical grid is then the
-    same. Nothing is resampled.
+    Axes that are flipped or permuted in the file are turned back. Nothing is resampled.
 
     Args:
         labels: Labels as `read_labels` gives them. Shape (D, H, W).
@@ -117,23 +118,17 @@ def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, 
     Raises:
         GeometryMismatchError: If the two physical grids differ.
     """
-    turned = turn_onto_grid(labels, geometry, like.geometry)
-    if turned is None:
-        raise GeometryMismatchError(
-            f"The mask and the CT must lie on the same grid.\n  mask {path}: {geometry.describe()}\n"
-            f"  CT   {like.path}: {like.geometry.describe()}\n"
-            "Resample the mask onto the CT with nearest neighbour. If the voxels do correspond and only the "
-            "header is wrong, copy the CT's header (SimpleITK: mask.CopyInformation(ct))."
-        )
-    return turned
+    mismatch = (
+        f"The mask and the CT must lie on the same grid.\n  mask {path}: {geometry.describe()}\n"
+        f"  CT   {like.path}: {like.geometry.describe()}\n"
+        "Resample the mask onto the CT with nearest neighbour. If the voxels do correspond and only the header is "
+        "wrong, copy the CT's header (SimpleITK: mask.CopyInformation(ct))."
+    )
+    return turn_onto_grid(labels, geometry, like.geometry, mismatch)
 
 
 def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
-    """Read the values of a volume, of whatever meaning.
-
-    Returns:
-        The values with the file's scaling applied, shape (D, H, W) as the file orders them, and where they lie.
-    """
+    """Read the values (D, H, W) of a volume, as the file orders and scales them, and where they lie."""
     if path.is_dir():
         raise UnsupportedImageError(
             f"{path} is a folder. Name one file; a DICOM series must be converted first, for example with dcm2niix."
@@ -167,12 +162,9 @@ def read_shape(path: Path) -> tuple[int, ...]:
 
 def load_nifti(path: Path) -> Any:
     """Open a NIfTI file (.nii, .nii.gz) with nibabel, without decoding its voxels."""
-    try:
+    with _decoding(path):
         image: Any = nibabel.load(path)
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if len(image.shape) != 3:
-        raise _not_3d(path, image.shape)
+    _check_3d(image.shape, path)
     if image.get_data_dtype().kind not in "iuf":
         raise UnsupportedImageError(
             f"{path} stores {image.get_data_dtype()} voxels; one plain number a voxel is needed. "
@@ -183,12 +175,9 @@ def load_nifti(path: Path) -> Any:
 
 def load_sitk(path: Path) -> sitk.Image:
     """Read an image with SimpleITK."""
-    try:
+    with _decoding(path):
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    if image.GetDimension() != 3:
-        raise _not_3d(path, image.GetSize())
+    _check_3d(image.GetSize(), path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise UnsupportedImageError(
             f"{path} has {image.GetNumberOfComponentsPerPixel()} values a voxel; a CT has one. Export it in HU."
@@ -198,34 +187,38 @@ def load_sitk(path: Path) -> sitk.Image:
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     image = load_nifti(path)
-    try:
+    with _decoding(path):
         array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise _unreadable(path, error) from error
-    depth, height, width = reversed(image.shape)
-    return array.T, GridGeometry((depth, height, width), np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)
+    return array.T, GridGeometry(image.shape[::-1], np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)
 
 
 def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     image = load_sitk(path)
-    array = sitk.GetArrayFromImage(image)
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    depth, height, width = array.shape
-    return array, GridGeometry((depth, height, width), LPS_TO_RAS @ affine @ REVERSED_AXES)
+    array = sitk.GetArrayFromImage(image)
+    return array, GridGeometry(array.shape, LPS_TO_RAS @ affine @ REVERSED_AXES)
 
 
-def _unreadable(path: Path, error: Exception) -> CorruptImageError:
-    reason = " ".join(str(error).split())[:200]
-    return CorruptImageError(f"{path} cannot be read; it looks truncated or damaged ({reason}). Copy it again.")
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Name the file that nibabel or SimpleITK (RuntimeError) cannot read."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CorruptImageError(
+            f"{path} cannot be read; it looks truncated or damaged ({reason}). Copy it again."
+        ) from error
 
 
-def _not_3d(path: Path, shape: Any) -> UnsupportedImageError:
-    return UnsupportedImageError(
-        f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {tuple(shape)}. "
-        "Write each time point or channel to a file of its own."
-    )
+def _check_3d(shape: tuple[int, ...], path: Path) -> None:
+    if len(shape) != 3:
+        raise UnsupportedImageError(
+            f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {shape}. "
+            "Write each time point or channel to a file of its own."
+        )
 
 
 def _check_finite(array: NDArray[Any], path: Path) -> None:

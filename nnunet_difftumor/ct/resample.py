@@ -42,9 +42,8 @@ def interpolation_matrix(
             reaches beyond it; `math.inf` for all.
 
     Returns:
-        Weights of shape (target_size, source_size). A row sums to 1 where its kernel lies inside the
-        source or the values continue, and to less where it reaches beyond an end; the missing share belongs to the
-        fill value.
+        Weights of shape (target_size, source_size). A row sums to less than 1 where its kernel reaches beyond an end
+        and the values do not continue; the missing share belongs to the fill value.
     """
     half_width_mm = max(source_spacing_mm, target_spacing_mm)
     targets_mm = target_start_mm + np.arange(target_size) * target_spacing_mm  # (T,)
@@ -73,23 +72,16 @@ def resample(
     """Sample a volume on a parallel grid; what lies outside the volume is `fill_value`, or goes on as at its edge.
 
     Args:
-        volume: Shape (D, H, W); so are the spacings ordered.
+        volume: Shape (D, H, W); so are shapes and spacings ordered.
         target_start_mm: Position of the result's voxel (0, 0, 0) relative to the volume's.
         fill_value: Value outside the volume; None continues the values at the volume's faces.
         whole_voxels: The volume ends half a voxel beyond the centres of its outer voxels, and holds their values up
             to there. Otherwise the fill value enters from their centres on.
-
-    Returns:
-        Shape `target_shape`, float32.
     """
-    matrices = []
-    window = []
-    axes = zip(volume.shape, source_spacing_mm, target_shape, target_spacing_mm, target_start_mm, strict=True)
-    for size, spacing_mm, target_size, target_step_mm, start_mm in axes:
-        continues_mm = math.inf if fill_value is None else 0.5 * spacing_mm * whole_voxels
-        matrix = interpolation_matrix(
-            size, spacing_mm, target_size, target_step_mm, start_mm, continues_mm=continues_mm
-        )
+    matrices, window = [], []
+    for axis in zip(volume.shape, source_spacing_mm, target_shape, target_spacing_mm, target_start_mm, strict=True):
+        continues_mm = math.inf if fill_value is None else 0.5 * axis[1] * whole_voxels
+        matrix = interpolation_matrix(*axis, continues_mm=continues_mm)
         columns = np.flatnonzero(matrix.any(axis=0))
         window.append(slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0, 1))
         matrices.append(matrix[:, window[-1]])

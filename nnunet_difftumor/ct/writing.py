@@ -1,7 +1,7 @@
 """Writing an edited CT so that nothing outside the edit changes, not even a stored bit.
 
-An output that exists is refused (OutputExistsError) unless it is to be overwritten, and so is an array of another
-shape than the CT's (GeometryMismatchError).
+An output that exists is refused (OutputExistsError), and so is an array of another shape than the CT's
+(GeometryMismatchError).
 """
 
 from __future__ import annotations
@@ -32,12 +32,7 @@ _LARGEST_SHEAR = 1e-4
 
 
 def write_ct_like(
-    template_path: Path,
-    out_path: Path,
-    changed_hu: NDArray[np.floating[Any]],
-    support: NDArray[np.bool_],
-    *,
-    overwrite: bool = False,
+    template_path: Path, out_path: Path, changed_hu: NDArray[np.floating[Any]], support: NDArray[np.bool_]
 ) -> None:
     """Write a CT file that equals another one outside a support.
 
@@ -46,14 +41,13 @@ def write_ct_like(
     rounded where the file stores whole numbers.
 
     Args:
-        changed_hu: Values in HU; only those inside the support are used. Shape (D, H, W) as `read_ct` gives.
+        changed_hu: Only the values inside the support are used. Shape (D, H, W) as `read_ct` gives.
         support: True where the CT changes. Shape (D, H, W).
 
     Raises:
         CorruptImageError: If the template cannot be read, or a changed value is NaN or infinite.
         UnsupportedImageError: If a file ending is not one that can be written.
     """
-    template_path, out_path = Path(template_path), Path(out_path)
     if not np.isfinite(changed_hu[support]).all():
         raise CorruptImageError("changed_hu holds NaN or infinite values inside the support; nothing was written.")
     template_ending, out_ending = file_ending(template_path), file_ending(out_path)
@@ -62,13 +56,11 @@ def write_ct_like(
             f"Cannot write {out_path.name} like {template_path.name}: an ending is not one of an image."
         )
     write = _write_nifti_bytes if {template_ending, out_ending} <= {*NIFTI_ENDINGS} else _write_sitk
-    with written_whole(out_path, overwrite=overwrite) as temporary:
+    with written_whole(out_path) as temporary:
         write(template_path, temporary, changed_hu, support)
 
 
-def write_labels_like(
-    ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]], *, overwrite: bool = False
-) -> None:
+def write_labels_like(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]]) -> None:
     """Write a label map on a CT's grid.
 
     Args:
@@ -78,14 +70,19 @@ def write_labels_like(
         UnsupportedImageError: If a label does not fit into two bytes.
     """
     _check_shapes(ct.geometry.shape, out_path, labels)
-    stored = np.ascontiguousarray(labels, dtype=_type_for(labels, out_path))
+    low, high = int(labels.min()), int(labels.max())
+    if not -32768 <= low <= high <= 32767:
+        raise UnsupportedImageError(
+            f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
+        )
+    stored = np.ascontiguousarray(labels, dtype=np.uint8 if 0 <= low <= high <= 255 else np.int16)
     to_lps = LPS_TO_RAS @ ct.geometry.affine @ REVERSED_AXES
     spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
     direction = to_lps[:3, :3] / spacing
     is_sheared = not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR)
     if is_sheared and file_ending(out_path) not in NIFTI_ENDINGS:
         raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
-    with written_whole(out_path, overwrite=overwrite) as temporary:
+    with written_whole(out_path) as temporary:
         if is_sheared:  # SimpleITK writes no tilted gantry
             nibabel.save(nibabel.Nifti1Image(stored.T, ct.geometry.affine @ REVERSED_AXES), temporary)
             return
@@ -94,16 +91,6 @@ def write_labels_like(
         image.SetOrigin(to_lps[:3, 3].tolist())
         image.SetDirection(direction.ravel().tolist())
         sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
-def _type_for(labels: NDArray[np.integer[Any]], out_path: Path) -> type[np.integer[Any]]:
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    for dtype in (np.uint8, np.int16):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return dtype
-    raise UnsupportedImageError(
-        f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
-    )
 
 
 def _write_nifti_bytes(
@@ -122,7 +109,7 @@ def _write_nifti_bytes(
     in_stored_units = (changed_hu[support].astype(np.float64) - image.dataobj.inter) / image.dataobj.slope
     stored[support] = _fit_into(in_stored_units, stored.dtype)
     is_packed = file_ending(temporary) == ".nii.gz"
-    temporary.write_bytes(gzip.compress(bytes(content), compresslevel=6, mtime=0) if is_packed else bytes(content))
+    temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0) if is_packed else content)
 
 
 def _write_sitk(

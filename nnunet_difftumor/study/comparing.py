@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
+from nnunet_difftumor.ct.datasets import find_label_maps
 from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan, file_name_of, read_experiment
 from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE
 from nnunet_difftumor.evaluation.comparison.run import compare
-from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.study.runs import Run
 from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
 from nnunet_difftumor.support.files.fact_cache import stamp_of

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Score; 1 unless every case was scored."""
     from nnunet_difftumor.errors import ConfigurationError
-    from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
+    from nnunet_difftumor.evaluation.scoring.case import OrganFilter
     from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
     from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
 

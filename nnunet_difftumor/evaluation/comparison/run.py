@@ -22,8 +22,8 @@ from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import refuse_training_cases
 from nnunet_difftumor.evaluation.comparison.report.page import REPORT_FILE, write_report
 from nnunet_difftumor.evaluation.comparison.report.tables import write_complete_tables, write_raw_tables
-from nnunet_difftumor.evaluation.scoring.probabilities import NPZ_ENDING
-from nnunet_difftumor.evaluation.scoring.request import ScoringRequest
+from nnunet_difftumor.evaluation.scoring.case_maps import NPZ_ENDING
+from nnunet_difftumor.evaluation.scoring.run import ScoringRequest
 from nnunet_difftumor.support.files.atomic_files import write_json
 
 PREDICTIONS_FOLDER, SCORES_FOLDER, SUMMARY_FILE = "predictions", "scores", "summary.json"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nnunet_difftumor.ct.components import equivalent_diameter_mm
+from nnunet_difftumor.ct.components import NEIGHBOURS_26, equivalent_diameter_mm, label_components
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, box_of, read_case_maps
 from nnunet_difftumor.evaluation.scoring.components import (
     Components,
@@ -21,15 +22,44 @@ from nnunet_difftumor.evaluation.scoring.components import (
     match_components,
     panoptic_quality,
 )
-from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter, keep_near_organ
-from nnunet_difftumor.evaluation.scoring.records import CaseScores, LabelScores, PredictionScore, TumorScore
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, TOLERANCES_MM, ScoringRules, bin_of
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, ScoredLabel
 from nnunet_difftumor.evaluation.scoring.surfaces import surface_agreement
+from nnunet_difftumor.evaluation.scoring.tables import CaseScores, LabelScores, PredictionScore, TumorScore
 
 DEFAULT_RULES = ScoringRules()
 
+_REFERENCE, _PREDICTION = "reference", "prediction"
+
 Mask = NDArray[np.bool_]
+Values = NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class OrganFilter:
+    """Drops predicted tumours outside the organ.
+
+    Its source is "reference" (the reference's organ and its tumours), "prediction" (the predicted organ), or a folder
+    of masks in which everything above 0 is organ.
+    """
+
+    source: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of masks, or None."""
+        return None if self.source in (_REFERENCE, _PREDICTION) else Path(self.source)
+
+    def reach(self, maps: CaseMaps, label: ScoredLabel) -> Mask:
+        """Organ of a tumour label and the voxels next to it. Shape (D, H, W)."""
+        if self.source == _PREDICTION:
+            organ = np.isin(maps.prediction, label.organ_values)
+        elif self.source == _REFERENCE:
+            organ = np.isin(maps.reference, (*label.organ_values, *label.values))
+        else:
+            assert maps.organ_mask is not None  # reading a case without its mask has failed before
+            organ = maps.organ_mask
+        return np.asarray(ndimage.binary_dilation(organ, structure=NEIGHBOURS_26), dtype=bool)
 
 
 def score_case(
@@ -49,7 +79,6 @@ def score_case(
         prediction: Predicted label map on the same grid; flipped or permuted axes are turned back.
         case: Case identifier; the reference's file name up to the first dot by default.
         probabilities: File by tumour label: nnU-Net's .npz or a probability map.
-        organ_filter: Drop predicted tumours outside the organ.
         organ_mask: The organ's mask, for a filter that takes it from files.
 
     Raises:
@@ -69,67 +98,73 @@ def score_case(
 def score_maps(
     maps: CaseMaps, scheme: LabelScheme, *, organ_filter: OrganFilter | None = None, rules: ScoringRules = DEFAULT_RULES
 ) -> CaseScores:
-    """Score a case that was read; `organ_filter` drops predicted tumours outside the organ."""
-    is_partly_unknown = scheme.ignore is not None and bool((maps.reference == scheme.ignore).any())
-    is_ignored = maps.reference == scheme.ignore if is_partly_unknown else None
-    has_tumor = bool(np.isin(maps.reference, sorted(scheme.tumor_values)).any())
-    is_healthy = not has_tumor and not is_partly_unknown
+    """Score a case that was read."""
+    is_ignored = np.zeros(maps.reference.shape, bool) if scheme.ignore is None else maps.reference == scheme.ignore
+    has_tumor = np.isin(maps.reference, sorted(scheme.tumor_values)).any()
+    is_healthy = not (has_tumor or is_ignored.any())
     labels = (_score_label(maps, label, is_ignored, organ_filter, rules) for label in scheme.labels)
     scores = tuple(LabelScores(case=maps.case, is_healthy=is_healthy, **fields) for fields in labels)
     return CaseScores(case=maps.case, is_healthy=is_healthy, labels=scores)
 
 
 def _score_label(
-    maps: CaseMaps, label: ScoredLabel, is_ignored: Mask | None, organ_filter: OrganFilter | None, rules: ScoringRules
+    maps: CaseMaps, label: ScoredLabel, is_ignored: Mask, organ_filter: OrganFilter | None, rules: ScoringRules
 ) -> dict[str, Any]:
     """Fields of `LabelScores` but the case's own."""
-    reference, whole = (np.isin(labels, label.values) for labels in (maps.reference, maps.prediction))
+    reference, found = (np.isin(labels, label.values) for labels in (maps.reference, maps.prediction))
+    values = maps.probabilities.get(label.name)
     patient_score = maps.largest_probability.get(label.name, math.nan)
     if organ_filter is not None and label.is_tumor:
         reach = organ_filter.reach(maps, label)
-        whole = keep_near_organ(whole, reach)
-        if label.name in maps.probabilities:
-            counts = reach | whole if is_ignored is None else (reach | whole) & ~is_ignored
-            patient_score = float(maps.probabilities[label.name].max(where=counts, initial=0.0))
-    prediction = whole if is_ignored is None else whole & ~is_ignored
-    voxels = [int(np.count_nonzero(mask)) for mask in (reference, prediction)]
-    box = box_of(reference, whole)
-    reference, prediction, whole = reference[box], prediction[box], whole[box]
-    shared = int(np.count_nonzero(reference & prediction))
-    near, far = surface_agreement(reference, prediction, maps.spacing_mm, TOLERANCES_MM)
+        found = _keep_near_organ(found, reach)
+        if values is not None:
+            patient_score = float(values.max(where=(reach | found) & ~is_ignored, initial=0.0))
+    box = box_of(reference, found)
+    reference, found, is_ignored = reference[box], found[box], is_ignored[box]
+    counted = found & ~is_ignored
+    voxels, predicted, shared = (int(np.count_nonzero(mask)) for mask in (reference, counted, reference & counted))
+    nsd_1mm, nsd_2mm = surface_agreement(reference, counted, maps.spacing_mm, TOLERANCES_MM)
     scores: dict[str, Any] = {
         "label": label.name,
-        "dice": 2.0 * shared / sum(voxels) if sum(voxels) else math.nan,
-        "nsd_1mm": near,
-        "nsd_2mm": far,
-        "reference_ml": voxels[0] * maps.voxel_mm3 / 1000.0,
-        "predicted_ml": voxels[1] * maps.voxel_mm3 / 1000.0,
-        "panoptic_quality": math.nan,
+        "dice": 2.0 * shared / (voxels + predicted) if voxels + predicted else math.nan,
+        "nsd_1mm": nsd_1mm,
+        "nsd_2mm": nsd_2mm,
+        "reference_ml": voxels * maps.voxel_mm3 / 1000.0,
+        "predicted_ml": predicted * maps.voxel_mm3 / 1000.0,
         "patient_score": patient_score,
     }
     if label.is_tumor:
-        values = maps.probabilities[label.name][box] if label.name in maps.probabilities else None
-        ignored = None if is_ignored is None else is_ignored[box]
-        scores |= _score_tumors(maps, label.name, reference, whole, values, ignored, rules)
+        values = None if values is None else values[box]
+        scores |= _score_tumors(maps, label.name, reference, found, is_ignored, values, rules)
     return scores
 
 
+def _keep_near_organ(prediction: Mask, reach: Mask) -> Mask:
+    """Drop the predicted components that have no voxel in the organ or next to it.
+
+    A component is kept or dropped as a whole: cutting it at the organ's border would correct its outline too.
+    """
+    numbers, count = label_components(prediction)
+    is_kept = np.zeros(count + 1, dtype=bool)
+    is_kept[numbers[reach]] = True
+    is_kept[0] = False
+    return is_kept[numbers]
+
+
 def _score_tumors(
-    maps: CaseMaps,
-    label: str,
-    reference: Mask,
-    prediction: Mask,
-    values: NDArray[np.float32] | None,
-    is_ignored: Mask | None,
-    rules: ScoringRules,
+    maps: CaseMaps, label: str, reference: Mask, prediction: Mask, is_ignored: Mask, values: Values, rules: ScoringRules
 ) -> dict[str, Any]:
     """Fields of `LabelScores` that only tumours have; predictions that are neither right nor wrong are left out."""
     true = find_components(reference, maps.voxel_mm3, rules)
     found = find_components(prediction, maps.voxel_mm3, rules, is_ignored)
     matching = match_components(true, found, rules.match_iou)
-    is_unknown = (matching.touches_speck | found.is_mostly_ignored) & ~matching.touching_predictions
-    scores = _component_scores(found, values, rules)
-    tumors = _tumor_scores(maps, label, true, matching, scores)
+    touches_tumor = np.asarray(matching.iou.any(axis=0))
+    is_known = ~(matching.touches_speck | found.is_mostly_ignored) | touches_tumor
+    scores = np.full(len(found), math.nan)
+    if values is not None:
+        measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
+        scores[:] = measure(values, found.numbers, np.arange(1, len(found) + 1))
+    tumors = tuple(_tumor_scores(maps, label, true, matching, scores))
     predictions = tuple(
         PredictionScore(
             case=maps.case,
@@ -139,9 +174,9 @@ def _score_tumors(
             matched_tumor=int(partner) + 1 if (partner := matching.match_of_prediction[index]) >= 0 else None,
             iou=_overlap(matching.iou[:, index], partner),
             score=float(scores[index]),
-            touches_tumor=bool(matching.touching_predictions[index]),
+            touches_tumor=bool(touches_tumor[index]),
         )
-        for number, index in enumerate(np.flatnonzero(~is_unknown), start=1)
+        for number, index in enumerate(np.flatnonzero(is_known), start=1)
     )
     matched = np.array([tumor.iou for tumor in tumors if tumor.detected])
     return {
@@ -158,42 +193,28 @@ def _score_tumors(
 
 def _tumor_scores(
     maps: CaseMaps, label: str, true: Components, matching: Matching, scores: NDArray[np.float64]
-) -> tuple[TumorScore, ...]:
-    tumors = []
+) -> Iterator[TumorScore]:
     for index, box in enumerate(ndimage.find_objects(true.numbers)):
         volume_mm3 = float(true.voxels[index] * maps.voxel_mm3)
         diameter_mm = equivalent_diameter_mm(volume_mm3)
         partner = int(matching.match_of_reference[index])
         iou = _overlap(matching.iou[index], partner)
-        tumors.append(
-            TumorScore(
-                case=maps.case,
-                label=label,
-                tumor=index + 1,
-                volume_mm3=volume_mm3,
-                equivalent_diameter_mm=diameter_mm,
-                axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
-                size_bin=bin_of(diameter_mm, SIZE_BINS_MM),
-                detected=partner >= 0,
-                touched=bool(matching.touched_references[index]),
-                iou=iou,
-                dice=2.0 * iou / (1.0 + iou),
-                score=float(scores[partner]) if partner >= 0 else math.nan,
-            )
+        yield TumorScore(
+            case=maps.case,
+            label=label,
+            tumor=index + 1,
+            volume_mm3=volume_mm3,
+            equivalent_diameter_mm=diameter_mm,
+            axial_diameter_mm=axial_diameter_mm(true.numbers[box] == index + 1, maps.spacing_mm, maps.axial_axis),
+            size_bin=bin_of(diameter_mm, SIZE_BINS_MM),
+            detected=partner >= 0,
+            touched=bool(matching.iou[index].any()),
+            iou=iou,
+            dice=2.0 * iou / (1.0 + iou),
+            score=float(scores[partner]) if partner >= 0 else math.nan,
         )
-    return tuple(tumors)
 
 
 def _overlap(iou: NDArray[np.float64], partner: int) -> float:
     """Overlap with the pair, or without one the largest. Shape (N,)."""
     return float(iou[partner] if partner >= 0 else iou.max(initial=0.0))
-
-
-def _component_scores(
-    found: Components, values: NDArray[np.float32] | None, rules: ScoringRules
-) -> NDArray[np.float64]:
-    """Largest or mean probability of each predicted tumour; NaN without probabilities. Shape (M,)."""
-    if values is None or not len(found):
-        return np.full(len(found), math.nan)
-    measure = ndimage.maximum if rules.confidence == "max" else ndimage.mean
-    return np.asarray(measure(values, found.numbers, np.arange(1, len(found) + 1)), dtype=np.float64)

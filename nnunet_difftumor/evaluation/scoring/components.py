@@ -1,4 +1,7 @@
-"""Connected tumours of a mask: numbered, measured, specks set apart."""
+"""Connected tumours of a mask: numbered, measured, specks set apart, and paired with those of another mask.
+
+Masks are (D, H, W), and spacings in mm are ordered alike.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,6 @@ from scipy.optimize import linear_sum_assignment
 
 from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
-
-SPECK = -1
-"""Number of voxels that belong to components too small to count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +38,10 @@ class Components:
 def find_components(
     mask: NDArray[np.bool_], voxel_mm3: float, rules: ScoringRules, is_ignored: NDArray[np.bool_] | None = None
 ) -> Components:
-    """Find the components of a mask with 26 neighbours.
+    """Find the components of a mask with 26 neighbours, numbered in the order in which they are met.
 
     Args:
-        mask: A mask. Shape (D, H, W).
         is_ignored: Voxels under the ignore label; they join parts, but belong to no component. Shape (D, H, W).
-
-    Returns:
-        The components, numbered in the order in which they are met.
     """
     numbers, count = label_components(mask)
     whole = left = np.bincount(numbers.ravel(), minlength=count + 1)
@@ -54,26 +50,21 @@ def find_components(
         left = np.bincount(numbers.ravel(), minlength=count + 1)
     does_count = (left >= rules.smallest_voxels) & (left * voxel_mm3 >= rules.smallest_mm3) & (left > 0)
     does_count[0] = False
-    new_numbers = np.where(does_count, np.cumsum(does_count), SPECK).astype(np.int32)
+    new_numbers = np.where(does_count, np.cumsum(does_count), -1).astype(np.int32)
     new_numbers[0] = 0
     return Components(new_numbers[numbers], left[does_count], 2 * left[does_count] <= whole[does_count])
 
 
 def axial_diameter_mm(mask: NDArray[np.bool_], spacing_mm: Sequence[float], axial_axis: int) -> float:
-    """Largest diameter of a mask within one axial slice, as a reader would measure it.
+    """Largest diameter of a mask within one axial slice, as a reader would measure it; 0 for an empty mask.
 
     A diameter runs between the middles of the outer faces of two voxels of the slice: a row of n voxels is n
     spacings long.
 
     Args:
-        mask: One component. Shape (D, H, W).
-        spacing_mm: (D, H, W).
         axial_axis: The axis that runs from slice to slice.
-
-    Returns:
-        The diameter in mm; 0 for an empty mask.
     """
-    row_mm, column_mm = (spacing for axis, spacing in enumerate(spacing_mm) if axis != axial_axis)
+    row_mm, column_mm = np.delete(spacing_mm, axial_axis).tolist()
     longest_mm = 0.0
     for section in np.moveaxis(mask, axial_axis, 0):
         rows = np.flatnonzero(section.any(axis=1))
@@ -92,7 +83,7 @@ class Matching:
     """Overlaps of N reference tumours and M predicted ones, and the pairs that belong together.
 
     Attributes:
-        iou: Intersection over union. Shape (N, M).
+        iou: Intersection over union, above 0 where two share a voxel. Shape (N, M).
         match_of_reference: Index of the predicted tumour of each reference tumour, -1 without one. Shape (N,).
         match_of_prediction: Index of the reference tumour of each predicted tumour, -1 without one. Shape (M,).
         touches_speck: True where a predicted tumour overlaps a reference component too small to count. Shape (M,).
@@ -103,16 +94,6 @@ class Matching:
     match_of_prediction: NDArray[np.int64]
     touches_speck: NDArray[np.bool_]
 
-    @property
-    def touched_references(self) -> NDArray[np.bool_]:
-        """True where a reference tumour shares a voxel with a predicted one. Shape (N,)."""
-        return np.asarray((self.iou > 0).any(axis=1))
-
-    @property
-    def touching_predictions(self) -> NDArray[np.bool_]:
-        """True where a predicted tumour shares a voxel with a reference one. Shape (M,)."""
-        return np.asarray((self.iou > 0).any(axis=0))
-
 
 def match_components(reference: Components, prediction: Components, smallest_iou: float) -> Matching:
     """Pair reference and predicted tumours on one grid one to one.
@@ -120,9 +101,13 @@ def match_components(reference: Components, prediction: Components, smallest_iou
     Of all pairings whose pairs reach the smallest overlap, the one with the largest sum of overlaps is taken
     (Hungarian method).
     """
-    shared, touches_speck = _count_shared_voxels(reference, prediction)
-    union = reference.voxels[:, None] + prediction.voxels[None, :] - shared
-    iou = shared / union
+    is_shared = (reference.numbers != 0) & (prediction.numbers > 0)
+    shape = len(reference) + 1, len(prediction) + 1
+    rows = np.maximum(reference.numbers[is_shared], 0)  # 0 is a speck: no shared voxel is outside the reference
+    pairs = np.ravel_multi_index((rows, prediction.numbers[is_shared]), shape)
+    voxels = np.bincount(pairs, minlength=math.prod(shape)).reshape(shape)[:, 1:]
+    shared, touches_speck = voxels[1:], voxels[0] > 0
+    iou = shared / (reference.voxels[:, None] + prediction.voxels - shared)
     rows, columns = linear_sum_assignment(np.where(iou >= smallest_iou, iou, 0.0), maximize=True)
     is_pair = iou[rows, columns] >= smallest_iou
     match_of_reference = np.full(len(reference), -1, dtype=np.int64)
@@ -133,27 +118,12 @@ def match_components(reference: Components, prediction: Components, smallest_iou
 
 
 def panoptic_quality(matched_ious: NDArray[np.float64], reference_tumors: int, predicted_tumors: int) -> float:
-    """Panoptic quality: overlap of the pairs, over pairs and half of what is left over on both sides.
+    """Panoptic quality, in [0, 1]: overlap of the pairs, over pairs and half of what is left over on both sides.
 
-    Args:
-        matched_ious: Intersection over union of each pair. Shape (pairs,).
-
-    Returns:
-        A value in [0, 1]; NaN with no tumour on either side.
+    NaN with no tumour on either side.
 
     Source:
         Kirillov et al., "Panoptic Segmentation", CVPR 2019.
     """
     size = (reference_tumors + predicted_tumors) / 2.0  # pairs + (missed + false positives) / 2
     return float(matched_ious.sum() / size) if size else math.nan
-
-
-def _count_shared_voxels(reference: Components, prediction: Components) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Voxels shared by each pair, shape (N, M), and whether predictions overlap a speck, shape (M,)."""
-    is_shared = (reference.numbers != 0) & (prediction.numbers > 0)
-    rows = reference.numbers[is_shared].astype(np.int64)
-    rows[rows == SPECK] = 0  # 0 is free: no shared voxel is outside the reference
-    columns = prediction.numbers[is_shared].astype(np.int64) - 1
-    shape = (len(reference) + 1, len(prediction))
-    counts = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
-    return counts[1:], counts[0] > 0

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per case at which the sensitivity is reported."""
 
-FloatArray = NDArray[np.float64]
 
-
-def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumors: int, cases: int) -> pd.DataFrame:
+def froc_curve(pair_scores: ArrayLike, false_scores: ArrayLike, tumors: int, cases: int) -> pd.DataFrame:
     """Trace sensitivity against false positives when only predicted tumours from some score on are kept.
 
     Pairs are not made anew at each threshold: a pair whose prediction falls below it is lost.
@@ -29,10 +26,10 @@ def froc_curve(pair_scores: Sequence[float], false_scores: Sequence[float], tumo
         `smallest_score` in descending order, infinity first, `false_positives_per_case`, `sensitivity` (NaN without
         tumours), and `precision`, the share of what is kept that has a pair.
     """
-    pairs, wrong = np.sort(np.asarray(pair_scores, dtype=float)), np.sort(np.asarray(false_scores, dtype=float))
+    pairs, wrong = np.sort(pair_scores), np.sort(false_scores)
     threshold = np.concatenate([[math.inf], np.unique(np.concatenate([pairs, wrong]))[::-1]])
-    found = len(pairs) - np.searchsorted(pairs, threshold, side="left")
-    false = len(wrong) - np.searchsorted(wrong, threshold, side="left")
+    found = len(pairs) - np.searchsorted(pairs, threshold)
+    false = len(wrong) - np.searchsorted(wrong, threshold)
     return pd.DataFrame(
         {
             "smallest_score": threshold,
@@ -56,7 +53,7 @@ def average_precision(froc: Any) -> float:
     return float((np.diff(sensitivity) * froc["precision"].to_numpy()[1:]).sum())
 
 
-def patient_curve(with_tumor: Sequence[float], healthy: Sequence[float], lowest: float = -math.inf) -> pd.DataFrame:
+def patient_curve(with_tumor: ArrayLike, healthy: ArrayLike, lowest: float = -math.inf) -> pd.DataFrame:
     """Trace sensitivity and specificity of scans that count as positive from some value on.
 
     Args:
@@ -67,19 +64,13 @@ def patient_curve(with_tumor: Sequence[float], healthy: Sequence[float], lowest:
         `threshold` in descending order, infinity first, `specificity` (NaN without healthy scans) and `sensitivity`
         (NaN without scans with a tumour).
     """
-    sick, well = np.sort(np.asarray(with_tumor, dtype=float)), np.sort(np.asarray(healthy, dtype=float))
+    sick, well = np.sort(with_tumor), np.sort(healthy)
     values = np.unique(np.concatenate([sick, well]))
     threshold = np.concatenate([[math.inf], values[values > lowest][::-1]])
     return pd.DataFrame(
         {
             "threshold": threshold,
-            "specificity": _share_below(well, threshold),
-            "sensitivity": 1.0 - _share_below(sick, threshold),
+            "specificity": np.searchsorted(well, threshold) / (len(well) or math.nan),
+            "sensitivity": 1.0 - np.searchsorted(sick, threshold) / (len(sick) or math.nan),
         }
     )
-
-
-def _share_below(values: FloatArray, threshold: FloatArray) -> FloatArray:
-    if not len(values):
-        return np.full(len(threshold), math.nan)
-    return np.searchsorted(values, threshold, side="left") / len(values)

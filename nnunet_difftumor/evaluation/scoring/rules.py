@@ -21,14 +21,10 @@ Bin = tuple[str, float, float]
 
 def bins_of(edges: Sequence[float], unit: str) -> tuple[Bin, ...]:
     """Bins between edges and beyond them: "<10 mm", "10-20 mm", ">=20 mm"; "any mm" without an edge."""
-    if not edges:
-        return ((f"any {unit}", 0.0, math.inf),)
-    inner = [(f"{low:g}-{high:g} {unit}", low, high) for low, high in itertools.pairwise(edges)]
-    return (
-        (f"<{edges[0]:g} {unit}", 0.0, edges[0]),
-        *inner,
-        (f">={edges[-1]:g} {unit}", edges[-1], math.inf),
-    )
+    names = [f"{low:g}-{high:g} {unit}" for low, high in itertools.pairwise(edges)]
+    names = [f"<{edges[0]:g} {unit}", *names, f">={edges[-1]:g} {unit}"] if edges else [f"any {unit}"]
+    limits = itertools.pairwise((0.0, *edges, math.inf))
+    return tuple((name, low, high) for name, (low, high) in zip(names, limits, strict=True))
 
 
 def bin_of(value: float, bins: Sequence[Bin]) -> str:

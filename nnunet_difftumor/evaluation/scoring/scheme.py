@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_difftumor.ct.datasets import parse_labels, read_dataset_json
 from nnunet_difftumor.ct.label_roles import foreground_labels, is_tumor_name, name_of_label, resolve_label_roles
 from nnunet_difftumor.errors import ConfigurationError, MissingLabelError
-
-_REORIENTING_READER = "NibabelIOWithReorient"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +16,8 @@ class ScoredLabel:
     """One label or region of dataset.json.
 
     Attributes:
-        organ_values: Values of the organ that its tumours lie in; empty unless an organ filter needs it.
         channel: Its channel in nnU-Net's probabilities.
+        organ_values: Values of the organ that its tumours lie in; empty unless an organ filter needs it.
     """
 
     name: str
@@ -38,8 +35,7 @@ class LabelScheme:
         labels: Labels in the order of dataset.json, background and the ignore label left out.
         declared: Every value that a label map may hold.
         tumor_values: Values of all tumours, also of those that are not scored as such: a scan with one is not healthy.
-        ignore: nnU-Net's ignore label, if there is one.
-        channels: Channels of nnU-Net's probabilities.
+        channels: Number of channels of nnU-Net's probabilities.
         is_reoriented: nnU-Net's reader turns images to right-anterior-superior, and probabilities stay so.
     """
 
@@ -59,10 +55,9 @@ class LabelScheme:
 def read_label_scheme(
     path: Path, tumor_labels: Sequence[str] = (), organ_label: str | None = None, *, needs_organ: bool = False
 ) -> LabelScheme:
-    """Read which labels are scored from a dataset.json.
+    """Read which labels of nnU-Net's dataset.json are scored.
 
     Args:
-        path: nnU-Net's dataset.json.
         tumor_labels: Names or values of the tumour labels; without any, all whose names say so.
         organ_label: Name or value of the organ; None infers it for each tumour label.
 
@@ -88,7 +83,7 @@ def read_label_scheme(
             values=values,
             is_tumor=name in chosen,
             channel=index if has_regions else values[0],
-            organ_values=_organ_values(options["labels"], name, organ) if needs_organ and name in chosen else (),
+            organ_values=_organ_values(foreground, name, organ) if needs_organ and name in chosen else (),
         )
         for index, (name, values) in enumerate(foreground.items())
     )
@@ -99,7 +94,7 @@ def read_label_scheme(
         tumor_values=frozenset().union(*(foreground[name] for name in (*by_name, *chosen))),
         ignore=ignore if isinstance(ignore, int) else None,
         channels=len(foreground) if has_regions else 1 + max(max(values) for values in foreground.values()),
-        is_reoriented=options.get("overwrite_image_reader_writer") == _REORIENTING_READER,
+        is_reoriented=options.get("overwrite_image_reader_writer") == "NibabelIOWithReorient",
     )
 
 
@@ -114,13 +109,12 @@ def _find_name(wanted: str, foreground: Mapping[str, tuple[int, ...]], option: s
     return name
 
 
-def _organ_values(labels: Mapping[str, Any], tumor: str, organ: str | None) -> tuple[int, ...]:
+def _organ_values(foreground: Mapping[str, tuple[int, ...]], tumor: str, organ: str | None) -> tuple[int, ...]:
     """Values of a tumour's organ, without those of the tumour."""
-    foreground = foreground_labels(labels)
     if organ is None:
-        own = [value for value in foreground[tumor] if name_of_label(labels, value) == tumor]
+        own = [value for value in foreground[tumor] if name_of_label(foreground, value) == tumor]
         try:
-            organ = name_of_label(labels, resolve_label_roles(labels, tumor=min(own or foreground[tumor]))[0])
+            organ = name_of_label(foreground, resolve_label_roles(foreground, tumor=min(own or foreground[tumor]))[0])
         except ConfigurationError as error:
             raise MissingLabelError(
                 f"The organ of the tumour label '{tumor}' cannot be told from the names of the labels "

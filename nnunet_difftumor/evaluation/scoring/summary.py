@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,33 @@ from nnunet_difftumor.evaluation.scoring.curves import (
     patient_curve,
     sensitivity_at,
 )
-from nnunet_difftumor.evaluation.scoring.records import CaseScores
 from nnunet_difftumor.evaluation.scoring.rules import SIZE_BINS_MM, bin_of
-from nnunet_difftumor.evaluation.scoring.tables import FROC_FILE, ROC_FILE, SPECIFICITY_FILE, Frame, score_tables
+from nnunet_difftumor.evaluation.scoring.tables import (
+    ERRORS_FILE,
+    FROC_FILE,
+    ROC_FILE,
+    SPECIFICITY_FILE,
+    SUMMARY_FILE,
+    CaseError,
+    CaseScores,
+    Frame,
+    score_tables,
+    table_of,
+)
 from nnunet_difftumor.evaluation.statistics.intervals import or_none, wilson_interval
 from nnunet_difftumor.evaluation.statistics.roc import clustered_auc
+from nnunet_difftumor.support.files.atomic_files import write_json
+
+
+def write_scores(
+    folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Mapping[str, Any]
+) -> None:
+    """Write the files of a scoring into a folder of their own: tables, curves, errors if there are any, summary."""
+    tables = score_tables(cases) | curve_tables(cases) | ({ERRORS_FILE: table_of(CaseError, errors)} if errors else {})
+    folder.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
+    write_json(folder / SUMMARY_FILE, summary)
 
 
 def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
@@ -29,21 +53,18 @@ def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
 
 def curve_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
     """Trace the curves of the tumour labels: tables by file name, labels below one another; none without a curve."""
-    found: dict[str, list[Frame]] = {}
+    found: dict[str, list[Frame]] = defaultdict(list)
     for name, (rows, tumors, predictions) in _by_label(cases).items():
         if rows["reference_tumors"].isna().any():
             continue
         volumes_mm3 = rows["case"].map(predictions.groupby("case")["volume_mm3"].max()).fillna(0.0)
-        by_volume = _patient_curve(rows, volumes_mm3, lowest=0.0)
-        curves = {SPECIFICITY_FILE: by_volume.rename(columns={"threshold": "smallest_volume_mm3"})}
+        curves = {SPECIFICITY_FILE: _patient_curve(rows, volumes_mm3, "smallest_volume_mm3", lowest=0.0)}
         if _has_scores(rows):
-            by_score = _patient_curve(rows, rows["patient_score"])
-            curves[ROC_FILE] = by_score.rename(columns={"threshold": "smallest_score"})
-            curves[FROC_FILE] = _froc(rows, tumors, predictions)[
-                ["smallest_score", "false_positives_per_case", "sensitivity"]
-            ]
+            curves[ROC_FILE] = _patient_curve(rows, rows["patient_score"], "smallest_score")
+            curves[FROC_FILE] = _froc(rows, tumors, predictions).drop(columns="precision")
         for file, curve in curves.items():
-            found.setdefault(file, []).append(curve.assign(label=name)[["label", *curve.columns]])
+            curve.insert(0, "label", name)
+            found[file].append(curve)
     return {file: pd.concat(curves) for file, curves in found.items()}
 
 
@@ -151,9 +172,9 @@ def _summarize_patients(cases: Frame) -> dict[str, Any]:
     return {"auroc": area.to_json(), "with_tumor": int(has_tumor.sum()), "healthy": int((~has_tumor).sum())}
 
 
-def _patient_curve(cases: Frame, values: Any, **options: float) -> Frame:
-    has_tumor = cases["reference_tumors"] > 0
-    return patient_curve(values[has_tumor].tolist(), values[cases["is_healthy"]].tolist(), **options)
+def _patient_curve(cases: Frame, values: Any, name: str, **options: float) -> Frame:
+    sick, healthy = values[cases["reference_tumors"] > 0].tolist(), values[cases["is_healthy"]].tolist()
+    return patient_curve(sick, healthy, **options).rename(columns={"threshold": name})
 
 
 def _froc(cases: Frame, tumors: Frame, predictions: Frame) -> Frame:

@@ -1,4 +1,7 @@
-"""Normalised surface distance: the share of two surfaces that lies within a tolerance of the other."""
+"""Normalised surface distance: the share of two surfaces that lies within a tolerance of the other.
+
+Masks are (D, H, W), and spacings in mm are ordered alike.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,9 @@ def surface_agreement(
     spacing_mm: Sequence[float],
     tolerances_mm: Sequence[float],
 ) -> tuple[float, ...]:
-    """Normalised surface distance (surface Dice) of two masks.
+    """Normalised surface distance (surface Dice) of two masks; cropping both to what they hold changes nothing.
 
     Args:
-        reference: A mask. Shape (D, H, W).
-        prediction: A mask of the same shape; cropping both to what they hold changes nothing.
-        spacing_mm: Spacing in mm, (D, H, W).
         tolerances_mm: Distances in mm up to which surfaces agree.
 
     Returns:
@@ -58,10 +58,9 @@ def surface_agreement(
 
 
 def _corner_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Tell which of the eight voxels around each corner are in a mask, one bit each; 0 and 255 are no surface.
+    """Which of the eight voxels around each corner are in a mask, one bit each; 0 and 255 are no surface.
 
-    Returns:
-        One longer than the mask on each axis: the mask counts as empty beyond the array. Shape (D + 1, H + 1, W + 1).
+    The mask counts as empty beyond the array. Shape (D + 1, H + 1, W + 1).
     """
     codes = np.zeros([size + 1 for size in mask.shape], dtype=np.uint8)
     for bit, corner in enumerate(_CORNERS):
@@ -72,14 +71,7 @@ def _corner_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 @functools.lru_cache(maxsize=64)
 def element_areas_mm2(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
-    """Area of the surface element of every neighbourhood.
-
-    Args:
-        spacing_mm: Spacing in mm, (D, H, W).
-
-    Returns:
-        Area in mm2 by code (see `_corner_codes`). Shape (256,).
-    """
+    """Area of the surface element of every neighbourhood in mm2, by code (see `_corner_codes`). Shape (256,)."""
     depth, height, width = spacing_mm
     scale = np.array([height * width, depth * width, depth * height])  # of a triangle's normal
     return np.array([np.linalg.norm(normals * scale, axis=1).sum() for normals in _triangle_normals()])

@@ -1,20 +1,23 @@
-"""The tables of scores: their columns, how they become files, whole or not at all, and how they are read again."""
+"""The tables of scores: the records that are their rows, how they become files, whole or not at all, and are read.
+
+The fields of a record are the columns of its table, with their types; an empty cell is no value (NaN, None).
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pandas as pd
 
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.scoring.records import CaseError, CaseScores, LabelScores, PredictionScore, TumorScore
-from nnunet_difftumor.support.files.atomic_files import write_json
 
 SUMMARY_FILE = "summary.json"
 CASES_FILE, TUMORS_FILE, PREDICTIONS_FILE = "cases.csv", "tumors.csv", "predictions.csv"
@@ -22,23 +25,137 @@ ERRORS_FILE = "errors.csv"
 FROC_FILE, SPECIFICITY_FILE, ROC_FILE = "froc.csv", "specificity.csv", "roc.csv"
 FILTERED_FOLDER = "organ_filter"
 
-RECORDS = {CASES_FILE: LabelScores, TUMORS_FILE: TumorScore, PREDICTIONS_FILE: PredictionScore}
-"""What a row of each table is: its fields are the columns, with their types; an empty cell is no value (NaN, None)."""
-
 Frame = Any
 """A pandas.DataFrame. Whether a selection of one is a frame, a column or a value, pandas' annotations do not tell."""
 
-_OUR_FILES = (*RECORDS, ERRORS_FILE, FROC_FILE, SPECIFICITY_FILE, ROC_FILE, FILTERED_FOLDER, SUMMARY_FILE)
 _DTYPES = {bool: "bool", float: "float64", int: "Int64", int | None: "Int64", str: "object"}
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TumorScore:
+    """One reference tumour: a row of tumors.csv.
+
+    Attributes:
+        tumor: Number within case and label, from 1.
+        axial_diameter_mm: Largest diameter in an axial slice.
+        size_bin: Bin of the equivalent diameter (see `rules.SIZE_BINS_MM`).
+        detected: A predicted tumour is paired with it.
+        touched: A predicted tumour shares a voxel with it.
+        iou: Intersection over union with its pair, or without one with the predicted tumour that overlaps most.
+        dice: Dice with the same predicted tumour.
+        score: Score of the pair; NaN without a pair or without probabilities.
+    """
+
+    case: str
+    label: str
+    tumor: int
+    volume_mm3: float
+    equivalent_diameter_mm: float
+    axial_diameter_mm: float
+    size_bin: str
+    detected: bool
+    touched: bool
+    iou: float
+    dice: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionScore:
+    """One predicted tumour: a row of predictions.csv.
+
+    Attributes:
+        component: Number within case and label, from 1.
+        matched_tumor: Number of its reference tumour; None for a false positive.
+        iou: Intersection over union with its pair, or without one with the reference tumour that overlaps most.
+        score: Largest or mean probability; NaN without probabilities.
+        touches_tumor: It shares a voxel with a reference tumour.
+    """
+
+    case: str
+    label: str
+    component: int
+    volume_mm3: float
+    matched_tumor: int | None
+    iou: float
+    score: float
+    touches_tumor: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScores:
+    """One label of one case: a row of cases.csv, and the tumours and predicted tumours that count.
+
+    Dice and surface distances are NaN if the label is in neither map; a label that is no tumour has no numbers of
+    tumours (None).
+
+    Attributes:
+        label: Name in dataset.json.
+        detected_tumors: Reference tumours with a pair.
+        touched_tumors: Reference tumours that share a voxel with a predicted one.
+        false_positives: Predicted tumours without a pair.
+        panoptic_quality: NaN without any tumour and for a label that is no tumour.
+        patient_score: Largest tumour probability in the scan; NaN without probabilities.
+    """
+
+    case: str
+    label: str
+    is_healthy: bool
+    dice: float
+    nsd_1mm: float
+    nsd_2mm: float
+    reference_ml: float
+    predicted_ml: float
+    reference_tumors: int | None = None
+    detected_tumors: int | None = None
+    touched_tumors: int | None = None
+    predicted_tumors: int | None = None
+    false_positives: int | None = None
+    panoptic_quality: float = math.nan
+    patient_score: float
+    tumors: tuple[TumorScore, ...] = ()
+    predictions: tuple[PredictionScore, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseScores:
+    """All labels of one case, in the order of dataset.json.
+
+    It is healthy if the reference has no voxel of any tumour label, not even a speck, and none of the ignore label.
+    """
+
+    case: str
+    is_healthy: bool
+    labels: tuple[LabelScores, ...]
+
+    def of_label(self, name: str) -> LabelScores:
+        """Return the scores of a label; KeyError if the case has no such label."""
+        scores = {each.label: each for each in self.labels}
+        if name not in scores:
+            raise KeyError(f"{self.case} has no label {name!r}; it has {', '.join(scores)}.")
+        return scores[name]
+
+
+@dataclass(frozen=True)
+class CaseError:
+    """Why a case has no scores: a row of errors.csv."""
+
+    case: str
+    error: str
+    message: str
+
+
+RECORDS = {CASES_FILE: LabelScores, TUMORS_FILE: TumorScore, PREDICTIONS_FILE: PredictionScore}
+_OUR_FILES = (*RECORDS, ERRORS_FILE, FROC_FILE, SPECIFICITY_FILE, ROC_FILE, FILTERED_FOLDER, SUMMARY_FILE)
+
+
 def columns_of(record: type) -> dict[str, Any]:
-    """Columns of a table by the record that is its row, with their types; tuples of other records are none."""
+    """Columns of a table with their types; tuples of other records are none."""
     return {name: kind for name, kind in get_type_hints(record).items() if kind in _DTYPES}
 
 
-def table_of(record: type, rows: Iterable[Any]) -> pd.DataFrame:
+def table_of(record: type, rows: Iterable[Any]) -> Frame:
     """Put records of one kind below one another."""
     columns = columns_of(record)
     table = pd.DataFrame([vars(row) for row in rows], columns=list(columns))
@@ -55,21 +172,10 @@ def score_tables(cases: Sequence[CaseScores]) -> dict[str, Frame]:
     }
 
 
-def write_tables(
-    folder: Path, tables: Mapping[str, pd.DataFrame], errors: Sequence[CaseError], summary: Mapping[str, Any]
-) -> None:
-    """Write the files of a scoring into a folder of their own: tables by file name, errors if there are any."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in {**tables, **({ERRORS_FILE: table_of(CaseError, errors)} if errors else {})}.items():
-        table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
-    write_json(folder / SUMMARY_FILE, summary)
-
-
 def read_scores(path: Path, columns: Sequence[str]) -> Frame:
     """Read some columns of a file of one of the names in `RECORDS`.
 
-    Returns:
-        Truth values, texts (numbers of tumours among them: they are names) and, for all other numbers, floats.
+    Truth values, texts (numbers of tumours among them: they are names) and, for all other numbers, floats.
 
     Raises:
         DatasetError: If the file cannot be read, a column is missing, or a value is of another type.
@@ -89,14 +195,10 @@ def _parsed(written: Any, kind: Any, path: Path) -> pd.Series:
     if kind in (str, int):
         return written
     texts = written.str.lower()
-    if kind is bool:
-        values, expected = texts.map(_TRUTH), "True or False"
-        is_wrong = values.isna()
-    else:
-        values, expected = pd.Series(pd.to_numeric(texts.mask(texts == ""), errors="coerce")), "a number"
-        is_wrong = values.isna() & ~texts.isin(["", "nan", "none"])
+    values: Any = texts.map(_TRUTH) if kind is bool else pd.to_numeric(texts.mask(texts == ""), errors="coerce")
+    is_wrong = values.isna() if kind is bool else values.isna() & ~texts.isin(["", "nan", "none"])
     if is_wrong.any():
-        row = int(is_wrong.to_numpy().argmax())
+        row, expected = int(is_wrong.to_numpy().argmax()), "True or False" if kind is bool else "a number"
         raise DatasetError(f"{path}, row {row + 2}: {written.name} must be {expected}, got {written.iloc[row]!r}.")
     return values.astype(bool if kind is bool else float)
 
@@ -106,16 +208,13 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
     """Give a temporary folder, and move what is in it to `output` when the block ends without an error.
 
     The temporary folder lies in `output` if that exists, else beside it: on the same file system, where `output` is
-    a link or a mount point too.
-
-    Args:
-        overwrite: Replace results of an earlier scoring; other files in the folder are left alone.
+    a link or a mount point too. Of what is in `output`, results of an earlier scoring alone are ever replaced.
 
     Raises:
         OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.
         DiffTumorError: If `output` cannot be written to.
     """
-    check_output(output, overwrite=overwrite)
+    _check_output(output, overwrite=overwrite)
     place = output.resolve()
     temporary = (place if place.exists() else place.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
     new_parents = [folder for folder in temporary.parents if not folder.exists()]
@@ -128,7 +227,7 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
                 "folder, or make this one writable."
             ) from error
         yield temporary
-        check_output(output, overwrite=overwrite)
+        _check_output(output, overwrite=overwrite)
         if place.exists():
             for name in _OUR_FILES:
                 _replace(temporary / name, place / name)
@@ -141,8 +240,7 @@ def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path
                 folder.rmdir()
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raise OutputExistsError if results would be overwritten without being asked to."""
+def _check_output(output: Path, *, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"--output {output} is a file; name a folder.")
     existing = [name for name in _OUR_FILES if (output / name).exists()]

@@ -240,15 +240,15 @@ class TestWriting:
             assert np.array_equal(written.image_hu, np.where(support, np.rint(ct.image_hu - 100.4), ct.image_hu))
             assert np.allclose(written.geometry.affine, ct.geometry.affine, atol=1e-4)
 
-    def test_an_existing_file_is_not_overwritten_unless_asked(self, ct_path: Path, ct: CTVolume) -> None:
+    def test_an_existing_file_is_not_overwritten(self, ct_path: Path, ct: CTVolume) -> None:
         out = ct_path.with_name("out.nii.gz")
         out.write_text("precious")
         support = np.ones(ct.image_hu.shape, bool)
         with pytest.raises(OutputExistsError):
             write_ct_like(ct_path, out, ct.image_hu, support)
+        with pytest.raises(OutputExistsError):
+            write_labels_like(ct, out, support.astype(np.uint8))
         assert out.read_text() == "precious"
-        write_ct_like(ct_path, out, ct.image_hu, support, overwrite=True)
-        assert np.array_equal(read_ct(out).image_hu, ct.image_hu)
 
     def test_a_failure_leaves_nothing_behind(self, ct_path: Path, ct: CTVolume) -> None:
         out = ct_path.with_name("sub") / "out.nii.gz"

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.ct.datasets import find_label_maps
 from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, file_ending, read_labels
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import cases_in
-from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.support.processes.logged_command import program, run_logged

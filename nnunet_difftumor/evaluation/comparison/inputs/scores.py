@@ -14,12 +14,12 @@ import pandas as pd
 from nnunet_difftumor.errors import DatasetError, list_some
 from nnunet_difftumor.evaluation.comparison.inputs.metadata import read_metadata
 from nnunet_difftumor.evaluation.comparison.inputs.plan import ComparisonPlan
-from nnunet_difftumor.evaluation.scoring.records import LabelScores
 from nnunet_difftumor.evaluation.scoring.tables import (
     CASES_FILE,
     SUMMARY_FILE,
     TUMORS_FILE,
     Frame,
+    LabelScores,
     columns_of,
     read_scores,
 )

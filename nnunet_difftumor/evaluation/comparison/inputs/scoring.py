@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor import __version__
+from nnunet_difftumor.ct.datasets import find_label_maps
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
-from nnunet_difftumor.evaluation.scoring.records import CaseError
-from nnunet_difftumor.evaluation.scoring.request import find_label_maps, plan_scoring
-from nnunet_difftumor.evaluation.scoring.run import SUMMARY_FORMAT, KilledProcessError, ScoringRequest, score_folders
+from nnunet_difftumor.evaluation.scoring.run import (
+    SUMMARY_FORMAT,
+    KilledProcessError,
+    ScoringRequest,
+    plan_scoring,
+    score_folders,
+)
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
+from nnunet_difftumor.evaluation.scoring.tables import CaseError
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, read_splits
+from nnunet_difftumor.ct.datasets import find_label_maps
 from nnunet_difftumor.ct.reading import file_ending
 from nnunet_difftumor.errors import LeakError
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model
-from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.trainer.output_record import SPLIT_RECORD_NAME
 
 _PREPROCESSED_VARIABLE = "nnUNet_preprocessed"

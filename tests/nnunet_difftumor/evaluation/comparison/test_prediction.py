@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nnunet_difftumor.cli import main
+from nnunet_difftumor.ct.datasets import find_label_maps
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.evaluation.comparison.inputs import scoring
 from nnunet_difftumor.evaluation.comparison.inputs.plan import Hospital, Model, PredictionSettings
@@ -22,7 +23,6 @@ from nnunet_difftumor.evaluation.comparison.inputs.prediction import (
 )
 from nnunet_difftumor.evaluation.comparison.inputs.scoring import score_once
 from nnunet_difftumor.evaluation.comparison.inputs.trained_models import dataset_of, refuse_training_cases
-from nnunet_difftumor.evaluation.scoring.request import find_label_maps
 from nnunet_difftumor.evaluation.scoring.run import FolderScores, KilledProcessError, ScoringRequest
 from nnunet_difftumor.support.processes.steps import RunError
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, GeometryMismatchError, MissingLabelError
-from nnunet_difftumor.evaluation.scoring.case import score_case, score_maps
+from nnunet_difftumor.evaluation.scoring.case import OrganFilter, score_case, score_maps
 from nnunet_difftumor.evaluation.scoring.case_maps import (
     CaseFiles,
     CaseMaps,
@@ -18,7 +18,6 @@ from nnunet_difftumor.evaluation.scoring.case_maps import (
     axial_axis,
     read_case_maps,
 )
-from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
 
@@ -175,7 +174,7 @@ def test_labels_and_regions_are_scored_by_their_values(scheme_of):
     assert scores.of_label("kidney").dice == 1.0
     assert scores.of_label("masses").dice == 1.0
     assert scores.of_label("tumor").dice == 0.0
-    assert [label.label for label in scores.labels if label.is_tumor] == ["tumor"]
+    assert [label.label for label in scores.labels if label.reference_tumors is not None] == ["tumor"]
     with pytest.raises(KeyError, match="spleen"):
         scores.of_label("spleen")
 

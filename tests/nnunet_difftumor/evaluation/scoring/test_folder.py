@@ -16,13 +16,13 @@ import pytest
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
 from nnunet_difftumor.evaluation.scoring import run as scoring_run
+from nnunet_difftumor.evaluation.scoring.case import OrganFilter
 from nnunet_difftumor.evaluation.scoring.curves import (
     average_precision,
     froc_curve,
     patient_curve,
     sensitivity_at,
 )
-from nnunet_difftumor.evaluation.scoring.organ_filter import OrganFilter
 from nnunet_difftumor.evaluation.scoring.run import ScoringRequest, score_folders
 from nnunet_difftumor.evaluation.scoring.tables import new_output_folder, read_scores
 from nnunet_difftumor.evaluation.statistics.intervals import wilson_interval
@@ -321,7 +321,7 @@ def test_nothing_is_half_written(folders, monkeypatch):
     def no_space(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.tables.write_json", no_space)
+    monkeypatch.setattr("nnunet_difftumor.evaluation.scoring.summary.write_json", no_space)
     assert main(words(folders)) == 1
     assert sorted(path.name for path in folders.iterdir()) == ["dataset.json", "prediction", "reference"]
 

@@ -215,19 +215,19 @@ def test_an_overlap_of_exactly_a_tenth_is_a_pair():
     assert exactly.match_of_reference.tolist() == [0]
     below = pair(line((0, 55)), line((45, 101)))
     assert below.match_of_reference.tolist() == [-1]
-    assert below.touched_references.tolist() == [True]
+    assert below.iou.any(axis=1).tolist() == [True]
 
 
 def test_one_prediction_over_two_tumors_finds_the_one_it_overlaps_more():
     found = pair(line((0, 10), (12, 42)), line((0, 42)))
     assert found.match_of_reference.tolist() == [-1, 0]
-    assert found.touched_references.tolist() == [True, True]
+    assert found.iou.any(axis=1).tolist() == [True, True]
 
 
 def test_a_second_prediction_in_a_tumor_has_no_pair():
     found = pair(line((0, 30)), line((0, 10), (12, 30)))
     assert found.match_of_prediction.tolist() == [-1, 0]
-    assert found.touching_predictions.tolist() == [True, True]
+    assert found.iou.any(axis=0).tolist() == [True, True]
 
 
 def test_the_sum_of_overlaps_decides_not_their_number():
@@ -250,7 +250,7 @@ def test_predictions_on_specks_are_told():
 def test_nothing_on_one_side():
     nothing, something = line(), line((0, 20))
     assert pair(nothing, something).match_of_prediction.tolist() == [-1]
-    assert pair(something, nothing).touched_references.tolist() == [False]
+    assert pair(something, nothing).iou.any(axis=1).tolist() == [False]
     assert pair(nothing, nothing).iou.shape == (0, 0)
 
 
