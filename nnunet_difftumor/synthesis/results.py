@@ -23,7 +23,6 @@ class TumorRecord:
 
     Attributes:
         attempt: Number of the attempt that was kept, from 0.
-        roi_side: Side of the region of interest in voxels.
         drawn_mm3: Volume on the host's grid before clipping to the organ, in mm3.
         contrast_hu: Mean of the label minus mean of the rim after blending, in HU.
     """

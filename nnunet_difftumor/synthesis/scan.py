@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from nnunet_difftumor import __version__
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
-from nnunet_difftumor.support.files.atomic_files import write_json, written_whole
+from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.pictures.montage import (
     MontageRow,
     crop_around,
@@ -242,17 +243,19 @@ def _read_content(path: Path) -> dict[str, Any]:
 def _write_results(
     output: Path, ct: CTVolume, labels: NDArray[np.integer[Any]], result: SynthesisResult, records: Mapping[str, Any]
 ) -> None:
-    """Write all files under temporary names; those of before are replaced when the last one is complete."""
+    """Write all files to a temporary folder beside the output, then move them in."""
     changed_hu = result.apply_to(ct.image_hu)
     figure = draw_montage(_montage_rows(ct, changed_hu, result), f"Synthetic tumours in {ct.path.name}")
-    with ExitStack() as files:
-        ct_file, label_file, records_file, montage_file = (
-            files.enter_context(written_whole(output / name, overwrite=True)) for name in _RESULT_FILES
-        )
-        write_ct_like(ct.path, ct_file, changed_hu, result.support_mask(changed_hu.shape))
-        write_labels_like(ct, label_file, labels)
-        write_json(records_file, records)
-        save_figure(figure, montage_file)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".partial-{output.name}-", dir=output.parent) as folder:
+        temporary = Path(folder)
+        write_ct_like(ct.path, temporary / "ct.nii.gz", changed_hu, result.support_mask(changed_hu.shape))
+        write_labels_like(ct, temporary / "label.nii.gz", labels)
+        write_json(temporary / "tumors.json", records)
+        save_figure(figure, temporary / "montage.png")
+        output.mkdir(parents=True, exist_ok=True)
+        for name in _RESULT_FILES:
+            os.replace(temporary / name, output / name)
 
 
 def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: SynthesisResult) -> list[MontageRow]:

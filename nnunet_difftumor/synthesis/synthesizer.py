@@ -135,8 +135,7 @@ class TumorSynthesizer:
     ) -> Iterable[tuple[PreparedTumor, FloatArray]]:
         """Make the tumours and blend them: each with the host's box after blending, in HU, in any order.
 
-        Args:
-            attempt: Number of the attempt, from 0.
+        The first attempt has the number 0.
         """
         for shown, chosen in _shown_hosts(host, pending):
             for prepared, tumor_hu, reconstruction_hu in self._generate(shown, chosen, attempt):

@@ -24,7 +24,6 @@ class Donor:
 
     Attributes:
         texture_hu: Tumour in HU minus its mean; outside the mask, the value of the nearest voxel inside.
-        mask: True inside the tumour. Same shape.
         radius_mm: Radius of the sphere of equal volume, in mm.
         contrast_hu: Mean minus the organ's around it, in HU; None without such tissue.
     """

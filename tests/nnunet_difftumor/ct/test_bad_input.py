@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_files_of_lists_are_read_or_named(tmp_path: Path, content: Any) -> None:
 def test_a_spoilt_record_is_named(tmp_path: Path, key: str, value: Any) -> None:
     from nnunet_difftumor.tumor.spec import TumorSpec
 
-    spec = TumorSpec(
+    tumor = TumorSpec(
         centre_mm=(1.0, 2.0, 3.0),
         radius_mm=5.0,
         axis_ratios=(1.0, 1.0, 1.0),
@@ -261,14 +262,15 @@ def test_a_spoilt_record_is_named(tmp_path: Path, key: str, value: Any) -> None:
         size_class="small",
         contrast_hu=-20.0,
         seed=3,
-    ).to_json()
+    )
+    spec = asdict(tumor)
     path = tmp_path / "tumors.json"
     path.write_text(json.dumps({"tumors": [{"spec": {**spec, key: value}}]}))
     read, message = refusal_of(read_records, path)
     if message is not None:
         assert is_helpful(message, key)
         return
-    assert [record.to_json() for record in read] == [{**spec, key: value}]
+    assert [asdict(record) for record in read] == [{**spec, key: value}]
 
 
 def synthesize(folder: Path, generator: Path, output: Path) -> int:
