@@ -159,7 +159,9 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
                 probabilities={}
                 if folder is None
                 else find_probability_files(folder, case, scheme, is_prediction_folder=is_one_folder),
-                organ_mask=organ_folder and _file_of(case, organ_masks, f"organ mask in {organ_folder}"),
+                organ_mask=None
+                if organ_folder is None
+                else _file_of(case, organ_masks, f"organ mask in {organ_folder}"),
             )
             cases.append(files)
         except DatasetError as error:
