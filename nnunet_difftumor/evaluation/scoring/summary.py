@@ -1,4 +1,4 @@
-"""Figures and curves over all cases of a folder."""
+"""Figures and curves over all cases of a folder, and the files that hold them."""
 
 from __future__ import annotations
 
