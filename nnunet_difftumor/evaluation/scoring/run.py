@@ -20,7 +20,7 @@ from nnunet_difftumor.evaluation.scoring.case import OrganFilter, score_case, sc
 from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, find_probability_files, read_case_maps
 from nnunet_difftumor.evaluation.scoring.rules import ScoringRules
 from nnunet_difftumor.evaluation.scoring.scheme import LabelScheme, read_label_scheme
-from nnunet_difftumor.evaluation.scoring.summary import summarize, write_scores
+from nnunet_difftumor.evaluation.scoring.summary import write_scores
 from nnunet_difftumor.evaluation.scoring.tables import FILTERED_FOLDER, CaseError, CaseScores, new_output_folder
 
 __all__ = ["CaseScores", "FolderScores", "ScoringRequest", "score_case", "score_folders"]
@@ -107,13 +107,27 @@ def score_folders(
         scheme = read_label_scheme(request.labels, request.tumor_labels, request.organ_label, needs_organ=needs_organ)
         plan = plan_scoring(request, scheme)
         jobs = run_jobs(request, scheme, plan.cases, workers)
-        bar = tqdm(jobs, total=len(plan.cases), desc="Scoring", unit="case", disable=not show_progress)
-        scores = _collect(request, plan, list(bar))
-        write_scores(folder, scores.cases, scores.errors, scores.summary)
-        if request.organ_filter is not None and scores.filtered:
-            other = {"organ_filter": request.organ_filter.source, "labels": summarize(scores.filtered)}
-            write_scores(folder / FILTERED_FOLDER, scores.filtered, scores.errors, {**scores.summary, **other})
-    return scores
+        results = list(tqdm(jobs, total=len(plan.cases), desc="Scoring", unit="case", disable=not show_progress))
+        failed = [result for result in results if isinstance(result, CaseError)]
+        scored = [result for result in results if not isinstance(result, CaseError)]
+        errors = tuple(sorted([*plan.errors, *failed], key=lambda error: error.case))
+        cases = tuple(plain for plain, *_ in scored)
+        filtered = tuple(each for _, *others in scored for each in others)
+        about = {
+            "format": SUMMARY_FORMAT,
+            "version": __version__,
+            "rules": asdict(request.rules),
+            "with_probabilities": request.probabilities is not None,
+            "failed": [error.case for error in errors],
+            "not_predicted": list(plan.not_predicted),
+            "without_reference": list(plan.without_reference),
+            "organ_filter": None,
+        }
+        summary = write_scores(folder, cases, errors, about)
+        if request.organ_filter is not None and filtered:
+            about["organ_filter"] = request.organ_filter.source
+            write_scores(folder / FILTERED_FOLDER, filtered, errors, about)
+    return FolderScores(cases, filtered, errors, summary)
 
 
 def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
@@ -145,7 +159,9 @@ def plan_scoring(request: ScoringRequest, scheme: LabelScheme) -> ScoringPlan:
                 probabilities={}
                 if folder is None
                 else find_probability_files(folder, case, scheme, is_prediction_folder=is_one_folder),
-                organ_mask=organ_folder and _file_of(case, organ_masks, f"organ mask in {organ_folder}"),
+                organ_mask=None
+                if organ_folder is None
+                else _file_of(case, organ_masks, f"organ mask in {organ_folder}"),
             )
             cases.append(files)
         except DatasetError as error:
@@ -158,29 +174,6 @@ def _file_of(case: str, files: Mapping[str, Path], what: str) -> Path:
     if case not in files:
         raise DatasetError(f"{case} has no {what}.")
     return files[case]
-
-
-def _collect(
-    request: ScoringRequest, plan: ScoringPlan, results: Sequence[tuple[CaseScores, ...] | CaseError]
-) -> FolderScores:
-    scored = [result for result in results if not isinstance(result, CaseError)]
-    failed = [result for result in results if isinstance(result, CaseError)]
-    cases = tuple(plain for plain, *_ in scored)
-    filtered = tuple(each for _, *filtered in scored for each in filtered)
-    errors = tuple(sorted([*plan.errors, *failed], key=lambda error: error.case))
-    summary = {
-        "format": SUMMARY_FORMAT,
-        "version": __version__,
-        "rules": asdict(request.rules),
-        "with_probabilities": request.probabilities is not None,
-        "failed": [error.case for error in errors],
-        "not_predicted": list(plan.not_predicted),
-        "without_reference": list(plan.without_reference),
-        "organ_filter": None,
-        "cases": len(cases),
-        "labels": summarize(cases),
-    }
-    return FolderScores(cases, filtered, errors, summary)
 
 
 class KilledProcessError(DiffTumorError):

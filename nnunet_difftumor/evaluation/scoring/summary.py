@@ -1,4 +1,4 @@
-"""Figures and curves over all cases of a folder."""
+"""Figures and curves over all cases of a folder, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,20 @@ from nnunet_difftumor.support.files.atomic_files import write_json
 
 
 def write_scores(
-    folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], summary: Mapping[str, Any]
-) -> None:
-    """Write the files of a scoring into a folder of their own: tables, curves, errors if there are any, summary."""
+    folder: Path, cases: Sequence[CaseScores], errors: Sequence[CaseError], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write tables, curves, errors if there are any, and summary.json, which says `about` beside the figures.
+
+    Returns:
+        The content of summary.json.
+    """
+    summary = {**about, "cases": len(cases), "labels": summarize(cases)}
     tables = score_tables(cases) | curve_tables(cases) | ({ERRORS_FILE: table_of(CaseError, errors)} if errors else {})
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
         table.to_csv(folder / name, index=False, float_format="%.8g", lineterminator="\r\n")
     write_json(folder / SUMMARY_FILE, summary)
+    return summary
 
 
 def summarize(cases: Sequence[CaseScores]) -> dict[str, dict[str, Any]]:
@@ -152,6 +158,10 @@ def _summarize_scores(cases: Frame, tumors: Frame, predictions: Frame) -> dict[s
     froc = _froc(cases, tumors, predictions)
     at_rates = pd.Series({f"{rate:g}": sensitivity_at(froc, rate) for rate in FROC_RATES})
     last = froc.iloc[-1]
+    known = cases[(cases["reference_tumors"] > 0) | cases["is_healthy"]]
+    has_tumor = (known["reference_tumors"] > 0).to_numpy(dtype=bool)
+    scores = known["patient_score"].to_numpy(dtype=float)
+    area = clustered_auc(scores, has_tumor, np.arange(len(known)))  # each scan a patient of its own
     return {
         "froc": {
             "sensitivity_at": {rate: or_none(value) for rate, value in at_rates.items()},
@@ -159,17 +169,12 @@ def _summarize_scores(cases: Frame, tumors: Frame, predictions: Frame) -> dict[s
             "last": {name: or_none(last[name]) for name in ("false_positives_per_case", "sensitivity")},
         },
         "average_precision": or_none(average_precision(froc)),
-        "patient": _summarize_patients(cases),
+        "patient": {
+            "auroc": area.to_json(),
+            "with_tumor": int(has_tumor.sum()),
+            "healthy": int((~has_tumor).sum()),
+        },
     }
-
-
-def _summarize_patients(cases: Frame) -> dict[str, Any]:
-    """Area under the ROC curve of the patient score: scans with a tumour against healthy ones."""
-    known = cases[(cases["reference_tumors"] > 0) | cases["is_healthy"]]
-    has_tumor = (known["reference_tumors"] > 0).to_numpy(dtype=bool)
-    scores = known["patient_score"].to_numpy(dtype=float)
-    area = clustered_auc(scores, has_tumor, np.arange(len(known)))  # each scan a patient of its own
-    return {"auroc": area.to_json(), "with_tumor": int(has_tumor.sum()), "healthy": int((~has_tumor).sum())}
 
 
 def _patient_curve(cases: Frame, values: Any, name: str, **options: float) -> Frame:

@@ -1,4 +1,4 @@
-"""The tables of scores: the records that are their rows, how they become files, whole or not at all, and are read.
+"""The tables of scores: the records that are their rows, the folder that holds them whole or not at all, their reader.
 
 The fields of a record are the columns of its table, with their types; an empty cell is no value (NaN, None).
 """
