@@ -18,6 +18,7 @@ from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import with_look
 from nnunet_difftumor.synthesis.results import INVISIBLE, SynthesisResult
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.tumor.appearance import AppearanceRule
 from nnunet_difftumor.tumor.drawing import draw_on_grid
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
@@ -48,6 +49,12 @@ class TumorInjector:
             raise RuntimeError("This injector was made without a generator; nothing can be injected with it.")
         return self._source()
 
+    @property
+    def appearances(self) -> AppearanceRule:
+        """What looks are drawn from: without examples in the rules, those of the generator's training tumours."""
+        rule = self.rules.appearances
+        return rule if rule.examples else replace(rule, examples=self.synthesizer.tissue.appearances)
+
     def inject(self, image: NDArray[np.float32], labels: NDArray[np.int16], tumors: CaseTumors) -> InjectedCrop:
         """Put the tumours of a crop into it.
 
@@ -60,9 +67,7 @@ class TumorInjector:
         Returns:
             New image and labels, or the given ones if no tumour could be put in.
         """
-        host, appearances = self.make_host(image, labels), self.rules.appearances
-        if not appearances.examples:
-            appearances = replace(appearances, examples=self.synthesizer.tissue.appearances)
+        host, appearances = self.make_host(image, labels), self.appearances
         specs = [with_look(spec, appearances) for spec in tumors.specs]
         result = self.synthesizer.synthesize(host, specs)
         for attempt in range(1, _LOOKS):

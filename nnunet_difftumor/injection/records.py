@@ -82,8 +82,8 @@ class SampleDraw:
 
     def to_json(self) -> dict[str, Any]:
         """Return where and by which random streams the sample was made."""
-        values = {"case": self.case, "stream": list(self.stream)}
-        return {**values, "target": self.target, "crop_start": list(self.crop_start)}
+        stream, crop_start = list(self.stream), list(self.crop_start)
+        return {"case": self.case, "stream": stream, "target": self.target, "crop_start": crop_start}
 
 
 @dataclass(frozen=True)

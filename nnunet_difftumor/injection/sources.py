@@ -25,7 +25,6 @@ HEALTHY_ONLY = "none"
 MISPLACED = "generated, labelled elsewhere"
 """What an arm puts in; with one seed all arms choose the same cases and crops, and draw the same tumours."""
 
-
 _SMALLEST_DONOR_VOXELS = 20
 
 SynthesizerSource = Callable[[], TumorSynthesizer]

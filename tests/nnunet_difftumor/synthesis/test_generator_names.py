@@ -146,7 +146,7 @@ def test_the_injected_tumours_get_the_organs_contrasts(installed, make_nnunet_pr
     trainer.initialize()
     trainer._prepare_training()
     monkeypatch.setattr(trainer_module, "DiffTumorDataLoader", lambda *_, **given: given["injectors"][0])
-    appearances = trainer._make_training_loader(SimpleNamespace(identifiers=()), (40, 40, 40), None)._appearances()
+    appearances = trainer._make_training_loader(SimpleNamespace(identifiers=()), (40, 40, 40), None).appearances
     assert appearances.contrast_prior_hu == PUBLISHED_CONTRASTS_HU["liver"]
     assert {look.heterogeneity_hu for look in appearances.examples} == {8.0}  # those of the training tumours
 
