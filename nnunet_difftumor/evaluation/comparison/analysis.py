@@ -101,7 +101,8 @@ def analyze(study: StudyScores, experiment: ComparisonPlan) -> Findings:
         for measure in measures_of(group.kind, experiment):
             question = (_Areas if measure is measures.AUROC else _Means)(study, experiment, label, measure, group)
             figures += _figures(question)
-            seeds += _seeds(question) if group == EVERYONE else ()
+            if group == EVERYONE:
+                seeds += _seeds(question)
     return Findings(
         arms=tuple(each for each in figures if not each.baseline),
         differences=tuple(_adjust([each for each in figures if each.baseline])),
@@ -128,10 +129,12 @@ def _figures(question: _Means | _Areas) -> Iterator[Finding]:
 def _seeds(question: _Means | _Areas) -> Iterator[tuple[Any, ...]]:
     """Rows of seeds.csv, of arms with several trainings."""
     values = question.values_of_models()
-    for arm in question.experiment.arms if values else ():
+    for arm in question.experiment.arms:
         models = question.experiment.models_of(arm)
-        for model in models if len(models) > 1 else ():
-            yield question.label, question.measure.key, arm, model.name, model.seed, values[question.models[model.name]]
+        if values and len(models) > 1:
+            for model in models:
+                value = values[question.models[model.name]]
+                yield question.label, question.measure.key, arm, model.name, model.seed, value
 
 
 def _groups(study: StudyScores, experiment: ComparisonPlan) -> tuple[Group, ...]:

@@ -76,9 +76,8 @@ def compare(experiment_path: Path, output: Path, *, overwrite: bool = False) -> 
     write_complete_tables(findings, output)
     write_json(output / SUMMARY_FILE, facts, overwrite=True)
     write_report(findings, experiment, facts, (*experiment.notes, *study.notes, *notes), output)
-    primary = [each for each in (*findings.arms, *findings.differences) if each.measure.key == experiment.primary]
-    primary.sort(key=lambda each: study.labels.index(each.label))
-    return [each for each in primary if each.group == EVERYONE]
+    figures = sorted((*findings.arms, *findings.differences), key=lambda each: study.labels.index(each.label))
+    return [each for each in figures if (each.measure.key, each.group) == (experiment.primary, EVERYONE)]
 
 
 def _pairs(experiment: ComparisonPlan) -> Iterator[tuple[Model, Hospital]]:
