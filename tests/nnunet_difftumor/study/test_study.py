@@ -1460,6 +1460,21 @@ def test_ray_trains_each_generator_once_and_before_its_runs(plan, monkeypatch, c
     assert f"=== 1/8 fold-0.autoencoder: done, see {runs[1].root / 'generators' / 'fold-0.autoencoder'}" in printed
 
 
+def test_ray_compares_as_one_task(plan, monkeypatch):
+    _, _, runs = plan(**ONE_ARM, folds=[0], seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    session = on_ray.RaySession(FakeRay(), {"num_cpus": 1})
+
+    def fail(path, output, *, overwrite):
+        raise DiffTumorError("no space left")
+
+    monkeypatch.setattr(comparing, "compare", fail)
+    with pytest.raises(DiffTumorError, match="no space left"):
+        session.compare_all(runs)
+    monkeypatch.setattr(comparing, "compare", lambda *_, **__: None)
+    assert session.compare_all(runs) == (runs[0].root / "compare" / "annotated-all" / "report" / "report.html",)
+
+
 def test_importing_the_command_does_not_import_ray():
     script = "import sys, nnunet_difftumor.study.on_ray; print('ray' in sys.modules)"
     words = [sys.executable, "-c", script]
