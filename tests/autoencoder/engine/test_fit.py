@@ -133,7 +133,7 @@ def test_held_out_data_are_measured_at_every_due_step_after_ctrl_c_in_between(
             with fit.averaged_model() as model:
                 record.add_heldout(index, {"bias": float(model[2].bias.detach())})
 
-        run_fit(fit, "numbers", evaluate, 4)
+        run_fit(fit, "numbers", evaluate, 4, show_progress=False)
 
     train(make_fit(folder="undisturbed"))
     with pytest.raises(KeyboardInterrupt):
