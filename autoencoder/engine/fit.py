@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from autoencoder.engine import run_folder
+from autoencoder.engine import cpu_bfloat16, run_folder
 from autoencoder.engine.files import write_json
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.settings import FitSettings, FitStep
@@ -267,7 +268,11 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != mixed_precision:
         AcceleratorState._reset_state()  # a process may train one stage after the other
-    return Accelerator(mixed_precision=mixed_precision)
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    if mixed_precision == "bf16" and accelerator.device.type == "cpu" and not cpu_bfloat16.is_sound():
+        warnings.warn(cpu_bfloat16.UNSOUND, stacklevel=2)
+        return _make_accelerator("no")
+    return accelerator
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import distributed as dist
 
+from autoencoder.engine import cpu_bfloat16
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
@@ -54,6 +55,9 @@ class ScheduleMixin(_Trainer):
                 if getattr(config, key) is not None:
                     setattr(self, key, getattr(config, key))
             self.trains_in_bfloat16 = config.cpu_bfloat16
+            if self.device.type == "cpu" and config.cpu_bfloat16 and not cpu_bfloat16.is_sound():
+                self.trains_in_bfloat16 = False
+                self.print_to_log_file(cpu_bfloat16.UNSOUND)
         limit_cpu_threads(self.device)
         super().initialize()
 

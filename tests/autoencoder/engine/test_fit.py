@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from autoencoder.engine import cpu_bfloat16
 from autoencoder.engine.fit import Fit, NonFiniteLossError, run_fit
 from autoencoder.engine.records import TrainingRecord
 from autoencoder.engine.run_folder import OutputFolderExistsError, ResumeError
@@ -273,6 +275,24 @@ def test_bf16_trains_in_one_process_with_fp32_and_leaves_a_plain_model(make_fit)
     numbers = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     layers = list(fit.model)
     assert torch.equal(fit.model(numbers), layers[2](layers[1](layers[0](numbers))))  # no autocast is left
+
+
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_cpu_with_wrong_gradients_in_bf16_trains_in_float32_and_says_so(make_fit, monkeypatch, is_sound) -> None:
+    monkeypatch.setattr(cpu_bfloat16, "is_sound", lambda: is_sound)
+    with nullcontext() if is_sound else pytest.warns(UserWarning, match="wrong gradients"):
+        fit = make_fit(folder="bf16", mixed_precision="bf16")
+    assert fit.accelerator.mixed_precision == ("bf16" if is_sound else "no")
+
+
+def test_gradients_are_sound_where_they_are_those_of_float32(monkeypatch) -> None:
+    cpu_bfloat16.is_sound.cache_clear()
+    monkeypatch.setattr(cpu_bfloat16, "_KINDS", (torch.float32, torch.float32))
+    assert cpu_bfloat16.is_sound()
+    cpu_bfloat16.is_sound.cache_clear()
+    monkeypatch.setattr(torch.autograd, "grad", lambda _output, weight, _change: (weight * math.nan,))
+    assert not cpu_bfloat16.is_sound()
+    cpu_bfloat16.is_sound.cache_clear()
 
 
 def test_nan_stops_the_run_and_keeps_the_earlier_checkpoints(make_fit) -> None:

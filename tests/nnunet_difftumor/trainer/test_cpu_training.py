@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from autoencoder.engine import cpu_bfloat16
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.trainer.schedule import CPU_THREADS_VARIABLE, limit_cpu_threads
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor, nnUNetTrainerScheduled
@@ -93,7 +95,21 @@ def test_a_wrong_number_of_threads_is_named(monkeypatch: pytest.MonkeyPatch, val
 
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
-def test_bfloat16_is_used_where_the_settings_ask_for_it(make_trainer: Callable[..., Any], trainer_class: type) -> None:
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_a_cpu_with_wrong_gradients_trains_in_float32(
+    make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, trainer_class: type, is_sound: bool
+) -> None:
+    monkeypatch.setattr(cpu_bfloat16, "is_sound", lambda: is_sound)
+    trainer = make_trainer(trainer_class, cpu_bfloat16=True)
+    assert train_once(trainer)[1] == (torch.bfloat16 if is_sound else torch.float32)
+    assert (cpu_bfloat16.UNSOUND in Path(trainer.log_file).read_text()) != is_sound
+
+
+@pytest.mark.parametrize("trainer_class", TRAINERS)
+def test_bfloat16_is_used_where_the_settings_ask_for_it(
+    make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, trainer_class: type
+) -> None:
+    monkeypatch.setattr(cpu_bfloat16, "is_sound", lambda: True)
     full = make_trainer(trainer_class)
     weights = {name: value.clone() for name, value in full.network.state_dict().items()}
     full_loss, full_type = train_once(full)
@@ -113,6 +129,7 @@ def test_validation_cases_are_predicted_in_the_same_precision(
     make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bool] = []
+    monkeypatch.setattr(cpu_bfloat16, "is_sound", lambda: True)
     monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: seen.append(_is_in_bfloat16()))
     for wanted in (True, False):
         make_trainer(nnUNetTrainerScheduled, cpu_bfloat16=wanted).perform_actual_validation()
