@@ -92,23 +92,17 @@ def group_cases(
             that cases without annotated tumour are healthy.
     """
     all_roles = (roles,) if isinstance(roles, LabelRoles) else tuple(roles)
-
-    def has(case: str, *values: int) -> bool:
-        return any(label_voxels[case].get(value, 0) > 0 for value in values)
-
-    def with_tumor(role: LabelRoles) -> set[str]:
-        return {case for case in label_voxels if has(case, role.tumor, *role.tumor_parts)}
-
-    tumor = set[str]().union(*(with_tumor(role) for role in all_roles))
-    free = [{case for case in label_voxels if case not in tumor and has(case, role.organ)} for role in all_roles]
+    with_tumors = [_cases_with(label_voxels, role.tumor, *role.tumor_parts) for role in all_roles]
+    tumor = set[str]().union(*with_tumors)
+    free = [_cases_with(label_voxels, role.organ) - tumor for role in all_roles]
     if healthy_cases is not None:
         _check_list(healthy_cases, label_voxels, set[str]().union(*free), all_roles)
         free = [cases & set(healthy_cases) for cases in free]
     elif not confirmed_healthy:
-        for cases, role in zip(free, all_roles, strict=True):
-            partly = {case for case in cases if role.ignore is not None and has(case, role.ignore)}
+        for cases, role, ill in zip(free, all_roles, with_tumors, strict=True):
+            partly = set[str]() if role.ignore is None else cases & _cases_with(label_voxels, role.ignore)
             cases -= partly
-            _refuse_unconfirmed(cases, partly, bool(with_tumor(role)), role.tumor)
+            _refuse_unconfirmed(cases, partly, bool(ill), role.tumor)
     healthy = set[str]().union(*free)
     return CaseGroups(
         tumor=tuple(sorted(tumor)),
@@ -130,6 +124,10 @@ def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> t
 def hashed_order(cases: Collection[str], seed: int) -> list[str]:
     """Order cases by a hash of seed and identifier: as good as random, and the same on every machine."""
     return sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+
+
+def _cases_with(label_voxels: Mapping[str, LabelVoxels], *values: int) -> set[str]:
+    return {case for case, voxels in label_voxels.items() if any(voxels.get(value, 0) > 0 for value in values)}
 
 
 def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumor: bool, tumor_label: int) -> None:

@@ -229,10 +229,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             is_healthy = draw.case in self._plan.healthy.targets
             shows_tumor = any(reader.shows_tumor(finest[index]) for reader in self._readers)
             counts["healthy_samples"] += is_healthy
-            if draw.case in self._plan.annotated.targets or (draw.is_carrying and not self._plan.is_control):
-                shows_organ = any(reader.shows_organ(finest[index]) for reader in self._readers)
-                kind = INJECTED if is_healthy else ANNOTATED
-                counts.update(count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ))
+            counts.update(self._count(draw, finest[index], shows_tumor=shows_tumor))
             if not draw.is_carrying and draw.refusal is None:
                 continue
             if self._plan.is_control:
@@ -249,6 +246,14 @@ class DiffTumorDataLoader(nnUNetDataLoader):
                 tumors += [(draw.target, tumor) for tumor in crop.tumors]
         pictures, self._state.pictures = self._state.pictures, []
         return {"counts": dict(+counts), "records": records, "pictures": pictures, "tumors": tumors}
+
+    def _count(self, draw: SampleDraw, target: torch.Tensor, *, shows_tumor: bool) -> Mapping[str, int]:
+        """Count what a sample of an annotated case, or of one that carries tumours, shows."""
+        if draw.case not in self._plan.annotated.targets and (self._plan.is_control or not draw.is_carrying):
+            return {}
+        kind = INJECTED if draw.case in self._plan.healthy.targets else ANNOTATED
+        shows_organ = any(reader.shows_organ(target) for reader in self._readers)
+        return count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ)
 
     def _outcome(self, draw: SampleDraw, crop: InjectedCrop | None, *, shows_tumor: bool) -> str:
         """Name of what became of a sample whose case carries tumours; a rejection has its most frequent reason."""

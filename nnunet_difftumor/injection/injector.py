@@ -67,15 +67,7 @@ class TumorInjector:
         Returns:
             New image and labels, or the given ones if no tumour could be put in.
         """
-        host, appearances = self.make_host(image, labels), self.appearances
-        specs = [with_look(spec, appearances) for spec in tumors.specs]
-        result = self.synthesizer.synthesize(host, specs)
-        for attempt in range(1, _LOOKS):
-            seen = {tumor.record.spec.seed for tumor in result.tumors}
-            if not result.rejected.get(INVISIBLE):
-                break
-            specs = [spec if spec.seed in seen else with_look(spec, appearances, attempt) for spec in specs]
-            result = self.synthesizer.synthesize(host, specs)
+        specs, result = self._synthesize(self.make_host(image, labels), tumors.specs)
         by_seed = {tumor.record.spec.seed: tumor for tumor in result.tumors}
         described = tuple(describe_tumor(spec, by_seed.get(spec.seed)) for spec in specs)
         labelled = None if tumors.labelled == tumors.specs else tumors.labelled
@@ -93,6 +85,19 @@ class TumorInjector:
             "tumors": [asdict(tumor.record) for tumor in result.tumors],
         }
         return InjectedCrop(new_image, new_labels, len(result.tumors), dict(result.rejected), described, record)
+
+    def _synthesize(self, host: Host, drawn: Sequence[TumorSpec]) -> tuple[list[TumorSpec], SynthesisResult]:
+        """Make tumours; gives them with the looks that were tried last."""
+        appearances = self.appearances
+        specs = [with_look(spec, appearances) for spec in drawn]
+        result = self.synthesizer.synthesize(host, specs)
+        for attempt in range(1, _LOOKS):
+            seen = {tumor.record.spec.seed for tumor in result.tumors}
+            if not result.rejected.get(INVISIBLE):
+                break
+            specs = [spec if spec.seed in seen else with_look(spec, appearances, attempt) for spec in specs]
+            result = self.synthesizer.synthesize(host, specs)
+        return specs, result
 
     def replay(
         self, image: NDArray[np.float32], labels: NDArray[np.int16], record: Mapping[str, Any]

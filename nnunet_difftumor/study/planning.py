@@ -198,6 +198,24 @@ def _generators(arm: Arm, base: Mapping[str, Any]) -> list[str]:
     return [target.get("generator") or one for target in settings.get("targets") or [{}]]
 
 
+def _split_of(
+    data: StudyData, fold: int, annotated: Annotated, facts: TrainerFacts, where: str, *, healthy: bool
+) -> Split:
+    if facts.tumors == COPY_PASTE and annotated == 0:
+        raise ConfigurationError(
+            f"{where}: with 0 annotated cases there is no real tumour to copy. Give the arm an annotated list of its "
+            "own without 0."
+        )
+    try:
+        return data.split(fold, annotated, healthy=healthy)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+
+
+def _missing(generators: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in generators if not is_generator_name(name) and not resolve_generator(name).is_dir())
+
+
 def _make_run(
     study: StudyPlan,
     data: StudyData,
@@ -210,15 +228,7 @@ def _make_run(
 ) -> Run:
     where = f"{study.path}, arm {arm.name!r}"
     healthy = True if arm.healthy is None else arm.healthy
-    if facts.tumors == COPY_PASTE and annotated == 0:
-        raise ConfigurationError(
-            f"{where}: with 0 annotated cases there is no real tumour to copy. Give the arm an annotated list of its "
-            "own without 0."
-        )
-    try:
-        split = data.split(fold, annotated, healthy=healthy)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
+    split = _split_of(data, fold, annotated, facts, where, healthy=healthy)
     settings = {**data.settings, **arm.settings, **study.schedule.of_trainer(arm.epochs), "seed": seed}
     own_generator = str(generator_folder(output, fold, annotated))
     settings = _fill(settings, fold, annotated, own_generator)
@@ -243,9 +253,7 @@ def _make_run(
         epochs=epochs,
         shares=shares,
         settings={**settings, **study.schedule.of_trainer(epochs)},
-        missing_generators=tuple(
-            name for name in generators if not is_generator_name(name) and not resolve_generator(name).is_dir()
-        ),
+        missing_generators=_missing(generators),
         generator_stages=(
             plan_generator(study, data, output, fold, annotated, own_targets, where) if own_targets else ()
         ),

@@ -152,6 +152,15 @@ class ExtraDataset:
         """
         cache = FactCache(self.folder / CASE_FACTS_FILE_NAME if self.folder.is_dir() else None)
         voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
+        self._refuse_tumors(voxels, roles)
+        self._refuse_unnamed(voxels, labels)
+        places = {
+            case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))
+            for case in sorted(voxels)
+        }
+        return {case: numbers for case, numbers in places.items() if numbers}
+
+    def _refuse_tumors(self, voxels: Mapping[str, Mapping[int, int]], roles: Sequence[LabelRoles]) -> None:
         tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts)}
         ill = sorted(case for case in voxels if tumors & {value for value, count in voxels[case].items() if count})
         if ill:
@@ -160,6 +169,8 @@ class ExtraDataset:
                 f"({', '.join(map(str, sorted(tumors)))}): {list_some(ill)}. An extra data set must be healthy: take "
                 "them out of the raw one and run `difftumor add-healthy` again, or make one data set of both."
             )
+
+    def _refuse_unnamed(self, voxels: Mapping[str, Mapping[int, int]], labels: Mapping[str, Any]) -> None:
         named = {value for values in labels.values() for value in (values if isinstance(values, list) else [values])}
         odd = sorted(case for case in voxels if set(voxels[case]) - named)
         if odd:
@@ -167,11 +178,6 @@ class ExtraDataset:
                 f"{len(odd)} label files of {self.name} hold values that its dataset.json does not name: "
                 f"{list_some(odd)} ({sorted(set(voxels[odd[0]]) - named)}). Correct them."
             )
-        places = {
-            case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))
-            for case in sorted(voxels)
-        }
-        return {case: numbers for case, numbers in places.items() if numbers}
 
     def refuse_collisions(self, identifiers: Collection[str], taken: Mapping[str, str]) -> None:
         """Check that none of its cases has an identifier that another data set, named for each, uses already.

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan the study, then print, write or train it."""
     from nnunet_difftumor.study.data_views import open_data
     from nnunet_difftumor.study.plan import read_study
-    from nnunet_difftumor.study.plan_text import command_of_study, describe_plan, write_slurm_script
+    from nnunet_difftumor.study.plan_text import describe_plan
     from nnunet_difftumor.study.planning import check_hospitals, check_versions, plan_runs
 
     others = {"--only": args.only is not None, "--dry-run": args.dry_run, "--slurm": args.slurm is not None}
@@ -101,15 +101,21 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(describe_plan(chosen))
     elif args.slurm is not None:
-        command = command_of_study(runs[0])
-        if count := write_slurm_script(args.slurm, chosen, overwrite=args.overwrite):
-            print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {shlex.quote(str(args.slurm))}")
-        else:
-            print(f"{args.slurm} is not written: all its runs are finished. To compare them: {command}")
+        _write_slurm_script(args, chosen)
     else:
         with ending_on_sigterm():
             return _train_and_compare(args, runs, chosen)
     return 0
+
+
+def _write_slurm_script(args: argparse.Namespace, chosen: Sequence[Run]) -> None:
+    from nnunet_difftumor.study.plan_text import command_of_study, write_slurm_script
+
+    if count := write_slurm_script(args.slurm, chosen, overwrite=args.overwrite):
+        print(f"Wrote {args.slurm}: {count} runs. Look at it, then: sbatch {shlex.quote(str(args.slurm))}")
+    else:
+        command = command_of_study(chosen[0])
+        print(f"{args.slurm} is not written: all its runs are finished. To compare them: {command}")
 
 
 def _train_and_compare(args: argparse.Namespace, runs: Sequence[Run], chosen: Sequence[Run]) -> int:

@@ -24,10 +24,6 @@ def collect_facts(study: StudyScores, experiment: ComparisonPlan, findings: Find
     primary, model = measure_of(experiment.primary), experiment.models[0].name
     cases, tumors = (table[table["model"] == model] for table in (study.cases, study.tumors))  # of all models the same
     scans = cases.drop_duplicates(["hospital", "case"])
-    methods = {each.estimate.method for each in (*findings.arms, *findings.differences)}
-    tests: dict[str, list[str]] = {}
-    for test, title in dict.fromkeys((each.test, each.measure.title) for each in findings.differences if each.test):
-        tests.setdefault(test, []).append(title)
     return {
         "title": experiment.title,
         "baseline": experiment.baseline,
@@ -48,6 +44,20 @@ def collect_facts(study: StudyScores, experiment: ComparisonPlan, findings: Find
         "prediction": experiment.prediction.model_dump(),
         "predicted_here": any(model.trained is not None for model in experiment.models),
         "settings": experiment.statistics.model_dump(),
+        **_ways_of_figures(findings),
+        "smallest_bootstrap": intervals.SMALLEST_BOOTSTRAP,
+        "smallest_hospitals": intervals.SMALLEST_HOSPITALS,
+        "smallest_seeds": intervals.SMALLEST_SEEDS,
+        "versions": {"nnunet-difftumor": __version__, **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def _ways_of_figures(findings: Findings) -> dict[str, Any]:
+    methods = {each.estimate.method for each in (*findings.arms, *findings.differences)}
+    tests: dict[str, list[str]] = {}
+    for test, title in dict.fromkeys((each.test, each.measure.title) for each in findings.differences if each.test):
+        tests.setdefault(test, []).append(title)
+    return {
         "tests": tests,
         "was_resampled": any("bootstrap-t over patients" in method for method in methods),
         "was_student": any("Student's t over patients" in method for method in methods),
@@ -55,10 +65,6 @@ def collect_facts(study: StudyScores, experiment: ComparisonPlan, findings: Find
         "seeds_used": any(each.over_seeds for each in findings.differences),
         "has_auroc": any(each.measure == AUROC and not is_lack(each.estimate.method) for each in findings.arms),
         "has_seeds": len(findings.seeds) > 0,
-        "smallest_bootstrap": intervals.SMALLEST_BOOTSTRAP,
-        "smallest_hospitals": intervals.SMALLEST_HOSPITALS,
-        "smallest_seeds": intervals.SMALLEST_SEEDS,
-        "versions": {"nnunet-difftumor": __version__, **{name: version(name) for name in _PACKAGES}},
     }
 
 

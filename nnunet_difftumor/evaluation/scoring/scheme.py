@@ -69,7 +69,7 @@ def read_label_scheme(
     all_values = set().union(*parse_labels(options["labels"], path).values())
     foreground = foreground_labels(options["labels"])
     by_name = tuple(name for name in foreground if is_tumor_name(name))
-    chosen = tuple(_find_name(name, foreground, "--tumor-label", path) for name in tumor_labels) or by_name
+    chosen = _choose_tumors(tumor_labels, foreground, path) or by_name
     if not chosen:
         raise MissingLabelError(
             f"None of the labels of {path} is named like a tumour ({', '.join(foreground)}). Name one with "
@@ -96,6 +96,10 @@ def read_label_scheme(
         channels=len(foreground) if has_regions else 1 + max(max(values) for values in foreground.values()),
         is_reoriented=options.get("overwrite_image_reader_writer") == "NibabelIOWithReorient",
     )
+
+
+def _choose_tumors(wanted: Sequence[str], foreground: Mapping[str, tuple[int, ...]], path: Path) -> tuple[str, ...]:
+    return tuple(_find_name(name, foreground, "--tumor-label", path) for name in wanted)
 
 
 def _find_name(wanted: str, foreground: Mapping[str, tuple[int, ...]], option: str, path: Path) -> str:

@@ -202,12 +202,18 @@ def _completed(model: Model, where: str) -> Model:
         return model.model_copy(update={"name": name})
     places = sorted(model.trained.glob("fold_*"))
     found = [fold.name.removeprefix("fold_") for fold in places if (fold / model.checkpoint).is_file()]
-    is_written = "folds" in model.model_fields_set
-    folds = model.folds if is_written else [fold for fold in found if fold != "all"] or found
+    folds = model.folds if "folds" in model.model_fields_set else [fold for fold in found if fold != "all"] or found
+    _refuse_missing_folds(model, folds, found, where)
+    folds = tuple(fold if fold == "all" else int(fold) for fold in folds)
+    return model.model_copy(update={"name": name, "folds": folds})
+
+
+def _refuse_missing_folds(model: Model, folds: Sequence[int | str], found: Sequence[str], where: str) -> None:
+    assert model.trained is not None
     if not folds:
         raise ConfigurationError(
             f"{where}: no fold of {model.trained} has {model.checkpoint}, and folds must be a list like [0, 1], "
-            f"got {[] if is_written else None}. Correct trained or checkpoint."
+            f"got {[] if 'folds' in model.model_fields_set else None}. Correct trained or checkpoint."
         )
     for fold in folds:
         if str(fold) not in found:
@@ -215,8 +221,6 @@ def _completed(model: Model, where: str) -> Model:
                 f"{where}: {model.trained / f'fold_{fold}' / model.checkpoint} does not exist. "
                 f"Folds with that checkpoint: {', '.join(found) or 'none'}. Correct folds or checkpoint."
             )
-    folds = tuple(fold if fold == "all" else int(fold) for fold in folds)
-    return model.model_copy(update={"name": name, "folds": folds})
 
 
 def file_name_of(name: str) -> str:
@@ -256,13 +260,17 @@ def _problems(models: Sequence[Model], hospitals: Sequence[Hospital]) -> Iterato
                 f"{HOSPITAL_PLACEHOLDER} where the path holds the hospital's name."
             )
     for hospital, model in itertools.product(hospitals, models):
-        if model.trained is not None and hospital.images is None:
-            yield f"the hospital {hospital.name!r} needs images, because {model.name!r} has to predict there."
-        if model.scores is None and hospital.labels is None:
-            yield f"the hospital {hospital.name!r} needs labels, because {model.name!r} comes without scores."
-        if model.trained is None and not model.folder_of(hospital).is_dir():
-            kind = "predictions" if model.predictions else "scores"
-            yield (
-                f"{model.folder_of(hospital)}, where {model.name!r} should have its {kind} of {hospital.name!r}, is no "
-                f"folder. {HOSPITAL_PLACEHOLDER} in the path stands for the hospital's name."
-            )
+        yield from _lacks(hospital, model)
+
+
+def _lacks(hospital: Hospital, model: Model) -> Iterator[str]:
+    if model.trained is not None and hospital.images is None:
+        yield f"the hospital {hospital.name!r} needs images, because {model.name!r} has to predict there."
+    if model.scores is None and hospital.labels is None:
+        yield f"the hospital {hospital.name!r} needs labels, because {model.name!r} comes without scores."
+    if model.trained is None and not model.folder_of(hospital).is_dir():
+        kind = "predictions" if model.predictions else "scores"
+        yield (
+            f"{model.folder_of(hospital)}, where {model.name!r} should have its {kind} of {hospital.name!r}, is no "
+            f"folder. {HOSPITAL_PLACEHOLDER} in the path stands for the hospital's name."
+        )
