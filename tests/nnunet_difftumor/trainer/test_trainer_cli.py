@@ -23,6 +23,7 @@ def read_counts(output):
 
 def test_training_injects_tumors_and_validates_on_real_ones(make_nnunet_project):
     project = make_nnunet_project()
+    project.configure(num_iterations_per_epoch=12, healthy_share=0.5)  # enough that both kinds are drawn
     printed = run(project, *TRAIN, environment={"nnUNet_n_proc_DA": "1"})
     output = project.output()
     assert "Synthetic tumours: healthy samples" in printed
@@ -36,7 +37,7 @@ def test_training_injects_tumors_and_validates_on_real_ones(make_nnunet_project)
     assert "Expected before augmentation. Samples show: annotated cases" in log
     assert "Samples show: annotated cases" in log.split("Epoch 0", 1)[1]
     recorded = json.loads((output / "difftumor_config.json").read_text())
-    assert recorded["settings"]["num_iterations_per_epoch"] == 5
+    assert recorded["settings"]["num_iterations_per_epoch"] == 12
     assert recorded["origins"]["generator"].endswith("difftumor.json")
     split = json.loads((output / "difftumor_split.json").read_text())
     assert all(case.startswith("tumor") for case in split["val"])
