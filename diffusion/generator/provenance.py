@@ -142,6 +142,10 @@ class Provenance:
                 f"splits_hash={self.splits_hash!r}. Give both, or neither."
             )
 
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
 
 def save_provenance(path: Path, provenance: Provenance) -> None:
     """Write a record to a file, whole; an existing file is replaced."""

@@ -50,7 +50,7 @@ class FactCache:
         if self._path is None or not self._is_changed:
             return
         try:
-            write_json(self._path, {"format": 2, "files": self._entries}, overwrite=True)
+            write_json(self._path, {"format": 1, "files": self._entries}, overwrite=True)
         except OSError as error:
             logger.warning("The case facts cannot be kept in %s (%s); they are computed each time.", self._path, error)
         self._is_changed = False
@@ -73,7 +73,7 @@ def stamp_of(path: Path) -> list[int]:
 def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        entries = content["files"] if content["format"] == 2 else {}
+        entries = content["files"] if content["format"] == 1 else {}
         return {key: {"stamp": list(entry["stamp"]), "facts": dict(entry["facts"])} for key, entry in entries.items()}
     except FileNotFoundError:
         return {}
