@@ -28,7 +28,7 @@ from diffusion.calibration import (
     read_differences,
 )
 from diffusion.conditioning import latent_mask_share, measure_contrast, measure_heterogeneity, unshuffle_mask
-from diffusion.generator.provenance import Provenance
+from diffusion.generator.provenance import Provenance, hash_cases
 from diffusion.generator_folder import GeneratorInfo, save_generator
 from diffusion.heldout import HeldoutBatch, in_mask_statistics, picture_of, synthesize_heldout
 from diffusion.objectives import as_factor
@@ -77,10 +77,11 @@ def train_diffusion(
     _check_fit_together(autoencoder, preset, info)
     frozen = copy.deepcopy(autoencoder).eval().requires_grad_(False)
     model = preset.build_model(autoencoder.latent_channels, torch.Generator().manual_seed(run.seed))
+    trained_on = map(hash_cases, (provenance.diffusion, provenance.autoencoder))
     identity = {
         "preset": asdict(preset),
         "autoencoder": _hash_weights(autoencoder),
-        "provenance": hashlib.sha256(provenance.to_json().encode()).hexdigest(),
+        "provenance": [*trained_on, provenance.fold, provenance.splits_hash],
         **run.identity,
     }
     loss, settings = diffusion_loss_function(frozen, preset.condition_dropout), preset.fit_settings(run)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from autoencoder.engine.files import name_beside
 from autoencoder.engine.settings import FitStep
 
 
@@ -87,7 +88,7 @@ class CsvHistory:
         # A killed run can leave half a row behind, so a row must also be complete.
         kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= steps_done]
         self.steps.update(int(row[0]) for row in kept)
-        temporary = self._path.with_name(f".unfinished_{self._path.name}")
+        temporary = name_beside(self._path)
         with temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *kept] if header else [])
         os.replace(temporary, self._path)

@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from autoencoder.engine.files import LOCK_FILE
+
 SETTINGS_FILE = "fit.json"
 _AVERAGED_WEIGHTS = "averaged_weights.safetensors"
 _FOLDER_NAME = re.compile(r"step_(\d{8,})")
@@ -37,7 +39,7 @@ def check_run_folder(folder: Path, manifest: dict[str, Any], resume: bool) -> No
         OutputFolderExistsError: If the folder is not empty and `resume` is False.
         ResumeError: If `resume` is True and the folder holds another run, or none.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(path.name == LOCK_FILE for path in folder.iterdir())):
         return
     if not resume:
         raise OutputFolderExistsError(

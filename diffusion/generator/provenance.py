@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ _FIX = (
     "A generator needs the record of the cases that trained it: copy the whole folder, or train it again with "
     "`difftumor train-diffusion`."
 )
+
+
+SOFT_TISSUE_HU = (-150.0, 250.0)
+"""Limits of what is compared of a CT: a copy windowed to abdominal soft tissue shows the same."""
 
 
 class ProvenanceError(ValueError):
@@ -91,16 +96,20 @@ class CaseFingerprint:
         tumor_mask_hash: None for a case without a tumour.
         tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None for a case
             whose labels were not looked at.
+        content_hash: See `hash_content`; None for a CT of nothing but air, and in older records.
     """
 
     identifier_hash: str
     image_hash: str
     tumor_mask_hash: str | None = None
     tumor_prints: tuple[TumorPrint, ...] | None = None
+    content_hash: str | None = field(default=None, metadata={"may_lack": True})
 
     def __post_init__(self) -> None:
         _require_hash("identifier_hash", self.identifier_hash)
         _require_hash("image_hash", self.image_hash)
+        if self.content_hash is not None:
+            _require_hash("content_hash", self.content_hash)
         if self.tumor_mask_hash is not None:
             _require_hash("tumor_mask_hash", self.tumor_mask_hash)
             if self.tumor_prints is None:
@@ -154,6 +163,12 @@ def load_provenance(path: Path) -> Provenance:
     return read_record(Provenance, content, str(path), ProvenanceError)
 
 
+def hash_cases(cases: Sequence[CaseFingerprint]) -> str:
+    """Hash which cases these are, in this order; prints of the same files may change with the program."""
+    records = [(case.identifier_hash, case.image_hash, case.tumor_mask_hash) for case in cases]
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
+
+
 def hash_identifier(identifier: str) -> str:
     """Hash nnU-Net's identifier of a case, without channel suffix and file ending, to 64 hexadecimal digits.
 
@@ -182,6 +197,24 @@ def hash_array(array: NDArray[Any]) -> str:
         values = np.ascontiguousarray(part, dtype="<f4") + np.float32(0.0)  # -0 and +0 are the same value
         digest.update(values.astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
+
+
+def hash_content(image_hu: NDArray[np.floating[Any]]) -> str | None:
+    """Hash what a CT in HU (D, H, W) shows, whichever way its axes run and whatever spacing it states.
+
+    Values are whole HU within `SOFT_TISSUE_HU`; outer planes with nothing above it, padding or air, are left out. The
+    sums of planes say in which order and direction the axes are taken, so that a mirrored or turned copy, in whatever
+    header, has the same hash. None where everything is air.
+    """
+    values = np.stack([np.rint(np.clip(part, *SOFT_TISSUE_HU)).astype(np.int16) for part in image_hu])
+    for axis in range(3):
+        inside = np.flatnonzero(values.max(axis=tuple({0, 1, 2} - {axis})) > SOFT_TISSUE_HU[0])
+        if not len(inside):
+            return None
+        values = values.take(range(inside[0], inside[-1] + 1), axis=axis)
+    sums = [values.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64).tolist() for axis in range(3)]
+    values = np.flip(values, [axis for axis in range(3) if sums[axis][::-1] < sums[axis]])
+    return hash_array(values.transpose(sorted(range(3), key=lambda axis: min(sums[axis], sums[axis][::-1]))))
 
 
 def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:

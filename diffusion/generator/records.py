@@ -29,6 +29,8 @@ def read_json(path: Path, error_type: type[ValueError], fix: str) -> Any:
 def read_record(record: type[RecordT], content: object, source: str, error_type: type[ValueError]) -> RecordT:
     """Build a dataclass from a parsed JSON object that has exactly its fields and, if it has one, its `format_version`.
 
+    A field may be missing whose metadata says `may_lack`.
+
     A field that is a tuple is read from a list, and dataclasses in it in the same way. What the values must be, the
     dataclass checks itself.
 
@@ -44,8 +46,10 @@ def read_record(record: type[RecordT], content: object, source: str, error_type:
             f"{source} has format_version {content['format_version']!r}, this release reads {version}. Use the release "
             f"that wrote it or update nnunet-difftumor, or train the generator again."
         )
-    expected = {field.name for field in fields(record)}  # pyright: ignore[reportArgumentType]
-    missing, unknown = sorted(expected - content.keys()), sorted(content.keys() - expected)
+    declared = fields(record)  # pyright: ignore[reportArgumentType]
+    expected = {field.name for field in declared}
+    optional = {field.name for field in declared if field.metadata.get("may_lack")}
+    missing, unknown = sorted(expected - optional - content.keys()), sorted(content.keys() - expected)
     if missing or unknown:
         raise error_type(
             f"{source} must have exactly the entries {sorted(expected)}; missing: {missing}, unknown: {unknown}. "

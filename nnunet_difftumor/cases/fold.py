@@ -50,12 +50,18 @@ class PreprocessedCases:
         return FactCache(self.folder / CASE_FACTS_FILE_NAME)
 
 
-def find_raw_images(raw_dataset_folder: Path) -> dict[str, Path]:
-    """Find the CT of each case in nnUNet_raw; none where the raw data set is not at hand."""
+def find_raw_images(raw_dataset_folder: Path, ending: str) -> dict[str, Path]:
+    """Find the CT of each case in nnUNet_raw, as far as they are at hand, whatever else is wrong there.
+
+    Args:
+        ending: File ending of the preprocessed data set's dataset.json.
+    """
     try:
-        return {case.identifier: case.image_path for case in load_raw_dataset(raw_dataset_folder).cases}
-    except DiffTumorError:
-        return {}
+        cases = load_raw_dataset(raw_dataset_folder, needs_labels=False).cases
+        return {case.identifier: case.image_path for case in cases}
+    except (DiffTumorError, OSError):
+        images = raw_dataset_folder.glob(f"imagesTr/*_0000{ending}")
+        return {path.name.removesuffix(f"_0000{ending}"): path for path in images}
 
 
 @dataclass(frozen=True)
@@ -206,6 +212,8 @@ def check_leaks(
     warnings = leak_guard.describe_resemblance(validation)
     notes += [f"WARNING: {line}" for line in warnings]
     notes += leak_guard.describe_blind_spots(validated)
+    notes += leak_guard.describe_blind_spots(held_out, "held-out case")
+    notes += leak_guard.describe_unlabelled(provenance)
     if fold == "all":
         lines = leak_guard.describe_overlap(validation)
         notes += [f"Fold 'all' makes no claim about validation: {line}." for line in lines]

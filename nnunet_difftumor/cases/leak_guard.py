@@ -5,7 +5,8 @@ Identifiers and exact content refuse. A tumour print, which survives resampling,
 A CT is hashed as `read_ct` decodes it: float32 HU on the file's own grid, (D, H, W). A tumour mask is
 hashed as `read_labels` decodes it, on the label file's own grid, so that a label map can be recognised
 where its CT is not at hand (nnU-Net's gt_segmentations). Compression, stored type, slope and file format
-do not change a hash; resampling, cropping and flipping do.
+do not change a hash; resampling, cropping and flipping do. A second hash of the CT, of what it shows
+between -150 and 250 HU, does not change with mirrors, turns, padding, windows and the stated spacing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from diffusion.generator.provenance import (
     ProvenanceError,
     TumorPrint,
     hash_array,
+    hash_content,
     hash_identifier,
     hash_tumor_mask,
     load_provenance,
@@ -33,7 +36,7 @@ from diffusion.generator.provenance import (
 from diffusion.generator.records import read_value
 from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor, print_tumor_file
 from nnunet_difftumor.ct.reading import read_ct, read_labels
-from nnunet_difftumor.errors import LeakError, list_some
+from nnunet_difftumor.errors import DiffTumorError, LeakError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
 
 PROVENANCE_FILE_NAME = "provenance.json"
@@ -45,13 +48,15 @@ class CaseContent:
     """What is known of a case when it is compared with a generator's training cases.
 
     Attributes:
-        image_hash: Hash of the decoded CT; None where the raw CT is not at hand.
+        image_hash: Hash of the decoded CT; None where the raw CT is not at hand or cannot be read.
+        content_hash: Hash of what the CT shows, in whatever orientation; None as above.
         tumor_mask_hashes: Hashes of the decoded tumour masks that a training may have seen; none without tumour.
         tumor_prints: Prints of these masks and of their largest parts.
     """
 
     identifier: str
     image_hash: str | None = None
+    content_hash: str | None = None
     tumor_mask_hashes: tuple[str, ...] = ()
     tumor_prints: tuple[TumorPrint, ...] = ()
 
@@ -119,10 +124,12 @@ def describe_case(
         tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
             label, and the regions that it belongs to.
     """
-    if image_file is None or not image_file.is_file():
-        image_file = image_hash = None
-    else:
-        image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_array(read_ct(image_file).image_hu))
+    image_hash = content_hash = None
+    if image_file is not None:
+        with suppress(DiffTumorError, OSError):  # describe_blind_spots names the case
+            image_hash, content_hash = cache.get_or_compute(image_file, "image_hashes", lambda: _hash_ct(image_file))
+    if image_hash is None:
+        image_file = None
 
     def hash_mask(values: tuple[int, ...]) -> str:
         return hash_tumor_mask(np.isin(read_labels(label_file)[0], values)) or ""
@@ -144,9 +151,15 @@ def describe_case(
     return CaseContent(
         identifier=identifier,
         image_hash=image_hash,
+        content_hash=content_hash,
         tumor_mask_hashes=tuple(dict.fromkeys(hashes)),
         tumor_prints=tuple(dict.fromkeys(prints)),
     )
+
+
+def _hash_ct(image_file: Path) -> list[str | None]:
+    image_hu = read_ct(image_file).image_hu
+    return [hash_array(image_hu), hash_content(image_hu)]
 
 
 def find_overlap(cases: Sequence[CaseContent], provenance: Provenance) -> GeneratorOverlap:
@@ -205,14 +218,34 @@ def describe_resemblance(overlap: GeneratorOverlap) -> tuple[str, ...]:
     )
 
 
-def describe_blind_spots(cases: Sequence[CaseContent]) -> tuple[str, ...]:
-    """Say where another resampling of a training case could not have been noticed; nothing if nowhere."""
+def describe_blind_spots(cases: Sequence[CaseContent], noun: str = "validation case") -> tuple[str, ...]:
+    """Say which cases could have trained a generator without being noticed; nothing if none."""
+    lines = []
     small = [case.identifier for case in cases if case.tumor_mask_hashes and not can_be_told(case.tumor_prints)]
-    if not small:
-        return ()
-    return (
-        f"{_count(small)} cannot be recognised in another resampling: too small, or without the CT around the "
-        "tumour (nnUNet_raw).",
+    if small:
+        lines.append(
+            f"{_count(small, noun)} cannot be recognised in another resampling: too small, or without the CT around "
+            "the tumour (nnUNet_raw)."
+        )
+    unseen = [case.identifier for case in cases if case.image_hash is None]
+    if unseen:
+        lines.append(
+            f"WARNING: the CT of {_count(unseen, noun)} is missing in nnUNet_raw or cannot be read. A generator that "
+            "saw it under another name is noticed only by the labels, if at all."
+        )
+    return tuple(lines)
+
+
+def describe_unlabelled(provenance: Provenance) -> tuple[str, ...]:
+    """Say which stages were trained on cases of which only an exact copy of the CT is recognised."""
+    counts = {
+        stage: sum(case.tumor_prints is None for case in trained_on)
+        for stage, trained_on in ((_DIFFUSION, provenance.diffusion), (_AUTOENCODER, provenance.autoencoder))
+    }
+    return tuple(
+        f"The {stage} was trained on {count} cases without labels: they are not recognised in another resampling."
+        for stage, count in counts.items()
+        if count
     )
 
 
@@ -231,11 +264,12 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
     for fingerprint in trained_on:
         by_name[fingerprint.identifier_hash].append(fingerprint)
     images = {fingerprint.image_hash for fingerprint in trained_on}
+    contents = {fingerprint.content_hash for fingerprint in trained_on} - {None}
     masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
     found = StageOverlap()
     for case in cases:
         namesakes = by_name[hash_identifier(case.identifier)]
-        if case.image_hash in images or masks.intersection(case.tumor_mask_hashes):
+        if case.image_hash in images or case.content_hash in contents or masks.intersection(case.tumor_mask_hashes):
             (found.same if namesakes else found.renamed).append(case.identifier)
             continue
         if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):

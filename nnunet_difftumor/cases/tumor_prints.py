@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.provenance import SurroundingsPrint, TumorPrint
+from diffusion.generator.provenance import SOFT_TISSUE_HU, SurroundingsPrint, TumorPrint
 from nnunet_difftumor.ct.components import SMALLEST_PRINT_VOXELS, equivalent_radius_mm, number_within_box
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.errors import GeometryMismatchError
@@ -26,9 +26,6 @@ PRINT_VERSION = 1
 """To be raised when prints of the same files change; kept prints are taken anew then."""
 
 _MOST_PARTS = 3
-_SURROUNDINGS_HU = (-150.0, 250.0)
-"""Limits of the CT around a tumour: a copy windowed to abdominal soft tissue has the same surroundings."""
-
 RAREST_CHANCE = 1e-5
 """Two prints mean the same tumour only if two different tumours agree as well in fewer pairs than this."""
 
@@ -159,7 +156,7 @@ def _take_surroundings(
         stop = np.ceil((centroid_mm + radius_mm) / spacing_mm).astype(int) + 1
         if (start < 0).any() or (stop > image_hu.shape).any():
             continue
-        values_hu = np.clip(image_hu[tuple(map(slice, start, stop))], *_SURROUNDINGS_HU).astype(np.float64)
+        values_hu = np.clip(image_hu[tuple(map(slice, start, stop))], *SOFT_TISSUE_HU).astype(np.float64)
         axes = [
             (np.arange(low, high) * step - centre) / radius_mm
             for low, high, step, centre in zip(start, stop, spacing_mm, centroid_mm, strict=True)

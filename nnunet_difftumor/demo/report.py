@@ -118,7 +118,7 @@ def _draw_predictions(folder: DemoFolder, scores: pd.DataFrame) -> None:
         _draw_prediction(axis, ct, *(read_mask(path, ct) == tumor_label for path in paths))
         healthy_note = f"no tumour, {score['predicted_ml']:.1f} ml predicted"
         note = healthy_note if score["is_healthy"] else f"Dice {score['dice']:.2f}"
-        axis.set_title(f"{case.identifier}\n{note}", fontsize=9)
+        axis.set_title(f"{case.identifier}\n{note}", fontsize=9, parse_math=False)
     save_figure(figure, folder.pictures / "predictions.png")
 
 

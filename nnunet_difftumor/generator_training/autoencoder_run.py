@@ -21,7 +21,11 @@ def train(options: argparse.Namespace) -> bool:
     Raises:
         DiffTumorError: If an input cannot be used or the output folder is taken.
     """
-    runs.check_output_folder(options.output, resume=options.resume)
+    with runs.claimed_output(options.output, resume=options.resume):
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> bool:
     weights_file = options.perceptual_weights
     preset = AUTOENCODER_PRESETS[options.preset]
     if weights_file is not None and min(preset.crop_sides) < SMALLEST_SIDE:

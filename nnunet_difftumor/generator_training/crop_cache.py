@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,21 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     ProvenanceError,
     hash_array,
+    hash_content,
     hash_identifier,
     hash_tumor_mask,
 )
 from diffusion.generator.records import read_record
-from nnunet_difftumor.cases.tumor_prints import take_tumor_prints
+from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, take_tumor_prints
 from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import TumorComponent, find_tumors
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.ct.resample import AIR_HU
 from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.support.files.atomic_files import name_beside
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STORED_RANGE_HU = (-1024.0, 3071.0)
 """Values outside are stored as the nearer end: scanner padding such as -3024 HU is air."""
 
@@ -154,7 +157,7 @@ class _Entry:
         self.folder = cache_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.identifier)}-{key[:12]}"
         stats = [path.stat() if path.is_file() else None for path in paths]
         self.signature = {
-            "version": FORMAT_VERSION,
+            "version": [FORMAT_VERSION, PRINT_VERSION],
             "identifier": case.identifier,
             "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
         }
@@ -173,21 +176,22 @@ class _Entry:
 
     def build(self) -> DiffTumorError | None:
         """Decode the case; a bad file is returned as its error."""
-        temporary = self.folder.with_name(f".building-{os.getpid()}-{self.folder.name}")
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary, outdated = name_beside(self.folder), name_beside(self.folder)
         try:
+            if self.folder.exists() and not self.is_current():  # moved before the work: another's new one stays
+                with suppress(FileNotFoundError):
+                    os.replace(self.folder, outdated)
             temporary.mkdir()
             self._write(temporary)
-            if not self.is_current():  # another process may have been faster
-                shutil.rmtree(self.folder, ignore_errors=True)
-                os.replace(temporary, self.folder)
+            os.replace(temporary, self.folder)
         except DiffTumorError as error:
             return error
         except OSError:
-            if not self.is_current():
+            if not self.is_current():  # another process may have been faster
                 raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for leftover in (temporary, outdated):
+                shutil.rmtree(leftover, ignore_errors=True)
         return None
 
     def _write(self, folder: Path) -> None:
@@ -206,7 +210,11 @@ class _Entry:
         stored = np.rint(np.clip(ct.image_hu, *STORED_RANGE_HU)).astype(np.int16)
         _store(stored, folder / _IMAGE_FILE)
         np.save(folder / _BODY_FILE, _sample_body(stored))
-        hashes = {"identifier_hash": hash_identifier(self.case.identifier), "image_hash": hash_array(ct.image_hu)}
+        hashes: dict[str, Any] = {
+            "identifier_hash": hash_identifier(self.case.identifier),
+            "image_hash": hash_array(ct.image_hu),
+            "content_hash": hash_content(ct.image_hu),
+        }
         description = {
             "signature": self.signature,
             "identifier": self.case.identifier,

@@ -28,7 +28,11 @@ def train(options: argparse.Namespace) -> bool:
     Raises:
         DiffTumorError: If an input cannot be used or the output folder is taken.
     """
-    runs.check_output_folder(options.output, resume=options.resume)
+    with runs.claimed_output(options.output, resume=options.resume):
+        return _train(options)
+
+
+def _train(options: argparse.Namespace) -> bool:
     preset = replace(
         DIFFUSION_PRESETS[options.preset],
         objective=options.objective,

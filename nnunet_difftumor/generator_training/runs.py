@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from autoencoder.engine.settings import RunSettings
-from diffusion.generator.provenance import CaseFingerprint, Provenance, load_provenance, save_provenance
+from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_cases, load_provenance, save_provenance
 from diffusion.generator_folder import PROVENANCE_FILE
 from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
 from nnunet_difftumor.generator_training import CACHE_FOLDER
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
 from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_crop_cache, is_cached
-from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.files.atomic_files import made_folder, write_json
+from nnunet_difftumor.support.processes.steps import LOCK_FILE, alone
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
 
 _POLL_SECONDS = 5.0
@@ -37,8 +35,28 @@ def check_output_folder(output: Path, *, resume: bool) -> None:
     """
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"{output} is a file; --output needs a folder.")
-    if not resume and output.is_dir() and any(output.iterdir()):
+    if not resume and output.is_dir() and any(path.name != LOCK_FILE for path in output.iterdir()):
         raise OutputExistsError(f"{output} is not empty. Go on with the run in it (--resume), or name another folder.")
+
+
+@contextmanager
+def claimed_output(output: Path, *, resume: bool) -> Iterator[None]:
+    """Check an output folder and keep other trainings out of it while the block runs.
+
+    Raises:
+        OutputExistsError: As `check_output_folder`.
+        DiffTumorError: If it cannot be made, or another process trains in it.
+    """
+    check_output_folder(output, resume=resume)
+    if not is_main_process():
+        yield
+        return
+    with made_folder(output), alone(output, f"--output {output}", work="trains in this folder"):
+        try:
+            check_output_folder(output, resume=resume)  # another may have finished meanwhile
+            yield
+        finally:
+            (output / LOCK_FILE).unlink(missing_ok=True)
 
 
 def prepare_cases(
@@ -140,11 +158,8 @@ def training_identity(selected: SelectedCases, **options: bool) -> dict[str, obj
 
     These are the cases, in the order on which the batches depend, their split, and the options.
     """
-    records = [asdict(case.fingerprint) for case in selected.training]
-    for record in records:
-        del record["tumor_prints"]  # the hashes alone tell what the batches are made of
-    cases_hash = hashlib.sha256(json.dumps(records).encode()).hexdigest()
-    return {"training_cases": cases_hash, "fold": selected.rule.fold, "splits": selected.rule.splits_hash, **options}
+    cases = hash_cases([case.fingerprint for case in selected.training])
+    return {"training_cases": cases, "fold": selected.rule.fold, "splits": selected.rule.splits_hash, **options}
 
 
 def save_run_records(output: Path, selected: SelectedCases, provenance: Provenance) -> None:

@@ -81,7 +81,7 @@ def _draw(counts: pd.DataFrame, target_names: Sequence[str], path: Path) -> None
             axis.stairs(heights["drawn"].to_list(), edges, label="drawn", color="black")
             axis.stairs(heights["placed"].to_list(), edges, label="in the scans", fill=True, color="#1f77b4")
             axis.set_xlabel(title)
-            axis.set_ylabel(f"{name}: tumours")
+            axis.set_ylabel(f"{name}: tumours", parse_math=False)
             axis.legend(frameon=False, fontsize=8)
         row[0].set_xscale("symlog", linthresh=10.0)
         row[0].set_xlim(0.0, RADIUS_EDGES_MM[-1])

@@ -137,7 +137,7 @@ def write_montage(path: Path, pictures: Sequence[SamplePicture]) -> None:
             if picture.is_tumor.any():
                 row[2].contour(picture.is_tumor, levels=[0.5], colors="#d62728", linewidths=1.0)
         for axis, title in zip(axes[0], ("healthy crop", "with synthetic tumour", "label"), strict=True):
-            axis.set_title(title, fontsize=9)
+            axis.set_title(title, fontsize=9, parse_math=False)
         save_figure(figure, path, dpi=110)
 
 

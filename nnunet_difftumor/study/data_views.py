@@ -137,7 +137,7 @@ def open_data(study: StudyPlan) -> StudyData:
         folder=folder,
         identifiers=tuple(sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))),
         label_ending=dataset_json["file_ending"],
-        images=find_raw_images(raw),
+        images=find_raw_images(raw, dataset_json["file_ending"]),
         labels=dataset_json["labels"],
     )
     sources = find_sources(None, folder, dataset_json)

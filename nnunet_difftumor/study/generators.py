@@ -22,6 +22,7 @@ from nnunet_difftumor.support.processes.steps import (
     DONE_FILE,
     FINISHED,
     INTERRUPTED,
+    LOCK_FILE,
     NOT_STARTED,
     RunCommand,
     RunError,
@@ -91,7 +92,8 @@ class GeneratorStage(TrainingStep):
         """Say whether it is finished, was interrupted, or is not started."""
         if self.done_file.is_file() and (self.folder / self.product).is_file():
             return FINISHED
-        return INTERRUPTED if self.folder.is_dir() and any(self.folder.iterdir()) else NOT_STARTED
+        is_started = self.folder.is_dir() and any(path.name != LOCK_FILE for path in self.folder.iterdir())
+        return INTERRUPTED if is_started else NOT_STARTED
 
     def check(self) -> None:
         """Refuse a folder that holds what this stage would not have made, with an OutputExistsError."""

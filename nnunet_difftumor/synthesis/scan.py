@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from nnunet_difftumor import __version__
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
-from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.support.files.atomic_files import results_folder, write_json
 from nnunet_difftumor.support.pictures.montage import (
     MontageRow,
     crop_around,
@@ -99,8 +100,13 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     Raises:
         DiffTumorError: For every kind of bad input, with the file and the fix.
     """
-    output = output.resolve()
-    _check_output(request, output, overwrite)
+    _refuse_inputs(request, output.resolve())
+    with results_folder(output, _RESULT_FILES, overwrite=overwrite) as folder:
+        _require_space(request.ct_path, folder, output)
+        return _synthesize(request, folder, output)
+
+
+def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisResult:
     recorded: Mapping[str, Any] = {} if request.replay_path is None else _read_content(request.replay_path)
     steps = request.steps or int(recorded.get("steps", DEFAULT_STEPS))
     request = replace(request, steps=steps, target=str(recorded.get("target", request.target)))
@@ -135,23 +141,47 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
             "rejected": dict(result.rejected),
             "tumors": [asdict(tumor.record) for tumor in result.tumors],
         }
-        _write_results(output, ct, np.where(result.label_mask(organ.shape), tumor_label, organ_map), result, records)
+        labels = np.where(result.label_mask(organ.shape), tumor_label, organ_map)
+        _write_or_keep(partial(_write_results, ct=ct, labels=labels, result=result, records=records), folder, output)
     return result
 
 
-def _check_output(request: ScanRequest, output: Path, overwrite: bool) -> None:
+def _refuse_inputs(request: ScanRequest, output: Path) -> None:
     inputs = (request.ct_path, request.organ_mask_path, request.tumor_mask_path, request.replay_path)
     results = {output / name for name in _RESULT_FILES}
     for path in inputs:
         if path is not None and path.resolve() in results:
             raise OutputExistsError(f"--output {output} would replace {path}, which is an input. Name another folder.")
-    existing = [name for name in _RESULT_FILES if (output / name).exists()]
-    if existing and not overwrite:
-        raise OutputExistsError(
-            f"{output} holds {', '.join(existing)} already. Choose another --output, or add --overwrite."
+
+
+def _require_space(ct_path: Path, folder: Path, output: Path) -> None:
+    """Refuse a disk that cannot hold the results, which take a quarter of the CT's file at least."""
+    free = shutil.disk_usage(folder).free
+    if ct_path.is_file() and free < ct_path.stat().st_size // 4:
+        raise DiffTumorError(
+            f"--output {output} has {free / 2**20:.0f} MiB left, too little for the results. Make room, or choose "
+            "another folder."
         )
-    if output.exists() and not output.is_dir():
-        raise OutputExistsError(f"--output {output} is a file; name a folder.")
+
+
+def _write_or_keep(write: Callable[[Path], None], folder: Path, output: Path) -> None:
+    """Write what was computed; where that fails, into a folder for temporary files, and say so."""
+    try:
+        write(folder)
+    except (OSError, RuntimeError) as error:  # RuntimeError: SimpleITK's
+        kept = Path(mkdtemp(prefix="difftumor-synthesize-"))
+        try:
+            write(kept)
+        except (OSError, RuntimeError):
+            shutil.rmtree(kept, ignore_errors=True)
+            raise DiffTumorError(f"--output {output} cannot be written to: {_first_line(error)}. Make room.") from error
+        raise DiffTumorError(
+            f"--output {output} cannot be written to: {_first_line(error)}. The results are in {kept}; move them."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
 
 
 def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest) -> int:
@@ -241,21 +271,14 @@ def _read_content(path: Path) -> dict[str, Any]:
 
 
 def _write_results(
-    output: Path, ct: CTVolume, labels: NDArray[np.integer[Any]], result: SynthesisResult, records: Mapping[str, Any]
+    folder: Path, ct: CTVolume, labels: NDArray[np.integer[Any]], result: SynthesisResult, records: Mapping[str, Any]
 ) -> None:
-    """Write all files to a temporary folder beside the output, then move them in."""
     changed_hu = result.apply_to(ct.image_hu)
     figure = draw_montage(_montage_rows(ct, changed_hu, result), f"Synthetic tumours in {ct.path.name}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".partial-{output.name}-", dir=output.parent) as folder:
-        temporary = Path(folder)
-        write_ct_like(ct.path, temporary / "ct.nii.gz", changed_hu, result.support_mask(changed_hu.shape))
-        write_labels_like(ct, temporary / "label.nii.gz", labels)
-        write_json(temporary / "tumors.json", records)
-        save_figure(figure, temporary / "montage.png")
-        output.mkdir(parents=True, exist_ok=True)
-        for name in _RESULT_FILES:
-            os.replace(temporary / name, output / name)
+    write_ct_like(ct.path, folder / "ct.nii.gz", changed_hu, result.support_mask(changed_hu.shape))
+    write_labels_like(ct, folder / "label.nii.gz", labels)
+    write_json(folder / "tumors.json", records)
+    save_figure(figure, folder / "montage.png")
 
 
 def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: SynthesisResult) -> list[MontageRow]:

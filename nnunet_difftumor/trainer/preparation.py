@@ -148,7 +148,9 @@ def _preprocessed_cases(trainer: nnUNetTrainer) -> PreprocessedCases:
         folder=folder,
         identifiers=tuple(sorted(trainer.dataset_class.get_identifiers(data_folder))),
         label_ending=trainer.dataset_json["file_ending"],
-        images=find_raw_images(Path(str(nnUNet_raw)) / name) if nnUNet_raw.is_set() else {},
+        images=find_raw_images(Path(str(nnUNet_raw)) / name, trainer.dataset_json["file_ending"])
+        if nnUNet_raw.is_set()
+        else {},
         labels=trainer.dataset_json["labels"],
     )
 

@@ -24,7 +24,7 @@ from autoencoder.model import AutoencoderKL3D
 from diffusion import training
 from diffusion.calibration import Differences, measure_differences
 from diffusion.conditioning import fill_tumor_region, smooth_texture
-from diffusion.generator.provenance import CaseFingerprint, Provenance
+from diffusion.generator.provenance import CaseFingerprint, Provenance, TumorPrint, load_provenance
 from diffusion.generator_folder import GeneratorInfo, check_generator_folder, load_generator
 from diffusion.objectives import OBJECTIVES
 from diffusion.presets import DIFFUSION_PRESETS
@@ -162,6 +162,15 @@ def test_differences_that_cannot_be_read_are_named(undisturbed, tmp_path):
     (tmp_path / "run" / "differences.json").write_text('{"std": [1.0]}')
     with pytest.raises(ResumeError, match=r"differences\.json must hold the lists std, floor, per_hu"):
         train(tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_although_prints_of_the_same_cases_changed(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    surface = TumorPrint(voxel_mm=1.0, volume_mm3=9.0, axes_mm=(1.0, 1.0, 1.0), skewness=0.0, asymmetry=0.0)
+    case = replace(CASE, tumor_prints=(surface,))
+    provenance = Provenance(diffusion=(case,), autoencoder=(case,))
+    train(tmp_path / "run", resume=True, provenance=provenance)
+    assert load_provenance(tmp_path / "run" / "generator" / "provenance.json") == provenance
 
 
 def test_folder_of_another_run_is_not_overwritten(undisturbed):

@@ -21,6 +21,7 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     hash_array,
+    hash_content,
     hash_identifier,
     hash_tumor_mask,
     save_provenance,
@@ -228,6 +229,7 @@ def fingerprint_case() -> Callable[..., CaseFingerprint]:
         return CaseFingerprint(
             identifier_hash=hash_identifier(case.identifier),
             image_hash=hash_array(read_ct(case.image_path).image_hu),
+            content_hash=hash_content(read_ct(case.image_path).image_hu),
             tumor_mask_hash=hash_tumor_mask(np.isin(read_labels(label_path)[0], tumor_values)) if label_path else None,
             tumor_prints=print_tumor_file(label_path, tumor_values, case.image_path) if label_path else None,
         )

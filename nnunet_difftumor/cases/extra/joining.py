@@ -7,6 +7,7 @@ train in every fold and are in no validation list and no holdout.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnunet_difftumor.cases.extra.requirements import ExtraDataset, TargetDataset
 from nnunet_difftumor.cases.fold import FoldCases
@@ -125,7 +125,7 @@ def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases
 def refuse_copies(
     extras: Sequence[ExtraCases], data_folder: Path, cases: FoldCases, fold: int | str
 ) -> tuple[str, ...]:
-    """Compare the preprocessed CTs of extra cases with those of the data set that is trained on.
+    """Compare the preprocessed CTs of training cases, extra ones among them, with those of the data set trained on.
 
     Args:
         data_folder: Folder of the preprocessed cases that are trained on.
@@ -135,26 +135,29 @@ def refuse_copies(
         Lines for the log about copies that do no harm.
 
     Raises:
-        ConfigurationError: If an extra case is the CT of a case with an annotated tumour.
-        LeakError: If it is the CT of a validation or held-out case.
+        ConfigurationError: If a healthy case, or an extra one, has the CT of a case with an annotated tumour.
+        LeakError: If a training case has the CT of a validation or held-out case.
     """
-    if not extras:
-        return ()
     extra_names = {case for extra in extras for case in extra.identifiers}
     own = dict.fromkeys((*cases.split.train, *cases.split.val, *cases.holdout))
-    copies = list(_find_copies(extras, data_folder, [case for case in own if case not in extra_names]))
+    trained = [case for case in cases.split.train if case not in extra_names]
+    copies = list(_find_copies(extras, data_folder, [case for case in own if case not in extra_names], trained))
     kept_out = {*cases.holdout, *(() if fold == "all" else cases.split.val)}
-    for refused, error_type, why in (
-        (cases.groups.tumor, ConfigurationError, "a case with an annotated tumour, so they are not healthy"),
-        (kept_out, LeakError, "a validation or held-out case, which would train in every fold"),
+    tumor, leaks = set(cases.groups.tumor), [pair for pair in copies if pair[1] in kept_out]
+    ill = [(case, original) for case, original in copies if original in tumor and case not in tumor]
+    ill = [(case, original) for case, original in ill if case in extra_names or original not in kept_out]
+    for found, error_type, why in (
+        (ill, ConfigurationError, "a case with an annotated tumour, so they are not healthy"),
+        (leaks, LeakError, "a validation or held-out case"),
     ):
-        found = [(case, original) for case, original in copies if original in refused]
         if found:
             raise error_type(
-                f"{len(found)} extra cases have the CT of {why}: {_pairs(found)}. Take them out of the raw extra data "
-                "set and run `difftumor add-healthy` again."
+                f"{len(found)} training cases have the CT of {why}: {_pairs(found)}. Take them out: extra ones of "
+                "their raw data set, then run `difftumor add-healthy` again; others of the data set, then plan, "
+                "preprocess and run `difftumor splits` again."
             )
-    return (f"Extra healthy cases that are training cases too: {_pairs(copies)}.",) if copies else ()
+    twice = [(case, original) for case, original in copies if case in extra_names or case < original]
+    return (f"Cases with the CT of others that are training cases too: {_pairs(twice)}.",) if twice else ()
 
 
 def join_datasets(dataset: Any, extras: Sequence[ExtraCases]) -> Any:
@@ -200,21 +203,22 @@ def _open_cases(data_folder: Path, identifiers: Sequence[str] | None = None) -> 
 
 
 def _find_copies(
-    extras: Sequence[ExtraCases], data_folder: Path, originals: Sequence[str]
+    extras: Sequence[ExtraCases], data_folder: Path, originals: Sequence[str], trained: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """Find extra cases with the preprocessed CT of another case: of the same grid, middle slice and whole image."""
+    """Find cases that train with the preprocessed CT of another: of the same grid, middle slice and whole image."""
     by_grid: dict[Any, list[str]] = defaultdict(list)
+    grid_of = functools.cache(_raw_grid)
     for original in originals:
-        by_grid[_raw_grid(data_folder, original)].append(original)
+        by_grid[grid_of(data_folder, original)].append(original)
     own = _open_cases(data_folder)
-    middle = functools.cache(_middle_slice)
-    for extra in extras:
-        theirs = _open_cases(extra.data_folder)
-        for case in extra.identifiers:
-            for original in by_grid.get(_raw_grid(extra.data_folder, case), ()):
-                if np.array_equal(middle(theirs, case), middle(own, original)) and np.array_equal(
-                    theirs.load_case(case)[0][:], own.load_case(original)[0][:]
-                ):
+    middle = functools.cache(_hash_middle_slice)
+    parts = [(_open_cases(extra.data_folder), extra.data_folder, extra.identifiers) for extra in extras]
+    for theirs, folder, identifiers in ((own, data_folder, trained), *parts):
+        for case in identifiers:
+            for original in by_grid.get(grid_of(folder, case), ()):
+                if (theirs is own and case == original) or middle(theirs, case) != middle(own, original):
+                    continue
+                if np.array_equal(theirs.load_case(case)[0][:], own.load_case(original)[0][:]):
                     yield case, original
 
 
@@ -227,9 +231,9 @@ def _raw_grid(data_folder: Path, case: str) -> tuple[tuple[int, ...], tuple[floa
     return tuple(map(int, properties["shape_before_cropping"])), spacing_mm
 
 
-def _middle_slice(dataset: Any, case: str) -> NDArray[np.float32]:
+def _hash_middle_slice(dataset: Any, case: str) -> bytes:
     image = dataset.load_case(case)[0]
-    return np.asarray(image[:, image.shape[1] // 2])
+    return hashlib.sha256(np.ascontiguousarray(image[:, image.shape[1] // 2]).tobytes()).digest()
 
 
 def _pairs(copies: Sequence[tuple[str, str]]) -> str:

@@ -6,18 +6,16 @@ The fields of a record are the columns of its table, with their types; an empty 
 from __future__ import annotations
 
 import math
-import os
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pandas as pd
 
-from nnunet_difftumor.errors import DatasetError, DiffTumorError, OutputExistsError
+from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.support.files.atomic_files import results_folder
 
 SUMMARY_FILE = "summary.json"
 CASES_FILE, TUMORS_FILE, PREDICTIONS_FILE = "cases.csv", "tumors.csv", "predictions.csv"
@@ -203,58 +201,6 @@ def _parsed(written: Any, kind: Any, path: Path) -> pd.Series:
     return values.astype(bool if kind is bool else float)
 
 
-@contextmanager
-def new_output_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder, and move what is in it to `output` when the block ends without an error.
-
-    The temporary folder lies in `output` if that exists, else beside it: on the same file system, where `output` is
-    a link or a mount point too. Of what is in `output`, results of an earlier scoring alone are ever replaced.
-
-    Raises:
-        OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.
-        DiffTumorError: If `output` cannot be written to.
-    """
-    _check_output(output, overwrite=overwrite)
-    place = output.resolve()
-    temporary = (place if place.exists() else place.parent) / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
-    new_parents = [folder for folder in temporary.parents if not folder.exists()]
-    try:
-        try:
-            temporary.mkdir(parents=True)
-        except OSError as error:
-            raise DiffTumorError(
-                f"--output {output} cannot be written to: {error.strerror} ({temporary.parent}). Choose another "
-                "folder, or make this one writable."
-            ) from error
-        yield temporary
-        _check_output(output, overwrite=overwrite)
-        if place.exists():
-            for name in _OUR_FILES:
-                _replace(temporary / name, place / name)
-        else:
-            os.replace(temporary, place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in new_parents:
-            with suppress(OSError):  # it holds the results
-                folder.rmdir()
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise OutputExistsError(f"--output {output} is a file; name a folder.")
-    existing = [name for name in _OUR_FILES if (output / name).exists()]
-    if existing and not overwrite:
-        raise OutputExistsError(
-            f"{output} holds {', '.join(existing)} already. Choose another --output, or add --overwrite."
-        )
-
-
-def _replace(new: Path, old: Path) -> None:
-    """Put a file or folder in the place of another; without a new one the old one goes."""
-    if old.is_dir():
-        shutil.rmtree(old)
-    if new.exists():
-        os.replace(new, old)
-    else:
-        old.unlink(missing_ok=True)
+def new_output_folder(output: Path, *, overwrite: bool = False) -> AbstractContextManager[Path]:
+    """Give the folder that a scoring is written to (see `results_folder`)."""
+    return results_folder(output, _OUR_FILES, overwrite=overwrite)

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.errors import OutputExistsError
+from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
+
+
+def name_beside(path: Path) -> Path:
+    """Draw a temporary name beside `path`, with its ending; containers that share a file system draw different ones."""
+    return path.with_name(f".partial-{secrets.token_hex(6)}-{path.name}")
 
 
 @contextmanager
@@ -25,7 +31,7 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists already; choose another name or remove the file first.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary = name_beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -42,7 +48,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputExistsError(f"{path} exists already; choose another name or remove it first.")
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary = name_beside(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -51,6 +57,82 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def made_folder(folder: Path, shown: Path | None = None) -> Iterator[None]:
+    """Make a folder and those above it; of these, the ones that are empty when the block ends go again.
+
+    Args:
+        shown: What errors call it: the folder that the user named.
+
+    Raises:
+        DiffTumorError: If it cannot be made.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiffTumorError(
+                f"--output {shown or folder} cannot be written to: {error.strerror} ({folder.parent}). Choose another "
+                "folder, or make this one writable."
+            ) from error
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # something is in it
+                path.rmdir()
+
+
+@contextmanager
+def results_folder(output: Path, names: Sequence[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder, and move what is in it, if anything, to `output` when the block ends without an error.
+
+    The temporary folder lies in `output` if that exists, else beside it: on the same file system, where `output` is
+    a link or a mount point too. Of what is in `output`, earlier results alone are ever replaced.
+
+    Args:
+        names: Files and folders that results consist of.
+
+    Raises:
+        OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.
+        DiffTumorError: If `output` cannot be written to.
+    """
+    _check_results(output, names, overwrite=overwrite)
+    place = output.resolve()
+    temporary = name_beside(place / "results" if place.exists() else place)
+    with made_folder(temporary, output):
+        try:
+            yield temporary
+            _check_results(output, names, overwrite=overwrite)
+            if place.exists() and any(temporary.iterdir()):
+                for name in names:
+                    _replace(temporary / name, place / name)
+            elif any(temporary.iterdir()):
+                os.replace(temporary, place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_results(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(f"--output {output} is a file; name a folder.")
+    existing = [name for name in names if (output / name).exists()]
+    if existing and not overwrite:
+        raise OutputExistsError(
+            f"{output} holds {', '.join(existing)} already. Choose another --output, or add --overwrite."
+        )
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Put a file or folder in the place of another; without a new one the old one goes."""
+    if old.is_dir():
+        shutil.rmtree(old)
+    if new.exists():
+        os.replace(new, old)
+    else:
+        old.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any, *, overwrite: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ CASE_FACTS_FILE_NAME = "difftumor_cases.json"
 class FactCache:
     """What was once computed about files, kept in a JSON file; a changed file is computed again.
 
-    A file is known by its name and those of the two folders above it, by size and time of change.
+    A file is known by its path from the folder of the cache, by size and time of change.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -33,7 +34,7 @@ class FactCache:
 
     def put(self, file: Path, fact: str, value: Any) -> None:
         """Keep a fact (a JSON value) about a file."""
-        self._entries[_key(file)] = {"stamp": stamp_of(file), "facts": {**self._facts(file), fact: value}}
+        self._entries[self._key(file)] = {"stamp": stamp_of(file), "facts": {**self._facts(file), fact: value}}
         self._is_changed = True
 
     def get_or_compute(self, file: Path, fact: str, compute: Callable[[], Any]) -> Any:
@@ -55,18 +56,18 @@ class FactCache:
         self._is_changed = False
 
     def _facts(self, file: Path) -> dict[str, Any]:
-        entry = self._entries.get(_key(file))
+        entry = self._entries.get(self._key(file))
         return entry["facts"] if entry is not None and entry["stamp"] == stamp_of(file) else {}
+
+    def _key(self, file: Path) -> str:
+        root = Path("/") if self._path is None else self._path.resolve().parent
+        return os.path.relpath(file.resolve(), root)
 
 
 def stamp_of(path: Path) -> list[int]:
     """What tells that a file has changed, as JSON holds it: its size in bytes and its time of change in nanoseconds."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _key(file: Path) -> str:
-    return "/".join(file.resolve().parts[-3:])  # a site's folder above labelsTr, where several sites share names
 
 
 def _read_entries(path: Path) -> dict[str, dict[str, Any]]:

@@ -60,7 +60,7 @@ def draw_montage(rows: Sequence[MontageRow], heading: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16.0, 1.9 * max(1, len(rows)) + 0.6), layout="constrained")
-    figure.suptitle(heading, fontsize=11)
+    figure.suptitle(heading.encode(errors="replace").decode(), fontsize=11, parse_math=False)  # a file's name
     if not rows:
         figure.text(0.5, 0.4, "no tumour was placed", ha="center")
         return figure
@@ -100,7 +100,7 @@ def _draw_row(row: MontageRow, axes: Sequence[Axes]) -> None:
             axis.set_yticks([])
             if column == 2:
                 axis.contour(np.take(row.label, index, axis=plane), levels=[0.5], colors="tab:red", linewidths=0.9)
-    axes[0].set_ylabel(row.title, fontsize=8)
+    axes[0].set_ylabel(row.title, fontsize=8, parse_math=False)
 
 
 def _most_tumor(label: NDArray[np.bool_], plane: int, fallback: int) -> int:

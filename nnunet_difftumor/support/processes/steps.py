@@ -15,8 +15,8 @@ from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.logged_command import end_of_log, run_logged
 
 DONE_FILE, LOG_FOLDER = "done.json", "logs"
+LOCK_FILE = ".lock"
 FINISHED, INTERRUPTED, NOT_STARTED = "finished", "interrupted", "not started"
-_LOCK_FILE = ".lock"
 
 RunCommand = Callable[[Sequence[str], Mapping[str, str], Path], int]
 """Runs words with variables and a log, and returns the exit status: `run_logged`, unless a test has another one."""
@@ -134,14 +134,16 @@ def alone(folder: Path, name: str, *, waits: bool = False, work: str = "trains i
     Raises:
         RunError: If another process holds the lock and `waits` is False.
     """
-    with (folder / _LOCK_FILE).open("w") as file:
+    with (folder / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             if not waits:
                 raise RunError(f"{name}: another process {work} at the moment ({error}).") from error
             print(f"    {name}: another process {work} at the moment; waiting for that", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            print(f"    {name}: its file system knows no locks ({error}); start no other process on it", flush=True)
         yield
 
 

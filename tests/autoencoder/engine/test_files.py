@@ -56,3 +56,18 @@ def test_json_is_replaced_whole_and_refuses_nan(tmp_path: Path) -> None:
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["values.json"]
+
+
+@pytest.mark.parametrize("leftover", [".unfinished_{}", ".unfinished-1-{}"])
+def test_what_another_process_writes_or_left_behind_stops_nothing(tmp_path: Path, leftover: str) -> None:
+    for name in ("values.json", "model"):
+        (tmp_path / leftover.format(name)).mkdir()
+        (tmp_path / leftover.format(name) / "theirs").touch()
+    write_json(tmp_path / "values.json", [1])
+    with replaced_folder(tmp_path / "model") as outer, replaced_folder(tmp_path / "other") as folder:
+        (folder / "weights").touch()
+        with replaced_folder(tmp_path / "model") as inner:  # two processes at once
+            (inner / "first").touch()
+        (outer / "second").touch()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["second"]
+    assert (tmp_path / leftover.format("model") / "theirs").exists()

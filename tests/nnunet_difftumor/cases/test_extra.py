@@ -311,6 +311,29 @@ def test_a_copy_of_a_held_out_case_is_a_leak_and_one_of_a_training_case_is_told(
     assert "training cases too: donor_9 (healthy_4)" in Path(trainer.log_file).read_text()
 
 
+def put_copy(project, case, original):
+    """Let a case of the project have the CT of another one, and keep its labels."""
+    folder = project.preprocessed / "nnUNetPlans_3d_fullres"
+    shutil.copy(folder / f"{original}.b2nd", folder / f"{case}.b2nd")
+
+
+def test_a_healthy_training_case_with_the_ct_of_a_validation_case_is_a_leak(make_nnunet_project, monkeypatch):
+    project = use(make_nnunet_project(), monkeypatch)
+    project.configure()
+    split = {"train": ["tumor_0", "tumor_1", *(f"healthy_{number}" for number in range(8))], "val": ["tumor_2"]}
+    (project.preprocessed / "splits_final.json").write_text(json.dumps([split]))
+    put_copy(project, "healthy_3", "tumor_2")
+    with pytest.raises(LeakError, match=r"validation.*healthy_3 \(tumor_2\)"):
+        make_trainer(project)._prepare_training()
+    put_copy(project, "healthy_3", "tumor_1")
+    with pytest.raises(ConfigurationError, match=r"annotated tumour.*healthy_3 \(tumor_1\)"):
+        make_trainer(project)._prepare_training()
+    put_copy(project, "healthy_3", "healthy_4")
+    trainer = make_trainer(project)
+    trainer._prepare_training()
+    assert "training cases too: healthy_3 (healthy_4)" in Path(trainer.log_file).read_text()
+
+
 def test_the_setting_is_added_to_what_is_written(tmp_path):
     (tmp_path / "difftumor.json").write_text('{"seed": 4, "extra_healthy_datasets": []}')
     write_setting(tmp_path, setting_with(tmp_path, "Dataset906_Extra"))

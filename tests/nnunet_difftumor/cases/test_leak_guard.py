@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
-from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks, tumor_masks_of
+from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks, find_raw_images, tumor_masks_of
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.leak_guard import (
     CaseContent,
@@ -236,3 +237,82 @@ def test_refusal_names_every_case_once():
     overlap = find_overlap([content], Provenance(diffusion=(named,), autoencoder=(named,)))
     with pytest.raises(LeakError, match=r"1 validation case \(val_1\)"):
         refuse_overlap(overlap, acknowledge_identifier_matches=False, acknowledge_autoencoder_overlap=False)
+
+
+def without_a_label(raw):
+    (raw / "labelsTr" / "train_2.nii.gz").unlink()
+
+
+def with_a_second_channel(raw):
+    (raw / "imagesTr" / "train_2_0001.nii.gz").touch()
+
+
+def with_a_broken_description(raw):
+    (raw / "dataset.json").write_text("{")
+
+
+def with_a_broken_list(raw):
+    content = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps({**content, "dataset": {"train_2": {}}}))
+
+
+@pytest.mark.parametrize(
+    "spoil", [without_a_label, with_a_second_channel, with_a_broken_description, with_a_broken_list]
+)
+def test_what_is_wrong_with_another_case_does_not_blind_the_guard(data, spoil, fingerprint_case):
+    raw = data.folder.parent
+    shutil.copytree(data.folder / "gt_segmentations", raw / "labelsTr")
+    (raw / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": LABELS, "file_ending": ".nii.gz"})
+    )
+    spoil(raw)
+    seen = fingerprint_case(Case("patient_77", data.images["val_1"]))  # without labels: the CT alone tells
+    data = replace(data, images=find_raw_images(raw, ".nii.gz"))
+    with pytest.raises(LeakError, match="val_1 under another identifier"):
+        check(data, [seen])
+
+
+@pytest.mark.parametrize("spoil", ["missing", "damaged"])
+def test_a_ct_that_the_guard_cannot_look_at_is_told_and_the_others_are_looked_at(data, spoil, fingerprint_case):
+    seen = fingerprint_case(Case("patient_77", data.images["val_1"]))
+    if spoil == "missing":
+        data.images["val_2"].unlink()
+    else:
+        data.images["val_2"].write_bytes(b"no image")
+    notes = check(data, [OTHER]).notes
+    assert any("WARNING: the CT of 1 validation case (val_2) is missing" in note for note in notes)
+    with pytest.raises(LeakError, match="val_1 under another identifier"):
+        check(data, [seen])
+
+
+def test_cases_that_trained_without_labels_are_counted(data, fingerprint_case):
+    unlabelled = fingerprint_case(Case("elsewhere", data.images["train_1"]))
+    notes = check(data, [OTHER], [unlabelled, unlabelled]).notes
+    assert "autoencoder was trained on 2 cases without labels" in notes[-1]
+
+
+MIRRORED_AND_RESPACED = {
+    "mirrored": lambda hu: hu[::-1],
+    "all axes mirrored": lambda hu: hu[::-1, ::-1, ::-1],
+    "axes in another order": lambda hu: hu.transpose(2, 0, 1),
+    "turned": lambda hu: np.rot90(hu, axes=(0, 2)),
+    "padded": lambda hu: np.pad(hu, ((0, 2), (3, 0), (1, 1)), constant_values=-1024),
+    "windowed": lambda hu: hu.clip(-160, 250),
+}
+
+
+@pytest.mark.parametrize("how", MIRRORED_AND_RESPACED)
+def test_a_copy_in_other_axes_and_stated_at_another_spacing_is_refused(data, tmp_path, fingerprint_case, how):
+    for name in NAMES:  # air around, as in a scan
+        hu = np.pad(np.asarray(nibabel.load(data.images[name]).dataobj), 1, constant_values=-1000)
+        labels = np.pad(np.asarray(nibabel.load(data.label_file(name)).dataobj), 1)
+        nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), data.images[name])
+        nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), data.label_file(name))
+    hu = np.asarray(nibabel.load(data.images["val_1"]).dataobj)
+    copy = tmp_path / "copy.nii.gz"
+    changed = np.ascontiguousarray(MIRRORED_AND_RESPACED[how](hu))
+    nibabel.save(nibabel.Nifti1Image(changed, np.diag([0.7, 0.7, 2.0, 1.0])), copy)
+    with pytest.raises(LeakError, match=r"autoencoder.*val_1 under another identifier"):
+        check(data, [OTHER], [fingerprint_case(Case("copy", copy))])
+    another = fingerprint_case(Case("train", data.images["train_1"]))
+    assert check(data, [OTHER], [another]).acknowledged == ()

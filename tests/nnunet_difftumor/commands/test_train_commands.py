@@ -22,6 +22,7 @@ from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.generator_training import batches as training_data
 from nnunet_difftumor.generator_training import tumor_statistics
 from nnunet_difftumor.generator_training.batches import AutoencoderCrops, TumorCrops
+from nnunet_difftumor.generator_training.runs import claimed_output
 
 CASES = ("case_1", "case_2", "case_3", "case_4", "healthy_1")
 
@@ -294,6 +295,33 @@ class TestRefusals:
         assert train_autoencoder(dataset, tmp_path / "ae") == 1
         assert "--resume" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "ae").iterdir()] == ["thesis.txt"]
+
+    @pytest.mark.parametrize("extra", [[], ["--resume"]])
+    def test_a_folder_that_another_process_trains_in_is_left_alone(
+        self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str]
+    ) -> None:
+        output = tmp_path / "ae"
+        with claimed_output(output, resume=False):  # flock holds between two openings of one process too
+            assert train_autoencoder(dataset, output, *extra) == 1
+            assert "another process trains in this folder" in capsys.readouterr().err
+            (output / "fit.json").touch()
+        assert [path.name for path in output.iterdir()] == ["fit.json"]
+
+    def test_a_killed_training_leaves_no_lock(self, tmp_path: Path) -> None:
+        words = "from pathlib import Path; import os, signal; from nnunet_difftumor.generator_training import runs"
+        words += f"\nwith runs.claimed_output(Path({str(tmp_path / 'ae')!r}), resume=False):"
+        words += "\n    os.kill(os.getpid(), signal.SIGKILL)"
+        assert subprocess.run([sys.executable, "-c", words], timeout=300, check=False).returncode == -9
+        with claimed_output(tmp_path / "ae", resume=False):
+            pass
+
+    def test_an_output_below_a_file_is_named_before_any_work(
+        self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").touch()
+        assert train_autoencoder(dataset, tmp_path / "file" / "ae", "--cache", str(tmp_path / "cache")) == 1
+        assert "file/ae cannot be written to: Not a directory" in capsys.readouterr().err
+        assert not (tmp_path / "cache").exists()
 
     def test_resuming_with_other_cases_is_refused(
         self, dataset: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]

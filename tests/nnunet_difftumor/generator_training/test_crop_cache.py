@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import SimpleITK as sitk
 from diffusion.generator.provenance import CaseFingerprint
 from nnunet_difftumor.ct.components import find_tumors
 from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.reading import CTVolume, read_ct
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
-from nnunet_difftumor.generator_training.crop_cache import build_crop_cache, is_cached
+from nnunet_difftumor.generator_training.crop_cache import _store, build_crop_cache, is_cached
 
 AFFINE = np.diag([0.8, 0.8, 2.5, 1.0])
 SHAPE = (90, 80, 40)  # (X, Y, Z)
@@ -182,3 +184,40 @@ class TestFingerprints:
 
     def test_no_tumour_has_no_mask_hash(self, case: Case, fingerprint_case: Callable[..., CaseFingerprint]) -> None:
         assert fingerprint_case(case, (7,)).tumor_mask_hash is None
+
+
+@pytest.mark.parametrize("was_changed", [False, True])
+def test_two_containers_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_changed: bool) -> None:
+    """Both have the same process numbers, and decode the same case at the same time."""
+    case, folder = make_case(tmp_path / "data"), tmp_path / "cache"
+    if was_changed:
+        build_crop_cache([case], folder)
+        os.utime(case.image_path, ns=(0, 10**18))
+    first_stored, second_began, results = threading.Event(), threading.Event(), []
+
+    def store_and_wait(array: np.ndarray, path: Path) -> None:
+        _store(array, path)
+        if not first_stored.is_set():
+            first_stored.set()
+            second_began.wait(60)
+
+    def read_and_tell(path: Path) -> CTVolume:
+        if first_stored.is_set():
+            second_began.set()
+        return read_ct(path)
+
+    monkeypatch.setattr("nnunet_difftumor.generator_training.crop_cache._store", store_and_wait)
+    monkeypatch.setattr("nnunet_difftumor.generator_training.crop_cache.read_ct", read_and_tell)
+
+    def use() -> None:
+        results.append(build_crop_cache([case], folder)[0].read_box((0, 0, 0), (9, 9, 9)))
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    threads[0].start()
+    first_stored.wait(60)
+    threads[1].start()
+    for thread in threads:
+        thread.join(120)
+    assert len(results) == 2
+    assert np.array_equal(*results)
+    assert len(list(folder.iterdir())) == 1

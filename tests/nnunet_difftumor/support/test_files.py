@@ -62,3 +62,35 @@ def test_lists_of_names_end_after_five():
     assert list_some(["a"]) == "a"
     assert list_some("abcde") == "a, b, c, d, e"
     assert list_some("abcdef") == "a, b, c, d, e, ..."
+
+
+def test_containers_with_one_process_number_write_side_by_side(tmp_path):
+    """What another one is at, or left behind, stops nothing and stays."""
+    left = tmp_path / f".partial-{os.getpid()}-scores.csv"
+    left.mkdir()
+    for name in ("data", "scores.csv"):
+        (tmp_path / f".partial-{os.getpid()}-{name}").mkdir(exist_ok=True)
+    with written_whole(tmp_path / "scores.csv") as ours, written_whole(tmp_path / "scores.csv") as theirs:
+        theirs.write_text("theirs")
+        ours.write_text("ours")
+    assert (tmp_path / "scores.csv").read_text() == "ours"
+    with folder_written_whole(tmp_path / "data") as ours:
+        (ours / "whole").touch()
+    assert left.is_dir()
+
+
+@pytest.mark.parametrize("names", [("pat1", "pat2"), ("site1/pat", "site2/pat")])
+def test_facts_of_a_folder_a_patient_are_not_confused(tmp_path, names):
+    files = [tmp_path / name / "scan" / "labels" / "ct.nii.gz" for name in names]
+    cache = FactCache(tmp_path / "facts.json")
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True)
+        file.write_text("a")
+        os.utime(file, ns=(0, 10**18))  # as after unpacking
+        cache.put(file, "number", number)
+    assert [cache.get(file, "number") for file in files] == [0, 1]
+    cache.save()
+    moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+    files = [moved / file.relative_to(tmp_path) for file in files]
+    cache = FactCache(moved / "facts.json")
+    assert [cache.get(file, "number") for file in files] == [0, 1]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import nibabel
@@ -11,6 +13,7 @@ import pytest
 from diffusion import generator_folder
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.ct.reading import read_ct, read_mask
+from nnunet_difftumor.ct.writing import write_labels_like
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.synthesis.scan import ScanRequest, read_records, synthesize_scan
 from nnunet_difftumor.synthesis.tissue import generator_names as builtin
@@ -335,3 +338,59 @@ def test_nothing_is_written_when_no_tumour_finds_room(scan, nano_generator_folde
     assert result.tumors == ()
     assert result.rejected == {"no_room": 3}
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["pat$1$_x.nii.gz", "$x_{$.nii.gz", "caf\udce9.nii.gz"])
+def test_a_file_may_have_any_name(scan, nano_generator_folder, tmp_path, name):
+    renamed = scan[0].rename(tmp_path / name)
+    output = tmp_path / "out $5"
+    assert main(arguments((renamed, scan[1]), nano_generator_folder, output, "--count", "1")) == 0
+    assert json.loads((output / "tumors.json").read_text())["ct"] == name
+    assert (output / "montage.png").is_file()
+
+
+def refuse_to_synthesize(*_):
+    raise AssertionError("the tumours were made first")
+
+
+def test_an_output_below_a_file_is_named_before_tumours_are_made(
+    scan, nano_generator_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("nnunet_difftumor.synthesis.scan._draw_until_enough", refuse_to_synthesize)
+    assert main(arguments(scan, nano_generator_folder, scan[1] / "below")) == 1
+    said = capsys.readouterr().err
+    assert f"--output {scan[1] / 'below'} cannot be written to: Not a directory" in said
+    assert said.count("\n") == 1
+
+
+def test_a_disk_without_room_is_named_before_tumours_are_made(
+    scan, nano_generator_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("nnunet_difftumor.synthesis.scan._draw_until_enough", refuse_to_synthesize)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 0))
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "new" / "out")) == 1
+    assert f"--output {tmp_path / 'new' / 'out'} has 0 MiB left" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("ITK: cannot write")])
+def test_what_was_computed_is_kept_where_the_disk_fills_up(
+    scan, nano_generator_folder, tmp_path, capsys, monkeypatch, error
+):
+    def fill_up(ct, path, labels):
+        if not path.is_relative_to(tmp_path / "temporary"):
+            raise error
+        write_labels_like(ct, path, labels)
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("nnunet_difftumor.synthesis.scan.write_labels_like", fill_up)
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out")) == 1
+    said = capsys.readouterr().err
+    (kept,) = (tmp_path / "temporary").iterdir()
+    assert f"--output {tmp_path / 'out'} cannot be written to: {str(error).split('] ')[-1]}" in said
+    assert f"The results are in {kept}" in said
+    assert said.count("\n") == 1
+    assert {path.name for path in kept.iterdir()} == {"ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png"}
+    assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial")]

@@ -53,7 +53,7 @@ def draw_forest(figures: Sequence[Finding], arm: str) -> Figure:
     axis.tick_params(labelsize=8, colors=_SOFT)
     axis.set_xlabel(caption, fontsize=9, color=_INK)
     title = f"{measure.title}, {everyone.label}: {everyone.name}"
-    figure.text(0.012, 1 - 0.2 / height, title, fontsize=11, va="center")
+    figure.text(0.012, 1 - 0.2 / height, title, fontsize=11, va="center", parse_math=False)
     return figure
 
 
@@ -88,7 +88,7 @@ def _draw_row(axis: Axes, row: _Row, height: int, inch: float, words: float, *, 
     across = axis.get_yaxis_transform()
     estimate = row.estimate
     weight = "bold" if estimate is None or row.is_diamond else "normal"
-    style = {"transform": across, "va": "center", "fontsize": 9, "clip_on": False}
+    style = {"transform": across, "va": "center", "fontsize": 9, "clip_on": False, "parse_math": False}
     axis.text((0.14 - words) * inch, height, row.text, color=_INK, fontweight=weight, **style)
     if estimate is None:
         return
@@ -125,7 +125,8 @@ def draw_sizes(figures: Sequence[Finding]) -> Figure:
         axis.grid(axis="y", color=_LINE)
         axis.spines[["top", "right"]].set_visible(False)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, fontsize=9, frameon=False, loc="upper left", ncols=4)
+    for name in figure.legend(handles, names, fontsize=9, frameon=False, loc="upper left", ncols=4).get_texts():
+        name.set_parse_math(False)
     top = 0.86 - 0.06 * ((len(names) - 1) // 4)
     figure.subplots_adjust(left=0.055, right=0.99, top=top, bottom=0.22, wspace=0.22)
     return figure
