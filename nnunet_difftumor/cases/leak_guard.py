@@ -14,7 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from diffusion.generator.provenance import (
     load_provenance,
 )
 from diffusion.generator.records import read_value
-from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor, print_tumor_file
+from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, PrintTable, can_be_told, print_mask
 from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.errors import LeakError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
@@ -115,20 +115,23 @@ def describe_case(
     """Fingerprint a case as the generator's training fingerprints its own.
 
     Args:
-        label_file: Label file, on the raw grid.
+        label_file: Label file, on the raw grid; it and the CT are read once, and only if a fact is not in the cache.
         tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
             label, and the regions that it belongs to.
     """
+    load_ct, load_labels = lru_cache(1)(read_ct), lru_cache(1)(read_labels)
+    mask_of = lru_cache(1)(lambda values: np.isin(load_labels(label_file)[0], values))
     if image_file is None or not image_file.is_file():
         image_file = image_hash = None
     else:
-        image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_array(read_ct(image_file).image_hu))
+        image_hash = cache.get_or_compute(image_file, "image_hash", lambda: hash_array(load_ct(image_file).image_hu))
 
     def hash_mask(values: tuple[int, ...]) -> str:
-        return hash_tumor_mask(np.isin(read_labels(label_file)[0], values)) or ""
+        return hash_tumor_mask(mask_of(values)) or ""
 
     def take_prints(values: tuple[int, ...]) -> Any:
-        prints = print_tumor_file(label_file, values, image_file)
+        ct = None if image_file is None else load_ct(image_file)
+        prints = print_mask(mask_of(values), load_labels(label_file)[1], label_file, ct)
         return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
 
     hashes: list[str] = []
@@ -232,13 +235,14 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
         by_name[fingerprint.identifier_hash].append(fingerprint)
     images = {fingerprint.image_hash for fingerprint in trained_on}
     masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
+    prints = PrintTable([fingerprint.tumor_prints or () for fingerprint in trained_on])
     found = StageOverlap()
     for case in cases:
         namesakes = by_name[hash_identifier(case.identifier)]
         if case.image_hash in images or masks.intersection(case.tumor_mask_hashes):
             (found.same if namesakes else found.renamed).append(case.identifier)
             continue
-        if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):
+        if prints.holds_same_tumor(case.tumor_prints):
             found.resembling.append(case.identifier)
         if namesakes:  # another mask alone may be another labelling of the same CT
             differs = case.image_hash and case.image_hash not in {other.image_hash for other in namesakes}
