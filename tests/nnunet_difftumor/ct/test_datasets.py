@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difftumor.ct.datasets import find_ct_files, load_raw_dataset
+from nnunet_difftumor.ct.datasets import find_ct_files, find_label_maps, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import find_tumor_label
 from nnunet_difftumor.ct.reading import CTVolume, UnsupportedImageError, read_ct, read_labels, read_mask
+from nnunet_difftumor.ct.resample import resample
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import (
     CorruptImageError,
@@ -23,6 +24,9 @@ from nnunet_difftumor.errors import (
     NotHounsfieldError,
     OutputExistsError,
 )
+from nnunet_difftumor.tumor.drawing import draw_on_grid
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 AFFINE = np.array([[-0.8, 0, 0, 30.0], [0, -0.9, 0, 20.0], [0, 0, 3.0, -50.0], [0, 0, 0, 1]])
 
@@ -128,6 +132,22 @@ def test_bad_ct_is_refused_by_name(tmp_path: Path, make: Any, name: str, error: 
     with pytest.raises(error, match=says) as caught:
         read_ct(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Image(make_hu(), AFFINE).header.copy()
+    header["dim"][1:4], header["vox_offset"] = 30000, 352
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(100)))
+    meta = ("ObjectType = Image", "NDims = 3", "DimSize = 30000 30000 30000", "ElementType = MET_SHORT")
+    (tmp_path / "ct.mha").write_text("\n".join([*meta, "ElementDataFile = LOCAL", ""]))
+    for name in ("ct.nii.gz", "ct.mha"):
+        with pytest.raises(DiffTumorError, match=rf"{name} would take a grid of 30000 x 30000 x 30000 voxels"):
+            read_ct(tmp_path / name)
+    with pytest.raises(DiffTumorError, match="resampled, would take a grid of 90000 x"):
+        resample(np.zeros((9, 9, 9), np.float32), (9e3, 9e3, 9e3), (90000, 90000, 90000), (1.0, 1.0, 1.0), (0, 0, 0))
+    spec = TumorSpec(centre_mm=(0.0, 0.0, 0.0), radius_mm=1e6, seed=0, size_class="user")
+    with pytest.raises(DiffTumorError, match=r"A tumour of 1e\+06 mm radius"):
+        draw_on_grid(TumorSurface(spec), (1.0, 1.0, 1.0))
 
 
 class TestMasks:
