@@ -108,6 +108,9 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     organ_map = read_mask(request.organ_mask_path, ct)
     organ_label = _find_organ_label(organ_map, request)
     organ = organ_map == organ_label
+    tumor_label = int(organ_map.max()) + 1
+    if tumor_label > np.iinfo(organ_map.dtype).max:
+        raise DiffTumorError(f"{request.organ_mask_path} leaves no number for the tumours above {tumor_label - 1}.")
     tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)
     if recorded.get("generator_hash") not in (None, tissue.identity):
         raise DiffTumorError(
@@ -119,7 +122,7 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     given = _given_tumor(request, ct, tissue.appearances)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
-        tumor_label = int(organ_map.max()) + 1
+        organ_map[result.label_mask(organ.shape)] = tumor_label
         records = {
             "format": RECORDS_FORMAT,
             "synthetic": True,
@@ -135,7 +138,7 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
             "rejected": dict(result.rejected),
             "tumors": [asdict(tumor.record) for tumor in result.tumors],
         }
-        _write_results(output, ct, np.where(result.label_mask(organ.shape), tumor_label, organ_map), result, records)
+        _write_results(output, ct, organ_map, result, records)
     return result
 
 
@@ -243,13 +246,14 @@ def _read_content(path: Path) -> dict[str, Any]:
 def _write_results(
     output: Path, ct: CTVolume, labels: NDArray[np.integer[Any]], result: SynthesisResult, records: Mapping[str, Any]
 ) -> None:
-    """Write all files to a temporary folder beside the output, then move them in."""
-    changed_hu = result.apply_to(ct.image_hu)
-    figure = draw_montage(_montage_rows(ct, changed_hu, result), f"Synthetic tumours in {ct.path.name}")
+    """Write all files to a temporary folder beside the output, then move them in; the tumours are put into the CT."""
+    rows = _montage_rows(ct, result)
+    result.apply_to_(ct.image_hu)  # a copy would take another 600 MB for 512 x 512 x 600 voxels
+    figure = draw_montage(rows, f"Synthetic tumours in {ct.path.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".partial-{output.name}-", dir=output.parent) as folder:
         temporary = Path(folder)
-        write_ct_like(ct.path, temporary / "ct.nii.gz", changed_hu, result.support_mask(changed_hu.shape))
+        write_ct_like(ct.path, temporary / "ct.nii.gz", ct.image_hu, result.support_mask(ct.image_hu.shape))
         write_labels_like(ct, temporary / "label.nii.gz", labels)
         write_json(temporary / "tumors.json", records)
         save_figure(figure, temporary / "montage.png")
@@ -258,7 +262,8 @@ def _write_results(
             os.replace(temporary / name, output / name)
 
 
-def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: SynthesisResult) -> list[MontageRow]:
+def _montage_rows(ct: CTVolume, result: SynthesisResult) -> list[MontageRow]:
+    """Make rows of the CT without its tumours; `after_hu` is a view, which shows them when they are put in."""
     flips = flips_to_display(ct.geometry.affine)
     rows = []
     for tumor in result.tumors:
@@ -266,7 +271,7 @@ def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: Synthes
         label[tumor.box] = tumor.label
         box = crop_around(label, ct.spacing_mm)
         spec = tumor.record.spec
-        before, after = (np.flip(image_hu[box], flips) for image_hu in (ct.image_hu, changed_hu))
+        before, after = np.flip(ct.image_hu[box].copy(), flips), np.flip(ct.image_hu[box], flips)
         title = f"radius {spec.radius_mm:.1f} mm\n{tumor.record.contrast_hu:+.0f} HU"
         rows.append(MontageRow(before, after, np.flip(label[box], flips), ct.spacing_mm, title))
     return rows

@@ -242,6 +242,13 @@ class TestWriting:
         write_ct_like(template, tmp_path / "out.nii.gz", ct.image_hu * 0.9, support)
         assert np.abs(read_ct(tmp_path / "out.nii.gz").image_hu - ct.image_hu * 0.9).max() <= 0.25 + 1e-4
 
+    def test_a_ct_is_packed_at_a_quick_level_and_its_file_says_nothing_of_when(self, tmp_path: Path) -> None:
+        template = save_nifti(tmp_path / "ct.nii.gz", make_hu((30, 30, 30)) // 16)
+        support = np.zeros((30, 30, 30), bool)
+        write_ct_like(template, tmp_path / "out.nii.gz", np.zeros(support.shape), support)
+        packed = gzip.compress(decompressed(template), compresslevel=3, mtime=0)
+        assert (tmp_path / "out.nii.gz").read_bytes()[10:] == packed[10:]  # behind the head, which names the system
+
     def test_values_beyond_the_stored_type_saturate(self, tmp_path: Path) -> None:
         template = scaled_nifti(tmp_path / "ct.nii.gz")
         ct = read_ct(template)
