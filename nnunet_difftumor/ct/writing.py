@@ -106,7 +106,7 @@ def _write_nifti_bytes(
         with template_path.open("rb") as file:
             is_gzip = file.read(2) == b"\x1f\x8b"
         with gzip.open(template_path, "rb") if is_gzip else template_path.open("rb") as file:
-            shutil.copyfileobj(file, buffer, 2**24)
+            shutil.copyfileobj(file, buffer, 2**20)
         content = buffer.getbuffer()
         stored = np.frombuffer(
             content, image.dataobj.dtype, count=int(np.prod(image.shape)), offset=int(image.dataobj.offset)
@@ -121,8 +121,8 @@ def _write_nifti_bytes(
             file.write(content)
             return
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0) as packed:
-            for start in range(0, len(content), 2**24):
-                packed.write(content[start : start + 2**24])
+            for start in range(0, len(content), 2**20):
+                packed.write(content[start : start + 2**20])
 
 
 def _write_sitk(
