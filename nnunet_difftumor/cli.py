@@ -77,6 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\ndifftumor {options.command}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if options.traceback:
+            raise
+        print(f"difftumor {options.command}: {_unexpected(error)}", file=sys.stderr)
+        return 1
+
+
+def _unexpected(error: Exception) -> str:
+    """Say what to do about an error that is no named one."""
+    text = " ".join(str(error).split()) or "no details"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not loaded here
+        return f"not enough memory ({text}). Use smaller images or fewer workers, or a machine with more memory."
+    return f"unexpected {type(error).__name__}: {text}. Add --traceback to see where, and report it with that."
 
 
 def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, count_label_voxels, group_cases
 from nnunet_difftumor.cases.splits import (
@@ -23,6 +27,8 @@ from nnunet_difftumor.ct.label_roles import LabelRoles, foreground_labels
 from nnunet_difftumor.errors import DatasetError, DiffTumorError
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
+
+_READERS = 4  # each holds a CT of up to 1 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,9 +204,12 @@ def check_leaks(
     masks = tumor_masks_of(data.labels, target or config.organ_targets[0])
 
     def describe(names: Sequence[str]) -> list[leak_guard.CaseContent]:
-        return [
-            leak_guard.describe_case(name, data.label_file(name), data.images.get(name), masks, cache) for name in names
-        ]
+        def describe_one(name: str) -> leak_guard.CaseContent:
+            return leak_guard.describe_case(name, data.label_file(name), data.images.get(name), masks, cache)
+
+        with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:  # decoding leaves Python's lock
+            bar = tqdm(readers.map(describe_one, names), "Looking for copies", len(names), leave=False, delay=3.0)
+            return list(bar)
 
     validated, held_out = describe(cases.split.val), describe(cases.holdout)
     cache.save()

@@ -16,11 +16,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffusion.generator.provenance import (
     CaseFingerprint,
@@ -34,7 +35,7 @@ from diffusion.generator.provenance import (
     load_provenance,
 )
 from diffusion.generator.records import read_value
-from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, can_be_told, mean_same_tumor, print_tumor_file
+from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, PrintTable, can_be_told, print_mask
 from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.errors import DiffTumorError, LeakError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
@@ -120,22 +121,27 @@ def describe_case(
     """Fingerprint a case as the generator's training fingerprints its own.
 
     Args:
-        label_file: Label file, on the raw grid.
+        label_file: Label file, on the raw grid; it and the CT are read once, and only if a fact is not in the cache.
         tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
             label, and the regions that it belongs to.
     """
+    load_ct, load_labels = lru_cache(1)(read_ct), lru_cache(1)(read_labels)
+    mask_of = lru_cache(1)(lambda values: np.isin(load_labels(label_file)[0], values))
     image_hash = content_hash = None
     if image_file is not None:
         with suppress(DiffTumorError, OSError):  # describe_blind_spots names the case
-            image_hash, content_hash = cache.get_or_compute(image_file, "image_hashes", lambda: _hash_ct(image_file))
+            image_hash, content_hash = cache.get_or_compute(
+                image_file, "image_hashes", lambda: _hash_ct(load_ct(image_file).image_hu)
+            )
     if image_hash is None:
         image_file = None
 
     def hash_mask(values: tuple[int, ...]) -> str:
-        return hash_tumor_mask(np.isin(read_labels(label_file)[0], values)) or ""
+        return hash_tumor_mask(mask_of(values)) or ""
 
     def take_prints(values: tuple[int, ...]) -> Any:
-        prints = print_tumor_file(label_file, values, image_file)
+        ct = None if image_file is None else load_ct(image_file)
+        prints = print_mask(mask_of(values), load_labels(label_file)[1], label_file, ct)
         return json.loads(json.dumps([asdict(each) for each in prints]))  # as the cache's file will hold it
 
     hashes: list[str] = []
@@ -157,8 +163,7 @@ def describe_case(
     )
 
 
-def _hash_ct(image_file: Path) -> list[str | None]:
-    image_hu = read_ct(image_file).image_hu
+def _hash_ct(image_hu: NDArray[np.float32]) -> list[str | None]:
     return [hash_array(image_hu), hash_content(image_hu)]
 
 
@@ -266,13 +271,14 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
     images = {fingerprint.image_hash for fingerprint in trained_on}
     contents = {fingerprint.content_hash for fingerprint in trained_on} - {None}
     masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
+    prints = PrintTable([fingerprint.tumor_prints or () for fingerprint in trained_on])
     found = StageOverlap()
     for case in cases:
         namesakes = by_name[hash_identifier(case.identifier)]
         if case.image_hash in images or case.content_hash in contents or masks.intersection(case.tumor_mask_hashes):
             (found.same if namesakes else found.renamed).append(case.identifier)
             continue
-        if any(mean_same_tumor(case.tumor_prints, other.tumor_prints or ()) for other in trained_on):
+        if prints.holds_same_tumor(case.tumor_prints):
             found.resembling.append(case.identifier)
         if namesakes:  # another mask alone may be another labelling of the same CT
             differs = case.image_hash and case.image_hash not in {other.image_hash for other in namesakes}

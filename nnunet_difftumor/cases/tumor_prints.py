@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion.generator.provenance import SOFT_TISSUE_HU, SurroundingsPrint, TumorPrint
 from nnunet_difftumor.ct.components import SMALLEST_PRINT_VOXELS, equivalent_radius_mm, number_within_box
-from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
+from nnunet_difftumor.ct.grid import GridGeometry
+from nnunet_difftumor.ct.reading import CTVolume, place_labels, read_ct, read_labels
 from nnunet_difftumor.errors import GeometryMismatchError
 
 PRINT_VERSION = 1
@@ -72,12 +74,17 @@ def take_tumor_prints(
 def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path | None = None) -> tuple[TumorPrint, ...]:
     """Take the prints of a label file's tumours; without their surroundings if there is no CT, or on another grid."""
     labels, geometry = read_labels(path)
-    if image_path is not None and np.isin(labels, tumor_values).any():
-        ct = read_ct(image_path)
+    mask: NDArray[Any] = np.isin(labels, tumor_values)
+    return print_mask(mask, geometry, path, read_ct(image_path) if image_path is not None and mask.any() else None)
+
+
+def print_mask(mask: NDArray[Any], geometry: GridGeometry, path: Path, ct: CTVolume | None) -> tuple[TumorPrint, ...]:
+    """Take the prints of a tumour mask (D, H, W) of a label file, as `print_tumor_file` does."""
+    if ct is not None:
         with suppress(GeometryMismatchError):  # a CT elsewhere says nothing about the tumour's surroundings
-            placed = place_labels(labels, geometry, path, ct)
-            return take_tumor_prints(np.isin(placed, tumor_values), ct.spacing_mm, ct.image_hu)
-    return take_tumor_prints(np.isin(labels, tumor_values), geometry.spacing_mm)
+            placed: NDArray[Any] = place_labels(mask, geometry, path, ct)
+            return take_tumor_prints(placed, ct.spacing_mm, ct.image_hu)
+    return take_tumor_prints(mask, geometry.spacing_mm)
 
 
 def mean_same_tumor(first: Sequence[TumorPrint], second: Sequence[TumorPrint]) -> bool:
@@ -85,6 +92,34 @@ def mean_same_tumor(first: Sequence[TumorPrint], second: Sequence[TumorPrint]) -
     return any(
         _agree(one, other) and _chance_to_agree(one, other) <= RAREST_CHANCE for one in first for other in second
     )
+
+
+class PrintTable:
+    """The shapes of many cases' prints as arrays, so that a print is compared with all of them at once."""
+
+    def __init__(self, cases: Sequence[Sequence[TumorPrint]]) -> None:
+        self._cases = cases
+        self._owners = np.repeat(np.arange(len(cases)), [len(prints) for prints in cases])
+        self._shapes = np.array([_shape_of(each) for prints in cases for each in prints]).reshape(-1, 7)
+
+    def holds_same_tumor(self, prints: Sequence[TumorPrint]) -> bool:
+        """Say whether the prints of one case mean the same tumour as those of any other (see `mean_same_tumor`)."""
+        owners = set[int]()
+        for coarseness, *shape in map(_shape_of, prints):
+            coarser = np.maximum(self._shapes[:, :1], coarseness)
+            larger = np.maximum(self._shapes[:, 5:], shape[4:])
+            lengths = np.multiply(_LENGTH_ERROR, coarser) + _LENGTH_FLOOR
+            thirds = (1.0 + larger) * _THIRDS_ERROR * coarser + _THIRDS_FLOOR
+            tolerances = np.concatenate([lengths, thirds], axis=1) + 1e-9  # logarithms are rounded otherwise here
+            agree = np.all(np.abs(self._shapes[:, 1:] - shape) <= tolerances, axis=1)
+            owners.update(self._owners[agree].tolist())
+        return any(mean_same_tumor(prints, self._cases[owner]) for owner in sorted(owners))
+
+
+def _shape_of(each: TumorPrint) -> tuple[float, ...]:
+    """Coarseness, the logarithms of radius and axes in mm, skewness and asymmetry."""
+    radius_mm = equivalent_radius_mm(each.volume_mm3)
+    return ((each.voxel_mm / radius_mm) ** 1.5, *map(math.log, (radius_mm, *each.axes_mm)), *_THIRDS(each))
 
 
 def can_be_told(prints: Sequence[TumorPrint]) -> bool:

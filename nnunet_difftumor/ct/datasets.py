@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, images_among
-from nnunet_difftumor.errors import DatasetError
+from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, file_ending, images_among
+from nnunet_difftumor.errors import DatasetError, list_some
 
 _DATASET_KEYS: dict[str, tuple[type, str]] = {
     "channel_names": (dict, '{"0": "CT"}'),
@@ -19,8 +20,16 @@ _DATASET_KEYS: dict[str, tuple[type, str]] = {
     "dataset": (dict, '{"case": {"images": ["imagesTr/case_0000.nii.gz"], "label": "labelsTr/case.nii.gz"}}'),
 }
 
-_NO_CT_NAME = re.compile(r"[_-](label|labels|seg|segmentation|mask)$", re.IGNORECASE)
+_MASKS = r"labels?|labelmaps?|gt|ground[_-]?truths?|segs?|segmentations?|masks?|msk|annotations?|predictions?"
+_NO_CT_NAME = re.compile(
+    rf"(?i)(^|[._-])({_MASKS}|pet|suv|suvbw)([._-]?\d+)*(\.(nii|nrrd|mh[ad])|$)|^(label|seg|segmentation|mask)s?[._-]"
+)
+_NO_CT_FOLDER = re.compile(rf"(?i)(^|[._-])({_MASKS}|instances|derivatives)([_-]?(tr|ts|va|train|test|val))?$")
+"""Masks and pictures of other kinds, by the words that public data sets name their files and folders with."""
+
 _CT_SUFFIX = re.compile(r"(_0000|[_-]ct)$", re.IGNORECASE)
+_NAMED_BY_FOLDER = frozenset("ct image img imaging scan volume".split())
+"""Files of layouts with one folder a case: AbdomenAtlas, PanTS and TotalSegmentator (ct), KiTS (imaging)."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
     cases = tuple(_named_cases(folder, ending) if listed is None else _listed_cases(folder, listed))
     if not cases:
         raise DatasetError(f"{folder / 'imagesTr'} holds no file named <case>_0000{ending}. Check file_ending.")
+    refuse_broken_links(folder, [path for case in cases for path in (case.image_path, case.label_path) if path])
     missing = [case.identifier for case in cases if case.label_path is None or not case.label_path.is_file()]
     if not needs_labels:
         cases = tuple(replace(case, label_path=None) if case.identifier in missing else case for case in cases)
@@ -86,18 +96,24 @@ def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
 def find_ct_files(folder: Path) -> tuple[Case, ...]:
     """Find the CTs of a plain folder, subfolders included, sorted by path; they have no labels.
 
-    The identifier is the file name without its ending and without a final `_0000` or `_ct`. Files whose
-    names end in label, labels, seg, segmentation or mask are left out.
+    The identifier is the file name without its ending and without a final `_0000` or `_ct`; of a file named ct,
+    imaging, image, img, scan or volume, the name of its folder. Masks and PET are left out by the names of their files
+    and folders. Links are followed; what they lead to counts once.
 
     Raises:
-        DatasetError: If there is no CT, or two have one identifier.
+        DatasetError: If there is no CT, two have one identifier, or a link leads nowhere.
     """
     folder = Path(folder)
+    paths = [path for path in _walk(folder) if not _NO_CT_NAME.search(path.name)]
+    refuse_broken_links(folder, paths)
     cases: dict[str, Case] = {}
-    for stem, path in images_among(folder.rglob("*")):
-        if _NO_CT_NAME.search(stem):
+    seen: set[Path] = set()
+    for stem, path in images_among(paths):
+        if path.resolve() in seen:
             continue
-        identifier = _CT_SUFFIX.sub("", stem)
+        seen.add(path.resolve())
+        name = _CT_SUFFIX.sub("", stem)
+        identifier = Path(os.path.abspath(path)).parent.name if name.lower() in _NAMED_BY_FOLDER else name
         if identifier in cases:
             raise DatasetError(
                 f"{cases[identifier].image_path} and {path} both have the identifier '{identifier}'. "
@@ -105,11 +121,23 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
             )
         cases[identifier] = Case(identifier, path)
     if not cases:
-        raise DatasetError(
-            f"{folder} holds neither dataset.json (nnU-Net raw data set) nor a CT file ({', '.join(IMAGE_ENDINGS)}). "
-            "Check the path."
-        )
+        raise DatasetError(_nothing_found(folder))
     return tuple(cases.values())
+
+
+def refuse_broken_links(folder: Path, paths: Iterable[Path]) -> None:
+    """Refuse links to images, or to folders, whose target is missing, among the paths below a folder.
+
+    Raises:
+        DatasetError: If there are some; it names them.
+    """
+    broken = [path for path in paths if path.is_symlink() and not path.exists()]
+    names = [str(path) for path in sorted(broken) if file_ending(path) is not None or not path.suffix]
+    if names:
+        raise DatasetError(
+            f"{folder} holds {len(names)} links whose target is missing: {list_some(names)}. Fetch what they lead to "
+            "(DataLad: datalad get PATH), mount its disk, or remove the links."
+        )
 
 
 def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
@@ -122,6 +150,7 @@ def find_label_maps(folder: Path, option: str = "") -> dict[str, Path]:
         DatasetError: If there are none, or two of one case.
     """
     found: dict[str, Path] = {}
+    refuse_broken_links(folder, folder.glob("*"))
     for case, path in images_among(folder.glob("*")):
         if case in found:
             raise DatasetError(f"{folder} holds two label maps of {case}: {found[case].name} and {path.name}.")
@@ -148,8 +177,9 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
     missing = [key for key in ("channel_names", "labels", "file_ending") if key not in options]
     if missing:
         raise DatasetError(
-            f"{path} lacks {', '.join(missing)}. Write it in nnU-Net v2's format "
-            "(a version 1 data set: nnUNetv2_convert_old_nnUNet_dataset)."
+            f"{path} lacks {', '.join(missing)}. Write it in nnU-Net v2's format (a version 1 data set: "
+            "nnUNetv2_convert_old_nnUNet_dataset; one of the Medical Segmentation Decathlon: "
+            "nnUNetv2_convert_MSD_dataset)."
         )
     for key, (kind, example) in _DATASET_KEYS.items():
         if key in options and not isinstance(options[key], kind):
@@ -174,6 +204,29 @@ def parse_labels(labels: Mapping[str, Any], path: Path) -> dict[str, tuple[int, 
     return {name: values for name, values in parsed.items() if name != "background"}
 
 
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, links to folders followed; hidden folders, folders of masks and repetitions left out."""
+    seen: set[Path] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != "." and not _NO_CT_FOLDER.search(name))
+        real = Path(root).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root, name) for name in files if name[0] != ".")
+
+
+def _nothing_found(folder: Path) -> str:
+    found = f"{folder} holds neither dataset.json (nnU-Net raw data set) nor a CT file ({', '.join(IMAGE_ENDINGS)})."
+    names = [path.name.lower() for path in folder.rglob("*")]
+    if any(name.endswith((".dcm", ".ima")) or name == "dicomdir" for name in names):
+        return f"{found} It holds DICOM files; convert each series to NIfTI first, for example with dcm2niix."
+    if any(name.endswith(IMAGE_ENDINGS) for name in names):
+        return f"{found} By the names of files and folders, its images are masks or no CT. Name the CTs' folder."
+    return f"{found} Check the path."
+
+
 def _named_cases(folder: Path, ending: str) -> Iterator[Case]:
     images = folder / "imagesTr"
     if not images.is_dir():
@@ -190,9 +243,9 @@ def _named_cases(folder: Path, ending: str) -> Iterator[Case]:
 
 def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> Iterator[Case]:
     for identifier, entry in sorted(listed.items()):
-        try:
-            images, label = list(entry["images"]), folder / entry["label"]
-            image = folder / images[0]
+        try:  # environment variables as nnU-Net expands them
+            images, label = list(entry["images"]), folder / os.path.expandvars(entry["label"])
+            image = folder / os.path.expandvars(images[0])
         except (TypeError, KeyError, IndexError) as error:
             raise DatasetError(
                 f'{folder / "dataset.json"}: case {identifier!r} of "dataset" must look like '
@@ -200,4 +253,10 @@ def _listed_cases(folder: Path, listed: Mapping[str, Any]) -> Iterator[Case]:
             ) from error
         if len(images) != 1:
             raise DatasetError(f"Case {identifier} of {folder} has {len(images)} images; one CT is needed.")
+        unset = [str(path) for path in (image, label) if "$" in str(path) and not path.exists()]
+        if unset:
+            raise DatasetError(
+                f"{folder / 'dataset.json'}: case {identifier!r} names {unset[0]}, which does not exist. Export the "
+                "environment variable in it as for nnU-Net, or correct the path."
+            )
         yield Case(identifier, image, label)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,10 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.errors import GeometryMismatchError
+from nnunet_difftumor.errors import DiffTumorError, GeometryMismatchError
+
+MOST_VOXELS = 2**30
+"""A grid of more voxels is a wrong header or number: it is four times the largest CT, and 4 GB as float32."""
 
 _LARGEST_CORNER_SHIFT_VOXELS = 0.1
 
@@ -38,6 +43,20 @@ class GridGeometry:
         origin = ", ".join(f"{value:.2f}" for value in self.affine[:3, 3])
         axes = "".join(str(code) for code in nibabel.aff2axcodes(self.affine))
         return f"shape {self.shape}, spacing ({spacing}) mm, origin ({origin}) mm, axes {axes}"
+
+
+def require_bounded(shape: Iterable[int], what: object) -> None:
+    """Refuse the grid of a file or of something else, `what` in the message, before it is allocated.
+
+    Raises:
+        DiffTumorError: If it has more than 2^30 voxels.
+    """
+    sizes = tuple(map(int, shape))
+    if math.prod(sizes) > MOST_VOXELS:
+        raise DiffTumorError(
+            f"{what} would take a grid of {' x '.join(map(str, sizes))} voxels, more than 2^30. Check its "
+            "header: sizes, and voxel spacing in mm."
+        )
 
 
 def turn_onto_grid(array: NDArray[Any], geometry: GridGeometry, target: GridGeometry, mismatch: str) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from nnunet_difftumor.ct.grid import GridGeometry, turn_onto_grid
+from nnunet_difftumor.ct.grid import GridGeometry, require_bounded, turn_onto_grid
 from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, NotHounsfieldError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -175,8 +175,13 @@ def load_nifti(path: Path) -> Any:
 
 def load_sitk(path: Path) -> sitk.Image:
     """Read an image with SimpleITK."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     with _decoding(path):
-        image = sitk.ReadImage(str(path))
+        reader.ReadImageInformation()
+    require_bounded(reader.GetSize(), path)
+    with _decoding(path):
+        image = reader.Execute()
     _check_3d(image.GetSize(), path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise UnsupportedImageError(
@@ -187,6 +192,7 @@ def load_sitk(path: Path) -> sitk.Image:
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     image = load_nifti(path)
+    require_bounded(image.shape, path)
     with _decoding(path):
         array = np.asanyarray(image.dataobj)
     return array.T, GridGeometry(image.shape[::-1], np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.grid import require_bounded
+
 AIR_HU = -1000.0
 _ROUNDING_SHARE = 1e-6
 """Positions this share of a distance beyond its end still count as inside: rounding puts them there."""
@@ -78,6 +80,7 @@ def resample(
         whole_voxels: The volume ends half a voxel beyond the centres of its outer voxels, and holds their values up
             to there. Otherwise the fill value enters from their centres on.
     """
+    require_bounded(target_shape, f"A volume with voxels of {np.asarray(source_spacing_mm).tolist()} mm, resampled,")
     matrices, window = [], []
     for axis in zip(volume.shape, source_spacing_mm, target_shape, target_spacing_mm, target_start_mm, strict=True):
         continues_mm = math.inf if fill_value is None else 0.5 * axis[1] * whole_voxels

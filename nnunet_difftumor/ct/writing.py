@@ -7,6 +7,8 @@ An output that exists is refused (OutputExistsError), and so is an array of anot
 from __future__ import annotations
 
 import gzip
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 _LARGEST_SHEAR = 1e-4
+_COMPRESSION = 3
+"""Level of gzip: level 6 takes four times as long for a CT and makes it no smaller."""
 
 
 def write_ct_like(
@@ -90,16 +94,20 @@ def write_labels_like(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[A
         image.SetSpacing(spacing.tolist())
         image.SetOrigin(to_lps[:3, 3].tolist())
         image.SetDirection(direction.ravel().tolist())
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=_COMPRESSION)
 
 
 def _write_nifti_bytes(
     template_path: Path, temporary: Path, changed_hu: NDArray[np.floating[Any]], support: NDArray[np.bool_]
 ) -> None:
     image = load_nifti(template_path)
-    packed = template_path.read_bytes()
+    buffer = io.BytesIO()  # filled in parts: a CT of 512 x 512 x 600 takes 300 MB each time that it is there as a whole
     try:
-        content = bytearray(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
+        with template_path.open("rb") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        with gzip.open(template_path, "rb") if is_gzip else template_path.open("rb") as file:
+            shutil.copyfileobj(file, buffer, 2**20)
+        content = buffer.getbuffer()
         stored = np.frombuffer(
             content, image.dataobj.dtype, count=int(np.prod(image.shape)), offset=int(image.dataobj.offset)
         ).reshape(image.shape[::-1])  # NIfTI stores i fastest, so C order is (D, H, W)
@@ -108,8 +116,13 @@ def _write_nifti_bytes(
     _check_shapes(stored.shape, template_path, changed_hu, support)
     in_stored_units = (changed_hu[support].astype(np.float64) - image.dataobj.inter) / image.dataobj.slope
     stored[support] = _fit_into(in_stored_units, stored.dtype)
-    is_packed = file_ending(temporary) == ".nii.gz"
-    temporary.write_bytes(gzip.compress(content, compresslevel=6, mtime=0) if is_packed else content)
+    with temporary.open("wb") as file:
+        if file_ending(temporary) != ".nii.gz":
+            file.write(content)
+            return
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=_COMPRESSION, mtime=0) as packed:
+            for start in range(0, len(content), 2**20):
+                packed.write(content[start : start + 2**20])
 
 
 def _write_sitk(
@@ -123,7 +136,7 @@ def _write_sitk(
     edited.CopyInformation(image)
     for key in image.GetMetaDataKeys():
         edited.SetMetaData(key, image.GetMetaData(key))
-    sitk.WriteImage(edited, str(temporary), useCompression=True)
+    sitk.WriteImage(edited, str(temporary), useCompression=True, compressionLevel=_COMPRESSION)
 
 
 def _fit_into(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:

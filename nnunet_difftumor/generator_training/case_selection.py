@@ -103,9 +103,7 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
     training = tuple(case for case in every if case.identifier not in held)
     heldout = tuple(case for case in every if case.identifier in held)
     if not training:
-        raise DatasetError(
-            f"All {len(every)} cases are held out; none is left to train on. Check --splits and --exclude-cases."
-        )
+        raise DatasetError(_nothing_left(len(every), {case.identifier for case in every}, hold_out, copies))
     seen = {each.identifier for each in heldout if each.fingerprint.image_hash in hold_out.trained_before}
     if seen:
         notes.append(
@@ -113,6 +111,18 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
             "them is a little too good. Train both with the same --splits and --fold."
         )
     return SelectedCases(training, heldout, hold_out, tuple(notes))
+
+
+def _nothing_left(count: int, identifiers: set[str], hold_out: HoldOut, copies: frozenset[str]) -> str:
+    """Say why no case trains: what is held out, what equals a held-out case, and what the fold does not name."""
+    named = identifiers - copies if hold_out.identifiers is None else identifiers & hold_out.identifiers
+    kinds = {"held out": named, "copies of held-out ones": copies}
+    kinds["in neither list of the fold"] = identifiers - named - copies
+    reasons = "; ".join(f"{why}: {_listing(names)}" for why, names in kinds.items() if names)
+    fix = "Give different cases" if hold_out.identifiers is None else "Check the identifiers in --exclude-cases"
+    if hold_out.fold is not None:
+        fix = "Check the identifiers in --splits"
+    return f"None of the {count} cases is left to train on. {reasons[:1].upper()}{reasons[1:]}. {fix}."
 
 
 def _apply_rule(

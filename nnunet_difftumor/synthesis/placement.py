@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 
-from nnunet_difftumor.ct.boxes import as_box
+from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
@@ -74,9 +73,27 @@ class Surroundings:
 
     def share_in(self, mask: NDArray[np.bool_], points_mm: NDArray[np.float64]) -> float:
         """Share of points of the scan, shape (P, 3), in a mask of the box; what is outside the box is not in it."""
+        return float(mask[tuple(self._voxels(points_mm).T)].sum()) / len(points_mm)
+
+    def is_near(self, mask: NDArray[np.bool_], points_mm: NDArray[np.float64], distance_mm: float) -> bool:
+        """Say whether a mask of the box has a voxel within a distance of a point's voxel (points as in `share_in`)."""
+        if not mask.any():
+            return False
+        # only the surroundings of the points are looked at: the box may be a whole scan
+        reach = np.minimum(distance_mm // np.asarray(self.spacing_mm) + 1, mask.shape).astype(np.int64)
+        squares = [(np.arange(-n, n + 1) * mm) ** 2 for n, mm in zip(reach.tolist(), self.spacing_mm, strict=True)]
+        d, h, w = np.ix_(*squares)
+        ball = np.sqrt(d + h + w) <= distance_mm
+        for voxel in np.unique(self._voxels(points_mm), axis=0):
+            near = widened(as_box(voxel, voxel + 1), reach, mask.shape)
+            if (mask[near] & ball[inside(near, as_box(voxel - reach, voxel))]).any():
+                return True
+        return False
+
+    def _voxels(self, points_mm: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Voxels of the box that points of the scan lie in; those outside the box are left out. Shape (N, 3)."""
         voxels = np.round(points_mm / np.asarray(self.spacing_mm)).astype(np.int64) - self.start  # (P, 3)
-        within = np.all((voxels >= 0) & (voxels < mask.shape), axis=1)
-        return float(mask[tuple(voxels[within].T)].sum()) / len(voxels)
+        return voxels[np.all((voxels >= 0) & (voxels < self.organ.shape), axis=1)]
 
 
 class Ground(ABC):
@@ -282,12 +299,7 @@ def _fits(near: Surroundings, surface: TumorSurface, minimum_inside_share: float
     if near.share_in(near.replaceable, inside_mm) < minimum_inside_share:
         return False
     everywhere_mm = np.concatenate([inside_mm, _outline_mm(surface)])
-    for mask, distance_mm in near.keep_off:
-        if mask.any():
-            too_near = np.asarray(distance_transform_edt(~mask, sampling=near.spacing_mm)) <= distance_mm
-            if near.share_in(too_near, everywhere_mm) > 0.0:
-                return False
-    return True
+    return not any(near.is_near(mask, everywhere_mm, distance_mm) for mask, distance_mm in near.keep_off)
 
 
 def _outline_mm(surface: TumorSurface) -> NDArray[np.float64]:

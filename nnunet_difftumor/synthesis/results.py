@@ -69,9 +69,13 @@ class SynthesisResult:
     def apply_to(self, image_hu: FloatArray) -> FloatArray:
         """Return a copy of the host's image with the tumours in it. Shape (D, H, W), HU."""
         changed = image_hu.copy()
-        for tumor in self.tumors:
-            changed[tumor.box][tumor.support] = tumor.image_hu[tumor.support]
+        self.apply_to_(changed)
         return changed
+
+    def apply_to_(self, image_hu: FloatArray) -> None:
+        """Put the tumours into the host's image itself. Shape (D, H, W), HU."""
+        for tumor in self.tumors:
+            image_hu[tumor.box][tumor.support] = tumor.image_hu[tumor.support]
 
     def label_mask(self, shape: Sequence[int]) -> NDArray[np.bool_]:
         """Return the union of the tumours' labels. Shape `shape`."""

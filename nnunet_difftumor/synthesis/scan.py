@@ -114,6 +114,9 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
     organ_map = read_mask(request.organ_mask_path, ct)
     organ_label = _find_organ_label(organ_map, request)
     organ = organ_map == organ_label
+    tumor_label = int(organ_map.max()) + 1
+    if tumor_label > np.iinfo(organ_map.dtype).max:
+        raise DiffTumorError(f"{request.organ_mask_path} leaves no number for the tumours above {tumor_label - 1}.")
     tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)
     if recorded.get("generator_hash") not in (None, tissue.identity):
         raise DiffTumorError(
@@ -125,7 +128,7 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
     given = _given_tumor(request, ct, tissue.appearances)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
-        tumor_label = int(organ_map.max()) + 1
+        organ_map[result.label_mask(organ.shape)] = tumor_label
         records = {
             "format": RECORDS_FORMAT,
             "synthetic": True,
@@ -141,8 +144,11 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
             "rejected": dict(result.rejected),
             "tumors": [asdict(tumor.record) for tumor in result.tumors],
         }
-        labels = np.where(result.label_mask(organ.shape), tumor_label, organ_map)
-        _write_or_keep(partial(_write_results, ct=ct, labels=labels, result=result, records=records), folder, output)
+        rows = _montage_rows(ct, result)
+        result.apply_to_(ct.image_hu)  # a copy would take another 600 MB for 512 x 512 x 600 voxels
+        changed = result.support_mask(organ.shape)
+        write = partial(_write_results, ct=ct, labels=organ_map, changed=changed, rows=rows, records=records)
+        _write_or_keep(write, folder, output)
     return result
 
 
@@ -271,17 +277,23 @@ def _read_content(path: Path) -> dict[str, Any]:
 
 
 def _write_results(
-    folder: Path, ct: CTVolume, labels: NDArray[np.integer[Any]], result: SynthesisResult, records: Mapping[str, Any]
+    folder: Path,
+    *,
+    ct: CTVolume,
+    labels: NDArray[np.integer[Any]],
+    changed: NDArray[np.bool_],
+    rows: list[MontageRow],
+    records: Mapping[str, Any],
 ) -> None:
-    changed_hu = result.apply_to(ct.image_hu)
-    figure = draw_montage(_montage_rows(ct, changed_hu, result), f"Synthetic tumours in {ct.path.name}")
-    write_ct_like(ct.path, folder / "ct.nii.gz", changed_hu, result.support_mask(changed_hu.shape))
+    figure = draw_montage(rows, f"Synthetic tumours in {ct.path.name}")
+    write_ct_like(ct.path, folder / "ct.nii.gz", ct.image_hu, changed)
     write_labels_like(ct, folder / "label.nii.gz", labels)
     write_json(folder / "tumors.json", records)
     save_figure(figure, folder / "montage.png")
 
 
-def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: SynthesisResult) -> list[MontageRow]:
+def _montage_rows(ct: CTVolume, result: SynthesisResult) -> list[MontageRow]:
+    """Make rows of the CT without its tumours; `after_hu` is a view, which shows them when they are put in."""
     flips = flips_to_display(ct.geometry.affine)
     rows = []
     for tumor in result.tumors:
@@ -289,7 +301,7 @@ def _montage_rows(ct: CTVolume, changed_hu: NDArray[np.float32], result: Synthes
         label[tumor.box] = tumor.label
         box = crop_around(label, ct.spacing_mm)
         spec = tumor.record.spec
-        before, after = (np.flip(image_hu[box], flips) for image_hu in (ct.image_hu, changed_hu))
+        before, after = np.flip(ct.image_hu[box].copy(), flips), np.flip(ct.image_hu[box], flips)
         title = f"radius {spec.radius_mm:.1f} mm\n{tumor.record.contrast_hu:+.0f} HU"
         rows.append(MontageRow(before, after, np.flip(label[box], flips), ct.spacing_mm, title))
     return rows

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
+from nnunet_difftumor.ct.grid import require_bounded
 from nnunet_difftumor.ct.resample import Vector, average_onto, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.appearance import Appearance
@@ -63,6 +64,7 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     start = np.floor((centre - reach_mm) / spacing).astype(int)
     stop = np.ceil((centre + reach_mm) / spacing).astype(int) + 1
     shape = stop - start
+    require_bounded(shape, f"A tumour of {surface.spec.radius_mm:g} mm radius on voxels of {spacing.tolist()} mm")
     fine_shape, fine_spacing, fine_start = _fine_grid(surface, shape, spacing, start * spacing)
     distance_mm = surface.signed_distance_on_grid(fine_shape, fine_spacing, fine_start)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,10 @@ class ExtraDataset:
     @property
     def command(self) -> str:
         """Command that prepares it."""
-        return (
-            f"difftumor add-healthy -d {self.target.name} --from {self.name} --plans {self.target.plans['plans_name']} "
-            f"-c {self.target.configuration} --confirmed-healthy"
-        )
+        target = self.target
+        words = ["difftumor", "add-healthy", "-d", target.name, "--from", self.name]
+        options = ["--plans", target.plans["plans_name"], "-c", target.configuration, "--confirmed-healthy"]
+        return shlex.join([*words, *options])
 
     def check_description(self, dataset_json: Mapping[str, Any]) -> None:
         """Check that its channels and labels mean what they mean in the data set that is trained on.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
 DESCRIPTION = """Train the autoencoder whose latents the tumours are made in. Any CT helps; no label is needed.
 
---data takes nnU-Net raw data sets and plain folders of CTs in HU. Writes into --output:
+--data takes nnU-Net raw data sets and folders of CTs in HU (one file or folder a case, masks left out by their names).
+Writes into --output:
   autoencoder/       the model, for train-diffusion
   heldout.json       reconstruction error in HU on held-out cases, beside 2x and 4x average pooling
   provenance.json    hashes of the cases that trained it, for the leak guard; cases.json: their names
@@ -51,8 +53,9 @@ def _report(output: Path, *, is_heldout: bool) -> str:
     body = errors.get("body", errors["all"])  # most of a scan is air, which any network knows
     if body["mae_hu"] > body["mae_pool2_hu"]:
         lines.append("It does not beat 2x pooling, with which it started: train longer (--steps) before you go on.")
-    lines.append(f"Pictures: tensorboard --logdir {output / 'tensorboard'}")
+    lines.append(f"Pictures: tensorboard --logdir {shlex.quote(str(output / 'tensorboard'))}")
+    quoted = shlex.quote(str(output))
     lines.append(
-        f"Next: difftumor train-diffusion --data RAW_DATASET --autoencoder {output} --output DIR --preset tiny"
+        f"Next: difftumor train-diffusion --data RAW_DATASET --autoencoder {quoted} --output DIR --preset tiny"
     )
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
@@ -64,6 +65,7 @@ def _report(output: Path, *, is_heldout: bool) -> str:
         name = {"fill_only": "no diffusion", "reconstruction": "autoencoder"}.get(kind, kind)
         lines.append(f"{name:16s}{row['mean_hu']:8.1f}{row['crop_sd_hu']:16.1f}{row['wasserstein_hu']:21.1f}")
     lines.append(f"Generator: {generator}")
-    lines.append(f"Pictures: tensorboard --logdir {output / 'tensorboard'}")
-    lines.append(f"Look at it: difftumor synthesize --ct FILE --organ-mask FILE --generator {generator} --output DIR")
+    lines.append(f"Pictures: tensorboard --logdir {shlex.quote(str(output / 'tensorboard'))}")
+    quoted = shlex.quote(str(generator))
+    lines.append(f"Look at it: difftumor synthesize --ct FILE --organ-mask FILE --generator {quoted} --output DIR")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +88,8 @@ class TrainedModel:
     def predict_command(self) -> str:
         """The command that predicts with the exported model on a machine with stock nnU-Net."""
         dataset, plans = self.plans["dataset_name"], self.plans["plans_name"]
-        return (
-            f"nnUNetv2_predict -d {dataset} -c {self.configuration} -p {plans} -f {' '.join(self.folds)} "
-            f"-chk {self.checkpoint} -i IMAGES -o PREDICTIONS"
-        )
+        words = ["nnUNetv2_predict", "-d", dataset, "-c", self.configuration, "-p", plans, "-f", *self.folds]
+        return shlex.join([*words, "-chk", self.checkpoint, "-i", "IMAGES", "-o", "PREDICTIONS"])
 
     @property
     def saw_synthetic_tumors(self) -> bool:

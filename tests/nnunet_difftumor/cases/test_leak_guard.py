@@ -18,6 +18,8 @@ from nnunet_difftumor.cases.leak_guard import (
     refuse_overlap,
 )
 from nnunet_difftumor.cases.splits import Split
+from nnunet_difftumor.cases.tumor_prints import print_tumor_file
+from nnunet_difftumor.ct import reading
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import LeakError
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
@@ -219,6 +221,30 @@ def test_hashes_are_kept_and_follow_the_file(data, tmp_path):
     changed = describe()
     assert changed.tumor_mask_hashes != before.tumor_mask_hashes
     assert changed.image_hash != before.image_hash
+
+
+def test_each_file_is_read_once_and_then_never_again(data, tmp_path, monkeypatch):
+    files = []
+
+    def read_array(path):
+        files.append(path)
+        return original(path)
+
+    original = reading.read_array
+    monkeypatch.setattr(reading, "read_array", read_array)
+    label_file, image_file = data.label_file("train_1"), data.images["train_1"]
+    labels = np.zeros((60, 50, 40), np.uint8)
+    labels[10:30, 10:30, 10:30], labels[12:20, 12:20, 12:20] = 2, 3
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), label_file)
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.int16) * 100 - 90, np.eye(4)), image_file)
+    cache = FactCache(tmp_path / "facts.json")
+    content = describe_case("train_1", label_file, image_file, [(2,), (2, 3)], cache)
+    assert sorted(files) == sorted([label_file, image_file])
+    assert (len(content.tumor_mask_hashes), len(content.tumor_prints)) == (2, 2)
+    assert content.tumor_prints[1] == print_tumor_file(label_file, (2, 3), image_file)[0]
+    files.clear()
+    assert describe_case("train_1", label_file, image_file, [(2,), (2, 3)], cache) == content
+    assert files == []
 
 
 def test_recompressed_and_retyped_copies_are_recognised(data, tmp_path, fingerprint_case):

@@ -18,6 +18,8 @@ from diffusion.generator.provenance import (
     CaseFingerprint,
     Provenance,
     ProvenanceError,
+    SurroundingsPrint,
+    TumorPrint,
     load_provenance,
     save_provenance,
 )
@@ -25,7 +27,7 @@ from nnunet_difftumor.cases import tumor_prints
 from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, check_leaks
 from nnunet_difftumor.cases.healthy import CaseGroups
 from nnunet_difftumor.cases.splits import Split
-from nnunet_difftumor.cases.tumor_prints import can_be_told, mean_same_tumor, take_tumor_prints
+from nnunet_difftumor.cases.tumor_prints import PrintTable, can_be_told, mean_same_tumor, take_tumor_prints
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import LeakError
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
@@ -90,6 +92,32 @@ def test_a_tumor_that_lost_its_neighbour_is_recognised():
     prints = take_tumor_prints(both, spacing_mm)
     assert len(prints) == 3
     assert mean_same_tumor(prints, take_tumor_prints(one, spacing_mm))
+
+
+def test_many_prints_at_once_are_compared_as_one_by_one():
+    rng = np.random.default_rng(0)
+
+    def draw() -> TumorPrint:
+        scale, (third, second, first) = rng.uniform(0.97, 1.03, 5), np.sort(rng.uniform(9.0, 11.0, 3))
+        return TumorPrint(
+            voxel_mm=rng.uniform(0.7, 2.0),
+            volume_mm3=3e4 * scale[0],
+            axes_mm=(first, second, third),
+            skewness=0.2 * scale[1],
+            asymmetry=0.3 * scale[2],
+            surroundings=(
+                SurroundingsPrint(radius_mm=20.0, mean_hu=rng.uniform(60.0, 70.0), slope_hu=3.0, quadrupole_hu=1.0),
+            ),
+        )
+
+    cases = [tuple(draw() for _ in range(rng.integers(0, 4))) for _ in range(30)]
+    table, fresh = PrintTable(cases), [(draw(), draw()) for _ in range(30)]
+    expected = np.array([[mean_same_tumor(prints, other) for other in cases] for prints in fresh])
+    assert 0 < expected.sum() < expected.size
+    assert np.array_equal([[PrintTable([other]).holds_same_tumor(each) for other in cases] for each in fresh], expected)
+    assert [table.holds_same_tumor(each) for each in fresh] == expected.any(axis=1).tolist()
+    assert not PrintTable([(), ()]).holds_same_tumor(fresh[0])
+    assert not table.holds_same_tumor(())
 
 
 def test_rates_of_large_drawn_tumors(leak_guard):

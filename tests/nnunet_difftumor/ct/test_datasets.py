@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_difftumor.ct.datasets import find_ct_files, load_raw_dataset
+from nnunet_difftumor.ct.datasets import find_ct_files, find_label_maps, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import find_tumor_label
 from nnunet_difftumor.ct.reading import CTVolume, UnsupportedImageError, read_ct, read_labels, read_mask
+from nnunet_difftumor.ct.resample import resample
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import (
     CorruptImageError,
@@ -23,6 +24,9 @@ from nnunet_difftumor.errors import (
     NotHounsfieldError,
     OutputExistsError,
 )
+from nnunet_difftumor.tumor.drawing import draw_on_grid
+from nnunet_difftumor.tumor.spec import TumorSpec
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 AFFINE = np.array([[-0.8, 0, 0, 30.0], [0, -0.9, 0, 20.0], [0, 0, 3.0, -50.0], [0, 0, 0, 1]])
 
@@ -130,6 +134,22 @@ def test_bad_ct_is_refused_by_name(tmp_path: Path, make: Any, name: str, error: 
     assert str(path) in str(caught.value)
 
 
+def test_a_grid_that_no_memory_holds_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Image(make_hu(), AFFINE).header.copy()
+    header["dim"][1:4], header["vox_offset"] = 30000, 352
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(100)))
+    meta = ("ObjectType = Image", "NDims = 3", "DimSize = 30000 30000 30000", "ElementType = MET_SHORT")
+    (tmp_path / "ct.mha").write_text("\n".join([*meta, "ElementDataFile = LOCAL", ""]))
+    for name in ("ct.nii.gz", "ct.mha"):
+        with pytest.raises(DiffTumorError, match=rf"{name} would take a grid of 30000 x 30000 x 30000 voxels"):
+            read_ct(tmp_path / name)
+    with pytest.raises(DiffTumorError, match="resampled, would take a grid of 90000 x"):
+        resample(np.zeros((9, 9, 9), np.float32), (9e3, 9e3, 9e3), (90000, 90000, 90000), (1.0, 1.0, 1.0), (0, 0, 0))
+    spec = TumorSpec(centre_mm=(0.0, 0.0, 0.0), radius_mm=1e6, seed=0, size_class="user")
+    with pytest.raises(DiffTumorError, match=r"A tumour of 1e\+06 mm radius"):
+        draw_on_grid(TumorSurface(spec), (1.0, 1.0, 1.0))
+
+
 class TestMasks:
     @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
     @pytest.mark.parametrize("flipped", [(), (0,), (1, 2), (0, 1, 2)])
@@ -221,6 +241,13 @@ class TestWriting:
         support = np.ones(ct.image_hu.shape, bool)
         write_ct_like(template, tmp_path / "out.nii.gz", ct.image_hu * 0.9, support)
         assert np.abs(read_ct(tmp_path / "out.nii.gz").image_hu - ct.image_hu * 0.9).max() <= 0.25 + 1e-4
+
+    def test_a_ct_is_packed_at_a_quick_level_and_its_file_says_nothing_of_when(self, tmp_path: Path) -> None:
+        template = save_nifti(tmp_path / "ct.nii.gz", make_hu((30, 30, 30)) // 16)
+        support = np.zeros((30, 30, 30), bool)
+        write_ct_like(template, tmp_path / "out.nii.gz", np.zeros(support.shape), support)
+        packed = gzip.compress(decompressed(template), compresslevel=3, mtime=0)
+        assert (tmp_path / "out.nii.gz").read_bytes()[10:] == packed[10:]  # behind the head, which names the system
 
     def test_values_beyond_the_stored_type_saturate(self, tmp_path: Path) -> None:
         template = scaled_nifti(tmp_path / "ct.nii.gz")
@@ -330,3 +357,87 @@ class TestDatasets:
     def test_empty_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="neither dataset"):
             find_ct_files(tmp_path)
+
+    def test_layouts_of_public_sets_are_understood_and_masks_are_never_taken_for_ct(self, tmp_path: Path) -> None:
+        layouts = {
+            "totalseg": ("s0001/ct.nii.gz", "s0001/segmentations/liver.nii.gz", "s0002/ct.nii.gz"),
+            "kits": ("case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz"),
+            "kits21": ("case_1/imaging.nii.gz", "case_1/aggregated_MAND_seg.nii.gz", "case_1/instances/k_0.nii.gz"),
+            "lits": ("volume-0.nii", "segmentation-0.nii", "volume-1.nii", "labels-1.nii.gz"),
+            "pants": ("ImageTr/P_1/ct.nii.gz", "LabelTr/P_1/combined_labels.nii.gz", "LabelTr/P_1/pancreas.nii.gz"),
+            "btcv": ("img/img0001.nii.gz", "label/label0001.nii.gz"),
+            "segthor": ("Patient_01/Patient_01.nii.gz", "Patient_01/GT.nii.gz"),
+            "autopet": ("p1/CT.nii.gz", "p1/SUV.nii.gz", "p1/PET.nii.gz", "p1/SEG.nii.gz"),
+            "bids": ("sub-1/s-1_ct.nii.gz", "derivatives/sub-1/s-1_seg-vert_msk.nii.gz"),
+            "plain": (
+                "a_ct.nii.gz",
+                "a_label.nii.gz",
+                "b_label_2.nii.gz",
+                "segthor_1.nii.gz",
+                "p_low-dose.nii",
+                ".git/x.nii.gz",
+            ),
+        }
+        for layout, names in layouts.items():
+            for name in names:
+                (tmp_path / layout / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / layout / name).touch()
+        found = {layout: [case.identifier for case in find_ct_files(tmp_path / layout)] for layout in layouts}
+        assert found == {
+            "totalseg": ["s0001", "s0002"],
+            "kits": ["case_00000"],
+            "kits21": ["case_1"],
+            "lits": ["volume-0", "volume-1"],
+            "pants": ["P_1"],
+            "btcv": ["img0001"],
+            "segthor": ["Patient_01"],
+            "autopet": ["p1"],
+            "bids": ["s-1"],
+            "plain": ["a", "p_low-dose", "segthor_1"],
+        }
+        for name, says in (("labelsOnly/p_seg.nii.gz", "masks or no CT"), ("dicom/1.dcm", "dcm2niix")):
+            (tmp_path / "other" / name).parent.mkdir(parents=True)
+            (tmp_path / "other" / name).touch()
+            with pytest.raises(DatasetError, match=says):
+                find_ct_files((tmp_path / "other" / name).parent)
+
+    def test_links_are_followed_once_and_broken_ones_are_named(self, tmp_path: Path) -> None:
+        site = tmp_path / "data" / "site"
+        site.mkdir(parents=True)
+        (tmp_path / "disk").mkdir()
+        for path in (tmp_path / "disk" / "p2.nii.gz", site / "p0.nii.gz"):
+            path.touch()
+        (site / "further").symlink_to(tmp_path / "disk")
+        (site / "round").symlink_to(tmp_path / "data")
+        (site / "same.nii.gz").symlink_to("p0.nii.gz")
+        (site / "notes.txt").symlink_to("nowhere")
+        (site / "p9_seg.nii.gz").symlink_to("nowhere")  # a mask, which is not needed
+        assert [case.identifier for case in find_ct_files(tmp_path / "data")] == ["p2", "p0"]
+        (site / "p3.nii.gz").symlink_to("../.git/annex/objects/MD5E-3.nii.gz")
+        (site / "more").symlink_to("/nowhere/more")
+        with pytest.raises(DatasetError, match=r"2 links .*site/more, .*site/p3.nii.gz.*datalad get"):
+            find_ct_files(tmp_path / "data")
+
+    @pytest.mark.parametrize("name", ["imagesTr/case_1_0000.nii.gz", "labelsTr/case_1.nii.gz"])
+    def test_broken_links_of_a_data_set_are_named_and_no_case_loses_its_labels(self, tmp_path: Path, name: str) -> None:
+        folder = write_dataset(tmp_path, 2)
+        (folder / name).unlink()
+        (folder / name).symlink_to("nowhere")
+        with pytest.raises(DatasetError, match=name):
+            load_raw_dataset(folder, needs_labels=False)
+        with pytest.raises(DatasetError, match="case_1"):
+            find_label_maps(folder / Path(name).parent)
+
+    def test_environment_variables_are_expanded_as_by_nnunet(self, tmp_path: Path, monkeypatch: Any) -> None:
+        from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+        listed = {"b": {"images": ["$CT_DISK/case_0_0000.nii.gz"], "label": "${LABELS}/case_0.nii.gz"}}
+        folder = write_dataset(tmp_path, 1, dataset=listed)
+        with pytest.raises(DatasetError, match="environment variable"):
+            load_raw_dataset(folder)
+        monkeypatch.setenv("CT_DISK", str(folder / "imagesTr"))
+        monkeypatch.setenv("LABELS", "labelsTr")
+        (case,) = load_raw_dataset(folder).cases
+        theirs = get_filenames_of_train_images_and_targets(str(folder))["b"]
+        assert [str(case.image_path)] == theirs["images"]
+        assert str(case.label_path) == theirs["label"]

@@ -111,8 +111,22 @@ def test_a_list_of_other_patients_is_refused(splits: Path) -> None:
 
 def test_no_case_left_to_train_is_refused(tmp_path: Path) -> None:
     (tmp_path / "exclude.txt").write_text("a\nb\n")
-    with pytest.raises(DatasetError, match="none is left"):
+    with pytest.raises(DatasetError, match=r"None of the 2 .*Held out: 2 cases \(a, b\)\. Check .*--exclude-cases"):
         select_cases([(FOLDER, ABCDE[:2])], read_hold_out(None, None, tmp_path / "exclude.txt"))
+
+
+def test_nothing_is_called_held_out_that_is_not(splits: Path) -> None:
+    splits.write_text(json.dumps([{"train": ["a", "b"], "val": ["c", "d"]}]))
+    cases = [make_cached(name) for name in "cwxyz"]
+    with pytest.raises(DatasetError) as caught:
+        select_cases([(FOLDER, cases)], read_hold_out(splits, 0, None))
+    assert str(caught.value) == (
+        "None of the 5 cases is left to train on. Held out: 1 case (c); in neither list of the fold: 4 cases "
+        "(w, x, y, z). Check the identifiers in --splits."
+    )
+    copies = [make_cached(name, content="the same") for name in "abcd"]
+    with pytest.raises(DatasetError, match=r"Held out: 1 case \(.\); copies of held-out ones: 3 cases .*different"):
+        select_cases([(FOLDER, copies)], read_hold_out(None, None, None))
 
 
 def test_wrong_rules_are_refused(tmp_path: Path, splits: Path) -> None:

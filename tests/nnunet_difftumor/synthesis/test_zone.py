@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.errors import EmptyOrganError
+from nnunet_difftumor.synthesis import placement
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.organ_depth import lies_at_depth, organ_depth_mm
-from nnunet_difftumor.synthesis.placement import TumorPlan, Zone, draw_tumors
+from nnunet_difftumor.synthesis.placement import Surroundings, TumorPlan, Zone, draw_tumors
 from nnunet_difftumor.tumor.sizes import SizeClass
 
 TINY = (SizeClass(name="tiny", radius_mm=(2.0, 3.0), probability=1.0),)
@@ -68,3 +71,37 @@ def test_the_depth_of_one_voxel_is_that_of_the_whole_map(depth_range_mm: tuple[f
         expected = low_mm <= depth_mm[tuple(voxel)] <= high_mm
         assert lies_at_depth(labels[None], voxel, 1, -1, SPACING_MM, depth_range_mm) == expected
     assert not lies_at_depth(labels[None], (20, 30, 50), 1, -1, SPACING_MM, (0.0, 1e6))  # no voxel of the organ
+
+
+@pytest.mark.parametrize("distance_mm", [0.0, 1.0, 3.0, 7.5, 500.0])
+@pytest.mark.parametrize("spacing_mm", [(2.0, 1.0, 1.0), (0.8, 0.7, 0.7)])
+def test_what_is_near_is_what_the_distance_map_says(distance_mm: float, spacing_mm: tuple[float, float, float]):
+    rng = np.random.default_rng(0)
+    start, everywhere = np.array([3, 0, 5]), np.ones((14, 17, 19), bool)
+    near = Surroundings(start, spacing_mm, everywhere, everywhere)
+    for share in (0.0005, 0.005, 0.05):
+        mask = rng.random(everywhere.shape) < share
+        depth_mm = distance_transform_edt(~mask, sampling=spacing_mm) if mask.any() else np.full(mask.shape, np.inf)
+        for _ in range(20):
+            points_mm = (start + rng.uniform(-2.0, 20.0, (3, 3))) * spacing_mm
+            expected = near.share_in(depth_mm <= distance_mm, points_mm) > 0.0
+            assert near.is_near(mask, points_mm, distance_mm) == expected
+
+
+def test_a_scan_without_room_is_not_measured_again_for_every_place(monkeypatch: pytest.MonkeyPatch):
+    measured = []
+
+    def measure(*arguments, **options):
+        measured.append(None)
+        return distance_transform_edt(*arguments, **options)
+
+    monkeypatch.setattr(placement, "distance_transform_edt", measure, raising=False)
+    host = ball_host(30.0)
+    vessels = np.zeros_like(host.organ_mask)
+    vessels[::2, ::4, ::4] = True
+    host = dataclasses.replace(host, avoid_mask=vessels)
+    placed, given_up = draw_tumors(
+        host, TumorPlan(size_classes=TINY, zone=Zone(avoid_distance_mm=3.0)), np.random.default_rng(0), count=2
+    )
+    assert (len(placed), len(given_up)) == (0, 2)
+    assert len(measured) <= 1
