@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.ct.components import label_components
@@ -33,6 +34,7 @@ class EvaluationScan:
         tumors: True in any tumour.
         target: True in the largest tumour, empty if no tumour reaches 3 mm radius.
         window_hu: Window to which values are limited where they are measured, in HU: the generator's.
+        axes: Direction of each array axis in right-anterior-superior axes, one a column. Shape (3, 3).
     """
 
     identifier: str
@@ -42,6 +44,12 @@ class EvaluationScan:
     tumors: BoolArray
     target: BoolArray
     window_hu: tuple[float, float]
+    axes: NDArray[np.floating] = field(default_factory=lambda: np.eye(3)[::-1])
+
+    @property
+    def affine(self) -> NDArray[np.floating]:
+        """Takes a voxel index to right-anterior-superior mm, from voxel (0, 0, 0) on. Shape (4, 4)."""
+        return block_diag(self.axes * np.asarray(self.spacing_mm), 1.0)
 
     @property
     def has_target(self) -> bool:
@@ -95,7 +103,8 @@ def read_scan(
     if not organ.any():
         raise MissingLabelError(f"{case.label_path} has no voxel of the organ (label {organ_label}).")
     image_hu, target = on_grid(ct.image_hu, AIR_HU), _largest(tumors, spacing)
-    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu)
+    axes = ct.geometry.affine[:3, :3] / np.asarray(ct.spacing_mm)
+    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu, axes)
 
 
 def _largest(tumors: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
