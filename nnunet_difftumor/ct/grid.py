@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.errors import GeometryMismatchError
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REVERSED_AXES = np.eye(4)[[2, 1, 0, 3]]
+"""Takes a voxel index (d, h, w, 1) to (i, j, k, 1), and back."""
+
 _LARGEST_CORNER_SHIFT_VOXELS = 0.1
 
 
@@ -29,7 +33,7 @@ class GridGeometry:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxels in mm, (D, H, W)."""
-        depth, height, width = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        depth, height, width = voxel_sizes(self.affine).tolist()
         return depth, height, width
 
     def describe(self) -> str:
@@ -38,6 +42,11 @@ class GridGeometry:
         origin = ", ".join(f"{value:.2f}" for value in self.affine[:3, 3])
         axes = "".join(str(code) for code in nibabel.aff2axcodes(self.affine))
         return f"shape {self.shape}, spacing ({spacing}) mm, origin ({origin}) mm, axes {axes}"
+
+
+def voxel_sizes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distance between neighbouring voxels along each axis of an affine (4, 4)."""
+    return np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def turn_onto_grid(array: NDArray[Any], geometry: GridGeometry, target: GridGeometry, mismatch: str) -> NDArray[Any]:

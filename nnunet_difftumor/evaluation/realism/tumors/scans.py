@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
 from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.ct.components import label_components
@@ -34,7 +33,7 @@ class EvaluationScan:
         tumors: True in any tumour.
         target: True in the largest tumour, empty if no tumour reaches 3 mm radius.
         window_hu: Window to which values are limited where they are measured, in HU: the generator's.
-        axes: Direction of each array axis in right-anterior-superior axes, one a column. Shape (3, 3).
+        affine: Takes a voxel index to right-anterior-superior mm, up to a shift. Shape (4, 4).
     """
 
     identifier: str
@@ -44,12 +43,7 @@ class EvaluationScan:
     tumors: BoolArray
     target: BoolArray
     window_hu: tuple[float, float]
-    axes: NDArray[np.floating] = field(default_factory=lambda: np.eye(3)[::-1])
-
-    @property
-    def affine(self) -> NDArray[np.floating]:
-        """Takes a voxel index to right-anterior-superior mm, from voxel (0, 0, 0) on. Shape (4, 4)."""
-        return block_diag(self.axes * np.asarray(self.spacing_mm), 1.0)
+    affine: NDArray[np.floating] = field(default_factory=lambda: np.eye(4)[[2, 1, 0, 3]])
 
     @property
     def has_target(self) -> bool:
@@ -103,8 +97,8 @@ def read_scan(
     if not organ.any():
         raise MissingLabelError(f"{case.label_path} has no voxel of the organ (label {organ_label}).")
     image_hu, target = on_grid(ct.image_hu, AIR_HU), _largest(tumors, spacing)
-    axes = ct.geometry.affine[:3, :3] / np.asarray(ct.spacing_mm)
-    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu, axes)
+    affine = ct.geometry.affine * np.append(np.divide(spacing, ct.spacing_mm), 1.0)
+    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu, affine)
 
 
 def _largest(tumors: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
