@@ -93,6 +93,7 @@ def test_four_axes_are_three_for_splits_and_the_training_of_an_autoencoder(write
     monkeypatch.setenv("nnUNet_raw", str(folder))
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    (tmp_path / "preprocessed" / "Dataset901_FourAxes").mkdir(parents=True)
     assert main(["splits", "-d", "901"]) == 0
     data, output = str(folder / "Dataset901_FourAxes"), str(tmp_path / "ae")
     assert main(["train-autoencoder", "--data", data, "--output", output, "--preset", "nano", "--steps", "3"]) == 0
