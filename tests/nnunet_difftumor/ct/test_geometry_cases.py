@@ -86,14 +86,3 @@ def test_a_header_without_a_sure_size_is_named(write_case, tmp_path, capsys, cas
 def test_zero_spacing_is_named_by_synthesize(write_case, nano_generator_folder, tmp_path, capsys):
     assert synthesize(write_case("zero_spacing"), tmp_path / "out", nano_generator_folder, "6", "6.5") == 1
     assert "no distance between slices" in capsys.readouterr().err
-
-
-def test_four_axes_are_three_for_splits_and_the_training_of_an_autoencoder(write_case, tmp_path, monkeypatch):
-    folder = write_case("four_axes")
-    monkeypatch.setenv("nnUNet_raw", str(folder))
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    (tmp_path / "preprocessed" / "Dataset901_FourAxes").mkdir(parents=True)
-    assert main(["splits", "-d", "901"]) == 0
-    data, output = str(folder / "Dataset901_FourAxes"), str(tmp_path / "ae")
-    assert main(["train-autoencoder", "--data", data, "--output", output, "--preset", "nano", "--steps", "3"]) == 0
