@@ -16,6 +16,10 @@ from nnunet_difftumor.errors import DiffTumorError, GeometryMismatchError
 MOST_VOXELS = 2**30
 """A grid of more voxels is a wrong header or number: it is four times the largest CT, and 4 GB as float32."""
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REVERSED_AXES = np.eye(4)[[2, 1, 0, 3]]
+"""Takes a voxel index (d, h, w, 1) to (i, j, k, 1), and back."""
+
 _LARGEST_CORNER_SHIFT_VOXELS = 0.1
 
 
@@ -34,7 +38,7 @@ class GridGeometry:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxels in mm, (D, H, W)."""
-        depth, height, width = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        depth, height, width = voxel_sizes(self.affine).tolist()
         return depth, height, width
 
     def describe(self) -> str:
@@ -57,6 +61,11 @@ def require_bounded(shape: Iterable[int], what: object) -> None:
             f"{what} would take a grid of {' x '.join(map(str, sizes))} voxels, more than 2^30. Check its "
             "header: sizes, and voxel spacing in mm."
         )
+
+
+def voxel_sizes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distance between neighbouring voxels along each axis of an affine (4, 4)."""
+    return np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def turn_onto_grid(array: NDArray[Any], geometry: GridGeometry, target: GridGeometry, mismatch: str) -> NDArray[Any]:

@@ -6,34 +6,22 @@ or truncated or has no usable grid, and UnsupportedImageError if it is not one 3
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from nnunet_difftumor.ct.grid import GridGeometry, require_bounded, turn_onto_grid
-from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, NotHounsfieldError
+from nnunet_difftumor.ct.grid import REVERSED_AXES, GridGeometry, require_bounded, turn_onto_grid
+from nnunet_difftumor.ct.nifti import UnsupportedImageError, affine_of, check_3d, decoding, load_nifti, resolve_affine
+from nnunet_difftumor.errors import CorruptImageError, NotHounsfieldError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SITK_ENDINGS = (".nrrd", ".mha", ".mhd")
 IMAGE_ENDINGS = NIFTI_ENDINGS + SITK_ENDINGS
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-REVERSED_AXES = np.eye(4)[[2, 1, 0, 3]]
-"""Takes a voxel index (d, h, w, 1) to (i, j, k, 1), and back."""
-
-
-class UnsupportedImageError(DiffTumorError):
-    """An image file is whole, but of a kind that is not a single 3D scalar volume."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,80 +139,48 @@ def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
 
 def read_shape(path: Path) -> tuple[int, ...]:
     """Read the shape that `read_array` gives, (D, H, W), from the header alone."""
+    if file_ending(path) in NIFTI_ENDINGS:
+        return tuple(reversed(load_nifti(path).shape[:3]))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with decoding(path):
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise CorruptImageError(f"{path} cannot be read ({error}). Copy it again.") from error
-    return tuple(reversed(reader.GetSize()))
-
-
-def load_nifti(path: Path) -> Any:
-    """Open a NIfTI file (.nii, .nii.gz) with nibabel, without decoding its voxels."""
-    with _decoding(path):
-        image: Any = nibabel.load(path)
-    _check_3d(image.shape, path)
-    if image.get_data_dtype().kind not in "iuf":
-        raise UnsupportedImageError(
-            f"{path} stores {image.get_data_dtype()} voxels; one plain number a voxel is needed. "
-            "Export the CT in HU as int16."
-        )
-    return image
+    check_3d(reader.GetSize(), path)
+    return tuple(reversed(reader.GetSize()[:3]))
 
 
 def load_sitk(path: Path) -> sitk.Image:
-    """Read an image with SimpleITK."""
+    """Read an image with SimpleITK; a fourth axis of size 1 is dropped."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with _decoding(path):
+    with decoding(path):
         reader.ReadImageInformation()
     require_bounded(reader.GetSize(), path)
-    with _decoding(path):
+    with decoding(path):
         image = reader.Execute()
-    _check_3d(image.GetSize(), path)
+    check_3d(image.GetSize(), path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise UnsupportedImageError(
             f"{path} has {image.GetNumberOfComponentsPerPixel()} values a voxel; a CT has one. Export it in HU."
         )
-    return image
+    if image.GetDimension() == 3:
+        return image
+    size = [*image.GetSize()[:3], *[0] * (image.GetDimension() - 3)]
+    return sitk.Extract(image, size, [0] * len(size), sitk.ExtractImageFilter.DIRECTIONCOLLAPSETOSUBMATRIX)
 
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     image = load_nifti(path)
-    require_bounded(image.shape, path)
-    with _decoding(path):
-        array = np.asanyarray(image.dataobj)
-    return array.T, GridGeometry(image.shape[::-1], np.asarray(image.affine, dtype=np.float64) @ REVERSED_AXES)
+    affine = resolve_affine(image, path)
+    with decoding(path):
+        array = np.asanyarray(image.dataobj).reshape(image.shape[:3], order="F")
+    return array.T, GridGeometry(array.T.shape, affine @ REVERSED_AXES)
 
 
 def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
     image = load_sitk(path)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
     array = sitk.GetArrayFromImage(image)
-    return array, GridGeometry(array.shape, LPS_TO_RAS @ affine @ REVERSED_AXES)
-
-
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Name the file that nibabel or SimpleITK (RuntimeError) cannot read."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CorruptImageError(
-            f"{path} cannot be read; it looks truncated or damaged ({reason}). Copy it again."
-        ) from error
-
-
-def _check_3d(shape: tuple[int, ...], path: Path) -> None:
-    if len(shape) != 3:
-        raise UnsupportedImageError(
-            f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {shape}. "
-            "Write each time point or channel to a file of its own."
-        )
+    return array, GridGeometry(array.shape, affine_of(image) @ REVERSED_AXES)
 
 
 def _check_finite(array: NDArray[Any], path: Path) -> None:

@@ -17,16 +17,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_difftumor.ct.reading import (
-    LPS_TO_RAS,
-    NIFTI_ENDINGS,
-    REVERSED_AXES,
-    CTVolume,
-    UnsupportedImageError,
-    file_ending,
-    load_nifti,
-    load_sitk,
-)
+from nnunet_difftumor.ct.grid import LPS_TO_RAS, REVERSED_AXES
+from nnunet_difftumor.ct.nifti import UnsupportedImageError, image_like, load_nifti
+from nnunet_difftumor.ct.reading import NIFTI_ENDINGS, CTVolume, file_ending, load_sitk
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
@@ -65,7 +58,7 @@ def write_ct_like(
 
 
 def write_labels_like(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[Any]]) -> None:
-    """Write a label map on a CT's grid.
+    """Write a label map on a CT's grid; as NIfTI beside a NIfTI with the CT's own forms, codes and units.
 
     Args:
         labels: Whole numbers; stored in one byte if they are from 0 to 255, in two otherwise. Shape (D, H, W).
@@ -80,15 +73,18 @@ def write_labels_like(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[A
             f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
         )
     stored = np.ascontiguousarray(labels, dtype=np.uint8 if 0 <= low <= high <= 255 else np.int16)
+    are_nifti = {file_ending(ct.path), file_ending(out_path)} <= {*NIFTI_ENDINGS}
     to_lps = LPS_TO_RAS @ ct.geometry.affine @ REVERSED_AXES
     spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
     direction = to_lps[:3, :3] / spacing
-    is_sheared = not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR)
+    is_sheared = not are_nifti and not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR)
     if is_sheared and file_ending(out_path) not in NIFTI_ENDINGS:
         raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
     with written_whole(out_path) as temporary:
-        if is_sheared:  # SimpleITK writes no tilted gantry
-            nibabel.save(nibabel.Nifti1Image(stored.T, ct.geometry.affine @ REVERSED_AXES), temporary)
+        if are_nifti or is_sheared:  # SimpleITK writes no tilted gantry
+            affine = ct.geometry.affine @ REVERSED_AXES
+            whole = image_like(ct.path, stored.T) if are_nifti else nibabel.Nifti1Image(stored.T, affine)
+            nibabel.save(whole, temporary)
             return
         image = sitk.GetImageFromArray(stored)
         image.SetSpacing(spacing.tolist())
@@ -110,7 +106,7 @@ def _write_nifti_bytes(
         content = buffer.getbuffer()
         stored = np.frombuffer(
             content, image.dataobj.dtype, count=int(np.prod(image.shape)), offset=int(image.dataobj.offset)
-        ).reshape(image.shape[::-1])  # NIfTI stores i fastest, so C order is (D, H, W)
+        ).reshape(image.shape[2::-1])  # NIfTI stores i fastest, so C order is (D, H, W)
     except (OSError, EOFError, ValueError) as error:
         raise CorruptImageError(f"{template_path} is truncated or damaged ({error}). Copy it again.") from error
     _check_shapes(stored.shape, template_path, changed_hu, support)

@@ -25,7 +25,13 @@ from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.settings import DemoSettings
 from nnunet_difftumor.injection.log import COUNTS_FILE_NAME, MONTAGE_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import written_whole
-from nnunet_difftumor.support.pictures.montage import SOFT_TISSUE_HU, flips_to_display, own_style, save_figure
+from nnunet_difftumor.support.pictures.montage import (
+    SOFT_TISSUE_HU,
+    display_spacing_mm,
+    own_style,
+    save_figure,
+    turn_to_display,
+)
 from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
 
 _PACKAGES = ("nnunet-difftumor", "nnunetv2", "torch", "diffusers", "nibabel", "SimpleITK", "numpy")
@@ -124,15 +130,16 @@ def _draw_predictions(folder: DemoFolder, scores: pd.DataFrame) -> None:
 
 def _draw_prediction(axis: Any, ct: CTVolume, is_true: NDArray[np.bool_], is_predicted: NDArray[np.bool_]) -> None:
     """Draw the transverse slice with most tumour, outlined as it is and as it was predicted."""
+    affine = ct.geometry.affine
+    image_hu, is_true, is_predicted = (turn_to_display(each, affine) for each in (ct.image_hu, is_true, is_predicted))
     shown = is_true if is_true.any() else is_predicted
     section = int(np.argmax(shown.sum(axis=(1, 2)))) if shown.any() else len(shown) // 2
-    flips = tuple(each - 1 for each in flips_to_display(ct.geometry.affine) if each > 0)
-    image, true, predicted = (np.flip(volume[section], flips) for volume in (ct.image_hu, is_true, is_predicted))
+    image, true, predicted = (volume[section] for volume in (image_hu, is_true, is_predicted))
     rows, columns = (np.flatnonzero((image > _AIR_HU).any(axis=other)) for other in (1, 0))
     body = np.ix_(rows, columns) if len(rows) else np.ix_(*map(range, image.shape))  # air around it takes no room
-    aspect = ct.spacing_mm[1] / ct.spacing_mm[2]
+    _, down_mm, across_mm = display_spacing_mm(affine)
     axis.set_axis_off()
-    axis.imshow(image[body], cmap="gray", clim=SOFT_TISSUE_HU, aspect=aspect, interpolation="nearest")
+    axis.imshow(image[body], cmap="gray", clim=SOFT_TISSUE_HU, aspect=down_mm / across_mm, interpolation="nearest")
     for mask, color in ((true[body], _TRUTH_COLOR), (predicted[body], _PREDICTION_COLOR)):
         if mask.any():
             axis.contour(mask, levels=[0.5], colors=color, linewidths=1.2)

@@ -24,7 +24,7 @@ from nnunet_difftumor.support.pictures.montage import (
     MontageRow,
     crop_around,
     draw_montage,
-    flips_to_display,
+    make_row,
     save_figure,
 )
 from nnunet_difftumor.synthesis.host import Host
@@ -294,14 +294,12 @@ def _write_results(
 
 def _montage_rows(ct: CTVolume, result: SynthesisResult) -> list[MontageRow]:
     """Make rows of the CT without its tumours; `after_hu` is a view, which shows them when they are put in."""
-    flips = flips_to_display(ct.geometry.affine)
     rows = []
     for tumor in result.tumors:
         label = np.zeros(ct.image_hu.shape, dtype=bool)
         label[tumor.box] = tumor.label
         box = crop_around(label, ct.spacing_mm)
         spec = tumor.record.spec
-        before, after = np.flip(ct.image_hu[box].copy(), flips), np.flip(ct.image_hu[box], flips)
         title = f"radius {spec.radius_mm:.1f} mm\n{tumor.record.contrast_hu:+.0f} HU"
-        rows.append(MontageRow(before, after, np.flip(label[box], flips), ct.spacing_mm, title))
+        rows.append(make_row((ct.image_hu[box].copy(), ct.image_hu[box], label[box]), ct.geometry.affine, title))
     return rows

@@ -16,7 +16,7 @@ from nnunet_difftumor.evaluation.realism.measures.textures import BAND_EDGES_PER
 from nnunet_difftumor.evaluation.realism.tables import distribution_of
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors.making import IN_PLACE, TRANSPLANT, MadeTumor
-from nnunet_difftumor.support.pictures.montage import MontageRow, crop_around, draw_montage
+from nnunet_difftumor.support.pictures.montage import crop_around, draw_montage, make_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,7 +155,7 @@ def _montage(tumors: pd.DataFrame, heading: str, notes: Sequence[str] = ()) -> F
         box = crop_around(label, scan.spacing_mm, margin_mm=20.0 if is_in_place else 30.0)
         size = f"{tumor['diameter_mm']:.0f} mm" if is_in_place else f"r {tumor['radius_mm']:g} mm"
         title = f"{scan.identifier}\n{size}, {tumor['contrast_hu']:+.0f} HU{note}"
-        rows.append(MontageRow(scan.image_hu[box][::-1], whole[box][::-1], label[box][::-1], scan.spacing_mm, title))
+        rows.append(make_row((scan.image_hu[box], whole[box], label[box]), scan.affine, title))
     return draw_montage(rows, heading)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from nnunet_difftumor.support.files.atomic_files import written_whole
@@ -26,7 +27,7 @@ _COLUMNS = ("before", "after", "label")
 
 @dataclass(frozen=True, eq=False)
 class MontageRow:
-    """One tumour of a montage: its title, and the CT without and with it and its label, of shape (D, H, W)."""
+    """One tumour of a montage: its title, and the CT without and with it and its label, turned to display."""
 
     before_hu: NDArray[np.floating]
     after_hu: NDArray[np.floating]
@@ -35,14 +36,26 @@ class MontageRow:
     title: str
 
 
-def flips_to_display(affine: NDArray[np.floating]) -> tuple[int, ...]:
-    """Axes of (D, H, W) to flip so that slices show as radiologists read them.
+def turn_to_display(volume: NDArray[Any], affine: NDArray[np.floating]) -> NDArray[Any]:
+    """Turn a volume so that its slices along axis 0, 1, 2 are axial, coronal, sagittal as radiologists read them.
 
-    Top is superior or anterior, the image's left is the patient's right. The affine (4, 4) takes a voxel index
-    (d, h, w, 1) to right-anterior-superior mm.
+    Top is superior or anterior, the image's left is the patient's right, whatever the order of axes in the file. The
+    affine (4, 4) takes a voxel index to right-anterior-superior mm; slanted axes go to the nearest plane.
     """
-    towards = (affine[2, 0] > 0, affine[1, 1] > 0, affine[0, 2] > 0)
-    return tuple(axis for axis, flip in enumerate(towards) if flip)
+    return apply_orientation(volume, _display_turn(affine))
+
+
+def display_spacing_mm(affine: NDArray[np.floating]) -> tuple[float, float, float]:
+    """Return the spacing in mm along the axes of a volume that `turn_to_display` has turned."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    down, across, along = spacing[np.argsort(_display_turn(affine)[:, 0])].tolist()
+    return down, across, along
+
+
+def make_row(volumes: Sequence[NDArray[Any]], affine: NDArray[np.floating], title: str) -> MontageRow:
+    """Make a row of three volumes, before, after and label, with the axes of an affine (see `turn_to_display`)."""
+    before_hu, after_hu, label = (turn_to_display(volume, affine) for volume in volumes)
+    return MontageRow(before_hu, after_hu, label, display_spacing_mm(affine), title)
 
 
 def crop_around(
@@ -56,7 +69,10 @@ def crop_around(
 
 
 def draw_montage(rows: Sequence[MontageRow], heading: str) -> Figure:
-    """Draw one row a tumour: before, after and label in three planes through its middle."""
+    """Draw one row a tumour: before, after and label in three planes through its middle.
+
+    A scan of one slice shows one plane only.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16.0, 1.9 * max(1, len(rows)) + 0.6), layout="constrained")
@@ -92,15 +108,20 @@ def _draw_row(row: MontageRow, axes: Sequence[Axes]) -> None:
     for plane in range(3):
         index = _most_tumor(row.label, plane, int(centre[plane]))
         down, across = (axis for axis in range(3) if axis != plane)
+        is_line = min(row.label.shape[down], row.label.shape[across]) == 1
         aspect = row.spacing_mm[down] / row.spacing_mm[across]
         for column, volume in enumerate((row.before_hu, row.after_hu, row.after_hu)):
             axis = axes[3 * plane + column]
+            axis.set_visible(not is_line)
+            if is_line:
+                continue
             axis.imshow(np.take(volume, index, axis=plane), cmap="gray", aspect=aspect, clim=SOFT_TISSUE_HU)
             axis.set_xticks([])
             axis.set_yticks([])
             if column == 2:
                 axis.contour(np.take(row.label, index, axis=plane), levels=[0.5], colors="tab:red", linewidths=0.9)
-    axes[0].set_ylabel(row.title, fontsize=8, parse_math=False)
+    labelled = next((axis for axis in axes if axis.get_visible()), axes[0])
+    labelled.set_ylabel(row.title, fontsize=8, parse_math=False)
 
 
 def _most_tumor(label: NDArray[np.bool_], plane: int, fallback: int) -> int:
@@ -109,3 +130,8 @@ def _most_tumor(label: NDArray[np.bool_], plane: int, fallback: int) -> int:
     counts = label.sum(axis=others)
     best = np.flatnonzero(counts == counts.max())
     return int(best[np.argmin(np.abs(best - fallback))])
+
+
+def _display_turn(affine: NDArray[np.floating]) -> NDArray[np.floating]:
+    """For each axis of a volume, the axis that it becomes and 1 or -1 (nibabel's orientation array)."""
+    return ornt_transform(io_orientation(affine), axcodes2ornt(("I", "P", "L")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ class EvaluationScan:
         tumors: True in any tumour.
         target: True in the largest tumour, empty if no tumour reaches 3 mm radius.
         window_hu: Window to which values are limited where they are measured, in HU: the generator's.
+        affine: Takes a voxel index to right-anterior-superior mm, up to a shift. Shape (4, 4).
     """
 
     identifier: str
@@ -42,6 +43,7 @@ class EvaluationScan:
     tumors: BoolArray
     target: BoolArray
     window_hu: tuple[float, float]
+    affine: NDArray[np.floating] = field(default_factory=lambda: np.eye(4)[[2, 1, 0, 3]])
 
     @property
     def has_target(self) -> bool:
@@ -95,7 +97,8 @@ def read_scan(
     if not organ.any():
         raise MissingLabelError(f"{case.label_path} has no voxel of the organ (label {organ_label}).")
     image_hu, target = on_grid(ct.image_hu, AIR_HU), _largest(tumors, spacing)
-    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu)
+    affine = ct.geometry.affine * np.append(np.divide(spacing, ct.spacing_mm), 1.0)
+    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu, affine)
 
 
 def _largest(tumors: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
