@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor import __version__
+from nnunet_difftumor.ct.hounsfield import check_organ
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
@@ -37,6 +39,8 @@ from nnunet_difftumor.tumor.drawing import MaskSurface
 from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
+
+logger = logging.getLogger(__name__)
 
 RECORDS_FORMAT = 1
 DEFAULT_STEPS = 4
@@ -108,6 +112,9 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     organ_map = read_mask(request.organ_mask_path, ct)
     organ_label = _find_organ_label(organ_map, request)
     organ = organ_map == organ_label
+    warning = check_organ(ct.image_hu, organ, request.organ_mask_path)
+    if warning is not None:
+        logger.warning(warning)
     tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)
     if recorded.get("generator_hash") not in (None, tissue.identity):
         raise DiffTumorError(
