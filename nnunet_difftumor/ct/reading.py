@@ -16,8 +16,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.grid import REVERSED_AXES, GridGeometry, require_bounded, turn_onto_grid
+from nnunet_difftumor.ct.hounsfield import check_hounsfield
 from nnunet_difftumor.ct.nifti import UnsupportedImageError, affine_of, check_3d, decoding, load_nifti, resolve_affine
-from nnunet_difftumor.errors import CorruptImageError, NotHounsfieldError
+from nnunet_difftumor.errors import CorruptImageError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SITK_ENDINGS = (".nrrd", ".mha", ".mhd")
@@ -57,12 +58,12 @@ def read_ct(path: Path) -> CTVolume:
 
     Raises:
         CorruptImageError: If the file holds NaN or infinite values.
-        NotHounsfieldError: If the values cannot be HU.
+        NotHounsfieldError: If the values cannot be HU (see `check_hounsfield`).
     """
     array, geometry = read_array(Path(path))
     image_hu = np.ascontiguousarray(array, dtype=np.float32)
     _check_finite(image_hu, path)
-    _check_hounsfield(image_hu, path)
+    check_hounsfield(image_hu, path)
     return CTVolume(image_hu, geometry, Path(path))
 
 
@@ -189,20 +190,3 @@ def _check_finite(array: NDArray[Any], path: Path) -> None:
         raise CorruptImageError(
             f"{path} holds {bad} NaN or infinite voxels of {array.size}. Replace them (outside the scan: -1000 HU)."
         )
-
-
-def _check_hounsfield(image_hu: NDArray[np.float32], path: Path) -> None:
-    low, high = float(image_hu.min()), float(image_hu.max())
-    if low >= -20.0 and high <= 20.0:
-        found, fix = "normalised values (0 to 1, -1 to 1 or z-scores)", "use the CT before any normalisation"
-    elif low >= 0.0 and high <= 255.0 and bool((image_hu == np.rint(image_hu)).all()):
-        found, fix = "8-bit grey values or labels", "use the CT itself, not a picture or a label map"
-    elif low >= 0.0 and high >= 1024.0:
-        found, fix = "stored values without the rescale intercept", "subtract 1024 (DICOM: apply RescaleIntercept)"
-    else:
-        return
-    raise NotHounsfieldError(
-        f"{path} should be a CT in HU (air near -1000, water 0), but its values run from {low:.4g} to {high:.4g}: "
-        f"these look like {found}. To fix it, {fix}, or convert the DICOM series again (dcm2niix keeps HU). "
-        "Images that are no CT, such as MR, cannot be used."
-    )

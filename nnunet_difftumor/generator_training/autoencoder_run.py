@@ -37,7 +37,8 @@ def _train(options: argparse.Namespace) -> bool:
     if preset.losses.adversarial > 0:
         require_discriminator()  # before the cases are read
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
-    selected = runs.prepare_cases(options, [open_data_folder(folder) for folder in options.data], hold_out)
+    folders = [open_data_folder(folder) for folder in options.data]
+    selected = runs.prepare_cases(options, folders, hold_out, needs_tumors=False)
     heldout = heldout_image_crops(runs.reported_cases(selected), min(48, max(preset.crop_sides)))
     weights_hash = None if weights_file is None else hash_file(weights_file)
     train_autoencoder(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffusion.generator.provenance import hash_file, hash_identifier
@@ -46,6 +46,7 @@ class SelectedCases:
     heldout: tuple[CachedCase, ...]
     rule: HoldOut
     notes: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # bad cases, with their errors
 
 
 def open_data_folder(folder: Path) -> DataFolder:

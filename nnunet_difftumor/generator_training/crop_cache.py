@@ -40,7 +40,7 @@ from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.ct.resample import AIR_HU
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.support.files.atomic_files import name_beside
+from nnunet_difftumor.support.files.atomic_files import name_beside, write_json
 
 FORMAT_VERSION = 3
 STORED_RANGE_HU = (-1024.0, 3071.0)
@@ -105,7 +105,13 @@ def copy_box(
 
 
 def build_crop_cache(
-    cases: Sequence[Case], folder: Path, *, tumor_values: tuple[int, ...] = (), workers: int = 0
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    tumor_values: tuple[int, ...] = (),
+    workers: int = 0,
+    needs_labels: bool = True,
+    left_out: dict[str, str] | None = None,
 ) -> tuple[CachedCase, ...]:
     """Decode the cases that are not in the cache yet, and open exactly these cases.
 
@@ -116,27 +122,50 @@ def build_crop_cache(
         folder: Made if it is missing.
         tumor_values: Label values that mean tumour; with none, labels are not read.
         workers: Processes that decode side by side; 0 decodes in this one.
+        needs_labels: If False, a case whose labels do not fit its CT or cannot be read is opened without them: its
+            `tumor_values` are empty.
+        left_out: Bad cases are left out and named here, with their errors, unless none is left; None refuses them.
 
     Raises:
         DiffTumorError: The named error of the bad file; every bad file is listed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries = [_Entry(case, folder, tumor_values) for case in cases]
-    waiting = [entry for entry in entries if not entry.is_current()]
-    built = _build_all(waiting, workers)
-    bar = tqdm(built, desc="Caching CTs", total=len(waiting), unit="case", disable=not waiting)
-    errors = [error for error in bar if error is not None]
-    if errors:
-        raise type(errors[0])("\n".join(str(error) for error in errors[:20]))
-    return tuple(entry.open() for entry in entries)
+    errors = dict(_build_all(entries, workers))
+    if not needs_labels and errors:
+        entries = [_Entry(entry.case, folder, ()) if entry in errors else entry for entry in entries]
+        errors = dict(_build_all(entries, workers))
+    if errors and (left_out is None or len(errors) == len(entries)):
+        raise type(next(iter(errors.values())))("\n".join(map(str, list(errors.values())[:20])))
+    for entry, error in errors.items():
+        entry.mark_bad(error)
+        if left_out is not None:
+            left_out[entry.case.identifier] = str(error)
+    return tuple(entry.open() for entry in entries if entry not in errors)
 
 
-def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
-    """Say whether `build_crop_cache` would find every case in the cache."""
-    return all(_Entry(case, folder, tumor_values).is_current() for case in cases)
+def is_cached(
+    cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = (), *, or_without: bool = False
+) -> bool:
+    """Say whether `build_crop_cache` would find every case in the cache.
+
+    Args:
+        or_without: A case without its labels counts, and so does one that was left out as bad.
+    """
+    kinds = (tumor_values, ()) if or_without else (tumor_values,)
+    entries = ([_Entry(case, folder, values) for values in kinds] for case in cases)
+    return all(any(each.is_current() or (or_without and each.is_bad()) for each in tried) for tried in entries)
 
 
-def _build_all(entries: Sequence[_Entry], workers: int) -> Iterator[DiffTumorError | None]:
+def _build_all(all_entries: Sequence[_Entry], workers: int) -> Iterator[tuple[_Entry, DiffTumorError]]:
+    """Decode what is not in the cache yet; yields what is bad."""
+    entries = [entry for entry in all_entries if not entry.is_current()]
+    built = _build_each(entries, workers)
+    bar = tqdm(built, desc="Caching CTs", total=len(entries), unit="case", disable=not entries)
+    yield from ((entry, error) for entry, error in zip(entries, bar, strict=True) if error is not None)
+
+
+def _build_each(entries: Sequence[_Entry], workers: int) -> Iterator[DiffTumorError | None]:
     if workers <= 1 or len(entries) <= 1:
         yield from map(_Entry.build, entries)
         return
@@ -155,6 +184,7 @@ class _Entry:
         label = str(self.label_path and self.label_path.resolve())
         key = hashlib.sha256(repr((str(case.image_path.resolve()), label, tumor_values)).encode()).hexdigest()
         self.folder = cache_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.identifier)}-{key[:12]}"
+        self._mark = self.folder.with_name(f"{self.folder.name}.bad.json")
         stats = [path.stat() if path.is_file() else None for path in paths]
         self.signature = {
             "version": [FORMAT_VERSION, PRINT_VERSION],
@@ -163,8 +193,17 @@ class _Entry:
         }
 
     def is_current(self) -> bool:
+        return self._was_written(self.folder / _CASE_FILE)
+
+    def is_bad(self) -> bool:
+        return self._was_written(self._mark)
+
+    def mark_bad(self, error: DiffTumorError) -> None:
+        write_json(self._mark, {"signature": self.signature, "error": str(error)}, overwrite=True)
+
+    def _was_written(self, path: Path) -> bool:
         try:
-            return json.loads((self.folder / _CASE_FILE).read_text(encoding="utf-8"))["signature"] == self.signature
+            return json.loads(path.read_text(encoding="utf-8"))["signature"] == self.signature
         except (OSError, ValueError, KeyError):
             return False
 

@@ -80,7 +80,7 @@ def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerp
     folders = [
         DataFolder(each.folder, each.cases, find_tumor_label(each.labels, options.tumor_label)) for each in datasets
     ]
-    return runs.prepare_cases(options, folders, hold_out, tumors_only=True)
+    return runs.prepare_cases(options, folders, hold_out, needs_tumors=True)
 
 
 def _cases_to_measure(options: argparse.Namespace, selected: SelectedCases) -> tuple[Sequence[CachedCase], bool]:

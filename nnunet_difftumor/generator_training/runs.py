@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from autoencoder.engine.settings import RunSettings
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_cases, load_provenance, save_provenance
 from diffusion.generator_folder import PROVENANCE_FILE
 from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
-from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError, list_some
 from nnunet_difftumor.generator_training import CACHE_FOLDER
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
 from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_crop_cache, is_cached
@@ -60,27 +61,43 @@ def claimed_output(output: Path, *, resume: bool) -> Iterator[None]:
 
 
 def prepare_cases(
-    options: argparse.Namespace, folders: Sequence[DataFolder], hold_out: HoldOut, *, tumors_only: bool = False
+    options: argparse.Namespace, folders: Sequence[DataFolder], hold_out: HoldOut, *, needs_tumors: bool
 ) -> SelectedCases:
     """Cache the cases of all folders, divide them into training and held-out cases, and print both.
 
     With several processes the first one fills the cache and the others wait for it.
 
     Args:
-        options: Where the cache is, or the run, which it is beside; how many processes decode side by side.
-        tumors_only: Leave out cases without tumour before the division.
+        options: Where the cache is, or the run, which it is beside; how many processes decode side by side; whether
+            bad cases are left out.
+        needs_tumors: Leave out cases without tumour before the division; otherwise unfit labels are not read.
 
     Raises:
         DiffTumorError: If a file is bad, no case has a tumour, the rule fits no case, or no case is left.
     """
     is_first = is_main_process()
     cache_folder = options.cache or options.output.resolve().parent / CACHE_FOLDER
-    cached = []
+    cached, notes = [], []
+    left_out: dict[str, str] | None = {} if options.skip_bad else None
+    or_without = options.skip_bad or not needs_tumors
     for data in folders:
-        while not is_first and not is_cached(data.cases, cache_folder, data.tumor_values):
+        while not is_first and not is_cached(data.cases, cache_folder, data.tumor_values, or_without=or_without):
             time.sleep(_POLL_SECONDS)
-        cases = build_crop_cache(data.cases, cache_folder, tumor_values=data.tumor_values, workers=options.workers)
-        cached.append((data.folder, [case for case in cases if case.tumors or not tumors_only]))
+        cases = build_crop_cache(
+            data.cases,
+            cache_folder,
+            tumor_values=data.tumor_values,
+            workers=options.workers,
+            needs_labels=needs_tumors,
+            left_out=left_out,
+        )
+        unlabelled = [case.identifier for case in cases if case.tumor_values != data.tumor_values]
+        if unlabelled:
+            notes.append(
+                f"{data.folder}: labels that lie on another grid than their CT, or are damaged, are not read: "
+                f"{list_some(unlabelled)}. No label is needed here."
+            )
+        cached.append((data.folder, [case for case in cases if case.tumors or not needs_tumors]))
     if not any(cases for _, cases in cached):
         raise MissingLabelError(
             f"None of the cases in --data has a tumour of {SMALLEST_COMPONENT_VOXELS} voxels or more (labels "
@@ -88,6 +105,7 @@ def prepare_cases(
             "annotated tumours."
         )
     selected = select_cases(cached, hold_out)
+    selected = replace(selected, notes=(*notes, *selected.notes), left_out=left_out or {})
     if is_first:
         print(_describe(selected), flush=True)
     return selected
@@ -171,8 +189,12 @@ def save_run_records(output: Path, selected: SelectedCases, provenance: Provenan
         "training": [case.identifier for case in selected.training],
         "heldout": [case.identifier for case in selected.heldout],
         "notes": list(selected.notes),
+        "left_out": dict(selected.left_out),
     }
     write_json(output / "cases.json", listed, overwrite=True)
+    if selected.left_out:
+        lines = (f"  {name}: {error}" for name, error in selected.left_out.items())
+        print("\n".join([f"\nLeft out as bad, {len(selected.left_out)} (--skip-bad):", *lines]), flush=True)
 
 
 def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:

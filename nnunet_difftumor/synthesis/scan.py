@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor import __version__
+from nnunet_difftumor.ct.hounsfield import check_organ
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
@@ -38,6 +40,8 @@ from nnunet_difftumor.tumor.drawing import MaskSurface
 from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
+
+logger = logging.getLogger(__name__)
 
 RECORDS_FORMAT = 1
 DEFAULT_STEPS = 4
@@ -117,6 +121,9 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
     tumor_label = int(organ_map.max()) + 1
     if tumor_label > np.iinfo(organ_map.dtype).max:
         raise DiffTumorError(f"{request.organ_mask_path} leaves no number for the tumours above {tumor_label - 1}.")
+    warning = check_organ(ct.image_hu, organ, request.organ_mask_path)
+    if warning is not None:
+        logger.warning(warning)
     tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)
     if recorded.get("generator_hash") not in (None, tissue.identity):
         raise DiffTumorError(

@@ -18,6 +18,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     held.add_argument("--fold", type=int, metavar="K", help="train on this fold's training cases only")
     held.add_argument("--exclude-cases", type=Path, metavar="FILE", help="case identifiers, one a line")
     add("--steps", type=int, metavar="N", help="training steps (default: the preset's)")
+    add("--skip-bad", action="store_true", help="leave out bad cases (not in HU, damaged, labels elsewhere); list them")
     add("--resume", action="store_true", help="go on with the run in --output")
     add("--seed", type=int, default=0, metavar="S", help="seed of weights, crops and noise (default 0)")
     add("--workers", type=int, default=0, metavar="N", help="data-loading processes (default 0: none)")

@@ -107,6 +107,43 @@ def test_both_stages_leave_a_generator_that_loads(diffusion: Path) -> None:
     assert np.mean([tumor.contrast_hu for tumor in loaded.info.training_tumors]) == pytest.approx(-40, abs=8)
 
 
+@pytest.fixture
+def twice(dataset: Path, tmp_path: Path) -> Path:
+    """The same data set with the intercept applied twice to one case, and another one's labels on another grid."""
+    folder = shutil.copytree(dataset, tmp_path / "raw" / dataset.name)
+    ct, labels = folder / "imagesTr" / "case_1_0000.nii.gz", folder / "labelsTr" / "case_2.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(nibabel.load(ct).dataobj) - 1024, np.diag([2.0, 2, 2, 1])), ct)
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(nibabel.load(labels).dataobj), np.diag([3.0, 3, 3, 1])), labels)
+    return folder
+
+
+def test_a_case_that_is_not_in_hu_is_named_and_never_trains(twice: Path, capsys: pytest.CaptureFixture) -> None:
+    output = twice.parent / "ae"
+    assert train_autoencoder(twice, output) == 1
+    printed = capsys.readouterr().err
+    assert "case_1_0000.nii.gz" in printed
+    assert "subtracted twice" in printed
+    assert not (output / "autoencoder").exists()
+    assert train_autoencoder(twice, output, "--skip-bad") == 0  # labels are not needed here
+    printed = capsys.readouterr().out
+    assert "Left out as bad, 1" in printed
+    assert "case_2" in printed
+    listed = json.loads((output / "cases.json").read_text())
+    assert "case_1" in listed["left_out"]
+    assert sorted(listed["training"] + listed["heldout"]) == ["case_2", "case_3", "case_4", "healthy_1"]
+
+
+def test_a_tumour_of_another_grid_never_trains(twice: Path, autoencoder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train_diffusion(twice, autoencoder, twice.parent / "dm") == 1
+    printed = capsys.readouterr().err
+    assert "case_1_0000.nii.gz" in printed
+    assert "case_2.nii.gz" in printed
+    assert train_diffusion(twice, autoencoder, twice.parent / "dm", "--skip-bad") == 0
+    listed = json.loads((twice.parent / "dm" / "cases.json").read_text())
+    assert sorted(listed["left_out"]) == ["case_1", "case_2"]
+    assert sorted(listed["training"] + listed["heldout"]) == ["case_3", "case_4"]
+
+
 def test_provenance_names_exactly_the_cases_that_trained(autoencoder: Path, diffusion: Path) -> None:
     first = load_provenance(autoencoder / "provenance.json")
     second = load_provenance(diffusion / "generator" / "provenance.json")

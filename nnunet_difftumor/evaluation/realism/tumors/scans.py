@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +11,13 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.hounsfield import check_organ
 from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.errors import MissingLabelError
 from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM
+
+logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -73,12 +77,16 @@ def read_scan(
         native: Keep the scan's own grid.
 
     Raises:
+        GeometryMismatchError: If a quarter of the organ is air.
         MissingLabelError: If the case has no label map, or no voxel of the organ.
     """
     if case.label_path is None:
         raise MissingLabelError(f"Case {case.identifier} has no label map; evaluate on annotated cases.")
     ct = read_ct(case.image_path)
     labels = read_mask(case.label_path, ct)
+    warning = check_organ(ct.image_hu, labels == organ_label, case.label_path) if organ_label in labels else None
+    if warning is not None:
+        logger.warning(warning)
     step_mm = EVALUATION_SPACING_MM
     spacing = ct.spacing_mm if native else (step_mm, step_mm, step_mm)
     shape = [
