@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from nnunet_difftumor.cases.tumor_prints import take_tumor_prints
 from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import TumorComponent, find_tumors
 from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.label_roles import require_declared
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.ct.resample import AIR_HU
 from nnunet_difftumor.errors import DiffTumorError
@@ -102,7 +103,12 @@ def copy_box(
 
 
 def build_crop_cache(
-    cases: Sequence[Case], folder: Path, *, tumor_values: tuple[int, ...] = (), workers: int = 0
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    tumor_values: tuple[int, ...] = (),
+    declared: Collection[int] = (),
+    workers: int = 0,
 ) -> tuple[CachedCase, ...]:
     """Decode the cases that are not in the cache yet, and open exactly these cases.
 
@@ -112,13 +118,14 @@ def build_crop_cache(
     Args:
         folder: Made if it is missing.
         tumor_values: Label values that mean tumour; with none, labels are not read.
+        declared: All values that a label map may hold; none, to take any.
         workers: Processes that decode side by side; 0 decodes in this one.
 
     Raises:
         DiffTumorError: The named error of the bad file; every bad file is listed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [_Entry(case, folder, tumor_values) for case in cases]
+    entries = [_Entry(case, folder, tumor_values, declared) for case in cases]
     waiting = [entry for entry in entries if not entry.is_current()]
     built = _build_all(waiting, workers)
     bar = tqdm(built, desc="Caching CTs", total=len(waiting), unit="case", disable=not waiting)
@@ -128,9 +135,11 @@ def build_crop_cache(
     return tuple(entry.open() for entry in entries)
 
 
-def is_cached(cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = ()) -> bool:
+def is_cached(
+    cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = (), declared: Collection[int] = ()
+) -> bool:
     """Say whether `build_crop_cache` would find every case in the cache."""
-    return all(_Entry(case, folder, tumor_values).is_current() for case in cases)
+    return all(_Entry(case, folder, tumor_values, declared).is_current() for case in cases)
 
 
 def _build_all(entries: Sequence[_Entry], workers: int) -> Iterator[DiffTumorError | None]:
@@ -145,8 +154,10 @@ def _build_all(entries: Sequence[_Entry], workers: int) -> Iterator[DiffTumorErr
 class _Entry:
     """What the cache holds, or will hold, of one case."""
 
-    def __init__(self, case: Case, cache_folder: Path, tumor_values: tuple[int, ...]) -> None:
-        self.case, self.tumor_values = case, tumor_values
+    def __init__(
+        self, case: Case, cache_folder: Path, tumor_values: tuple[int, ...], declared: Collection[int]
+    ) -> None:
+        self.case, self.tumor_values, self.declared = case, tumor_values, sorted(declared)
         self.label_path = case.label_path if tumor_values else None
         paths = [case.image_path] + ([self.label_path] if self.label_path else [])
         label = str(self.label_path and self.label_path.resolve())
@@ -156,6 +167,7 @@ class _Entry:
         self.signature = {
             "version": FORMAT_VERSION,
             "identifier": case.identifier,
+            "declared": self.declared,
             "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
         }
 
@@ -196,6 +208,8 @@ class _Entry:
         seen: dict[str, Any] = {}
         if self.label_path is not None:
             own_labels, geometry = read_labels(self.label_path)
+            if self.declared:
+                require_declared({self.label_path: np.unique(own_labels).tolist()}, self.declared)
             labels = place_labels(own_labels, geometry, self.label_path, ct)
             tumor_mask = np.isin(labels, self.tumor_values)
             tumors = find_tumors(tumor_mask, ct.spacing_mm)

@@ -59,9 +59,10 @@ def prepare_cases(
     cache_folder = options.cache or options.output.resolve().parent / CACHE_FOLDER
     cached = []
     for data in folders:
-        while not is_first and not is_cached(data.cases, cache_folder, data.tumor_values):
+        values: Any = {"tumor_values": data.tumor_values, "declared": data.declared}
+        while not is_first and not is_cached(data.cases, cache_folder, **values):
             time.sleep(_POLL_SECONDS)
-        cases = build_crop_cache(data.cases, cache_folder, tumor_values=data.tumor_values, workers=options.workers)
+        cases = build_crop_cache(data.cases, cache_folder, **values, workers=options.workers)
         cached.append((data.folder, [case for case in cases if case.tumors or not tumors_only]))
     if not any(cases for _, cases in cached):
         raise MissingLabelError(
