@@ -9,6 +9,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
 from nnunet_difftumor.cases.fold import PreprocessedCases, check_leaks, choose_cases
@@ -20,11 +22,11 @@ from nnunet_difftumor.cases.known_cases import (
     patients_by_pattern,
     read_known_cases,
 )
-from nnunet_difftumor.cases.splits import Split, arrange_split, cross_validation, read_splits
+from nnunet_difftumor.cases.splits import Split, arrange_split, cross_validation, read_holdout, read_splits
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import LabelRoles, kind_of_case, resolve_label_roles
-from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 
 NAME = "Dataset901_Roles"
@@ -337,3 +339,87 @@ def test_script_two_tumour_labels(folders, capsys):
     printed = capsys.readouterr().out
     assert "4 cases with tumour, 2 healthy, 2 neither" in printed
     assert "healthy: case_4, case_7" in printed
+
+
+# ---- the commands and the trainer agree
+
+NAMES = ["tumor", "metastasis", "cyst", "vessel", "spleen", "lesion", "HCC", "necrosis"]
+
+
+@st.composite
+def datasets(draw):
+    """Labels with liver 1 and tumours 2, perhaps as regions, and label maps, some of which hold other values."""
+    names = draw(st.lists(st.sampled_from(NAMES[1:]), unique=True, max_size=3))
+    labels = {"background": 0, "liver": 1, "liver_tumor": 2} | {name: 3 + n for n, name in enumerate(names)}
+    if draw(st.booleans()):
+        labels["liver"] = [1, *(value for value in range(2, 3 + len(names)) if draw(st.booleans()))]
+        if draw(st.booleans()) and "necrosis" in labels:
+            labels["liver_tumor"] = [2, labels["necrosis"]]
+    if draw(st.booleans()):
+        labels["ignore"] = 3 + len(names)
+    most = 2 + len(names) + ("ignore" in labels) + draw(st.sampled_from([0, 0, 0, 1]))
+    some = st.lists(st.integers(1, most), unique=True, max_size=4)
+    maps = {f"c{n}": tuple(values) for n, values in enumerate(draw(st.lists(some, min_size=2, max_size=4)))}
+    return labels, {**maps, "sure_a": (1, 2), "sure_b": (1, 2), "well": (1,)}
+
+
+def agree(root, labels, values):
+    from nnunet_difftumor.evaluation.scoring.case import score_case
+    from nnunet_difftumor.evaluation.scoring.scheme import read_label_scheme
+
+    maps = {name: np.roll(a_map(*each), n, axis=0) for n, (name, each) in enumerate(values.items())}  # no two alike
+    raw = write_dataset(root, labels, maps)
+    (root / "preprocessed" / NAME).mkdir(parents=True)
+    (root / "preprocessed" / NAME / "difftumor.json").write_text('{"organ_label": 1, "tumor_label": 2}')
+    organ, tumor = resolve_label_roles(labels, 1, 2)
+    config = DiffTumorConfig(organ_label=organ, tumor_label=tumor)
+    scheme = read_label_scheme(raw / "dataset.json", ["liver_tumor"])
+    declared = {0} | {v for each in labels.values() for v in (each if isinstance(each, list) else [each])}
+    bad = {name for name, each in values.items() if not set(each) <= declared}
+    label_files = {case.identifier: case.label_path for case in load_raw_dataset(raw).cases}
+    scored = {}
+    for name, file in label_files.items():
+        if name in bad:
+            with pytest.raises(DiffTumorError, match=r"declare|name"):
+                score_case(file, file, scheme)
+        else:
+            scored[name] = score_case(file, file, scheme).is_healthy
+    if bad:
+        assert main(["splits", "-d", "901"]) == 1
+        for call in (
+            lambda: choose_cases(preprocessed(root, labels, maps), config, 0),
+            lambda: trained_cases(raw, "liver_tumor", root / "cache"),
+        ):
+            with pytest.raises(DatasetError, match=r"declare|name"):
+                call()
+        return
+    assert main(["splits", "-d", "901", "--holdout", "0.4"]) == 0
+    groups = choose_cases(preprocessed(root, labels, maps), config, 0).groups
+    holdout = read_holdout(root / "preprocessed" / NAME / "healthy_holdout.json")
+    folds = read_splits(root / "preprocessed" / NAME / "splits_final.json")
+    assert set(groups.tumor) == {case for fold in folds for case in fold.val}
+    assert set(holdout) <= set(groups.healthy)
+    assert trained_cases(raw, "liver_tumor", root / "cache") == set(groups.tumor)
+    roles = LabelRoles.of_dataset(labels, organ, tumor)
+    for name, each in values.items():
+        kind = kind_of_case(each, [roles])
+        assert name in {"tumor": groups.tumor, "healthy": groups.healthy, "other": groups.other}[kind]
+        assert scored[name] == (
+            kind == "healthy" or (kind == "other" and kind_of_case((1, *each), [roles]) == "healthy")
+        )
+
+
+@pytest.mark.parametrize("draws", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_commands_and_trainer_agree_on_what_a_case_is(draws, tmp_path_factory, monkeypatch):
+    monkeypatch.delenv("nnUNet_difftumor", raising=False)
+
+    @settings(max_examples=draws, deadline=None, derandomize=True, database=None)
+    @given(datasets())
+    def check(drawn):
+        root = tmp_path_factory.mktemp("roles")
+        with pytest.MonkeyPatch.context() as patch:
+            for key in ("raw", "preprocessed", "results"):
+                patch.setenv(f"nnUNet_{key}", str(root / key))
+            agree(root, *drawn)
+
+    check()
