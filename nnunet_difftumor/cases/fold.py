@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, count_label_voxels, group_cases
+from nnunet_difftumor.cases.known_cases import NOTHING_KNOWN, KnownCases, read_known_cases
 from nnunet_difftumor.cases.splits import (
     DEFAULT_SEED,
     HOLDOUT_FILE_NAME,
@@ -23,8 +24,8 @@ from nnunet_difftumor.cases.splits import (
     read_splits,
 )
 from nnunet_difftumor.ct.datasets import load_raw_dataset
-from nnunet_difftumor.ct.label_roles import LabelRoles, foreground_labels
-from nnunet_difftumor.errors import DatasetError, DiffTumorError
+from nnunet_difftumor.ct.label_roles import LabelRoles, declared_values, foreground_labels, require_declared
+from nnunet_difftumor.errors import DatasetError, DiffTumorError, list_some
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
@@ -77,12 +78,14 @@ class FoldCases:
     Attributes:
         holdout: Healthy cases that are in no list.
         notes: Lines for the log.
+        known: What `difftumor splits` recorded beside the holdout.
     """
 
     groups: CaseGroups
     holdout: tuple[str, ...]
     split: Split
     notes: tuple[str, ...]
+    known: KnownCases = NOTHING_KNOWN
 
     @property
     def healthy_train(self) -> tuple[str, ...]:
@@ -109,19 +112,16 @@ def choose_cases(
         ConfigurationError: If a listed healthy case is not healthy.
     """
     label_files = {identifier: cases.label_file(identifier) for identifier in cases.identifiers}
-    groups = group_cases(
-        count_label_voxels(label_files, cases.open_cache(), show_progress=show_progress),
-        [roles_of(cases.labels, target) for target in config.organ_targets],
-        healthy_cases=config.healthy_cases,
-        confirmed_healthy=config.confirmed_healthy,
-    )
+    known = read_known_cases(cases.folder / HOLDOUT_FILE_NAME)
+    groups = group_dataset(label_files, cases.labels, config, cases.open_cache(), known, show_progress=show_progress)
     written_holdout = read_holdout(cases.folder / HOLDOUT_FILE_NAME)
     holdout = choose_holdout(groups.healthy, config.healthy_holdout) if written_holdout is None else written_holdout
     listed = f" ({', '.join(holdout)})" if holdout else ""
     notes = [
         f"Cases: {len(groups.tumor)} with tumour, {len(groups.healthy)} healthy, {len(groups.other)} other. "
         f"Held out of training by {'healthy_holdout' if written_holdout is None else HOLDOUT_FILE_NAME}: "
-        f"{len(holdout)} healthy{listed}."
+        f"{len(holdout)} healthy{listed}.",
+        *assumptions(groups, known),
     ]
     if not groups.tumor:
         notes.append(
@@ -134,8 +134,13 @@ def choose_cases(
     elif splits_file.is_file():
         folds = read_splits(splits_file)
         chosen = _the_fold(folds, int(fold), str(splits_file))
-        split = arrange_split(chosen, groups, holdout, origin=f"Fold {fold} of {splits_file}")
-        note = f"Using fold {fold} of {splits_file}; healthy validation cases train instead."
+        split = arrange_split(chosen, groups, holdout, origin=f"Fold {fold} of {splits_file}", known=known)
+        note = f"Using fold {fold} of {splits_file}."
+        if dropped := sorted({*chosen.val}.difference(split.val, split.train, holdout)):
+            note += (
+                f" {len(dropped)} healthy validation cases ({list_some(dropped)}) neither validate, as tumour Dice is "
+                "undefined on them, nor train, as they may be scans of validation patients."
+            )
     else:
         folds = cross_validation(groups, holdout, seed=DEFAULT_SEED)
         split = _the_fold(folds, int(fold), "the default cross-validation")
@@ -144,7 +149,46 @@ def choose_cases(
             "which is not written. Run `difftumor splits -d ID` first, so that a stock nnU-Net training and the "
             "generators use the same folds."
         )
-    return FoldCases(groups, tuple(holdout), split, (*notes, note))
+    return FoldCases(groups, tuple(holdout), split, (*notes, note), known)
+
+
+def group_dataset(
+    label_files: Mapping[str, Path],
+    labels: Mapping[str, Any],
+    config: DiffTumorConfig,
+    cache: FactCache,
+    known: KnownCases = NOTHING_KNOWN,
+    *,
+    show_progress: bool = False,
+) -> CaseGroups:
+    """Sort the cases of a data set by their label files, for `difftumor splits` and the trainer alike.
+
+    Raises:
+        DatasetError: If a label file is missing or holds values that `labels` of dataset.json does not declare.
+        ConfigurationError: If a listed healthy case is not healthy, or nothing says which cases are.
+    """
+    voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
+    require_declared({label_files[case]: values for case, values in voxels.items()}, declared_values(labels))
+    return group_cases(
+        voxels,
+        [roles_of(labels, target) for target in config.organ_targets],
+        healthy_cases=config.healthy_cases,
+        confirmed_healthy=config.confirmed_healthy,
+        known=known,
+    )
+
+
+def assumptions(groups: CaseGroups, known: KnownCases) -> tuple[str, ...]:
+    """Say in one line each what is taken for granted of the cases where no metadata say it."""
+    labels = (
+        "Healthy is read off the label maps alone: a tumour that is known but not annotated is told by difftumor "
+        "splits --metadata FILE --tumor-column NAME."
+    )
+    patients = (
+        "Every scan counts as a patient of its own; several scans of a patient are kept together by difftumor "
+        "splits --group-pattern REGEX, or --metadata FILE --group-column NAME."
+    )
+    return (labels,) * bool(groups.healthy and not known.tumor) + (patients,) * (not known.patients)
 
 
 @dataclass(frozen=True)
@@ -211,13 +255,16 @@ def check_leaks(
             bar = tqdm(readers.map(describe_one, names), "Looking for copies", len(names), leave=False, delay=3.0)
             return list(bar)
 
-    validated, held_out = describe(cases.split.val), describe(cases.holdout)
+    others = [name for name in cases.known.others_of(cases.split.val) if name in data.identifiers]
+    validated, held_out = describe([*cases.split.val, *others]), describe(cases.holdout)
     cache.save()
     validation, holdout = (leak_guard.find_overlap(contents, provenance) for contents in (validated, held_out))
     notes = [
         f"Held-out healthy cases: {line}; specificity measured on them may be too good."
         for line in leak_guard.describe_overlap(holdout, "held-out case")
     ]
+    if others:
+        notes.append(f"Compared as validation cases, being scans of their patients: {list_some(others)}.")
     warnings = leak_guard.describe_resemblance(validation)
     notes += [f"WARNING: {line}" for line in warnings]
     notes += leak_guard.describe_blind_spots(validated)

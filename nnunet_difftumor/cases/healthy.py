@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_difftumor.ct.label_roles import LabelRoles
+from nnunet_difftumor.cases.known_cases import NOTHING_KNOWN, KnownCases
+from nnunet_difftumor.ct.label_roles import HEALTHY, TUMOR, LabelRoles, kind_of_case
 from nnunet_difftumor.ct.reading import read_labels
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
@@ -77,8 +78,9 @@ def group_cases(
     *,
     healthy_cases: Collection[str] | None = None,
     confirmed_healthy: bool = False,
+    known: KnownCases = NOTHING_KNOWN,
 ) -> CaseGroups:
-    """Sort cases into tumour, healthy and other by their labels.
+    """Sort cases into tumour, healthy and other by their labels (see `kind_of_case`).
 
     A case with ignored voxels was not looked at everywhere, so it is healthy only if the user says so. With several
     targets a healthy case is free of the tumours of all of them, and has the organ of at least one.
@@ -86,23 +88,30 @@ def group_cases(
     Args:
         healthy_cases: The cases that the user lists as healthy; None takes all that have no tumour.
         confirmed_healthy: Cases without annotated tumour are known to be healthy.
+        known: A case that is known to have a tumour is not healthy, although its labels show none.
 
     Raises:
         ConfigurationError: If a listed case is unknown or not healthy, or if nothing in the data set says
             that cases without annotated tumour are healthy.
     """
     all_roles = (roles,) if isinstance(roles, LabelRoles) else tuple(roles)
-    with_tumors = [_cases_with(label_voxels, role.tumor, *role.tumor_parts) for role in all_roles]
-    tumor = set[str]().union(*with_tumors)
-    free = [_cases_with(label_voxels, role.organ) - tumor for role in all_roles]
+    present = {case: {value for value, count in each.items() if count > 0} for case, each in label_voxels.items()}
+    looked_at, said = (
+        {case: kind_of_case(values, all_roles, is_confirmed=confirmed) for case, values in present.items()}
+        for confirmed in (False, True)
+    )
+    tumor = {case for case, kind in said.items() if kind == TUMOR}
+    no_tumor = {case for case, kind in said.items() if kind == HEALTHY} - set(known.tumor)
+    free = [{case for case in no_tumor if role.organ in present[case]} for role in all_roles]
     if healthy_cases is not None:
-        _check_list(healthy_cases, label_voxels, set[str]().union(*free), all_roles)
+        _check_list(healthy_cases, label_voxels, no_tumor, all_roles)
         free = [cases & set(healthy_cases) for cases in free]
     elif not confirmed_healthy:
-        for cases, role, ill in zip(free, all_roles, with_tumors, strict=True):
-            partly = set[str]() if role.ignore is None else cases & _cases_with(label_voxels, role.ignore)
+        for cases, role in zip(free, all_roles, strict=True):
+            partly = {case for case in cases if looked_at[case] != HEALTHY}
             cases -= partly
-            _refuse_unconfirmed(cases, partly, bool(ill), role.tumor)
+            has_tumor = any(kind_of_case(values, [role]) == TUMOR for values in present.values())
+            _refuse_unconfirmed(cases, partly, has_tumor, role.tumor)
     healthy = set[str]().union(*free)
     return CaseGroups(
         tumor=tuple(sorted(tumor)),
@@ -112,13 +121,28 @@ def group_cases(
     )
 
 
-def choose_holdout(healthy: Sequence[str], share: float, seed: int = 12345) -> tuple[str, ...]:
+def choose_holdout(
+    healthy: Sequence[str],
+    share: float,
+    seed: int = 12345,
+    *,
+    others: Collection[str] = (),
+    known: KnownCases = NOTHING_KNOWN,
+) -> tuple[str, ...]:
     """Choose the healthy cases that train in no fold and no arm; at least one is left to train.
 
-    The order depends on each identifier alone, so that adding a case moves few others.
+    The order depends on each identifier alone, so that adding a case moves few others. Patients are held out with all
+    their scans, so those are left who have further scans among `others`, which train.
     """
     count = min(round(share * len(healthy)), max(0, len(healthy) - 1))
-    return tuple(sorted(hashed_order(healthy, seed)[:count]))
+    scans: dict[str, list[str]] = defaultdict(list)
+    for case in healthy:
+        scans[known.patient_of(case)].append(case)
+    chosen: list[str] = []
+    for patient in hashed_order(scans.keys() - set(map(known.patient_of, others)), seed):
+        if len(chosen) + len(scans[patient]) <= count:
+            chosen += scans[patient]
+    return tuple(sorted(chosen))
 
 
 def hashed_order(cases: Collection[str], seed: int) -> list[str]:
@@ -161,13 +185,15 @@ def _check_list(
         )
     wrong = sorted(set(listed) - set(free))
     if wrong:
+        tumor_labels = [value for role in all_roles for value in (role.tumor, *role.tumor_parts, *role.other_tumors)]
         tumors, organs = (
             " or ".join(dict.fromkeys(str(value) for value in values))
-            for values in ([role.tumor for role in all_roles], [role.organ for role in all_roles])
+            for values in (tumor_labels, [role.organ for role in all_roles])
         )
         raise ConfigurationError(
-            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumors} or none of "
-            f"the organ label {organs}: {list_some(wrong)}. Take them off the list."
+            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumors}, a tumour by the "
+            f"metadata of `difftumor splits`, or none of the organ label {organs}: {list_some(wrong)}. Take them "
+            "off the list."
         )
 
 

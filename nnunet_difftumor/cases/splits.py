@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.healthy import CaseGroups
+from nnunet_difftumor.cases.known_cases import KNOWN_KEYS, NOTHING_KNOWN, KnownCases, read_known_cases
 from nnunet_difftumor.errors import DatasetError, OutputExistsError, list_some
 from nnunet_difftumor.support.files.atomic_files import write_json
 
@@ -25,72 +26,95 @@ class Split:
     train: tuple[str, ...]
     val: tuple[str, ...]
 
+    def without(self, cases: Collection[str]) -> Split:
+        """Return the fold without some of its training cases."""
+        return Split(tuple(case for case in self.train if case not in cases), self.val)
+
     def to_json(self) -> dict[str, list[str]]:
         """Return the fold as nnU-Net writes it into splits_final.json."""
         return {"train": list(self.train), "val": list(self.val)}
 
 
 def cross_validation(
-    groups: CaseGroups, holdout: Collection[str], *, folds: int = DEFAULT_FOLDS, seed: int = DEFAULT_SEED
+    groups: CaseGroups,
+    holdout: Collection[str],
+    *,
+    folds: int = DEFAULT_FOLDS,
+    seed: int = DEFAULT_SEED,
+    known: KnownCases = NOTHING_KNOWN,
 ) -> tuple[Split, ...]:
-    """Split the tumour cases as nnU-Net splits all cases; everything else but the holdout trains in every fold.
+    """Split the patients with tumour as nnU-Net splits cases; everyone else but the holdout trains in every fold.
 
-    With no healthy case the result equals nnU-Net's own default split. Without any tumour case the healthy cases are
-    split instead. With fewer cases to split than folds, there is one fold a case.
+    A fold trains on no scan of its validation patients; their healthy scans are in neither list. With no healthy case
+    and one scan a patient the result equals nnU-Net's own default split. Without any tumour case the healthy cases
+    are split instead. With fewer patients to split than folds, there is one fold a patient.
 
     Raises:
-        DatasetError: If there are fewer than two cases to split.
+        DatasetError: If there are fewer than two patients to split.
     """
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     healthy = [case for case in groups.healthy if case not in holdout]
     to_split = list(groups.tumor) or healthy
     everywhere = [case for case in (*healthy, *groups.other) if case not in to_split]
-    if len(to_split) < 2 or folds < 2:
+    patients = sorted({known.patient_of(case) for case in to_split})
+    if len(patients) < 2 or folds < 2:
         raise DatasetError(
-            f"Cross-validation needs at least 2 folds and 2 cases with annotated tumour, got {folds} folds and "
-            f"{len(to_split)} cases. Train with fold 'all' instead of a number."
+            f"Cross-validation needs at least 2 folds and 2 patients with annotated tumour, got {folds} folds and "
+            f"{len(patients)} patients. Train with fold 'all' instead of a number."
         )
-    folds_of_cases = generate_crossval_split(sorted(to_split), seed=seed, n_splits=min(folds, len(to_split)))
-    return tuple(
-        Split(tuple(sorted([*map(str, fold["train"]), *everywhere])), tuple(sorted(map(str, fold["val"]))))
-        for fold in folds_of_cases
-    )
+    splits = []
+    for fold in generate_crossval_split(patients, seed=seed, n_splits=min(folds, len(patients))):
+        val = sorted(case for case in to_split if known.patient_of(case) in fold["val"])
+        train = sorted({*to_split, *everywhere}.difference(val))
+        splits.append(Split(tuple(train), tuple(val)).without(known.others_of(val)))
+    return tuple(splits)
 
 
 def arrange_split(
-    split: Split, groups: CaseGroups, holdout: Collection[str], *, origin: str = "The splits file"
+    split: Split,
+    groups: CaseGroups,
+    holdout: Collection[str],
+    *,
+    origin: str = "The splits file",
+    known: KnownCases = NOTHING_KNOWN,
 ) -> Split:
     """Apply the rules for healthy cases to a fold of an existing splits file (`origin`, for messages).
 
-    Healthy validation cases move to the training list, since tumour Dice is undefined on them; the
-    holdout leaves both lists. Without any tumour case the validation list keeps its healthy cases.
+    Healthy validation cases leave their list, since tumour Dice is undefined on them, and do not train: whoever wrote
+    the file may have put them beside other scans of their patients. The holdout leaves both lists. Without any tumour
+    case the validation list keeps its healthy cases.
 
     Raises:
-        DatasetError: If a list ends up empty, both hold the same case, or the data set does not have one.
+        DatasetError: If a list ends up empty, both hold the same case or patient, or the data set does not have one.
     """
-    known = {*groups.tumor, *groups.healthy, *groups.other}
-    unknown = sorted((set(split.train) | set(split.val)) - known)
+    everyone = {*groups.tumor, *groups.healthy, *groups.other}
+    unknown = sorted((set(split.train) | set(split.val)) - everyone)
     if unknown:
         raise DatasetError(
             f"{origin} names {len(unknown)} cases that are not in the data set, e.g. {unknown[0]}. "
             "Correct the file, or write a new one: difftumor splits -d ID --overwrite"
         )
-    moved = {case for case in split.val if case in groups.healthy} if groups.tumor else set()
-    train = sorted(({*split.train} | moved) - set(holdout))
-    val = sorted({*split.val} - moved - set(holdout))
+    left_out = {*split.val}.intersection(groups.healthy) if groups.tumor else set()
+    train = sorted({*split.train} - set(holdout))
+    val = sorted({*split.val} - left_out - set(holdout))
     if not val or not train:
         raise DatasetError(
-            f"No {'validation' if not val else 'training'} case is left in this fold: of {len(split.val)} validation "
-            f"cases, {len(moved)} are healthy and train instead, because tumour Dice is undefined on them. "
-            "Write splits over the tumour cases: difftumor splits -d ID --overwrite"
+            f"No {'validation' if not val else 'training'} case is left in this fold: {origin} lists "
+            f"{len(split.train)} for training and {len(split.val)} for validation, {len(left_out)} of them healthy, "
+            "where tumour Dice is undefined. Write splits over the tumour cases: difftumor splits -d ID --overwrite"
         )
-    shared = sorted({*train} & {*val})
+    shared, torn = sorted({*train} & {*val}), sorted({*known.others_of(val)} & {*train})
     if shared:
         raise DatasetError(
             f'{origin} has {len(shared)} case{"s" if len(shared) > 1 else ""} in both "train" and "val" '
             f"({list_some(shared)}): validation would be on what was learned. Take each out of one of the lists. Fold "
             "'all' trains on every case and makes no claim about validation."
+        )
+    if torn:
+        raise DatasetError(
+            f"{origin} trains on further scans of its validation patients ({list_some(torn)}), by the patients in "
+            f"{HOLDOUT_FILE_NAME} beside it. Take them out of one list, or write both files again (difftumor splits)."
         )
     return Split(tuple(train), tuple(val))
 
@@ -132,14 +156,15 @@ def write_splits(folder: Path, folds: Sequence[Split], holdout: Mapping[str, Any
 
     Args:
         folder: The data set's folder in nnUNet_preprocessed.
-        holdout: What to write about the holdout; "holdout" lists its cases.
+        holdout: What to write about the holdout; "holdout" lists its cases, and `KnownCases.to_json` more.
 
     Raises:
         OutputExistsError: If other splits are there and `overwrite` is False.
     """
     splits_file, holdout_file = folder / SPLITS_FILE_NAME, folder / HOLDOUT_FILE_NAME
     if splits_file.is_file() and not overwrite:
-        is_same = read_splits(splits_file) == tuple(folds)
+        known = {key: holdout[key] for key in KNOWN_KEYS if key in holdout}
+        is_same = read_splits(splits_file) == tuple(folds) and read_known_cases(holdout_file).to_json() == known
         if is_same and read_holdout(holdout_file) == _identifiers(holdout["holdout"]):
             return False
         raise OutputExistsError(

@@ -1,13 +1,14 @@
-"""Which label is the organ and which the tumour, inferred from the names in dataset.json."""
+"""Which label is the organ and which the tumour, inferred from the names in dataset.json; what a case is by that."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.errors import ConfigurationError, MissingLabelError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, MissingLabelError, list_some
 
 _ORGAN_WORDS = frozenset(
     "liver pancreas kidney kidneys lung lungs colon spleen prostate stomach esophagus oesophagus bladder "
@@ -16,6 +17,12 @@ _ORGAN_WORDS = frozenset(
 _NOT_AN_ORGAN = frozenset("cyst cysts vessel vessels vein veins artery arteries duct ducts thrombus stent".split())
 _TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
 """Parts of label names that mean a tumour, in the order in which they are looked for."""
+_NO_HEALTH = re.compile(
+    "adenoma|blastoma|glioma|lymphoma|melanoma|malignan|(?<![a-z])(hcc|pdac|rcc|icc|gist|pnet|nsclc)s?(?![a-z])"
+)
+"""Further names of tumours: too special to infer a role from, but who has one is not healthy."""
+
+TUMOR, HEALTHY, OTHER = "tumor", "healthy", "other"
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,14 @@ class LabelRoles:
         organ: Value in which tumours are placed.
         tumor: Value that synthetic tumours get.
         tumor_parts: Further values that are tumour as well, such as the necrosis of a tumour region.
+        other_tumors: Values of other labels that are named like tumours: a case with one is not healthy.
     """
 
     organ: int
     tumor: int
     tumor_parts: tuple[int, ...] = ()
     ignore: int | None = None
+    other_tumors: tuple[int, ...] = ()
 
     @classmethod
     def of_dataset(cls, labels: Mapping[str, Any], organ: int, tumor: int) -> LabelRoles:
@@ -45,7 +54,60 @@ class LabelRoles:
             if is_tumor_name(name) and tumor in values and organ not in values
             for value in values
         }
-        return cls(organ, tumor, tuple(sorted(parts - {tumor})), labels.get("ignore"))
+        others = tumor_values(labels, {organ}) - parts - {organ, tumor}
+        return cls(organ, tumor, tuple(sorted(parts - {tumor})), labels.get("ignore"), tuple(sorted(others)))
+
+
+def kind_of_case(values: Collection[int], roles: Sequence[LabelRoles], *, is_confirmed: bool = False) -> str:
+    """Say what a case is by the values in its label map: "tumor", "healthy", or "other", which is neither.
+
+    Healthy is a case with an organ of the roles, and without a tumour of any role or of another label. Where voxels
+    are ignored, nobody looked.
+
+    Args:
+        is_confirmed: The user says that a case without annotated tumour is healthy, whatever is ignored.
+    """
+    found, organs = set(values), {role.organ for role in roles}
+    if any(found.intersection((role.tumor, *role.tumor_parts)) for role in roles):
+        return TUMOR
+    others = {value for role in roles for value in role.other_tumors} - organs
+    is_ignored = not is_confirmed and any(role.ignore in found for role in roles)
+    return HEALTHY if found & organs and not found & others and not is_ignored else OTHER
+
+
+def tumor_values(labels: Mapping[str, Any], organs: Collection[int] = ()) -> frozenset[int]:
+    """Return every value of the labels and regions of a dataset.json that are named like tumours and hold no organ."""
+    return frozenset(
+        value
+        for name, values in foreground_labels(labels).items()
+        if (is_tumor_name(name) or _NO_HEALTH.search(name.lower())) and not set(organs).intersection(values)
+        for value in values
+    )
+
+
+def declared_values(labels: Mapping[str, Any]) -> frozenset[int]:
+    """Return every value of the `labels` of a dataset.json, background and ignore included."""
+    values = (value if isinstance(value, (list, tuple)) else (value,) for value in labels.values())
+    return frozenset({0}.union(*values))
+
+
+def require_declared(found: Mapping[Path, Collection[int]], declared: Collection[int]) -> None:
+    """Refuse label files with values, listed for each, that dataset.json does not name: nobody knows what they mean.
+
+    Raises:
+        DatasetError: If there are some; the message names the files.
+    """
+    odd = {path: values for path, each in found.items() if (values := sorted(set(each).difference(declared)))}
+    if odd:
+        path, values = next(iter(odd.items()))
+        fix = "Correct the label map (labels are resampled with nearest neighbour), or give its own dataset.json."
+        if len(values) > 300 or values[0] < -1:
+            fix = f"Values from {values[0]} to {values[-1]} look like a CT; put the label map in its place."
+        names = [each.name.split(".nii")[0] for each in odd]
+        raise DatasetError(
+            f"{len(odd)} label maps hold values that dataset.json does not name: {list_some(names)} ({values[:8]}). "
+            f"It has {', '.join(map(str, sorted(declared)))}; the first of them is {path}. {fix}"
+        )
 
 
 def resolve_label_roles(

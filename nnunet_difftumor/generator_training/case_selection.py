@@ -9,8 +9,8 @@ from pathlib import Path
 
 from diffusion.generator.provenance import hash_file, hash_identifier
 from nnunet_difftumor.cases.splits import read_splits
-from nnunet_difftumor.ct.datasets import Case, find_ct_files, load_raw_dataset
-from nnunet_difftumor.ct.label_roles import find_tumor_label
+from nnunet_difftumor.ct.datasets import Case, RawDataset, find_ct_files, load_raw_dataset
+from nnunet_difftumor.ct.label_roles import declared_values, find_tumor_label
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, list_some
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
 
@@ -20,11 +20,12 @@ _FEWEST_TO_HOLD_OUT = 4
 
 @dataclass(frozen=True)
 class DataFolder:
-    """One `--data` folder, with the values of its tumour label, if any; a plain folder of CTs has none."""
+    """One `--data` folder, with the values of its tumour label and of all labels; a plain folder of CTs has none."""
 
     folder: Path
     cases: tuple[Case, ...]
     tumor_values: tuple[int, ...]
+    declared: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,19 @@ def open_data_folder(folder: Path) -> DataFolder:
         return DataFolder(folder, find_ct_files(folder), ())
     dataset = load_raw_dataset(folder, needs_labels=False)
     try:
-        return DataFolder(folder, dataset.cases, find_tumor_label(dataset.labels))
+        return labelled_folder(dataset)
     except MissingLabelError:
         return DataFolder(folder, dataset.cases, ())
+
+
+def labelled_folder(dataset: RawDataset, tumor_label: str | None = None) -> DataFolder:
+    """Describe a raw data set whose tumour label is named, or told by the names of the labels.
+
+    Raises:
+        MissingLabelError: If there is no such label, or several look like a tumour.
+    """
+    tumors = find_tumor_label(dataset.labels, tumor_label)
+    return DataFolder(dataset.folder, dataset.cases, tumors, declared_values(dataset.labels))
 
 
 def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | None) -> HoldOut:

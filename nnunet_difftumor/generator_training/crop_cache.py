@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, take_tumor_prints
 from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import TumorComponent, find_tumors
 from nnunet_difftumor.ct.datasets import Case
+from nnunet_difftumor.ct.label_roles import require_declared
 from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.ct.resample import AIR_HU
 from nnunet_difftumor.errors import DiffTumorError
@@ -109,6 +110,7 @@ def build_crop_cache(
     folder: Path,
     *,
     tumor_values: tuple[int, ...] = (),
+    declared: Collection[int] = (),
     workers: int = 0,
     needs_labels: bool = True,
     left_out: dict[str, str] | None = None,
@@ -121,6 +123,7 @@ def build_crop_cache(
     Args:
         folder: Made if it is missing.
         tumor_values: Label values that mean tumour; with none, labels are not read.
+        declared: All values that a label map may hold; none, to take any.
         workers: Processes that decode side by side; 0 decodes in this one.
         needs_labels: If False, a case whose labels do not fit its CT or cannot be read is opened without them: its
             `tumor_values` are empty.
@@ -130,10 +133,10 @@ def build_crop_cache(
         DiffTumorError: The named error of the bad file; every bad file is listed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [_Entry(case, folder, tumor_values) for case in cases]
+    entries = [_Entry(case, folder, tumor_values, declared) for case in cases]
     errors = dict(_build_all(entries, workers))
     if not needs_labels and errors:
-        entries = [_Entry(entry.case, folder, ()) if entry in errors else entry for entry in entries]
+        entries = [_Entry(entry.case, folder) if entry in errors else entry for entry in entries]
         errors = dict(_build_all(entries, workers))
     if errors and (left_out is None or len(errors) == len(entries)):
         raise type(next(iter(errors.values())))("\n".join(map(str, list(errors.values())[:20])))
@@ -145,16 +148,24 @@ def build_crop_cache(
 
 
 def is_cached(
-    cases: Sequence[Case], folder: Path, tumor_values: tuple[int, ...] = (), *, or_without: bool = False
+    cases: Sequence[Case],
+    folder: Path,
+    *,
+    tumor_values: tuple[int, ...] = (),
+    declared: Collection[int] = (),
+    or_without: bool = False,
 ) -> bool:
     """Say whether `build_crop_cache` would find every case in the cache.
 
     Args:
         or_without: A case without its labels counts, and so does one that was left out as bad.
     """
-    kinds = (tumor_values, ()) if or_without else (tumor_values,)
-    entries = ([_Entry(case, folder, values) for values in kinds] for case in cases)
-    return all(any(each.is_current() or (or_without and each.is_bad()) for each in tried) for tried in entries)
+    for case in cases:
+        entry = _Entry(case, folder, tumor_values, declared)
+        found = entry.is_current() or (or_without and (entry.is_bad() or _Entry(case, folder).is_current()))
+        if not found:
+            return False
+    return True
 
 
 def _build_all(all_entries: Sequence[_Entry], workers: int) -> Iterator[tuple[_Entry, DiffTumorError]]:
@@ -177,8 +188,10 @@ def _build_each(entries: Sequence[_Entry], workers: int) -> Iterator[DiffTumorEr
 class _Entry:
     """What the cache holds, or will hold, of one case."""
 
-    def __init__(self, case: Case, cache_folder: Path, tumor_values: tuple[int, ...]) -> None:
-        self.case, self.tumor_values = case, tumor_values
+    def __init__(
+        self, case: Case, cache_folder: Path, tumor_values: tuple[int, ...] = (), declared: Collection[int] = ()
+    ) -> None:
+        self.case, self.tumor_values, self.declared = case, tumor_values, sorted(declared)
         self.label_path = case.label_path if tumor_values else None
         paths = [case.image_path] + ([self.label_path] if self.label_path else [])
         label = str(self.label_path and self.label_path.resolve())
@@ -189,6 +202,7 @@ class _Entry:
         self.signature = {
             "version": [FORMAT_VERSION, PRINT_VERSION],
             "identifier": case.identifier,
+            "declared": self.declared,
             "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
         }
 
@@ -239,6 +253,8 @@ class _Entry:
         seen: dict[str, Any] = {}
         if self.label_path is not None:
             own_labels, geometry = read_labels(self.label_path)
+            if self.declared:
+                require_declared({self.label_path: np.unique(own_labels).tolist()}, self.declared)
             labels = place_labels(own_labels, geometry, self.label_path, ct)
             tumor_mask = np.isin(labels, self.tumor_values)
             tumors = find_tumors(tumor_mask, ct.spacing_mm)

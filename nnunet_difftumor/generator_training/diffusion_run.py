@@ -12,10 +12,9 @@ from diffusion.generator_folder import load_autoencoder
 from diffusion.presets import DIFFUSION_PRESETS
 from diffusion.training import train_diffusion
 from nnunet_difftumor.ct.datasets import load_raw_dataset
-from nnunet_difftumor.ct.label_roles import find_tumor_label
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training import batches, runs
-from nnunet_difftumor.generator_training.case_selection import DataFolder, SelectedCases, read_hold_out
+from nnunet_difftumor.generator_training.case_selection import SelectedCases, labelled_folder, read_hold_out
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
 
@@ -77,9 +76,7 @@ def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerp
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
     hold_out = replace(hold_out, trained_before=frozenset(case.image_hash for case in autoencoder_cases))
     datasets = [load_raw_dataset(folder) for folder in options.data]
-    folders = [
-        DataFolder(each.folder, each.cases, find_tumor_label(each.labels, options.tumor_label)) for each in datasets
-    ]
+    folders = [labelled_folder(each, options.tumor_label) for each in datasets]
     return runs.prepare_cases(options, folders, hold_out, needs_tumors=True)
 
 

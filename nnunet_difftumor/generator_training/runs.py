@@ -81,12 +81,13 @@ def prepare_cases(
     left_out: dict[str, str] | None = {} if options.skip_bad else None
     or_without = options.skip_bad or not needs_tumors
     for data in folders:
-        while not is_first and not is_cached(data.cases, cache_folder, data.tumor_values, or_without=or_without):
+        values: Any = {"tumor_values": data.tumor_values, "declared": data.declared}
+        while not is_first and not is_cached(data.cases, cache_folder, **values, or_without=or_without):
             time.sleep(_POLL_SECONDS)
         cases = build_crop_cache(
             data.cases,
             cache_folder,
-            tumor_values=data.tumor_values,
+            **values,
             workers=options.workers,
             needs_labels=needs_tumors,
             left_out=left_out,

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label, resolve_label_roles
+from nnunet_difftumor.ct.label_roles import declared_values, is_exophytic_organ, name_of_label, resolve_label_roles
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, ConfigSource
 from nnunet_difftumor.settings.trainer_settings import (
@@ -120,8 +120,7 @@ def _target_values(labels: Mapping[str, Any], given: Mapping[str, Any], origins:
 
 def _label_value(labels: Mapping[str, Any], label: str | int) -> int:
     value = labels.get(label, label) if isinstance(label, str) else label
-    known = {number for each in labels.values() for number in (each if isinstance(each, list) else [each])}
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0 or value not in known:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0 or value not in declared_values(labels):
         raise ConfigurationError(
             f"avoid_labels: {label!r} is no label of this data set. Labels in dataset.json: {dict(labels)}."
         )

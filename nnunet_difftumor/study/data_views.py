@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, choose_cases, find_raw_images
 from nnunet_difftumor.cases.healthy import CaseGroups, hashed_order
+from nnunet_difftumor.cases.known_cases import read_known_cases
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, require_nnunet_folders
 from nnunet_difftumor.cases.splits import (
     HOLDOUT_FILE_NAME,
@@ -216,10 +217,12 @@ def _link(link: Path, target: Path, *, is_trained: bool) -> None:
 
 def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained_folds: Collection[int]) -> None:
     """Write splits and holdout of a view where they are missing, or differ in what no run was trained on."""
-    holdout = next(iter(data.folds.values())).holdout
+    first = next(iter(data.folds.values()))
+    holdout, known = first.holdout, first.known
     if (folder / SPLITS_FILE_NAME).is_file():
         before, holdout_before = read_splits(folder / SPLITS_FILE_NAME), read_holdout(folder / HOLDOUT_FILE_NAME)
-        if before == tuple(splits) and holdout_before == holdout:
+        is_known = read_known_cases(folder / HOLDOUT_FILE_NAME) == known
+        if before == tuple(splits) and holdout_before == holdout and is_known:
             return
         changed = [f"fold {n}" for n in sorted(trained_folds) if before[n : n + 1] != tuple(splits[n : n + 1])]
         changed += ["the held-out healthy cases"] if trained_folds and holdout_before != holdout else []
@@ -229,4 +232,4 @@ def _write_lists(data: StudyData, folder: Path, splits: Sequence[Split], trained
                 f"{', '.join(changed)}. Restore the data set's splits, seed_of_cases and the settings of healthy cases "
                 "that they were made with, or name another --output."
             )
-    write_splits(folder, splits, {"holdout": list(holdout)}, overwrite=True)
+    write_splits(folder, splits, {"holdout": list(holdout), **known.to_json()}, overwrite=True)

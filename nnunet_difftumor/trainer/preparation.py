@@ -23,7 +23,7 @@ from nnunet_difftumor.cases.fold import (
     roles_of,
 )
 from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
-from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label
+from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label, tumor_values
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.log import InjectionLog
@@ -228,6 +228,7 @@ def _make_rules(
     trainer: nnUNetTrainer, target: OrganTarget, config: DiffTumorConfig, data: PreprocessedCases, cases: FoldCases
 ) -> InjectionRules:
     tumor_labels = _tumor_labels(data.labels, target)
+    every_tumor = tumor_values(data.labels, {each.organ_label for each in config.organ_targets})
     files, cache = [data.label_file(case) for case in cases.tumor_train], data.open_cache()
     size_classes = target.size_classes
     if isinstance(size_classes, str):
@@ -255,7 +256,7 @@ def _make_rules(
         avoid_labels=target.avoid_labels,
         tumor_counts=counts or None,
         real_tumor_labels=tuple(
-            sorted({value for each in config.organ_targets for value in _tumor_labels(data.labels, each)})
+            sorted(every_tumor.union(*(_tumor_labels(data.labels, each) for each in config.organ_targets)))
         ),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_difftumor.cases.healthy import count_label_voxels
-from nnunet_difftumor.ct.label_roles import LabelRoles
+from nnunet_difftumor.ct.label_roles import LabelRoles, declared_values, require_declared
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
@@ -153,8 +153,8 @@ class ExtraDataset:
         """
         cache = FactCache(self.folder / CASE_FACTS_FILE_NAME if self.folder.is_dir() else None)
         voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
+        require_declared({label_files[case]: values for case, values in voxels.items()}, declared_values(labels))
         self._refuse_tumors(voxels, roles)
-        self._refuse_unnamed(voxels, labels)
         places = {
             case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))
             for case in sorted(voxels)
@@ -162,22 +162,13 @@ class ExtraDataset:
         return {case: numbers for case, numbers in places.items() if numbers}
 
     def _refuse_tumors(self, voxels: Mapping[str, Mapping[int, int]], roles: Sequence[LabelRoles]) -> None:
-        tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts)}
+        tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts, *role.other_tumors)}
         ill = sorted(case for case in voxels if tumors & {value for value, count in voxels[case].items() if count})
         if ill:
             raise ConfigurationError(
                 f"{len(ill)} cases of {self.name} have voxels of a tumour label "
                 f"({', '.join(map(str, sorted(tumors)))}): {list_some(ill)}. An extra data set must be healthy: take "
                 "them out of the raw one and run `difftumor add-healthy` again, or make one data set of both."
-            )
-
-    def _refuse_unnamed(self, voxels: Mapping[str, Mapping[int, int]], labels: Mapping[str, Any]) -> None:
-        named = {value for values in labels.values() for value in (values if isinstance(values, list) else [values])}
-        odd = sorted(case for case in voxels if set(voxels[case]) - named)
-        if odd:
-            raise DatasetError(
-                f"{len(odd)} label files of {self.name} hold values that its dataset.json does not name: "
-                f"{list_some(odd)} ({sorted(set(voxels[odd[0]]) - named)}). Correct them."
             )
 
     def refuse_collisions(self, identifiers: Collection[str], taken: Mapping[str, str]) -> None:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_difftumor.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.cases.known_cases import KnownCases
 
 DESCRIPTION = """Write splits_final.json into the data set's folder in nnUNet_preprocessed (preprocessed or not yet).
 
@@ -11,8 +19,13 @@ The cases with annotated tumours are split for cross-validation as nnU-Net does.
 tumour absent) train in every fold, because tumour Dice is undefined on them. A share of them, the holdout, is
 in no list, so that specificity can be measured; healthy_holdout.json names it.
 
+Healthy and patients are read off labels and identifiers alone, unless a table says more: a CSV with a column case
+(--metadata). A case with a known tumour is not healthy, whatever its labels show; scans of one patient are never on
+both sides of a fold. The trainer reads both from healthy_holdout.json.
+
 Use the same file for generators (train-diffusion --splits), for nnUNetTrainerDiffTumor and for stock nnU-Net."""
-EXAMPLE = "difftumor splits -d 901"
+EXAMPLE = """difftumor splits -d 901
+difftumor splits -d 901 --metadata cases.csv --tumor-column lesions --group-column patient"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=12345, help="seed of split and holdout (default 12345, nnU-Net's)")
     holdout = "share of the healthy cases in no list (default: healthy_holdout in the settings, 0.2)"
     add("--holdout", type=float, default=None, metavar="SHARE", help=holdout)
+    add("--metadata", type=Path, metavar="FILE", help="table of the cases: CSV or TSV with a column case")
+    add("--tumor-column", metavar="NAME", help="its column that says who has a tumour: yes or no, or a number")
+    patients = parser.add_mutually_exclusive_group()
+    patients.add_argument("--group-column", metavar="NAME", help="its column that names the patient")
+    pattern = "regular expression that finds the patient in the case identifier"
+    patients.add_argument("--group-pattern", metavar="REGEX", help=pattern)
+    left_out = "a column such as the hospital: one fold for each of its values, which validates and never trains"
+    add("--leave-out", metavar="NAME", help=left_out)
     add("--overwrite", action="store_true", help="replace other splits of this data set")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the splits."""
-    from nnunet_difftumor.cases.fold import roles_of
-    from nnunet_difftumor.cases.healthy import choose_holdout, count_label_voxels, group_cases
+    from nnunet_difftumor.cases.fold import assumptions, group_dataset
+    from nnunet_difftumor.cases.healthy import choose_holdout
+    from nnunet_difftumor.cases.known_cases import KnownCases, one_value_each
     from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, require_nnunet_folders
     from nnunet_difftumor.cases.splits import cross_validation, write_splits
     from nnunet_difftumor.ct.datasets import load_raw_dataset
@@ -46,24 +68,29 @@ def run(args: argparse.Namespace) -> int:
     share = config.healthy_holdout if args.holdout is None else args.holdout
     if not 0 <= share < 1:
         raise ValueError(f"--holdout must be at least 0 and below 1, got {share}.")
-    groups = group_cases(
-        count_label_voxels(label_files, FactCache(folder / CASE_FACTS_FILE_NAME), show_progress=True),
-        [roles_of(raw.options["labels"], target) for target in config.organ_targets],
-        healthy_cases=config.healthy_cases,
-        confirmed_healthy=config.confirmed_healthy,
-    )
-    holdout = choose_holdout(groups.healthy, share, args.seed)
-    folds = cross_validation(groups, holdout, folds=args.folds, seed=args.seed)
+    known = _read_known(args, sorted(label_files))
+    sites = one_value_each(args.metadata, args.leave_out, sorted(label_files)) if args.leave_out else {}
+    together, most = (KnownCases(patients=sites), len(label_files)) if sites else (known, args.folds)
+    cache = FactCache(folder / CASE_FACTS_FILE_NAME)
+    groups = group_dataset(label_files, raw.options["labels"], config, cache, known, show_progress=True)
+    others = (*groups.tumor, *groups.other)
+    holdout = choose_holdout(groups.healthy, share, args.seed, others=others, known=known)
+    folds = cross_validation(groups, holdout, folds=most, seed=args.seed, known=together)
+    folds = tuple(fold.without(known.others_of(fold.val)) for fold in folds)  # of patients in several hospitals
     about = {"holdout": list(holdout), "share": share, "healthy_cases": len(groups.healthy), "seed": args.seed}
-    is_new = write_splits(folder, folds, about, overwrite=args.overwrite)
+    is_new = write_splits(folder, folds, {**about, **known.to_json()}, overwrite=args.overwrite)
     print(
-        f"{len(groups.tumor)} cases with tumour, {len(groups.healthy)} healthy, {len(groups.other)} without "
-        f"organ and tumour; held out: {', '.join(holdout) or 'none'}"
+        f"{len(groups.tumor)} cases with tumour, {len(groups.healthy)} healthy, {len(groups.other)} neither; "
+        f"held out: {', '.join(holdout) or 'none'}"
     )
+    print(f"healthy: {', '.join(groups.healthy) or 'none'}\nneither: {', '.join(groups.other) or 'none'}")
+    for line in assumptions(groups, known):
+        print(line)
     for number, fold in enumerate(folds):
-        print(f"fold {number}: training {len(fold.train)}, validation {len(fold.val)} (cases)")
-    if len(folds) < args.folds:
-        print(f"{len(folds)} folds, not {args.folds}: there are no more cases to divide.")
+        site = f"{args.leave_out} {together.patient_of(fold.val[0])}: " if sites else ""
+        print(f"fold {number}: {site}training {len(fold.train)}, validation {len(fold.val)} (cases)")
+    if len(folds) < most and not sites:
+        print(f"{len(folds)} folds, not {most}: there are no more patients to divide.")
     if not groups.tumor:
         print("No case has an annotated tumour: the healthy cases were split; validation shows false alarms only.")
     if not groups.healthy:
@@ -73,3 +100,17 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"{'Wrote' if is_new else 'Unchanged:'} {folder / 'splits_final.json'}")
     return 0
+
+
+def _read_known(args: argparse.Namespace, cases: Sequence[str]) -> KnownCases:
+    from nnunet_difftumor.cases.known_cases import KnownCases, cases_with_tumor, one_value_each, patients_by_pattern
+
+    columns = (args.tumor_column, args.group_column, args.leave_out)
+    if (args.metadata is None) == any(columns):
+        raise ConfigurationError(
+            "--metadata goes with the name of a column in it: --tumor-column, --group-column or --leave-out."
+        )
+    patients = patients_by_pattern(cases, args.group_pattern) if args.group_pattern else {}
+    if args.group_column:
+        patients = one_value_each(args.metadata, args.group_column, cases)
+    return KnownCases(cases_with_tumor(args.metadata, args.tumor_column, cases) if args.tumor_column else (), patients)

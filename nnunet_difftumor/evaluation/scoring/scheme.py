@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difftumor.ct.datasets import parse_labels, read_dataset_json
-from nnunet_difftumor.ct.label_roles import foreground_labels, is_tumor_name, name_of_label, resolve_label_roles
+from nnunet_difftumor.ct.label_roles import (
+    foreground_labels,
+    is_tumor_name,
+    name_of_label,
+    resolve_label_roles,
+    tumor_values,
+)
 from nnunet_difftumor.errors import ConfigurationError, MissingLabelError
 
 
@@ -91,7 +97,7 @@ def read_label_scheme(
     return LabelScheme(
         labels=labels,
         declared=frozenset((0, *all_values)),
-        tumor_values=frozenset().union(*(foreground[name] for name in (*by_name, *chosen))),
+        tumor_values=tumor_values(foreground).union(*(foreground[name] for name in chosen)),
         ignore=ignore if isinstance(ignore, int) else None,
         channels=len(foreground) if has_regions else 1 + max(max(values) for values in foreground.values()),
         is_reoriented=options.get("overwrite_image_reader_writer") == "NibabelIOWithReorient",

@@ -51,10 +51,10 @@ def test_one_tumor_case_cannot_be_split():
         cross_validation(CaseGroups(("t0",), HEALTHY, ()), holdout=())
 
 
-def test_healthy_validation_cases_move_to_training_and_the_holdout_leaves():
+def test_healthy_validation_cases_and_the_holdout_leave_the_fold():
     split = Split(train=("h0", "h3", "t00", "t01"), val=("h1", "t02"))
     arranged = arrange_split(split, GROUPS, holdout=("h3",))
-    assert arranged == Split(train=("h0", "h1", "t00", "t01"), val=("t02",))
+    assert arranged == Split(train=("h0", "t00", "t01"), val=("t02",))
     assert split.val == ("h1", "t02")  # the given lists are not touched
 
 

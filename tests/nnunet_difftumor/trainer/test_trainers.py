@@ -15,7 +15,7 @@ from torch import distributed as dist
 
 from diffusion.generator_folder import hash_generator
 from nnunet_difftumor.cases.fold import FoldCases, LeakFindings
-from nnunet_difftumor.cases.healthy import CaseGroups
+from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout
 from nnunet_difftumor.cases.splits import Split
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError, OutputExistsError
 from nnunet_difftumor.injection.log import InjectionLog, read_counts
@@ -198,7 +198,8 @@ def test_splits_file_with_healthy_validation_cases(project):
     (project.preprocessed / "splits_final.json").write_text(json.dumps(splits))
     train, val = make_trainer(project).do_split()
     assert val == ["tumor_0", "tumor_1"]
-    assert len([case for case in train if case.startswith("healthy")]) == 6  # 2 of 8 are held out
+    held_out = choose_holdout(cases[3:], 0.2)
+    assert train == sorted(set(cases[2:9]).difference(held_out))  # no healthy validation case
     with pytest.raises(DatasetError, match="difftumor splits"):
         make_trainer(project, fold=1).do_split()
 

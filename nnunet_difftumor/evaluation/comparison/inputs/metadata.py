@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from nnunet_difftumor.cases.known_cases import read_case_table
 from nnunet_difftumor.errors import DatasetError, list_some
 from nnunet_difftumor.evaluation.scoring.rules import bin_of, bins_of
 from nnunet_difftumor.evaluation.scoring.tables import Frame
@@ -63,16 +64,7 @@ def read_metadata(
 
 def _read_table(path: Path) -> tuple[Frame, list[str]]:
     """The table, with the number of the line of each row, and what is to be said of it."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"The metadata {path} cannot be read as CSV: {error}.") from error
-    table.columns = [str(name).strip().lower() for name in table.columns]
-    table = table.apply(lambda column: column.str.strip())
-    if "case" not in table:
-        raise DatasetError(
-            f"{path} needs a column case; it has {', '.join(table.columns)}. Also: {list_some(_COLUMNS)}."
-        )
+    table = read_case_table(path)
     unused = [name for name in table.columns if name not in _COLUMNS]
     notes = [f"Columns of the metadata that are not used: {', '.join(unused)}."] if unused else []
     return table.assign(line=range(2, len(table) + 2)), notes
