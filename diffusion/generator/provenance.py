@@ -213,7 +213,7 @@ def hash_content(image_hu: NDArray[np.floating[Any]]) -> str | None:
             return None
         values = values.take(range(inside[0], inside[-1] + 1), axis=axis)
     sums = [values.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64).tolist() for axis in range(3)]
-    values = np.flip(values, [axis for axis in range(3) if sums[axis][::-1] < sums[axis]])
+    values = np.flip(values, tuple(axis for axis in range(3) if sums[axis][::-1] < sums[axis]))
     return hash_array(values.transpose(sorted(range(3), key=lambda axis: min(sums[axis], sums[axis][::-1]))))
 
 

@@ -80,7 +80,7 @@ def read_case_table(path: Path) -> pd.DataFrame:
     table.columns = [str(name).strip().lower() for name in table.columns]
     if "case" not in table:
         raise DatasetError(f"{path} needs a column case; it has {', '.join(table.columns)}. Rename one.")
-    return table.apply(lambda column: column.str.strip())
+    return table.map(str.strip)
 
 
 def read_column(path: Path, column: str, cases: Sequence[str]) -> dict[str, set[str]]:
