@@ -328,10 +328,10 @@ def test_links_and_odd_names_are_followed(nano_generator_folder: Path, tmp_path:
 def test_identical_identifiers_are_named(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        nibabel.save(nibabel.Nifti1Image(good_ct(), affine_of()), tmp_path / folder / "scan.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(good_ct(), affine_of()), tmp_path / folder / "thorax.nii.gz")
     _, message = refusal_of(find_ct_files, tmp_path)
     assert message is not None
-    assert is_helpful(message, "'scan'")
+    assert is_helpful(message, "'thorax'")
     (tmp_path / "empty").mkdir()
     _, message = refusal_of(find_ct_files, tmp_path / "empty")
     assert message is not None
