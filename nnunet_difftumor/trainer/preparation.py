@@ -125,7 +125,7 @@ def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tu
     )
     roles = [roles_of(data.labels, each) for each in config.organ_targets]
     extra = open_extra_healthy(config.extra_healthy_datasets, target, roles, show_progress=show_progress)
-    return add_extra_cases(cases, extra), extra
+    return add_extra_cases(cases, extra)
 
 
 def preprocessed_folder(trainer: nnUNetTrainer) -> Path:

@@ -175,7 +175,7 @@ def test_a_table_says_who_has_a_tumor(tmp_path):
     rows = ["Case,Lesions", "a.nii.gz,2", "b,0", "c,yes", "d,", "e,No", "f,0", "f,1.5", "zz,3", "001,false"]
     table.write_text("\ufeff" + "\n".join(rows) + "\n", encoding="utf-8")
     cases = ["a", "b", "c", "d", "e", "f", "001"]
-    assert cases_with_tumor(table, "lesions", cases) == ("a", "c", "f")
+    assert cases_with_tumor(table, "lesions", cases) == ("a", "c", "f", "zz")
     with pytest.raises(DatasetError, match="no row for 1 cases: g"):
         cases_with_tumor(table, "lesions", [*cases, "g"])
     with pytest.raises(DatasetError, match="no column 'size'"):
