@@ -65,9 +65,7 @@ def read_known_cases(path: Path) -> KnownCases:
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         tumor, patients, pattern = (content.get(key) for key in KNOWN_KEYS)
-        if not isinstance(tumor, list | None):
-            raise TypeError(f"expected a list of cases, got {tumor!r}")
-        return KnownCases(tuple(sorted(tumor or ())), dict(patients or {}), pattern or "")
+        return KnownCases(tuple(sorted([] + (tumor or []))), dict(patients or {}), pattern or "")  # no string
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is damaged ({error!r}). Write it again: difftumor splits --overwrite") from error
 
@@ -128,19 +126,20 @@ def cases_with_tumor(path: Path, column: str, cases: Sequence[str]) -> tuple[str
     Raises:
         DatasetError: As `read_column`, or if a cell of a case says neither yes nor no, is no number and not empty.
     """
-
-    def says_tumor(case: str, cell: str) -> bool:
-        with suppress(ValueError):
-            return cell.lower() in _YES or (cell.lower() not in _NO and float(cell.replace(",", ".")) > 0)
-        if case not in cases:
-            return False
-        raise DatasetError(
-            f"{path}, column {column}: {case} has {cell!r}, which says neither yes nor no. Write yes or no, a number "
-            "or size of tumours, or leave it empty where nobody knows."
-        )
-
     said = read_column(path, column, cases)
-    return tuple(sorted(case for case in said if max([says_tumor(case, cell) for cell in said[case]])))
+    verdicts = {case: [_says_tumor(cell) for cell in cells] for case, cells in said.items()}
+    if odd := [f"{case} has {' and '.join(said[case])}" for case in cases if None in verdicts[case]]:
+        raise DatasetError(
+            f"{path}, column {column}: {list_some(odd)}, which says neither yes nor no. Write yes or no, a number or "
+            "size of tumours, or leave it empty where nobody knows."
+        )
+    return tuple(sorted(case for case, each in verdicts.items() if any(each)))
+
+
+def _says_tumor(cell: str) -> bool | None:
+    with suppress(ValueError):
+        return cell.lower() in _YES or (cell.lower() not in _NO and float(cell.replace(",", ".")) > 0)
+    return None
 
 
 def one_value_each(path: Path, column: str, cases: Sequence[str], *, is_needed: bool = False) -> dict[str, str]:
@@ -180,6 +179,5 @@ def patients_by_pattern(cases: Sequence[str], pattern: str) -> dict[str, str]:
 
 
 def _find_patient(pattern: str, case: str) -> str:
-    """Patient of a case by a pattern, as `patients_by_pattern` says; "" if it finds none."""
     match = re.search(pattern, case)
     return (match[min(match.re.groups, 1)] or "") if match else ""

@@ -81,7 +81,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     config, targets = resolved.config, resolved.config.organ_targets
     output_folder = Path(str(trainer.output_folder))
     cases, extra_healthy = choose_training_cases(trainer, config)
-    copies = refuse_copies(extra_healthy, Path(str(trainer.preprocessed_dataset_folder)), cases, trainer.fold)
+    copies = refuse_copies(extra_healthy, Path(str(trainer.preprocessed_dataset_folder)), cases)
     for target in targets:
         TargetReader(trainer.label_manager, target.organ_label, target.tumor_label)  # refuses what cannot be learned
     data = _preprocessed_cases(trainer)
@@ -125,7 +125,7 @@ def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tu
     )
     roles = [roles_of(data.labels, each) for each in config.organ_targets]
     extra = open_extra_healthy(config.extra_healthy_datasets, target, roles, show_progress=show_progress)
-    return add_extra_cases(cases, extra)
+    return add_extra_cases(cases, extra), extra
 
 
 def preprocessed_folder(trainer: nnUNetTrainer) -> Path:

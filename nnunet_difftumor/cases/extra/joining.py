@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ class ExtraCases:
         identifiers: All cases, sorted.
         places: The healthy cases, which tumours may be placed in: the numbers of the targets whose organ each has.
         missing: Cases whose labels are there but which are not preprocessed.
-        kept_out: Cases that do not train, being scans of patients of the validation list or the holdout.
     """
 
     name: str
@@ -41,25 +40,16 @@ class ExtraCases:
     identifiers: tuple[str, ...]
     places: Mapping[str, tuple[int, ...]]
     missing: tuple[str, ...]
-    kept_out: tuple[str, ...] = ()
 
     @property
     def without_organ(self) -> tuple[str, ...]:
         """Cases that train as they are."""
         return tuple(case for case in self.identifiers if case not in self.places)
 
-    def without(self, cases: Collection[str]) -> ExtraCases:
-        """Return the others; the cases are kept out."""
-        places = {case: numbers for case, numbers in self.places.items() if case not in cases}
-        others = tuple(case for case in self.identifiers if case not in cases)
-        return replace(self, identifiers=others, places=places, kept_out=tuple(cases))
-
     def describe(self) -> str:
         """Return a line for the log."""
         rest = f"; {len(self.without_organ)} without the organ, which get no tumours" if self.without_organ else ""
         lost = f" {len(self.missing)} are not preprocessed: {list_some(self.missing)}." if self.missing else ""
-        if self.kept_out:
-            lost += f" But for scans of this fold's validation and held-out patients: {list_some(self.kept_out)}."
         return (
             f"Extra healthy cases of {self.name}: {len(self.identifiers)}{rest}. They train in every fold and are in "
             f"no validation list and no holdout.{lost}"
@@ -118,19 +108,14 @@ def _open_one(extra: ExtraDataset, roles: Sequence[LabelRoles], *, show_progress
     return ExtraCases(extra.name, data_folder, tuple(identifiers), places, tuple(sorted(listed - set(identifiers))))
 
 
-def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> tuple[FoldCases, tuple[ExtraCases, ...]]:
-    """Put extra cases into the training list of a fold, but for scans of its validation and held-out patients.
-
-    Returns:
-        The fold, and the extra cases without those.
-    """
-    patient_of = cases.known.patient_of
-    validated = {patient_of(case) for case in cases.split.val if case not in cases.split.train}
-    apart = validated.union(map(patient_of, cases.holdout))
-    extras = tuple(extra.without([case for case in extra.identifiers if patient_of(case) in apart]) for extra in extras)
-    scans = {case for extra in extras for case in extra.kept_out if patient_of(case) in validated}
-    places = {case: numbers for extra in extras for case, numbers in extra.places.items()}
-    others = [case for extra in extras for case in extra.without_organ]
+def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases:
+    """Put extra cases into the training list of a fold, but for scans of its validation and held-out patients."""
+    patient_of, kept_out = cases.known.patient_of, {*cases.split.val, *cases.holdout}.difference(cases.split.train)
+    scans = {case: patient_of(case) for extra in extras for case in extra.identifiers}
+    apart = {case for case, patient in scans.items() if patient in set(map(patient_of, kept_out))}
+    beside = {case for case in apart if scans[case] in set(map(patient_of, kept_out.difference(cases.holdout)))}
+    places = {case: numbers for extra in extras for case, numbers in extra.places.items() if case not in apart}
+    others = [case for extra in extras for case in extra.without_organ if case not in apart]
     groups = replace(
         cases.groups,
         healthy=tuple(sorted((*cases.groups.healthy, *places))),
@@ -138,18 +123,18 @@ def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> tuple[Fol
         places={**cases.groups.places, **places},
     )
     split = replace(cases.split, train=tuple(sorted((*cases.split.train, *places, *others))))
-    notes, beside = (extra.describe() for extra in extras), tuple(sorted(scans.union(cases.beside)))
-    return replace(cases, groups=groups, split=split, notes=(*cases.notes, *notes), beside=beside), extras
+    notes = [extra.describe() for extra in extras]
+    if apart:
+        notes.append(f"But for scans of this fold's validation and held-out patients: {list_some(sorted(apart))}.")
+    beside = tuple(sorted(beside.union(cases.beside)))
+    return replace(cases, groups=groups, split=split, notes=(*cases.notes, *notes), beside=beside)
 
 
-def refuse_copies(
-    extras: Sequence[ExtraCases], data_folder: Path, cases: FoldCases, fold: int | str
-) -> tuple[str, ...]:
+def refuse_copies(extras: Sequence[ExtraCases], data_folder: Path, cases: FoldCases) -> tuple[str, ...]:
     """Compare the preprocessed CTs of training cases, extra ones among them, with those of the data set trained on.
 
     Args:
         data_folder: Folder of the preprocessed cases that are trained on.
-        fold: "all" makes no validation claim.
 
     Returns:
         Lines for the log about copies that do no harm.
@@ -158,12 +143,10 @@ def refuse_copies(
         ConfigurationError: If a healthy case, or an extra one, has the CT of a case with an annotated tumour.
         LeakError: If a training case has the CT of a validation or held-out case, or of a scan of such a patient.
     """
-    extra_names = {case for extra in extras for case in (*extra.identifiers, *extra.kept_out)}
-    beside = [case for case in cases.beside if (data_folder / f"{case}.pkl").is_file()]
-    own = dict.fromkeys((*cases.split.train, *cases.split.val, *cases.holdout, *beside))
-    trained = [case for case in cases.split.train if case not in extra_names]
-    copies = list(_find_copies(extras, data_folder, [case for case in own if case not in extra_names], trained))
-    kept_out = {*cases.holdout, *beside, *(() if fold == "all" else cases.split.val)}
+    extra_names = {case for extra in extras for case in extra.identifiers}
+    kept_out = {*cases.split.val, *cases.holdout, *cases.beside}.difference(cases.split.train)
+    originals = [case for case in (*cases.split.train, *sorted(kept_out)) if case not in extra_names]
+    copies = list(_find_copies(extras, data_folder, originals, cases.split.train))
     tumor, leaks = set(cases.groups.tumor), [pair for pair in copies if pair[1] in kept_out]
     ill = [(case, original) for case, original in copies if original in tumor and case not in tumor]
     ill = [(case, original) for case, original in ill if case in extra_names or original not in kept_out]
@@ -185,7 +168,8 @@ def join_datasets(dataset: Any, extras: Sequence[ExtraCases]) -> Any:
     """Let nnU-Net's data set over the training list, extra cases in the list, open these where they lie."""
     if not extras:
         return dataset
-    parts = [_open_cases(extra.data_folder, extra.identifiers) for extra in extras]
+    names = [sorted({*dataset.identifiers}.intersection(extra.identifiers)) for extra in extras]
+    parts = [_open_cases(extra.data_folder, own) for extra, own in zip(extras, names, strict=True) if own]
     extra_names = {case for extra in extras for case in extra.identifiers}
     dataset.identifiers = [case for case in dataset.identifiers if case not in extra_names]
     return CompositeDataset([dataset, *parts])
@@ -234,8 +218,8 @@ def _find_copies(
     own = _open_cases(data_folder)
     middle = functools.cache(_hash_middle_slice)
     parts = [(_open_cases(extra.data_folder), extra.data_folder, extra.identifiers) for extra in extras]
-    for theirs, folder, identifiers in ((own, data_folder, trained), *parts):
-        for case in identifiers:
+    for theirs, folder, identifiers in ((own, data_folder, originals), *parts):
+        for case in [case for case in identifiers if case in trained]:
             for original in by_grid.get(grid_of(folder, case), ()):
                 if (theirs is own and case == original) or middle(theirs, case) != middle(own, original):
                     continue

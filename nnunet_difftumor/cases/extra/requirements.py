@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.cases.healthy import count_label_voxels
-from nnunet_difftumor.cases.known_cases import read_known_cases
+from nnunet_difftumor.cases.healthy import count_label_voxels, group_cases
+from nnunet_difftumor.cases.known_cases import KnownCases, read_known_cases
 from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME
-from nnunet_difftumor.ct.label_roles import HEALTHY, LabelRoles, declared_values, kind_of_case, require_declared
+from nnunet_difftumor.ct.label_roles import LabelRoles, declared_values, require_declared
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
@@ -156,20 +156,18 @@ class ExtraDataset:
         cache = FactCache(self.folder / CASE_FACTS_FILE_NAME if self.folder.is_dir() else None)
         voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
         require_declared({label_files[case]: values for case, values in voxels.items()}, declared_values(labels))
-        tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts, *role.other_tumors)}
-        why, ill = f"voxels of a tumour label ({', '.join(map(str, sorted(tumors)))})", []
-        for case, values in voxels.items():  # the organ need not be there
-            if kind_of_case({*values, roles[0].organ}, roles, is_confirmed=True) != HEALTHY:
-                ill.append(case)
-        if not ill:
-            why, folders = "a tumour by the metadata of `difftumor splits`", (self.folder, self.target.folder)
-            known = {case for each in folders for case in read_known_cases(each / HOLDOUT_FILE_NAME).tumor}
-            ill = [case for case in voxels if case in known]
-        if ill:
+        known = [read_known_cases(folder / HOLDOUT_FILE_NAME).tumor for folder in (self.folder, self.target.folder)]
+        with_organ = {case: {**each, roles[0].organ: 1} for case, each in voxels.items()}  # it need not be there
+        healthy = group_cases(
+            with_organ, roles, confirmed_healthy=True, known=KnownCases((*known[0], *known[1]))
+        ).healthy
+        if ill := sorted(set(voxels).difference(healthy)):
+            tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts, *role.other_tumors)}
             raise ConfigurationError(
-                f"{len(ill)} cases of {self.name} have {why}: {list_some(sorted(ill))}. An extra data set must be "
-                "healthy: take them out of the raw one and run `difftumor add-healthy` again, or make one data set of "
-                "both."
+                f"{len(ill)} cases of {self.name} have voxels of a tumour label "
+                f"({', '.join(map(str, sorted(tumors)))}): {list_some(ill)}, or a tumour by the metadata of "
+                "`difftumor splits`. An extra data set must be healthy: take them out of the raw one and run "
+                "`difftumor add-healthy` again, or make one data set of both."
             )
         places = {
             case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))

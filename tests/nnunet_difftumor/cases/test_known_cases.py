@@ -194,7 +194,7 @@ def test_a_list_of_healthy_cases_does_not_overrule_another_tumor_or_a_known_one(
     roles, known = LabelRoles.of_dataset(TWO, 1, 2), KnownCases(("k",))
     assert group_cases(voxels, roles, known=known) == CaseGroups(("t",), ("h",), ("k", "m"))
     for listed in ("m", "k"):
-        with pytest.raises(ConfigurationError, match=rf"tumour label 2 or 3, a tumour by the metadata.*: {listed}\."):
+        with pytest.raises(ConfigurationError, match=rf"a tumour label, a tumour by the metadata.*: {listed}\."):
             group_cases(voxels, roles, healthy_cases=["h", listed], known=known)
 
 
@@ -282,7 +282,7 @@ WRONG = {
     "two columns": (b"case,lesions,Lesions\n001,1,0\n002,0,0\n", "or two"),
     "two case columns": (b"Case,case,lesions\n001,001,1\n002,002,0\n", "needs a column case, and one"),
     "comma in a name": (b"case,name,lesions\n001,Miller, A,1\n002,B, C,0\n", "more cells than the head"),
-    "words": (b"case,lesions\n001,12 mm\n002,0\n", "001 has '12 mm', which says neither yes nor no"),
+    "words": (b"case,lesions\n001,12 mm\n002,0\n", "001 has 12 mm, which says neither yes nor no"),
 }
 
 
