@@ -79,6 +79,7 @@ class FoldCases:
         holdout: Healthy cases that are in no list.
         notes: Lines for the log.
         known: What `difftumor splits` recorded beside the holdout.
+        beside: Cases in neither list, of this data set or others, that may be scans of validation patients.
     """
 
     groups: CaseGroups
@@ -86,6 +87,7 @@ class FoldCases:
     split: Split
     notes: tuple[str, ...]
     known: KnownCases = NOTHING_KNOWN
+    beside: tuple[str, ...] = ()
 
     @property
     def healthy_train(self) -> tuple[str, ...]:
@@ -128,7 +130,7 @@ def choose_cases(
             "No case has an annotated tumour: training sees synthetic tumours only, and validation on healthy cases "
             "can say how often tumours are found where none are, but nothing about how many real ones are found."
         )
-    splits_file = cases.folder / SPLITS_FILE_NAME
+    splits_file, beside = cases.folder / SPLITS_FILE_NAME, set[str]()
     if fold == "all":
         split, note = _all_cases(groups, holdout), "Fold 'all': validation cases are training cases."
     elif splits_file.is_file():
@@ -136,20 +138,22 @@ def choose_cases(
         chosen = _the_fold(folds, int(fold), str(splits_file))
         split = arrange_split(chosen, groups, holdout, origin=f"Fold {fold} of {splits_file}", known=known)
         note = f"Using fold {fold} of {splits_file}."
-        if dropped := sorted({*chosen.val}.difference(split.val, split.train, holdout)):
+        if beside := {*chosen.val}.difference(split.val, split.train, holdout):
             note += (
-                f" {len(dropped)} healthy validation cases ({list_some(dropped)}) neither validate, as tumour Dice is "
-                "undefined on them, nor train, as they may be scans of validation patients."
+                f" {len(beside)} healthy validation cases ({list_some(sorted(beside))}) neither validate, as tumour "
+                "Dice is undefined on them, nor train, as they may be scans of validation patients."
             )
     else:
-        folds = cross_validation(groups, holdout, seed=DEFAULT_SEED)
+        folds = cross_validation(groups, holdout, seed=DEFAULT_SEED, known=known)
         split = _the_fold(folds, int(fold), "the default cross-validation")
         note = (
             f"There is no {splits_file}: using a {len(folds)}-fold cross-validation over the cases with tumours, "
             "which is not written. Run `difftumor splits -d ID` first, so that a stock nnU-Net training and the "
             "generators use the same folds."
         )
-    return FoldCases(groups, tuple(holdout), split, (*notes, note), known)
+    if fold != "all":
+        beside.update(known.others_of(split.val))
+    return FoldCases(groups, tuple(holdout), split, (*notes, note), known, tuple(sorted(beside)))
 
 
 def group_dataset(
@@ -184,11 +188,13 @@ def assumptions(groups: CaseGroups, known: KnownCases) -> tuple[str, ...]:
         "Healthy is read off the label maps alone: a tumour that is known but not annotated is told by difftumor "
         "splits --metadata FILE --tumor-column NAME."
     )
+    alone = sorted({*groups.tumor, *groups.healthy, *groups.other}.difference(known.patients))
     patients = (
-        "Every scan counts as a patient of its own; several scans of a patient are kept together by difftumor "
-        "splits --group-pattern REGEX, or --metadata FILE --group-column NAME."
+        f"{f'Each of {list_some(alone)}' if known.patients else 'Every scan'} counts as a patient of its own; several "
+        "scans of a patient are kept together by difftumor splits --group-pattern REGEX, or --metadata FILE "
+        "--group-column NAME."
     )
-    return (labels,) * bool(groups.healthy and not known.tumor) + (patients,) * (not known.patients)
+    return (labels,) * bool(groups.healthy and not known.tumor) + (patients,) * bool(alone)
 
 
 @dataclass(frozen=True)
@@ -249,22 +255,23 @@ def check_leaks(
 
     def describe(names: Sequence[str]) -> list[leak_guard.CaseContent]:
         def describe_one(name: str) -> leak_guard.CaseContent:
+            if name not in data.identifiers:  # of another data set
+                return leak_guard.CaseContent(identifier=name)
             return leak_guard.describe_case(name, data.label_file(name), data.images.get(name), masks, cache)
 
         with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:  # decoding leaves Python's lock
             bar = tqdm(readers.map(describe_one, names), "Looking for copies", len(names), leave=False, delay=3.0)
             return list(bar)
 
-    others = [name for name in cases.known.others_of(cases.split.val) if name in data.identifiers]
-    validated, held_out = describe([*cases.split.val, *others]), describe(cases.holdout)
+    validated, held_out = describe([*cases.split.val, *cases.beside]), describe(cases.holdout)
     cache.save()
     validation, holdout = (leak_guard.find_overlap(contents, provenance) for contents in (validated, held_out))
     notes = [
         f"Held-out healthy cases: {line}; specificity measured on them may be too good."
         for line in leak_guard.describe_overlap(holdout, "held-out case")
     ]
-    if others:
-        notes.append(f"Compared as validation cases, being scans of their patients: {list_some(others)}.")
+    if cases.beside:
+        notes.append(f"Compared as validation cases, as scans of their patients: {list_some(cases.beside)}.")
     warnings = leak_guard.describe_resemblance(validation)
     notes += [f"WARNING: {line}" for line in warnings]
     notes += leak_guard.describe_blind_spots(validated)

@@ -104,7 +104,7 @@ def group_cases(
     no_tumor = {case for case, kind in said.items() if kind == HEALTHY} - set(known.tumor)
     free = [{case for case in no_tumor if role.organ in present[case]} for role in all_roles]
     if healthy_cases is not None:
-        _check_list(healthy_cases, label_voxels, no_tumor, all_roles)
+        _check_list(healthy_cases, label_voxels, no_tumor)
         free = [cases & set(healthy_cases) for cases in free]
     elif not confirmed_healthy:
         for cases, role in zip(free, all_roles, strict=True):
@@ -150,10 +150,6 @@ def hashed_order(cases: Collection[str], seed: int) -> list[str]:
     return sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
 
 
-def _cases_with(label_voxels: Mapping[str, LabelVoxels], *values: int) -> set[str]:
-    return {case for case, voxels in label_voxels.items() if any(voxels.get(value, 0) > 0 for value in values)}
-
-
 def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumor: bool, tumor_label: int) -> None:
     """Raise where the absence of the tumour label may only mean that nobody looked."""
     if free and not has_tumor:
@@ -171,12 +167,7 @@ def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumo
         )
 
 
-def _check_list(
-    listed: Collection[str],
-    label_voxels: Mapping[str, LabelVoxels],
-    free: Collection[str],
-    all_roles: Sequence[LabelRoles],
-) -> None:
+def _check_list(listed: Collection[str], label_voxels: Mapping[str, LabelVoxels], free: Collection[str]) -> None:
     unknown = sorted(set(listed) - set(label_voxels))
     if unknown:
         raise ConfigurationError(
@@ -185,15 +176,9 @@ def _check_list(
         )
     wrong = sorted(set(listed) - set(free))
     if wrong:
-        tumor_labels = [value for role in all_roles for value in (role.tumor, *role.tumor_parts, *role.other_tumors)]
-        tumors, organs = (
-            " or ".join(dict.fromkeys(str(value) for value in values))
-            for values in (tumor_labels, [role.organ for role in all_roles])
-        )
         raise ConfigurationError(
-            f"healthy_cases names {len(wrong)} cases that have voxels of the tumour label {tumors}, a tumour by the "
-            f"metadata of `difftumor splits`, or none of the organ label {organs}: {list_some(wrong)}. Take them "
-            "off the list."
+            f"healthy_cases names {len(wrong)} cases that have voxels of a tumour label, a tumour by the metadata of "
+            f"`difftumor splits`, or none of an organ label: {list_some(wrong)}. Take them off the list."
         )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +18,10 @@ from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
 if TYPE_CHECKING:
     import pandas as pd
 
-KNOWN_KEYS = ("known_tumor", "patients")
+KNOWN_KEYS = ("known_tumor", "patients", "group_pattern")
 _YES = frozenset("yes y true t tumor tumour positive pos malignant cancer".split())
-_NO = frozenset("no n false f none negative neg healthy normal nan na n/a unknown ?".split()) | {""}
+_NO = frozenset("no n false f none negative neg healthy normal".split()) | {""}
+_EMPTY = frozenset("nan na n/a <na> null unknown ? -".split())
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,16 @@ class KnownCases:
     Attributes:
         tumor: Cases with a tumour, whatever their label maps show; sorted.
         patients: Patient of each case; a case that is not in it is a patient of its own.
+        pattern: Regular expression that finds the patient in identifiers of other data sets; "" if there is none.
     """
 
     tumor: tuple[str, ...] = ()
     patients: Mapping[str, str] = field(default_factory=dict)
+    pattern: str = ""
 
     def patient_of(self, case: str) -> str:
         """Return the patient of a case."""
-        return self.patients.get(case, case)
+        return self.patients.get(case) or _find_patient(self.pattern, case) or case
 
     def others_of(self, cases: Collection[str]) -> tuple[str, ...]:
         """Return the further scans of the patients of some cases, sorted."""
@@ -43,7 +49,7 @@ class KnownCases:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is known as plain values, as `read_known_cases` reads them."""
-        content = zip(KNOWN_KEYS, (list(self.tumor), dict(self.patients)), strict=True)
+        content = zip(KNOWN_KEYS, (list(self.tumor), dict(self.patients), self.pattern), strict=True)
         return {key: value for key, value in content if value}
 
 
@@ -58,79 +64,103 @@ def read_known_cases(path: Path) -> KnownCases:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        tumor, patients = (content.get(key, ()) for key in KNOWN_KEYS)
-        return KnownCases(tuple(sorted(tumor)), dict(patients))
+        tumor, patients, pattern = (content.get(key) for key in KNOWN_KEYS)
+        return KnownCases(tuple(sorted([] + (tumor or []))), dict(patients or {}), pattern or "")  # no string
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is damaged ({error!r}). Write it again: difftumor splits --overwrite") from error
 
 
 def read_case_table(path: Path) -> pd.DataFrame:
-    """Read a table of cases (CSV, or TSV by its ending) as text, with the names of columns in lower case.
+    """Read a table of cases as text: names of columns in lower case, of cases without the ending of an image.
+
+    Commas, semicolons or tabs part the cells, whichever the head has most of. What stands for nothing is "".
 
     Raises:
-        DatasetError: If it cannot be read, or has no column case.
+        DatasetError: If it cannot be read, or has not one column case.
     """
     import pandas as pd  # a training reads no table
 
-    separator = "\t" if path.suffix == ".tsv" else ","
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", sep=separator)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"The metadata {path} cannot be read as CSV: {error}.") from error
-    table.columns = [str(name).strip().lower() for name in table.columns]
-    if "case" not in table:
-        raise DatasetError(f"{path} needs a column case; it has {', '.join(table.columns)}. Rename one.")
-    return table.map(str.strip)
+        text = path.read_text(encoding="utf-8-sig")
+        head = text.lstrip().partition("\n")[0]
+        lines = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=head.count), strict=True)
+        cells = [["" if cell.strip().lower() in _EMPTY else cell.strip() for cell in line] for line in lines]
+        names, *rows = [row for row in cells if any(row)] or [[]]
+        if any(any(row[len(names) :]) for row in rows):
+            raise ValueError("a row has more cells than the head; put quotes around cells with a comma")
+    except (OSError, ValueError, csv.Error) as error:
+        raise DatasetError(f"The metadata {path} cannot be read: {error}. Save the table as CSV in UTF-8.") from error
+    columns = [name.lower() for name in names]
+    if columns.count("case") != 1:
+        raise DatasetError(f"{path} needs a column case, and one; it has {', '.join(columns)}. Rename one.")
+    table = pd.DataFrame([(row + [""] * len(names))[: len(names)] for row in rows], columns=pd.Index(columns))
+    return table.assign(case=table["case"].map(lambda name: name[: len(name) - len(file_ending(Path(name)) or "")]))
 
 
 def read_column(path: Path, column: str, cases: Sequence[str]) -> dict[str, set[str]]:
-    """Return what the rows of each case in a table say in a column; there may be several, such as one a tumour.
+    """Return what the rows of each case say in a column; there may be several, such as one a tumour.
+
+    A case may be named as its CT: with folders and a final `_0000`. Rows of other data sets count as well.
 
     Raises:
-        DatasetError: If there is no such column, or a case has no row.
+        DatasetError: If there is not one such column, or one of the cases has no row.
     """
-    table = read_case_table(path)
-    if column.lower() not in table:
-        raise DatasetError(f"{path} has no column {column!r}; it has {', '.join(table.columns)}.")
-    names = table["case"].map(lambda name: name.removesuffix(file_ending(Path(name)) or ""))
-    said = {str(case): set(cells) for case, cells in table[column.lower()].groupby(names)}
-    missing = [case for case in cases if case not in said]
-    if missing:
-        raise DatasetError(f"{path} has no row for {len(missing)} cases: {list_some(missing)}. Add them.")
-    return {case: said[case] for case in cases}
+    table, name = read_case_table(path), column.strip().lower()
+    if list(table.columns).count(name) != 1:
+        raise DatasetError(f"{path} has no column {column!r}, or two; it has {', '.join(table.columns)}.")
+    said: dict[str, set[str]] = {}
+    for row, cell in zip(table["case"], table[name], strict=True):
+        case = re.split(r"[/\\]", row)[-1]
+        said.setdefault(case if case in cases else case.removesuffix("_0000"), set()).add(cell)
+    if missing := [case for case in cases if case not in said]:
+        raise DatasetError(
+            f"{path} has no row for {len(missing)} cases: {list_some(missing)}. Rows of no case: "
+            f"{list_some([case for case in said if case not in cases]) or 'none'}. Write each as in labelsTr."
+        )
+    return said
 
 
 def cases_with_tumor(path: Path, column: str, cases: Sequence[str]) -> tuple[str, ...]:
     """Return the cases that have a tumour by a column: one of their rows says yes or true, or a number above 0.
 
     Raises:
-        DatasetError: As `read_column`, or if a cell says neither yes nor no, is no number and not empty.
+        DatasetError: As `read_column`, or if a cell of a case says neither yes nor no, is no number and not empty.
     """
-
-    def says_tumor(case: str, cell: str) -> bool:
-        try:
-            return cell.lower() in _YES or (cell.lower() not in _NO and float(cell) > 0)
-        except ValueError as error:
-            raise DatasetError(
-                f"{path}, column {column}: {case} has {cell!r}, which says neither yes nor no. Write yes or no, a "
-                "number or size of tumours, or leave it empty where nobody knows."
-            ) from error
-
     said = read_column(path, column, cases)
-    return tuple(sorted(case for case in said if any(says_tumor(case, cell) for cell in said[case])))
+    verdicts = {case: [_says_tumor(cell) for cell in cells] for case, cells in said.items()}
+    if odd := [f"{case} has {' and '.join(said[case])}" for case in cases if None in verdicts[case]]:
+        raise DatasetError(
+            f"{path}, column {column}: {list_some(odd)}, which says neither yes nor no. Write yes or no, a number or "
+            "size of tumours, or leave it empty where nobody knows."
+        )
+    return tuple(sorted(case for case, each in verdicts.items() if any(each)))
 
 
-def one_value_each(path: Path, column: str, cases: Sequence[str]) -> dict[str, str]:
+def _says_tumor(cell: str) -> bool | None:
+    with suppress(ValueError):
+        return cell.lower() in _YES or (cell.lower() not in _NO and float(cell.replace(",", ".")) > 0)
+    return None
+
+
+def one_value_each(path: Path, column: str, cases: Sequence[str], *, is_needed: bool = False) -> dict[str, str]:
     """Return the one value that each case has in a column, such as its patient; empty cells are left out.
 
+    Cases of other data sets are among them if they share the value of one of the cases.
+
     Raises:
-        DatasetError: As `read_column`, or if the rows of a case differ.
+        DatasetError: As `read_column`, or if the rows of a case differ, or one of the cases has none that is needed.
     """
-    values = {case: sorted(cells - {""}) for case, cells in read_column(path, column, cases).items()}
+    values = {case: sorted(cells - {"", "none", "None"}) for case, cells in read_column(path, column, cases).items()}
+    ours = {value for case in cases for value in values[case]}
+    values = {case: each for case, each in values.items() if ours.intersection(each)}
+    if is_needed and (lacking := [case for case in cases if case not in values]):
+        raise DatasetError(
+            f"{path}, column {column}, is empty for {len(lacking)} cases: {list_some(lacking)}. Fill it."
+        )
     for case, each in values.items():
         if len(each) > 1:
             raise DatasetError(f"{path}, column {column}: {case} has {' and '.join(each)}. Correct its rows.")
-    return {case: each[0] for case, each in values.items() if each}
+    return {case: each[0] for case, each in values.items()}
 
 
 def patients_by_pattern(cases: Sequence[str], pattern: str) -> dict[str, str]:
@@ -140,10 +170,14 @@ def patients_by_pattern(cases: Sequence[str], pattern: str) -> dict[str, str]:
         ConfigurationError: If it is no regular expression, or finds no patient in a case.
     """
     try:
-        found = {case: re.search(pattern, case) for case in cases}
+        patients = {case: _find_patient(pattern, case) for case in cases}
     except re.error as error:
         raise ConfigurationError(f"--group-pattern {pattern!r} is no regular expression ({error}).") from error
-    patients = {case: match[min(match.re.groups, 1)] or "" for case, match in found.items() if match}
-    if nameless := [case for case in cases if not patients.get(case)]:
+    if nameless := [case for case in cases if not patients[case]]:
         raise ConfigurationError(f"--group-pattern {pattern!r} finds no patient in {list_some(nameless)}; correct it.")
     return patients
+
+
+def _find_patient(pattern: str, case: str) -> str:
+    match = re.search(pattern, case)
+    return (match[min(match.re.groups, 1)] or "") if match else ""

@@ -60,8 +60,8 @@ def cross_validation(
     patients = sorted({known.patient_of(case) for case in to_split})
     if len(patients) < 2 or folds < 2:
         raise DatasetError(
-            f"Cross-validation needs at least 2 folds and 2 patients with annotated tumour, got {folds} folds and "
-            f"{len(patients)} patients. Train with fold 'all' instead of a number."
+            "Cross-validation needs at least 2 folds and 2 patients with annotated tumour (of --leave-out: hospitals), "
+            f"got {folds} folds and {len(patients)} patients. Train with fold 'all' instead of a number."
         )
     splits = []
     for fold in generate_crossval_split(patients, seed=seed, n_splits=min(folds, len(patients))):

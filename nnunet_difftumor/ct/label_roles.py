@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,18 @@ _ORGAN_WORDS = frozenset(
     "liver pancreas kidney kidneys lung lungs colon spleen prostate stomach esophagus oesophagus bladder "
     "uterus breast adrenal brain muscle tissue".split()
 )
-_NOT_AN_ORGAN = frozenset("cyst cysts vessel vessels vein veins artery arteries duct ducts thrombus stent".split())
-_TUMOR_WORDS = ("tumor", "tumour", "cancer", "carcinoma", "lesion", "metastas", "nodule", "sarcoma", "neoplasm")
-"""Parts of label names that mean a tumour, in the order in which they are looked for."""
-_NO_HEALTH = re.compile(
-    "adenoma|blastoma|glioma|lymphoma|melanoma|malignan|(?<![a-z])(hcc|pdac|rcc|icc|gist|pnet|nsclc)s?(?![a-z])"
+_NOT_AN_ORGAN = frozenset(
+    "cyst cysts vessel vessels vein veins artery arteries duct ducts thrombus stent zyste zysten kyste kystes vene "
+    "venen veine veines arterie artere necrosis nekrose necrose edema oedema odem".split()
 )
-"""Further names of tumours: too special to infer a role from, but who has one is not healthy."""
+_TUMOR = re.compile("tumou?r|tumeur|cancer|[ck]ar[cz]inom|krebs|la?esion|lasion|metastas|nodul|sar[ck]om|neoplas")
+"""Parts of label names that mean a tumour: English, German, French."""
+_NO_HEALTH = re.compile(
+    _TUMOR.pattern + "|adenom|angiom|blastom|gliom|lymphom|melanom|mesotheliom|myelom|oncocytom|seminom|teratom|thymom|"
+    "malign|raumforder|(?<![a-z])(hcc|icc|cca|cc?rcc|rcc|pdac|ipmn|pnet|gist|n?sclc|scc|crc|crlm|luad|lusc|dlbcl|fnh|"
+    "mass|met|mts|tu|[gcp]tv[a-z]{0,2})s?(?![a-z])"
+)
+"""These and further names, too special to infer a role from: who has one is not healthy, and none is an organ."""
 
 TUMOR, HEALTHY, OTHER = "tumor", "healthy", "other"
 
@@ -80,7 +86,7 @@ def tumor_values(labels: Mapping[str, Any], organs: Collection[int] = ()) -> fro
     return frozenset(
         value
         for name, values in foreground_labels(labels).items()
-        if (is_tumor_name(name) or _NO_HEALTH.search(name.lower())) and not set(organs).intersection(values)
+        if _NO_HEALTH.search(_plain(name)) and not set(organs).intersection(values)
         for value in values
     )
 
@@ -101,7 +107,7 @@ def require_declared(found: Mapping[Path, Collection[int]], declared: Collection
     if odd:
         path, values = next(iter(odd.items()))
         fix = "Correct the label map (labels are resampled with nearest neighbour), or give its own dataset.json."
-        if len(values) > 300 or values[0] < -1:
+        if len(values) > 150 or values[0] < -1:
             fix = f"Values from {values[0]} to {values[-1]} look like a CT; put the label map in its place."
         names = [each.name.split(".nii")[0] for each in odd]
         raise DatasetError(
@@ -189,11 +195,16 @@ def foreground_labels(labels: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def is_tumor_name(name: str) -> bool:
     """Return True for the name of a tumour."""
-    return any(word in name.lower() for word in _TUMOR_WORDS)
+    return _TUMOR.search(_plain(name)) is not None
+
+
+def _plain(name: str) -> str:
+    """Lower case, without accents."""
+    return "".join(each for each in unicodedata.normalize("NFKD", name.lower()) if not unicodedata.combining(each))
 
 
 def _words(name: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", name.lower()))
+    return set(re.findall(r"[a-z]+", _plain(name)))
 
 
 def _listing(values: Mapping[str, tuple[int, ...]]) -> str:
@@ -241,7 +252,8 @@ def _infer_tumor(values: Mapping[str, tuple[int, ...]], organ: str | None) -> st
 
 
 def _infer_organ(values: Mapping[str, tuple[int, ...]], tumor: str) -> str:
-    others = [name for name in values if name != tumor and not is_tumor_name(name) and not _words(name) & _NOT_AN_ORGAN]
+    others = [name for name in values if name != tumor and not _NO_HEALTH.search(_plain(name))]
+    others = [name for name in others if not _words(name) & _NOT_AN_ORGAN]
     named_in_tumor = [name for name in others if _words(name) and _words(name) <= _words(tumor)]
     known = [name for name in others if _words(name) & _ORGAN_WORDS]
     for candidates in (named_in_tumor, others, known):

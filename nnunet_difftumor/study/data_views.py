@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,8 +146,8 @@ def open_data(study: StudyPlan) -> StudyData:
     settings = {key: value for source in reversed(sources) for key, value in source.from_anywhere().items()}
     config = _common_config(study, settings, dataset_json["labels"], folder)
     folds = {fold: choose_cases(cases, config, fold, show_progress=True) for fold in study.folds}
-    splits_file, first = folder / SPLITS_FILE_NAME, folds[study.folds[0]]
-    splits = read_splits(splits_file) if splits_file.is_file() else cross_validation(first.groups, first.holdout)
+    path, one = folder / SPLITS_FILE_NAME, folds[study.folds[0]]
+    splits = read_splits(path) if path.is_file() else cross_validation(one.groups, one.holdout, known=one.known)
     for fold in set(range(len(splits))) - folds.keys():
         with contextlib.suppress(DatasetError):  # one that cannot be trained is no error of the study
             folds[fold] = choose_cases(cases, config, fold)
@@ -206,10 +207,11 @@ def _link(link: Path, target: Path, *, is_trained: bool) -> None:
     if link.exists() and not link.is_symlink():
         raise OutputExistsError(f"{link} should be a link to {target}, but is none. Move it away.")
     if link.is_symlink() and is_trained:
+        fix = shlex.join(["ln", "-s", str(target.parent), str(Path(os.readlink(link)).parent)])
         raise OutputExistsError(
             f"{link} leads to {os.readlink(link)}, from which runs of this study were trained, but nnUNet_preprocessed "
-            f"now has {target}. Export it as before; if the data were moved, link the old place to the new one (ln -s "
-            f"{target.parent} {Path(os.readlink(link)).parent}); if they are others, name another --output."
+            f"now has {target}. Export it as before; if the data were moved, link the old place to the new one "
+            f"({fix}); if they are others, name another --output."
         )
     with written_whole(link, overwrite=True) as temporary:
         temporary.symlink_to(target)

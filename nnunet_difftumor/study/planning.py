@@ -139,9 +139,8 @@ def _check_validation_cases(study: StudyPlan, data: StudyData) -> None:
 def _has_healthy(study: StudyPlan, data: StudyData, cases: Sequence[str]) -> bool:
     """Whether one of the cases will be scored as healthy."""
     scheme = read_label_scheme(data.cases.folder / "dataset.json", study.compare.labels or ())
-    not_healthy = {*scheme.tumor_values, scheme.ignore}
     counts = count_label_voxels({case: data.cases.label_file(case) for case in cases}, data.cases.open_cache())
-    return any(not_healthy.isdisjoint(label for label, count in each.items() if count > 0) for each in counts.values())
+    return any(map(scheme.is_healthy, counts.values()))
 
 
 def _with_longest(beside: Sequence[Run]) -> list[Run]:

@@ -81,7 +81,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     config, targets = resolved.config, resolved.config.organ_targets
     output_folder = Path(str(trainer.output_folder))
     cases, extra_healthy = choose_training_cases(trainer, config)
-    copies = refuse_copies(extra_healthy, Path(str(trainer.preprocessed_dataset_folder)), cases, trainer.fold)
+    copies = refuse_copies(extra_healthy, Path(str(trainer.preprocessed_dataset_folder)), cases)
     for target in targets:
         TargetReader(trainer.label_manager, target.organ_label, target.tumor_label)  # refuses what cannot be learned
     data = _preprocessed_cases(trainer)

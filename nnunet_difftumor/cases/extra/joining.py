@@ -109,9 +109,13 @@ def _open_one(extra: ExtraDataset, roles: Sequence[LabelRoles], *, show_progress
 
 
 def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases:
-    """Put extra cases into a fold: all into its training list, none into validation or holdout."""
-    places = {case: numbers for extra in extras for case, numbers in extra.places.items()}
-    others = [case for extra in extras for case in extra.without_organ]
+    """Put extra cases into the training list of a fold, but for scans of its validation and held-out patients."""
+    patient_of, kept_out = cases.known.patient_of, {*cases.split.val, *cases.holdout}.difference(cases.split.train)
+    scans = {case: patient_of(case) for extra in extras for case in extra.identifiers}
+    apart = {case for case, patient in scans.items() if patient in set(map(patient_of, kept_out))}
+    beside = {case for case in apart if scans[case] in set(map(patient_of, kept_out.difference(cases.holdout)))}
+    places = {case: numbers for extra in extras for case, numbers in extra.places.items() if case not in apart}
+    others = [case for extra in extras for case in extra.without_organ if case not in apart]
     groups = replace(
         cases.groups,
         healthy=tuple(sorted((*cases.groups.healthy, *places))),
@@ -119,36 +123,36 @@ def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases
         places={**cases.groups.places, **places},
     )
     split = replace(cases.split, train=tuple(sorted((*cases.split.train, *places, *others))))
-    return replace(cases, groups=groups, split=split, notes=(*cases.notes, *(extra.describe() for extra in extras)))
+    notes = [extra.describe() for extra in extras]
+    if apart:
+        notes.append(f"But for scans of this fold's validation and held-out patients: {list_some(sorted(apart))}.")
+    beside = tuple(sorted(beside.union(cases.beside)))
+    return replace(cases, groups=groups, split=split, notes=(*cases.notes, *notes), beside=beside)
 
 
-def refuse_copies(
-    extras: Sequence[ExtraCases], data_folder: Path, cases: FoldCases, fold: int | str
-) -> tuple[str, ...]:
+def refuse_copies(extras: Sequence[ExtraCases], data_folder: Path, cases: FoldCases) -> tuple[str, ...]:
     """Compare the preprocessed CTs of training cases, extra ones among them, with those of the data set trained on.
 
     Args:
         data_folder: Folder of the preprocessed cases that are trained on.
-        fold: "all" makes no validation claim.
 
     Returns:
         Lines for the log about copies that do no harm.
 
     Raises:
         ConfigurationError: If a healthy case, or an extra one, has the CT of a case with an annotated tumour.
-        LeakError: If a training case has the CT of a validation or held-out case.
+        LeakError: If a training case has the CT of a validation or held-out case, or of a scan of such a patient.
     """
     extra_names = {case for extra in extras for case in extra.identifiers}
-    own = dict.fromkeys((*cases.split.train, *cases.split.val, *cases.holdout))
-    trained = [case for case in cases.split.train if case not in extra_names]
-    copies = list(_find_copies(extras, data_folder, [case for case in own if case not in extra_names], trained))
-    kept_out = {*cases.holdout, *(() if fold == "all" else cases.split.val)}
+    kept_out = {*cases.split.val, *cases.holdout, *cases.beside}.difference(cases.split.train)
+    originals = [case for case in (*cases.split.train, *sorted(kept_out)) if case not in extra_names]
+    copies = list(_find_copies(extras, data_folder, originals, cases.split.train))
     tumor, leaks = set(cases.groups.tumor), [pair for pair in copies if pair[1] in kept_out]
     ill = [(case, original) for case, original in copies if original in tumor and case not in tumor]
     ill = [(case, original) for case, original in ill if case in extra_names or original not in kept_out]
     for found, error_type, why in (
         (ill, ConfigurationError, "a case with an annotated tumour, so they are not healthy"),
-        (leaks, LeakError, "a validation or held-out case"),
+        (leaks, LeakError, "a validation or held-out case, or of another scan of its patient"),
     ):
         if found:
             raise error_type(
@@ -164,7 +168,8 @@ def join_datasets(dataset: Any, extras: Sequence[ExtraCases]) -> Any:
     """Let nnU-Net's data set over the training list, extra cases in the list, open these where they lie."""
     if not extras:
         return dataset
-    parts = [_open_cases(extra.data_folder, extra.identifiers) for extra in extras]
+    names = [sorted({*dataset.identifiers}.intersection(extra.identifiers)) for extra in extras]
+    parts = [_open_cases(extra.data_folder, own) for extra, own in zip(extras, names, strict=True) if own]
     extra_names = {case for extra in extras for case in extra.identifiers}
     dataset.identifiers = [case for case in dataset.identifiers if case not in extra_names]
     return CompositeDataset([dataset, *parts])
@@ -213,8 +218,8 @@ def _find_copies(
     own = _open_cases(data_folder)
     middle = functools.cache(_hash_middle_slice)
     parts = [(_open_cases(extra.data_folder), extra.data_folder, extra.identifiers) for extra in extras]
-    for theirs, folder, identifiers in ((own, data_folder, trained), *parts):
-        for case in identifiers:
+    for theirs, folder, identifiers in ((own, data_folder, originals), *parts):
+        for case in [case for case in identifiers if case in trained]:
             for original in by_grid.get(grid_of(folder, case), ()):
                 if (theirs is own and case == original) or middle(theirs, case) != middle(own, original):
                     continue

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.cases.healthy import count_label_voxels
+from nnunet_difftumor.cases.healthy import count_label_voxels, group_cases
+from nnunet_difftumor.cases.known_cases import KnownCases, read_known_cases
+from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME
 from nnunet_difftumor.ct.label_roles import LabelRoles, declared_values, require_declared
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
@@ -142,7 +144,7 @@ class ExtraDataset:
         *,
         show_progress: bool = False,
     ) -> dict[str, tuple[int, ...]]:
-        """Check that none of its cases, by their labels on the raw grid, has a voxel of a tumour of any role.
+        """Check that none of its cases has a tumour, by their labels on the raw grid or by recorded metadata.
 
         Returns:
             Cases with an organ, sorted, each with the numbers of the roles whose organ it has.
@@ -154,22 +156,24 @@ class ExtraDataset:
         cache = FactCache(self.folder / CASE_FACTS_FILE_NAME if self.folder.is_dir() else None)
         voxels = count_label_voxels(label_files, cache, show_progress=show_progress)
         require_declared({label_files[case]: values for case, values in voxels.items()}, declared_values(labels))
-        self._refuse_tumors(voxels, roles)
+        known = [read_known_cases(folder / HOLDOUT_FILE_NAME).tumor for folder in (self.folder, self.target.folder)]
+        with_organ = {case: {**each, roles[0].organ: 1} for case, each in voxels.items()}  # it need not be there
+        healthy = group_cases(
+            with_organ, roles, confirmed_healthy=True, known=KnownCases((*known[0], *known[1]))
+        ).healthy
+        if ill := sorted(set(voxels).difference(healthy)):
+            tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts, *role.other_tumors)}
+            raise ConfigurationError(
+                f"{len(ill)} cases of {self.name} have voxels of a tumour label "
+                f"({', '.join(map(str, sorted(tumors)))}): {list_some(ill)}, or a tumour by the metadata of "
+                "`difftumor splits`. An extra data set must be healthy: take them out of the raw one and run "
+                "`difftumor add-healthy` again, or make one data set of both."
+            )
         places = {
             case: tuple(number for number, role in enumerate(roles) if voxels[case].get(role.organ))
             for case in sorted(voxels)
         }
         return {case: numbers for case, numbers in places.items() if numbers}
-
-    def _refuse_tumors(self, voxels: Mapping[str, Mapping[int, int]], roles: Sequence[LabelRoles]) -> None:
-        tumors = {value for role in roles for value in (role.tumor, *role.tumor_parts, *role.other_tumors)}
-        ill = sorted(case for case in voxels if tumors & {value for value, count in voxels[case].items() if count})
-        if ill:
-            raise ConfigurationError(
-                f"{len(ill)} cases of {self.name} have voxels of a tumour label "
-                f"({', '.join(map(str, sorted(tumors)))}): {list_some(ill)}. An extra data set must be healthy: take "
-                "them out of the raw one and run `difftumor add-healthy` again, or make one data set of both."
-            )
 
     def refuse_collisions(self, identifiers: Collection[str], taken: Mapping[str, str]) -> None:
         """Check that none of its cases has an identifier that another data set, named for each, uses already.

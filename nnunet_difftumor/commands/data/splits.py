@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_difftumor.errors import ConfigurationError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError
 
 if TYPE_CHECKING:
     from nnunet_difftumor.cases.known_cases import KnownCases
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= share < 1:
         raise ValueError(f"--holdout must be at least 0 and below 1, got {share}.")
     known = _read_known(args, sorted(label_files))
-    sites = one_value_each(args.metadata, args.leave_out, sorted(label_files)) if args.leave_out else {}
+    sites = one_value_each(args.metadata, args.leave_out, sorted(label_files), is_needed=True) if args.leave_out else {}
     together, most = (KnownCases(patients=sites), len(label_files)) if sites else (known, args.folds)
     cache = FactCache(folder / CASE_FACTS_FILE_NAME)
     groups = group_dataset(label_files, raw.options["labels"], config, cache, known, show_progress=True)
@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     holdout = choose_holdout(groups.healthy, share, args.seed, others=others, known=known)
     folds = cross_validation(groups, holdout, folds=most, seed=args.seed, known=together)
     folds = tuple(fold.without(known.others_of(fold.val)) for fold in folds)  # of patients in several hospitals
+    if not all(fold.train for fold in folds):
+        raise DatasetError("A fold has no case to train on: every patient has a scan in the hospital that is left out.")
     about = {"holdout": list(holdout), "share": share, "healthy_cases": len(groups.healthy), "seed": args.seed}
     is_new = write_splits(folder, folds, {**about, **known.to_json()}, overwrite=args.overwrite)
     print(
@@ -110,7 +112,7 @@ def _read_known(args: argparse.Namespace, cases: Sequence[str]) -> KnownCases:
         raise ConfigurationError(
             "--metadata goes with the name of a column in it: --tumor-column, --group-column or --leave-out."
         )
-    patients = patients_by_pattern(cases, args.group_pattern) if args.group_pattern else {}
-    if args.group_column:
-        patients = one_value_each(args.metadata, args.group_column, cases)
-    return KnownCases(cases_with_tumor(args.metadata, args.tumor_column, cases) if args.tumor_column else (), patients)
+    tumor = cases_with_tumor(args.metadata, args.tumor_column, cases) if args.tumor_column else ()
+    if args.group_pattern:
+        return KnownCases(tumor, patients_by_pattern(cases, args.group_pattern), args.group_pattern)
+    return KnownCases(tumor, one_value_each(args.metadata, args.group_column, cases) if args.group_column else {})

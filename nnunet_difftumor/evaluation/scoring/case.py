@@ -100,8 +100,8 @@ def score_maps(
 ) -> CaseScores:
     """Score a case that was read."""
     is_ignored = np.zeros(maps.reference.shape, bool) if scheme.ignore is None else maps.reference == scheme.ignore
-    has_tumor = np.isin(maps.reference, sorted(scheme.tumor_values)).any()
-    is_healthy = not (has_tumor or is_ignored.any())
+    known = {*scheme.tumor_values, scheme.ignore} - {None}
+    is_healthy = scheme.is_healthy([value for value in known if (maps.reference == value).any()])
     labels = (_score_label(maps, label, is_ignored, organ_filter, rules) for label in scheme.labels)
     scores = tuple(LabelScores(case=maps.case, is_healthy=is_healthy, **fields) for fields in labels)
     return CaseScores(case=maps.case, is_healthy=is_healthy, labels=scores)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_difftumor.ct.datasets import parse_labels, read_dataset_json
 from nnunet_difftumor.ct.label_roles import (
+    HEALTHY,
+    LabelRoles,
     foreground_labels,
     is_tumor_name,
+    kind_of_case,
     name_of_label,
     resolve_label_roles,
     tumor_values,
@@ -57,6 +60,11 @@ class LabelScheme:
         """The labels that are tumours."""
         return tuple(label for label in self.labels if label.is_tumor)
 
+    def is_healthy(self, values: Collection[int]) -> bool:
+        """Say whether a scan with these values in its reference is healthy, in whatever organ."""
+        roles = LabelRoles(0, min(self.tumor_values), ignore=self.ignore, other_tumors=tuple(self.tumor_values))
+        return kind_of_case({0, *values}, [roles]) == HEALTHY
+
 
 def read_label_scheme(
     path: Path, tumor_labels: Sequence[str] = (), organ_label: str | None = None, *, needs_organ: bool = False
@@ -75,7 +83,7 @@ def read_label_scheme(
     all_values = set().union(*parse_labels(options["labels"], path).values())
     foreground = foreground_labels(options["labels"])
     by_name = tuple(name for name in foreground if is_tumor_name(name))
-    chosen = _choose_tumors(tumor_labels, foreground, path) or by_name
+    chosen = tuple(_find_name(name, foreground, "--tumor-label", path) for name in tumor_labels) or by_name
     if not chosen:
         raise MissingLabelError(
             f"None of the labels of {path} is named like a tumour ({', '.join(foreground)}). Name one with "
@@ -102,10 +110,6 @@ def read_label_scheme(
         channels=len(foreground) if has_regions else 1 + max(max(values) for values in foreground.values()),
         is_reoriented=options.get("overwrite_image_reader_writer") == "NibabelIOWithReorient",
     )
-
-
-def _choose_tumors(wanted: Sequence[str], foreground: Mapping[str, tuple[int, ...]], path: Path) -> tuple[str, ...]:
-    return tuple(_find_name(name, foreground, "--tumor-label", path) for name in wanted)
 
 
 def _find_name(wanted: str, foreground: Mapping[str, tuple[int, ...]], option: str, path: Path) -> str:

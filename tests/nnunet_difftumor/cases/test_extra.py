@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 from nnunetv2.experiment_planning.plans_for_pretraining import move_plans_between_datasets as transfer
 
+from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
 from nnunet_difftumor.cases.extra.joining import CompositeDataset
 from nnunet_difftumor.cases.extra.preprocessing import setting_with, write_setting
 from nnunet_difftumor.cli import main
@@ -332,6 +334,80 @@ def test_a_healthy_training_case_with_the_ct_of_a_validation_case_is_a_leak(make
     trainer = make_trainer(project)
     trainer._prepare_training()
     assert "training cases too: healthy_3 (healthy_4)" in Path(trainer.log_file).read_text()
+
+
+HOLDOUT = "healthy_holdout.json"
+SPLIT = {"train": ["tumor_0", "tumor_1", "healthy_1", "healthy_2"], "val": ["tumor_2"]}
+
+
+def know(project, split=None, **known):
+    """Write a splits file of one fold, and beside it what `difftumor splits` records."""
+    (project.preprocessed / "splits_final.json").write_text(json.dumps([split or SPLIT]))
+    (project.preprocessed / HOLDOUT).write_text(json.dumps({"holdout": ["healthy_3"], **known}))
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"patients": {"tumor_2": "A", "donor_2": "A", "healthy_3": "B", "donor_3": "B"}},
+        {
+            "group_pattern": r"_(\d)$",
+            "patients": {f"{kind}_{n}": str(n) for kind in ("tumor", "healthy") for n in (2, 3)},
+        },
+    ],
+)
+def test_extra_scans_of_validation_and_held_out_patients_do_not_train(project, known):
+    project.add_extra(NAMES)
+    know(project, {**SPLIT, "train": ["tumor_0", "tumor_1", "healthy_1"]}, **known)
+    trainer = make_trainer(project)
+    trainer._prepare_training()
+    assert set(trainer.do_split()[0]) & set(NAMES) == {"donor_1"}
+    assert set(trainer.get_tr_and_val_datasets()[0].identifiers) == set(trainer.do_split()[0])
+    log = Path(trainer.log_file).read_text()
+    assert "scans of this fold's validation and held-out patients: donor_2, donor_3" in log
+    assert "Compared as validation cases, as scans of their patients: donor_2" in log
+    project.configure(extra_healthy_datasets=EXTRA, generator=str(generator_that_saw(project, "donor_3")))
+    make_trainer(project)._prepare_training()
+    project.configure(extra_healthy_datasets=EXTRA, generator=str(generator_that_saw(project, "donor_2")))
+    with pytest.raises(LeakError, match="donor_2"):
+        make_trainer(project)._prepare_training()
+
+
+def generator_that_saw(project, name):
+    folder = project.root / f"generator_of_{name}"
+    shutil.copytree(project.generator, folder)
+    one = CaseFingerprint(identifier_hash=hash_identifier(name), image_hash="0" * 64)
+    save_provenance(folder / "provenance.json", Provenance(diffusion=(one,), autoencoder=(one,)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("split", "known"),
+    [
+        (SPLIT, {"patients": {"tumor_2": "A", "healthy_4": "A"}}),
+        ({**SPLIT, "val": ["tumor_2", "healthy_4"]}, {}),  # by hand: beside the other scan of its patient
+    ],
+)
+def test_a_copy_of_another_scan_of_a_validation_patient_is_a_leak(project, split, known):
+    copy_of(project, "healthy_4")
+    know(project, split)
+    if not known:
+        know(project, SPLIT)
+    make_trainer(project)._prepare_training()
+    know(project, split, **known)
+    with pytest.raises(LeakError, match=r"another scan of its patient: donor_9 \(healthy_4\)"):
+        make_trainer(project)._prepare_training()
+
+
+@pytest.mark.parametrize("where", ["extra", "target"])
+def test_a_known_tumor_is_no_extra_health(project, where, capsys):
+    extra = project.add_extra(NAMES)
+    folder = (extra if where == "extra" else project).preprocessed
+    (folder / HOLDOUT).write_text(json.dumps({"holdout": [], "known_tumor": ["donor_2"]}))
+    message = r"1 cases of Dataset906_Extra .*: donor_2, or a tumour by the metadata of `difftumor splits`"
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer(project)._prepare_training()
+    assert re.search(message, run_here(capsys, "--confirmed-healthy")[1])
 
 
 def test_the_setting_is_added_to_what_is_written(tmp_path):

@@ -1,10 +1,13 @@
 """What a case is, who is one patient: by labels, a table or a rule, and the same for every command and the trainer."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
+from nnunet_difftumor.cases.extra.requirements import ExtraDataset, TargetDataset
 from nnunet_difftumor.cases.fold import PreprocessedCases, check_leaks, choose_cases
 from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout, group_cases
 from nnunet_difftumor.cases.known_cases import (
@@ -28,6 +32,8 @@ from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.ct.label_roles import LabelRoles, kind_of_case, resolve_label_roles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, LeakError
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
+from nnunet_difftumor.study.data_views import open_data
+from nnunet_difftumor.study.planning import _has_healthy
 
 NAME = "Dataset901_Roles"
 LIVER = {"background": 0, "liver": 1, "tumor": 2}
@@ -112,10 +118,70 @@ def test_another_label_named_like_a_tumor_is_no_health(values, kind):
     assert kind_of_case((0, 1, 3), [roles], is_confirmed=True) == "other"
 
 
-@pytest.mark.parametrize("name", ["HCC", "lymphoma", "hepatoblastoma", "adenoma", "PDACs", "malignant_node"])
+def is_healthy_with(name):
+    """Whether a liver with a voxel of a third label of this name is healthy."""
+    voxels = {"t": {1: 5, 2: 1}, "x": {1: 5, 3: 1}}
+    return "x" in group_cases(voxels, LabelRoles.of_dataset({**LIVER, name: 3}, 1, 2)).healthy
+
+
+SPECIAL = "HCC lymphoma hepatoblastoma adenoma PDACs malignant_node GTVp GTV-1 ICC IPMN mass mets CRLM Lymphom Adénome"
+
+
+@pytest.mark.parametrize("name", [*SPECIAL.split(), "Raumforderung links", "Hämangiom"])
 def test_names_of_special_tumors_are_no_health(name):
-    assert LabelRoles.of_dataset({**LIVER, name: 3}, 1, 2).other_tumors == (3,)
+    assert not is_healthy_with(name)
     assert resolve_label_roles({**LIVER, name: 3}) == (1, 2)  # but no role is inferred from them
+
+
+@pytest.mark.parametrize(
+    "name", ["Karzinom", "Läsion", "Tumeur", "carcinome", "lésion", "métastase", "Sarkom", "Krebs"]
+)
+def test_german_and_french_tumors_are_tumors(name):
+    assert resolve_label_roles({"background": 0, "Leber": 1, name: 2, "Zyste": 3}) == (1, 2)
+    assert not is_healthy_with(name)
+
+
+@pytest.mark.parametrize("name", ["cyst", "Zyste", "kyste", "portal vein", "masses", "Metal", "metric", "tube"])
+def test_names_of_what_is_no_tumor_are_healthy(name):
+    assert is_healthy_with(name)
+
+
+@pytest.mark.parametrize("name", ["GTVp", "HCC", "necrosis", "Zyste", "edema"])
+def test_what_is_left_beside_a_tumor_is_no_organ_by_its_name(name):
+    with pytest.raises(ConfigurationError, match="organ_label cannot be inferred"):
+        resolve_label_roles({"background": 0, name: 1, "metastasis": 2})
+
+
+PUBLIC = {  # labels of public data sets, with what their names tell; None: a named error
+    "MSD03": ({"liver": 1, "cancer": 2}, (1, 2)),
+    "MSD07": ({"pancreas": 1, "cancer": 2}, (1, 2)),
+    "MSD06": ({"cancer": 1}, None),
+    "MSD08": ({"Vessel": 1, "Tumour": 2}, None),
+    "MSD10": ({"colon cancer primaries": 1}, None),
+    "KiTS19": ({"kidney": 1, "tumor": 2}, (1, 2)),
+    "KiTS21": ({"kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}, (1, 2)),
+    "KiTS23": ({"kidney": 1, "tumor": 2, "cyst": 3}, (1, 2)),
+    "PANORAMA": ({"PDAC lesion": 1, "veins": 2, "arteries": 3, "pancreas parenchyma": 4, "pancreatic duct": 5}, (4, 1)),
+    "PANTHER": ({"tumor": 1, "pancreas": 2}, (2, 1)),
+    "FLARE22": ({"liver": 1, "right kidney": 2, "spleen": 3, "pancreas": 4}, None),
+    "FLARE23": ({"liver": 1, "right kidney": 2, "spleen": 3, "pancreas": 4, "tumor": 14}, None),
+    "AbdomenAtlas": ({"liver": 1, "liver_lesion": 2, "pancreas": 5, "pancreatic_lesion": 6}, None),
+    "PanTS": ({"pancreas": 1, "pancreas_head": 2, "pancreas_body": 3, "pancreatic_lesion": 5}, None),
+    "3D-IRCADb": ({"liver": 1, "livertumor": 2, "livercyst": 3, "venoussystem": 4}, (1, 2)),
+    "HCC-TACE": ({"liver": 1, "tumor": 2, "portal vein": 3, "abdominal aorta": 4}, (1, 2)),
+    "CRLM": ({"liver": 1, "liver_remnant": 2, "hepatic_vein": 3, "portal_vein": 4, "tumor": 5}, None),
+    "HECKTOR": ({"GTVp": 1, "GTVn": 2}, None),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_labels_of_public_data_sets_are_understood_or_named(name):
+    labels, roles = PUBLIC[name]
+    if roles is None:
+        with pytest.raises(ConfigurationError, match="cannot be inferred"):
+            resolve_label_roles({"background": 0, **labels})
+    else:
+        assert resolve_label_roles({"background": 0, **labels}) == roles
 
 
 def test_a_region_named_like_a_tumor_that_holds_the_organ_says_nothing():
@@ -128,7 +194,7 @@ def test_a_list_of_healthy_cases_does_not_overrule_another_tumor_or_a_known_one(
     roles, known = LabelRoles.of_dataset(TWO, 1, 2), KnownCases(("k",))
     assert group_cases(voxels, roles, known=known) == CaseGroups(("t",), ("h",), ("k", "m"))
     for listed in ("m", "k"):
-        with pytest.raises(ConfigurationError, match=rf"tumour label 2 or 3, a tumour by the metadata.*: {listed}\."):
+        with pytest.raises(ConfigurationError, match=rf"a tumour label, a tumour by the metadata.*: {listed}\."):
             group_cases(voxels, roles, healthy_cases=["h", listed], known=known)
 
 
@@ -139,6 +205,7 @@ def an_image(maximum=1200):
 UNDECLARED = [
     (a_map(1, 7), "does not name: bad, worse ([7])"),
     (an_image(), "look like a CT"),
+    ((np.arange(1000) % 256).reshape(SHAPE).astype(np.int16), "look like a CT"),
     (a_map(1, -1), "([-1])"),
 ]
 
@@ -157,13 +224,13 @@ def test_undeclared_values_are_refused_everywhere(folders, capsys, wrong, messag
         trained_cases(raw, None, folders / "cache")
 
 
-def trained_cases(raw, tumor_label, cache):
-    """The cases that stage two takes."""
+def trained_cases(raw, tumor_label, cache, *, needs_tumors=True):
+    """The cases that stage two takes, or stage one."""
     from nnunet_difftumor.generator_training.case_selection import labelled_folder, read_hold_out
     from nnunet_difftumor.generator_training.runs import prepare_cases  # imports torch
 
     data, rule = labelled_folder(load_raw_dataset(raw), tumor_label), read_hold_out(None, None, None)
-    selected = prepare_cases(Namespace(cache=cache, workers=0), [data], rule, tumors_only=True)
+    selected = prepare_cases(Namespace(cache=cache, workers=0, skip_bad=False), [data], rule, needs_tumors=needs_tumors)
     return {case.identifier for case in (*selected.training, *selected.heldout)}
 
 
@@ -175,7 +242,7 @@ def test_a_table_says_who_has_a_tumor(tmp_path):
     rows = ["Case,Lesions", "a.nii.gz,2", "b,0", "c,yes", "d,", "e,No", "f,0", "f,1.5", "zz,3", "001,false"]
     table.write_text("\ufeff" + "\n".join(rows) + "\n", encoding="utf-8")
     cases = ["a", "b", "c", "d", "e", "f", "001"]
-    assert cases_with_tumor(table, "lesions", cases) == ("a", "c", "f")
+    assert cases_with_tumor(table, "lesions", cases) == ("a", "c", "f", "zz")
     with pytest.raises(DatasetError, match="no row for 1 cases: g"):
         cases_with_tumor(table, "lesions", [*cases, "g"])
     with pytest.raises(DatasetError, match="no column 'size'"):
@@ -183,6 +250,57 @@ def test_a_table_says_who_has_a_tumor(tmp_path):
     table.write_text("case,lesions\na,perhaps\n")
     with pytest.raises(DatasetError, match="neither yes nor no"):
         cases_with_tumor(table, "lesions", ["a"])
+
+
+FORMS = {
+    "mark": "\ufeffcase,lesions\n001,1\n002,0\n003,\n",
+    "semicolons": "case;lesions\n001;1,5\n002;0\n003;\n",
+    "tabs": "case\tlesions\n001\t1\n002\t0\n003\t\n",
+    "images": "case,lesions\nimagesTr/001_0000.nii.gz,1\n002_0000,0\n003.NII.GZ,\n",
+    "commas behind": "case,lesions\n001,TRUE,\n002,FALSE,\n003,,\n",
+    "blank lines": "\n\nCase , Lesions \n\n 001 , yes \n002,n/a\n\n003,NaN\n\n",
+    "short rows": "case,lesions\n002\n001,1\n003\n",
+    "old Mac": "case,lesions\r001,1\r002,-\r003,null\r",
+    "quotes": 'case,name,lesions\n"001","Miller, A",1\n002,"B\nC",0\n003,,\n',
+    "several rows": "case,lesions\n001,0\n001,1\n002,0\n003,\n",
+    "more cases": "case,lesions\n001,1\n002,0\n003,\n999,weird\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_of_every_common_form_are_read(tmp_path, form):
+    table = tmp_path / "cases.csv"
+    table.write_bytes(FORMS[form].encode())
+    assert cases_with_tumor(table, " Lesions", ["001", "002", "003"]) == ("001",)
+
+
+WRONG = {
+    "excel": (b"PK\x03\x04\x14\x00\x06\x00\x00\x00!\x00\xff\xfe", "cannot be read.*Save the table as CSV in UTF-8"),
+    "latin": ("case,lesions,note\n001,1,\xe4\n".encode("latin1"), "cannot be read"),
+    "empty": (b"", "needs a column case"),
+    "zeros": (b"case,lesions\n1,1\n2,0\n", "no row for 2 cases: 001, 002. Rows of no case: 1, 2"),
+    "two columns": (b"case,lesions,Lesions\n001,1,0\n002,0,0\n", "or two"),
+    "two case columns": (b"Case,case,lesions\n001,001,1\n002,002,0\n", "needs a column case, and one"),
+    "comma in a name": (b"case,name,lesions\n001,Miller, A,1\n002,B, C,0\n", "more cells than the head"),
+    "words": (b"case,lesions\n001,12 mm\n002,0\n", "001 has 12 mm, which says neither yes nor no"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_tables_that_cannot_be_understood_are_named(folders, capsys, wrong):
+    write_dataset(folders, LIVER, {"001": a_map(1, 2), "002": a_map(1)})
+    table = folders / "cases.csv"
+    table.write_bytes(WRONG[wrong][0])
+    assert main(["splits", "-d", "901", "--metadata", str(table), "--tumor-column", "lesions"]) == 1
+    assert re.search(WRONG[wrong][1], capsys.readouterr().err)
+
+
+def test_what_stands_for_nothing_is_no_patient(tmp_path):
+    table = tmp_path / "cases.csv"
+    table.write_text("case,patient\na,nan\nb,NaN\nc,None\nd,-\ne,unknown\nf,P\ng,P\n")
+    assert one_value_each(table, "patient", list("abcdefg")) == {"f": "P", "g": "P"}
+    with pytest.raises(DatasetError, match="empty for 5 cases: a, b, c, d, e"):
+        one_value_each(table, "patient", list("abcdefg"), is_needed=True)
 
 
 def test_a_table_names_patients_and_a_case_has_one(tmp_path):
@@ -243,8 +361,9 @@ def test_one_hospital_is_left_out_of_each_fold():
 
 def test_a_healthy_validation_case_of_a_file_made_by_hand_does_not_train():
     by_hand = Split(train=("h3", "p1_0", "p1_1"), val=("p0_0", "p0_1", "p0_healthy"))
-    for known in (KnownCases(), KNOWN):
-        assert arrange_split(by_hand, GROUPS, (), known=known) == Split(("h3", "p1_0", "p1_1"), ("p0_0", "p0_1"))
+    kept = Split(("h3", "p1_0", "p1_1"), ("p0_0", "p0_1"))
+    assert arrange_split(by_hand, GROUPS, ()) == kept
+    assert arrange_split(by_hand, GROUPS, (), known=KNOWN) == kept
 
 
 def test_a_file_made_by_hand_that_tears_a_known_patient_apart_is_refused():
@@ -274,6 +393,28 @@ def test_a_generator_that_saw_another_scan_of_a_validation_patient_is_refused(fo
     trained_on("p0_h")
     with pytest.raises(LeakError, match="p0_h"):
         check_leaks(folder, data, cases, config, fold)
+
+
+def test_patients_stay_together_where_the_splits_file_is_gone(folders):
+    maps = {name: a_map(1, 2) for name in ("p0_0", "p0_1", "p1_0", "p1_1", "p2_0")} | {"p0_h": a_map(1)}
+    write_dataset(folders, LIVER, maps)
+    assert main(["splits", "-d", "901", "--group-pattern", "^p."]) == 0
+    (folders / "preprocessed" / NAME / "splits_final.json").unlink()
+    config = DiffTumorConfig(organ_label=1, tumor_label=2)
+    for fold in range(3):
+        cases = choose_cases(preprocessed(folders, LIVER, maps), config, fold)
+        assert not {name[:2] for name in cases.split.train} & {name[:2] for name in cases.split.val}
+
+
+def test_a_holdout_file_of_earlier_times_is_read_and_a_damaged_one_named(tmp_path):
+    path = tmp_path / "healthy_holdout.json"
+    assert read_known_cases(path) == KnownCases()
+    path.write_text('{"holdout": ["h"], "share": 0.2, "healthy_cases": 5, "seed": 12345}')
+    assert read_known_cases(path) == KnownCases()
+    for wrong in ('{"known_tumor": "h"}', '{"patients": ["h"]}', "[]", "{"):
+        path.write_text(wrong)
+        with pytest.raises(DatasetError, match="is damaged"):
+            read_known_cases(path)
 
 
 # ---- the command
@@ -308,6 +449,48 @@ def test_the_command_says_what_it_assumes_and_writes_what_it_is_told(folders, ca
     assert "hospital 1: training" in capsys.readouterr().out
     for wrong in (columns[:2], columns[2:], ["--leave-out", "hospital"]):
         assert main(["splits", "-d", "901", *wrong]) == 1
+    table.write_text(table.read_text().replace("P2,0", "P2,").replace("t3,,P3", "t3,,"))
+    capsys.readouterr()
+    assert main(["splits", "-d", "901", *columns[:2], "--leave-out", "hospital", "--overwrite"]) == 1
+    assert "column hospital, is empty for 2 cases: h2, t2. Fill it" in capsys.readouterr().err
+    assert main(["splits", "-d", "901", *columns, "--overwrite"]) == 0
+    assert "Each of t3 counts as a patient of its own" in capsys.readouterr().out
+    table.write_text("case,hospital,patient\n" + "".join(f"{name},{name[1] > '1'},{name[0]}\n" for name in maps))
+    apart = ["--leave-out", "hospital", "--group-column", "patient", "--holdout", "0", "--overwrite"]
+    assert main(["splits", "-d", "901", *columns[:2], *apart]) == 0
+    table.write_text("case,hospital,patient\n" + "".join(f"{name},{name[1] > '1'},one\n" for name in maps))
+    assert main(["splits", "-d", "901", *columns[:2], *apart]) == 1
+    assert "every patient has a scan in the hospital" in capsys.readouterr().err
+
+
+TRAINERS = ("DiffTumor", "HealthyOnly", "CopyPaste", "Handcrafted")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_trainer_takes_the_same_cases_for_healthy(make_nnunet_project, monkeypatch, trainer):
+    from nnunet_difftumor.trainer import trainers  # imports nnU-Net
+
+    project = make_nnunet_project()
+    project.activate(monkeypatch)
+    path = project.preprocessed / "gt_segmentations" / "healthy_1.nii.gz"
+    stored = nibabel.load(path)
+    labels = np.array(stored.dataobj)
+    labels[20, 20, 20] = 3
+    nibabel.save(nibabel.Nifti1Image(labels, stored.affine), path)
+    (project.preprocessed / "healthy_holdout.json").write_text(
+        '{"holdout": ["healthy_0"], "known_tumor": ["healthy_2"]}'
+    )
+    with pytest.raises(DatasetError, match="does not name: healthy_1"):
+        project.make_trainer(getattr(trainers, f"nnUNetTrainer{trainer}"))._prepare_training()
+    for file in (project.preprocessed, project.raw):
+        content = json.loads((file / "dataset.json").read_text())
+        content["labels"]["metastasis"] = 3
+        (file / "dataset.json").write_text(json.dumps(content))
+    project.configure(tumor_label="tumor")
+    made = project.make_trainer(getattr(trainers, f"nnUNetTrainer{trainer}"))
+    made._prepare_training()
+    assert made._fold_cases.groups.other == ("healthy_1", "healthy_2")
+    assert made._fold_cases.healthy_train == tuple(f"healthy_{number}" for number in range(3, 8))
 
 
 def test_script_patient_with_two_scans(folders, monkeypatch, capsys):
@@ -384,22 +567,30 @@ def agree(root, labels, values):
                 score_case(file, file, scheme)
         else:
             scored[name] = score_case(file, file, scheme).is_healthy
+    labelled = "liver_tumor", root / "cache"
+    assert trained_cases(raw, *labelled, needs_tumors=False) == set(values)  # stage one needs no labels
+    calls = [
+        lambda: choose_cases(preprocessed(root, labels, maps), config, 0),
+        lambda: trained_cases(raw, *labelled),
+        lambda: studied(root, labels, maps),
+    ]
+    healthy = {name: healthy_elsewhere(root, labels, {name: file}, config) for name, file in label_files.items()}
+    assert {name for name, found in healthy.items() if found == "undeclared"} == bad
     if bad:
         assert main(["splits", "-d", "901"]) == 1
-        for call in (
-            lambda: choose_cases(preprocessed(root, labels, maps), config, 0),
-            lambda: trained_cases(raw, "liver_tumor", root / "cache"),
-        ):
+        for call in calls:
             with pytest.raises(DatasetError, match=r"declare|name"):
                 call()
         return
     assert main(["splits", "-d", "901", "--holdout", "0.4"]) == 0
     groups = choose_cases(preprocessed(root, labels, maps), config, 0).groups
+    study, data = studied(root, labels, maps)
+    assert data.groups == groups
     holdout = read_holdout(root / "preprocessed" / NAME / "healthy_holdout.json")
     folds = read_splits(root / "preprocessed" / NAME / "splits_final.json")
     assert set(groups.tumor) == {case for fold in folds for case in fold.val}
     assert set(holdout) <= set(groups.healthy)
-    assert trained_cases(raw, "liver_tumor", root / "cache") == set(groups.tumor)
+    assert trained_cases(raw, *labelled) == set(groups.tumor)
     roles = LabelRoles.of_dataset(labels, organ, tumor)
     for name, each in values.items():
         kind = kind_of_case(each, [roles])
@@ -407,6 +598,51 @@ def agree(root, labels, values):
         assert scored[name] == (
             kind == "healthy" or (kind == "other" and kind_of_case((1, *each), [roles]) == "healthy")
         )
+        assert _has_healthy(study, data, [name]) == scored[name]
+        confirmed = kind_of_case(each, [roles], is_confirmed=True)
+        free = kind_of_case((1, *each), [roles], is_confirmed=True) == "healthy"
+        assert healthy[name] == ([name] * (confirmed == "healthy") if free else "tumour")
+
+
+def healthy_elsewhere(root, labels, files, config):
+    """What add-healthy says of cases."""
+    target = TargetDataset(
+        name=NAME,
+        folder=root / "preprocessed" / NAME,
+        plans={},
+        configuration="",
+        dataset_json={"labels": labels},
+        identifiers=(),
+    )
+    roles = [LabelRoles.of_dataset(labels, config.organ_label, config.tumor_label)]
+    try:
+        return list(ExtraDataset("Dataset902_Other", target).check_healthy(files, roles, labels))
+    except ConfigurationError:
+        return "tumour"
+    except DatasetError:
+        return "undeclared"
+
+
+def studied(root, labels, maps):
+    """What `difftumor experiment` and its comparison see."""
+    folder = preprocessed(root, labels, maps).folder
+    (folder / "data").mkdir(exist_ok=True)
+    for name in maps:
+        (folder / "data" / f"{name}.npz").touch()
+    shutil.copy(root / "raw" / NAME / "dataset.json", folder)
+    plans = {"configurations": {"3d_fullres": {"data_identifier": "data", "batch_size": 2, "architecture": {}}}}
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    study = SimpleNamespace(
+        dataset="901",
+        plans="nnUNetPlans",
+        configuration="3d_fullres",
+        path=root / "study.yaml",
+        folds=(0,),
+        arms=[SimpleNamespace(name="a", settings={})],
+        seed_of_cases=0,
+        compare=SimpleNamespace(labels=["liver_tumor"]),
+    )
+    return study, open_data(study)
 
 
 @pytest.mark.parametrize("draws", [30, pytest.param(300, marks=pytest.mark.slow)])

@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from nnunet_difftumor.cases.known_cases import KnownCases, read_known_cases
 from nnunet_difftumor.cases.splits import Split, read_holdout, read_splits
 from nnunet_difftumor.cli import _build_parser, main
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError, LeakError, OutputExistsError
@@ -329,12 +330,36 @@ def test_a_view_follows_data_that_moved_before_the_first_checkpoint(plan, projec
 def test_a_view_that_trained_does_not_change_its_data(plan, project, monkeypatch, tmp_path):
     _, _, runs = plan(**ONE_ARM)
     runs[0].run_once(FakeNnunet())
-    move_data(project, monkeypatch, tmp_path / "moved")
+    move_data(project, monkeypatch, tmp_path / "moved to a name with spaces")
     _, _, runs = plan(**ONE_ARM)
-    with pytest.raises(OutputExistsError, match=r"if the data were moved, link the old place to the new one \(ln -s"):
+    message = r"if the data were moved, link the old place to the new one \((ln -s [^)]*)\)"
+    with pytest.raises(OutputExistsError, match=message) as caught:
         runs[1].run_once(FakeNnunet())
-    (project.root / "preprocessed").symlink_to(tmp_path / "moved")
+    words = shlex.split(re.search(message, str(caught.value))[1])
+    assert words[2:] == [str(tmp_path / "moved to a name with spaces" / project.dataset), str(project.preprocessed)]
+    (project.root / "preprocessed").symlink_to(tmp_path / "moved to a name with spaces")
     assert runs[1].run_once(FakeNnunet())
+
+
+@pytest.mark.parametrize("has_splits", [True, False])
+def test_a_study_keeps_what_is_known_of_patients_and_tumors(plan, project, has_splits):
+    patients = {"tumor_0": "A", "tumor_1": "A", "healthy_0": "A"}
+    known = KnownCases(("healthy_1",), patients)
+    if has_splits:
+        names = [f"tumor_{n}" for n in range(6)] + [f"healthy_{n}" for n in range(5)]
+        rows = [f"{name},{patients.get(name, '')},{int(name == 'healthy_1')}" for name in names]
+        (project.root / "cases.csv").write_text("\n".join(["case,patient,tumor", *rows]))
+        columns = ["--group-column", "patient", "--tumor-column", "tumor"]
+        assert main(["splits", "-d", "905", "--metadata", str(project.root / "cases.csv"), *columns]) == 0
+    else:
+        path = project.preprocessed / "healthy_holdout.json"
+        path.write_text(json.dumps({"holdout": ["healthy_4"], **known.to_json()}))
+    _, data, runs = plan(**{**ONE_ARM, "annotated": ["all"]}, folds=list(range(3)), seeds=[0])
+    assert train_all(runs, run_command=FakeNnunet()) == {}
+    for run in runs:
+        assert not {*map(known.patient_of, run.split.train)} & {*map(known.patient_of, run.split.val)}
+        assert read_known_cases(view_of(run) / "healthy_holdout.json") == known
+    assert data.groups.other == known.tumor
 
 
 def test_a_file_in_place_of_a_link_is_refused(plan):

@@ -41,8 +41,10 @@ def read_metadata(
     if path is None:
         facts = pd.DataFrame({"patient": ["/".join(scan) for scan in scans]}, index=index)
         return facts, ["There is no metadata: every scan counts as a patient of its own."]
-    table, notes = _read_table(path)
-    rows = _rows_of(table, scans, path)
+    table = read_case_table(path)
+    unused = [name for name in table.columns if name not in _COLUMNS]
+    notes = [f"Columns of the metadata that are not used: {', '.join(unused)}."] if unused else []
+    rows = _rows_of(table.assign(line=range(2, len(table) + 2)), scans, path)
     patients = rows["patient"].tolist() if "patient" in rows else [""] * len(rows)
     facts = pd.DataFrame({"patient": _patients(scans, patients)}, index=index)
     if "age" in rows:
@@ -60,14 +62,6 @@ def read_metadata(
             "its own."
         )
     return facts, notes
-
-
-def _read_table(path: Path) -> tuple[Frame, list[str]]:
-    """The table, with the number of the line of each row, and what is to be said of it."""
-    table = read_case_table(path)
-    unused = [name for name in table.columns if name not in _COLUMNS]
-    notes = [f"Columns of the metadata that are not used: {', '.join(unused)}."] if unused else []
-    return table.assign(line=range(2, len(table) + 2)), notes
 
 
 def _rows_of(table: Frame, scans: Sequence[tuple[str, str]], path: Path) -> Frame:
