@@ -133,8 +133,9 @@ def affine_of(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Affine:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
+    affine = LPS_TO_RAS @ affine
     _check_sizes(affine, np.array(image.GetSpacing()), path)
-    return LPS_TO_RAS @ affine
+    return affine
 
 
 def check_3d(shape: tuple[int, ...], path: Path) -> None:

@@ -68,7 +68,7 @@ def test_sizes_are_those_of_nnunet(tmp_path: Path, ending: str) -> None:
 def test_directions_that_scale_are_named(tmp_path: Path) -> None:
     path = save(make_image(length=2.0), tmp_path / "ct.mha")
     assert SimpleITKIO().read_images([str(path)])[1]["spacing"] == pytest.approx(SPACING_MM[::-1])
-    with pytest.raises(CorruptImageError, match=r"voxels are 3 x 2\.5 x 4 mm.*nnU-Net takes, 1\.5 x 1\.25 x 2 mm"):
+    with pytest.raises(CorruptImageError, match=r"voxels are 3 x 2\.5 x 4 mm \(axes LPS\).*takes, 1\.5 x 1\.25 x 2 mm"):
         read_ct(path)
 
 
