@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from nnunet_difftumor import __version__
-from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.own_packages import require_own_packages
 
 ROOMS: dict[str, dict[str, str]] = {
@@ -69,23 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_own_packages()
         return int(options.run(options))
-    except (DiffTumorError, ImportError, OSError, ValueError) as error:  # OSError: no permission, no space
-        if options.traceback:
-            raise
-        print(f"difftumor {options.command}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(f"\ndifftumor {options.command}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if options.traceback:
             raise
-        print(f"difftumor {options.command}: {_unexpected(error)}", file=sys.stderr)
+        print(f"difftumor {options.command}: {_describe(error)}", file=sys.stderr)
         return 1
 
 
-def _unexpected(error: Exception) -> str:
-    """Say what to do about an error that is no named one."""
+def _describe(error: Exception) -> str:
+    """Say what is wrong, and what to do about an error that is no named one."""
+    if isinstance(error, ImportError | OSError | ValueError):  # DiffTumorError; OSError: no permission, no space
+        return f"{type(error).__name__}: {error}"
     text = " ".join(str(error).split()) or "no details"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not loaded here
         return f"not enough memory ({text}). Use smaller images or fewer workers, or a machine with more memory."

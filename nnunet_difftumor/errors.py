@@ -26,6 +26,10 @@ class CorruptImageError(DiffTumorError):
     """An image file cannot be read, or holds NaN or infinite values."""
 
 
+class UnsupportedImageError(DiffTumorError):
+    """An image file is whole, but of a kind that is not a single 3D scalar volume."""
+
+
 class MissingLabelError(DiffTumorError):
     """A label that was asked for is not in the data."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.grid import LPS_TO_RAS, require_bounded, voxel_sizes
-from nnunet_difftumor.errors import CorruptImageError, DiffTumorError
+from nnunet_difftumor.errors import CorruptImageError, DiffTumorError, UnsupportedImageError
 
 _MM_OF_UNIT = {1: 1000.0, 3: 0.001}
 """By the spatial bits of xyzt_units: metre, micrometre. Everything else is mm."""
@@ -31,10 +31,6 @@ _LARGEST_DISAGREEMENT = 0.02  # 1% of a size, or about one degree of shear
 _SAME_BUT_FOR_ROUNDING = (1e-5, 1e-5, 1e-5, 1e-3)  # of a step along each axis, and of the first voxel, in voxels
 
 Affine: TypeAlias = NDArray[np.float64]
-
-
-class UnsupportedImageError(DiffTumorError):
-    """An image file is whole, but of a kind that is not a single 3D scalar volume."""
 
 
 class _ForgivingQuaternion:
@@ -59,14 +55,12 @@ _KINDS = {348: _forgiving(nibabel.Nifti1Image), 540: _forgiving(nibabel.Nifti2Im
 def load_nifti(path: Path) -> Any:
     """Open a NIfTI file with nibabel, without decoding its voxels; one named .gz need not be compressed."""
     with decoding(path):
-        packed, is_named_gz = _is_packed(path), path.name.lower().endswith(".gz")
-    if packed and not is_named_gz:
-        raise CorruptImageError(
-            f"{path} is compressed with gzip, but its name does not end in .gz. Rename it to {path.name}.gz."
-        )
-    with decoding(path):
-        kind = _kind(path)
-        image: Any = kind.from_filename(path) if packed == is_named_gz else kind.from_bytes(path.read_bytes())
+        stream = opened(path)
+        if isinstance(stream, gzip.GzipFile) and not path.name.lower().endswith(".gz"):
+            raise CorruptImageError(
+                f"{path} is compressed with gzip, but its name does not end in .gz. Rename it to {path.name}.gz."
+            )
+        image: Any = _kind(path).from_stream(stream)
     check_3d(image.shape, path)
     require_bounded(image.shape, path)
     if image.get_data_dtype().kind not in "iuf":
@@ -98,48 +92,58 @@ def resolve_affine(image: Any, path: Path) -> Affine:
     SimpleITK refuses a grid with slightly slanted axes, which nnU-Net then reads with nibabel.
 
     Raises:
-        CorruptImageError: If the file gives no voxel size, or sizes or sides depend on who reads it.
+        CorruptImageError: If the file gives no voxel size, or sizes, sides or values depend on who reads it.
     """
     header = _stored_header(path)
+    _check_values(header, path)
     unset = [axis for axis in (1, 2, 3) if not header["pixdim"][axis] > 0]
     if unset:
         what = "distance between slices" if unset == [3] else "voxel size"
         raise CorruptImageError(
-            f"{path} gives no {what}: pixdim[{unset[0]}] of its header is {header['pixdim'][unset[0]]:g}, which "
-            "each program reads its own way. Export it again, or write the voxel sizes of the scan into its header "
-            "(nibabel: image.header.set_zooms)."
+            f"{path} gives no {what}: pixdim[{unset[0]}] of its header is {header['pixdim'][unset[0]]:g}, which each "
+            "program reads its way. Export it again, or write the sizes into its header (nibabel: header.set_zooms)."
         )
     factor = _MM_OF_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     own = np.diag([factor, factor, factor, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
+    reader, is_read = sitk.ImageFileReader(), False
+    with suppress(RuntimeError):  # of SimpleITK; nnU-Net then takes nibabel, as for .nii, which knows no units
+        reader.SetFileName(sitk_name(path))
         reader.ReadImageInformation()
-    except RuntimeError:  # nnU-Net reads such a file with nibabel, which knows no units and takes the sizes of pixdim
-        _check_pixdim(own, header["pixdim"][1:4], path)
+        is_read = factor == 1.0 or path.suffix.lower() == ".gz"
+    if not is_read:
+        _check_sizes(own, header["pixdim"][1:4], path)
         return own
     if reader.GetSize() != image.shape[:3]:
         raise CorruptImageError(f"{path} has the shape {image.shape}, but SimpleITK reads {reader.GetSize()}.")
-    itk = affine_of(reader)
+    itk = affine_of(reader, path)
     _check_agreement(own, itk, path, have_sides=min(header["qform_code"], header["sform_code"]) > 0)
     difference = np.abs(np.linalg.solve(itk, own) - np.eye(4))[:3]
     return own if (difference <= _SAME_BUT_FOR_ROUNDING).all() else itk
 
 
-def affine_of(image: sitk.Image | sitk.ImageFileReader) -> Affine:
+def sitk_name(path: Path) -> str:
+    """Return a name for SimpleITK; RuntimeError for one that is no UTF-8, at which it would end the process."""
+    if str(path).encode(errors="replace").decode() != str(path):
+        raise RuntimeError("its name is no UTF-8; rename it")
+    return str(path)
+
+
+def affine_of(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Affine:
     """Return the affine of a 3D image of SimpleITK, from voxel (i, j, k, 1) to right-anterior-superior mm (4, 4)."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine
+    affine = LPS_TO_RAS @ affine
+    _check_sizes(affine, np.array(image.GetSpacing()), path)
+    return affine
 
 
 def check_3d(shape: tuple[int, ...], path: Path) -> None:
     """Raise UnsupportedImageError for what is not one volume; axes of size 1 after the third are none."""
-    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+    if len(shape) < 3 or min(shape) < 1 or any(size != 1 for size in shape[3:]):
         raise UnsupportedImageError(
-            f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {shape}. "
-            "Write each time point or channel to a file of its own."
+            f"{path} should hold one 3D volume, but has {len(shape)} axes with sizes {shape}. Write each time point "
+            "or channel to a file of its own; a single slice needs a third axis of size 1."
         )
 
 
@@ -149,8 +153,12 @@ def decoding(path: Path) -> Iterator[None]:
     errors = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError, ValueError, RuntimeError)
     try:
         yield
+    except DiffTumorError:
+        raise
     except errors as error:
-        reason = " ".join(str(error).split())[:200]
+        if said := getattr(error, "strerror", None):  # no permission, for example
+            raise CorruptImageError(f"{path} cannot be read: {said}.") from error
+        reason = " ".join(str(error).split())[-200:]  # SimpleITK begins with places in its source
         raise CorruptImageError(
             f"{path} cannot be read; it looks truncated or damaged, or is of another kind than its name says "
             f"({reason}). Copy it again."
@@ -159,31 +167,41 @@ def decoding(path: Path) -> Iterator[None]:
 
 def _stored_header(path: Path) -> Any:
     """Read the header of a NIfTI file as it is stored; nibabel.load puts 1 for a pixdim of 0, for example."""
-    with decoding(path), _opened(path) as stream:
+    with decoding(path), opened(path) as stream:
         return _kind(path).header_class.from_fileobj(stream, check=False)
 
 
 def _kind(path: Path) -> Any:
-    with _opened(path) as stream:
+    with opened(path) as stream:
         size = stream.read(4)
     return _KINDS[540 if 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big")) else 348]
 
 
-def _is_packed(path: Path) -> bool:
+def opened(path: Path) -> Any:
+    """Open a file for reading bytes, of what it compresses if it does."""
     with path.open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
+        is_packed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_packed else path.open("rb")
 
 
-def _opened(path: Path) -> Any:
-    return gzip.open(path) if _is_packed(path) else path.open("rb")
-
-
-def _check_pixdim(own: Affine, pixdim: NDArray[np.floating], path: Path) -> None:
-    """Compare sizes: on slanted axes, pixdim may be the step along an axis or the distance across the others."""
+def _check_sizes(own: Affine, stated_mm: NDArray[np.floating], path: Path) -> None:
+    """Compare sizes: on slanted axes, a file may state the step along an axis or the distance across the others."""
     sizes = voxel_sizes(own)
-    slant, ratio = abs(np.linalg.det(own[:3, :3])) / np.prod(sizes), pixdim / sizes
+    slant, ratio = abs(np.linalg.det(own[:3, :3])) / np.prod(sizes), stated_mm / sizes
     if not ((ratio >= 0.99 * slant) & (ratio <= 1.01)).all():
         _refuse(own, own * np.append(ratio, 1.0), path)
+
+
+def _check_values(header: Any, path: Path) -> None:
+    """Refuse what nibabel and SimpleITK read as other values: an intercept without a slope, voxels in the header."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if intercept and np.isfinite(intercept) and not (slope and np.isfinite(slope)):
+        raise CorruptImageError(
+            f"{path} has the intercept {intercept:g}, but the slope {slope:g}: nnU-Net adds the intercept, other "
+            "programs do not. Add it to the stored values if that gives HU, and write the slope 1 and the intercept 0."
+        )
+    if header["vox_offset"] < header.sizeof_hdr:
+        raise CorruptImageError(f"{path} is damaged: its voxels begin within its header. Export it again.")
 
 
 def _check_agreement(own: Affine, other: Affine, path: Path, *, have_sides: bool) -> None:
@@ -191,7 +209,7 @@ def _check_agreement(own: Affine, other: Affine, path: Path, *, have_sides: bool
     steps, others = own[:3, :3], other[:3, :3]
     scale = np.outer(voxel_sizes(other), voxel_sizes(other))
     disagreement = np.abs(steps.T @ steps - others.T @ others) / scale
-    is_equal = bool((disagreement <= _LARGEST_DISAGREEMENT).all())
+    is_equal = (disagreement <= _LARGEST_DISAGREEMENT).all()  # False for NaN
     if not is_equal or (have_sides and np.linalg.det(own) * np.linalg.det(other) < 0):
         _refuse(own, other, path)
 
@@ -200,7 +218,7 @@ def _refuse(own: Affine, other: Affine, path: Path) -> None:
     sizes = [" x ".join(f"{size:.4g}" for size in voxel_sizes(affine)) for affine in (own, other)]
     axes = ["".join(map(str, nibabel.aff2axcodes(np.nan_to_num(affine)))) for affine in (own, other)]
     raise CorruptImageError(
-        f"The header of {path} contradicts itself: by its sform, voxels are {sizes[0]} mm (axes {axes[0]}), by its "
-        f"pixdim and qform, which nnU-Net takes, {sizes[1]} mm (axes {axes[1]}). Find out which is right, and write "
-        "it to both (nibabel: image.set_sform(image.get_qform(), code=1), or the other way round)."
+        f"The header of {path} contradicts itself: by its axes (sform) and unit, voxels are {sizes[0]} mm (axes "
+        f"{axes[0]}), by its sizes (pixdim, qform), which nnU-Net takes, {sizes[1]} mm (axes {axes[1]}). Find out "
+        "which is right, and write it to both, in mm (nibabel: image.set_sform and image.set_qform)."
     )

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.grid import REVERSED_AXES, GridGeometry, require_bounded, turn_onto_grid
 from nnunet_difftumor.ct.hounsfield import check_hounsfield
-from nnunet_difftumor.ct.nifti import UnsupportedImageError, affine_of, check_3d, decoding, load_nifti, resolve_affine
-from nnunet_difftumor.errors import CorruptImageError
+from nnunet_difftumor.ct.nifti import affine_of, check_3d, decoding, load_nifti, resolve_affine, sitk_name
+from nnunet_difftumor.errors import CorruptImageError, UnsupportedImageError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SITK_ENDINGS = (".nrrd", ".mha", ".mhd")
 IMAGE_ENDINGS = NIFTI_ENDINGS + SITK_ENDINGS
+_SIZE_FIELDS = b"ElementSpacing", b"ElementSize", b"spacings:", b"space directions:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
             )
         array = rounded
     if array.min() < -32768 or array.max() > 32767:
-        raise CorruptImageError(f"{path} holds labels up to {array.max()}; label numbers must be below 32768.")
+        raise CorruptImageError(f"{path} holds labels from {array.min()} to {array.max()}, beyond -32768 to 32767.")
     return np.ascontiguousarray(array, dtype=np.int16), geometry
 
 
@@ -133,8 +134,11 @@ def read_array(path: Path) -> tuple[NDArray[Any], GridGeometry]:
         )
     array, geometry = _read_nifti(path) if ending in NIFTI_ENDINGS else _read_sitk(path)
     spacing = np.array(geometry.spacing_mm)
-    if array.size == 0 or not np.isfinite(geometry.affine).all() or (spacing <= 0).any():
-        raise CorruptImageError(f"{path} has no usable grid: {geometry.shape}, spacing {spacing} mm. Export it again.")
+    if not (np.isfinite(geometry.affine).all() and 0.01 < spacing.min() <= spacing.max() < 100.0):
+        raise CorruptImageError(
+            f"{path} has no usable grid: {geometry.shape} voxels of {spacing} mm (D H W), where a CT's have "
+            "0.01 to 100 mm. The unit in its header may be missing or wrong; write sizes in mm."
+        )
     return array, geometry
 
 
@@ -143,8 +147,8 @@ def read_shape(path: Path) -> tuple[int, ...]:
     if file_ending(path) in NIFTI_ENDINGS:
         return tuple(reversed(load_nifti(path).shape[:3]))
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     with decoding(path):
+        reader.SetFileName(sitk_name(path))
         reader.ReadImageInformation()
     check_3d(reader.GetSize(), path)
     return tuple(reversed(reader.GetSize()[:3]))
@@ -153,13 +157,12 @@ def read_shape(path: Path) -> tuple[int, ...]:
 def load_sitk(path: Path) -> sitk.Image:
     """Read an image with SimpleITK; a fourth axis of size 1 is dropped."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     with decoding(path):
+        reader.SetFileName(sitk_name(path))
         reader.ReadImageInformation()
-    require_bounded(reader.GetSize(), path)
-    with decoding(path):
+        check_3d(reader.GetSize(), path)
+        require_bounded(reader.GetSize(), path)
         image = reader.Execute()
-    check_3d(image.GetSize(), path)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise UnsupportedImageError(
             f"{path} has {image.GetNumberOfComponentsPerPixel()} values a voxel; a CT has one. Export it in HU."
@@ -179,9 +182,13 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], GridGeometry]:
 
 
 def _read_sitk(path: Path) -> tuple[NDArray[Any], GridGeometry]:
+    with decoding(path), path.open("rb") as stream:
+        head = stream.read(2**16)
     image = load_sitk(path)
+    if not any(field in head for field in _SIZE_FIELDS):
+        raise CorruptImageError(f"{path} gives no voxel size, which programs then take for 1 mm. Export it again.")
     array = sitk.GetArrayFromImage(image)
-    return array, GridGeometry(array.shape, affine_of(image) @ REVERSED_AXES)
+    return array, GridGeometry(array.shape, affine_of(image, path) @ REVERSED_AXES)
 
 
 def _check_finite(array: NDArray[Any], path: Path) -> None:

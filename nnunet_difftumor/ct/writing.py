@@ -17,10 +17,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_difftumor.ct.grid import LPS_TO_RAS, REVERSED_AXES
-from nnunet_difftumor.ct.nifti import UnsupportedImageError, image_like, load_nifti
+from nnunet_difftumor.ct.grid import LPS_TO_RAS, REVERSED_AXES, voxel_sizes
+from nnunet_difftumor.ct.nifti import affine_of, decoding, image_like, load_nifti, opened, sitk_name
 from nnunet_difftumor.ct.reading import NIFTI_ENDINGS, CTVolume, file_ending, load_sitk
-from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
+from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError, UnsupportedImageError
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 _LARGEST_SHEAR = 1e-4
@@ -73,24 +73,17 @@ def write_labels_like(ct: CTVolume, out_path: Path, labels: NDArray[np.integer[A
             f"{out_path} cannot hold the labels {low} to {high}; they must be from -32768 to 32767. Renumber the mask."
         )
     stored = np.ascontiguousarray(labels, dtype=np.uint8 if 0 <= low <= high <= 255 else np.int16)
-    are_nifti = {file_ending(ct.path), file_ending(out_path)} <= {*NIFTI_ENDINGS}
-    to_lps = LPS_TO_RAS @ ct.geometry.affine @ REVERSED_AXES
-    spacing = np.linalg.norm(to_lps[:3, :3], axis=0)
-    direction = to_lps[:3, :3] / spacing
-    is_sheared = not are_nifti and not np.allclose(direction.T @ direction, np.eye(3), atol=_LARGEST_SHEAR)
-    if is_sheared and file_ending(out_path) not in NIFTI_ENDINGS:
-        raise UnsupportedImageError(f"{out_path}: labels on the grid of a tilted gantry can be written as NIfTI only.")
     with written_whole(out_path) as temporary:
-        if are_nifti or is_sheared:  # SimpleITK writes no tilted gantry
-            affine = ct.geometry.affine @ REVERSED_AXES
-            whole = image_like(ct.path, stored.T) if are_nifti else nibabel.Nifti1Image(stored.T, affine)
-            nibabel.save(whole, temporary)
+        if {file_ending(ct.path), file_ending(out_path)} <= {*NIFTI_ENDINGS}:
+            nibabel.save(image_like(ct.path, stored.T), temporary)
             return
+        to_lps = LPS_TO_RAS @ ct.geometry.affine @ REVERSED_AXES
+        spacing = voxel_sizes(to_lps)
         image = sitk.GetImageFromArray(stored)
         image.SetSpacing(spacing.tolist())
         image.SetOrigin(to_lps[:3, 3].tolist())
-        image.SetDirection(direction.ravel().tolist())
-        sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=_COMPRESSION)
+        image.SetDirection((to_lps[:3, :3] / spacing).ravel().tolist())
+        _save(image, temporary)
 
 
 def _write_nifti_bytes(
@@ -98,17 +91,13 @@ def _write_nifti_bytes(
 ) -> None:
     image = load_nifti(template_path)
     buffer = io.BytesIO()  # filled in parts: a CT of 512 x 512 x 600 takes 300 MB each time that it is there as a whole
-    try:
-        with template_path.open("rb") as file:
-            is_gzip = file.read(2) == b"\x1f\x8b"
-        with gzip.open(template_path, "rb") if is_gzip else template_path.open("rb") as file:
+    with decoding(template_path):
+        with opened(template_path) as file:
             shutil.copyfileobj(file, buffer, 2**20)
         content = buffer.getbuffer()
         stored = np.frombuffer(
             content, image.dataobj.dtype, count=int(np.prod(image.shape)), offset=int(image.dataobj.offset)
         ).reshape(image.shape[2::-1])  # NIfTI stores i fastest, so C order is (D, H, W)
-    except (OSError, EOFError, ValueError) as error:
-        raise CorruptImageError(f"{template_path} is truncated or damaged ({error}). Copy it again.") from error
     _check_shapes(stored.shape, template_path, changed_hu, support)
     in_stored_units = (changed_hu[support].astype(np.float64) - image.dataobj.inter) / image.dataobj.slope
     stored[support] = _fit_into(in_stored_units, stored.dtype)
@@ -132,7 +121,18 @@ def _write_sitk(
     edited.CopyInformation(image)
     for key in image.GetMetaDataKeys():
         edited.SetMetaData(key, image.GetMetaData(key))
-    sitk.WriteImage(edited, str(temporary), useCompression=True, compressionLevel=_COMPRESSION)
+    _save(edited, temporary)
+
+
+def _save(image: sitk.Image, path: Path) -> None:
+    """Write an image; with nibabel if it is slanted, as of a tilted gantry, which SimpleITK straightens in NIfTI."""
+    directions = np.reshape(image.GetDirection(), (3, 3))
+    is_slanted = not np.allclose(directions.T @ directions, np.eye(3), atol=_LARGEST_SHEAR)
+    if is_slanted and file_ending(path) in NIFTI_ENDINGS:
+        values = sitk.GetArrayFromImage(image).T
+        nibabel.save(nibabel.Nifti1Image(values, affine_of(image, path), dtype=values.dtype), path)
+    else:
+        sitk.WriteImage(image, sitk_name(path), useCompression=True, compressionLevel=_COMPRESSION)
 
 
 def _fit_into(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 
-from nnunet_difftumor.ct.reading import read_array, read_ct, read_labels, read_shape
+from nnunet_difftumor.ct.reading import CTVolume, read_array, read_ct, read_labels, read_shape
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
 from nnunet_difftumor.errors import CorruptImageError, DiffTumorError
 
@@ -73,24 +76,40 @@ def place_of(path: Path) -> tuple[Any, ...]:
     return image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
 
 
-def check_as_nnunet_reads(path: Path) -> None:
-    """Voxel values, sizes, position and orientation are those of nnU-Net's default reader."""
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+def read_by_nnunet(path: Path) -> tuple[np.ndarray, Any, np.ndarray]:
+    """Read values, spacing and affine with nnU-Net's default reader of a file.
 
-    array, properties = SimpleITKIO().read_images([str(path)])
-    read = read_ct(path)
-    assert np.allclose(read.image_hu, array[0], atol=1e-3)
-    assert read_shape(path) == array[0].shape
-    assert read.spacing_mm == pytest.approx(properties["spacing"], rel=1e-5)
+    Of .nii that is NibabelIO, which makes no use of positions: they are those of SimpleITK if it reads the file.
+    """
+    ending = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    reader = determine_reader_writer_from_file_ending(ending, str(path), verbose=False)()
+    array, properties = reader.read_images([str(path)])
+    spacing = properties["spacing"]
+    with suppress(RuntimeError):
+        properties = SimpleITKIO().read_images([str(path)])[1]
+    if "nibabel_stuff" in properties:
+        return array[0], spacing, properties["nibabel_stuff"]["original_affine"]
     known = properties["sitk_stuff"]
-    affine = np.diag([-1.0, -1.0, 1.0]) @ np.array(known["direction"]).reshape(3, 3) * np.array(known["spacing"])
-    corner = np.array([0.0, 0.0, 0.0]), np.array(SHAPE) - 1.0
-    for index in corner:
-        expected_mm = affine @ index + np.array(known["origin"]) * (-1, -1, 1)
-        found_mm = read.geometry.affine @ np.append(index[::-1], 1.0)
-        assert np.allclose(found_mm[:3], expected_mm, atol=0.01)
-    voxel_mm3 = np.linalg.det(read.geometry.affine[:3, :3])
-    assert abs(voxel_mm3) == pytest.approx(np.prod(properties["spacing"]), rel=1e-4)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(known["direction"]).reshape(3, 3) * np.array(known["spacing"])
+    affine[:3, 3] = known["origin"]
+    return array[0], spacing, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def check_as_nnunet_reads(path: Path) -> None:
+    """Values, voxel volume, position and orientation are those of nnU-Net's default reader."""
+    array, spacing, affine = read_by_nnunet(path)
+    values, geometry = read_array(path)
+    assert np.allclose(values, array, atol=1e-3)
+    assert read_shape(path) == array.shape
+    for index in np.zeros(3), np.array(SHAPE) - 1.0:
+        found_mm = geometry.affine @ np.append(index[::-1], 1.0)
+        assert np.allclose(found_mm, affine @ np.append(index, 1.0), atol=0.01)
+    voxel_mm3 = abs(np.linalg.det(geometry.affine[:3, :3]))
+    assert voxel_mm3 == pytest.approx(abs(np.linalg.det(affine)), rel=1e-4)
+    assert voxel_mm3 == pytest.approx(np.prod(spacing), rel=0.03)  # of files with two sizes, at most 1% apart
+    if abs(np.linalg.det(affine)) == pytest.approx(np.prod(np.linalg.norm(affine[:3, :3], axis=0)), rel=1e-4):
+        assert geometry.spacing_mm == pytest.approx(spacing, rel=0.01)
 
 
 SAME_AS_NNUNET: dict[str, dict[str, Any]] = {
@@ -151,16 +170,57 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "slanted sform, straight qform": ({"srow": sheared(0.2), "sform_code": 2}, r"contradicts itself"),
     "slanted, in micrometre": ({**in_unit(1000.0, 3), "srow": sheared(0.002) * 1e3, "qform_code": 0}, r"contradicts"),
     "four volumes": ({"dim": [4, 12, 10, 4, 2, 1, 1, 1]}, r"4 axes"),
+    "one slice without a third axis": ({"dim": [2, 12, 80, 1, 1, 1, 1, 1]}, r"needs a third axis of size 1"),
+    "a negative number of voxels": ({"dim": [3, -12, 10, 8, 1, 1, 1, 1]}, r"sizes \(-12, 10, 8\)"),
+    "10^13 voxels": ({"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, r"more than 2\^30"),
+    "voxels in the header": ({"vox_offset": 0}, r"begin within its header"),
+    "intercept without a slope": ({"scl_slope": 0, "scl_inter": -24}, r"intercept -24, but the slope 0: nnU-Net adds"),
+    "intercept and no slope": ({"scl_slope": np.nan, "scl_inter": 10}, r"intercept 10, but the slope nan"),
+    "micrometre without the unit": ({**in_unit(1000.0, 0)}, r"2000\. 1250\. 1500\.\] mm .*unit in its header"),
+    "metre without the unit": ({**in_unit(0.001, 2)}, r"unit in its header may be missing or wrong"),
+    "mm as metre": ({"xyzt_units": 1}, r"unit in its header may be missing or wrong"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_header_that_programs_read_differently_is_named(tmp_path: Path, name: str) -> None:
     fields, says = REFUSED[name]
-    path = save_raw(tmp_path / "ct.nii.gz", **fields)
-    with pytest.raises(DiffTumorError, match=says) as caught:
+    for ending in (".nii.gz", ".nii"):
+        path = save_raw(tmp_path / f"ct{ending}", **{"gzipped": ending == ".nii.gz", **fields})
+        with pytest.raises(DiffTumorError, match="unit" if "unit" in says else says) as caught:
+            read_ct(path)
+        assert str(path) in str(caught.value)
+        path.unlink()
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1000.0, 3), (0.001, 1)])
+@pytest.mark.parametrize("fields", [{"gzipped": False}, {"two": True}])
+def test_a_unit_that_nnunet_does_not_read_is_named(
+    tmp_path: Path, factor: float, unit: int, fields: dict[str, Any]
+) -> None:
+    path = save_raw(tmp_path / ("ct.nii.gz" if "two" in fields else "ct.nii"), **in_unit(factor, unit), **fields)
+    assert read_by_nnunet(path)[1] == pytest.approx(np.array(STEPS_MM[::-1]) * factor)
+    with pytest.raises(CorruptImageError, match=r"unit, voxels are 1\.5 x 1\.25 x 2 mm"):
         read_ct(path)
-    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["CT.Nii", "CT.NII", "CT.NII.GZ", "ct.Nii.gz"])
+def test_an_ending_may_have_large_letters(tmp_path: Path, name: str) -> None:
+    path = save_raw(tmp_path / name, gzipped=name.lower().endswith(".gz"))
+    assert np.array_equal(read_ct(path).image_hu, make_hu().T)
+
+
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "ct.mha"])
+def test_a_file_that_may_not_be_read_is_no_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    path = save_raw(tmp_path / name, gzipped=name.endswith(".gz"))
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CorruptImageError, match="cannot be read: Permission denied") as caught:
+        read_ct(path)
+    assert "damaged" not in str(caught.value)
 
 
 def test_slightly_slanted_axes_are_read_as_nnunet_reads_them_with_nibabel(tmp_path: Path) -> None:
@@ -213,7 +273,15 @@ def test_a_sound_affine_is_that_of_nibabel_to_the_bit(tmp_path: Path) -> None:
 angles = st.sampled_from([0.0, 90.0, 180.0]) | st.floats(-180, 180, width=32)
 sizes = st.sampled_from([0.7, 1.0, 5.0, 0.0, -1.5]) | st.floats(0.25, 8, width=32)
 
-SCALINGS = [{}, {"scl_slope": 0.5, "scl_inter": -10.0}, {"scl_slope": 0.0}, {"scl_slope": np.nan}]
+SCALINGS = [
+    *[{}] * 4,
+    {"scl_slope": 0.5, "scl_inter": -10.0},
+    {"scl_slope": -1.0},
+    {"scl_slope": 0.0},
+    {"scl_slope": np.nan},
+    {"scl_slope": 0.0, "scl_inter": -10.0},
+    {"scl_slope": np.inf, "scl_inter": 10.0},
+]
 
 
 @st.composite
@@ -251,36 +319,51 @@ def headers(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def check_any_header(folder: Path, fields: dict[str, Any]) -> None:
-    path = save_raw(folder / "ct.nii.gz", **fields)
+def check_any_header(folder: Path, fields: dict[str, Any], ending: str) -> None:
+    """The file is named, or as nnU-Net reads it; what no reader of nnU-Net reads has the sizes of its pixdim."""
+    for path in folder.iterdir():  # SimpleITK takes the voxels of ct.nii for those of a ct.nii.gz beside it
+        path.unlink()
+    path = save_raw(folder / f"ct{ending}", **{**fields, "gzipped": ending == ".nii.gz" and fields["gzipped"]})
     try:
-        read_ct(path)
+        _, geometry = read_array(path)
     except DiffTumorError as error:
+        event("named")
         assert str(path) in str(error)  # noqa: PT017
         return
     try:
-        place = place_of(path)
-    except RuntimeError:  # nnU-Net then reads it with nibabel
-        assert read_ct(path).spacing_mm == pytest.approx(np.abs(fields["pixdim"][3:0:-1]), rel=0.01)
-        return
-    check_as_nnunet_reads(path)
-    label = folder / "label.nii.gz"
-    label.unlink(missing_ok=True)
-    write_labels_like(read_ct(path), label, np.ones(read_shape(path), np.uint8))
-    assert place_of(label) == place
+        read_by_nnunet(path)
+    except RuntimeError:
+        event("accepted, refused by nnU-Net")
+        factor = {1: 1000.0, 3: 0.001}.get(fields["xyzt_units"] & 7, 1.0)
+        voxel_mm3 = abs(np.prod(fields["pixdim"][1:4])) * factor**3
+        assert abs(np.linalg.det(geometry.affine)) == pytest.approx(voxel_mm3, rel=0.03)
+    else:
+        event("accepted, as nnU-Net")
+        check_as_nnunet_reads(path)
+    label = folder / f"label{ending}"
+    ct = CTVolume(np.zeros(geometry.shape, np.float32), geometry, path)
+    write_labels_like(ct, label, np.ones(geometry.shape, np.uint8))
+    assert np.array_equal(read_array(label)[1].affine, geometry.affine)
+    with suppress(RuntimeError):
+        assert place_of(label) == place_of(path)
 
 
 DRAWS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
+endings = st.sampled_from([".nii.gz", ".nii.gz", ".nii"])
+
+
 @settings(DRAWS, max_examples=50)
-@given(fields=headers())
-def test_any_header_is_read_as_nnunet_reads_it_or_named(tmp_path: Path, fields: dict[str, Any]) -> None:
-    check_any_header(tmp_path, fields)
+@given(fields=headers(), ending=endings)
+def test_any_header_is_read_as_nnunet_reads_it_or_named(tmp_path: Path, fields: dict[str, Any], ending: str) -> None:
+    check_any_header(tmp_path, fields, ending)
 
 
 @pytest.mark.slow
 @settings(DRAWS, max_examples=500, derandomize=False)
-@given(fields=headers())
-def test_any_of_500_headers_is_read_as_nnunet_reads_it_or_named(tmp_path: Path, fields: dict[str, Any]) -> None:
-    check_any_header(tmp_path, fields)
+@given(fields=headers(), ending=endings)
+def test_any_of_500_headers_is_read_as_nnunet_reads_it_or_named(
+    tmp_path: Path, fields: dict[str, Any], ending: str
+) -> None:
+    check_any_header(tmp_path, fields, ending)

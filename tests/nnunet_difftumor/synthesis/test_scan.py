@@ -15,6 +15,7 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_labels_like
 from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.support.pictures.montage import draw_montage
 from nnunet_difftumor.synthesis.scan import ScanRequest, read_records, synthesize_scan
 from nnunet_difftumor.synthesis.tissue import generator_names as builtin
 from nnunet_difftumor.synthesis.tissue.diffusion import PRECISION_VARIABLE
@@ -394,3 +395,38 @@ def test_what_was_computed_is_kept_where_the_disk_fills_up(
     assert {path.name for path in kept.iterdir()} == {"ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png"}
     assert not (tmp_path / "out").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".partial")]
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_pictures_show_the_planes_of_the_patient_whatever_the_storage(
+    scan, nano_generator_folder, tmp_path, monkeypatch, axes
+):
+    drawn = np.zeros(nibabel.load(scan[1]).shape, dtype=np.uint8)
+    drawn[25:33, 25:33, 12:16] = 1
+    affine = nibabel.load(scan[1]).affine
+    nibabel.save(nibabel.Nifti1Image(drawn, affine), tmp_path / "tumor.nii.gz")
+    upside_down = read_ct(scan[0]).image_hu[:28, 1:, 1:57]  # what lies within 35 mm; from below and behind to the left
+    for path in (*scan, tmp_path / "tumor.nii.gz"):
+        image = nibabel.load(path)
+        values, header = np.asarray(image.dataobj).transpose(axes), image.header
+        header.set_slope_inter(1, 0)
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), affine[:, [*axes, 3]], header), path)
+    rows = []
+
+    def keep(found, heading):
+        rows.extend(found)
+        return draw_montage(found, heading)
+
+    monkeypatch.setattr("nnunet_difftumor.synthesis.scan.draw_montage", keep)
+    words = ("--tumor-mask", str(tmp_path / "tumor.nii.gz"), "--contrast-hu", "-60", "-60")
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out", *words)) == 0
+    assert rows[0].spacing_mm == pytest.approx((3.0, 1.5, 1.5))
+    assert np.allclose(rows[0].before_hu, upside_down[::-1, ::-1], atol=0.01)
+
+
+def test_a_scan_of_one_slice_is_drawn(scan, nano_generator_folder, tmp_path):
+    for path in scan:
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[:, :, 14:15], image.affine), path)
+    assert main(arguments(scan, nano_generator_folder, tmp_path / "out", "--count", "1")) == 0
+    assert (tmp_path / "out" / "montage.png").is_file()
