@@ -165,9 +165,7 @@ def test_the_trainer_takes_a_fourth_axis_of_size_1(folder, write_case, generator
     project.run("difftumor", "splits", "-d", "901", "--folds", "3")
     project.shrink_plans()
     project.configure()
-    printed = project.run(
-        "nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "nnUNetTrainerDiffTumor", "-device", "cpu"
-    )
+    printed = project.run("nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "nnUNetTrainerDiffTumor", "-device", "cpu")
     assert "Epoch 0" in printed
 
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,9 +36,6 @@ from nnunet_difftumor.study.planning import _has_healthy
 NAME = "Dataset901_Roles"
 LIVER = {"background": 0, "liver": 1, "tumor": 2}
 SHAPE = (10, 10, 10)
-SCRIPTS = next(
-    (each / "shared" / "cases" for each in Path(__file__).parents if (each / "shared" / "cases").is_dir()), None
-)
 
 
 def a_map(*values):
@@ -84,12 +79,6 @@ def preprocessed(root, labels, maps):
     return PreprocessedCases(
         folder=folder, identifiers=tuple(sorted(maps)), label_ending=".nii.gz", images={}, labels=labels
     )
-
-
-def run_script(name, folder):
-    if SCRIPTS is None:
-        pytest.skip("needs ../shared/cases")
-    subprocess.run([sys.executable, str(SCRIPTS / f"{name}.py"), str(folder)], check=True)
 
 
 # ---- what a case is
@@ -491,37 +480,6 @@ def test_every_trainer_takes_the_same_cases_for_healthy(make_nnunet_project, mon
     made._prepare_training()
     assert made._fold_cases.groups.other == ("healthy_1", "healthy_2")
     assert made._fold_cases.healthy_train == tuple(f"healthy_{number}" for number in range(3, 8))
-
-
-def test_script_patient_with_two_scans(folders, monkeypatch, capsys):
-    run_script("patient_with_two_scans", folders)
-    monkeypatch.setenv("nnUNet_raw", str(folders))
-    assert main(["splits", "-d", "901"]) == 0
-    assert "--group-pattern" in capsys.readouterr().out
-    assert main(["splits", "-d", "901", "--group-pattern", r"genius_\d\d", "--overwrite"]) == 0
-    folds = read_splits(folders / "preprocessed" / "Dataset901_Patients" / "splits_final.json")
-    assert len(folds) == 3
-    for fold in folds:
-        assert not {name[:9] for name in fold.train} & {name[:9] for name in fold.val}
-
-
-def test_script_tumour_case_empty_mask(folders, monkeypatch, capsys):
-    run_script("tumour_case_empty_mask", folders)
-    monkeypatch.setenv("nnUNet_raw", str(folders))
-    (folders / "t.csv").write_text("case,tumor\n" + "".join(f"case_{n},{int(n < 4)}\n" for n in range(8)))
-    assert main(["splits", "-d", "901"]) == 0
-    assert "healthy: case_2, case_3, case_4, case_5, case_6, case_7" in capsys.readouterr().out
-    options = ["--metadata", str(folders / "t.csv"), "--tumor-column", "tumor", "--overwrite"]
-    assert main(["splits", "-d", "901", *options]) == 0
-    assert "neither: case_2, case_3" in capsys.readouterr().out
-
-
-def test_script_two_tumour_labels(folders, capsys):
-    run_script("two_tumour_labels", folders)
-    assert main(["splits", "-d", "901"]) == 0
-    printed = capsys.readouterr().out
-    assert "4 cases with tumour, 2 healthy, 2 neither" in printed
-    assert "healthy: case_4, case_7" in printed
 
 
 # ---- the commands and the trainer agree

@@ -321,7 +321,9 @@ def test_a_warning_is_logged_and_recorded(
     folder = Path(shutil.copytree(generator_with_provenance, tmp_path / "generator"))
     image, label = project.raw / "imagesTr" / "tumor_0_0000.nii.gz", project.raw / "labelsTr" / "tumor_0.nii.gz"
     seen = replace(fingerprint_case(Case("x", image, label), [2]), image_hash="0" * 64, tumor_mask_hash="1" * 64)
-    seen = replace(seen, content_hash=None, tumor_prints=tuple(replace(each, surroundings=()) for each in seen.tumor_prints or ()))
+    seen = replace(
+        seen, content_hash=None, tumor_prints=tuple(replace(each, surroundings=()) for each in seen.tumor_prints or ())
+    )
     save_provenance(folder / "provenance.json", Provenance(diffusion=(seen,), autoencoder=()))
     project.configure(generator=str(folder))
     plans = {**json.loads((project.preprocessed / "nnUNetPlans.json").read_text()), "continue_training": False}
