@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from argparse import Namespace
-from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
