@@ -150,10 +150,6 @@ def hashed_order(cases: Collection[str], seed: int) -> list[str]:
     return sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
 
 
-def _cases_with(label_voxels: Mapping[str, LabelVoxels], *values: int) -> set[str]:
-    return {case for case, voxels in label_voxels.items() if any(voxels.get(value, 0) > 0 for value in values)}
-
-
 def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumor: bool, tumor_label: int) -> None:
     """Raise where the absence of the tumour label may only mean that nobody looked."""
     if free and not has_tumor:

@@ -7,6 +7,7 @@ from: nibabel from the sform, SimpleITK from pixdim.
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,10 +113,11 @@ def resolve_affine(image: Any, path: Path) -> Affine:
     factor = _MM_OF_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     own = np.diag([factor, factor, factor, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
+        reader.SetFileName(os.fsencode(path).decode())  # a name that is not UTF-8 would end the process
         reader.ReadImageInformation()
-    except RuntimeError:  # nnU-Net reads such a file with nibabel, which knows no units and takes the sizes of pixdim
+    except (RuntimeError, UnicodeDecodeError):
+        # nnU-Net reads such a file with nibabel, which knows no units and takes the sizes of pixdim
         _check_pixdim(own, header["pixdim"][1:4], path)
         return own
     if reader.GetSize() != image.shape[:3]:
