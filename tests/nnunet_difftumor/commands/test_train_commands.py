@@ -384,7 +384,7 @@ class TestRefusals:
         ("extra", "says"),
         [
             (["--tumor-label", "cyst"], "no label 'cyst'"),
-            (["--early-only", "--exclude-cases", "EXCLUDE"], "none is left to train"),
+            (["--early-only", "--exclude-cases", "EXCLUDE"], "None of the 4 cases is left to train"),
         ],
     )
     def test_missing_tumours_are_refused(
@@ -410,9 +410,9 @@ class TestRefusals:
         copy = tmp_path / "Dataset998"
         shutil.copytree(dataset, copy)
         options = json.loads((copy / "dataset.json").read_text())
-        options["labels"]["tumor"] = 7
+        options["labels"] |= {"tumor": 7, "mass": options["labels"]["tumor"]}
         (copy / "dataset.json").write_text(json.dumps(options))
-        assert train_diffusion(copy, autoencoder, tmp_path / "dm") == 1
+        assert train_diffusion(copy, autoencoder, tmp_path / "dm", "--tumor-label", "tumor") == 1
         assert "None of the cases in --data has a tumour" in capsys.readouterr().err
 
     def test_a_picture_is_no_ct(self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
