@@ -96,7 +96,7 @@ class CaseFingerprint:
         tumor_mask_hash: None for a case without a tumour.
         tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None for a case
             whose labels were not looked at.
-        content_hash: See `hash_content`; None for a CT of nothing but air, and in older records.
+        content_hash: See `hash_content`; None for a CT that shows nothing, and in older records.
     """
 
     identifier_hash: str
@@ -108,12 +108,16 @@ class CaseFingerprint:
     def __post_init__(self) -> None:
         _require_hash("identifier_hash", self.identifier_hash)
         _require_hash("image_hash", self.image_hash)
-        if self.content_hash is not None:
-            _require_hash("content_hash", self.content_hash)
-        if self.tumor_mask_hash is not None:
-            _require_hash("tumor_mask_hash", self.tumor_mask_hash)
-            if self.tumor_prints is None:
-                raise ProvenanceError("A case with a tumor_mask_hash needs tumor_prints: without, copies go unnoticed.")
+        for name in ("content_hash", "tumor_mask_hash"):
+            if getattr(self, name) is not None:
+                _require_hash(name, getattr(self, name))
+        if self.tumor_mask_hash is not None and self.tumor_prints is None:
+            raise ProvenanceError("A case with a tumor_mask_hash needs tumor_prints: without, copies go unnoticed.")
+
+    @property
+    def content_hashes(self) -> frozenset[str]:
+        """Hashes of CT and tumour mask; a case that shares one with another is a copy of it."""
+        return frozenset({self.image_hash, self.content_hash, self.tumor_mask_hash} - {None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +145,6 @@ class Provenance:
                 f"fold and splits_hash belong together, got fold={self.fold!r} and "
                 f"splits_hash={self.splits_hash!r}. Give both, or neither."
             )
-
-    def to_json(self) -> str:
-        """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def save_provenance(path: Path, provenance: Provenance) -> None:
@@ -195,26 +195,36 @@ def hash_array(array: NDArray[Any]) -> str:
     digest = hashlib.sha256(_shape_header(b"array", array.shape))
     for part in np.atleast_2d(array):  # slice by slice: a whole CT as float32 would double the memory
         values = np.ascontiguousarray(part, dtype="<f4") + np.float32(0.0)  # -0 and +0 are the same value
-        digest.update(values.astype("<f4", copy=False).tobytes())
+        digest.update(values.astype("<f4", copy=False).data)
     return digest.hexdigest()
 
 
-def hash_content(image_hu: NDArray[np.floating[Any]]) -> str | None:
+def hash_content(image_hu: NDArray[Any]) -> str | None:
     """Hash what a CT in HU (D, H, W) shows, whichever way its axes run and whatever spacing it states.
 
-    Values are whole HU within `SOFT_TISSUE_HU`; outer planes with nothing above it, padding or air, are left out. The
-    sums of planes say in which order and direction the axes are taken, so that a mirrored or turned copy, in whatever
-    header, has the same hash. None where everything is air.
+    Values are whole HU within `SOFT_TISSUE_HU`; outer planes of one value, padding of any number or air, are left out.
+    Sums along each axis are hashed; those of planes say in which order and direction the axes are taken, so that a
+    mirrored or turned copy, in whatever header, has the same hash. None where so little is left that chance makes it.
     """
-    values = np.stack([np.rint(np.clip(part, *SOFT_TISSUE_HU)).astype(np.int16) for part in image_hu])
-    for axis in range(3):
-        inside = np.flatnonzero(values.max(axis=tuple({0, 1, 2} - {axis})) > SOFT_TISSUE_HU[0])
-        if not len(inside):
+    values = np.empty(image_hu.shape, np.int16)
+    for part, whole in zip(image_hu, values, strict=True):
+        whole_hu = part if part.dtype == np.int16 else np.rint(np.float32(part))
+        whole[...] = np.clip(whole_hu, int(SOFT_TISSUE_HU[0]), int(SOFT_TISSUE_HU[1]))
+    for _ in range(2):  # planes of air are planes of one value where the padding around them is gone
+        low, high = values.min(axis=0), values.max(axis=0)
+        spans = (np.ptp(values, axis=(1, 2)), high.max(axis=1) - low.min(axis=1), high.max(axis=0) - low.min(axis=0))
+        varied = [np.flatnonzero(each) for each in spans]
+        if not all(map(len, varied)):
             return None
-        values = values.take(range(inside[0], inside[-1] + 1), axis=axis)
-    sums = [values.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.int64).tolist() for axis in range(3)]
-    values = np.flip(values, tuple(axis for axis in range(3) if sums[axis][::-1] < sums[axis]))
-    return hash_array(values.transpose(sorted(range(3), key=lambda axis: min(sums[axis], sums[axis][::-1]))))
+        values = values[tuple(slice(each[0], each[-1] + 1) for each in varied)]
+    if values.size < 64:
+        return None
+    sums = [values.sum(axis=axis, dtype=np.int32, keepdims=True) for axis in range(3)]
+    lines = [sums[axis - 1].sum(axis=(axis + 1) % 3, dtype=np.int64).ravel().tolist() for axis in range(3)]
+    mirrored = tuple(axis for axis in range(3) if lines[axis][::-1] < lines[axis])
+    order = sorted(range(3), key=lambda axis: min(lines[axis], lines[axis][::-1]))
+    turned = (np.flip(sums[axis], mirrored).transpose(order) for axis in order)
+    return hashlib.sha256("".join(map(hash_array, turned)).encode()).hexdigest()
 
 
 def hash_tumor_mask(tumor_mask: NDArray[np.bool_]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from nnunet_difftumor.cases.splits import (
     read_holdout,
     read_splits,
 )
-from nnunet_difftumor.ct.datasets import load_raw_dataset
+from nnunet_difftumor.ct.datasets import read_dataset_json
 from nnunet_difftumor.ct.label_roles import LabelRoles, declared_values, foreground_labels, require_declared
 from nnunet_difftumor.errors import DatasetError, DiffTumorError, list_some
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
@@ -58,17 +59,15 @@ class PreprocessedCases:
 
 
 def find_raw_images(raw_dataset_folder: Path, ending: str) -> dict[str, Path]:
-    """Find the CT of each case in nnUNet_raw, as far as they are at hand, whatever else is wrong there.
-
-    Args:
-        ending: File ending of the preprocessed data set's dataset.json.
-    """
-    try:
-        cases = load_raw_dataset(raw_dataset_folder, needs_labels=False).cases
-        return {case.identifier: case.image_path for case in cases}
-    except (DiffTumorError, OSError):
-        images = raw_dataset_folder.glob(f"imagesTr/*_0000{ending}")
-        return {path.name.removesuffix(f"_0000{ending}"): path for path in images}
+    """Find the CT of each case, with this ending, in nnUNet_raw, as far as at hand, whatever else is wrong there."""
+    images = raw_dataset_folder.glob(f"imagesTr/*_0000{ending}")
+    found = {path.name.removesuffix(f"_0000{ending}"): path for path in images}
+    with suppress(DiffTumorError):
+        listed = read_dataset_json(raw_dataset_folder / "dataset.json").get("dataset", {})
+        for case, entry in listed.items():
+            with suppress(TypeError, KeyError, IndexError):
+                found[case] = raw_dataset_folder / os.path.expandvars(entry["images"][0])
+    return found
 
 
 @dataclass(frozen=True)

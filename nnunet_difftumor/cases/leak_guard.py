@@ -16,12 +16,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffusion.generator.provenance import (
     CaseFingerprint,
@@ -36,7 +35,7 @@ from diffusion.generator.provenance import (
 )
 from diffusion.generator.records import read_value
 from nnunet_difftumor.cases.tumor_prints import PRINT_VERSION, PrintTable, can_be_told, print_mask
-from nnunet_difftumor.ct.reading import read_ct, read_labels
+from nnunet_difftumor.ct.reading import CTVolume, read_labels, read_stored_ct
 from nnunet_difftumor.errors import DiffTumorError, LeakError, list_some
 from nnunet_difftumor.support.files.fact_cache import FactCache
 
@@ -125,14 +124,15 @@ def describe_case(
         tumor_masks: Label values of each mask that a training may have taken for the tumour: the tumour's own
             label, and the regions that it belongs to.
     """
-    load_ct, load_labels = lru_cache(1)(read_ct), lru_cache(1)(read_labels)
-    mask_of = lru_cache(1)(lambda values: np.isin(load_labels(label_file)[0], values))
+    load_ct, load_labels = lru_cache(1)(read_stored_ct), lru_cache(1)(read_labels)
+    mask_of = lru_cache(1)(
+        lambda values: reduce(np.logical_or, (load_labels(label_file)[0] == each for each in values))
+    )
     image_hash = content_hash = None
     if image_file is not None:
         with suppress(DiffTumorError, OSError):  # describe_blind_spots names the case
-            image_hash, content_hash = cache.get_or_compute(
-                image_file, "image_hashes", lambda: _hash_ct(load_ct(image_file).image_hu)
-            )
+            hashes_of = partial(cache.get_or_compute, image_file, "image_hashes")
+            image_hash, content_hash = hashes_of(lambda: hash_ct(load_ct(image_file)))
     if image_hash is None:
         image_file = None
 
@@ -163,8 +163,9 @@ def describe_case(
     )
 
 
-def _hash_ct(image_hu: NDArray[np.float32]) -> list[str | None]:
-    return [hash_array(image_hu), hash_content(image_hu)]
+def hash_ct(ct: CTVolume) -> list[str | None]:
+    """Hash the values and the content of a CT."""
+    return [hash_array(ct.image_hu), hash_content(ct.image_hu)]
 
 
 def find_overlap(cases: Sequence[CaseContent], provenance: Provenance) -> GeneratorOverlap:
@@ -268,14 +269,12 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
     by_name: dict[str, list[CaseFingerprint]] = defaultdict(list)
     for fingerprint in trained_on:
         by_name[fingerprint.identifier_hash].append(fingerprint)
-    images = {fingerprint.image_hash for fingerprint in trained_on}
-    contents = {fingerprint.content_hash for fingerprint in trained_on} - {None}
-    masks = {fingerprint.tumor_mask_hash for fingerprint in trained_on} - {None}
+    known = frozenset[str]().union(*(fingerprint.content_hashes for fingerprint in trained_on))
     prints = PrintTable([fingerprint.tumor_prints or () for fingerprint in trained_on])
     found = StageOverlap()
     for case in cases:
         namesakes = by_name[hash_identifier(case.identifier)]
-        if case.image_hash in images or case.content_hash in contents or masks.intersection(case.tumor_mask_hashes):
+        if known & {case.image_hash, case.content_hash, *case.tumor_mask_hashes}:
             (found.same if namesakes else found.renamed).append(case.identifier)
             continue
         if prints.holds_same_tumor(case.tumor_prints):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from diffusion.generator.provenance import SOFT_TISSUE_HU, SurroundingsPrint, TumorPrint
 from nnunet_difftumor.ct.components import SMALLEST_PRINT_VOXELS, equivalent_radius_mm, number_within_box
 from nnunet_difftumor.ct.grid import GridGeometry
-from nnunet_difftumor.ct.reading import CTVolume, place_labels, read_ct, read_labels
+from nnunet_difftumor.ct.reading import CTVolume, place_labels
 from nnunet_difftumor.errors import GeometryMismatchError
 
 PRINT_VERSION = 1
@@ -60,26 +60,21 @@ def take_tumor_prints(
     What has fewer than 30 voxels is left out, and so are the surroundings without the CT on the same grid.
     """
     corner, numbers, count = number_within_box(tumor_mask)
-    wanted = [numbers > 0]
+    inside = np.flatnonzero(numbers)
+    voxels, owners = np.stack(np.unravel_index(inside, numbers.shape), axis=1) + corner, numbers.ravel()[inside]
+    wanted = [voxels]
     if count > 1:
-        sizes = np.bincount(numbers.ravel())[1:]
-        wanted += [numbers == number + 1 for number in np.argsort(-sizes, kind="stable")[:_MOST_PARTS]]
+        largest = np.argsort(-np.bincount(owners)[1:], kind="stable")[:_MOST_PARTS]
+        wanted += [voxels[owners == number + 1] for number in largest]
     return tuple(
-        _take_print(np.argwhere(part) + corner, np.asarray(spacing_mm, dtype=np.float64), image_hu)
+        _take_print(part, np.asarray(spacing_mm, dtype=np.float64), image_hu)
         for part in wanted
-        if np.count_nonzero(part) >= SMALLEST_PRINT_VOXELS
+        if len(part) >= SMALLEST_PRINT_VOXELS
     )
 
 
-def print_tumor_file(path: Path, tumor_values: Sequence[int], image_path: Path | None = None) -> tuple[TumorPrint, ...]:
-    """Take the prints of a label file's tumours; without their surroundings if there is no CT, or on another grid."""
-    labels, geometry = read_labels(path)
-    mask: NDArray[Any] = np.isin(labels, tumor_values)
-    return print_mask(mask, geometry, path, read_ct(image_path) if image_path is not None and mask.any() else None)
-
-
 def print_mask(mask: NDArray[Any], geometry: GridGeometry, path: Path, ct: CTVolume | None) -> tuple[TumorPrint, ...]:
-    """Take the prints of a tumour mask (D, H, W) of a label file, as `print_tumor_file` does."""
+    """Take the prints of a label file's tumour mask; without their surroundings if there is no CT, or elsewhere."""
     if ct is not None:
         with suppress(GeometryMismatchError):  # a CT elsewhere says nothing about the tumour's surroundings
             placed: NDArray[Any] = place_labels(mask, geometry, path, ct)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,17 @@ def as_box(starts: ArrayLike, stops: ArrayLike) -> Box:
         slice(int(start), int(stop)) for start, stop in zip(np.asarray(starts), np.asarray(stops), strict=True)
     )
     return depth, height, width
+
+
+def box_of(*maps: NDArray[Any] | None) -> Box:
+    """Smallest box of all that is not 0 in any of some maps (D, H, W); one voxel without any."""
+    given = [each for each in maps if each is not None]
+    rows = np.any([each.any(axis=0) for each in given], axis=0)  # (H, W)
+    planes = np.any([each.any(axis=(1, 2)) for each in given], axis=0)
+    lines = [
+        np.flatnonzero(each) if planes.any() else [0] for each in (planes, *(np.any(rows, axis=n) for n in (1, 0)))
+    ]
+    return as_box([line[0] for line in lines], [line[-1] + 1 for line in lines])
 
 
 def ends_of(box: Sequence[slice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

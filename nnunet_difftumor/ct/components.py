@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_difftumor.ct.boxes import box_of
+
 NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner are connected."""
 
@@ -68,7 +70,7 @@ def number_within_box(mask: NDArray[np.bool_]) -> tuple[tuple[int, ...], NDArray
 
     The box of an empty mask is one voxel.
     """
-    box = next(iter(ndimage.find_objects(mask.astype(np.uint8))), (slice(0, 1),) * 3)
+    box = box_of(mask)
     return (tuple(part.start for part in box), *label_components(mask[box]))
 
 

@@ -7,7 +7,7 @@ or truncated or has no usable grid, and UnsupportedImageError if it is not one 3
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,17 @@ def read_ct(path: Path) -> CTVolume:
         CorruptImageError: If the file holds NaN or infinite values.
         NotHounsfieldError: If the values cannot be HU (see `check_hounsfield`).
     """
-    array, geometry = read_array(Path(path))
-    image_hu = np.ascontiguousarray(array, dtype=np.float32)
-    _check_finite(image_hu, path)
-    check_hounsfield(image_hu, path)
-    return CTVolume(image_hu, geometry, Path(path))
+    ct = read_stored_ct(Path(path))
+    return replace(ct, image_hu=np.ascontiguousarray(ct.image_hu, dtype=np.float32))
+
+
+def read_stored_ct(path: Path) -> CTVolume:
+    """Read a CT as `read_ct` does, but of the type that its file decodes to: mostly int16, half as large."""
+    array, geometry = read_array(path)
+    if array.dtype.kind == "f":
+        _check_finite(array.astype(np.float32, copy=False), path)
+    check_hounsfield(array, path)
+    return CTVolume(array, geometry, path)
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:

@@ -36,7 +36,7 @@ class HoldOut:
     train_only: frozenset[str] | None = None  # of folders with a case of the split, only these train; None: all others
     fold: int | None = None
     splits_hash: str | None = None
-    trained_before: frozenset[str] = frozenset()  # CT hashes of stage one: without a rule, others are held out first
+    trained_before: frozenset[str] = frozenset()  # hashes of stage one: without a rule, others are held out first
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
     heldout = tuple(case for case in every if case.identifier in held)
     if not training:
         raise DatasetError(_nothing_left(len(every), {case.identifier for case in every}, hold_out, copies))
-    seen = {each.identifier for each in heldout if each.fingerprint.image_hash in hold_out.trained_before}
+    seen = {each.identifier for each in heldout if each.fingerprint.content_hashes & hold_out.trained_before}
     if seen:
         notes.append(
             f"The autoencoder was trained on the CT of {_listing(seen)} that are held out here: what is measured on "
@@ -167,7 +167,7 @@ def _apply_rule(
 
 
 def _choose_tenth(cases: Sequence[CachedCase], trained_before: frozenset[str]) -> frozenset[str]:
-    seen = {case.identifier for case in cases if case.fingerprint.image_hash in trained_before}
+    seen = {case.identifier for case in cases if case.fingerprint.content_hashes & trained_before}
     identifiers = sorted({case.identifier for case in cases}, key=lambda name: (name in seen, hash_identifier(name)))
     if len(identifiers) < _FEWEST_TO_HOLD_OUT:
         return frozenset()
@@ -176,14 +176,9 @@ def _choose_tenth(cases: Sequence[CachedCase], trained_before: frozenset[str]) -
 
 def _copies(cases: Sequence[CachedCase], held: frozenset[str]) -> frozenset[str]:
     """Cases that are not held out, but equal one that is."""
-    prints = [case.fingerprint for case in cases if case.identifier in held]
-    images, masks = {each.image_hash for each in prints}, {each.tumor_mask_hash for each in prints} - {None}
-    equal = {
-        case.identifier
-        for case in cases
-        if case.fingerprint.image_hash in images or case.fingerprint.tumor_mask_hash in masks
-    }
-    return frozenset(equal - held)
+    prints = [case.fingerprint.content_hashes for case in cases if case.identifier in held]
+    hashes = frozenset[str]().union(*prints)
+    return frozenset({case.identifier for case in cases if case.fingerprint.content_hashes & hashes} - held)
 
 
 def _read_identifiers(path: Path) -> frozenset[str]:

@@ -42,6 +42,7 @@ from nnunet_difftumor.ct.reading import place_labels, read_ct, read_labels
 from nnunet_difftumor.ct.resample import AIR_HU
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.support.files.atomic_files import name_beside, write_json
+from nnunet_difftumor.support.files.fact_cache import exact_stamp_of
 
 FORMAT_VERSION = 3
 STORED_RANGE_HU = (-1024.0, 3071.0)
@@ -117,7 +118,7 @@ def build_crop_cache(
 ) -> tuple[CachedCase, ...]:
     """Decode the cases that are not in the cache yet, and open exactly these cases.
 
-    An entry is made anew when the path, size or modification time of its CT or label file changed. Entries
+    An entry is made anew when the path or the stamp (`exact_stamp_of`) of its CT or label file changed. Entries
     appear complete or not at all, so an interrupted build goes on where it stopped.
 
     Args:
@@ -155,17 +156,11 @@ def is_cached(
     declared: Collection[int] = (),
     or_without: bool = False,
 ) -> bool:
-    """Say whether `build_crop_cache` would find every case in the cache.
-
-    Args:
-        or_without: A case without its labels counts, and so does one that was left out as bad.
-    """
-    for case in cases:
-        entry = _Entry(case, folder, tumor_values, declared)
-        found = entry.is_current() or (or_without and (entry.is_bad() or _Entry(case, folder).is_current()))
-        if not found:
-            return False
-    return True
+    """Say whether `build_crop_cache` would find every case in the cache, or know it, or its labels, as bad."""
+    return all(
+        entry.is_current() or (or_without and (entry.is_bad() or _Entry(entry.case, folder).is_current()))
+        for entry in (_Entry(case, folder, tumor_values, declared) for case in cases)
+    )
 
 
 def _build_all(all_entries: Sequence[_Entry], workers: int) -> Iterator[tuple[_Entry, DiffTumorError]]:
@@ -198,12 +193,11 @@ class _Entry:
         key = hashlib.sha256(repr((str(case.image_path.resolve()), label, tumor_values)).encode()).hexdigest()
         self.folder = cache_folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', case.identifier)}-{key[:12]}"
         self._mark = self.folder.with_name(f"{self.folder.name}.bad.json")
-        stats = [path.stat() if path.is_file() else None for path in paths]
         self.signature = {
             "version": [FORMAT_VERSION, PRINT_VERSION],
             "identifier": case.identifier,
             "declared": self.declared,
-            "files": [None if stat is None else [stat.st_size, stat.st_mtime_ns] for stat in stats],
+            "files": [exact_stamp_of(path) if path.is_file() else None for path in paths],
         }
 
     def is_current(self) -> bool:

@@ -74,7 +74,8 @@ def _train(options: argparse.Namespace) -> bool:
 
 def _select(options: argparse.Namespace, autoencoder_cases: Sequence[CaseFingerprint]) -> SelectedCases:
     hold_out = read_hold_out(options.splits, options.fold, options.exclude_cases)
-    hold_out = replace(hold_out, trained_before=frozenset(case.image_hash for case in autoencoder_cases))
+    trained_before = frozenset[str]().union(*(case.content_hashes for case in autoencoder_cases))
+    hold_out = replace(hold_out, trained_before=trained_before)
     datasets = [load_raw_dataset(folder) for folder in options.data]
     folders = [labelled_folder(each, options.tumor_label) for each in datasets]
     return runs.prepare_cases(options, folders, hold_out, needs_tumors=True)

@@ -134,7 +134,7 @@ class HostGround(Ground):
             low_mm, high_mm = zone.surface_distance_mm
             depth_mm = organ_depth_mm(host.organ_mask, host.valid_mask, host.spacing_mm)
             places &= (depth_mm >= low_mm) & (depth_mm <= high_mm)
-        self._places = np.argwhere(places)  # (N, 3)
+        self._places = np.flatnonzero(places)  # (N,)
         if len(self._places) == 0:
             raise EmptyOrganError(
                 "The organ mask has no voxel where a tumour may be placed; choose a scan that shows it."
@@ -142,7 +142,8 @@ class HostGround(Ground):
 
     def draw_voxel(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw a voxel of the organ in the zone."""
-        return self._places[int(rng.integers(len(self._places)))]
+        place = self._places[int(rng.integers(len(self._places)))]
+        return np.array(np.unravel_index(place, self._host.organ_mask.shape))
 
     def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
         """Look at a box, clipped to the scan."""

@@ -154,6 +154,7 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
         rows = _montage_rows(ct, result)
         result.apply_to_(ct.image_hu)  # a copy would take another 600 MB for 512 x 512 x 600 voxels
         changed = result.support_mask(organ.shape)
+        del host, organ  # nor are their masks needed beside what is written
         write = partial(_write_results, ct=ct, labels=organ_map, changed=changed, rows=rows, records=records)
         _write_or_keep(write, folder, output)
     return result
@@ -198,7 +199,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest) -> int:
-    values = [int(value) for value in np.unique(organ_map) if value != 0]
+    values = sorted({int(value) for part in organ_map for value in np.unique(part)} - {0})
     if not values:
         raise EmptyOrganError(f"{request.organ_mask_path} has no voxel above 0; give a mask that contains the organ.")
     if request.organ_label in values:

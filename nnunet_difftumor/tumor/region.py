@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
-from nnunet_difftumor.ct.boxes import as_box, ends_of
+from nnunet_difftumor.ct.boxes import as_box, box_of, ends_of
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.drawing import MaskSurface, rim_width_mm
@@ -119,5 +118,5 @@ def support_radius_mm(surface: TumorSurface | MaskSurface) -> float:
 
 def _bounds(valid_mask: NDArray[np.bool_] | None, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First voxel of real CT along each axis and one past the last; the whole grid where all of it or none is."""
-    boxes = [] if valid_mask is None else find_objects(valid_mask.view(np.uint8))
-    return ends_of(boxes[0]) if boxes else (np.zeros(3, np.int64), np.asarray(shape, np.int64))
+    is_whole = valid_mask is None or not valid_mask.any()
+    return (np.zeros(3, np.int64), np.asarray(shape, np.int64)) if is_whole else ends_of(box_of(valid_mask))

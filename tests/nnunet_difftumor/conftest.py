@@ -26,7 +26,7 @@ from diffusion.generator.provenance import (
     hash_tumor_mask,
     save_provenance,
 )
-from nnunet_difftumor.cases.tumor_prints import print_tumor_file
+from nnunet_difftumor.cases.tumor_prints import print_mask
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.reading import read_ct, read_labels
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
@@ -225,13 +225,17 @@ def fingerprint_case() -> Callable[..., CaseFingerprint]:
     """Fingerprint a case from its files, as the leak guard reads them: `fingerprint_case(case, tumor_values)`."""
 
     def fingerprint(case: Case, tumor_values: Sequence[int] = ()) -> CaseFingerprint:
-        label_path = case.label_path if tumor_values else None
+        ct, seen = read_ct(case.image_path), {}
+        if case.label_path and tumor_values:
+            labels, geometry = read_labels(case.label_path)
+            mask = np.isin(labels, tumor_values)
+            seen["tumor_mask_hash"] = hash_tumor_mask(mask)
+            seen["tumor_prints"] = print_mask(mask, geometry, case.label_path, ct if mask.any() else None)
         return CaseFingerprint(
             identifier_hash=hash_identifier(case.identifier),
-            image_hash=hash_array(read_ct(case.image_path).image_hu),
-            content_hash=hash_content(read_ct(case.image_path).image_hu),
-            tumor_mask_hash=hash_tumor_mask(np.isin(read_labels(label_path)[0], tumor_values)) if label_path else None,
-            tumor_prints=print_tumor_file(label_path, tumor_values, case.image_path) if label_path else None,
+            image_hash=hash_array(ct.image_hu),
+            content_hash=hash_content(ct.image_hu),
+            **seen,
         )
 
     return fingerprint

@@ -7,7 +7,7 @@ train in every fold and are in no validation list and no holdout.
 from __future__ import annotations
 
 import functools
-import hashlib
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +23,8 @@ from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError, list_some
 from nnunet_difftumor.settings.trainer_settings import ExtraHealthyDataset
+
+_is_close = functools.partial(np.allclose, rtol=0.0, atol=1e-3)  # a mirrored CT is resampled to nearly mirrored values
 
 
 @dataclass(frozen=True)
@@ -210,20 +212,23 @@ def _open_cases(data_folder: Path, identifiers: Sequence[str] | None = None) -> 
 def _find_copies(
     extras: Sequence[ExtraCases], data_folder: Path, originals: Sequence[str], trained: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """Find cases that train with the preprocessed CT of another: of the same grid, middle slice and whole image."""
+    """Find cases that train with the preprocessed CT of another, mirrored or not: same grid, middle and whole image."""
     by_grid: dict[Any, list[str]] = defaultdict(list)
     grid_of = functools.cache(_raw_grid)
     for original in originals:
         by_grid[grid_of(data_folder, original)].append(original)
     own = _open_cases(data_folder)
-    middle = functools.cache(_hash_middle_slice)
+    middle = functools.cache(_mean_of_middle)
+    mirrors = [axes for count in range(4) for axes in itertools.combinations((1, 2, 3), count)]
     parts = [(_open_cases(extra.data_folder), extra.data_folder, extra.identifiers) for extra in extras]
     for theirs, folder, identifiers in ((own, data_folder, originals), *parts):
         for case in [case for case in identifiers if case in trained]:
             for original in by_grid.get(grid_of(folder, case), ()):
-                if (theirs is own and case == original) or middle(theirs, case) != middle(own, original):
+                if (theirs is own and case == original) or not _is_close(middle(theirs, case), middle(own, original)):
                     continue
-                if np.array_equal(theirs.load_case(case)[0][:], own.load_case(original)[0][:]):
+                image, other = theirs.load_case(case)[0][:], own.load_case(original)[0][:]
+                flips = (np.flip(image, axes) for axes in mirrors if image.shape == other.shape)
+                if any(_is_close(flipped, other) for flipped in flips):
                     yield case, original
 
 
@@ -236,9 +241,10 @@ def _raw_grid(data_folder: Path, case: str) -> tuple[tuple[int, ...], tuple[floa
     return tuple(map(int, properties["shape_before_cropping"])), spacing_mm
 
 
-def _hash_middle_slice(dataset: Any, case: str) -> bytes:
+def _mean_of_middle(dataset: Any, case: str) -> float:
+    """Mean of the middle slice, or of the two middle slices: as far from both ends."""
     image = dataset.load_case(case)[0]
-    return hashlib.sha256(np.ascontiguousarray(image[:, image.shape[1] // 2]).tobytes()).digest()
+    return float(image[:, (image.shape[1] - 1) // 2 : image.shape[1] // 2 + 1].mean(dtype=np.float64))
 
 
 def _pairs(copies: Sequence[tuple[str, str]]) -> str:

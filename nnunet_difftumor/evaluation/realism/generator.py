@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from nnunet_difftumor.cases.leak_guard import hash_ct
 from nnunet_difftumor.ct.datasets import Case, RawDataset, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
+from nnunet_difftumor.ct.reading import read_stored_ct
 from nnunet_difftumor.errors import DatasetError, LeakError, MissingLabelError, OutputExistsError
 from nnunet_difftumor.evaluation.realism import summary, tables
 from nnunet_difftumor.evaluation.realism.collection import collect, seen, write_tumors
@@ -224,8 +226,11 @@ def _held_out_cases(dataset: RawDataset, provenance: Provenance, splits: Path | 
 
 
 def _known(cases: Sequence[Case], trained: Sequence[CaseFingerprint]) -> list[str]:
-    """Cases that are among those that trained a part of the generator."""
+    """Cases that trained a part of the generator, by their names or else by their CT."""
     from diffusion.generator.provenance import hash_identifier
 
-    hashes = {entry.identifier_hash for entry in trained}
-    return [case.identifier for case in cases if hash_identifier(case.identifier) in hashes]
+    hashes = {value for entry in trained for value in (entry.identifier_hash, *entry.content_hashes)}
+    named = {case.identifier for case in cases if hash_identifier(case.identifier) in hashes}
+    others = [case for case in cases if case.identifier not in named]
+    seen = {each.identifier for each in others if not hashes.isdisjoint(hash_ct(read_stored_ct(each.image_path)))}
+    return [case.identifier for case in cases if case.identifier in named | seen]

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_difftumor.ct.boxes import box_of
 from nnunet_difftumor.ct.components import NEIGHBOURS_26, equivalent_diameter_mm, label_components
-from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, box_of, read_case_maps
+from nnunet_difftumor.evaluation.scoring.case_maps import CaseFiles, CaseMaps, read_case_maps
 from nnunet_difftumor.evaluation.scoring.components import (
     Components,
     Matching,

@@ -12,9 +12,8 @@ from typing import Any
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from nnunet_difftumor.ct.boxes import widened
+from nnunet_difftumor.ct.boxes import box_of, widened
 from nnunet_difftumor.ct.grid import GridGeometry, turn_onto_grid
 from nnunet_difftumor.ct.reading import IMAGE_ENDINGS, read_array, read_labels
 from nnunet_difftumor.errors import CorruptImageError, DatasetError, DiffTumorError, GeometryMismatchError
@@ -271,9 +270,3 @@ def _check_that_probabilities_belong(
                 f"{path} does not belong to {files.prediction}: half of the voxels that are '{label.name}' there have "
                 f"a probability of {median:.3f} or less. Take both from one prediction."
             )
-
-
-def box_of(*maps: NDArray[Any] | None) -> tuple[slice, ...]:
-    """Box of all that is not 0 in any of some maps; one voxel without any."""
-    is_something = np.logical_or.reduce([values != 0 for values in maps if values is not None])
-    return next(iter(ndimage.find_objects(is_something.view(np.uint8))), (slice(0, 1),) * 3)

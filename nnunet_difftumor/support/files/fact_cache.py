@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ CASE_FACTS_FILE_NAME = "difftumor_cases.json"
 class FactCache:
     """What was once computed about files, kept in a JSON file; a changed file is computed again.
 
-    A file is known by its path from the folder of the cache, by size and time of change.
+    A file is known by its path from the folder of the cache and by `exact_stamp_of`.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -34,7 +35,7 @@ class FactCache:
 
     def put(self, file: Path, fact: str, value: Any) -> None:
         """Keep a fact (a JSON value) about a file."""
-        self._entries[self._key(file)] = {"stamp": stamp_of(file), "facts": {**self._facts(file), fact: value}}
+        self._entries[self._key(file)] = {"stamp": exact_stamp_of(file), "facts": {**self._facts(file), fact: value}}
         self._is_changed = True
 
     def get_or_compute(self, file: Path, fact: str, compute: Callable[[], Any]) -> Any:
@@ -46,9 +47,10 @@ class FactCache:
         return value
 
     def save(self) -> None:
-        """Write the cache if it has changed; a folder that cannot be written to is only logged."""
+        """Write the cache if it has changed, with what others wrote of other files; an error is only logged."""
         if self._path is None or not self._is_changed:
             return
+        self._entries = {**_read_entries(self._path), **self._entries}
         try:
             write_json(self._path, {"format": 1, "files": self._entries}, overwrite=True)
         except OSError as error:
@@ -57,7 +59,7 @@ class FactCache:
 
     def _facts(self, file: Path) -> dict[str, Any]:
         entry = self._entries.get(self._key(file))
-        return entry["facts"] if entry is not None and entry["stamp"] == stamp_of(file) else {}
+        return entry["facts"] if entry is not None and entry["stamp"] == exact_stamp_of(file) else {}
 
     def _key(self, file: Path) -> str:
         root = Path("/") if self._path is None else self._path.resolve().parent
@@ -68,6 +70,13 @@ def stamp_of(path: Path) -> list[int]:
     """What tells that a file has changed, as JSON holds it: its size in bytes and its time of change in nanoseconds."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
+
+
+def exact_stamp_of(path: Path) -> list[int]:
+    """Return this and a checksum of the file's end, where gzip keeps one of the whole: times are coarse, or set."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, 4096), os.SEEK_END)
+        return [*stamp_of(path), zlib.crc32(file.read())]
 
 
 def _read_entries(path: Path) -> dict[str, dict[str, Any]]:

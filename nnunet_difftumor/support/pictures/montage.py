@@ -12,6 +12,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from nnunet_difftumor.ct.boxes import box_of, widened
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ def crop_around(
     label: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: float = 35.0
 ) -> tuple[slice, slice, slice]:
     """Box around a label (D, H, W) of at least one voxel, with a margin in mm, cut at the volume's borders."""
-    voxels = np.argwhere(label)
-    margin = np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int)
-    low, high = np.maximum(voxels.min(axis=0) - margin, 0), np.minimum(voxels.max(axis=0) + margin + 1, label.shape)
-    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+    return widened(box_of(label), np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int), label.shape)
 
 
 def draw_montage(rows: Sequence[MontageRow], heading: str) -> Figure:

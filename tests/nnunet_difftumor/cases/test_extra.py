@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import blosc2
 import nibabel
 import numpy as np
 import pytest
@@ -313,10 +314,12 @@ def test_a_copy_of_a_held_out_case_is_a_leak_and_one_of_a_training_case_is_told(
     assert "training cases too: donor_9 (healthy_4)" in Path(trainer.log_file).read_text()
 
 
-def put_copy(project, case, original):
-    """Let a case of the project have the CT of another one, and keep its labels."""
+def put_copy(project, case, original, axes=()):
+    """Let a case of the project have the CT of another one, mirrored along axes, and keep its labels."""
     folder = project.preprocessed / "nnUNetPlans_3d_fullres"
-    shutil.copy(folder / f"{original}.b2nd", folder / f"{case}.b2nd")
+    (folder / f"{case}.b2nd").unlink()
+    image = blosc2.open(str(folder / f"{original}.b2nd"))[:]
+    blosc2.asarray(np.ascontiguousarray(np.flip(image, axes)), urlpath=str(folder / f"{case}.b2nd"))
 
 
 def test_a_healthy_training_case_with_the_ct_of_a_validation_case_is_a_leak(make_nnunet_project, monkeypatch):
@@ -327,6 +330,10 @@ def test_a_healthy_training_case_with_the_ct_of_a_validation_case_is_a_leak(make
     put_copy(project, "healthy_3", "tumor_2")
     with pytest.raises(LeakError, match=r"validation.*healthy_3 \(tumor_2\)"):
         make_trainer(project)._prepare_training()
+    for axes in ((1,), (2, 3), (1, 2, 3)):
+        put_copy(project, "healthy_3", "tumor_2", axes)
+        with pytest.raises(LeakError, match=r"validation.*healthy_3 \(tumor_2\)"):
+            make_trainer(project)._prepare_training()
     put_copy(project, "healthy_3", "tumor_1")
     with pytest.raises(ConfigurationError, match=r"annotated tumour.*healthy_3 \(tumor_1\)"):
         make_trainer(project)._prepare_training()

@@ -18,7 +18,6 @@ from nnunet_difftumor.cases.leak_guard import (
     refuse_overlap,
 )
 from nnunet_difftumor.cases.splits import Split
-from nnunet_difftumor.cases.tumor_prints import print_tumor_file
 from nnunet_difftumor.ct import reading
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import LeakError
@@ -223,7 +222,7 @@ def test_hashes_are_kept_and_follow_the_file(data, tmp_path):
     assert changed.image_hash != before.image_hash
 
 
-def test_each_file_is_read_once_and_then_never_again(data, tmp_path, monkeypatch):
+def test_each_file_is_read_once_and_then_never_again(data, tmp_path, monkeypatch, fingerprint_case):
     files = []
 
     def read_array(path):
@@ -241,7 +240,8 @@ def test_each_file_is_read_once_and_then_never_again(data, tmp_path, monkeypatch
     content = describe_case("train_1", label_file, image_file, [(2,), (2, 3)], cache)
     assert sorted(files) == sorted([label_file, image_file])
     assert (len(content.tumor_mask_hashes), len(content.tumor_prints)) == (2, 2)
-    assert content.tumor_prints[1] == print_tumor_file(label_file, (2, 3), image_file)[0]
+    seen = fingerprint_case(Case("train_1", image_file, label_file), (2, 3))
+    assert (seen.image_hash, seen.tumor_prints[0]) == (content.image_hash, content.tumor_prints[1])
     files.clear()
     assert describe_case("train_1", label_file, image_file, [(2,), (2, 3)], cache) == content
     assert files == []
@@ -282,8 +282,23 @@ def with_a_broken_list(raw):
     (raw / "dataset.json").write_text(json.dumps({**content, "dataset": {"train_2": {}}}))
 
 
+def with_a_list_of_other_places(raw):
+    (raw / "imagesTr").rename(raw / "elsewhere")
+    listed = {name: {"images": [f"elsewhere/{name}_0000.nii.gz"], "label": f"labelsTr/{name}.nii.gz"} for name in NAMES}
+    listed["train_1"]["images"] = ["$DIFFTUMOR_NOT_SET/train_1_0000.nii.gz"]
+    content = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps({**content, "dataset": listed}))
+
+
 @pytest.mark.parametrize(
-    "spoil", [without_a_label, with_a_second_channel, with_a_broken_description, with_a_broken_list]
+    "spoil",
+    [
+        without_a_label,
+        with_a_second_channel,
+        with_a_broken_description,
+        with_a_broken_list,
+        with_a_list_of_other_places,
+    ],
 )
 def test_what_is_wrong_with_another_case_does_not_blind_the_guard(data, spoil, fingerprint_case):
     raw = data.folder.parent
@@ -291,8 +306,8 @@ def test_what_is_wrong_with_another_case_does_not_blind_the_guard(data, spoil, f
     (raw / "dataset.json").write_text(
         json.dumps({"channel_names": {"0": "CT"}, "labels": LABELS, "file_ending": ".nii.gz"})
     )
-    spoil(raw)
     seen = fingerprint_case(Case("patient_77", data.images["val_1"]))  # without labels: the CT alone tells
+    spoil(raw)
     data = replace(data, images=find_raw_images(raw, ".nii.gz"))
     with pytest.raises(LeakError, match="val_1 under another identifier"):
         check(data, [seen])
@@ -311,6 +326,18 @@ def test_a_ct_that_the_guard_cannot_look_at_is_told_and_the_others_are_looked_at
         check(data, [seen])
 
 
+def test_a_record_without_content_hashes_guards_by_the_others(data, fingerprint_case):
+    seen = replace(fingerprint_case(Case("patient_77", data.images["val_1"])), content_hash=None)
+    folder = data.folder / "generator"
+    folder.mkdir()
+    save_provenance(folder / "provenance.json", Provenance(diffusion=(seen,), autoencoder=()))
+    content = json.loads((folder / "provenance.json").read_text())
+    del content["diffusion"][0]["content_hash"]  # as records of version 1.0 are
+    (folder / "provenance.json").write_text(json.dumps(content))
+    with pytest.raises(LeakError, match="val_1 under another identifier"):
+        check_leaks(folder, data, CASES, DiffTumorConfig(generator=None, organ_label=1, tumor_label=2), 0)
+
+
 def test_cases_that_trained_without_labels_are_counted(data, fingerprint_case):
     unlabelled = fingerprint_case(Case("elsewhere", data.images["train_1"]))
     notes = check(data, [OTHER], [unlabelled, unlabelled]).notes
@@ -323,7 +350,8 @@ MIRRORED_AND_RESPACED = {
     "axes in another order": lambda hu: hu.transpose(2, 0, 1),
     "turned": lambda hu: np.rot90(hu, axes=(0, 2)),
     "padded": lambda hu: np.pad(hu, ((0, 2), (3, 0), (1, 1)), constant_values=-1024),
-    "windowed": lambda hu: hu.clip(-160, 250),
+    "windowed": lambda hu: hu.clip(-500, 3000),
+    "padded with 0": lambda hu: np.pad(hu, ((0, 2), (3, 0), (1, 1)), constant_values=0),
 }
 
 

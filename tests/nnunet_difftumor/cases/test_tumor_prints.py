@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -291,7 +291,7 @@ def test_a_label_file_on_another_grid_is_printed_without_surroundings(data, scan
 def test_malformed_prints_are_named(data, scans, change, message, plant, tmp_path):
     case = plant(data, scans["val_small"], "a")
     assert len(case.tumor_prints[0].surroundings) == 3
-    content = json.loads(Provenance(diffusion=(case,), autoencoder=()).to_json())
+    content = json.loads(json.dumps(asdict(Provenance(diffusion=(case,), autoencoder=()))))
     change(content["diffusion"][0])
     (tmp_path / "provenance.json").write_text(json.dumps(content))
     with pytest.raises(ProvenanceError, match=message):
@@ -339,7 +339,7 @@ def test_a_warning_is_logged_and_recorded(
 def test_the_record_discloses_rounded_numbers_only(data, scans, plant):
     case = plant(data, scans["val_large"], "a")
     assert isinstance(case, CaseFingerprint)
-    text = json.dumps(json.loads(Provenance(diffusion=(case,), autoencoder=()).to_json()))
+    text = json.dumps(asdict(Provenance(diffusion=(case,), autoencoder=())))
     numbers = json.loads(text)["diffusion"][0]["tumor_prints"]
     assert can_be_told(case.tumor_prints)
     assert all(float(f"{part['volume_mm3']:.3g}") == part["volume_mm3"] for part in numbers)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import find_objects
 
-from nnunet_difftumor.ct.boxes import as_box, ends_of, inside, widened
+from nnunet_difftumor.ct.boxes import as_box, box_of, ends_of, inside, widened
 
 SHAPE = (7, 9, 11)
 
@@ -27,3 +28,12 @@ def test_a_box_inside_another_shows_the_same_voxels() -> None:
     box = as_box((0, 4, 1), (3, 6, 6))
     wide = widened(box, 2, SHAPE)
     assert np.array_equal(values[wide][inside(box, wide)], values[box])
+
+
+def test_the_box_of_some_maps_holds_all_that_is_not_0() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.003, 0.01, 0.1):
+        for _ in range(30):
+            maps = [(rng.random(SHAPE) < share) * np.int16(rng.integers(1, 9)) for _ in range(2)]
+            expected = (find_objects(((maps[0] + maps[1]) > 0).astype(np.uint8)) or [as_box((0, 0, 0), (1, 1, 1))])[0]
+            assert box_of(maps[0], None, maps[1]) == expected

@@ -16,6 +16,7 @@ from nnunet_difftumor.ct.components import find_tumors
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.reading import CTVolume, read_ct
 from nnunet_difftumor.errors import CorruptImageError, GeometryMismatchError
+from nnunet_difftumor.generator_training.case_selection import HoldOut, select_cases
 from nnunet_difftumor.generator_training.crop_cache import _store, build_crop_cache, is_cached
 
 AFFINE = np.diag([0.8, 0.8, 2.5, 1.0])
@@ -221,3 +222,15 @@ def test_two_containers_share_a_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(results) == 2
     assert np.array_equal(*results)
     assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("how", ["the same", "mirrored and stated at another spacing"])
+def test_a_copy_of_a_held_out_case_never_trains(tmp_path: Path, how: str) -> None:
+    cases = [make_case(tmp_path / "data", name, seed) for seed, name in enumerate("ab")]
+    hu = np.asanyarray(nibabel.load(cases[0].image_path).dataobj)
+    copy = tmp_path / "data" / "copy_0000.nii.gz"
+    mirrored = how != "the same"
+    nibabel.save(nibabel.Nifti1Image(hu[::-1] if mirrored else hu, np.eye(4) if mirrored else AFFINE), copy)
+    cached = build_crop_cache([*cases, Case("copy", copy)], tmp_path / "cache")
+    selected = select_cases([(tmp_path, cached)], HoldOut(identifiers=frozenset("a")))
+    assert [case.identifier for case in selected.training] == ["b"]

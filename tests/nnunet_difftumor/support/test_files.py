@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all; facts of files follow the files."""
 
+import gzip
 import os
 
 import pytest
@@ -94,3 +95,24 @@ def test_facts_of_a_folder_a_patient_are_not_confused(tmp_path, names):
     files = [moved / file.relative_to(tmp_path) for file in files]
     cache = FactCache(moved / "facts.json")
     assert [cache.get(file, "number") for file in files] == [0, 1]
+
+
+def test_a_file_of_the_same_size_and_time_is_told_by_its_end(tmp_path):
+    file, cache = tmp_path / "ct.nii.gz", FactCache(tmp_path / "facts.json")
+    for number, content in enumerate((b"0" * 9000, b"1" * 9000)):
+        file.write_bytes(gzip.compress(content, 9, mtime=0))
+        os.utime(file, ns=(0, 10**18))  # as copies that keep times, and disks that know seconds only
+        assert cache.get(file, "number") is None
+        cache.put(file, "number", number)
+        assert cache.get(file, "number") == number
+
+
+def test_two_processes_keep_the_facts_of_one_another(tmp_path):
+    files = [tmp_path / name for name in ("a.nii.gz", "b.nii.gz")]
+    caches = [FactCache(tmp_path / "facts.json") for _ in files]
+    for number, (file, cache) in enumerate(zip(files, caches, strict=True)):
+        file.write_text("a")
+        cache.put(file, "number", number)
+        cache.save()
+    kept = FactCache(tmp_path / "facts.json")
+    assert [kept.get(file, "number") for file in files] == [0, 1]

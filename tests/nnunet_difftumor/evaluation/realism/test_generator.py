@@ -14,6 +14,7 @@ from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_ide
 from diffusion.generator_folder import load_generator, save_generator
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.commands.evaluation.evaluate_generator import _other_organs
+from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
 from nnunet_difftumor.evaluation.realism.settings import quick_settings
@@ -120,9 +121,14 @@ def test_results_are_not_overwritten_unless_asked(finished, dataset, nano_genera
     assert "--overwrite" in capsys.readouterr().err
 
 
-def test_a_case_that_trained_the_generator_is_refused(dataset, nano_generator_folder, tmp_path, capsys):
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_case_that_trained_the_generator_is_refused(
+    dataset, nano_generator_folder, tmp_path, capsys, renamed, fingerprint_case
+):
     loaded = load_generator(nano_generator_folder)
     known = CaseFingerprint(identifier_hash=hash_identifier("a"), image_hash="0" * 64, tumor_mask_hash=None)
+    if renamed:
+        known = fingerprint_case(Case("other", dataset / "imagesTr" / "a_0000.nii.gz"))
     generator = tmp_path / "generator"
     save_generator(generator, loaded.pipeline, loaded.info, Provenance(diffusion=(known,), autoencoder=()))
     splits = tmp_path / "splits.json"
