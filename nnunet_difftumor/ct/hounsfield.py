@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,28 +37,27 @@ class _Histogram:
         return float(self.counts[low : high + 1].sum() / self.counts.sum())
 
     def without_padding(self) -> _Histogram:
-        """The same without values below -150 HU that stand alone and often: padding, or air as one number."""
+        """The same without values that stand alone and often: padding, or air as one number."""
         window = np.ones(2 * _SPIKE_REACH + 1, dtype=np.int64)
         around = np.convolve(self.counts, window, mode="same") - self.counts
-        is_spike = (self.counts >= _SPIKE_SHARE * self.counts.sum()) & (around <= 0.01 * self.counts)
-        is_spike[-150 - _FIRST_HU :] = False
-        rest = np.where(is_spike, 0, self.counts)
+        is_padding = (self.counts >= _SPIKE_SHARE * self.counts.sum()) & (around <= 0.01 * self.counts)
+        is_padding[list(self.cuts())] = False
+        rest = np.where(is_padding, 0, self.counts)
         return _Histogram(rest) if rest.sum() >= 0.01 * self.counts.sum() else self
+
+    def cuts(self) -> Iterator[int]:
+        """Bins in which values pile up that were cut off: others follow on one side, and none on the other."""
+        for end in np.flatnonzero(self.counts >= _SPIKE_SHARE * self.counts.sum()):
+            below, above = self.counts[max(0, end - 20) : end], self.counts[end + 1 : end + 21]
+            if below.any() != above.any():
+                inside = above if above.any() else below
+                if np.count_nonzero(inside) > 2 and self.counts[end] > 5 * inside.mean():
+                    yield int(end)
 
     def percentile(self, percent: float) -> float:
         """Value in HU below which so many percent of the voxels lie."""
         total = np.cumsum(self.counts)
         return float(np.searchsorted(total, max(1.0, percent / 100.0 * total[-1]))) + _FIRST_HU
-
-    def is_cut(self, *, above: bool) -> bool:
-        """True if voxels pile up at an end of the values, next to others that thin out towards it."""
-        filled = np.flatnonzero(self.counts)
-        if len(filled) < 64:
-            return False
-        end, step = (filled[-1], -1) if above else (filled[0], 1)
-        neighbours = self.counts[end + step : end + 21 * step : step] if end + 21 * step >= 0 else self.counts[:0]
-        share = self.counts[end] / self.counts.sum()
-        return bool(share >= 0.005 and neighbours.sum() > 0 and self.counts[end] >= 10 * neighbours.mean())
 
 
 def check_hounsfield(image_hu: NDArray[np.floating[Any]], path: Path) -> None:
@@ -114,24 +114,18 @@ def check_organ(image_hu: NDArray[np.floating[Any]], organ: NDArray[np.bool_], p
 def _fault(values: _Histogram, low: float, high: float) -> tuple[str, str] | None:
     """What is wrong with the values of a CT without its padding, and how to mend it."""
     share = values.share
-    fat_and_flesh, below = share(-160, 300), share(_FIRST_HU, -700)
-    shifted = share(864, 1324)  # fat and flesh without the intercept; real bone spreads to both sides of it
-    if low >= -20.0 and high <= 20.0:
-        return _NORMALISED
-    stands_out = shifted > max(0.02, 2.9 * share(400, 800), 2.5 * share(1325, _LAST_HU))
-    if stands_out and (share(_FIRST_HU, -151) < 0.005 or shifted > fat_and_flesh):
-        return _STORED
-    partly = share(-699, -161)
-    if (below > 0.997 and values.percentile(0) < values.percentile(100)) or (
-        partly > fat_and_flesh and share(_FIRST_HU, -1060) > 0.02 * below
-    ):
-        return _TWICE
-    if values.percentile(5) >= -10 and values.percentile(95) <= 10:
-        return _NORMALISED
+    fat_and_flesh = share(-160, 300)
+    stored = share(864, 1324)  # fat and flesh 1024 HU too high; bone spreads to both sides of it
+    has_no_air_or_fat = share(_FIRST_HU, -60) < 0.005 or (share(_FIRST_HU, -150) < 0.005 and stored > fat_and_flesh)
     first, last = values.percentile(0), values.percentile(100)
-    spread = values.percentile(99.9) - values.percentile(0.1)
-    if first >= 0 and spread > 100 and (share(0, 10) > 0.005 or share(301, _LAST_HU) > 0.5):
+    if (low >= -20.0 and high <= 20.0) or (values.percentile(5) >= -10 and values.percentile(95) <= 10):
+        return _NORMALISED
+    if has_no_air_or_fat and stored > max(0.01, 0.6 * share(401, _LAST_HU)):
+        return _STORED
+    if share(_FIRST_HU, -1500) > 0.01 or fat_and_flesh < 0.1 * share(-984, -860):  # air, or flesh, 1024 HU too low
+        return _TWICE
+    if first >= 0 and (share(0, 10) > 0.005 or share(301, _LAST_HU) > 0.5):
         return _STORED if last >= 1024 else _SCALED
-    if (first > -500 and values.is_cut(above=False)) or (last < 300 and values.is_cut(above=True)):
+    if any(-700 < cut + _FIRST_HU < 300 for cut in values.cuts()):
         return _WINDOWED
     return None
