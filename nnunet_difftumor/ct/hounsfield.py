@@ -45,6 +45,13 @@ class _Histogram:
         rest = np.where(is_padding, 0, self.counts)
         return _Histogram(rest) if rest.sum() >= 0.01 * self.counts.sum() else self
 
+    def peak(self, low_hu: int, high_hu: int) -> int:
+        """Value in HU with the most voxels within 10 HU, values that pile up at a cut left out."""
+        counts = self.counts.copy()
+        counts[list(self.cuts())] = 0
+        near = np.convolve(counts, np.ones(21, dtype=np.int64), mode="same")
+        return low_hu + int(np.argmax(near[low_hu - _FIRST_HU : high_hu + 1 - _FIRST_HU]))
+
     def cuts(self) -> Iterator[int]:
         """Bins in which values pile up that were cut off: others follow on one side, and none on the other."""
         for end in np.flatnonzero(self.counts >= _SPIKE_SHARE * self.counts.sum()):
@@ -116,13 +123,15 @@ def _fault(values: _Histogram, low: float, high: float) -> tuple[str, str] | Non
     share = values.share
     fat_and_flesh = share(-160, 300)
     stored = share(864, 1324)  # fat and flesh 1024 HU too high; bone spreads to both sides of it
-    has_no_air_or_fat = share(_FIRST_HU, -60) < 0.005 or (share(_FIRST_HU, -150) < 0.005 and stored > fat_and_flesh)
+    has_no_air_or_fat = share(_FIRST_HU, -60 if stored < 0.2 else -150) < 0.005  # so much is no bone, but noise may be
     first, last = values.percentile(0), values.percentile(100)
     if (low >= -20.0 and high <= 20.0) or (values.percentile(5) >= -10 and values.percentile(95) <= 10):
         return _NORMALISED
     if has_no_air_or_fat and stored > max(0.01, 0.6 * share(401, _LAST_HU)):
         return _STORED
-    if share(_FIRST_HU, -1500) > 0.01 or fat_and_flesh < 0.1 * share(-984, -860):  # air, or flesh, 1024 HU too low
+    low_flesh = share(-984, -860) - 3 * share(-859, -700)  # lung is there too, and above it
+    flesh_too_low = fat_and_flesh < 0.15 * low_flesh and values.peak(-1060, -860) > -985  # air peaks below
+    if flesh_too_low or share(_FIRST_HU, -1500) > 0.01 or share(_FIRST_HU, -700) > 0.997:  # the second is air
         return _TWICE
     if first >= 0 and (share(0, 10) > 0.005 or share(301, _LAST_HU) > 0.5):
         return _STORED if last >= 1024 else _SCALED
