@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ _DATASET_KEYS: dict[str, tuple[type, str]] = {
     "dataset": (dict, '{"case": {"images": ["imagesTr/case_0000.nii.gz"], "label": "labelsTr/case.nii.gz"}}'),
 }
 
-_MASKS = r"labels?|labelmaps?|gt|ground[_-]?truths?|segs?|segmentations?|masks?|msk|annotations?|predictions?"
+_MASKS = r"labels?|labelmaps?|gt|ground[_-]?truths?|segs?|segmentations?|masks?|msk|gtv|annotations?|pred(iction)?s?"
 _NO_CT_NAME = re.compile(
-    rf"(?i)(^|[._-])({_MASKS}|pet|suv|suvbw)([._-]?\d+)*(\.(nii|nrrd|mh[ad])|$)|^(label|seg|segmentation|mask)s?[._-]"
+    rf"(?i)(^|[._-])(\d*({_MASKS}|pet|suv|suvbw)([._-]?\d+)*|pt)(\.(nii|nrrd|mh[ad])|$)"
+    r"|^(label|seg|segmentation|mask)s?[._-]"
 )
-_NO_CT_FOLDER = re.compile(rf"(?i)(^|[._-])({_MASKS}|instances|derivatives)([_-]?(tr|ts|va|train|test|val))?$")
+_NO_CT_FOLDER = re.compile(
+    rf"(?i)(^|[._-])({_MASKS}|instances|derivatives)([_-]?(tr|ts|va|train|test|val))?\d*$|^segs?[._-]"
+)
 """Masks and pictures of other kinds, by the words that public data sets name their files and folders with."""
 
 _CT_SUFFIX = re.compile(r"(_0000|[_-]ct)$", re.IGNORECASE)
-_NAMED_BY_FOLDER = frozenset("ct image img imaging scan volume".split())
+_NAMED_BY_FOLDER = frozenset("ct data image img imaging volume".split())
 """Files of layouts with one folder a case: AbdomenAtlas, PanTS and TotalSegmentator (ct), KiTS (imaging)."""
 
 
@@ -97,8 +101,8 @@ def find_ct_files(folder: Path) -> tuple[Case, ...]:
     """Find the CTs of a plain folder, subfolders included, sorted by path; they have no labels.
 
     The identifier is the file name without its ending and without a final `_0000` or `_ct`; of a file named ct,
-    imaging, image, img, scan or volume, the name of its folder. Masks and PET are left out by the names of their files
-    and folders. Links are followed; what they lead to counts once.
+    data, image, img, imaging or volume, the name of its folder. Masks and PET are left out by the names of their
+    files and folders. Links are followed; what they lead to counts once.
 
     Raises:
         DatasetError: If there is no CT, two have one identifier, or a link leads nowhere.
@@ -132,7 +136,7 @@ def refuse_broken_links(folder: Path, paths: Iterable[Path]) -> None:
         DatasetError: If there are some; it names them.
     """
     broken = [path for path in paths if path.is_symlink() and not path.exists()]
-    names = [str(path) for path in sorted(broken) if file_ending(path) is not None or not path.suffix]
+    names = [str(path) for path in sorted(broken) if file_ending(path) or not path.suffix.strip(".0123456789")]
     if names:
         raise DatasetError(
             f"{folder} holds {len(names)} links whose target is missing: {list_some(names)}. Fetch what they lead to "
@@ -167,7 +171,10 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
         DatasetError: If it is missing, no JSON object, or lacks a key.
     """
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist; an nnU-Net raw data set needs it beside imagesTr and labelsTr.")
+        raise DatasetError(
+            f"{path} does not exist; an nnU-Net raw data set needs it beside imagesTr and labelsTr. "
+            "Where no labels are needed, imagesTr itself can be named."
+        )
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -219,12 +226,18 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _nothing_found(folder: Path) -> str:
     found = f"{folder} holds neither dataset.json (nnU-Net raw data set) nor a CT file ({', '.join(IMAGE_ENDINGS)})."
-    names = [path.name.lower() for path in folder.rglob("*")]
-    if any(name.endswith((".dcm", ".ima")) or name == "dicomdir" for name in names):
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    if any(map(_is_dicom, paths)):
         return f"{found} It holds DICOM files; convert each series to NIfTI first, for example with dcm2niix."
-    if any(name.endswith(IMAGE_ENDINGS) for name in names):
+    if any(map(file_ending, paths)):
         return f"{found} By the names of files and folders, its images are masks or no CT. Name the CTs' folder."
     return f"{found} Check the path."
+
+
+def _is_dicom(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return path.suffix.lower() in (".dcm", ".ima") or file.read(132)[128:] == b"DICM"
+    return False
 
 
 def _named_cases(folder: Path, ending: str) -> Iterator[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ _FIRST_HU, _LAST_HU = -4096, 8191
 _MOST_VOXELS = 4_000_000
 _SPIKE_SHARE, _SPIKE_REACH = 0.002, 8
 
-_AIR_TO_WARN, _AIR_TO_REFUSE = 0.01, 0.25
+_AIR_TO_WARN, _FAT_TO_WARN, _AIR_TO_REFUSE = 0.01, 0.25, 0.25
 
 _STORED = ("stored values without the rescale intercept", "subtract 1024 (DICOM: apply RescaleIntercept)")
 _TWICE = ("HU from which the intercept was subtracted twice, or a volume without tissue", "add 1024")
@@ -36,28 +37,29 @@ class _Histogram:
         return float(self.counts[low : high + 1].sum() / self.counts.sum())
 
     def without_padding(self) -> _Histogram:
-        """The same without values below -150 HU that stand alone and often: padding, or air as one number."""
+        """The same without values that stand alone and often: padding, or air as one number."""
         window = np.ones(2 * _SPIKE_REACH + 1, dtype=np.int64)
         around = np.convolve(self.counts, window, mode="same") - self.counts
-        is_spike = (self.counts >= _SPIKE_SHARE * self.counts.sum()) & (around <= 0.01 * self.counts)
-        is_spike[-150 - _FIRST_HU :] = False
-        rest = np.where(is_spike, 0, self.counts)
+        is_padding = (self.counts >= _SPIKE_SHARE * self.counts.sum()) & (around <= 0.01 * self.counts)
+        is_padding[list(self.cuts())] = False
+        rest = np.where(is_padding, 0, self.counts)
         return _Histogram(rest) if rest.sum() >= 0.01 * self.counts.sum() else self
 
-    def percentile(self, percent: float) -> float:
-        """Value in HU below which so many percent of the voxels lie."""
-        total = np.cumsum(self.counts)
-        return float(np.searchsorted(total, max(1.0, percent / 100.0 * total[-1]))) + _FIRST_HU
+    def peak(self, low_hu: int, high_hu: int) -> int:
+        """Value in HU with the most voxels within 10 HU, values that pile up at a cut left out."""
+        counts = self.counts.copy()
+        counts[list(self.cuts())] = 0
+        near = np.convolve(counts, np.ones(21, dtype=np.int64), mode="same")
+        return low_hu + int(np.argmax(near[low_hu - _FIRST_HU : high_hu + 1 - _FIRST_HU]))
 
-    def is_cut(self, *, above: bool) -> bool:
-        """True if voxels pile up at an end of the values, next to others that thin out towards it."""
-        filled = np.flatnonzero(self.counts)
-        if len(filled) < 64:
-            return False
-        end, step = (filled[-1], -1) if above else (filled[0], 1)
-        neighbours = self.counts[end + step : end + 21 * step : step] if end + 21 * step >= 0 else self.counts[:0]
-        share = self.counts[end] / self.counts.sum()
-        return bool(share >= 0.005 and neighbours.sum() > 0 and self.counts[end] >= 10 * neighbours.mean())
+    def cuts(self) -> Iterator[int]:
+        """Bins in which values pile up that were cut off: others follow on one side, and none on the other."""
+        for end in np.flatnonzero(self.counts >= _SPIKE_SHARE * self.counts.sum()):
+            below, above = self.counts[max(0, end - 20) : end], self.counts[end + 1 : end + 21]
+            if below.any() != above.any():
+                inside = above if above.any() else below
+                if np.count_nonzero(inside) > 2 and self.counts[end] > 5 * inside.mean():
+                    yield int(end)
 
 
 def check_hounsfield(image_hu: NDArray[np.floating[Any]], path: Path) -> None:
@@ -66,11 +68,11 @@ def check_hounsfield(image_hu: NDArray[np.floating[Any]], path: Path) -> None:
     Raises:
         NotHounsfieldError: If the intercept is missing or was applied twice, or the values are windowed, scaled or SUV.
     """
-    low, high = float(image_hu.min()), float(image_hu.max())
     stride = max(1, image_hu.size // _MOST_VOXELS) | 1  # odd: no row is met at the same place again and again
     sample = np.clip(np.rint(image_hu.ravel()[::stride]), _FIRST_HU, _LAST_HU).astype(np.int64) - _FIRST_HU
-    fault = _fault(_Histogram(np.bincount(sample, minlength=_LAST_HU - _FIRST_HU + 1)).without_padding(), low, high)
+    fault = _fault(_Histogram(np.bincount(sample, minlength=_LAST_HU - _FIRST_HU + 1)).without_padding())
     if fault is not None:
+        low, high = float(image_hu.min()), float(image_hu.max())
         raise NotHounsfieldError(
             f"{path} should be a CT in HU (air near -1000, water 0), but its values run from {low:.4g} to {high:.4g}: "
             f"these look like {fault[0]}. To fix it, {fault[1]}, or convert the DICOM series again (dcm2niix keeps "
@@ -79,59 +81,57 @@ def check_hounsfield(image_hu: NDArray[np.floating[Any]], path: Path) -> None:
 
 
 def check_organ(image_hu: NDArray[np.floating[Any]], organ: NDArray[np.bool_], path: Path) -> str | None:
-    """Look for air in the mask of an organ, which shows that it may not lie on the organ.
+    """Look for air and fat in the mask of an organ, which show that it may not lie on the organ.
 
-    Air is below -300 HU, in an organ with air of its own, whose median is below that, below -950 HU.
+    Air is below -300 HU, in an organ with air of its own, whose median is below that, below -980 HU. Fat is below
+    -30 HU, and looked for in other organs alone; a sound pancreas has had 23%.
 
     Args:
         organ: True in the organ, at least once. Both arrays have the shape (D, H, W).
         path: File of the mask, for messages.
 
     Returns:
-        A warning with the share if 1% or more is air.
+        A warning with the shares if 1% or more is air, or 25% air and fat.
 
     Raises:
         GeometryMismatchError: If 25% or more is air.
     """
-    inside_hu = image_hu[organ]
-    limit_hu = -300.0 if np.median(inside_hu) > -300.0 else -950.0
-    share = float((inside_hu < limit_hu).mean())
-    if share < _AIR_TO_WARN:
+    air_hu, fat_hu = (-300.0, -30.0) if np.median(image_hu[organ]) > -300.0 else (-980.0, -980.0)
+
+    def share(limit_hu: float, mask: NDArray[np.bool_] = organ) -> float:
+        return float((image_hu[mask] < limit_hu).mean())
+
+    air, fat = share(air_hu), share(fat_hu) - share(air_hu)
+    if air < _AIR_TO_WARN and air + fat < _FAT_TO_WARN:
         return None
-    found = f"{share:.1%} of the organ in {path} is air in the CT (below {limit_hu:g} HU)"
-    flipped = [float((image_hu[np.flip(organ, axis)] < limit_hu).mean()) for axis in range(3)]
-    best = int(np.argmin(flipped))
-    if flipped[best] < share / 4:
-        found += f"; flipped along axis {best} of (D, H, W) it would be {flipped[best]:.1%}"
-    if share < _AIR_TO_REFUSE:
-        return f"{found}. Look whether the mask lies on the organ; an organ without gas has less than 1%."
+    found = f"{air:.1%} of the organ in {path} is air in the CT (below {air_hu:g} HU), {fat:.1%} fat"
+    limit_hu = fat_hu if air < _AIR_TO_WARN else air_hu
+    flipped = [share(limit_hu, np.flip(organ, axis)) for axis in range(3)]
+    if min(flipped) < share(limit_hu) / 4:
+        found += f"; flipped along axis {np.argmin(flipped)} of (D, H, W) only {min(flipped):.1%} would be"
+    if air < _AIR_TO_REFUSE:
+        return f"{found}. Look whether the mask lies on the organ; one without gas has less than 1% of air."
     raise GeometryMismatchError(
-        f"{found}; less than {_AIR_TO_REFUSE:.0%} is expected. The mask is of another scan or side, or flipped: "
+        f"{found}; less than {_AIR_TO_REFUSE:.0%} of air is expected. The mask is of another scan or side, or flipped: "
         "make it from this CT, and look at both in a viewer."
     )
 
 
-def _fault(values: _Histogram, low: float, high: float) -> tuple[str, str] | None:
+def _fault(values: _Histogram) -> tuple[str, str] | None:
     """What is wrong with the values of a CT without its padding, and how to mend it."""
     share = values.share
-    fat_and_flesh, below = share(-160, 300), share(_FIRST_HU, -700)
-    shifted = share(864, 1324)  # fat and flesh without the intercept; real bone spreads to both sides of it
-    if low >= -20.0 and high <= 20.0:
+    if share(-10, 10) >= 0.9:
         return _NORMALISED
-    stands_out = shifted > max(0.02, 2.9 * share(400, 800), 2.5 * share(1325, _LAST_HU))
-    if stands_out and (share(_FIRST_HU, -151) < 0.005 or shifted > fat_and_flesh):
+    # fat and flesh 1024 HU too high; bone spreads to both sides of it, and fills no fifth, where noise may be fat
+    stored = share(864, 1324)
+    has_air_or_fat = share(_FIRST_HU, -60 if stored < 0.2 else -150) >= 0.005
+    if not has_air_or_fat and stored > max(0.01, 0.6 * share(401, _LAST_HU)):
         return _STORED
-    partly = share(-699, -161)
-    if (below > 0.997 and values.percentile(0) < values.percentile(100)) or (
-        partly > fat_and_flesh and share(_FIRST_HU, -1060) > 0.02 * below
-    ):
+    # flesh 1024 HU too low, and nothing where it should be; lungs reach higher, and air has its peak below
+    low_flesh = share(-984, -860) - 3 * share(-859, -700)
+    has_low_flesh = share(-160, 300) < 0.15 * low_flesh and values.peak(-1060, -860) > -985
+    if has_low_flesh or share(_FIRST_HU, -1500) > 0.01 or share(_FIRST_HU, -700) > 0.997:  # air at -2024, no body
         return _TWICE
-    if values.percentile(5) >= -10 and values.percentile(95) <= 10:
-        return _NORMALISED
-    first, last = values.percentile(0), values.percentile(100)
-    spread = values.percentile(99.9) - values.percentile(0.1)
-    if first >= 0 and spread > 100 and (share(0, 10) > 0.005 or share(301, _LAST_HU) > 0.5):
-        return _STORED if last >= 1024 else _SCALED
-    if (first > -500 and values.is_cut(above=False)) or (last < 300 and values.is_cut(above=True)):
-        return _WINDOWED
-    return None
+    if share(_FIRST_HU, -1) == 0 and (share(0, 10) > 0.005 or share(301, _LAST_HU) > 0.5):
+        return _STORED if share(1024, _LAST_HU) > 0 else _SCALED
+    return _WINDOWED if any(-700 < cut + _FIRST_HU < 300 for cut in values.cuts()) else None

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.grid import REVERSED_AXES, GridGeometry, require_bounded, turn_onto_grid
-from nnunet_difftumor.ct.hounsfield import check_hounsfield
+from nnunet_difftumor.ct.hounsfield import check_hounsfield, check_organ
 from nnunet_difftumor.ct.nifti import affine_of, check_3d, decoding, load_nifti, resolve_affine, sitk_name
 from nnunet_difftumor.errors import CorruptImageError, UnsupportedImageError
 
@@ -100,6 +100,18 @@ def read_labels(path: Path) -> tuple[NDArray[np.int16], GridGeometry]:
 def read_mask(path: Path, like: CTVolume) -> NDArray[np.int16]:
     """Read a label map onto the grid of the CT that it belongs to (see `read_labels` and `place_labels`)."""
     return place_labels(*read_labels(path), path, like)
+
+
+def check_organ_files(image_path: Path, label_path: Path, organs: Iterable[int]) -> str:
+    """Look at the values of a CT and for air in its organs (see `check_organ`), voxel by voxel as nnU-Net pairs both.
+
+    Returns:
+        The warnings; "" if there are none, or the shapes differ.
+    """
+    image_hu, labels = read_ct(image_path).image_hu, read_labels(label_path)[0]
+    if image_hu.shape != labels.shape:
+        return ""
+    return " ".join(check_organ(image_hu, labels == organ, label_path) or "" for organ in organs if organ in labels)
 
 
 def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, like: CTVolume) -> NDArray[np.int16]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from tqdm import tqdm
 
 from nnunet_difftumor.cases.extra.joining import ExtraCases, add_extra_cases, open_extra_healthy, refuse_copies
 from nnunet_difftumor.cases.extra.requirements import TargetDataset
@@ -24,6 +27,7 @@ from nnunet_difftumor.cases.fold import (
 )
 from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label, tumor_values
+from nnunet_difftumor.ct.reading import check_organ_files
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.injector import TumorInjector
 from nnunet_difftumor.injection.log import InjectionLog
@@ -42,6 +46,7 @@ from nnunet_difftumor.injection.sources import (
 from nnunet_difftumor.settings.resolving import ResolvedConfig
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
+from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
@@ -91,6 +96,8 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     folders = [resolved.generator_folder(trainer.fold, target) for target in targets] if is_filled else []
     findings = _check_generators(folders, data, cases, resolved, trainer.fold)
     rules = [_make_rules(trainer, target, config, data, cases) for target in targets]
+    hosts = cases.split.train if config.annotated_probability > 0 else cases.healthy_train
+    warnings = _check_organs(trainer, data, hosts, rules) if is_filled else []
     sources = _load_sources(trainer, arm, folders, cases, config, rules) if is_filled else [None] * len(targets)
     generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders)) or None
     is_continued = trainer.current_epoch > 0
@@ -99,7 +106,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
         write_output_record(output_folder, resolved, cases, generator_hash, findings)
         _print_settings(trainer, resolved, arm)
         notes = batch_dice_notes(trainer, trains_on_healthy=bool(cases.healthy_train))
-        for note in (*changed_source_notes(), *cases.notes, *copies, *findings.notes, *notes):
+        for note in (*changed_source_notes(), *cases.notes, *copies, *warnings, *findings.notes, *notes):
             trainer.print_to_log_file(note)
     log = InjectionLog(
         output_folder,
@@ -184,6 +191,29 @@ def _check_generators(
         notes=tuple(dict.fromkeys(line for each in found for line in each.notes)),
         warnings=tuple(dict.fromkeys(line for each in found for line in each.warnings)),
     )
+
+
+def _check_organs(
+    trainer: nnUNetTrainer, data: PreprocessedCases, hosts: Sequence[str], rules: Sequence[InjectionRules]
+) -> list[str]:
+    """Look for air in the organs that tumours are put into: in the raw CT, if 1% is at an end of nnU-Net's window."""
+    dataset: Any = trainer.dataset_class and trainer.dataset_class(str(trainer.preprocessed_dataset_folder))
+    low, high = rules[0].intensities.normalise(np.array([-np.inf, np.inf])) * (1.0 - 1e-4)
+    organs = tuple(sorted({rule.organ_label for rule in rules}))
+    cache = data.open_cache()
+
+    def look_at(case: str) -> str:
+        image, labels = (array[:] for array in dataset.load_case(case)[:2])
+        inside = image[np.isin(labels, organs)]
+        is_odd = ((inside <= low) | (inside >= high)).sum() > 0.01 * len(inside)
+        return check_organ_files(data.images[case], data.label_file(case), organs) if is_odd else ""
+
+    found = []
+    for case in tqdm(sorted(data.images.keys() & hosts), "Looking at organs", leave=False, delay=3.0):
+        fact = f"air in {organs} of {stamp_of(data.images[case])}"
+        found.append(cache.get_or_compute(data.label_file(case), fact, partial(look_at, case)))
+    cache.save()
+    return [f"WARNING: {line}" for line in found if line]
 
 
 def _load_sources(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from nnunet_difftumor.cases.extra.requirements import ExtraDataset, TargetDataset
 from nnunet_difftumor.cases.fold import roles_of
 from nnunet_difftumor.ct.datasets import RawDataset, load_raw_dataset
-from nnunet_difftumor.ct.reading import read_shape
+from nnunet_difftumor.ct.reading import check_organ_files, read_shape
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, OutputExistsError, list_some
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME, ENVIRONMENT_VARIABLE, find_sources
@@ -21,14 +24,17 @@ from nnunet_difftumor.settings.trainer_settings import ExtraHealthyDataset, Trai
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.declared import check
 
+logger = logging.getLogger(__name__)
+
 _KEY = "extra_healthy_datasets"
 
 
 @dataclass(frozen=True)
 class ExtraPreprocessing(ExtraDataset):
-    """An extra data set that is to be preprocessed, with its raw cases."""
+    """An extra data set that is to be preprocessed, with its raw cases and the labels of the organs."""
 
     raw: RawDataset
+    organs: tuple[int, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -103,7 +109,7 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
             f"No case of {work.name} has a voxel of the organ's label {organs}, so there would be "
             "nowhere to put tumours. Annotate the organ first, for example with a published organ segmentation model."
         )
-    return work
+    return replace(work, organs=tuple(dict.fromkeys(role.organ for role in roles)))
 
 
 def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: bool = False) -> bool:
@@ -114,6 +120,7 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
 
     Raises:
         OutputExistsError: If other transferred plans are there and `overwrite` is False.
+        NotHounsfieldError, GeometryMismatchError: If a CT is not in HU, or an organ's mask lies in air.
         DatasetError: If a case is not preprocessed in the end.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
@@ -128,6 +135,9 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
             raise OutputExistsError(f"{work.plans_file} exists already, made for other plans. {error}") from error
         if work.is_complete:
             return False
+    for case in tqdm(work.raw.cases, "Looking at CTs and organs", unit="case"):
+        if warning := check_organ_files(case.image_path, work.label_files[case.identifier], work.organs):
+            logger.warning(warning)
     number, target = int(work.name.removeprefix("Dataset")[:3]), work.target
     work.folder.mkdir(parents=True, exist_ok=True)
     extract_fingerprint_dataset(number, num_processes=processes, clean=overwrite, verbose=False)
