@@ -46,3 +46,8 @@ def widened(box: Sequence[slice], margin: ArrayLike, shape: ArrayLike) -> Box:
     """Box with a margin of voxels on all sides, (D, H, W) or one number, as far as an array of that shape goes."""
     starts, stops = ends_of(box)
     return as_box(np.maximum(np.subtract(starts, margin), 0), np.minimum(np.add(stops, margin), shape))
+
+
+def box_around(label: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: float = 35.0) -> Box:
+    """Box around a label (D, H, W) of at least one voxel, with a margin in mm, cut at the volume's borders."""
+    return widened(box_of(label), np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int), label.shape)

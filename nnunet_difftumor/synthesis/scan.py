@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor import __version__
+from nnunet_difftumor.ct.boxes import box_around
 from nnunet_difftumor.ct.hounsfield import check_organ
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
@@ -24,7 +25,6 @@ from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabe
 from nnunet_difftumor.support.files.atomic_files import results_folder, write_json
 from nnunet_difftumor.support.pictures.montage import (
     MontageRow,
-    crop_around,
     draw_montage,
     make_row,
     save_figure,
@@ -306,7 +306,7 @@ def _montage_rows(ct: CTVolume, result: SynthesisResult) -> list[MontageRow]:
     for tumor in result.tumors:
         label = np.zeros(ct.image_hu.shape, dtype=bool)
         label[tumor.box] = tumor.label
-        box = crop_around(label, ct.spacing_mm)
+        box = box_around(label, ct.spacing_mm)
         spec = tumor.record.spec
         title = f"radius {spec.radius_mm:.1f} mm\n{tumor.record.contrast_hu:+.0f} HU"
         rows.append(make_row((ct.image_hu[box].copy(), ct.image_hu[box], label[box]), ct.geometry.affine, title))

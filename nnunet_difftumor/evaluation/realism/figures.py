@@ -16,7 +16,7 @@ from nnunet_difftumor.evaluation.realism.measures.textures import BAND_EDGES_PER
 from nnunet_difftumor.evaluation.realism.tables import distribution_of
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors.making import IN_PLACE, TRANSPLANT, MadeTumor
-from nnunet_difftumor.support.pictures.montage import crop_around, draw_montage, make_row
+from nnunet_difftumor.support.pictures.montage import draw_montage, make_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,7 +152,7 @@ def _montage(tumors: pd.DataFrame, heading: str, notes: Sequence[str] = ()) -> F
         whole, label = scan.image_hu.copy(), np.zeros(scan.image_hu.shape, dtype=bool)
         whole[made.box] = made.image_hu
         label[made.box] = made.label
-        box = crop_around(label, scan.spacing_mm, margin_mm=20.0 if is_in_place else 30.0)
+        box = box_around(label, scan.spacing_mm, margin_mm=20.0 if is_in_place else 30.0)
         size = f"{tumor['diameter_mm']:.0f} mm" if is_in_place else f"r {tumor['radius_mm']:g} mm"
         title = f"{scan.identifier}\n{size}, {tumor['contrast_hu']:+.0f} HU{note}"
         rows.append(make_row((scan.image_hu[box], whole[box], label[box]), scan.affine, title))

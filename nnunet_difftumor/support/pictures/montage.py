@@ -12,7 +12,6 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from nnunet_difftumor.ct.boxes import box_of, widened
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 if TYPE_CHECKING:
@@ -57,13 +56,6 @@ def make_row(volumes: Sequence[NDArray[Any]], affine: NDArray[np.floating], titl
     """Make a row of three volumes, before, after and label, with the axes of an affine (see `turn_to_display`)."""
     before_hu, after_hu, label = (turn_to_display(volume, affine) for volume in volumes)
     return MontageRow(before_hu, after_hu, label, display_spacing_mm(affine), title)
-
-
-def crop_around(
-    label: NDArray[np.bool_], spacing_mm: Sequence[float], margin_mm: float = 35.0
-) -> tuple[slice, slice, slice]:
-    """Box around a label (D, H, W) of at least one voxel, with a margin in mm, cut at the volume's borders."""
-    return widened(box_of(label), np.ceil(margin_mm / np.asarray(spacing_mm)).astype(int), label.shape)
 
 
 def draw_montage(rows: Sequence[MontageRow], heading: str) -> Figure:

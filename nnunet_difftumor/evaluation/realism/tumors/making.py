@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import binary_erosion
 
-from nnunet_difftumor.ct.boxes import Box
+from nnunet_difftumor.ct.boxes import Box, box_around
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
 from nnunet_difftumor.evaluation.realism.tumors.healthy_host import without_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import BoolArray, EvaluationScan, FloatArray
-from nnunet_difftumor.support.pictures.montage import crop_around
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import DrawnSize, HostGround, TumorPlan, Zone, place_tumors
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
@@ -131,7 +130,7 @@ def real_tumor(scan: EvaluationScan) -> MadeTumor:
 
 
 def _in_box(scan: EvaluationScan, image_hu: FloatArray, label: BoolArray, drawn_mm3: float) -> MadeTumor:
-    box = crop_around(label, scan.spacing_mm, _MARGIN_MM)
+    box = box_around(label, scan.spacing_mm, _MARGIN_MM)
     return MadeTumor(scan, box, label[box], signed_distance_mm(label[box], scan.spacing_mm), image_hu[box], drawn_mm3)
 
 
