@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
+from nnunet_difftumor.ct.boxes import box_around
 from nnunet_difftumor.evaluation.realism.collection import seen, select
 from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
 from nnunet_difftumor.evaluation.realism.measures.textures import BAND_EDGES_PER_MM, PROFILE_EDGES_MM
