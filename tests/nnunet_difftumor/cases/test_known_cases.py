@@ -163,7 +163,8 @@ def trained_cases(raw, tumor_label, cache):
     from nnunet_difftumor.generator_training.runs import prepare_cases  # imports torch
 
     data, rule = labelled_folder(load_raw_dataset(raw), tumor_label), read_hold_out(None, None, None)
-    selected = prepare_cases(Namespace(cache=cache, workers=0), [data], rule, tumors_only=True)
+    options = Namespace(cache=cache, workers=0, skip_bad=False)
+    selected = prepare_cases(options, [data], rule, needs_tumors=True)
     return {case.identifier for case in (*selected.training, *selected.heldout)}
 
 
