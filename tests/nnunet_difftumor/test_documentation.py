@@ -59,6 +59,16 @@ def test_links_and_json_are_right(page):
         json.loads(content)
 
 
+def test_every_judgement_of_files_names_a_test_that_there_is():
+    page = (ROOT / "docs" / "reference" / "input.md").read_text(encoding="utf-8")
+    rows = [row for row in table_rows(page) if row[0] != "what"]
+    named = [re.findall(r"`([\w/]+\.py)::(\w+)`", row[-1]) for row in rows]
+    assert len(rows) > 30
+    assert [row[0] for row, tests in zip(rows, named, strict=True) if not tests] == []
+    sources = {file: (Path(__file__).parent / file).read_text(encoding="utf-8") for each in named for file, _ in each}
+    assert {f"{file}::{test}" for each in named for file, test in each if f"def {test}(" not in sources[file]} == set()
+
+
 def commands_of(page):
     """The shell lines of a page, continued lines joined, comments and assignments left out."""
     for block in blocks(page, "bash"):
