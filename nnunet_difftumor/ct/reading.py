@@ -62,15 +62,19 @@ def read_ct(path: Path) -> CTVolume:
         NotHounsfieldError: If the values cannot be HU (see `check_hounsfield`).
     """
     ct = read_stored_ct(Path(path))
+    check_hounsfield(ct.image_hu, ct.path)
     return replace(ct, image_hu=np.ascontiguousarray(ct.image_hu, dtype=np.float32))
 
 
 def read_stored_ct(path: Path) -> CTVolume:
-    """Read a CT as `read_ct` does, but of the type that its file decodes to: mostly int16, half as large."""
+    """Read a CT of the type that its file decodes to: mostly int16, half as large; whether it is in HU is not judged.
+
+    Raises:
+        CorruptImageError: If the file holds NaN or infinite values.
+    """
     array, geometry = read_array(path)
     if array.dtype.kind == "f":
         _check_finite(array.astype(np.float32, copy=False), path)
-    check_hounsfield(array, path)
     return CTVolume(array, geometry, path)
 
 
