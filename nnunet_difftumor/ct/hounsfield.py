@@ -22,7 +22,7 @@ _STORED = ("stored values without the rescale intercept", "subtract 1024 (DICOM:
 _TWICE = ("HU from which the intercept was subtracted twice, or a volume without tissue", "add 1024")
 _SCALED = ("grey values from 0 on (a scaled window, 8-bit values, MR or PET) or labels", "use the CT itself")
 _WINDOWED = ("values cut off by a display window", "use the CT before any windowing")
-_NORMALISED = ("normalised values (0 to 1, -1 to 1 or z-scores) or SUV", "use the CT before any normalisation")
+_NORMALISED = ("normalised values (0 to 1, -1 to 1 or z-scores), SUV or a mask", "use the CT before any normalisation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +53,18 @@ class _Histogram:
         return low_hu + int(np.argmax(near[low_hu - _FIRST_HU : high_hu + 1 - _FIRST_HU]))
 
     def cuts(self) -> Iterator[int]:
-        """Bins in which values pile up that were cut off: others follow on one side, and none on the other."""
+        """Bins in which values pile up that were cut off: others follow on one side alone, or it is the lowest of all.
+
+        The lowest need not be followed, as in phantoms without partial volumes, where it lies above -700 HU.
+        """
         for end in np.flatnonzero(self.counts >= _SPIKE_SHARE * self.counts.sum()):
             below, above = self.counts[max(0, end - 20) : end], self.counts[end + 1 : end + 21]
-            if below.any() != above.any():
-                inside = above if above.any() else below
-                if np.count_nonzero(inside) > 2 and self.counts[end] > 5 * inside.mean():
-                    yield int(end)
+            inside = above if above.any() else below
+            is_followed = below.any() != above.any() and np.count_nonzero(inside) > 2
+            if (is_followed and self.counts[end] > 5 * inside.mean()) or (
+                -700 < end + _FIRST_HU <= 10 and not self.counts[:end].any()
+            ):
+                yield int(end)
 
 
 def check_hounsfield(image_hu: NDArray[np.floating[Any]], path: Path) -> None:

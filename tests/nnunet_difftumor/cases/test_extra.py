@@ -456,6 +456,26 @@ def test_the_command_refuses_before_it_preprocesses(project, capsys):
     assert not extra.preprocessed.exists()
 
 
+def test_the_command_looks_at_hu_and_organs_before_it_preprocesses(project, capsys, caplog, monkeypatch):
+    extra = project.add_extra(NAMES)
+    shutil.rmtree(extra.preprocessed)
+    monkeypatch.setattr(api, "preprocess_dataset", lambda *_, **__: None)
+    path = extra.raw / "imagesTr" / "donor_2_0000.nii.gz"
+    stored = nibabel.load(path)
+    image_hu = np.asarray(stored.dataobj)
+    nibabel.save(nibabel.Nifti1Image(image_hu + np.int16(1024), stored.affine), path)
+    status, printed = run_here(capsys, "--confirmed-healthy")
+    assert status == 1
+    assert "donor_2_0000.nii.gz should be a CT in HU" in printed
+    assert not extra.preprocessed.exists()
+    organ = np.argwhere(np.asarray(nibabel.load(extra.raw / "labelsTr" / "donor_2.nii.gz").dataobj) == 1)
+    for share, says in ((0.3, "30.0% of the organ in"), (0.05, "5.0% of the organ in")):
+        changed = image_hu.copy()
+        changed[tuple(organ[: round(share * len(organ))].T)] = -1000
+        nibabel.save(nibabel.Nifti1Image(changed, stored.affine), path)
+        assert says in run_here(capsys, "--confirmed-healthy")[1] + caplog.text
+
+
 def test_the_command_keeps_what_is_there_and_refuses_other_plans(project, capsys):
     extra = project.add_extra(NAMES)
     status, printed = run_here(capsys, "--confirmed-healthy")

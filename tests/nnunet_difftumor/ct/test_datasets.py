@@ -359,6 +359,11 @@ class TestDatasets:
             "kits21": ("case_1/imaging.nii.gz", "case_1/aggregated_MAND_seg.nii.gz", "case_1/instances/k_0.nii.gz"),
             "lits": ("volume-0.nii", "segmentation-0.nii", "volume-1.nii", "labels-1.nii.gz"),
             "pants": ("ImageTr/P_1/ct.nii.gz", "LabelTr/P_1/combined_labels.nii.gz", "LabelTr/P_1/pancreas.nii.gz"),
+            "flare": ("imagesTr2200/FLARE23_1_0000.nii.gz", "labelsTr2200/FLARE23_1.nii.gz"),
+            "luna": ("subset0/1.3.6.1.mhd", "seg-lungs-LUNA16/1.3.6.1.mhd"),
+            "structseg": ("1/data.nii.gz", "1/label.nii.gz", "2/data.nii.gz"),
+            "pelvic": ("dataset6_CLINIC_0001_data.nii.gz", "dataset6_CLINIC_0001_mask_4label.nii.gz"),
+            "hecktor": ("CHUM-1/CHUM-1__CT.nii.gz", "CHUM-1/CHUM-1__PT.nii.gz", "PT_001.NII.GZ"),
             "btcv": ("img/img0001.nii.gz", "label/label0001.nii.gz"),
             "segthor": ("Patient_01/Patient_01.nii.gz", "Patient_01/GT.nii.gz"),
             "autopet": ("p1/CT.nii.gz", "p1/SUV.nii.gz", "p1/PET.nii.gz", "p1/SEG.nii.gz"),
@@ -383,6 +388,11 @@ class TestDatasets:
             "kits21": ["case_1"],
             "lits": ["volume-0", "volume-1"],
             "pants": ["P_1"],
+            "flare": ["FLARE23_1"],
+            "luna": ["1.3.6.1"],
+            "structseg": ["1", "2"],
+            "pelvic": ["dataset6_CLINIC_0001_data"],
+            "hecktor": ["CHUM-1_", "PT_001"],
             "btcv": ["img0001"],
             "segthor": ["Patient_01"],
             "autopet": ["p1"],
@@ -394,6 +404,10 @@ class TestDatasets:
             (tmp_path / "other" / name).touch()
             with pytest.raises(DatasetError, match=says):
                 find_ct_files((tmp_path / "other" / name).parent)
+        (tmp_path / "export").mkdir()
+        (tmp_path / "export" / "IM000001").write_bytes(bytes(128) + b"DICM")
+        with pytest.raises(DatasetError, match="dcm2niix"):
+            find_ct_files(tmp_path / "export")
 
     def test_links_are_followed_once_and_broken_ones_are_named(self, tmp_path: Path) -> None:
         site = tmp_path / "data" / "site"
@@ -409,7 +423,8 @@ class TestDatasets:
         assert [case.identifier for case in find_ct_files(tmp_path / "data")] == ["p2", "p0"]
         (site / "p3.nii.gz").symlink_to("../.git/annex/objects/MD5E-3.nii.gz")
         (site / "more").symlink_to("/nowhere/more")
-        with pytest.raises(DatasetError, match=r"2 links .*site/more, .*site/p3.nii.gz.*datalad get"):
+        (site / "patient.001").symlink_to("/nowhere/001")
+        with pytest.raises(DatasetError, match=r"3 links .*site/more, .*site/p3.nii.gz, .*patient.001.*datalad get"):
             find_ct_files(tmp_path / "data")
 
     @pytest.mark.parametrize("name", ["imagesTr/case_1_0000.nii.gz", "labelsTr/case_1.nii.gz"])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnunet_difftumor.ct.hounsfield import check_hounsfield, check_organ
+from nnunet_difftumor.ct.reading import read_ct
 from nnunet_difftumor.errors import GeometryMismatchError, NotHounsfieldError
+
+REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[4] / "shared" / "data"))
 
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -46,6 +51,35 @@ def in_bone(_: np.ndarray) -> np.ndarray:
     return np.rint(edge_hu + rng.normal(0, 15, edge_hu.shape))
 
 
+def in_marrow(image_hu: np.ndarray) -> np.ndarray:
+    """The shaft of `in_bone` with fat inside it and none outside."""
+    shaft_hu = in_bone(image_hu)
+    from_axis = np.hypot(*np.indices(shaft_hu.shape)[1:] - 12.0)
+    return np.where(from_axis < 3, shaft_hu - 150, shaft_hu)
+
+
+def make_foot(seed: int = 0) -> np.ndarray:
+    """A foot in a wide field of view: a fiftieth is no air. Shape (16, 160, 160), HU."""
+    rng = np.random.default_rng(seed)
+    from_axis = np.hypot(*np.indices((16, 160, 160))[1:] - 79.5)
+    foot_hu = np.interp(from_axis, [4, 5, 7, 8, 11, 12, 13, 14], [-60, 1200, 1200, 50, 50, -90, -90, -1000])
+    return np.rint(foot_hu + rng.normal(0, 15, foot_hu.shape))
+
+
+def make_lung(seed: int = 0) -> np.ndarray:
+    """Inside a lung, with a few vessels. Shape (32, 32, 32), HU."""
+    rng = np.random.default_rng(seed)
+    return np.rint(np.where(rng.random((32, 32, 32)) < 0.05, 40, -860) + rng.normal(0, 45, (32, 32, 32)))
+
+
+def make_limb(seed: int = 0) -> np.ndarray:
+    """Muscle around a thick bone, without air and fat. Shape (16, 48, 48), HU."""
+    rng = np.random.default_rng(seed)
+    from_axis = np.hypot(*np.indices((16, 48, 48))[1:] - 23.5)
+    limb_hu = np.interp(from_axis, [3, 4, 8, 9], [50, 1500, 1500, 55])
+    return np.rint(limb_hu + rng.normal(0, 12, limb_hu.shape))
+
+
 def in_window(low: float, high: float, top: float) -> Change:
     return lambda image_hu: (np.clip(image_hu, low, high) - low) / (high - low) * top
 
@@ -69,6 +103,15 @@ SOUND: dict[str, Change] = {
     "air as one number": lambda image_hu: np.where(image_hu < -900, -1000, image_hu),
     "no noise": lambda image_hu: np.where(image_hu < -500, -1000, np.where(image_hu < 80, 40, 110)),
     "interpolated": lambda image_hu: (image_hu[1:] + image_hu[:-1]) / 2 + 0.01,
+    "in marrow": in_marrow,
+    "foot": lambda _: make_foot(),
+    "foot, noise": lambda _: make_foot() + np.random.default_rng(1).normal(0, 40, (16, 160, 160)),
+    "limb": lambda _: make_limb(),
+    "in the lung": lambda _: make_lung(),
+    "padding 3071": lambda image_hu: pad(image_hu, 3071),
+    "padding 65535": lambda image_hu: pad(image_hu, 65535),
+    "masked with 0": lambda image_hu: np.where(image_hu < -500, 0, image_hu),
+    "low dose": lambda image_hu: image_hu + np.random.default_rng(1).normal(0, 80, image_hu.shape),
     "limited to -1000 and 1000": lambda image_hu: np.clip(image_hu, -1000, 1000),
 }
 
@@ -81,6 +124,30 @@ FAULTY: dict[str, tuple[Change, str]] = {
         "without the rescale intercept",
     ),
     "missing, in the organ": (lambda image_hu: image_hu[6:18, 16:28, 14:34] + 1024, "without the rescale intercept"),
+    "missing, padding 0": (lambda image_hu: pad(image_hu + 1024, 0), "without the rescale intercept"),
+    "missing, padding 4095": (lambda image_hu: pad(image_hu + 1024, 4095), "without the rescale intercept"),
+    "missing, padding 65535": (lambda image_hu: pad(image_hu + 1024, 65535), "without the rescale intercept"),
+    "missing, limb": (lambda _: make_limb() + 1024, "without the rescale intercept"),
+    "missing, foot": (lambda _: make_foot() + 1024, "without the rescale intercept"),
+    "missing, noise": (
+        lambda image_hu: image_hu + 1024 + np.random.default_rng(1).normal(0, 50, image_hu.shape),
+        "without the rescale intercept",
+    ),
+    "twice, limb": (lambda _: make_limb() - 1024, "subtracted twice"),
+    "twice, foot": (lambda _: make_foot() - 1024, "subtracted twice"),
+    "twice, lung": (lambda _: make_lung() - 1024, "subtracted twice"),
+    "twice, padding 0": (lambda image_hu: pad(image_hu - 1024, 0), "subtracted twice"),
+    "twice, in the body": (lambda image_hu: image_hu[:, 11:-11, 9:-9] - 1024, "subtracted twice"),
+    "twice, noise": (
+        lambda image_hu: image_hu - 1024 + np.random.default_rng(1).normal(0, 50, image_hu.shape),
+        "subtracted twice",
+    ),
+    "cut to -200 and 300": (lambda image_hu: np.clip(image_hu, -200, 300), "display window"),
+    "cut to -350 and 350": (lambda image_hu: np.clip(image_hu, -350, 350), "display window"),
+    "cut, without fat": (lambda _: np.clip(make_scan(has_fat=False), -175, 250), "display window"),
+    "0 to 255, without fat": (lambda _: in_window(-160, 240, 255)(make_scan(has_fat=False)), "grey values"),
+    "cut below -200": (lambda image_hu: np.maximum(image_hu, -200), "display window"),
+    "a mask": (lambda image_hu: (image_hu > -300).astype(float), "a mask"),
     "intercept twice": (lambda image_hu: image_hu - 1024, "subtracted twice"),
     "twice, padding -3024": (lambda image_hu: pad(image_hu - 1024, -3024), "subtracted twice"),
     "twice, in the organ": (lambda image_hu: image_hu[6:18, 16:28, 14:34] - 1024, "subtracted twice"),
@@ -136,6 +203,14 @@ def test_a_mask_with_little_air_is_told_with_the_share_and_the_flip_that_would_m
     assert "flipped along axis 1" in warning
 
 
+def test_a_mask_in_fat_is_told_although_no_air_is_there() -> None:
+    scan = make_scan()
+    scan[:, 22:] = -90
+    warning = check_organ(scan, organ_of(scan, 14), Path("kidney.nii.gz"))
+    assert warning is not None
+    assert "0.0% of the organ in kidney.nii.gz is air in the CT (below -300 HU), 50.0% fat" in warning
+
+
 def test_a_mask_of_another_place_is_refused() -> None:
     with pytest.raises(GeometryMismatchError, match=r"37\.5% of the organ in organ\.nii\.gz is air"):
         check_organ(make_scan(), organ_of(make_scan(), 0), Path("organ.nii.gz"))
@@ -147,3 +222,30 @@ def test_a_lung_is_an_organ_of_air_and_what_is_outside_the_body_is_none() -> Non
     lung[:8] = -1000
     with pytest.raises(GeometryMismatchError, match=r"40.*below -980"):
         check_organ(lung, np.ones_like(lung, dtype=bool), Path("lung.nii.gz"))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="DIFFTUMOR_REAL_CT names no folder of CTs")
+@pytest.mark.parametrize("side_mm", [64, 100])
+def test_boxes_of_real_ct_are_hu_and_the_same_boxes_with_a_wrong_intercept_are_not(side_mm: int) -> None:
+    rng = np.random.default_rng(side_mm)
+    seen, found = 0, 0
+    for path in sorted(REAL.glob("*/*_ct.nii.gz")):
+        ct = read_ct(path)
+        for change in (1024, -1024):
+            with pytest.raises(NotHounsfieldError):
+                check_hounsfield(ct.image_hu + change, path)
+        sides = np.minimum(np.ceil(side_mm / np.array(ct.spacing_mm)).astype(int), ct.image_hu.shape)
+        for _ in range(3):
+            start = rng.integers(0, np.array(ct.image_hu.shape) - sides + 1)
+            box_hu = ct.image_hu[tuple(map(slice, start, start + sides))]
+            if (box_hu > -700).mean() < 0.01:  # nothing but air
+                continue
+            check_hounsfield(box_hu, path)
+            with pytest.raises(NotHounsfieldError, match="without the rescale intercept"):
+                check_hounsfield(box_hu + 1024, path)
+            seen += 1
+            with suppress(NotHounsfieldError):
+                check_hounsfield(box_hu - 1024, path)
+                found -= 1
+            found += 1
+    assert found >= 0.9 * seen > 0

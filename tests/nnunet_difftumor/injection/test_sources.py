@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -12,9 +13,11 @@ from scipy import stats
 from scipy.ndimage import find_objects
 from threadpoolctl import threadpool_limits
 
-from nnunet_difftumor.errors import ConfigurationError
+from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
+from nnunet_difftumor.errors import ConfigurationError, LeakError
 from nnunet_difftumor.injection.data_loader import sampling_probabilities
 from nnunet_difftumor.injection.sources import CopyPasteSource, GeneratorFolderSource, HandcraftedSource, LoadedOnce
+from nnunet_difftumor.settings import resolving
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import HostGround, TumorPlan, Zone, draw_sizes, draw_tumors, place_tumors
@@ -184,6 +187,23 @@ def test_a_setting_makes_tumours_without_any_network(project):
     trainer._prepare_training()
     (injector,) = trainer._prepared.injectors
     assert isinstance(injector._source._source, HandcraftedSource)
+
+
+def test_tumours_without_network_and_with_looks_of_their_own_know_no_validation_case(project, tmp_path, monkeypatch):
+    """What trained the builtin generator matters only where its tumours' looks are drawn."""
+    trainer = make_trainer(project, nnUNetTrainerDiffTumor)
+    named = (CaseFingerprint(identifier_hash=hash_identifier(trainer.do_split()[1][0]), image_hash="0" * 64),)
+    leaky = shutil.copytree(project.generator, tmp_path / "generator")
+    save_provenance(leaky / "provenance.json", Provenance(diffusion=named, autoencoder=named))
+    monkeypatch.setattr(resolving, "resolve_generator", lambda _: leaky)
+    project.configure(generator="handcrafted", contrast_hu=[-60, -40])
+    with pytest.raises(LeakError):
+        make_trainer(project, nnUNetTrainerDiffTumor)._prepare_training()
+    project.configure(generator="handcrafted", contrast_hu=[-60, -40], heterogeneity_hu=[4, 12])
+    make_trainer(project, nnUNetTrainerDiffTumor)._prepare_training()
+    project.configure(contrast_hu=[-60, -40], heterogeneity_hu=[4, 12])
+    with pytest.raises(LeakError):
+        make_trainer(project, nnUNetTrainerDiffTumor)._prepare_training()
 
 
 def ball_host(rng, sd_hu=10.0):
