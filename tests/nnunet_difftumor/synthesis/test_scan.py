@@ -32,7 +32,8 @@ def scan(tmp_path: Path) -> tuple[Path, Path]:
     organ = np.zeros(shape, dtype=np.uint8)
     organ[8:-8, 8:-8, 4:-4] = 1
     organ[8:14, 8:14, 4:-4] = 3
-    hu[organ == 0] = -100.0
+    hu[organ == 0] -= 160.0  # fat
+    hu[:4] -= 900.0  # air
     affine = np.diag([-1.5, 1.5, 3.0, 1.0])
     stored = np.round((hu - INTERCEPT) / SLOPE).astype(np.int16)
     image = nibabel.Nifti1Image(stored, affine)
