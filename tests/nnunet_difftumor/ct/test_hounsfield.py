@@ -102,6 +102,7 @@ SOUND: dict[str, Change] = {
     "little body": lambda image_hu: np.pad(image_hu, ((0, 0), (90, 90), (90, 90)), mode="edge"),
     "air as one number": lambda image_hu: np.where(image_hu < -900, -1000, image_hu),
     "no noise": lambda image_hu: np.where(image_hu < -500, -1000, np.where(image_hu < 80, 40, 110)),
+    "fat as one number around": lambda image_hu: np.where(image_hu < 0, -100, image_hu)[:, 12:-12, 10:-10],
     "interpolated": lambda image_hu: (image_hu[1:] + image_hu[:-1]) / 2 + 0.01,
     "in marrow": in_marrow,
     "foot": lambda _: make_foot(),
