@@ -433,14 +433,6 @@ def test_the_offered_presets_exist_in_both_stages() -> None:
     assert set(PRESETS) == set(AUTOENCODER_PRESETS) == set(DIFFUSION_PRESETS)
 
 
-@pytest.mark.parametrize("script", ["train_autoencoder", "train_diffusion"])
-def test_scripts_of_a_checkout_are_the_same_commands(script: str) -> None:
-    path = Path(__file__).parents[3] / "scripts" / f"{script}.py"
-    shown = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0
-    assert "--exclude-cases" in shown.stdout
-
-
 @pytest.mark.slow
 def test_two_processes_train_one_generator(dataset: Path, tmp_path: Path) -> None:
     """Under accelerate, on CPUs with gloo: other batches each, one writer, one folder."""
