@@ -171,10 +171,7 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
         DatasetError: If it is missing, no JSON object, or lacks a key.
     """
     if not path.is_file():
-        raise DatasetError(
-            f"{path} does not exist; an nnU-Net raw data set needs it beside imagesTr and labelsTr. "
-            "Where no labels are needed, imagesTr itself can be named."
-        )
+        raise DatasetError(f"{path} does not exist; a raw data set needs it. To use CTs alone, name imagesTr itself.")
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -42,8 +42,9 @@ class _Histogram:
         around = np.convolve(self.counts, window, mode="same") - self.counts
         is_padding = (self.counts >= _SPIKE_SHARE * self.counts.sum()) & (around <= 0.01 * self.counts)
         is_padding[list(self.cuts())] = False
-        rest = np.where(is_padding, 0, self.counts)
-        return _Histogram(rest) if rest.sum() >= 0.01 * self.counts.sum() else self
+        if self.counts[~is_padding].sum() < 0.01 * self.counts.sum():  # a phantom without noise: what cannot be HU
+            is_padding[-1060 - _FIRST_HU :] = False
+        return self if is_padding[self.counts > 0].all() else _Histogram(np.where(is_padding, 0, self.counts))
 
     def peak(self, low_hu: int, high_hu: int) -> int:
         """Value in HU with the most voxels within 10 HU, values that pile up at a cut left out."""
@@ -53,17 +54,14 @@ class _Histogram:
         return low_hu + int(np.argmax(near[low_hu - _FIRST_HU : high_hu + 1 - _FIRST_HU]))
 
     def cuts(self) -> Iterator[int]:
-        """Bins in which values pile up that were cut off: others follow on one side alone, or it is the lowest of all.
-
-        The lowest need not be followed, as in phantoms without partial volumes, where it lies above -700 HU.
-        """
-        for end in np.flatnonzero(self.counts >= _SPIKE_SHARE * self.counts.sum()):
+        """Bins where cut-off values pile up: others follow on one side alone, or it is the lowest of all."""
+        for end in np.flatnonzero(self.counts >= max(20, _SPIKE_SHARE * self.counts.sum())):
             below, above = self.counts[max(0, end - 20) : end], self.counts[end + 1 : end + 21]
             inside = above if above.any() else below
-            is_followed = below.any() != above.any() and np.count_nonzero(inside) > 2
-            if (is_followed and self.counts[end] > 5 * inside.mean()) or (
-                -700 < end + _FIRST_HU <= 10 and not self.counts[:end].any()
-            ):
+            is_end = below.any() != above.any() and np.count_nonzero(inside) > 2
+            is_lowest = not self.counts[:end].any() and self.counts[end + 1 :].any()
+            is_lowest &= end + _FIRST_HU > -700 and not -150 <= end + _FIRST_HU < 0  # padding; fat
+            if (is_end or is_lowest) and self.counts[end] > 5 * inside.mean():
                 yield int(end)
 
 
@@ -127,6 +125,8 @@ def _fault(values: _Histogram) -> tuple[str, str] | None:
     share = values.share
     if share(-10, 10) >= 0.9:
         return _NORMALISED
+    if np.count_nonzero(values.counts) == 1:
+        return None
     # fat and flesh 1024 HU too high; bone spreads to both sides of it, and fills no fifth, where noise may be fat
     stored = share(864, 1324)
     has_air_or_fat = share(_FIRST_HU, -60 if stored < 0.2 else -150) >= 0.005

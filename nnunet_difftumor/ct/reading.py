@@ -96,15 +96,10 @@ def read_mask(path: Path, like: CTVolume) -> NDArray[np.int16]:
 
 
 def check_organ_files(image_path: Path, label_path: Path, organs: Iterable[int]) -> str:
-    """Look at the values of a CT and for air in its organs (see `check_organ`), voxel by voxel as nnU-Net pairs both.
-
-    Returns:
-        The warnings; "" if there are none, or the shapes differ.
-    """
+    """Return the warnings of `check_organ` for organs of a case, voxel by voxel as nnU-Net pairs both files, or ""."""
     image_hu, labels = read_ct(image_path).image_hu, read_labels(label_path)[0]
-    if image_hu.shape != labels.shape:
-        return ""
-    return " ".join(check_organ(image_hu, labels == organ, label_path) or "" for organ in organs if organ in labels)
+    masks = (labels == organ for organ in organs if image_hu.shape == labels.shape)
+    return " ".join(check_organ(image_hu, mask, label_path) or "" for mask in masks if mask.any()).strip()
 
 
 def place_labels(labels: NDArray[np.int16], geometry: GridGeometry, path: Path, like: CTVolume) -> NDArray[np.int16]:

@@ -160,12 +160,11 @@ def is_cached(
     Args:
         or_without: A case without its labels counts, and so does one that was left out as bad.
     """
-    for case in cases:
-        entry = _Entry(case, folder, tumor_values, declared)
-        found = entry.is_current() or (or_without and (entry.is_bad() or _Entry(case, folder).is_current()))
-        if not found:
-            return False
-    return True
+    entries = (_Entry(case, folder, tumor_values, declared) for case in cases)
+    return all(
+        entry.is_current() or (or_without and (entry.is_bad() or _Entry(entry.case, folder).is_current()))
+        for entry in entries
+    )
 
 
 def _build_all(all_entries: Sequence[_Entry], workers: int) -> Iterator[tuple[_Entry, DiffTumorError]]:

@@ -121,8 +121,7 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
     tumor_label = int(organ_map.max()) + 1
     if tumor_label > np.iinfo(organ_map.dtype).max:
         raise DiffTumorError(f"{request.organ_mask_path} leaves no number for the tumours above {tumor_label - 1}.")
-    warning = check_organ(ct.image_hu, organ, request.organ_mask_path)
-    if warning is not None:
+    if warning := check_organ(ct.image_hu, organ, request.organ_mask_path):
         logger.warning(warning)
     tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)
     if recorded.get("generator_hash") not in (None, tissue.identity):

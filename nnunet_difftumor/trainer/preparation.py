@@ -96,7 +96,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     folders = [resolved.generator_folder(trainer.fold, target) for target in targets] if is_filled else []
     findings = _check_generators(folders, data, cases, resolved, trainer.fold)
     rules = [_make_rules(trainer, target, config, data, cases) for target in targets]
-    hosts = cases.split.train if config.annotated_probability > 0 else cases.healthy_train
+    hosts = cases.healthy_train if config.annotated_probability == 0 else cases.split.train
     warnings = _check_organs(trainer, data, hosts, rules) if is_filled else []
     sources = _load_sources(trainer, arm, folders, cases, config, rules) if is_filled else [None] * len(targets)
     generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders)) or None
@@ -206,8 +206,7 @@ def _check_organs(
     """Look for air in the organs that tumours are put into: in the raw CT, if 1% is at an end of nnU-Net's window."""
     dataset: Any = trainer.dataset_class and trainer.dataset_class(str(trainer.preprocessed_dataset_folder))
     low, high = rules[0].intensities.normalise(np.array([-np.inf, np.inf])) * (1.0 - 1e-4)
-    organs = tuple(sorted({rule.organ_label for rule in rules}))
-    cache = data.open_cache()
+    organs, cache = tuple(sorted({rule.organ_label for rule in rules})), data.open_cache()
 
     def look_at(case: str) -> str:
         image, labels = (array[:] for array in dataset.load_case(case)[:2])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,14 @@ from nnunet_difftumor.settings.trainer_settings import ExtraHealthyDataset, Trai
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.files.declared import check
 
-logger = logging.getLogger(__name__)
-
 _KEY = "extra_healthy_datasets"
 
 
 @dataclass(frozen=True)
 class ExtraPreprocessing(ExtraDataset):
-    """An extra data set that is to be preprocessed, with its raw cases and the labels of the organs."""
+    """An extra data set that is to be preprocessed, with its raw cases."""
 
     raw: RawDataset
-    organs: tuple[int, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -92,6 +88,7 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
     Raises:
         DatasetError: If the extra data set is incomplete or shares an identifier.
         ConfigurationError: If its channels or labels differ, or a case has a tumour.
+        NotHounsfieldError, GeometryMismatchError: If a CT is not in HU, or the mask of an organ lies in air.
     """
     if raw_folder.name == target.name:
         raise ConfigurationError(f"--from names {target.name} itself. Name another data set.")
@@ -109,7 +106,12 @@ def plan_extra(target: TargetDataset, raw_folder: Path) -> ExtraPreprocessing:
             f"No case of {work.name} has a voxel of the organ's label {organs}, so there would be "
             "nowhere to put tumours. Annotate the organ first, for example with a published organ segmentation model."
         )
-    return replace(work, organs=tuple(dict.fromkeys(role.organ for role in roles)))
+    if not (work.plans_file.is_file() and work.is_complete):
+        for case in tqdm(work.raw.cases, "Looking at CTs and organs", unit="case"):
+            label_path = work.label_files[case.identifier]
+            if warning := check_organ_files(case.image_path, label_path, {role.organ for role in roles}):
+                print(warning)
+    return work
 
 
 def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: bool = False) -> bool:
@@ -120,7 +122,6 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
 
     Raises:
         OutputExistsError: If other transferred plans are there and `overwrite` is False.
-        NotHounsfieldError, GeometryMismatchError: If a CT is not in HU, or an organ's mask lies in air.
         DatasetError: If a case is not preprocessed in the end.
     """
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
@@ -135,9 +136,6 @@ def preprocess_extra(work: ExtraPreprocessing, *, processes: int, overwrite: boo
             raise OutputExistsError(f"{work.plans_file} exists already, made for other plans. {error}") from error
         if work.is_complete:
             return False
-    for case in tqdm(work.raw.cases, "Looking at CTs and organs", unit="case"):
-        if warning := check_organ_files(case.image_path, work.label_files[case.identifier], work.organs):
-            logger.warning(warning)
     number, target = int(work.name.removeprefix("Dataset")[:3]), work.target
     work.folder.mkdir(parents=True, exist_ok=True)
     extract_fingerprint_dataset(number, num_processes=processes, clean=overwrite, verbose=False)

@@ -323,7 +323,7 @@ MIRRORED_AND_RESPACED = {
     "axes in another order": lambda hu: hu.transpose(2, 0, 1),
     "turned": lambda hu: np.rot90(hu, axes=(0, 2)),
     "padded": lambda hu: np.pad(hu, ((0, 2), (3, 0), (1, 1)), constant_values=-1024),
-    "windowed": lambda hu: hu.clip(-160, 250),
+    "limited": lambda hu: hu.clip(-1000, 250),
 }
 
 

@@ -100,7 +100,7 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path, case: Case, which: str)
     array[30, 30, 10] += 1
     nibabel.save(nibabel.Nifti1Image(array, AFFINE), path)
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
-    assert not is_cached([case], tmp_path / "cache", (2,))
+    assert not is_cached([case], tmp_path / "cache", tumor_values=(2,))
     after = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))[0]
     assert before.fingerprint != after.fingerprint
     box = (10, 30, 30), (11, 31, 31)

@@ -84,8 +84,7 @@ def read_scan(
         raise MissingLabelError(f"Case {case.identifier} has no label map; evaluate on annotated cases.")
     ct = read_ct(case.image_path)
     labels = read_mask(case.label_path, ct)
-    warning = check_organ(ct.image_hu, labels == organ_label, case.label_path) if organ_label in labels else None
-    if warning is not None:
+    if organ_label in labels and (warning := check_organ(ct.image_hu, labels == organ_label, case.label_path)):
         logger.warning(warning)
     step_mm = EVALUATION_SPACING_MM
     spacing = ct.spacing_mm if native else (step_mm, step_mm, step_mm)
