@@ -54,16 +54,13 @@ class _Histogram:
         return low_hu + int(np.argmax(near[low_hu - _FIRST_HU : high_hu + 1 - _FIRST_HU]))
 
     def cuts(self) -> Iterator[int]:
-        """Bins where cut-off values pile up: others follow on one side alone, or it is the lowest, from -700 HU on.
-
-        Fat may be one number and the lowest.
-        """
+        """Bins where cut-off values pile up: others follow on one side alone, or it is the lowest of all."""
         for end in np.flatnonzero(self.counts >= max(20, _SPIKE_SHARE * self.counts.sum())):
             below, above = self.counts[max(0, end - 20) : end], self.counts[end + 1 : end + 21]
             inside = above if above.any() else below
             is_end = below.any() != above.any() and np.count_nonzero(inside) > 2
             is_lowest = not self.counts[:end].any() and self.counts[end + 1 :].any()
-            is_lowest &= -700 < end + _FIRST_HU <= 10 and not -120 < end + _FIRST_HU < 0
+            is_lowest &= -700 < end + _FIRST_HU <= 10 and not -150 <= end + _FIRST_HU < 0  # padding; fat as one number
             if (is_end or is_lowest) and self.counts[end] > 5 * inside.mean():
                 yield int(end)
 

@@ -111,6 +111,7 @@ SOUND: dict[str, Change] = {
     "in the lung": lambda _: make_lung(),
     "padding 3071": lambda image_hu: pad(image_hu, 3071),
     "padding 65535": lambda image_hu: pad(image_hu, 65535),
+    "in fat as one number": lambda image_hu: np.where(image_hu < -20, -100, image_hu),
     "masked with 0": lambda image_hu: np.where(image_hu < -500, 0, image_hu),
     "low dose": lambda image_hu: image_hu + np.random.default_rng(1).normal(0, 80, image_hu.shape),
     "limited to -1000 and 1000": lambda image_hu: np.clip(image_hu, -1000, 1000),
