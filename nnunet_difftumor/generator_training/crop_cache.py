@@ -140,7 +140,8 @@ def build_crop_cache(
         entries = [_Entry(entry.case, folder) if entry in errors else entry for entry in entries]
         errors = dict(_build_all(entries, workers))
     if errors and (left_out is None or len(errors) == len(entries)):
-        raise type(next(iter(errors.values())))("\n".join(map(str, list(errors.values())[:20])))
+        advice = [] if len(errors) == len(entries) else ["--skip-bad leaves such cases out and trains on the others."]
+        raise type(next(iter(errors.values())))("\n".join([*map(str, list(errors.values())[:20]), *advice]))
     for entry, error in errors.items():
         entry.mark_bad(error)
         if left_out is not None:
