@@ -96,10 +96,7 @@ def group_cases(
     """
     all_roles = (roles,) if isinstance(roles, LabelRoles) else tuple(roles)
     present = {case: {value for value, count in each.items() if count > 0} for case, each in label_voxels.items()}
-    looked_at, said = (
-        {case: kind_of_case(values, all_roles, is_confirmed=confirmed) for case, values in present.items()}
-        for confirmed in (False, True)
-    )
+    said = {case: kind_of_case(values, all_roles, is_confirmed=True) for case, values in present.items()}
     tumor = {case for case, kind in said.items() if kind == TUMOR}
     no_tumor = {case for case, kind in said.items() if kind == HEALTHY} - set(known.tumor)
     free = [{case for case in no_tumor if role.organ in present[case]} for role in all_roles]
@@ -107,11 +104,7 @@ def group_cases(
         _check_list(healthy_cases, label_voxels, no_tumor)
         free = [cases & set(healthy_cases) for cases in free]
     elif not confirmed_healthy:
-        for cases, role in zip(free, all_roles, strict=True):
-            partly = {case for case in cases if looked_at[case] != HEALTHY}
-            cases -= partly
-            has_tumor = any(kind_of_case(values, [role]) == TUMOR for values in present.values())
-            _refuse_unconfirmed(cases, partly, has_tumor, role.tumor)
+        free = [_looked_at(cases, present, role, all_roles) for cases, role in zip(free, all_roles, strict=True)]
     healthy = set[str]().union(*free)
     return CaseGroups(
         tumor=tuple(sorted(tumor)),
@@ -148,6 +141,16 @@ def choose_holdout(
 def hashed_order(cases: Collection[str], seed: int) -> list[str]:
     """Order cases by a hash of seed and identifier: as good as random, and the same on every machine."""
     return sorted(cases, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+
+
+def _looked_at(
+    cases: Collection[str], present: Mapping[str, Collection[int]], role: LabelRoles, all_roles: Sequence[LabelRoles]
+) -> set[str]:
+    """Return the cases without tumour of a role in which nobody left out a part; raise where nobody may have looked."""
+    whole = {case for case in cases if kind_of_case(present[case], all_roles) == HEALTHY}
+    has_tumor = any(kind_of_case(values, [role]) == TUMOR for values in present.values())
+    _refuse_unconfirmed(whole, set(cases) - whole, has_tumor, role.tumor)
+    return whole
 
 
 def _refuse_unconfirmed(free: Collection[str], partly: Collection[str], has_tumor: bool, tumor_label: int) -> None:

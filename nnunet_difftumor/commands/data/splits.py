@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 
 if TYPE_CHECKING:
+    from nnunet_difftumor.cases.healthy import CaseGroups
     from nnunet_difftumor.cases.known_cases import KnownCases
 
 DESCRIPTION = """Write splits_final.json into the data set's folder in nnUNet_preprocessed (preprocessed or not yet).
@@ -81,27 +82,30 @@ def run(args: argparse.Namespace) -> int:
         raise DatasetError("A fold has no case to train on: every patient has a scan in the hospital that is left out.")
     about = {"holdout": list(holdout), "share": share, "healthy_cases": len(groups.healthy), "seed": args.seed}
     is_new = write_splits(folder, folds, {**about, **known.to_json()}, overwrite=args.overwrite)
-    print(
-        f"{len(groups.tumor)} cases with tumour, {len(groups.healthy)} healthy, {len(groups.other)} neither; "
-        f"held out: {', '.join(holdout) or 'none'}"
-    )
-    print(f"healthy: {', '.join(groups.healthy) or 'none'}\nneither: {', '.join(groups.other) or 'none'}")
-    for line in assumptions(groups, known):
+    for line in (*_describe(groups, holdout), *assumptions(groups, known)):
         print(line)
     for number, fold in enumerate(folds):
         site = f"{args.leave_out} {together.patient_of(fold.val[0])}: " if sites else ""
         print(f"fold {number}: {site}training {len(fold.train)}, validation {len(fold.val)} (cases)")
     if len(folds) < most and not sites:
         print(f"{len(folds)} folds, not {most}: there are no more patients to divide.")
+    print(f"{'Wrote' if is_new else 'Unchanged:'} {folder / 'splits_final.json'}")
+    return 0
+
+
+def _describe(groups: CaseGroups, holdout: Sequence[str]) -> Iterator[str]:
+    yield (
+        f"{len(groups.tumor)} cases with tumour, {len(groups.healthy)} healthy, {len(groups.other)} neither; "
+        f"held out: {', '.join(holdout) or 'none'}"
+    )
+    yield f"healthy: {', '.join(groups.healthy) or 'none'}\nneither: {', '.join(groups.other) or 'none'}"
     if not groups.tumor:
-        print("No case has an annotated tumour: the healthy cases were split; validation shows false alarms only.")
+        yield "No case has an annotated tumour: the healthy cases were split; validation shows false alarms only."
     if not groups.healthy:
-        print(
+        yield (
             "No case is healthy (organ and no tumour): nnUNetTrainerDiffTumor has nowhere to put tumours. Add such "
             "cases, or use those of another data set: difftumor add-healthy -d ID --from OTHER"
         )
-    print(f"{'Wrote' if is_new else 'Unchanged:'} {folder / 'splits_final.json'}")
-    return 0
 
 
 def _read_known(args: argparse.Namespace, cases: Sequence[str]) -> KnownCases:
