@@ -191,6 +191,16 @@ def make_contrast_synthesizer() -> TumorSynthesizer:
     return TumorSynthesizer(ContrastTissue())  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of nnU-Net's three, which are empty."""
+    for key in ("raw", "preprocessed", "results"):
+        (tmp_path / key).mkdir()
+        monkeypatch.setenv(f"nnUNet_{key}", str(tmp_path / key))
+    monkeypatch.delenv("nnUNet_difftumor", raising=False)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def contrast_source() -> Callable[[], TumorSynthesizer]:
     """A source of tumours that need no network."""

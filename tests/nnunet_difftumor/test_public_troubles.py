@@ -22,14 +22,10 @@ pytestmark = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="needs the folder c
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """nnU-Net's three folders, in which the commands run; the scripts write the raw one."""
-    for key in ("raw", "preprocessed", "results"):
-        (tmp_path / key).mkdir()
-        monkeypatch.setenv(f"nnUNet_{key}", str(tmp_path / key))
-    monkeypatch.delenv("nnUNet_difftumor", raising=False)
-    monkeypatch.chdir(tmp_path / "raw")
-    return tmp_path / "raw"
+def folder(folders, monkeypatch):
+    """nnU-Net's raw folder, in which the commands run and which the scripts write."""
+    monkeypatch.chdir(folders / "raw")
+    return folders / "raw"
 
 
 def write(name, folder, monkeypatch):

@@ -61,15 +61,6 @@ def write_dataset(root, labels, maps):
     return raw
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    for key in ("raw", "preprocessed", "results"):
-        (tmp_path / key).mkdir()
-        monkeypatch.setenv(f"nnUNet_{key}", str(tmp_path / key))
-    monkeypatch.delenv("nnUNet_difftumor", raising=False)
-    return tmp_path
-
-
 def preprocessed(root, labels, maps):
     folder = root / "preprocessed" / NAME
     folder.mkdir(parents=True, exist_ok=True)
