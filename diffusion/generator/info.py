@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from diffusion.generator.folder_check import GeneratorFolderError
@@ -36,6 +36,39 @@ class TrainingTumor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EdgeStatistics:
+    """Where the visible edge of the annotated tumours of one range of sizes lies against their outlines.
+
+    Attributes:
+        from_diameter_mm: Smallest diameter (of the sphere of equal volume) that this holds for, up to the next one's.
+        tumors: Number of tumours that were measured in this range; 0 if all of it comes from the others.
+        offset_mm: Signed distance to the outline at which half of the depth is reached; negative inside the label.
+        offset_sd_mm: Standard deviation of the offset between tumours.
+        offset_interval_mm: 95% interval of the mean offset.
+        width_mm: Distance over which the depth falls from three quarters to a quarter.
+        width_sd_mm: Standard deviation of the width between tumours.
+        width_interval_mm: 95% interval of the mean width.
+    """
+
+    from_diameter_mm: float
+    tumors: int
+    offset_mm: float
+    offset_sd_mm: float
+    offset_interval_mm: tuple[float, float]
+    width_mm: float
+    width_sd_mm: float
+    width_interval_mm: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        pairs = (*self.offset_interval_mm, *self.width_interval_mm)
+        require_numbers(**{name: value for name, value in vars(self).items() if not name.endswith("interval_mm")})
+        for value in pairs:
+            require_numbers(interval_mm=value)
+        if len(pairs) != 4 or self.width_mm <= 0 or min(self.offset_sd_mm, self.width_sd_mm) < 0:
+            raise GeneratorFolderError(f"Edge statistics need width_mm > 0, deviations >= 0 and intervals, got {self}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorInfo:
     """What a caller must know to use a generator as it was trained.
 
@@ -43,6 +76,7 @@ class GeneratorInfo:
         roi_sides: Sides of the cubic crops that the networks were trained on, ascending, in voxels.
         spacing_range_mm: Smallest and largest isotropic voxel spacing of those crops, in mm.
         margin_voxels: Voxels that a crop should leave around the tumour.
+        edges: Where the visible edge of the training tumours lies, by size; empty if it was not measured.
         data_note: What the training data are, for the model card; say so if they are a phantom.
     """
 
@@ -52,6 +86,7 @@ class GeneratorInfo:
     low_hu: float = -175.0
     high_hu: float = 250.0
     training_tumors: tuple[TrainingTumor, ...] = ()
+    edges: tuple[EdgeStatistics, ...] = field(default=(), metadata={"may_lack": True})
     preset: str = "tiny"
     data_note: str = ""
     format_version: int = 1
