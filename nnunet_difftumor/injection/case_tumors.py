@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,11 +21,10 @@ from nnunet_difftumor.synthesis.placement import (
     largest_radius_mm,
     place_tumors,
 )
-from nnunet_difftumor.tumor.drawing import rim_width_mm
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
-_KEPT_FROM_REAL_MM = REAL_TUMOR_RIM_MM + rim_width_mm(math.inf)
+_KEPT_FROM_REAL_MM = REAL_TUMOR_RIM_MM + 3.0
 _ZONE_TRIES = 20
 _MOST_LOCATIONS = 2000  # voxels of a case's synthetic tumours among which nnU-Net chooses one to look at
 _STOCK_LOCATIONS = 10_000  # nnU-Net keeps this many voxels of a class; fewer are all there are
@@ -95,7 +93,13 @@ def draw_case_tumors(
         The tumours, without looks.
     """
     size_rng, place_rng, label_rng = rng.spawn(3)
-    plan = TumorPlan(size_classes=rules.size_classes, counts=rules.tumor_counts, zone=rules.zone, keeps_class=True)
+    plan = TumorPlan(
+        size_classes=rules.size_classes,
+        edges=rules.edges,
+        counts=rules.tumor_counts,
+        zone=rules.zone,
+        keeps_class=True,
+    )
     ground = CaseGround(labels, organ_voxels, rules)
     drawn = draw_sizes(plan, largest_radius_mm(labels.shape[1:], rules.spacing_mm), size_rng)
     placed, given_up = place_tumors(ground, plan, drawn, place_rng)

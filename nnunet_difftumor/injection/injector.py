@@ -16,7 +16,7 @@ from nnunet_difftumor.injection.rules import PADDING_LABEL, REAL_TUMOR_RIM_MM, I
 from nnunet_difftumor.injection.sources import SynthesizerSource
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import with_look
-from nnunet_difftumor.synthesis.results import INVISIBLE, SynthesisResult
+from nnunet_difftumor.synthesis.results import CUT_OFF, INVISIBLE, SynthesisResult
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.tumor.appearance import AppearanceRule
 from nnunet_difftumor.tumor.drawing import draw_on_grid
@@ -89,13 +89,17 @@ class TumorInjector:
     def _synthesize(self, host: Host, drawn: Sequence[TumorSpec]) -> tuple[list[TumorSpec], SynthesisResult]:
         """Make tumours; gives them with the looks that were tried last."""
         appearances = self.appearances
-        specs = [with_look(spec, appearances) for spec in drawn]
+        levels_hu = {spec.seed: host.level_hu(spec.centre_mm) for spec in drawn}
+        specs = [with_look(spec, appearances, host_hu=levels_hu[spec.seed]) for spec in drawn]
         result = self.synthesizer.synthesize(host, specs)
         for attempt in range(1, _LOOKS):
             seen = {tumor.record.spec.seed for tumor in result.tumors}
-            if not result.rejected.get(INVISIBLE):
+            if not (result.rejected.get(INVISIBLE) or result.rejected.get(CUT_OFF)):
                 break
-            specs = [spec if spec.seed in seen else with_look(spec, appearances, attempt) for spec in specs]
+            specs = [
+                spec if spec.seed in seen else with_look(spec, appearances, attempt, host_hu=levels_hu[spec.seed])
+                for spec in specs
+            ]
             result = self.synthesizer.synthesize(host, specs)
         return specs, result
 

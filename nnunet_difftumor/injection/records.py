@@ -92,8 +92,8 @@ class InjectedTumor:
 
     Attributes:
         radius_mm: Radius that was put in; None if the tumour was not.
-        requested_hu: Contrast that was asked for; None if it was left to the generator.
-        contrast_hu: Contrast that was reached; None if the tumour was not put in.
+        requested_hu: Depth that was asked for; None if it was left to the generator.
+        contrast_hu: Depth that was reached; None if the tumour was not put in.
     """
 
     size_class: str
@@ -129,7 +129,7 @@ def describe_tumor(spec: TumorSpec, placed: SynthesizedTumor | None = None) -> I
     if placed is None:
         return InjectedTumor(spec.size_class, spec.radius_mm, requested_hu=spec.contrast_hu)
     record = placed.record
-    return InjectedTumor(spec.size_class, spec.radius_mm, record.spec.radius_mm, spec.contrast_hu, record.contrast_hu)
+    return InjectedTumor(spec.size_class, spec.radius_mm, record.spec.radius_mm, spec.contrast_hu, record.depth_hu)
 
 
 def _reaches(spec: TumorSpec, box: Box, spacing_mm: Triple) -> bool:

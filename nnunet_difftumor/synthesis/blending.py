@@ -1,8 +1,6 @@
-"""Blending of a generated tumour into its host, and the test that it can be seen."""
+"""Blending of a generated tumour into its host, at the level that was asked for."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,7 @@ FloatArray = NDArray[np.float32]
 _ROBUST_SIGMA = 1.4826
 _RESIDUAL_LIMIT_SD = 3.0
 _SMALLEST_WEIGHT = 1e-2
-MINIMUM_CONTRAST_HU = 5.0
+_FEWEST_IN_SHELL = 30
 
 
 def robust_sd(values: NDArray[np.floating]) -> float:
@@ -55,23 +53,41 @@ def composite(
     return np.where(weight > 0, blended, image_hu).astype(np.float32)
 
 
-def visible_contrast_hu(
-    inside_hu: NDArray[np.floating], rim_hu: NDArray[np.floating], requested_hu: float | None = None
-) -> float | None:
-    """Contrast of a tumour in HU, its mean minus that of its rim; None if it cannot be seen as it was requested.
+def at_level(
+    tissue_hu: FloatArray, distance_mm: FloatArray, share: FloatArray, shell_mm: float, level_hu: float | None
+) -> FloatArray:
+    """Shift tissue so that its mean is the level at every distance from the outline; its texture stays.
 
-    Visible means at least 5 HU and two standard errors, of either sign. Bright where dark was requested is not as
-    requested, nor the other way round; a requested contrast that is too faint to be seen has no side.
+    The profile of a tumour from its middle to its edge is that of its edge (see `Edge`) and not drawn a second time by
+    what makes the tissue.
 
     Args:
-        inside_hu: Voxels of the label in HU. Shape (N,).
-        rim_hu: Voxels of the rim, unchanged host tissue, in HU. Shape (M,); without any, the tumour is invisible.
+        tissue_hu: Tissue in HU. Shape (D, H, W), as the distance and the share of the tumour's tissue.
+        distance_mm: Signed distance to the outline in mm.
+        shell_mm: Thickness of the shells in which the mean is taken, in mm; those of few voxels are joined.
+        level_hu: None keeps the tissue's own mean.
     """
-    if inside_hu.size == 0 or rim_hu.size == 0:
-        return None
-    contrast_hu = float(inside_hu.mean()) - float(rim_hu.mean())
-    variance = float(np.var(inside_hu)) / inside_hu.size + float(np.var(rim_hu)) / rim_hu.size
-    is_visible = abs(contrast_hu) >= max(MINIMUM_CONTRAST_HU, 2.0 * math.sqrt(variance))
-    has_side = requested_hu is not None and abs(requested_hu) >= MINIMUM_CONTRAST_HU
-    is_wrong_side = has_side and contrast_hu * (requested_hu or 0.0) < 0
-    return contrast_hu if is_visible and not is_wrong_side else None
+    used = share > 0
+    if not used.any():
+        return tissue_hu
+    depth_mm, values_hu, weights = -distance_mm[used], tissue_hu[used].astype(np.float64), share[used]
+    mean_hu = float(np.average(values_hu, weights=weights))
+    shell = np.floor((depth_mm - depth_mm.min()) / shell_mm).astype(np.int64)
+    shell = _joined(np.bincount(shell))[shell]
+    counts = np.bincount(shell)
+    means_hu, middles_mm = (np.bincount(shell, weights=each) / counts for each in (values_hu, depth_mm))
+    flat_hu = values_hu - np.interp(depth_mm, middles_mm, means_hu)
+    flat_hu += (mean_hu if level_hu is None else level_hu) - float(np.average(flat_hu, weights=weights))
+    result = tissue_hu.copy()
+    result[used] = flat_hu
+    return result
+
+
+def _joined(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Number shells of these counts of voxels anew, so that each has enough; the last joins the one before."""
+    numbers, number, voxels = np.zeros(len(counts), dtype=np.int64), 0, 0
+    for index, count in enumerate(counts.tolist()):
+        numbers[index], voxels = number, voxels + count
+        if voxels >= _FEWEST_IN_SHELL:
+            number, voxels = number + 1, 0
+    return np.minimum(numbers, max(number - 1, 0))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from nnunet_difftumor.ct.boxes import Box, inside, widened
+from nnunet_difftumor.ct.boxes import Box, as_box, inside, widened
 from nnunet_difftumor.errors import GeometryMismatchError
 
 GROWTH_RANGE_HU = (-300.0, 300.0)
@@ -17,6 +18,7 @@ GROWTH_RANGE_HU = (-300.0, 300.0)
 _LOWEST_FAT_HU = -120.0
 """Where an image is clipped below this, fat keeps its noise; above, much of it is as flat as air."""
 
+_NEAR_MM = 20.0
 _PLATEAU_VOXELS = 3
 _RESAMPLED_WITHIN_HU = 1.0
 
@@ -65,6 +67,18 @@ class Host:
             for end_hu in self._telling_ends_hu():
                 tissue &= ~self._plateaus(box, end_hu)
         return allowed & (organ | tissue)
+
+    def level_hu(self, centre_mm: Sequence[float]) -> float | None:
+        """Median of the organ near a place (mm from voxel (0, 0, 0)) in HU; of all of it if it has none there."""
+        voxel = np.round(np.divide(centre_mm, self.spacing_mm)).astype(int)
+        voxel = np.clip(voxel, 0, np.asarray(self.image_hu.shape) - 1)
+        reach = np.ceil(_NEAR_MM / np.asarray(self.spacing_mm)).astype(int)
+        near = widened(as_box(voxel, voxel + 1), reach, self.image_hu.shape)
+        for box in (near, (slice(None),) * 3):
+            organ = self.organ_mask[box] & self.valid_mask[box]
+            if organ.any():
+                return float(np.median(self.image_hu[box][organ]))
+        return None
 
     def _telling_ends_hu(self) -> tuple[float, ...]:
         """Ends of the window inside the range of growth at which nothing but air or bone is flat."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nnunet_difftumor.synthesis.blending import at_level
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.synthesizer import PreparedTumor, TumorSynthesizer, attempt_seed
 from nnunet_difftumor.synthesis.tissue.donors import Donor, paste_texture
@@ -33,6 +34,7 @@ class CopyPasteSynthesizer(TumorSynthesizer):
             spec, rim_hu = prepared.spec, prepared.rim_hu
             level_hu = float(np.median(rim_hu) if rim_hu.size else host.image_hu[prepared.box].mean())
             pasted_hu = paste_texture(self._donors, prepared.label, spec.radius_mm, spec.contrast_hu, level_hu, rng)
-            host_hu, weight = host.image_hu[prepared.box], prepared.weight
+            host_hu, weight, shell_mm = host.image_hu[prepared.box], prepared.weight, max(host.spacing_mm)
+            pasted_hu = at_level(pasted_hu, prepared.distance_mm, weight, shell_mm, prepared.level_hu)
             blended_hu = (1.0 - weight) * host_hu + weight * np.clip(pasted_hu, *self.tissue.window_hu)
             yield prepared, np.where(weight > 0, blended_hu, host_hu).astype(np.float32)

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range
+from nnunet_difftumor.tumor.edge import draw_edge
 from nnunet_difftumor.tumor.region import support_radius_mm
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_class, fit_size_classes
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
@@ -159,6 +161,8 @@ class TumorPlan:
     """What to draw for a scan.
 
     Attributes:
+        edges: What the visible edges are drawn from (see `draw_edge`).
+        scan_seed: Seed of what the scan's tumours share in their looks; None takes that of the first tumour.
         counts: Numbers of tumours that scans have, drawn from alike; the class is then drawn for each tumour. None:
             the tumours of a scan are of one class, as many as it allows.
         minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
@@ -171,6 +175,8 @@ class TumorPlan:
     size_classes: tuple[SizeClass, ...] = PAPER_SIZE_CLASSES
     counts: tuple[int, ...] | None = None
     appearances: AppearanceRule = field(default_factory=AppearanceRule)
+    edges: tuple[EdgeStatistics, ...] = ()
+    scan_seed: int | None = None
     zone: Zone = INSIDE
     minimum_inside_share: float = 0.7
     tries: int = 20
@@ -197,15 +203,30 @@ def draw_sizes(
         size_class = draw_size_class(classes, rng)
         chosen = [size_class] * (int(rng.integers(1, size_class.max_count + 1)) if count is None else count)
     origin = (0.0, 0.0, 0.0)
-    return tuple(DrawnSize(draw_tumor_spec(each, origin, Appearance(), rng), each) for each in chosen)
+    specs = [draw_tumor_spec(each, origin, Appearance(), rng) for each in chosen]
+    scan_seed = specs[0].seed if plan.scan_seed is None else plan.scan_seed
+    specs = [_with_edge(replace(spec, scan_seed=scan_seed), plan.edges) for spec in specs]
+    return tuple(map(DrawnSize, specs, chosen))
 
 
-def with_look(spec: TumorSpec, appearances: AppearanceRule, attempt: int = 0) -> TumorSpec:
+def _with_edge(spec: TumorSpec, edges: Sequence[EdgeStatistics]) -> TumorSpec:
+    """Give a tumour an edge that its own seed decides: size and place do not depend on it."""
+    edge = draw_edge(edges, spec.radius_mm, np.random.default_rng(spec.seed))
+    return replace(spec, edge_offset_mm=edge.offset_mm, edge_width_mm=edge.width_mm)
+
+
+def with_look(
+    spec: TumorSpec, appearances: AppearanceRule, attempt: int = 0, *, host_hu: float | None = None
+) -> TumorSpec:
     """Give a tumour a look that its own seed decides, so that size and place do not depend on what looks there are.
 
     One that could not be seen with the look of an attempt gets another one with the next.
+
+    Args:
+        host_hu: Level of the organ around it in HU; None if it is not known.
     """
-    look = appearances.draw(np.random.default_rng(np.random.SeedSequence([spec.seed, attempt])))
+    rng = np.random.default_rng(np.random.SeedSequence([spec.seed, attempt]))
+    look = appearances.draw(rng, scan_seed=spec.scan_seed, host_hu=host_hu, radius_mm=spec.radius_mm)
     return replace(spec, contrast_hu=look.contrast_hu, heterogeneity_hu=look.heterogeneity_hu)
 
 
@@ -236,7 +257,8 @@ def draw_tumors(
     """Draw tumours for a scan in memory, looks included, and place them (see `draw_sizes` and `place_tumors`)."""
     drawn = draw_sizes(plan, largest_radius_mm(host.image_hu.shape, host.spacing_mm), rng, count=count)
     placed, given_up = place_tumors(HostGround(host, plan.zone), plan, drawn, rng)
-    return [with_look(spec, plan.appearances) for spec in placed], given_up
+    looks = [with_look(spec, plan.appearances, host_hu=host.level_hu(spec.centre_mm)) for spec in placed]
+    return looks, given_up
 
 
 def largest_radius_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> float:

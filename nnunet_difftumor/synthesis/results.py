@@ -13,8 +13,9 @@ from nnunet_difftumor.tumor.spec import TumorSpec
 
 FloatArray = NDArray[np.float32]
 
-INVISIBLE, OUT_OF_VIEW = "invisible", "out_of_view"
-"""Why a tumour is left out: it does not stand out as it was requested, or no voxel of its label lies in the host."""
+INVISIBLE, CUT_OFF, OUT_OF_VIEW = "invisible", "cut_off", "out_of_view"
+"""Why a tumour is left out: it does not stand out as it was requested, the network's window hides it, or no voxel of
+its label lies in the host."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class TumorRecord:
     Attributes:
         attempt: Number of the attempt that was kept, from 0.
         drawn_mm3: Volume on the host's grid before clipping to the organ, in mm3.
-        contrast_hu: Mean of the label minus mean of the rim after blending, in HU.
+        contrast_hu: Mean of the label minus mean of the rim, as the network is shown them, in HU.
+        depth_hu: Contrast of the tumour's tissue against the rim in HU: what `spec.contrast_hu` asks for.
+        noise_ratio: Contrast of the visible part in standard deviations of the host's noise.
     """
 
     spec: TumorSpec
@@ -34,6 +37,8 @@ class TumorRecord:
     drawn_mm3: float
     label_mm3: float
     contrast_hu: float
+    depth_hu: float
+    noise_ratio: float
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class SynthesizedTumor:
         box: Where the arrays lie in the host.
         image_hu: Host with the tumour, in HU; equal to the host outside the support. Shape of the box.
         support: True where the image may differ from the host. Shape of the box.
-        label: True where the voxel is tumour, a subset of the support. Shape of the box.
+        label: True where the voxel is tumour: what a reader would outline. Shape of the box.
     """
 
     box: Box

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor import __version__
 from nnunet_difftumor.ct.boxes import box_around
 from nnunet_difftumor.ct.hounsfield import check_organ
@@ -30,20 +31,21 @@ from nnunet_difftumor.support.pictures.montage import (
     save_figure,
 )
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
-from nnunet_difftumor.synthesis.results import SynthesisResult
+from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors, with_look
+from nnunet_difftumor.synthesis.results import SynthesisResult, TumorRecord
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
+from nnunet_difftumor.tumor.edge import given_edge
 from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
 
 logger = logging.getLogger(__name__)
 
-RECORDS_FORMAT = 1
+RECORDS_FORMAT = 2
 DEFAULT_STEPS = 4
 _MOST_LISTED_LABELS = 30
 _ROUNDS = 4
@@ -62,6 +64,7 @@ class ScanRequest:
         contrast_hu: Range of contrasts in HU; None: as `target` says.
         heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
             the training tumours.
+        edge_mm: Offset and width of the visible edge in mm (see `Edge`); None for those of the training tumours.
         steps: Denoising steps T; None for four, or those of the record that is replayed.
         replay_path: A tumors.json whose tumours are made again, or None.
     """
@@ -76,6 +79,7 @@ class ScanRequest:
     target: str = TRAINING
     contrast_hu: tuple[float, float] | None = None
     heterogeneity_hu: tuple[float, float] | None = None
+    edge_mm: tuple[float, float] | None = None
     steps: int | None = None
     seed: int = 0
     replay_path: Path | None = None
@@ -94,6 +98,10 @@ class ScanRequest:
         return make_appearance_rule(
             self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu, examples=examples
         )
+
+    def edges(self, measured: tuple[EdgeStatistics, ...]) -> tuple[EdgeStatistics, ...]:
+        """What edges are drawn from, given those of the generator's training tumours."""
+        return measured if self.edge_mm is None else given_edge(*self.edge_mm)
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:
@@ -131,7 +139,7 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
         )
     require_in_window(float(np.median(ct.image_hu[organ])), tissue.window_hu, f"The organ in {request.ct_path.name}")
     host, synthesizer = Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones_like(organ)), TumorSynthesizer(tissue)
-    given = _given_tumor(request, ct, tissue.appearances)
+    given = _given_tumor(request, ct, host, tissue)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
         organ_map[result.label_mask(organ.shape)] = tumor_label
@@ -216,7 +224,7 @@ def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest)
 
 
 def _given_tumor(
-    request: ScanRequest, ct: CTVolume, examples: tuple[Appearance, ...]
+    request: ScanRequest, ct: CTVolume, host: Host, tissue: DiffusionTissue
 ) -> list[TumorSpec | MaskSurface] | None:
     """Tumours that the user gave as records or as a mask; None if they are to be drawn."""
     if request.replay_path is not None:
@@ -226,9 +234,10 @@ def _given_tumor(
     mask = read_mask(request.tumor_mask_path, ct) > 0
     if not mask.any():
         raise MissingLabelError(f"{request.tumor_mask_path} has no voxel above 0; draw the tumour in it.")
-    rng = np.random.default_rng(request.seed)
-    appearance = request.appearances(examples).draw(rng)
-    return [MaskSurface(mask, ct.spacing_mm, int(rng.integers(2**62)), appearance)]
+    surface = MaskSurface(mask, ct.spacing_mm, request.seed, edges=request.edges(tissue.edges))
+    spec, looks = surface.spec, request.appearances(tissue.appearances)
+    surface.spec = with_look(replace(spec, scan_seed=request.seed), looks, host_hu=host.level_hu(spec.centre_mm))
+    return [surface]
 
 
 def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynthesizer) -> SynthesisResult:
@@ -240,7 +249,8 @@ def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynth
     rng = np.random.default_rng(request.seed)
     radius_mm, looks = request.radius_mm, request.appearances(synthesizer.tissue.appearances)
     sizes = (SizeClass(name="user", radius_mm=radius_mm, probability=1.0),) if radius_mm else PAPER_SIZE_CLASSES
-    plan = TumorPlan(size_classes=sizes, appearances=looks)
+    edges = request.edges(synthesizer.tissue.edges)
+    plan = TumorPlan(size_classes=sizes, appearances=looks, edges=edges, scan_seed=request.seed)
     rejected: Counter[str] = Counter()
     result = SynthesisResult((), {})
     for _ in range(_ROUNDS):
@@ -299,6 +309,11 @@ def _write_results(
     save_figure(figure, folder / "montage.png")
 
 
+def describe(record: TumorRecord) -> str:
+    """Contrast of a tumour in words, as a reader would judge it."""
+    return f"{record.depth_hu:+.0f} HU, {abs(record.noise_ratio):.1f} x noise"
+
+
 def _montage_rows(ct: CTVolume, result: SynthesisResult) -> list[MontageRow]:
     """Make rows of the CT without its tumours; `after_hu` is a view, which shows them when they are put in."""
     rows = []
@@ -307,6 +322,6 @@ def _montage_rows(ct: CTVolume, result: SynthesisResult) -> list[MontageRow]:
         label[tumor.box] = tumor.label
         box = box_around(label, ct.spacing_mm)
         spec = tumor.record.spec
-        title = f"radius {spec.radius_mm:.1f} mm\n{tumor.record.contrast_hu:+.0f} HU"
+        title = f"radius {spec.radius_mm:.1f} mm\n{describe(tumor.record)}"
         rows.append(make_row((ct.image_hu[box].copy(), ct.image_hu[box], label[box]), ct.geometry.affine, title))
     return rows

@@ -13,9 +13,10 @@ from scipy.ndimage import maximum_filter1d
 
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of, inside, widened
 from nnunet_difftumor.ct.resample import average_onto
-from nnunet_difftumor.synthesis.blending import composite, robust_sd, visible_contrast_hu
+from nnunet_difftumor.synthesis.blending import at_level, composite, robust_sd
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
 from nnunet_difftumor.synthesis.results import (
+    CUT_OFF,
     INVISIBLE,
     OUT_OF_VIEW,
     FloatArray,
@@ -25,6 +26,7 @@ from nnunet_difftumor.synthesis.results import (
 )
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import TissueGenerator
+from nnunet_difftumor.synthesis.visibility import Noise, look_at
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
 from nnunet_difftumor.tumor.region import RegionOfInterest, choose_roi
@@ -32,9 +34,9 @@ from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _RIM_MM = 4.0
-_LARGEST_SHIFT_HU = 25.0
 _ENOUGH_VOXELS = 20
 _FAT_HU = np.float32(-100.0)
+_NO_NOISE = Noise(1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -42,36 +44,53 @@ class PreparedTumor:
     """A tumour that has a place: its region of interest and its clipped drawing on the host.
 
     Attributes:
-        roi_mask: True inside the tumour. Shape of the region.
-        box: Where label and weight lie in the host.
+        roi_distance_mm: Signed distance to the outline in mm. Shape of the region.
+        box: Where label, weight and distance lie in the host.
         label: True where the voxel becomes tumour. Shape of the box.
         weight: Share of synthetic tissue in the voxel. Shape of the box.
+        distance_mm: Signed distance to the outline in mm. Shape of the box.
         drawn_voxels: Voxels of the label before clipping.
         rim_hu: Unchanged voxels around it: organ if there is enough of it, else any real CT. Shape (N,).
-        has_organ_rim: They are organ, so that the contrast against them is the one that was requested.
+        noise: Noise of the rim.
+        has_organ_rim: The rim is organ, so that the contrast against it is the one that was requested.
     """
 
     spec: TumorSpec
     roi: RegionOfInterest
-    roi_mask: NDArray[np.bool_]
+    roi_distance_mm: FloatArray
     box: Box
     label: NDArray[np.bool_]
     weight: FloatArray
+    distance_mm: FloatArray
     drawn_voxels: int
     rim_hu: FloatArray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    noise: Noise = _NO_NOISE
     has_organ_rim: bool = False
+
+    @property
+    def level_hu(self) -> float | None:
+        """Level that was asked for, in HU; None leaves it to what makes the tissue."""
+        asked_hu = self.spec.contrast_hu
+        return None if asked_hu is None or not self.has_organ_rim else float(self.rim_hu.mean()) + asked_hu
+
+    @property
+    def touched(self) -> NDArray[np.bool_]:
+        """True in the label and wherever the host changes. Shape of the box."""
+        return self.label | (self.weight > 0)
 
     def with_rim(self, host: Host, occupied: NDArray[np.bool_]) -> PreparedTumor:
         """Measure the rim, when it is known where any tumour of the host changes it: `occupied`, shape (D, H, W)."""
         wide = _with_room_for_rim(self.box, host)
         near = np.zeros_like(host.valid_mask[wide])
-        near[inside(self.box, wide)] = self.weight > 0
+        near[inside(self.box, wide)] = self.touched
         for axis, reach in enumerate(_rim_voxels(host)):
             near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
         free = near & host.valid_mask[wide] & ~occupied[wide]
         organ = free & host.organ_mask[wide]
         has_organ_rim = int(organ.sum()) >= _ENOUGH_VOXELS
-        return replace(self, rim_hu=host.image_hu[wide][organ if has_organ_rim else free], has_organ_rim=has_organ_rim)
+        rim = organ if has_organ_rim else free
+        rim_hu, noise = host.image_hu[wide][rim], Noise.of(host.image_hu[wide], rim)
+        return replace(self, rim_hu=rim_hu, noise=noise, has_organ_rim=has_organ_rim)
 
 
 @dataclass(eq=False)
@@ -98,12 +117,13 @@ class TumorSynthesizer:
     def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
         """Generate tumours, drawn or surfaces of masks to use as they are, on a host, which is not changed.
 
-        A tumour is shifted to its requested contrast, by 25 HU at most. One that still cannot be seen, or is bright
-        where dark was requested, is generated again with the same size and requested contrast, and dropped after
-        `max_attempts`.
+        A tumour's tissue has its requested contrast, and its edge lies where its spec says. One that cannot be seen, or
+        is bright where dark was requested, is generated again with the same size and requested contrast, and dropped
+        after `max_attempts`.
 
         Returns:
-            The visible tumours, and the others by reason: "outside_organ", "out_of_view", "overlap", "invisible".
+            The visible tumours, and the others by reason: "outside_organ", "out_of_view", "overlap", "invisible",
+            "cut_off".
         """
         rejected: Counter[str] = Counter()
         occupied = np.zeros(host.image_hu.shape, dtype=bool)
@@ -113,21 +133,22 @@ class TumorSynthesizer:
             if isinstance(prepared, str):
                 rejected[prepared] += 1
             else:
-                occupied[prepared.box] |= prepared.weight > 0
+                occupied[prepared.box] |= prepared.touched
                 pending.append(prepared)
         pending = [prepared.with_rim(host, occupied) for prepared in pending]
         finished: list[SynthesizedTumor] = []
+        reasons: list[str] = []
         for attempt in range(self.max_attempts):
-            invisible = []
+            left_out, reasons = [], []
             for prepared, image_hu in self.blended(host, pending, attempt):
-                tumor = _finish(host, prepared, _calibrated(prepared, image_hu), attempt)
-                if tumor is None:
-                    invisible.append(prepared)
+                tumor = _finish(host, prepared, image_hu, attempt)
+                if isinstance(tumor, str):
+                    left_out.append(prepared)
+                    reasons.append(tumor)
                 else:
                     finished.append(tumor)
-            pending = invisible
-        if pending:
-            rejected[INVISIBLE] += len(pending)
+            pending = left_out
+        rejected.update(reasons)
         return SynthesisResult(tuple(finished), dict(rejected))
 
     def blended(
@@ -149,7 +170,7 @@ class TumorSynthesizer:
         cropped = _crop_to_host(drawn, host.image_hu.shape)
         if cropped is None:
             return OUT_OF_VIEW
-        box, label, weight = cropped
+        box, label, weight, distance_mm = cropped
         drawn_in_host = int(label.sum())  # a crop may cut a tumour off, as it does with real ones
         allowed = host.may_become_tumor(box)
         label = label & allowed
@@ -158,11 +179,11 @@ class TumorSynthesizer:
             return OUT_OF_VIEW
         if label.sum() < max(1.0, self.minimum_inside_share * drawn_in_host):
             return "outside_organ"
-        if (occupied[box] & (weight > 0)).any():
+        if (occupied[box] & (label | (weight > 0))).any():
             return "overlap"
-        roi = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule)
-        drawn_voxels = int(drawn.label.sum())
-        return PreparedTumor(surface.spec, roi, roi.draw_mask(surface), box, label, weight, drawn_voxels)
+        roi, drawn_voxels = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule), int(drawn.label.sum())
+        roi_distance_mm = roi.distance_mm(surface)
+        return PreparedTumor(surface.spec, roi, roi_distance_mm, box, label, weight, distance_mm, drawn_voxels)
 
     def _generate(
         self, host: Host, pending: Sequence[PreparedTumor], attempt: int
@@ -173,14 +194,19 @@ class TumorSynthesizer:
             groups[prepared.roi.side].append(prepared)
         for group in groups.values():
             hosts_hu = [prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]
+            masks = [prepared.roi.tissue_mask(prepared.roi_distance_mm, prepared.spec.edge) for prepared in group]
+            asked = zip(group, hosts_hu, masks, strict=True)
             regions = self.tissue.generate(
                 np.stack(hosts_hu),
-                np.stack([prepared.roi_mask for prepared in group]),
-                [_requested_in_region(prepared, region) for prepared, region in zip(group, hosts_hu, strict=True)],
+                np.stack(masks),
+                [_requested_in_region(prepared, region, mask) for prepared, region, mask in asked],
                 [attempt_seed(prepared.spec.seed, attempt) for prepared in group],
             )
             for index, prepared in enumerate(group):
-                yield prepared, regions.tumor_hu[index], regions.reconstruction_hu[index]
+                distance_mm, level_hu = prepared.roi_distance_mm, prepared.level_hu
+                share = prepared.spec.edge.share(distance_mm)
+                tissue_hu = at_level(regions.tumor_hu[index], distance_mm, share, prepared.roi.spacing_mm, level_hu)
+                yield prepared, tissue_hu, regions.reconstruction_hu[index]
 
     def _blend(
         self, host: Host, prepared: PreparedTumor, tumor_hu: FloatArray, reconstruction_hu: FloatArray
@@ -222,15 +248,17 @@ def _shown_hosts(host: Host, pending: Sequence[PreparedTumor]) -> list[tuple[Hos
     return [(with_fat, in_organ), (host, [prepared for prepared in pending if not prepared.has_organ_rim])]
 
 
-def _crop_to_host(drawn: DrawnTumor, shape: Sequence[int]) -> tuple[Box, NDArray[np.bool_], FloatArray] | None:
+def _crop_to_host(
+    drawn: DrawnTumor, shape: Sequence[int]
+) -> tuple[Box, NDArray[np.bool_], FloatArray, FloatArray] | None:
     starts, stops = np.maximum(drawn.start, 0), np.minimum(np.add(drawn.start, drawn.label.shape), shape)
     if (stops <= starts).any():
         return None
     inner = as_box(starts - drawn.start, stops - drawn.start)
-    return as_box(starts, stops), drawn.label[inner], drawn.weight[inner]
+    return as_box(starts, stops), drawn.label[inner], drawn.weight[inner], drawn.distance_mm[inner]
 
 
-def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray) -> Appearance:
+def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray, roi_mask: NDArray[np.bool_]) -> Appearance:
     """The look with its contrast against the tissue that the generator counts as rim, which is not the organ alone.
 
     The contrast of a tumour is that against the organ around it, where there is enough organ. Beside other tissue
@@ -241,33 +269,28 @@ def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray) -> Appe
     from diffusion.conditioning import rim_median_hu
 
     look = prepared.spec.appearance
-    if look.contrast_hu is None or not prepared.has_organ_rim:
+    if prepared.level_hu is None:
         return look
-    mask = torch.from_numpy(prepared.roi_mask)[None, None]
-    level_hu = float(rim_median_hu(torch.from_numpy(region_hu)[None, None], mask))
-    return replace(look, contrast_hu=look.contrast_hu + float(prepared.rim_hu.mean()) - level_hu)
+    mask = torch.from_numpy(roi_mask)[None, None]
+    rim_hu = float(rim_median_hu(torch.from_numpy(region_hu)[None, None], mask))
+    return replace(look, contrast_hu=prepared.level_hu - rim_hu)
 
 
-def _calibrated(prepared: PreparedTumor, image_hu: FloatArray) -> FloatArray:
-    """Shift a blended tumour to the requested contrast, by 25 HU at most, so that what was drawn is what lands.
-
-    Generators reach a requested contrast to within some HU. The shift follows the blending weight: texture and edge
-    stay, and voxels of weight 0 keep their value to the bit.
-    """
-    requested_hu = prepared.spec.contrast_hu
-    if requested_hu is None or not prepared.has_organ_rim:
-        return image_hu
-    missing_hu = float(prepared.rim_hu.mean()) + requested_hu - float(image_hu[prepared.label].mean())
-    wanted_hu = missing_hu / float(prepared.weight[prepared.label].mean())
-    shifted = image_hu + np.float32(np.clip(wanted_hu, -_LARGEST_SHIFT_HU, _LARGEST_SHIFT_HU)) * prepared.weight
-    return np.where(prepared.weight > 0, shifted, image_hu).astype(np.float32)
-
-
-def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: int) -> SynthesizedTumor | None:
-    """Measure a blended tumour, or None if it cannot be seen as it was requested."""
-    contrast_hu = visible_contrast_hu(image_hu[prepared.label], prepared.rim_hu, prepared.spec.contrast_hu)
-    if contrast_hu is None:
-        return None
+def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: int) -> SynthesizedTumor | str:
+    """Measure a blended tumour, or say why it is left out."""
+    seen = look_at(
+        host.image_hu[prepared.box],
+        image_hu,
+        prepared.weight,
+        prepared.label,
+        prepared.rim_hu,
+        prepared.noise,
+        organ=host.organ_mask[prepared.box] if prepared.has_organ_rim else None,
+        requested_hu=prepared.spec.contrast_hu,
+        window_hu=host.clipped_to_hu,
+    )
+    if seen is None or seen.is_cut_off or not seen.is_visible:
+        return CUT_OFF if seen is not None and seen.is_cut_off else INVISIBLE
     voxel_mm3 = float(np.prod(host.spacing_mm))
     record = TumorRecord(
         spec=prepared.spec,
@@ -276,7 +299,9 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
         roi_spacing_mm=prepared.roi.spacing_mm,
         drawn_mm3=prepared.drawn_voxels * voxel_mm3,
         label_mm3=int(prepared.label.sum()) * voxel_mm3,
-        contrast_hu=contrast_hu,
+        contrast_hu=seen.contrast_hu,
+        depth_hu=seen.depth_hu,
+        noise_ratio=seen.noise_ratio,
     )
     return SynthesizedTumor(prepared.box, image_hu, prepared.weight > 0, prepared.label, record)
 

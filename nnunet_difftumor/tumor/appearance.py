@@ -88,7 +88,14 @@ class AppearanceRule:
                 "training tumours is. Give the target 'training', or a range of contrasts in HU."
             )
 
-    def draw(self, rng: np.random.Generator) -> Appearance:
+    def draw(
+        self,
+        rng: np.random.Generator,
+        *,
+        scan_seed: int = 0,
+        host_hu: float | None = None,
+        radius_mm: float | None = None,
+    ) -> Appearance:
         """Draw the look of one tumour: one of the examples, with what a range or the prior replaces."""
         examples = self.usable_examples
         example = examples[int(rng.integers(len(examples)))] if examples else Appearance()

@@ -1,25 +1,31 @@
-"""Exact drawing of a tumour's label and blending weight on any grid."""
+"""Exact drawing of a tumour's label and of the share of its tissue on any grid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.ct.grid import require_bounded
 from nnunet_difftumor.ct.resample import Vector, average_onto, resample
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.edge import draw_edge
 from nnunet_difftumor.tumor.rim import signed_distance_mm
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _EXACT_DRAWING_VOXELS = 120_000
 _SMALLEST_WEIGHT = np.float32(1e-3)
+_SMALLEST_MARGIN_MM = 2.0
+
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -28,39 +34,34 @@ class DrawnTumor:
 
     Attributes:
         start: Voxel index of the box's corner in the grid, may be negative. (D, H, W).
-        label: True where the voxel belongs to the tumour. Shape of the box.
-        weight: Share of synthetic tissue in the voxel, 0 outside the soft rim. Shape of the box.
+        label: True where the voxel belongs to the tumour: what a reader would outline. Shape of the box.
+        weight: Share of tumour tissue in the voxel, 0 beyond the visible edge (see `Edge`). Shape of the box.
+        distance_mm: Mean signed distance of the voxel to the outline in mm. Shape of the box.
     """
 
     start: tuple[int, int, int]
     label: NDArray[np.bool_]
     weight: NDArray[np.float32]
+    distance_mm: NDArray[np.float32]
 
     @classmethod
-    def of(cls, start: NDArray[np.int64], label: NDArray[np.bool_], weight: NDArray[np.float32]) -> DrawnTumor:
-        """Give every voxel of the label at least the smallest weight; what lies below it elsewhere is 0."""
-        weight = np.where(label, np.maximum(weight, _SMALLEST_WEIGHT), weight).astype(np.float32)
-        weight[weight < _SMALLEST_WEIGHT] = 0.0
+    def of(cls, start: NDArray[np.int64], label: NDArray[np.bool_], weight: FloatArray, distance: FloatArray) -> Self:
+        """Make a drawing that leaves out weights next to 0."""
         depth, height, width = start.tolist()
-        return cls((depth, height, width), label, weight)
-
-
-def rim_width_mm(radius_mm: float) -> float:
-    """Width of the soft rim outside the surface in mm: 0.3 of the radius, between 1 and 3 mm."""
-    return float(np.clip(0.3 * radius_mm, 1.0, 3.0))
+        return cls((depth, height, width), label, np.where(weight < _SMALLEST_WEIGHT, 0.0, weight), distance)
 
 
 def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     """Draw label and blending weight of a tumour on a grid that starts at 0 mm and has no end.
 
     The label is the set of voxels with the largest share of tumour whose joint volume is nearest to the
-    tumour's own, so that the volume is right at any spacing. The weight falls from 1 inside the surface
-    to 0 at the outer edge of the rim and is averaged over the voxel.
+    tumour's own, so that the volume is right at any spacing. The weight follows the tumour's edge and is averaged
+    over the voxel, as a thick slice averages a lesion.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
-    rim_mm = rim_width_mm(surface.spec.radius_mm)
+    edge = surface.spec.edge
     centre = np.asarray(surface.spec.centre_mm)
-    reach_mm = surface.half_extent_mm + rim_mm + 0.5 * spacing
+    reach_mm = surface.half_extent_mm + max(0.0, edge.outer_mm) + 0.5 * spacing
     start = np.floor((centre - reach_mm) / spacing).astype(int)
     stop = np.ceil((centre + reach_mm) / spacing).astype(int) + 1
     shape = stop - start
@@ -69,13 +70,12 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     distance_mm = surface.signed_distance_on_grid(fine_shape, fine_spacing, fine_start)
 
     offset_mm = start * spacing - fine_start
-    edge_mm = float(fine_spacing.min())
-    ramp = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0).astype(np.float32)
+    ramp = np.clip(0.5 - distance_mm / float(fine_spacing.min()), 0.0, 1.0).astype(np.float32)
     share = average_onto(ramp, fine_spacing, shape, spacing, offset_mm)
     mean_distance_mm = average_onto(distance_mm, fine_spacing, shape, spacing, offset_mm)
-    weight = average_onto(_soft_rim(distance_mm, rim_mm), fine_spacing, shape, spacing, offset_mm)
+    weight = average_onto(edge.share(distance_mm), fine_spacing, shape, spacing, offset_mm)
     count = max(1, round(surface.volume_mm3 / float(np.prod(spacing))))
-    return DrawnTumor.of(start, _largest(share, mean_distance_mm, count), weight)
+    return DrawnTumor.of(start, _largest(share, mean_distance_mm, count), weight, mean_distance_mm)
 
 
 def _fine_grid(
@@ -87,12 +87,6 @@ def _fine_grid(
     fine = np.maximum(np.minimum(spacing, radius_mm / 6.0), min(bounded, radius_mm / 4.0))
     counts = np.ceil(extent_mm / fine).astype(int) + 1
     return (int(counts[0]), int(counts[1]), int(counts[2])), fine, start_mm - 0.5 * spacing
-
-
-def _soft_rim(distance_mm: NDArray[np.float32], rim_mm: float) -> NDArray[np.float32]:
-    """Smoothstep from 1 at a quarter of a rim inside the surface to 0 at the rim's outer edge."""
-    position = np.clip((rim_mm - distance_mm) / (1.25 * rim_mm), 0.0, 1.0)
-    return (position * position * (3.0 - 2.0 * position)).astype(np.float32)
 
 
 def _largest(share: NDArray[np.float32], distance_mm: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
@@ -111,10 +105,18 @@ def _largest(share: NDArray[np.float32], distance_mm: NDArray[np.float32], count
 class MaskSurface:
     """Surface of a tumour that a person drew as a mask; the mask is used as it is."""
 
-    def __init__(self, mask: NDArray[np.bool_], spacing_mm: Vector, seed: int, appearance: Appearance | None = None):
+    def __init__(
+        self,
+        mask: NDArray[np.bool_],
+        spacing_mm: Vector,
+        seed: int,
+        appearance: Appearance | None = None,
+        edges: Sequence[EdgeStatistics] = (),
+    ) -> None:
         """Measure a mask, True inside the tumour, of shape (D, H, W).
 
-        The seed is that of the generator's noise; without a look, the generator chooses it.
+        The seed is that of the generator's noise and of the edge, drawn from `edges` (see `draw_edge`). Without a
+        look, the generator chooses it.
 
         Raises:
             DiffTumorError: If the mask is empty.
@@ -127,15 +129,19 @@ class MaskSurface:
         low, high = voxels.min(axis=0) * spacing, voxels.max(axis=0) * spacing
         self.half_extent_mm = 0.5 * (high - low + spacing)
         volume_mm3 = len(voxels) * float(np.prod(spacing))
+        radius_mm = 0.5 * equivalent_diameter_mm(volume_mm3)
+        edge = draw_edge(edges, radius_mm, np.random.default_rng(seed))
         self.spec = TumorSpec(
             centre_mm=(0.0, 0.0, 0.0),
-            radius_mm=0.5 * equivalent_diameter_mm(volume_mm3),
+            radius_mm=radius_mm,
+            edge_offset_mm=edge.offset_mm,
+            edge_width_mm=edge.width_mm,
             seed=seed,
             contrast_hu=appearance.contrast_hu,
             heterogeneity_hu=appearance.heterogeneity_hu,
             size_class="mask",
         ).moved_to(0.5 * (low + high))
-        margin = np.ceil(2.0 * rim_width_mm(self.spec.radius_mm) / spacing).astype(int) + 2
+        margin = np.ceil(max(_SMALLEST_MARGIN_MM, edge.outer_mm) / spacing).astype(int) + 2
         self._start = voxels.min(axis=0) - margin
         self._spacing_mm = spacing
         tumor = mask[as_box(voxels.min(axis=0), voxels.max(axis=0) + 1)]
@@ -151,6 +157,5 @@ class MaskSurface:
         return resample(self._distance_mm, self._spacing_mm, shape, spacing_mm, offset_mm, fill_value=far_mm)
 
     def draw(self) -> DrawnTumor:
-        """Return the mask with its blending weight, on the grid of the mask."""
-        weight = _soft_rim(self._distance_mm, rim_width_mm(self.spec.radius_mm))
-        return DrawnTumor.of(self._start, self._label, weight)
+        """Return the mask with the share of tumour tissue, on the grid of the mask."""
+        return DrawnTumor.of(self._start, self._label, self.spec.edge.share(self._distance_mm), self._distance_mm)

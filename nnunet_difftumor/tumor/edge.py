@@ -63,3 +63,24 @@ def draw_edge(law: Sequence[EdgeStatistics], radius_mm: float, rng: np.random.Ge
     offset_mm = own.offset_mm + own.offset_sd_mm * float(deviations[0])
     width_mm = max(_NARROWEST_MM, own.width_mm + own.width_sd_mm * float(deviations[1]))
     return Edge(offset_mm=offset_mm, width_mm=width_mm).limited_to(radius_mm)
+
+
+def given_edge(offset_mm: float, width_mm: float) -> tuple[EdgeStatistics, ...]:
+    """Make a law of two numbers in mm that holds for all tumours alike (see `draw_edge`).
+
+    Raises:
+        DiffTumorError: If the width is not above 0.
+    """
+    Edge(offset_mm=offset_mm, width_mm=width_mm)
+    return (
+        EdgeStatistics(
+            from_diameter_mm=0.0,
+            tumors=0,
+            offset_mm=offset_mm,
+            offset_sd_mm=0.0,
+            offset_interval_mm=(offset_mm, offset_mm),
+            width_mm=width_mm,
+            width_sd_mm=0.0,
+            width_interval_mm=(width_mm, width_mm),
+        ),
+    )

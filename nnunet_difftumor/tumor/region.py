@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from nnunet_difftumor.ct.boxes import as_box, box_of, ends_of
 from nnunet_difftumor.ct.resample import AIR_HU, resample
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.tumor.drawing import MaskSurface, rim_width_mm
+from nnunet_difftumor.tumor.drawing import MaskSurface
+from nnunet_difftumor.tumor.edge import Edge
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 
@@ -21,7 +22,7 @@ class RoiRule:
 
     Attributes:
         sides: Sides in voxels that the generator was trained on.
-        margin_voxels: Voxels between the tumour's largest half-extent and the edge.
+        margin_voxels: Voxels between the tumour's tissue and the edge of the region.
         spacing_range_mm: Finest and coarsest isotropic spacing that the generator was trained on, in mm.
     """
 
@@ -74,18 +75,27 @@ class RegionOfInterest:
         shape, isotropic_mm = (self.side,) * 3, (self.spacing_mm,) * 3
         return resample(part, spacing, shape, isotropic_mm, start_mm - first * spacing, fill_value=None)
 
-    def draw_mask(self, surface: TumorSurface | MaskSurface) -> NDArray[np.bool_]:
-        """Draw a tumour on the region, True inside; at least the centre voxel is set. Shape (side, side, side)."""
-        reach = np.asarray(surface.half_extent_mm) / self.spacing_mm + 1.0
+    def distance_mm(self, surface: TumorSurface | MaskSurface) -> NDArray[np.float32]:
+        """Signed distance to a tumour's outline in mm, infinite where nothing of it is. Shape (side, side, side)."""
+        reach_mm = np.asarray(surface.half_extent_mm) + max(0.0, surface.spec.edge.outer_mm)
+        reach = reach_mm / self.spacing_mm + 1.0
         centre = (np.asarray(surface.spec.centre_mm) - np.asarray(self.start_mm)) / self.spacing_mm
         first = np.clip(np.floor(centre - reach).astype(int), 0, self.side - 1)
         stop = np.clip(np.ceil(centre + reach).astype(int) + 1, first + 1, self.side)
         start_mm = np.asarray(self.start_mm) + first * self.spacing_mm
-        distance_mm = surface.signed_distance_on_grid((stop - first).tolist(), (self.spacing_mm,) * 3, start_mm)
-        part = distance_mm <= 0.0
-        part.flat[int(np.argmin(distance_mm))] = True
-        mask = np.zeros((self.side,) * 3, dtype=bool)
-        mask[as_box(first, stop)] = part
+        part_mm = surface.signed_distance_on_grid((stop - first).tolist(), (self.spacing_mm,) * 3, start_mm)
+        distance_mm = np.full((self.side,) * 3, np.inf, dtype=np.float32)
+        distance_mm[as_box(first, stop)] = part_mm
+        return distance_mm
+
+    def tissue_mask(self, distance_mm: NDArray[np.float32], edge: Edge) -> NDArray[np.bool_]:
+        """Where a generator shall make tissue, by the distance to the outline; at least one voxel. Same shape.
+
+        The fill reaches a voxel beyond this mask (see `fill_tumor_region`), and so as far as any of the tissue is
+        used; half of the depth and more is always inside.
+        """
+        mask = distance_mm <= max(edge.offset_mm, edge.outer_mm - self.spacing_mm)
+        mask.flat[int(np.argmin(distance_mm))] = True
         return mask
 
 
@@ -99,8 +109,8 @@ def choose_roi(
     could not hold the tumour otherwise, so that the cost of any tumour is bounded. It is centred on the tumour.
     """
     radius_mm = surface.spec.radius_mm
-    extent_mm = float(surface.half_extent_mm.max())
-    finest_mm = rule.spacing_range_mm[0]
+    finest_mm, edge = rule.spacing_range_mm[0], surface.spec.edge
+    extent_mm = float(surface.half_extent_mm.max()) + max(edge.offset_mm, edge.outer_mm - finest_mm)
     spacing_mm = max(finest_mm, min(min(host_spacing_mm), radius_mm / 3.0))
     largest = max(rule.sides)
     spacing_mm = max(spacing_mm, extent_mm / (largest / 2 - rule.margin_voxels))
@@ -112,8 +122,8 @@ def choose_roi(
 
 
 def support_radius_mm(surface: TumorSurface | MaskSurface) -> float:
-    """Largest distance from the centre at which a tumour changes the image, in mm."""
-    return float(surface.half_extent_mm.max()) + rim_width_mm(surface.spec.radius_mm)
+    """Largest distance from the centre at which a tumour changes image or labels, in mm."""
+    return float(surface.half_extent_mm.max()) + max(0.0, surface.spec.edge.outer_mm)
 
 
 def _bounds(valid_mask: NDArray[np.bool_] | None, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,6 +12,7 @@ import numpy as np
 from nnunet_difftumor.ct.resample import Vector
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.tumor.appearance import Appearance
+from nnunet_difftumor.tumor.edge import Edge
 from nnunet_difftumor.tumor.sizes import SizeClass
 
 Triple = tuple[float, float, float]
@@ -30,9 +31,12 @@ class TumorSpec:
         rotation: Unit quaternion (w, x, y, z) that turns the principal axes.
         roughness: Standard deviation of the logarithm of the radius over the surface.
         seed: Seed of the surface and of the generator's noise.
-        contrast_hu: Requested mean difference between tumour and rim in HU; None leaves it to the generator.
+        contrast_hu: Requested depth in HU: tissue in the middle minus the organ around it; None leaves it to the
+            generator.
         heterogeneity_hu: Requested standard deviation inside after smoothing away the noise, in HU; None: likewise.
         size_class: Name of the size class that the radius was drawn from.
+        edge_offset_mm, edge_width_mm: Where the visible edge lies (see `Edge`), before it is limited by the radius.
+        scan_seed: Seed of what the tumours of one scan share in their looks.
     """
 
     centre_mm: Triple
@@ -44,6 +48,9 @@ class TumorSpec:
     contrast_hu: float | None = None
     heterogeneity_hu: float | None = None
     size_class: str = "user"
+    edge_offset_mm: float = 0.0
+    edge_width_mm: float = 1.0
+    scan_seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.radius_mm > 0 or min(self.axis_ratios) <= 0:
@@ -55,6 +62,11 @@ class TumorSpec:
     def appearance(self) -> Appearance:
         """What is asked of the generator."""
         return Appearance(contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
+
+    @property
+    def edge(self) -> Edge:
+        """Where the visible edge lies, as far as the tumour has room for it."""
+        return Edge(offset_mm=self.edge_offset_mm, width_mm=self.edge_width_mm).limited_to(self.radius_mm)
 
     def moved_to(self, centre_mm: Vector) -> TumorSpec:
         """Return the same tumour at another centre (mm, array order)."""
@@ -84,6 +96,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _are_numbers(count: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_number, value))
 
@@ -94,7 +110,10 @@ _RECORD_VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "axis_ratios": (_are_numbers(3), "three numbers"),
     "rotation": (_are_numbers(4), "a quaternion, four numbers"),
     "roughness": (_is_number, "a number"),
-    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0, "0 or more"),
+    "seed": (_is_seed, "a whole number of 0 or more"),
+    "scan_seed": (_is_seed, "a whole number of 0 or more"),
+    "edge_offset_mm": (_is_number, "a number of mm"),
+    "edge_width_mm": (_is_number, "a number of mm"),
     "contrast_hu": (lambda value: value is None or _is_number(value), "a number in HU, or null"),
     "heterogeneity_hu": (lambda value: value is None or _is_number(value), "a number in HU, or null"),
     "size_class": (lambda value: isinstance(value, str), "a name"),

@@ -21,6 +21,7 @@ _REASONS = {
     "outside_organ": "outside the organ",
     "out_of_view": "outside the scan",
     "invisible": "not visible against the surroundings",
+    "cut_off": "hidden by the window",
 }
 EXAMPLE = (
     "difftumor synthesize --ct ct.nii.gz --organ-mask liver.nii.gz --target liver --count 3 --radius-mm 6 12 "
@@ -57,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--heterogeneity-hu", type=float, nargs=2, metavar=("LO", "HI"), help=heterogeneity_hu)
     add("--steps", type=int, metavar="T", help="denoising steps (default 4; with --replay those of the file)")
+    edge = "where the visible edge lies against the label (negative: inside) and its width in mm, in place of that of "
+    edge += "the generator's training tumours"
+    add("--edge-mm", type=float, nargs=2, metavar=("OFFSET", "WIDTH"), help=edge)
     add("--seed", type=int, default=0, metavar="S", help="seed of places, shapes and tissue")
     add("--replay", type=Path, metavar="FILE", help="make the tumours of this tumors.json again")
     add("--overwrite", action="store_true", help="replace results in --output")
@@ -64,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Place the tumours; 1 if none could be."""
-    from nnunet_difftumor.synthesis.scan import ScanRequest, synthesize_scan
+    from nnunet_difftumor.synthesis.scan import ScanRequest, describe, synthesize_scan
 
     request = ScanRequest(
         ct_path=options.ct,
@@ -77,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         target=options.target or default_target(options.generator),
         contrast_hu=tuple(options.contrast_hu) if options.contrast_hu else None,
         heterogeneity_hu=tuple(options.heterogeneity_hu) if options.heterogeneity_hu else None,
+        edge_mm=tuple(options.edge_mm) if options.edge_mm else None,
         steps=options.steps,
         seed=options.seed,
         replay_path=options.replay,
@@ -88,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
     reasons = ", ".join(f"{count} {_REASONS.get(why, why)}" for why, count in sorted(result.rejected.items()))
     wanted = f" of {request.count}" if request.replay_path is None and request.tumor_mask_path is None else ""
     print(f"{len(result.tumors)}{wanted} tumours placed{f'; attempts given up: {reasons}' if reasons else ''}.")
+    for tumor in result.tumors:
+        print(f"  radius {tumor.record.spec.radius_mm:.1f} mm: {describe(tumor.record)}")
     if not result.tumors:
         print("Nothing was written. Try smaller radii (--radius-mm), another seed, or a stronger --contrast-hu.")
         return 1

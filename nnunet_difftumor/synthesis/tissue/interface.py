@@ -14,7 +14,7 @@ from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.region import RoiRule
 
 if TYPE_CHECKING:
-    from diffusion.generator.info import GeneratorInfo
+    from diffusion.generator.info import EdgeStatistics, GeneratorInfo
 
 FloatArray = NDArray[np.float32]
 
@@ -38,11 +38,13 @@ class TissueGenerator:
         roi_rule: Regions that the generator was trained on, and can work on.
         window_hu: Lowest and highest value that the generator represents, in HU.
         appearances: Look of each tumour that the generator learned from, as far as it is known.
+        edges: Where the visible edges of those tumours lie, as far as it was measured.
     """
 
     roi_rule: RoiRule
     window_hu: tuple[float, float]
     appearances: tuple[Appearance, ...]
+    edges: tuple[EdgeStatistics, ...] = ()
 
     def generate(
         self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
@@ -71,6 +73,7 @@ class DescribedTissue(TissueGenerator):
             Appearance(contrast_hu=tumor.contrast_hu, heterogeneity_hu=tumor.heterogeneity_hu)
             for tumor in info.training_tumors
         )
+        self.edges = info.edges
 
 
 def require_in_window(level_hu: float, window_hu: tuple[float, float], what: str) -> None:
