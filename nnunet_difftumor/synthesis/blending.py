@@ -58,6 +58,9 @@ def at_level(
 ) -> FloatArray:
     """Shift tissue so that its mean is the level at every distance from the outline; its texture stays.
 
+    Where none of it is used it goes on at that level: a voxel of the host that reaches out of the tumour averages
+    tissue, and the weight alone says how much of it there is.
+
     The profile of a tumour from its middle to its edge is that of its edge (see `Edge`) and not drawn a second time by
     what makes the tissue.
 
@@ -71,14 +74,15 @@ def at_level(
     if not used.any():
         return tissue_hu
     depth_mm, values_hu, weights = -distance_mm[used], tissue_hu[used].astype(np.float64), share[used]
-    mean_hu = float(np.average(values_hu, weights=weights))
+    if level_hu is None:
+        level_hu = float(np.average(values_hu, weights=weights))
     shell = np.floor((depth_mm - depth_mm.min()) / shell_mm).astype(np.int64)
     shell = _joined(np.bincount(shell))[shell]
     counts = np.bincount(shell)
     means_hu, middles_mm = (np.bincount(shell, weights=each) / counts for each in (values_hu, depth_mm))
     flat_hu = values_hu - np.interp(depth_mm, middles_mm, means_hu)
-    flat_hu += (mean_hu if level_hu is None else level_hu) - float(np.average(flat_hu, weights=weights))
-    result = tissue_hu.copy()
+    flat_hu += level_hu - float(np.average(flat_hu, weights=weights))
+    result = np.full_like(tissue_hu, level_hu)
     result[used] = flat_hu
     return result
 
