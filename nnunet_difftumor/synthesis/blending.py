@@ -72,7 +72,7 @@ def at_level(
     """
     used = share > 0
     if not used.any():
-        return tissue_hu
+        return tissue_hu if level_hu is None else np.full_like(tissue_hu, level_hu)
     depth_mm, values_hu, weights = -distance_mm[used], tissue_hu[used].astype(np.float64), share[used]
     if level_hu is None:
         level_hu = float(np.average(values_hu, weights=weights))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of, inside, widened
-from nnunet_difftumor.ct.resample import average_onto
+from nnunet_difftumor.ct.resample import average_onto, resample
 from nnunet_difftumor.synthesis.blending import at_level, composite, robust_sd
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
 from nnunet_difftumor.synthesis.results import (
@@ -45,11 +45,13 @@ class PreparedTumor:
 
     Attributes:
         roi_distance_mm: Signed distance to the outline in mm. Shape of the region.
+        roi_share: Share of the tumour's tissue where the host may become tumour. Shape of the region.
         box: Where label, weight and distance lie in the host.
         label: True where the voxel becomes tumour. Shape of the box.
         weight: Share of synthetic tissue in the voxel. Shape of the box.
         distance_mm: Signed distance to the outline in mm. Shape of the box.
         drawn_voxels: Voxels of the label before clipping.
+        shown_voxels: Those of them that lie in the host, whatever they may replace.
         rim_hu: Unchanged voxels around it: organ if there is enough of it, else any real CT. Shape (N,).
         noise: Noise of the rim.
         has_organ_rim: The rim is organ, so that the contrast against it is the one that was requested.
@@ -58,11 +60,13 @@ class PreparedTumor:
     spec: TumorSpec
     roi: RegionOfInterest
     roi_distance_mm: FloatArray
+    roi_share: FloatArray
     box: Box
     label: NDArray[np.bool_]
     weight: FloatArray
     distance_mm: FloatArray
     drawn_voxels: int
+    shown_voxels: int
     rim_hu: FloatArray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     noise: Noise = _NO_NOISE
     has_organ_rim: bool = False
@@ -181,9 +185,20 @@ class TumorSynthesizer:
             return "outside_organ"
         if (occupied[box] & (label | (weight > 0))).any():
             return "overlap"
-        roi, drawn_voxels = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule), int(drawn.label.sum())
+        roi = choose_roi(surface, host.spacing_mm, self.tissue.roi_rule)
         roi_distance_mm = roi.distance_mm(surface)
-        return PreparedTumor(surface.spec, roi, roi_distance_mm, box, label, weight, distance_mm, drawn_voxels)
+        return PreparedTumor(
+            surface.spec,
+            roi,
+            roi_distance_mm,
+            surface.spec.edge.share(roi_distance_mm) * _on_region(allowed, box, roi, host),
+            box,
+            label,
+            weight,
+            distance_mm,
+            drawn_voxels=int(drawn.label.sum()),
+            shown_voxels=drawn_in_host,
+        )
 
     def _generate(
         self, host: Host, pending: Sequence[PreparedTumor], attempt: int
@@ -203,9 +218,13 @@ class TumorSynthesizer:
                 [attempt_seed(prepared.spec.seed, attempt) for prepared in group],
             )
             for index, prepared in enumerate(group):
-                distance_mm, level_hu = prepared.roi_distance_mm, prepared.level_hu
-                share = prepared.spec.edge.share(distance_mm)
-                tissue_hu = at_level(regions.tumor_hu[index], distance_mm, share, prepared.roi.spacing_mm, level_hu)
+                tissue_hu = at_level(
+                    regions.tumor_hu[index],
+                    prepared.roi_distance_mm,
+                    prepared.roi_share,
+                    prepared.roi.spacing_mm,
+                    prepared.level_hu,
+                )
                 yield prepared, tissue_hu, regions.reconstruction_hu[index]
 
     def _blend(
@@ -288,6 +307,7 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
         organ=host.organ_mask[prepared.box] if prepared.has_organ_rim else None,
         requested_hu=prepared.spec.contrast_hu,
         window_hu=host.clipped_to_hu,
+        shown_share=prepared.shown_voxels / prepared.drawn_voxels,
     )
     if seen is None or seen.is_cut_off or not seen.is_visible:
         return CUT_OFF if seen is not None and seen.is_cut_off else INVISIBLE
@@ -304,6 +324,13 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
         noise_ratio=seen.noise_ratio,
     )
     return SynthesizedTumor(prepared.box, image_hu, prepared.weight > 0, prepared.label, record)
+
+
+def _on_region(mask: NDArray[np.bool_], box: Box, roi: RegionOfInterest, host: Host) -> NDArray[np.bool_]:
+    """Sample a mask of a box of the host on a region of interest; False beyond the box. Shape of the region."""
+    start_mm = np.asarray(roi.start_mm) - np.multiply(ends_of(box)[0], host.spacing_mm)
+    shape, spacing_mm = (roi.side,) * 3, (roi.spacing_mm,) * 3
+    return resample(mask, host.spacing_mm, shape, spacing_mm, start_mm, fill_value=0.0, whole_voxels=True) >= 0.5
 
 
 def _onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:

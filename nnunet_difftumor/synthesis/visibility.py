@@ -122,6 +122,7 @@ def look_at(
     organ: BoolArray | None,
     requested_hu: float | None,
     window_hu: tuple[float, float] | None,
+    shown_share: float = 1.0,
 ) -> Sight | None:
     """Look at a tumour with the eyes of the network that trains on it; None without a rim or any of its tissue.
 
@@ -136,6 +137,7 @@ def look_at(
         organ: True in the organ that the rim belongs to, where the change is measured; None if the rim is none, so
             that the change has no side.
         window_hu: Lowest and highest value that the network is shown, in HU; None shows all.
+        shown_share: Share of the tumour that lies in the host; what a crop cuts off helps a reader to see it.
     """
     shown = label & (weight > 0)
     if not shown.any() or rim_hu.size == 0:
@@ -150,7 +152,7 @@ def look_at(
     cut_off = (np.abs(after - before) < _UNCHANGED_HU) & (np.abs(after_hu - before_hu) >= MINIMUM_CONTRAST_HU)
     share = weight[shown].astype(np.float64)
     depth_hu = float((share * (after[shown] - level_hu)).sum() / (share * share).sum())
-    signal_hu = abs(depth_hu) * math.sqrt(float((share * share).sum()))
+    signal_hu = abs(depth_hu) * math.sqrt(float((share * share).sum()) / shown_share)
     has_side = requested_hu is not None and abs(requested_hu) >= MINIMUM_CONTRAST_HU
     side = (requested_hu or 0.0) if has_side else contrast_hu
     return Sight(

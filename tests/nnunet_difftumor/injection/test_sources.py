@@ -230,7 +230,7 @@ def test_handcrafted_tumours_have_the_contrast_and_the_hosts_noise(handcrafted):
     for _ in range(8):
         specs, _ = draw_tumors(host, plan, rng, count=1)
         (tumor,) = handcrafted.synthesize(host, specs).tumors
-        contrasts.append(tumor.record.contrast_hu - tumor.record.spec.contrast_hu)
+        contrasts.append(tumor.record.depth_hu - tumor.record.spec.contrast_hu)
         inside = tumor.image_hu[tumor.label]
         noise.append(np.std(inside))
     assert abs(np.median(contrasts)) < 5.0
