@@ -94,7 +94,12 @@ def _scan_slice(
         label[organ_shares[organ.name] >= 0.5] = 2 * number + 1
     for number, organ in enumerate(organs):
         may_hold = np.isin(label, [0, 2 * number + 1] if organ.exophytic_share else [2 * number + 1])
-        label[(tumor_shares[organ.name] >= 0.5) & may_hold] = 2 * number + 2
+        is_tumor = tumor_shares[organ.name] >= 0.5
+        for lesion in lesions:  # a tight reader marks at least one voxel
+            if lesion.edge_offset_mm > 0 and lesion.organ.name == organ.name:
+                where = [round((lesion.spec.centre_mm[i] - scan.start_mm[i]) / scan.spacing_mm[i]) for i in range(3)]
+                is_tumor[where[1], where[2]] |= where[0] == index
+        label[is_tumor & may_hold] = 2 * number + 2
     return total_hu, label
 
 

@@ -99,12 +99,15 @@ def _describe(cases: int, healthy: int, seed: int, style: PhantomStyle) -> dict[
     """Content of dataset.json."""
     organs = ", ".join(organ.name for organ in style.organs)
     hospitals = "; ".join(f"hospital '{each.name}' ({each.about})" for each in style.hospitals)
+    offset_mm = style.tumors.edge_offset_mm
+    side = "inside" if offset_mm < 0 else "outside"
+    reader = f"tumours visible to {abs(offset_mm):g} mm {side} their labels, " if offset_mm else ""
     return {
         "name": "CT phantom of the upper abdomen",
         "description": (
             f"Computer-made phantom, not patient data: {cases} patients with {style.tumors.name} tumours ({organs}; "
             f"1 to {style.tumors.most_per_organ} in an affected organ) and {healthy} without, "
-            f"{hospitals}, seed {seed}. Made by nnunet-difftumor."
+            f"{hospitals}, {reader}seed {seed}. Made by nnunet-difftumor."
         ),
         "licence": "CC0-1.0",
         "channel_names": {"0": "CT"},

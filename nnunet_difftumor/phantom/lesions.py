@@ -31,6 +31,7 @@ class Lesion:
         # additional difference at the centre, as a necrotic core has
         self.core_hu = _within(style.core_hu, rng) if spec.radius_mm > style.core_from_mm else 0.0
         self.edge_mm = float(np.clip(_within(style.edge_share, rng) * spec.radius_mm, 1.0, 3.0))
+        self.edge_offset_mm = style.edge_offset_mm  # of what is seen, against the outline that is drawn
 
     def paint_(
         self, hu: Plane, points: Points, distances_mm: Mapping[str, Plane], organ_hu: float, edge_mm: float
@@ -42,26 +43,39 @@ class Lesion:
             organ_hu: Mean value of the tumour's organ in HU.
 
         Returns:
-            Share of each voxel that is tumour. Shape (H, W).
+            Share of each voxel that a reader takes for tumour. Shape (H, W).
         """
         share = np.zeros_like(hu)
-        centre_mm, reach_mm = np.array(self.spec.centre_mm[::-1]), (self.surface.half_extent_mm + self.edge_mm)[::-1]
+        limit_mm = distances_mm["free" if self.organ.exophytic_share else self.organ.name]
+        allowed = np.clip(0.5 - limit_mm / edge_mm, 0.0, 1.0)
+        near = self._distances_near(points)
+        if near is not None:
+            window, part, distance_mm = near
+            ramp = np.clip(0.5 - distance_mm / self.edge_mm, 0.0, 1.0)
+            weight = ramp * ramp * (3.0 - 2.0 * ramp) * allowed[window]
+            core = np.clip(-distance_mm / self.spec.radius_mm, 0.0, 1.0)
+            value_hu = organ_hu + (self.spec.contrast_hu or 0.0) + self.core_hu * core
+            value_hu = value_hu + self.texture_hu * self.texture(part)
+            hu[window] += weight * (value_hu - hu[window])
+        if self.edge_offset_mm < 0:  # a window of its own, so that the image does not depend on the reader
+            near = self._distances_near(points, -self.edge_offset_mm)
+        if near is not None:
+            window, _, distance_mm = near
+            share[window] = np.clip(0.5 - (distance_mm + self.edge_offset_mm) / edge_mm, 0.0, 1.0) * allowed[window]
+        return share
+
+    def _distances_near(
+        self, points: Points, farther_mm: float = 0.0
+    ) -> tuple[tuple[slice, slice], Points, Plane] | None:
+        """The window of a plane that the tumour reaches, its points (3, h, w) and their signed distances (h, w)."""
+        reach_mm = (self.surface.half_extent_mm + self.edge_mm + farther_mm)[::-1]
+        centre_mm = np.array(self.spec.centre_mm[::-1])
         window = find_window(points, centre_mm - reach_mm, centre_mm + reach_mm)
         if window is None:
-            return share
-        part = points[:, *window]  # (3, h, w), as (x, y, z)
+            return None
+        part = points[:, *window]  # as (x, y, z)
         offsets = np.stack(tuple(part[::-1]), axis=-1).reshape(-1, 3) - self.spec.centre_mm
-        distance_mm = self.surface.signed_distance(offsets).reshape(part.shape[1:]).astype(np.float32)
-        limit_mm = distances_mm["free" if self.organ.exophytic_share else self.organ.name]
-        allowed = np.clip(0.5 - limit_mm[window] / edge_mm, 0.0, 1.0)
-        ramp = np.clip(0.5 - distance_mm / self.edge_mm, 0.0, 1.0)
-        weight = ramp * ramp * (3.0 - 2.0 * ramp) * allowed
-        core = np.clip(-distance_mm / self.spec.radius_mm, 0.0, 1.0)
-        value_hu = organ_hu + (self.spec.contrast_hu or 0.0) + self.core_hu * core
-        value_hu = value_hu + self.texture_hu * self.texture(part)
-        hu[window] += weight * (value_hu - hu[window])
-        share[window] = np.clip(0.5 - distance_mm / edge_mm, 0.0, 1.0) * allowed
-        return share
+        return window, part, self.surface.signed_distance(offsets).reshape(part.shape[1:]).astype(np.float32)
 
 
 def draw_lesions(

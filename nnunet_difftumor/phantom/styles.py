@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from nnunet_difftumor.errors import ConfigurationError
@@ -14,6 +14,8 @@ ChoiceT = TypeVar("ChoiceT")
 
 PORTAL_VENOUS, ARTERIAL, UNENHANCED = "portal-venous", "arterial", "unenhanced"
 """Contrast phases."""
+
+MOST_EDGE_OFFSET_MM = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class TumorStyle:
     core_hu: Range = (-18.0, 0.0)  # additional difference at the centre
     core_from_mm: float = 9.0  # radius above which a tumour has a core
     edge_share: Range = (0.25, 0.25)  # width of the soft edge relative to the radius, kept between 1 and 3 mm
+    # where half of the depth is reached against the label's outline: negative for a generous reader, who draws too wide
+    edge_offset_mm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +157,24 @@ class PhantomStyle:
 
     @classmethod
     def named(
-        cls, *, organs: Sequence[str], hospitals: Sequence[str], size: str, tumors: str = MIXED.name
+        cls,
+        *,
+        organs: Sequence[str],
+        hospitals: Sequence[str],
+        size: str,
+        tumors: str = MIXED.name,
+        edge_offset_mm: float = 0.0,
     ) -> PhantomStyle:
         """Look up a style by names: keys of `ORGANS`, `HOSPITALS`, `SCAN_SIZES` and `TUMOR_STYLES`.
 
         Raises:
-            ConfigurationError: If a name is unknown, or the organs are none or one twice.
+            ConfigurationError: If a name is unknown, the organs are none or one twice, or the edge lies too far off.
         """
+        if not abs(edge_offset_mm) <= MOST_EDGE_OFFSET_MM:
+            raise ConfigurationError(
+                f"edge_offset_mm must be from {-MOST_EDGE_OFFSET_MM:g} (a generous reader) to {MOST_EDGE_OFFSET_MM:g} "
+                f"(a tight one), got {edge_offset_mm:g}. Readers of real scans are within about 3 mm."
+            )
         if not organs or not set(organs) <= set(ORGANS) or len(set(organs)) != len(organs):
             given = ", ".join(organs) or "none"
             raise ConfigurationError(f"organs must be some of {', '.join(ORGANS)}, each once, got {given}.")
@@ -167,7 +182,7 @@ class PhantomStyle:
             tuple(ORGANS[name] for name in organs),
             tuple(_choose("hospital", name, HOSPITALS) for name in hospitals),
             _choose("size", size, SCAN_SIZES),
-            _choose("tumors", tumors, TUMOR_STYLES),
+            replace(_choose("tumors", tumors, TUMOR_STYLES), edge_offset_mm=edge_offset_mm),
         )
 
     @property

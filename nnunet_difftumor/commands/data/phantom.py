@@ -21,6 +21,10 @@ hospitals do:
   mixed         tiny to medium and well visible, 1 to 3 in an affected organ
   early         5 to 12 mm radius, of low contrast, varied in texture, core and edge, one in an affected organ
 
+--edge-offset-mm X draws the labels as another reader would, in the same images: half of a tumour's contrast is reached
+at X mm from the label's outline, inside for X < 0 (a generous reader), outside for X > 0 (a tight one, who marks at
+least the voxel at the centre). So the answer to `difftumor describe` is known.
+
 It is drawn by formulas, not taken from patients. Good for trying commands, tests and teaching;
 no number measured on it says anything about patients."""
 EXAMPLE = "difftumor phantom --output nnUNet_raw/Dataset901_Phantom --cases 12 --healthy 6"
@@ -38,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hospital = "style of the scans; patients come from several in turn (default standard)"
     add("--hospital", nargs="+", choices=hospitals, default=["standard"], help=hospital)
     add("--tumors", choices=("mixed", "early"), default="mixed", help="what the tumours look like (default mixed)")
+    reader = "where the visible edge lies against the labels' outlines, -5 to 5 (default 0: on them)"
+    add("--edge-offset-mm", type=float, default=0.0, metavar="X", help=reader)
     add("--seed", type=int, default=0, help="the same seed gives the same voxels (default 0)")
     size = "small: about 45 x 90 x 120 voxels, 2 s a case; full: a clinical grid, half a minute a case"
     add("--size", choices=("small", "full"), default="small", help=size)
@@ -48,7 +54,13 @@ def run(args: argparse.Namespace) -> int:
     from nnunet_difftumor.phantom.dataset import write_phantom_dataset
     from nnunet_difftumor.phantom.styles import PhantomStyle
 
-    style = PhantomStyle.named(organs=args.organs, hospitals=args.hospital, size=args.size, tumors=args.tumors)
+    style = PhantomStyle.named(
+        organs=args.organs,
+        hospitals=args.hospital,
+        size=args.size,
+        tumors=args.tumors,
+        edge_offset_mm=args.edge_offset_mm,
+    )
     written = write_phantom_dataset(args.output, cases=args.cases, healthy=args.healthy, seed=args.seed, style=style)
     total = args.cases + args.healthy
     for number, (identifier, patient) in enumerate(written, start=1):

@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
 from scipy.ndimage import label as connected_components
 
 from nnunet_difftumor.cli import main
@@ -296,3 +296,43 @@ def test_unknown_styles_are_refused() -> None:
         PhantomStyle.named(organs=["liver"], hospitals=["mars"], size="small")
     with pytest.raises(ConfigurationError, match="size must be one of small, full, got 'huge'"):
         PhantomStyle.named(organs=["liver"], hospitals=["standard"], size="huge")
+
+
+def _read_by(edge_offset_mm: float, index: int = 4) -> ScannedPatient:
+    style = PhantomStyle.named(
+        organs=["liver"], hospitals=["standard"], size="small", tumors="early", edge_offset_mm=edge_offset_mm
+    )
+    return make_patient(0, index, is_healthy=False, style=style)
+
+
+def _outer_voxels(mask: np.ndarray) -> np.ndarray:
+    return mask & ~binary_erosion(mask)
+
+
+@pytest.mark.parametrize("edge_offset_mm", [-3.0, 2.0])
+def test_readers_draw_other_outlines_in_the_same_image(edge_offset_mm: float) -> None:
+    on_the_edge, other = _read_by(0.0), _read_by(edge_offset_mm)
+    np.testing.assert_array_equal(other.image_hu, on_the_edge.image_hu)
+    seen, drawn = on_the_edge.label == TUMOR_LABEL, other.label == TUMOR_LABEL
+    inner, outer = (seen, drawn) if edge_offset_mm < 0 else (drawn, seen)
+    assert (inner & ~outer).sum() == 0
+    distance_mm = distance_transform_edt(~inner, sampling=on_the_edge.spacing_mm)
+    assert np.mean(distance_mm[_outer_voxels(outer)]) == pytest.approx(abs(edge_offset_mm), abs=0.6)
+
+
+def test_a_very_tight_reader_marks_one_voxel_of_each_tumor() -> None:
+    assert (_read_by(5.0, 1).label == TUMOR_LABEL).sum() == 1
+
+
+def test_an_edge_too_far_off_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "Dataset901_Phantom")
+    assert main(["phantom", "--output", folder, "--cases", "1", "--edge-offset-mm", "6"]) == 1
+    assert "edge_offset_mm must be from -5 (a generous reader) to 5 (a tight one), got 6" in capsys.readouterr().err
+
+
+def test_the_description_names_the_reader(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset901_Phantom"
+    words = ["--cases", "0", "--healthy", "1", "--edge-offset-mm", "-2.5"]
+    assert main(["phantom", "--output", str(folder), *words]) == 0
+    text = json.loads((folder / "dataset.json").read_text())["description"]
+    assert "tumours visible to 2.5 mm inside their labels" in text
