@@ -90,7 +90,7 @@ class TextureProfile:
 def draw_texture(
     tumor_mask: Tensor, sd_hu: Tensor, generators: Sequence[torch.Generator], *, profiles: Sequence[TextureProfile] = ()
 ) -> Tensor:
-    """Draw smooth noise with zero mean and a given deviation in the mask, in HU. Shape (B, 1, D, H, W).
+    """Draw smooth noise with zero mean and a given deviation in the mask, in HU, 0 away from it. Shape (B, 1, D, H, W).
 
     Each crop follows one profile, most often of a tumour that is about as heterogeneous. Without profiles the noise
     is symmetric, and smoothed by 2 to 4 voxels.
@@ -101,19 +101,32 @@ def draw_texture(
     """
     textures = []
     for mask, deviation, generator in zip(tumor_mask > 0, sd_hu, generators, strict=True):
-        if not deviation > 0:
-            textures.append(torch.zeros(mask.shape, dtype=sd_hu.dtype, device=sd_hu.device))
-            continue
-        like = torch.empty((1, *mask.shape), dtype=sd_hu.dtype, device=sd_hu.device)
-        if profiles:
-            profile = _shrunk(choose_profile(profiles, float(deviation), generator), profiles)
-            textures.append(deviation * _draw_like(profile, like, mask, generator))
-        else:
-            share = torch.rand((), generator=generator, device=generator.device).item()
-            scale = SMOOTHING_VOXELS * _LARGEST_SCALE**share
-            field = _as_texture(smooth_unit_noise(like, scale, generator)[0], mask)
-            textures.append(deviation * field.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION))
+        texture_hu = torch.zeros(mask.shape, dtype=sd_hu.dtype, device=sd_hu.device)
+        if deviation > 0:
+            box = _box_around(mask)
+            like = torch.empty_like(texture_hu[box])[None]
+            texture_hu[box] = deviation * _draw_unit(like, mask[box], float(deviation), generator, profiles)
+        textures.append(texture_hu)
     return torch.stack(textures)
+
+
+def _box_around(mask: Tensor) -> tuple[slice, ...]:
+    """The part of a mask (1, D, H, W) that a fill covers, dilated by one voxel."""
+    (found,) = ndimage.find_objects(mask[0].cpu().numpy().astype(np.uint8))
+    return (slice(None), *(slice(max(0, side.start - 1), side.stop + 1) for side in found))
+
+
+def _draw_unit(
+    like: Tensor, mask: Tensor, heterogeneity_hu: float, generator: torch.Generator, profiles: Sequence[TextureProfile]
+) -> Tensor:
+    """Draw a texture of unit deviation. Shape of the mask, (1, D, H, W)."""
+    if profiles:
+        profile = choose_profile(profiles, heterogeneity_hu, generator)
+        return _draw_like(_shrunk(profile, profiles), like, mask, generator)
+    share = torch.rand((), generator=generator, device=generator.device).item()
+    scale = SMOOTHING_VOXELS * _LARGEST_SCALE**share
+    field = _as_texture(smooth_unit_noise(like, scale, generator)[0], mask)
+    return field.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)
 
 
 def choose_profile(
@@ -133,7 +146,7 @@ def _draw_like(profile: TextureProfile, like: Tensor, mask: Tensor, generator: t
     for share, scale in zip(profile.scale_shares, TEXTURE_SCALES_VOXELS, strict=True):
         if share > 0:
             field = field + share**0.5 * smooth_unit_noise(like, scale, generator)
-    field = _as_texture(field[0], mask).clamp(NORMAL_SCORES[0], NORMAL_SCORES[-1])
+    field = _limit_plane(field[0], mask).clamp(NORMAL_SCORES[0], NORMAL_SCORES[-1])
     place = (field - NORMAL_SCORES[0]) / (NORMAL_SCORES[1] - NORMAL_SCORES[0])
     below = place.floor().clamp(max=len(NORMAL_SCORES) - 2)
     quantiles = torch.tensor(profile.quantiles, dtype=field.dtype, device=field.device)
@@ -152,24 +165,27 @@ def _shrunk(profile: TextureProfile, profiles: Sequence[TextureProfile]) -> Text
 
 
 def _as_texture(field: Tensor, mask: Tensor) -> Tensor:
-    """Bring a field (1, D, H, W) to zero mean and unit deviation in the mask, without what texture does not hold.
+    """Take the mean of each shell of depth and most of a plane out of a field (1, D, H, W), and standardise it."""
+    return _limit_plane(without_radial_profile(field[None], mask[None])[0], mask)
 
-    That is the mean of each shell of depth and, of a plane, what is beyond `LARGEST_PLANE_SHARE`. A mask in which
-    nothing else is left, of a few voxels, keeps its field.
+
+def _limit_plane(field: Tensor, mask: Tensor) -> Tensor:
+    """Standardise a field (1, D, H, W) in which a plane explains no more than `LARGEST_PLANE_SHARE` in the mask.
+
+    A field of which hardly anything else would be left, as in a mask of a few voxels, stays as it is.
     """
-    flat = without_radial_profile(field[None], mask[None])[0]
     axes = [torch.arange(size, dtype=field.dtype, device=field.device) for size in mask.shape[1:]]
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (3, D, H, W)
     inside = position[:, mask[0]]  # (3, N)
     centre = inside.mean(dim=1, keepdim=True)
-    slope = torch.linalg.pinv((inside - centre).T) @ (flat[mask] - flat[mask].mean())
+    slope = torch.linalg.pinv((inside - centre).T) @ (field[mask] - field[mask].mean())
     plane = torch.tensordot(slope, position - centre.view(3, 1, 1, 1), dims=1)[None]
-    rest = flat - plane
+    rest = field - plane
     plane_variance, rest_variance = (part[mask].var(correction=0) for part in (plane, rest))
-    if not rest_variance > _LEAST_REST * field[mask].var(correction=0):
-        return _standardise(field, mask)
-    allowed = LARGEST_PLANE_SHARE / (1.0 - LARGEST_PLANE_SHARE) * rest_variance
-    return _standardise(rest + (allowed / plane_variance).sqrt().clamp(max=1.0) * plane, mask)
+    if rest_variance > _LEAST_REST * plane_variance:
+        allowed = LARGEST_PLANE_SHARE / (1.0 - LARGEST_PLANE_SHARE) * rest_variance
+        field = rest + (allowed / plane_variance).sqrt().clamp(max=1.0) * plane
+    return _standardise(field, mask)
 
 
 def _standardise(field: Tensor, mask: Tensor) -> Tensor:
