@@ -28,7 +28,7 @@ HYPODENSE = "hypodense"
 PUBLISHED_CONTRASTS_HU: Mapping[str, TruncatedNormal] = {
     # Three patients (docs/explanation/synthesis.md), to two standard deviations above and not below `LOWEST_TISSUE_HU`.
     "liver": TissueLevel(mean=47.0, sd=20.0, low=LOWEST_TISSUE_HU, high=87.0, usual_host_hu=115.0),
-    # Source 4 there, the 49 hypo-attenuating tumours: to 80 HU, which is all that a fill shows, and to -8 HU above,
+    # Source 3 there, the 49 hypo-attenuating tumours: to 80 HU, which is all that a fill shows, and to -8 HU above,
     # where most tumours would be dropped as invisible (AppearanceRule.smallest_contrast_hu).
     "pancreas": TruncatedNormal(mean=-40.5, sd=23.0, low=-80.0, high=-8.0),
 }
