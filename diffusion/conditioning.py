@@ -8,7 +8,12 @@ shapes that do not fit and masks that hold other values than 0 and 1.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,9 +68,12 @@ def measure_contrast(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
 
 
 def measure_heterogeneity(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
-    """Standard deviation inside the mask without noise (`smooth_texture`), in HU; NaN where it is empty. Shape (B,)."""
+    """Standard deviation inside the mask without radial profile and noise, in HU; NaN where it is empty. Shape (B,).
+
+    The profile is that of the edge, which reaches into the mask (see `without_radial_profile` and `smooth_texture`).
+    """
     mask = _as_binary(image_hu, tumor_mask)
-    inside_hu = torch.where(mask, smooth_texture(image_hu, mask), 0.0)
+    inside_hu = torch.where(mask, smooth_texture(without_radial_profile(image_hu, mask), mask), 0.0)
     return (inside_hu.square().flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1)).sqrt()
 
 
@@ -86,15 +94,32 @@ def smooth_texture(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
     return torch.where(filled, smooth_hu - mean_hu.view(-1, 1, 1, 1, 1), 0.0)
 
 
+def without_radial_profile(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
+    """Bring each shell of depth in the mask, one voxel wide, to the mask's mean; outside counts as the outermost."""
+    mask = _as_binary(image_hu, tumor_mask)
+    flat = []
+    for image, own in zip(image_hu, mask, strict=True):
+        shell = torch.from_numpy(_shells(own[0].cpu().numpy())).to(image.device)[None]
+        voxels = torch.bincount(shell[own]).to(image.dtype)
+        mean_hu = torch.zeros_like(voxels).index_add_(0, shell[own], image[own]) / voxels.clamp(min=1)
+        flat.append(image - mean_hu[shell] + image[own].mean() if bool(own.any()) else image)
+    return torch.stack(flat)
+
+
 def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
     """Smooth (B, C, D, H, W) with a Gaussian, one small matrix for each axis; nothing comes from beyond the edge."""
     for axis in (2, 3, 4):
-        position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
-        matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())
-        matrix = matrix / matrix[len(position) // 2].sum()
-        matrix = torch.where(matrix < _LEAST_WEIGHT, 0.0, matrix)
-        volumes = torch.matmul(volumes.transpose(axis, 4), matrix).transpose(axis, 4)
+        volumes = torch.matmul(volumes.transpose(axis, 4), smoothing_matrix(volumes, axis, sigma_voxels))
+        volumes = volumes.transpose(axis, 4)
     return volumes
+
+
+def smoothing_matrix(volumes: Tensor, axis: int, sigma_voxels: float) -> Tensor:
+    """The symmetric matrix by which `smooth` smooths volumes along an axis; its middle row adds up to 1."""
+    position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
+    matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())
+    matrix = matrix / matrix[len(position) // 2].sum()
+    return torch.where(matrix < _LEAST_WEIGHT, 0.0, matrix)
 
 
 def rim_median_hu(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:
@@ -160,6 +185,16 @@ def dilate(mask: Tensor, voxels: int) -> Tensor:
 def rim_shell(mask: Tensor) -> Tensor:
     """The shell 2 to 4 voxels outside a boolean mask (B, 1, D, H, W)."""
     return dilate(mask, RIM_OUTER_VOXELS) & ~dilate(mask, FILL_DILATION_VOXELS)
+
+
+def _shells(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Depth of each voxel in a mask in whole voxels, 1 and more; 1 outside. Shape (D, H, W), as the mask's."""
+    shells = np.ones(mask.shape, dtype=np.int64)
+    for found in find_objects(mask.astype(np.uint8)):
+        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in found)
+        depth: Any = distance_transform_edt(mask[box])
+        shells[box] = np.maximum(depth, 1).astype(np.int64)
+    return shells
 
 
 def _as_binary(image_hu: Tensor, tumor_mask: Tensor) -> Tensor:

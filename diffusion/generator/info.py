@@ -18,8 +18,8 @@ class TrainingTumor:
 
     Attributes:
         radius_mm: Radius of the sphere of the tumour's volume.
-        contrast_hu: Mean inside minus median of the rim.
-        heterogeneity_hu: Standard deviation inside after smoothing away the noise.
+        contrast_hu: Depth: mean of the tumour's middle minus median of the rim.
+        heterogeneity_hu: Standard deviation inside without radial profile and noise.
     """
 
     radius_mm: float

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from autoencoder.engine.settings import TrainingPreset
+from diffusion.texture import solid_part
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.generator_training import augment
@@ -102,7 +103,8 @@ class TumorCrops(_Crops):
     """Batches {"image_hu": (B, 1, S, S, S), "tumor_mask": (B, 1, S, S, S) of 0 and 1} for the diffusion model.
 
     Every crop holds one whole tumour and its surroundings; all tumour voxels in the crop belong to the
-    mask, which is never empty. A bin of size is drawn first, then a case with such a tumour, then the tumour.
+    mask, which is never empty, but for fat or air that a label reaches over (see `solid_part`). A bin of size is
+    drawn first, then a case with such a tumour, then the tumour.
 
     Args:
         cases: Cases to train on; those without tumour serve as hosts of pasted tumours only.
@@ -152,7 +154,9 @@ class TumorCrops(_Crops):
             if pasted is not None:
                 return pasted
         crop, mask = sample_tumor_crop(draw_tumor_crop(case, tumor, side, self._spacing_range_mm, rng), tumor)
-        image_hu, share = crop.image_hu(), crop.tumor_share()
+        image_hu, share, label = crop.image_hu(), crop.tumor_share(), mask
+        mask = solid_part(image_hu, label)
+        share = np.where(label & ~mask, np.float32(0.0), share)
         if rng.random() < SHARES["tumor_shift"]:
             image_hu = augment.shift_tumor(image_hu, share, rng)
         if rng.random() < SHARES["jitter"]:
@@ -219,13 +223,15 @@ def heldout_tumor_crops(
     """Cut crops around the two largest tumours of each case: centred, not augmented, nothing drawn. Side in voxels.
 
     Early tumours have a radius of at most 10 mm. Those that do not fit at the finest spacing in mm get a coarser one.
+    Masks are without fat, as in training.
     For each case with a tumour {"image_hu": (B, 1, side, side, side), "tumor_mask": same shape}.
     """
     batches = []
     for case, tumors in usable_tumors(cases, early_only=early_only):
         chosen = sorted(tumors, key=lambda tumor: -tumor.volume_mm3)[:_HELDOUT_PER_CASE]
         crops = [sample_tumor_crop(centred_tumor_crop(case, tumor, side, finest_mm), tumor) for tumor in chosen]
-        batches.append(_as_batch([(crop.image_hu(), mask) for crop, mask in crops]))
+        pairs = [(crop.image_hu(), mask) for crop, mask in crops]
+        batches.append(_as_batch([(image_hu, solid_part(image_hu, mask)) for image_hu, mask in pairs]))
     return tuple(batches)
 
 

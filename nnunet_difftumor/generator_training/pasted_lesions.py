@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from diffusion.texture import solid_part
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.crops import Crop, rim_of
@@ -39,9 +40,10 @@ def draw_pasted_lesion(
 ) -> tuple[FloatArray, NDArray[np.bool_]] | None:
     """Sample a tumour so coarsely that it has 2.5 to 14 voxels in radius, and blend it into soft tissue.
 
-    The lesion keeps the pattern of its heterogeneity, 0.6 to 1.6 times as strong; its contrast against the
-    host is its own in 40 % of the draws and -60 to +45 HU in the others. The noise is the host's. The side is in
-    voxels; of the range of spacings in mm, the host's is at most 3.2 mm where it can be.
+    Fat or air that its label reaches over stays behind. The lesion keeps the pattern of its heterogeneity, 0.6 to 1.6
+    times as strong; its contrast against the host is its own in 40 % of the draws and -60 to +45 HU in the others. The
+    noise is the host's. The side is in voxels; of the range of spacings in mm, the host's is at most 3.2 mm where it
+    can be.
 
     Returns:
         Image in HU and tumour mask of shape (side, side, side), or None if after some tries no place with
@@ -53,11 +55,12 @@ def draw_pasted_lesion(
     if lesion_spacing_mm > _COARSEST_LESION_MM or half_extent_voxels > side / 2 - 4:
         return None
     lesion = Crop(case, side, lesion_spacing_mm, tumor.centre_mm(case.spacing_mm))
-    share = lesion.tumor_share()
-    mask = share >= 0.5
+    lesion_hu, share = lesion.image_hu(), lesion.tumor_share()
+    label = share >= 0.5
+    mask = solid_part(lesion_hu, label)
     if mask.sum() < _SMALLEST_MASK_VOXELS:
         return None
-    lesion_hu = lesion.image_hu()
+    share = np.where(label & ~mask, np.float32(0.0), share)
     for _ in range(_TRIES):
         place = _draw_place(host, side, spacing_range_mm, rng)
         if place is None:

@@ -1,8 +1,9 @@
 """Published contrasts of tumours by organ, and the choice of what a tumour's look is drawn from.
 
-All contrasts are tumour minus organ in the portal venous phase, in HU. A number is listed only where a source was
-read; docs/explanation/synthesis.md names the sources and says how the numbers follow from them. Heterogeneity is taken
-from the tumours that the generator was trained on, also where the contrast is a published one.
+All are of the portal venous phase, in HU: the contrast of tumour minus organ, or the level of tumour tissue. A number
+is listed only where a source was read; docs/explanation/synthesis.md names the sources and says how the numbers follow
+from them. Heterogeneity is taken from the tumours that the generator was trained on, also where the contrast is a
+published one.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import re
 from collections.abc import Mapping
 
 from nnunet_difftumor.errors import ConfigurationError
-from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range, TruncatedNormal
+from nnunet_difftumor.tumor.appearance import (
+    LOWEST_TISSUE_HU,
+    Appearance,
+    AppearanceRule,
+    Range,
+    TissueLevel,
+    TruncatedNormal,
+)
 
 TRAINING = "training"
 HYPODENSE = "hypodense"
 
 
-# Limits: two standard deviations below the mean, but not beyond the 80 HU that a generator is conditioned on, and
-# -8 HU above, where most tumours would be dropped as invisible (AppearanceRule.smallest_contrast_hu).
 PUBLISHED_CONTRASTS_HU: Mapping[str, TruncatedNormal] = {
-    # Mean: source 1 of docs/explanation/synthesis.md, contrast-to-noise ratio times noise.
-    # Standard deviation: source 2 there, 2.1 / 3.8 of the mean.
-    "liver": TruncatedNormal(mean=-32.0, sd=18.0, low=-68.0, high=-8.0),
-    # Source 4 there, the 49 hypo-attenuating tumours.
+    # Three patients (docs/explanation/synthesis.md), to two standard deviations above and not below `LOWEST_TISSUE_HU`.
+    "liver": TissueLevel(mean=47.0, sd=20.0, low=LOWEST_TISSUE_HU, high=87.0, usual_host_hu=115.0),
+    # Source 3 there, the 49 hypo-attenuating tumours: to 80 HU, which is all that a fill shows, and to -8 HU above,
+    # where most tumours would be dropped as invisible (AppearanceRule.smallest_contrast_hu).
     "pancreas": TruncatedNormal(mean=-40.5, sd=23.0, low=-80.0, high=-8.0),
 }
 _WORDS = {"liver": {"liver", "hepatic"}, "pancreas": {"pancreas", "pancreatic"}}

@@ -15,6 +15,7 @@ from diffusion.conditioning import (
     smooth,
     smooth_texture,
     unshuffle_mask,
+    without_radial_profile,
 )
 
 SIDE = 16
@@ -217,11 +218,25 @@ def test_smooth_texture_is_what_heterogeneity_measures():
     texture_hu = smooth_texture(image_hu, mask)
     inside_hu = texture_hu[mask]
     assert inside_hu.mean().abs() < 1e-3
-    assert inside_hu.std(correction=0).item() == pytest.approx(measure_heterogeneity(image_hu, mask).item(), rel=1e-4)
+    beside_profile_hu = smooth_texture(without_radial_profile(image_hu, mask), mask)[mask]
+    measured_hu = measure_heterogeneity(image_hu, mask).item()
+    assert beside_profile_hu.std(correction=0).item() == pytest.approx(measured_hu, rel=1e-4)
     assert texture_hu[..., 3, 12, 6].item() < -10.0 < 10.0 < texture_hu[..., 3, 12, 17].item()  # one voxel outside
     assert not texture_hu[..., 2, :, :].any()
     changed_hu = torch.where(mask, image_hu, -1000.0)
     torch.testing.assert_close(smooth_texture(changed_hu, mask), texture_hu)  # nothing from outside enters
+
+
+def test_heterogeneity_leaves_the_profile_of_the_edge_out():
+    """A dome of 60 HU is the look of a tumour's edge and no texture; a plane across it is."""
+    axis = torch.arange(40) - 19.5
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()[None, None]
+    mask = radius <= 12.0
+    dome_hu = 60.0 - 60.0 * (radius / 12.0) ** 2
+    assert measure_heterogeneity(dome_hu, mask).item() < 2.0  # 14 with the profile
+    plane_hu = dome_hu + 2.0 * axis
+    alone_hu = measure_heterogeneity((2.0 * axis).expand(mask.shape), mask).item()
+    assert measure_heterogeneity(plane_hu, mask).item() == pytest.approx(alone_hu, rel=0.05)
 
 
 def test_heterogeneity_leaves_noise_out():

@@ -1,16 +1,39 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from autoencoder.intensity import IntensityWindow
 from diffusion.calibration import calibrate_texture
 from diffusion.conditioning import measure_heterogeneity
 from diffusion.pipeline import TumorDiffusionPipeline, make_pipeline
-from diffusion.texture import LARGEST_SHARE, TextureProfile, choose_profile, draw_texture, measure_texture_profiles
+from diffusion.texture import (
+    LARGEST_PLANE_SHARE,
+    LARGEST_SHARE,
+    TextureProfile,
+    choose_profile,
+    draw_texture,
+    measure_texture_profiles,
+    smooth_unit_noise,
+)
 from diffusion.unet import DenoisingUNet3D
+
+_TISSUE = Path(__file__).parents[2] / "nnunet_difftumor/synthesis/tissue"
+_CONFIG = json.loads((_TISSUE / "builtin_generators/soft-tissue-tiny/denoiser/config.json").read_text(encoding="utf-8"))
+BUILTIN = tuple(
+    TextureProfile(
+        heterogeneity_hu=each["heterogeneity_hu"],
+        scale_shares=tuple(each["scale_shares"]),
+        quantiles=tuple(each["quantiles"]),
+    )
+    for each in _CONFIG["texture_profiles"]
+)
 
 
 def ball(radius: float, side: int = 32) -> torch.Tensor:
@@ -52,13 +75,67 @@ LOPSIDED = TextureProfile(
 def test_texture_follows_its_profile():
     """Wider than noise of two voxels, with a longer tail on the dark side."""
     mask, asked = ball(11.0), torch.tensor([10.0, 10.0])
-    plain, wide = draw_texture(mask, asked, rngs()), draw_texture(mask, asked, rngs(), profiles=[LOPSIDED])
+    fine = dataclasses.replace(LOPSIDED, scale_shares=(1.0, 0.0, 0.0))
+    plain, wide = (draw_texture(mask, asked, rngs(), profiles=[profile]) for profile in (fine, LOPSIDED))
     inside = wide[mask].view(2, -1)
     assert inside.mean(dim=1).abs().max() < 1e-3
     assert inside.std(dim=1, correction=0).tolist() == pytest.approx([10.0, 10.0], rel=1e-3)
     assert ((inside / 10.0) ** 3).mean() < -0.5
     steps = [(field[..., 1:] - field[..., :-1])[mask[..., 1:] & mask[..., :-1]].std() for field in (plain, wide)]
     assert steps[1] < 0.8 * steps[0]
+
+
+HALVES = TextureProfile(
+    heterogeneity_hu=35.0,
+    scale_shares=(0.0, 0.0, 1.0),
+    quantiles=(-1.8, -1.6, -1.4, -1.1, -0.7, 0.0, 0.7, 1.1, 1.4, 1.6, 1.8),
+)
+
+
+@pytest.mark.parametrize("profiles", [(), (HALVES,), BUILTIN], ids=["none", "halves", "builtin"])
+def test_no_tumour_has_a_dark_and_a_bright_half(profiles):
+    """In tumours of 24 mm on voxels of 1.5 mm a plane explains no more than in real ones, and depth nothing."""
+    mask = ball(8.0)[:1]
+    position = torch.nonzero(mask[0, 0]).double()
+    position = torch.cat([position - position.mean(dim=0), torch.ones(len(position), 1)], dim=1)
+    depth = torch.from_numpy(distance_transform_edt(mask[0, 0].numpy())).long()[mask[0, 0]]
+    differences = []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        inside = draw_texture(mask, torch.ones(1), [generator], profiles=profiles)[mask].double()
+        plane = position @ torch.linalg.lstsq(position, inside[:, None]).solution[:, 0]
+        assert plane.var() < (LARGEST_PLANE_SHARE + 0.02) * inside.var()
+        shells = [inside[depth == shell].mean().abs() for shell in depth.unique()[:4]]
+        assert max(shells) < 0.25
+        is_bright = plane > inside.mean()
+        differences.append((inside[is_bright].mean() - inside[~is_bright].mean()).item())
+    assert np.quantile(differences, 0.9) < 1.3  # in standard deviations; two halves have 2
+
+
+def test_each_profile_is_drawn_towards_the_median_of_all():
+    """One tumour of two halves among others leaves no more than a trace."""
+    mask, asked = ball(8.0), torch.tensor([10.0, 10.0])
+    others = [dataclasses.replace(LOPSIDED, heterogeneity_hu=1.0, scale_shares=(1.0, 0.0, 0.0))] * 4
+    odd = dataclasses.replace(HALVES, heterogeneity_hu=10.0)
+    among, alone = (draw_texture(mask, asked, rngs(), profiles=each)[mask] for each in ([odd, *others], [odd]))
+    assert (among**3).mean() < (alone**3).mean() - 100.0
+
+
+def test_smoothed_noise_has_unit_variance_at_the_edge_too():
+    like = torch.empty(300, 1, 12, 16, 20)
+    for scale in (2.0, 8.0):
+        variance = smooth_unit_noise(like, scale, torch.Generator().manual_seed(0))[:, 0].square().mean(dim=0)
+        for place in ((0, 0, 0), (6, 8, 10), (11, 8, 0)):
+            assert variance[place].item() == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_mask_of_one_voxel_and_one_of_a_line_have_finite_texture():
+    mask = torch.zeros(2, 1, 12, 12, 12, dtype=torch.bool)
+    mask[0, 0, 6, 6, 6] = mask[1, 0, 6, 6, 3:9] = True
+    for profiles in ((), (LOPSIDED,)):
+        texture_hu = draw_texture(mask, torch.tensor([10.0, 10.0]), rngs(), profiles=profiles)
+        assert texture_hu.isfinite().all()
+        assert texture_hu[mask].abs().max() < 40.0
 
 
 def test_a_textures_profile_is_found_again():

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from autoencoder.engine.settings import TrainingPreset
 from autoencoder.presets import AUTOENCODER_PRESETS
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
 from nnunet_difftumor.generator_training import batches, pasted_lesions
@@ -42,6 +43,7 @@ from nnunet_difftumor.generator_training.crops import (
 )
 from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesion
 from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
+from nnunet_difftumor.tumor.edge import Edge
 
 Cases = tuple[CachedCase, ...]
 SPACING_MM = (3.0, 1.0, 1.0)
@@ -222,6 +224,22 @@ class TestBatches:
                 assert inside.std() < 12  # one tissue: noise and a little of the rim
                 muscle = image_hu[(mask == 0) & (image_hu > inside.mean() + 20)]
                 assert muscle.mean() - inside.mean() == pytest.approx(MUSCLE_HU - TUMOR_HU, abs=10)
+
+    @pytest.mark.parametrize("kind", ["plain", "jitter", "pasted"])
+    def test_fat_under_a_label_is_no_tumour(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        """The outline reaches 5 mm beyond a tumour, into fat."""
+        monkeypatch.setattr(batches, "SHARES", {name: float(name == kind) for name in batches.SHARES})
+        image = np.full(SHAPE, MUSCLE_HU, dtype=float)
+        image[:, 72:] = FAT_HU
+        image[ball((60.0, 60.0, 55.0), 12.0)] = TUMOR_HU
+        sloppy = save_case(tmp_path, "sloppy", image, np.where(ball((60.0, 65.0, 55.0), 12.0), 2, 0))
+        host = save_case(tmp_path, "host", np.full(SHAPE, MUSCLE_HU), np.zeros(SHAPE))
+        cases = build_crop_cache([sloppy, host], tmp_path / "cache", tumor_values=(2,))
+        crops = TumorCrops(cases, preset_of((32,), 4 * 32**3), 0, spacing_range_mm=(1.5, 2.0))
+        for batch in (crops[0], crops[1], *heldout_tumor_crops(cases, 32)):
+            inside_hu = batch["image_hu"][batch["tumor_mask"] > 0]
+            assert (inside_hu < -60.0).float().mean() < 0.03  # a jittered outline may touch it
+            assert inside_hu.mean() > 0.0 or kind == "pasted"  # a pasted one has a contrast of its own
 
     def test_early_only_takes_small_tumours(self, cache: Cases) -> None:
         tumors = [t.radius_mm for _, found in usable_tumors(cache, early_only=True) for t in found]
@@ -458,6 +476,30 @@ class TestStatistics:
         crop = Crop(cached, 64, 1.0, (60.0, 55.0, 55.0))
         assert (crop.share_of(small) >= 0.5).sum() == pytest.approx(small.volume_mm3, rel=0.08)
         np.testing.assert_allclose(crop.share_of(small) + crop.share_of(shell), crop.tumor_share(), atol=1e-6)
+
+    def test_the_depth_is_measured_where_the_edge_does_not_reach(self, tmp_path: Path) -> None:
+        """A dome of 60 HU whose half lies 3 mm inside the outline, 4 mm wide: 37 HU as mean over the label."""
+        d, h, w = (np.arange(n) * mm - c for n, mm, c in zip(SHAPE, SPACING_MM, (60.0, 55.0, 55.0), strict=True))
+        distance_mm = np.sqrt(d[:, None, None] ** 2 + h[:, None] ** 2 + w**2) - 14.0
+        edge = Edge(offset_mm=-3.0, width_mm=4.0)
+        image = MUSCLE_HU - 60.0 * edge.share(distance_mm) + np.random.default_rng(0).normal(0, 3, SHAPE)
+        image[..., :5] = -1000
+        case = save_case(tmp_path, "dome", image, np.where(distance_mm <= 0, 2, 0))
+        cases = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
+        law = EdgeStatistics(
+            from_diameter_mm=0.0,
+            tumors=9,
+            offset_mm=edge.offset_mm,
+            offset_sd_mm=0.0,
+            offset_interval_mm=(-3.0, -3.0),
+            width_mm=edge.width_mm,
+            width_sd_mm=0.0,
+            width_interval_mm=(4.0, 4.0),
+        )
+        (with_law,), (without,) = measure_training_tumors(cases, edges=(law,)), measure_training_tumors(cases)
+        assert with_law.contrast_hu == pytest.approx(-60.0, abs=3)
+        assert -60.0 < without.contrast_hu < -40.0
+        assert with_law.heterogeneity_hu < 3.0  # 14 with the profile of the edge
 
     def test_contrast_and_radius_are_measured(self, cache: Cases) -> None:
         tumors = measure_training_tumors(cache[:2])
