@@ -136,7 +136,7 @@ class AppearanceRule:
         """Draw the look of one tumour: one of the examples, with what a range or the prior replaces.
 
         Contrasts of one scan are alike (a Gaussian copula), and over the scans distributed as the rule says. Then they
-        are limited to 80 HU, and to tissue of `LOWEST_TISSUE_HU`, but never beyond the upper end of a given range. A
+        are limited to 80 HU, or to a given range, and to tissue of `LOWEST_TISSUE_HU` as far as the range allows it. A
         prior's contrast that could not be seen is drawn again, eight times at most. Heterogeneity is limited to what
         a tumour of its size has room for, a given range is not.
 
@@ -166,17 +166,15 @@ class AppearanceRule:
         is_replaced = self.contrast_hu is not None or self.contrast_prior_hu is not None
         place = float(rng.random()) if is_replaced else share
         look = examples[min(int(place * len(examples)), len(examples) - 1)] if examples else Appearance()
-        contrast, highest_hu = look.contrast_hu, LARGEST_CONTRAST_HU
+        contrast, (low_hu, high_hu) = look.contrast_hu, self.contrast_hu or (-LARGEST_CONTRAST_HU, LARGEST_CONTRAST_HU)
         if self.contrast_hu is not None:
-            low_hu, highest_hu = self.contrast_hu
-            contrast = low_hu + share * (highest_hu - low_hu)
+            contrast = low_hu + share * (high_hu - low_hu)
         elif self.contrast_prior_hu is not None:
             contrast = self.contrast_prior_hu.contrast_at(share, host_hu)
         if contrast is None:
             return look
-        lowest_hu = -math.inf if host_hu is None else LOWEST_TISSUE_HU - host_hu
-        contrast = min(max(contrast, lowest_hu), highest_hu)
-        return replace(look, contrast_hu=float(np.clip(contrast, -LARGEST_CONTRAST_HU, LARGEST_CONTRAST_HU)))
+        lowest_hu = low_hu if host_hu is None else max(low_hu, LOWEST_TISSUE_HU - host_hu)
+        return replace(look, contrast_hu=min(max(contrast, lowest_hu), high_hu))
 
     def _largest_heterogeneity_hu(self, radius_mm: float) -> float:
         """5 HU up to 10 mm in diameter and half a HU more per mm; never more than nine in ten examples have."""

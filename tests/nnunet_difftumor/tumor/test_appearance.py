@@ -92,7 +92,9 @@ def test_contrasts_are_limited_to_what_a_fill_shows():
     from diffusion.conditioning import CONTRAST_LIMIT_HU
 
     assert LARGEST_CONTRAST_HU == CONTRAST_LIMIT_HU
-    assert set(contrasts_hu(AppearanceRule(contrast_hu=(-120.0, -110.0)), 5, 2).ravel()) == {-CONTRAST_LIMIT_HU}
+    deep = (Appearance(contrast_hu=-120.0), Appearance(contrast_hu=120.0))
+    assert set(contrasts_hu(AppearanceRule(examples=deep), 20, 2).ravel()) == {-CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU}
+    assert contrasts_hu(AppearanceRule(contrast_hu=(-120.0, -110.0)), 5, 2).max() <= -110.0  # what is given is asked
 
 
 def test_heterogeneity_has_the_room_of_the_tumours_size_and_nine_in_ten_examples_have_more_than_the_rest():
