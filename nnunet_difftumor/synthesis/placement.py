@@ -13,6 +13,7 @@ from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
+from nnunet_difftumor.synthesis.vessels import find_vessels
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range
 from nnunet_difftumor.tumor.region import support_radius_mm
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_class, fit_size_classes
@@ -20,7 +21,8 @@ from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _INTERIOR_POINTS = 256
-_NEAR_ENOUGH = 0.05  # share of the surface: a place this near to the wanted share outside the organ is taken at once
+_NEAR_ENOUGH = 0.05  # share of the surface: a place this near to the wanted share outside the organ is as good as any
+_FAULTLESS = (0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ class Surroundings:
         start: Voxel of the scan at the box's corner. (D, H, W).
         replaceable: True where a voxel may become tumour.
         keep_off: Masks that a tumour's surface keeps a distance from, and those distances in mm.
+        vessels: True in large vessels, which tumours do not cut off where there is another place; None: not looked for.
     """
 
     start: NDArray[np.int64]
@@ -70,6 +73,7 @@ class Surroundings:
     organ: NDArray[np.bool_]
     replaceable: NDArray[np.bool_]
     keep_off: Sequence[tuple[NDArray[np.bool_], float]] = ()
+    vessels: NDArray[np.bool_] | None = None
 
     def share_in(self, mask: NDArray[np.bool_], points_mm: NDArray[np.float64]) -> float:
         """Share of points of the scan, shape (P, 3), in a mask of the box; what is outside the box is not in it."""
@@ -120,7 +124,7 @@ class Ground(ABC):
 
 
 class HostGround(Ground):
-    """A scan in memory."""
+    """A scan in memory, with the large vessels that its image shows."""
 
     def __init__(self, host: Host, zone: Zone) -> None:
         """Find the places of a zone.
@@ -129,6 +133,7 @@ class HostGround(Ground):
             EmptyOrganError: If no voxel of the organ lies in the zone.
         """
         self._host, self.spacing_mm, self.reach_mm = host, host.spacing_mm, zone.avoid_distance_mm
+        self._vessels = find_vessels(host.image_hu, host.organ_mask & host.valid_mask, host.spacing_mm)
         places = host.organ_mask & host.replaceable_mask
         if zone.surface_distance_mm is not None and places.any():
             low_mm, high_mm = zone.surface_distance_mm
@@ -151,7 +156,8 @@ class HostGround(Ground):
         start, stop = np.maximum(start, 0), np.minimum(stop, host.image_hu.shape)
         box = as_box(start, stop)
         avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self.reach_mm),)
-        return Surroundings(start, self.spacing_mm, host.organ_mask[box], host.replaceable_mask[box], avoid)
+        organ, replaceable = host.organ_mask[box], host.replaceable_mask[box]
+        return Surroundings(start, self.spacing_mm, organ, replaceable, avoid, self._vessels[box])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +168,8 @@ class TumorPlan:
         counts: Numbers of tumours that scans have, drawn from alike; the class is then drawn for each tumour. None:
             the tumours of a scan are of one class, as many as it allows.
         minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
-        tries: Centres that are tried for a tumour before a smaller one is drawn.
+        tries: Centres that are tried for a tumour before a smaller one is drawn, or the place that cuts least of large
+            vessels is taken.
         shrinks: Times that a smaller radius is drawn before the tumour is given up.
         keeps_class: A smaller radius stays in the size class that was drawn, so that the classes land as often as
             they were asked for. Otherwise it goes down to the smallest of all classes.
@@ -256,7 +263,7 @@ def _place_one(
     wanted_outside = plan.zone.draw_outside_share(spec.radius_mm, rng)
     tries = plan.tries if wanted_outside is None else 3 * plan.tries
     for _ in range(plan.shrinks + 1):
-        best: tuple[float, TumorSpec] | None = None
+        best: tuple[tuple[float, float], TumorSpec] | None = None
         for _ in range(tries):
             surface = _somewhere(ground, spec, rng)
             if surface is None or not _is_apart(surface, others):
@@ -264,12 +271,10 @@ def _place_one(
             near = _look_around(ground, surface)
             if not _fits(near, surface, plan.minimum_inside_share):
                 continue
-            gap = 0.0
-            if wanted_outside is not None:
-                gap = abs(1.0 - near.share_in(near.organ, _outline_mm(surface)) - wanted_outside)
-            if best is None or gap < best[0]:
-                best = (gap, surface.spec)
-            if gap <= _NEAR_ENOUGH:
+            fault = _fault(near, surface, wanted_outside)
+            if best is None or fault < best[0]:
+                best = (fault, surface.spec)
+            if fault == _FAULTLESS:
                 break
         if best is not None:
             return best[1]
@@ -301,6 +306,18 @@ def _fits(near: Surroundings, surface: TumorSurface, minimum_inside_share: float
         return False
     everywhere_mm = np.concatenate([inside_mm, _outline_mm(surface)])
     return not any(near.is_near(mask, everywhere_mm, distance_mm) for mask, distance_mm in near.keep_off)
+
+
+def _fault(near: Surroundings, surface: TumorSurface, wanted_outside: float | None) -> tuple[float, float]:
+    """How far a fitting place is from the best: in its share outside the organ, and in the share that vessels take."""
+    outline_mm = _outline_mm(surface)
+    gap = 0.0
+    if wanted_outside is not None:
+        gap = max(0.0, abs(1.0 - near.share_in(near.organ, outline_mm) - wanted_outside) - _NEAR_ENOUGH)
+    if near.vessels is None:
+        return gap, 0.0
+    inside_mm = np.asarray(surface.spec.centre_mm) + surface.interior_offsets_mm(_INTERIOR_POINTS)
+    return gap, near.share_in(near.vessels, np.concatenate([inside_mm, outline_mm]))
 
 
 def _outline_mm(surface: TumorSurface) -> NDArray[np.float64]:
