@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,6 @@ class Surroundings:
         start: Voxel of the scan at the box's corner. (D, H, W).
         replaceable: True where a voxel may become tumour.
         keep_off: Masks that a tumour's surface keeps a distance from, and those distances in mm.
-        vessels: True in large vessels, which tumours do not cut off where there is another place; None: not looked for.
     """
 
     start: NDArray[np.int64]
@@ -73,7 +73,6 @@ class Surroundings:
     organ: NDArray[np.bool_]
     replaceable: NDArray[np.bool_]
     keep_off: Sequence[tuple[NDArray[np.bool_], float]] = ()
-    vessels: NDArray[np.bool_] | None = None
 
     def share_in(self, mask: NDArray[np.bool_], points_mm: NDArray[np.float64]) -> float:
         """Share of points of the scan, shape (P, 3), in a mask of the box; what is outside the box is not in it."""
@@ -122,6 +121,10 @@ class Ground(ABC):
     def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
         """Look at a box, clipped to the scan."""
 
+    def vessels(self, near: Surroundings) -> NDArray[np.bool_] | None:
+        """Find large vessels that no label shows, of the shape of the box; None if they are not looked for."""
+        return None
+
 
 class HostGround(Ground):
     """A scan in memory, with the large vessels that its image shows."""
@@ -133,7 +136,6 @@ class HostGround(Ground):
             EmptyOrganError: If no voxel of the organ lies in the zone.
         """
         self._host, self.spacing_mm, self.reach_mm = host, host.spacing_mm, zone.avoid_distance_mm
-        self._vessels = find_vessels(host.image_hu, host.organ_mask & host.valid_mask, host.spacing_mm)
         places = host.organ_mask & host.replaceable_mask
         if zone.surface_distance_mm is not None and places.any():
             low_mm, high_mm = zone.surface_distance_mm
@@ -156,8 +158,16 @@ class HostGround(Ground):
         start, stop = np.maximum(start, 0), np.minimum(stop, host.image_hu.shape)
         box = as_box(start, stop)
         avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self.reach_mm),)
-        organ, replaceable = host.organ_mask[box], host.replaceable_mask[box]
-        return Surroundings(start, self.spacing_mm, organ, replaceable, avoid, self._vessels[box])
+        return Surroundings(start, self.spacing_mm, host.organ_mask[box], host.replaceable_mask[box], avoid)
+
+    def vessels(self, near: Surroundings) -> NDArray[np.bool_]:
+        """Find large vessels of a box in the scan's image."""
+        return self._vessels[as_box(near.start, near.start + near.organ.shape)]
+
+    @cached_property
+    def _vessels(self) -> NDArray[np.bool_]:
+        host = self._host
+        return find_vessels(host.image_hu, host.organ_mask & host.valid_mask, host.spacing_mm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +281,7 @@ def _place_one(
             near = _look_around(ground, surface)
             if not _fits(near, surface, plan.minimum_inside_share):
                 continue
-            fault = _fault(near, surface, wanted_outside)
+            fault = _fault(ground, near, surface, wanted_outside)
             if best is None or fault < best[0]:
                 best = (fault, surface.spec)
             if fault == _FAULTLESS:
@@ -308,16 +318,19 @@ def _fits(near: Surroundings, surface: TumorSurface, minimum_inside_share: float
     return not any(near.is_near(mask, everywhere_mm, distance_mm) for mask, distance_mm in near.keep_off)
 
 
-def _fault(near: Surroundings, surface: TumorSurface, wanted_outside: float | None) -> tuple[float, float]:
+def _fault(
+    ground: Ground, near: Surroundings, surface: TumorSurface, wanted_outside: float | None
+) -> tuple[float, float]:
     """How far a fitting place is from the best: in its share outside the organ, and in the share that vessels take."""
     outline_mm = _outline_mm(surface)
     gap = 0.0
     if wanted_outside is not None:
         gap = max(0.0, abs(1.0 - near.share_in(near.organ, outline_mm) - wanted_outside) - _NEAR_ENOUGH)
-    if near.vessels is None:
+    vessels = ground.vessels(near)
+    if vessels is None or not vessels.any():
         return gap, 0.0
     inside_mm = np.asarray(surface.spec.centre_mm) + surface.interior_offsets_mm(_INTERIOR_POINTS)
-    return gap, near.share_in(near.vessels, np.concatenate([inside_mm, outline_mm]))
+    return gap, near.share_in(vessels, np.concatenate([inside_mm, outline_mm]))
 
 
 def _outline_mm(surface: TumorSurface) -> NDArray[np.float64]:

@@ -23,11 +23,10 @@ FloatArray = NDArray[np.float32]
 RING_MM = 4.0
 _LEVEL_MM = 12.0
 _SMOOTHING_MM = 1.0
-_BRIGHT = (12.0, 2.5)  # HU, and standard deviations, above the organ around the tumour
+_BRIGHT = (20.0, 4.0)  # HU, and standard deviations, above the organ around the tumour
 _QUARTILE_SD = 0.6745
-_LEAST_CONTACT_MM2 = 6.0
-_LEAST_REACH_MM = 3.0
-_MOST_ELONGATED = 2.5
+_LEAST_CONTACT_MM2 = 12.0  # of a vessel of 4 mm
+_LEAST_WIDTH = 0.4  # of a cut vessel's area at one edge of the ring, at the other
 _CURVATURE_MM, _STEP_SHARE = 1.5, 0.6  # the outline is smoothed by so much, and by so much of a thick slice
 _SHARP_PERCENT = 80.0
 _RIM_MM = 2.5
@@ -83,16 +82,17 @@ def look_at_ring(
     distance_mm, around = signed_distance_mm(label, fine_mm), organ & ~label
     shell_mm = max(1.0, 0.75 * max(fine_mm))
     shell = (distance_mm > 0.0) & (distance_mm <= shell_mm)
-    mm3 = float(np.prod(fine_mm))
+    least_voxels = _LEAST_CONTACT_MM2 * shell_mm / float(np.prod(fine_mm))
+    area_cm2 = _area_mm2(label, fine_mm) / 100.0
     caps = _curvatures(label, around, distance_mm, fine_mm, repeats)
     bright = _bright(hu, around, distance_mm, fine_mm) & (distance_mm <= RING_MM)
     return RingLook(
         cap_share=1.0 - float(around[shell].mean()),
         cap_curvature=caps[0],
         rim_curvature=caps[1],
-        surface_cm2=int((shell & around).sum()) * mm3 / shell_mm / 100.0,
-        contact_cm2=int((shell & bright).sum()) * mm3 / shell_mm / 100.0,
-        cut_vessels=_count_cut(bright, shell, distance_mm, fine_mm, mm3 / shell_mm),
+        surface_cm2=area_cm2 * float(around[shell].mean()),
+        contact_cm2=area_cm2 * float(bright[shell].mean()),
+        cut_vessels=_count_cut(bright, shell, distance_mm > RING_MM - shell_mm, least_voxels),
     )
 
 
@@ -100,6 +100,12 @@ def _repeated(array: NDArray, repeats: Sequence[int]) -> NDArray:
     for axis, count in enumerate(repeats):
         array = np.repeat(array, count, axis=axis)
     return array
+
+
+def _area_mm2(label: BoolArray, spacing_mm: Sequence[float]) -> float:
+    """Area of a label's surface: the integral of its smoothed gradient, which no direction of the grid favours."""
+    gradient = np.gradient(gaussian_filter(label.astype(np.float32), 1.0), *spacing_mm)
+    return float(np.sqrt(sum(part**2 for part in gradient)).sum() * np.prod(spacing_mm))
 
 
 def _curvatures(
@@ -128,9 +134,7 @@ def _curvatures(
     )
 
 
-def _bright(
-    image_hu: FloatArray, around: BoolArray, distance_mm: FloatArray, spacing_mm: Sequence[float]
-) -> BoolArray:
+def _bright(image_hu: FloatArray, around: BoolArray, distance_mm: FloatArray, spacing_mm: Sequence[float]) -> BoolArray:
     """True where the organ outside the label, smoothed by itself, is clearly brighter than it is around the tumour."""
     near = around & (distance_mm <= _LEVEL_MM)
     if near.sum() < _ENOUGH_VOXELS:
@@ -143,22 +147,12 @@ def _bright(
     return around & (smooth_hu > middle + max(_BRIGHT[0], _BRIGHT[1] * sd_hu))
 
 
-def _count_cut(
-    bright: BoolArray, shell: BoolArray, distance_mm: FloatArray, spacing_mm: Sequence[float], area_mm2: float
-) -> int:
-    """Bright parts of the ring that touch the outline, cross the ring, and are not drawn out along the outline."""
+def _count_cut(bright: BoolArray, near: BoolArray, far: BoolArray, least_voxels: float) -> int:
+    """Bright parts of the ring that reach from the shell at the outline to that at the ring's outer edge.
+
+    What runs along the outline has little of its width in the first, and what only touches it nothing in the second.
+    """
     numbers, count = label_components(bright)
-    gradient = np.stack(np.gradient(distance_mm, *spacing_mm), axis=-1)
-    cut = 0
-    for number in range(1, count + 1):
-        part = numbers == number
-        contact = part & shell
-        if contact.sum() * area_mm2 < _LEAST_CONTACT_MM2 or distance_mm[part].max() < _LEAST_REACH_MM:
-            continue
-        normal = gradient[contact].mean(axis=0)
-        normal /= max(float(np.linalg.norm(normal)), 1e-6)
-        offset_mm = (np.argwhere(part) - np.argwhere(part).mean(axis=0)) * spacing_mm
-        offset_mm -= (offset_mm @ normal)[:, None] * normal
-        variances = np.linalg.eigvalsh(np.cov(offset_mm.T))[1:] + np.mean(np.square(spacing_mm)) / 12.0
-        cut += bool(math.sqrt(variances[1] / variances[0]) < _MOST_ELONGATED)
-    return cut
+    contact, outer = (np.bincount(numbers[shell], minlength=count + 1)[1:] for shell in (near, far))
+    is_cut = (contact >= least_voxels) & (contact >= _LEAST_WIDTH * outer) & (outer >= _LEAST_WIDTH * contact)
+    return int(is_cut.sum())
