@@ -12,9 +12,8 @@ from nnunet_difftumor.phantom.acquisition import Scan, scan_patient
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.dataset import make_patient
 from nnunet_difftumor.phantom.styles import STANDARD, PhantomStyle
-from nnunet_difftumor.synthesis import placement
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.placement import Ground, TumorPlan, draw_tumors
+from nnunet_difftumor.synthesis.placement import Ground, HostGround, TumorPlan, draw_tumors
 from nnunet_difftumor.synthesis.vessels import find_vessels
 from nnunet_difftumor.tumor.drawing import draw_on_grid
 from nnunet_difftumor.tumor.sizes import SizeClass
@@ -95,21 +94,25 @@ def share_in(mask: np.ndarray, spec: TumorSpec, spacing_mm: tuple[float, float, 
     return float(mask[tuple(voxels.T)].mean())
 
 
-def test_tumours_do_not_cut_large_vessels_off(patients):
+def test_tumours_do_not_cut_large_vessels_off(patients, monkeypatch):
     host, distance_mm = patients[0]
-    specs = [draw_tumors(host, PLAN, np.random.default_rng(seed), count=1)[0][0] for seed in range(15)]
-    assert max(share_in(distance_mm < -2.0, spec, host.spacing_mm) for spec in specs) == 0.0
+    largest = []
+    for _ in range(2):
+        specs = [draw_tumors(host, PLAN, np.random.default_rng(seed), count=1)[0][0] for seed in range(15)]
+        largest.append(max(share_in(distance_mm < -2.0, spec, host.spacing_mm) for spec in specs))
+        monkeypatch.setattr(HostGround, "vessels", Ground.vessels)  # looks for none
+    assert largest[0] == 0.0
+    assert largest[1] > 0.05
 
 
 def test_without_vessels_places_and_random_stream_are_those_of_a_placement_that_looks_for_none(patients, monkeypatch):
-    host, distance_mm = patients[0]
+    host, _ = patients[0]
     smooth = replace(host, image_hu=np.where(host.organ_mask, np.float32(100.0), host.image_hu))
     found = []
-    for look in (placement.find_vessels, None):
-        if look is None:
-            monkeypatch.setattr(placement.HostGround, "vessels", Ground.vessels)
+    for _ in range(2):
         rng = np.random.default_rng(3)
         found.append((draw_tumors(smooth, PLAN, rng, count=4), rng.random()))
+        monkeypatch.setattr(HostGround, "vessels", Ground.vessels)
     assert found[0] == found[1]
 
 

@@ -41,8 +41,8 @@ class RingLook:
 
     Attributes:
         cap_share: Share of the outline beyond which there is no organ.
-        cap_curvature: Mean curvature of the middle of that part times the radius of the ball of the label's volume: 1 as a ball has,
-            0 for a flat cap; NaN with less than 2% of the outline.
+        cap_curvature: Mean curvature of the middle of that part times the radius of the ball of the label's volume: 1
+            as a ball has, 0 for a flat cap; NaN with less than 2% of the outline.
         rim_curvature: The same within 2.5 mm of the line where cap and flank meet, the 80th percentile: about 1 as a
             ball has, 2 and more for the edge of a flat cut through a tumour of 20 mm; NaN as above.
         surface_cm2: Area of the outline that faces the organ.

@@ -1,4 +1,4 @@
-"""The look at a tumour's outline and ring tells cut vessels from those that pass by, and flat caps from rounded ones."""
+"""A look at a tumour's outline and ring tells cut vessels from those that pass by, and flat caps from rounded ones."""
 
 from __future__ import annotations
 
