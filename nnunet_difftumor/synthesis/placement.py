@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
+from nnunet_difftumor.synthesis.vessels import find_vessels
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range
 from nnunet_difftumor.tumor.edge import draw_edge
 from nnunet_difftumor.tumor.region import support_radius_mm
@@ -22,7 +24,8 @@ from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _INTERIOR_POINTS = 256
-_NEAR_ENOUGH = 0.05  # share of the surface: a place this near to the wanted share outside the organ is taken at once
+_NEAR_ENOUGH = 0.05  # share of the surface: a place this near to the wanted share outside the organ is as good as any
+_FAULTLESS = (0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +123,13 @@ class Ground(ABC):
     def around(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Surroundings:
         """Look at a box, clipped to the scan."""
 
+    def vessels(self, near: Surroundings) -> NDArray[np.bool_] | None:
+        """Find large vessels that no label shows, of the shape of the box; None if they are not looked for."""
+        return None
+
 
 class HostGround(Ground):
-    """A scan in memory."""
+    """A scan in memory, with the large vessels that its image shows."""
 
     def __init__(self, host: Host, zone: Zone) -> None:
         """Find the places of a zone.
@@ -155,6 +162,15 @@ class HostGround(Ground):
         avoid = () if host.avoid_mask is None else ((host.avoid_mask[box], self.reach_mm),)
         return Surroundings(start, self.spacing_mm, host.organ_mask[box], host.replaceable_mask[box], avoid)
 
+    def vessels(self, near: Surroundings) -> NDArray[np.bool_]:
+        """Find large vessels of a box in the scan's image."""
+        return self._vessels[as_box(near.start, near.start + near.organ.shape)]
+
+    @cached_property
+    def _vessels(self) -> NDArray[np.bool_]:
+        host = self._host
+        return find_vessels(host.image_hu, host.organ_mask & host.valid_mask, host.spacing_mm)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TumorPlan:
@@ -166,7 +182,8 @@ class TumorPlan:
         counts: Numbers of tumours that scans have, drawn from alike; the class is then drawn for each tumour. None:
             the tumours of a scan are of one class, as many as it allows.
         minimum_inside_share: Least share of a tumour's volume that must lie in replaceable voxels.
-        tries: Centres that are tried for a tumour before a smaller one is drawn.
+        tries: Centres that are tried for a tumour before a smaller one is drawn, or the place that cuts least of large
+            vessels is taken.
         shrinks: Times that a smaller radius is drawn before the tumour is given up.
         keeps_class: A smaller radius stays in the size class that was drawn, so that the classes land as often as
             they were asked for. Otherwise it goes down to the smallest of all classes.
@@ -278,7 +295,7 @@ def _place_one(
     wanted_outside = plan.zone.draw_outside_share(spec.radius_mm, rng)
     tries = plan.tries if wanted_outside is None else 3 * plan.tries
     for _ in range(plan.shrinks + 1):
-        best: tuple[float, TumorSpec] | None = None
+        best: tuple[tuple[float, float], TumorSpec] | None = None
         for _ in range(tries):
             surface = _somewhere(ground, spec, rng)
             if surface is None or not _is_apart(surface, others):
@@ -286,12 +303,10 @@ def _place_one(
             near = _look_around(ground, surface)
             if not _fits(near, surface, plan.minimum_inside_share):
                 continue
-            gap = 0.0
-            if wanted_outside is not None:
-                gap = abs(1.0 - near.share_in(near.organ, _outline_mm(surface)) - wanted_outside)
-            if best is None or gap < best[0]:
-                best = (gap, surface.spec)
-            if gap <= _NEAR_ENOUGH:
+            fault = _fault(ground, near, surface, wanted_outside)
+            if best is None or fault < best[0]:
+                best = (fault, surface.spec)
+            if fault == _FAULTLESS:
                 break
         if best is not None:
             return best[1]
@@ -323,6 +338,21 @@ def _fits(near: Surroundings, surface: TumorSurface, minimum_inside_share: float
         return False
     everywhere_mm = np.concatenate([inside_mm, _outline_mm(surface)])
     return not any(near.is_near(mask, everywhere_mm, distance_mm) for mask, distance_mm in near.keep_off)
+
+
+def _fault(
+    ground: Ground, near: Surroundings, surface: TumorSurface, wanted_outside: float | None
+) -> tuple[float, float]:
+    """How far a fitting place is from the best: in its share outside the organ, and in the share that vessels take."""
+    outline_mm = _outline_mm(surface)
+    gap = 0.0
+    if wanted_outside is not None:
+        gap = max(0.0, abs(1.0 - near.share_in(near.organ, outline_mm) - wanted_outside) - _NEAR_ENOUGH)
+    vessels = ground.vessels(near)
+    if vessels is None or not vessels.any():
+        return gap, 0.0
+    inside_mm = np.asarray(surface.spec.centre_mm) + surface.interior_offsets_mm(_INTERIOR_POINTS)
+    return gap, near.share_in(vessels, np.concatenate([inside_mm, outline_mm]))
 
 
 def _outline_mm(surface: TumorSurface) -> NDArray[np.float64]:
