@@ -14,6 +14,7 @@ from scipy.ndimage import maximum_filter1d
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of, inside, widened
 from nnunet_difftumor.ct.resample import average_onto, resample
 from nnunet_difftumor.synthesis.blending import at_level, composite, robust_sd
+from nnunet_difftumor.synthesis.capsule import turned_along_capsule
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
 from nnunet_difftumor.synthesis.results import (
     CUT_OFF,
@@ -176,11 +177,17 @@ class TumorSynthesizer:
             return OUT_OF_VIEW
         box, label, weight, distance_mm = cropped
         drawn_in_host = int(label.sum())  # a crop may cut a tumour off, as it does with real ones
-        allowed = host.may_become_tumor(box)
-        label = label & allowed
-        weight = np.where(allowed, weight, np.float32(0.0))
         if drawn_in_host == 0:
             return OUT_OF_VIEW
+        allowed = host.may_become_tumor(box)
+        if ((label | (weight > 0)) & ~allowed).any():
+            ends = allowed | ~host.valid_mask[box]  # the tumour goes on in padding
+            drawn_mm, radius_mm = distance_mm, surface.spec.radius_mm
+            distance_mm = turned_along_capsule(drawn_mm, ends, None, host.spacing_mm, radius_mm)
+            turned = distance_mm > drawn_mm
+            label = label & allowed & (~turned | (distance_mm <= 0.0))
+            weight = np.where(turned, np.minimum(weight, surface.spec.edge.share(distance_mm)), weight)
+            weight = np.where(allowed, weight, np.float32(0.0))
         if label.sum() < max(1.0, self.minimum_inside_share * drawn_in_host):
             return "outside_organ"
         if (occupied[box] & (label | (weight > 0))).any():

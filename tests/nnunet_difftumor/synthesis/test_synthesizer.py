@@ -127,7 +127,7 @@ def test_a_tumour_without_organ_around_it_is_not_set_against_fat():
     organ[20:28, 27:37, 27:37] = True
     image[organ] = 60.0
     small = replace(host, image_hu=image, organ_mask=organ, replaceable_mask=organ)
-    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=9.0, contrast_hu=-20.0)
+    spec = TumorSpec(centre_mm=(48.0, 48.0, 48.0), radius_mm=19.0, contrast_hu=-20.0)
     asked: list[float | None] = []
 
     class AtOrganLevel(FlatTissue):
