@@ -16,7 +16,7 @@ from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training import batches, runs
 from nnunet_difftumor.generator_training.case_selection import SelectedCases, labelled_folder, read_hold_out
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
-from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
+from nnunet_difftumor.generator_training.tumor_statistics import measure_training_edges, measure_training_tumors
 
 _MARGIN_VOXELS = 12
 
@@ -50,6 +50,7 @@ def _train(options: argparse.Namespace) -> bool:
         low_hu=autoencoder.window.low_hu,
         high_hu=autoencoder.window.high_hu,
         training_tumors=measure_training_tumors(selected.training, window=autoencoder.window, **look),
+        edges=measure_training_edges(selected.training, early_only=options.early_only),
         preset=options.preset,
         data_note=options.data_note,
     )

@@ -14,6 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.cases.extra.joining import ExtraCases, add_extra_cases, open_extra_healthy, refuse_copies
 from nnunet_difftumor.cases.extra.requirements import TargetDataset
 from nnunet_difftumor.cases.fold import (
@@ -25,6 +26,7 @@ from nnunet_difftumor.cases.fold import (
     find_raw_images,
     roles_of,
 )
+from nnunet_difftumor.cases.real_edges import real_edge_law
 from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label, tumor_values
 from nnunet_difftumor.ct.reading import check_organ_files
@@ -44,8 +46,8 @@ from nnunet_difftumor.injection.sources import (
     SynthesizerSource,
 )
 from nnunet_difftumor.settings.resolving import ResolvedConfig
+from nnunet_difftumor.settings.trainer_settings import EDGE_OF_FOLD, EDGE_OF_GENERATOR, DiffTumorConfig, OrganTarget
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
-from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
@@ -291,10 +293,22 @@ def _make_rules(
         ),
         avoid_labels=target.avoid_labels,
         tumor_counts=counts or None,
+        edges=_edges(target, data, cases),
         real_tumor_labels=tuple(
             sorted(every_tumor.union(*(_tumor_labels(data.labels, each) for each in config.organ_targets)))
         ),
     )
+
+
+def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:
+    """The edges that a target's setting asks for; none for those of its generator."""
+    if target.edge == EDGE_OF_GENERATOR:
+        return ()
+    if target.edge == EDGE_OF_FOLD:
+        files = {case: data.label_file(case) for case in cases.tumor_train}
+        return real_edge_law(data.images, files, roles_of(data.labels, target), cases.known, data.open_cache())
+    offset_mm, width_mm = target.edge
+    return (EdgeStatistics.exactly(offset_mm, width_mm),)
 
 
 def _print_settings(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) -> None:

@@ -34,7 +34,7 @@ _WIDTHS_MM = np.arange(0.5, 8.01, 0.5)
 _OUTLIER_SD = 3.5
 _ROUNDS = 3
 _DEPTH_LOG_RATIO = 0.2
-_DEPTH_LOG_SD = 0.5
+_DEPTH_LOG_SD = 1.0
 """Of the depth against what the deepest quarter of the label shows: small tumours are domes that show no full depth."""
 _MOST_LOSS = 12.0
 _CLEAR_HU = 5.0
