@@ -55,13 +55,14 @@ def real_edge_law(
         edges += [TumorEdge(**each) for each in found]
         patients += [known.patient_of(case)] * len(found)
     cache.save()
-    if not edges:
+    law = pool_edges(edges, patients, np.random.default_rng(0))  # the intervals alone depend on what is drawn
+    if not law:
         raise ConfigurationError(
             f'edge is "fold", but none of the {len(label_files)} training cases with tumours has one of label '
-            f'{roles.tumor}, of 8 voxels or more, beside label {roles.organ}. Set "edge": "generator" or '
-            "[offset_mm, width_mm]."
+            f"{roles.tumor}, of 8 voxels or more, that stands out against label {roles.organ} beside it. Set "
+            '"edge": "generator" or [offset_mm, width_mm].'
         )
-    return pool_edges(edges, patients, np.random.default_rng(0))  # the intervals alone depend on what is drawn
+    return law
 
 
 def measure_case(image: Path, labels: Path, roles: LabelRoles) -> Sequence[TumorEdge | None]:

@@ -62,7 +62,7 @@ def describe_dataset(dataset: RawDataset, roles: LabelRoles, group_pattern: str 
             patient.
 
     Raises:
-        DatasetError: If no case has a tumour, or none lies beside tissue of the organ.
+        DatasetError: If no case has a tumour, or none stands out against tissue of the organ.
         ConfigurationError: If the pattern finds no patient in a case.
     """
     names = [case.identifier for case in dataset.cases]
@@ -82,9 +82,9 @@ def describe_dataset(dataset: RawDataset, roles: LabelRoles, group_pattern: str 
         known = [edge for edge in measured if edge is not None]
         edges += known
         owners += [(case.identifier, patients.get(case.identifier, case.identifier))] * len(known)
-    if not edges:
-        raise DatasetError(_nothing_measured(dataset, roles, annotated))
     law = pool_edges(edges, [patient for _, patient in owners], np.random.default_rng(0))
+    if not law:
+        raise DatasetError(_nothing_measured(dataset, roles, annotated))
     tumors = _tumor_table(edges, owners)
     return Description(
         annotated=annotated, tumors=tumors, sizes=_size_table(tumors, law), profile=_profile_table(tumors), law=law
@@ -124,8 +124,8 @@ def _nothing_measured(dataset: RawDataset, roles: LabelRoles, annotated: int) ->
     organ, tumor = (f"'{name_of_label(labels, value)}' ({value})" for value in (roles.organ, roles.tumor))
     if annotated:
         return (
-            f"None of the {annotated} tumours of {dataset.folder} has tissue of the organ {organ} within 10 mm to be "
-            "compared with. Name the label around them with --organ-label."
+            f"None of the {annotated} tumours of {dataset.folder} has tissue of the organ {organ} within 10 mm and "
+            "differs from it by 5 HU and five standard errors. Name the label around them with --organ-label."
         )
     return (
         f"None of the {len(dataset.cases)} cases of {dataset.folder} has a tumour {tumor} of 8 voxels or more. Name "

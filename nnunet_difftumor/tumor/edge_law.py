@@ -29,20 +29,22 @@ def pool_edges(
     """Pool what was measured on tumours: mean and standard deviation between tumours, by size.
 
     Offset and width of the tumours are taken as normal, each known as well as its voxels tell (`TumorEdge.losses`):
-    the deviation is that of the tumours without the error of measuring, and a tumour that hardly shows says hardly
-    anything. Each range of sizes borrows as much as four tumours would say from all sizes together.
+    the deviation is that of the tumours without the error of measuring. Tumours that hardly differ from their host are
+    left out. Each range of sizes borrows as much as four tumours would say from all sizes together.
 
     Args:
         patients: Whose tumour each is: the intervals are of patients drawn with replacement.
 
     Returns:
-        One for each of `SIZES_FROM_MM`; none without a tumour.
+        One for each of `SIZES_FROM_MM`; none without a tumour that is clear.
     """
-    if not edges:
+    known = [(edge, patient) for edge, patient in zip(edges, patients, strict=True) if edge.is_clear]
+    if not known:
         return ()
+    edges, patients = zip(*known, strict=True)
     chances = np.exp(-np.array([edge.losses for edge in edges]))  # (T, E)
     sizes = np.searchsorted(SIZES_FROM_MM, [edge.diameter_mm for edge in edges], side="right") - 1
-    _, owners = np.unique(list(patients), return_inverse=True)
+    _, owners = np.unique(patients, return_inverse=True)
     whole = _estimate(chances, np.ones(len(edges)), _START, steps=_STEPS)
     found = _by_size(chances, np.ones(len(edges)), sizes, whole, whole, _STEPS)
     samples = []

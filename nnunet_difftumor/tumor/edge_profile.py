@@ -38,7 +38,7 @@ _DEPTH_LOG_SD = 1.0
 """Of the depth against what the deepest quarter of the label shows: small tumours are domes that show no full depth."""
 _MOST_LOSS = 12.0
 _CLEAR_HU = 5.0
-_CLEAR_ERRORS = 3.0
+_CLEAR_ERRORS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ class TumorEdge:
     Attributes:
         diameter_mm: Of the sphere of equal volume.
         depth_hu: Difference to the host in the middle, where all of it is tumour.
-        depth_error_hu: Its standard error.
+        depth_error_hu: Its standard error; large in a small dome, of which the middle is all edge.
+        clarity: How many standard errors the contrast with the host is away from none.
         offset_mm: Signed distance to the outline at which half of the depth is reached; negative inside the label.
         offset_error_mm: Its standard error; large in a tumour that hardly differs from its host.
         width_mm: Distance over which the depth falls from three quarters to a quarter.
@@ -60,6 +61,7 @@ class TumorEdge:
     diameter_mm: float
     depth_hu: float
     depth_error_hu: float
+    clarity: float
     offset_mm: float
     offset_error_mm: float
     width_mm: float
@@ -69,8 +71,8 @@ class TumorEdge:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the tumour differs enough from its host to show a profile."""
-        return abs(self.depth_hu) >= max(_CLEAR_HU, _CLEAR_ERRORS * self.depth_error_hu)
+        """Whether the tumour differs enough from its host to tell where its edge lies."""
+        return abs(self.depth_hu) >= _CLEAR_HU and self.clarity >= _CLEAR_ERRORS
 
 
 def measure_edge(
@@ -200,6 +202,7 @@ def _fit(voxels: _Voxels, diameter_mm: float) -> TumorEdge:
         diameter_mm=diameter_mm,
         depth_hu=mean_hu,
         depth_error_hu=math.sqrt(chances @ ((depth_hu - mean_hu) ** 2 + variance / spread)),
+        clarity=math.sqrt(max(0.0, (np.var(voxels.values_hu[is_fitted]) * is_fitted.sum() - squares[best]) / variance)),
         offset_mm=float(offset_mm),
         offset_error_mm=float(errors_mm[0]),
         width_mm=float(width_mm),

@@ -16,7 +16,8 @@ and more), with 95% intervals over patients:
           lies inside the label (a generous reader)
   width   distance over which the depth falls from three quarters to a quarter, blur of the scanner within a slice
           included
-  depth   HU in the middle of the tumour minus HU of the host (median over patients; tumours that stand out only)
+  depth   HU in the middle of the tumour minus HU of the host (median over patients)
+Tumours that differ from their host by less than 5 HU or five standard errors are listed, and tell nothing of this.
 
 Writes into --output: sizes.csv, profile.csv (contrast by millimetre), tumors.csv, edges.json and profile.png."""
 EXAMPLE = "difftumor describe nnUNet_raw/Dataset901_Phantom --output edges_901"
@@ -52,16 +53,19 @@ def run(args: argparse.Namespace) -> int:
     description = describe_dataset(dataset, roles, args.group_pattern)
     write_description(description, dataset, roles, args.output)
     measured, patients = len(description.tumors), description.tumors["patient"].nunique()
-    print(f"{measured} of {description.annotated} annotated tumours measured, in {patients} patients.")
-    print(f"{'diameter':17} {'tumours':>7} {'patients':>8}  {'offset mm':22} {'width mm':20} depth HU")
+    clear = int(description.tumors["is_clear"].sum())
+    print(
+        f"{measured} of {description.annotated} annotated tumours measured, in {patients} patients; {clear} stand out."
+    )
+    print(f"{'diameter':17} {'tumours':>7} {'clear':>5} {'patients':>8}  {'offset mm':22} {'width mm':20} depth HU")
     for row in description.sizes.to_dict("records"):
         print(
-            f"{row['size']:17} {row['tumors']:7} {row['patients']:8}  "
+            f"{row['size']:17} {row['tumors']:7} {row['clear_tumors']:5} {row['patients']:8}  "
             f"{row['offset_mm']:+.1f} ({row['offset_low_mm']:+.1f} to {row['offset_high_mm']:+.1f})    "
             f"{row['width_mm']:.1f} ({row['width_low_mm']:.1f} to {row['width_high_mm']:.1f})   "
             + (f"{row['depth_hu']:+.0f}" if row["clear_tumors"] else "-")
         )
-    print("A size without tumours, or with few, borrows from all sizes together.")
+    print("Only clear tumours tell their edge. A size with few of them borrows from all sizes together.")
     if patients < _FEW_PATIENTS:
         print(f"{patients} patients are few: the intervals are too narrow.")
     print(f"Wrote {args.output}; look at {args.output / 'profile.png'}.")
