@@ -13,6 +13,7 @@ from nnunet_difftumor.own_packages import require_own_packages
 ROOMS: dict[str, dict[str, str]] = {
     "data": {
         "phantom": "make a CT phantom data set to try everything on",
+        "describe": "measure where the visible edge of annotated tumours lies against their labels",
         "splits": "write splits_final.json for tumour and healthy cases",
         "add-healthy": "prepare healthy cases of another data set to train with",
     },

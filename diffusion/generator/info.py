@@ -59,6 +59,20 @@ class EdgeStatistics:
     width_sd_mm: float
     width_interval_mm: tuple[float, float]
 
+    @classmethod
+    def exactly(cls, offset_mm: float, width_mm: float) -> EdgeStatistics:
+        """Return the statistics of tumours of any size that all have this edge."""
+        return cls(
+            from_diameter_mm=0.0,
+            tumors=0,
+            offset_mm=offset_mm,
+            offset_sd_mm=0.0,
+            offset_interval_mm=(offset_mm, offset_mm),
+            width_mm=width_mm,
+            width_sd_mm=0.0,
+            width_interval_mm=(width_mm, width_mm),
+        )
+
     def __post_init__(self) -> None:
         pairs = (*self.offset_interval_mm, *self.width_interval_mm)
         require_numbers(**{name: value for name, value in vars(self).items() if not name.endswith("interval_mm")})

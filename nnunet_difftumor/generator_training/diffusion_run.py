@@ -16,7 +16,7 @@ from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training import batches, runs
 from nnunet_difftumor.generator_training.case_selection import SelectedCases, labelled_folder, read_hold_out
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
-from nnunet_difftumor.generator_training.tumor_statistics import measure_training_tumors
+from nnunet_difftumor.generator_training.tumor_statistics import measure_training_edges, measure_training_tumors
 
 _MARGIN_VOXELS = 12
 
@@ -43,13 +43,15 @@ def _train(options: argparse.Namespace) -> bool:
     spacing_range_mm = _spacing_range_mm(options)
     reported, is_heldout = _cases_to_measure(options, selected)
     look = {"early_only": options.early_only, "finest_mm": spacing_range_mm[0]}
+    edges = measure_training_edges(selected.training, early_only=options.early_only)
     info = GeneratorInfo(
         roi_sides=tuple(sorted(preset.crop_sides)),
         spacing_range_mm=spacing_range_mm,
         margin_voxels=_MARGIN_VOXELS,
         low_hu=autoencoder.window.low_hu,
         high_hu=autoencoder.window.high_hu,
-        training_tumors=measure_training_tumors(selected.training, window=autoencoder.window, **look),
+        training_tumors=measure_training_tumors(selected.training, window=autoencoder.window, edges=edges, **look),
+        edges=edges,
         preset=options.preset,
         data_note=options.data_note,
     )

@@ -1,4 +1,4 @@
-"""Contrast and heterogeneity of the tumours that a generator learns from."""
+"""Contrast, heterogeneity and edges of the tumours that a generator learns from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from diffusion.conditioning import CONTRAST_LIMIT_HU, SOFT_TISSUE_LOW_HU, measure_heterogeneity
@@ -14,9 +15,12 @@ from diffusion.generator.info import EdgeStatistics, TrainingTumor
 from diffusion.texture import solid_part
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
-from nnunet_difftumor.generator_training.crop_cache import CachedCase
-from nnunet_difftumor.generator_training.crops import centred_tumor_crop, rim_of, sample_tumor_crop
+from nnunet_difftumor.generator_training.crop_cache import CachedCase, copy_box
+from nnunet_difftumor.generator_training.crops import centred_tumor_crop, read_component, rim_of, sample_tumor_crop
+from nnunet_difftumor.tumor.annotated_edges import margin_voxels
 from nnunet_difftumor.tumor.edge import Edge
+from nnunet_difftumor.tumor.edge_law import pool_edges
+from nnunet_difftumor.tumor.edge_profile import TumorEdge, measure_edge
 from nnunet_difftumor.tumor.rim import signed_distance_mm
 
 _SIDE = 48
@@ -55,10 +59,39 @@ def measure_training_tumors(
     Raises:
         MissingLabelError: If there is no tumour.
     """
+    chosen = _spread_evenly(cases, early_only=early_only)
+    measured = [_measure(case, tumor, window, finest_mm, edges) for case, tumor in chosen]
+    return tuple(record for record in measured if record is not None)
+
+
+def measure_training_edges(cases: Sequence[CachedCase], *, early_only: bool = False) -> tuple[EdgeStatistics, ...]:
+    """Measure where the visible edge of the same tumours lies against their outlines, on the CTs' own grids.
+
+    The host is the label that borders most on the tumour; where none does, what is not labelled.
+    """
+    edges, patients = [], []
+    for case, tumor in _spread_evenly(cases, early_only=early_only):
+        edge = _measure_edge(case, tumor)
+        if edge is not None:
+            edges.append(edge)
+            patients.append(case.identifier)
+    return pool_edges(edges, patients, np.random.default_rng(0))  # the intervals alone depend on what is drawn
+
+
+def _spread_evenly(cases: Sequence[CachedCase], *, early_only: bool) -> list[tuple[CachedCase, TumorComponent]]:
     pairs = [(case, tumor) for case, tumors in usable_tumors(cases, early_only=early_only) for tumor in tumors]
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _MOST_TUMORS)).round().astype(int))
-    measured = [_measure(case, tumor, window, finest_mm, edges) for case, tumor in (pairs[index] for index in chosen)]
-    return tuple(record for record in measured if record is not None)
+    return [pairs[index] for index in chosen]
+
+
+def _measure_edge(case: CachedCase, tumor: TumorComponent) -> TumorEdge | None:
+    margin = margin_voxels(case.spacing_mm)
+    start, stop = np.maximum(tumor.start - margin, 0), np.minimum(tumor.stop + margin, case.shape)
+    labels = case.read_label_box(start, stop)
+    alone = copy_box(read_component(case, tumor), start, stop, outside=0, first=tumor.start) > 0
+    around = labels[binary_dilation(alone, iterations=2) & ~np.isin(labels, (0, *case.tumor_values))]
+    host = np.bincount(around).argmax() if (around > 0).any() else 0
+    return measure_edge(case.read_box(start, stop), alone, labels == host, case.spacing_mm)
 
 
 def _measure(

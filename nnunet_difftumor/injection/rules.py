@@ -86,6 +86,7 @@ class InjectionRules:
         zone: Where in the organ tumours lie.
         tumor_counts: Numbers of tumours that a case may get, drawn from alike: those of the annotated cases. None: as
             many as the size class that is drawn for the case allows.
+        edges: Where the visible edge of tumours lies against their outlines, by size; empty takes the generator's own.
         real_tumor_labels: Labels of annotated tumours, which are not touched.
     """
 
@@ -100,6 +101,7 @@ class InjectionRules:
     zone: Zone = INSIDE
     avoid_labels: tuple[int, ...] = ()
     tumor_counts: tuple[int, ...] | None = None
+    edges: tuple[EdgeStatistics, ...] = ()
     real_tumor_labels: tuple[int, ...] = ()
 
     def replaceable(self, labels: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -27,7 +27,9 @@ from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 
 HANDCRAFTED = "handcrafted"
 TRAINING_TUMORS = "training_tumors"
+EDGE_OF_GENERATOR, EDGE_OF_FOLD = "generator", "fold"
 HEALTHY_CASES, ANNOTATED_CASES, BOTH = "healthy", "annotated", "both"
+_MOST_OFFSET_MM, _MOST_WIDTH_MM = 8.0, 12.0
 _EXTRA_EXAMPLE = '{"dataset": 802, "confirmed_healthy": true}'
 _TARGET_EXAMPLE = '{"organ_label": "liver", "tumor_label": "liver_tumor"}'
 _SIZE_EXAMPLE = '{"name": "tiny", "radius_mm": [3, 5], "probability": 0.4, "max_count": 3}'
@@ -56,6 +58,17 @@ _SizeClasses = Annotated[
         "large 24-64 mm (0.1)",
     ),
 ]
+_Edge = Annotated[
+    Annotated[
+        tuple[float, float],
+        AfterValidator(lambda edge: keep_if(abs(edge[0]) <= _MOST_OFFSET_MM and 0 < edge[1] <= _MOST_WIDTH_MM, edge)),
+    ]
+    | Annotated[str, OneOf(EDGE_OF_GENERATOR, EDGE_OF_FOLD)],
+    Expected(
+        f'"{EDGE_OF_GENERATOR}", "{EDGE_OF_FOLD}" or [offset, width] in mm, from {-_MOST_OFFSET_MM:g} to '
+        f"{_MOST_OFFSET_MM:g} and from 0 to {_MOST_WIDTH_MM:g}"
+    ),
+]
 _Generator = Annotated[str, Expected("a path, builtin:NAME or handcrafted", shown=f'`"{DEFAULT_GENERATOR}"`')]
 _Target = Annotated[
     str,
@@ -82,6 +95,12 @@ class TargetSettings(Declared):
     """List of `{"name", "radius_mm": [low, high], "probability", "max_count"}`: radius of the sphere of equal volume in
     mm, relative frequency, most tumours of a case where `tumors_per_case` leaves it to the class. Radii beyond 0.4 of
     the case's shortest side are limited to it. `"training_tumors"` draws the sizes of the fold's real tumours.
+    """
+    edge: _Edge = EDGE_OF_GENERATOR
+    """Where the visible edge of a tumour lies against the outline of its label, and how wide it is; [how it is
+    measured](../explanation/edges.md). `"generator"`: as in the tumours that trained the generator. `"fold"`: as in the
+    fold's annotated training cases. `[offset, width]` in mm: half of the depth is reached at `offset` from the outline
+    (negative: inside), and it falls from three quarters to a quarter over `width`.
     """
     exophytic: Annotated[bool, Expected("true or false", shown="true for kidneys")] = False
     """Tumours may leave the organ into background voxels of soft tissue. Those of other organs are clipped to the

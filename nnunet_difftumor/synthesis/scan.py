@@ -38,7 +38,6 @@ from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
-from nnunet_difftumor.tumor.edge import given_edge
 from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
@@ -101,7 +100,7 @@ class ScanRequest:
 
     def edges(self, measured: tuple[EdgeStatistics, ...]) -> tuple[EdgeStatistics, ...]:
         """What edges are drawn from, given those of the generator's training tumours."""
-        return measured if self.edge_mm is None else given_edge(*self.edge_mm)
+        return measured if self.edge_mm is None else (EdgeStatistics.exactly(*self.edge_mm),)
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:

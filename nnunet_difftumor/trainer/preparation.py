@@ -14,6 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.cases.extra.joining import ExtraCases, add_extra_cases, open_extra_healthy, refuse_copies
 from nnunet_difftumor.cases.extra.requirements import TargetDataset
 from nnunet_difftumor.cases.fold import (
@@ -25,6 +26,7 @@ from nnunet_difftumor.cases.fold import (
     find_raw_images,
     roles_of,
 )
+from nnunet_difftumor.cases.real_edges import real_edge_law
 from nnunet_difftumor.cases.real_sizes import real_size_classes, real_tumor_counts
 from nnunet_difftumor.ct.label_roles import is_exophytic_organ, name_of_label, tumor_values
 from nnunet_difftumor.ct.reading import check_organ_files
@@ -44,14 +46,15 @@ from nnunet_difftumor.injection.sources import (
     SynthesizerSource,
 )
 from nnunet_difftumor.settings.resolving import ResolvedConfig
+from nnunet_difftumor.settings.trainer_settings import EDGE_OF_FOLD, EDGE_OF_GENERATOR, DiffTumorConfig, OrganTarget
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
-from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.synthesis.placement import Zone
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.trainer.notices import batch_dice_notes, changed_source_notes
 from nnunet_difftumor.trainer.output_record import refuse_other_training, write_output_record
+from nnunet_difftumor.tumor.edge import describe_law
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     hosts = cases.healthy_train if config.annotated_probability == 0 else cases.split.train
     warnings = _check_organs(trainer, data, hosts, rules) if is_filled else []
     sources = _load_sources(trainer, arm, folders, cases, config, rules) if is_filled else [None] * len(targets)
+    rules = [_with_edges(*each) for each in zip(rules, targets, sources, strict=True)]
+    edges = [f"Visible edges: {describe_law(rule.edges)}." for rule in rules if is_filled]
     generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders)) or None
     is_continued = trainer.current_epoch > 0
     refuse_other_training(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
@@ -106,7 +111,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
         write_output_record(output_folder, resolved, cases, generator_hash, findings)
         _print_settings(trainer, resolved, arm)
         notes = batch_dice_notes(trainer, trains_on_healthy=bool(cases.healthy_train))
-        for note in (*changed_source_notes(), *cases.notes, *copies, *warnings, *findings.notes, *notes):
+        for note in (*changed_source_notes(), *cases.notes, *copies, *warnings, *findings.notes, *edges, *notes):
             trainer.print_to_log_file(note)
     log = InjectionLog(
         output_folder,
@@ -114,7 +119,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
         first_epoch=trainer.current_epoch,
         target_names=[_name_of(trainer.dataset_json["labels"], target) for target in targets],
     )
-    injectors = tuple(TumorInjector(source, rule) for source, rule in zip(sources, rules, strict=True))
+    injectors = tuple(map(TumorInjector, sources, rules))
     return PreparedTraining(config, cases, extra_healthy, injectors, log)
 
 
@@ -291,10 +296,27 @@ def _make_rules(
         ),
         avoid_labels=target.avoid_labels,
         tumor_counts=counts or None,
+        edges=_edges(target, data, cases),
         real_tumor_labels=tuple(
             sorted(every_tumor.union(*(_tumor_labels(data.labels, each) for each in config.organ_targets)))
         ),
     )
+
+
+def _with_edges(rule: InjectionRules, target: OrganTarget, source: SynthesizerSource | None) -> InjectionRules:
+    """Take the edges of a target's generator, where its setting says so."""
+    return replace(rule, edges=source().tissue.edges) if source and target.edge == EDGE_OF_GENERATOR else rule
+
+
+def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:
+    """The edges that a target's setting asks for; none for those of its generator."""
+    if target.edge == EDGE_OF_GENERATOR:
+        return ()
+    if target.edge == EDGE_OF_FOLD:
+        files = {case: data.label_file(case) for case in cases.tumor_train}
+        return real_edge_law(data.images, files, roles_of(data.labels, target), cases.known, data.open_cache())
+    offset_mm, width_mm = target.edge
+    return (EdgeStatistics.exactly(offset_mm, width_mm),)
 
 
 def _print_settings(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) -> None:

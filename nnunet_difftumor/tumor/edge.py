@@ -65,22 +65,12 @@ def draw_edge(law: Sequence[EdgeStatistics], radius_mm: float, rng: np.random.Ge
     return Edge(offset_mm=offset_mm, width_mm=width_mm).limited_to(radius_mm)
 
 
-def given_edge(offset_mm: float, width_mm: float) -> tuple[EdgeStatistics, ...]:
-    """Make a law of two numbers in mm that holds for all tumours alike (see `draw_edge`).
-
-    Raises:
-        DiffTumorError: If the width is not above 0.
-    """
-    Edge(offset_mm=offset_mm, width_mm=width_mm)
-    return (
-        EdgeStatistics(
-            from_diameter_mm=0.0,
-            tumors=0,
-            offset_mm=offset_mm,
-            offset_sd_mm=0.0,
-            offset_interval_mm=(offset_mm, offset_mm),
-            width_mm=width_mm,
-            width_sd_mm=0.0,
-            width_interval_mm=(width_mm, width_mm),
-        ),
-    )
+def describe_law(law: Sequence[EdgeStatistics]) -> str:
+    """Say in words what a law of edges draws."""
+    if not law:
+        return "half of a tumour's depth lies on its outline (no annotated tumour was measured)"
+    parts = [
+        f"{each.offset_mm:+.1f} mm from the outline and {each.width_mm:.1f} mm wide from {each.from_diameter_mm:g} mm"
+        for each in law
+    ]
+    return "half of a tumour's depth lies " + "; ".join(parts)

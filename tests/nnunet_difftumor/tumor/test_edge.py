@@ -6,7 +6,7 @@ import pytest
 from diffusion.generator.folder_check import GeneratorFolderError
 from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.errors import DiffTumorError
-from nnunet_difftumor.tumor.edge import Edge, draw_edge, given_edge
+from nnunet_difftumor.tumor.edge import Edge, draw_edge
 
 
 def law_of(*bins: tuple[float, float, float]) -> tuple[EdgeStatistics, ...]:
@@ -53,10 +53,14 @@ def test_without_a_law_half_of_the_depth_lies_at_the_outline():
     assert draw_edge((), 10.0, np.random.default_rng(0)) == Edge(offset_mm=0.0, width_mm=1.3)
 
 
-def test_a_given_edge_is_drawn_as_it_is_and_one_without_width_is_refused():
-    assert draw_edge(given_edge(-2.5, 2.0), 20.0, np.random.default_rng(0)) == Edge(offset_mm=-2.5, width_mm=2.0)
+def test_a_given_edge_is_drawn_as_it_is():
+    law = (EdgeStatistics.exactly(-2.5, 2.0),)
+    assert draw_edge(law, 20.0, np.random.default_rng(0)) == Edge(offset_mm=-2.5, width_mm=2.0)
+
+
+def test_an_edge_without_width_is_refused():
     with pytest.raises(DiffTumorError, match="width_mm > 0, got 0"):
-        given_edge(-2.5, 0.0)
+        Edge(offset_mm=-2.5, width_mm=0.0)
 
 
 def test_a_law_of_no_numbers_is_refused():

@@ -1,0 +1,1 @@
+"""What the annotated tumours of a raw data set look like against their labels."""
