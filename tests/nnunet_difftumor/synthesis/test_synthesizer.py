@@ -136,9 +136,13 @@ def test_a_tumour_without_organ_around_it_is_not_set_against_fat():
             regions = super().generate(host_hu, tumor_masks, appearances, seeds)
             return replace(regions, tumor_hu=np.where(tumor_masks, np.float32(40.0), regions.reconstruction_hu))
 
-    TumorSynthesizer(AtOrganLevel(), max_attempts=1, minimum_inside_share=0.1).synthesize(small, [spec])
+    TumorSynthesizer(AtOrganLevel(), max_attempts=1, minimum_inside_share=0.02).synthesize(small, [spec])
     bright = replace(spec, contrast_hu=20.0)
-    (tumor,) = TumorSynthesizer(AtOrganLevel(), minimum_inside_share=0.1).synthesize(small, [bright]).tumors
+    (tumor,) = (
+        TumorSynthesizer(AtOrganLevel(), minimum_inside_share=0.02, has_residual=False)
+        .synthesize(small, [bright])
+        .tumors
+    )
     assert asked == [-20.0, 20.0]  # not shifted by the fat's 160 HU
     assert tumor.image_hu[tumor.label].mean() == pytest.approx(45.0, abs=10.0)  # nor the tumour itself
 
