@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,8 @@ def _distance_to_surface_mm(mask: NDArray[np.bool_], spacing_mm: Sequence[float]
     spacing = np.asarray(spacing_mm, dtype=np.float32)[:, None, None, None]
     total = np.zeros(mask.shape, dtype=np.float32)
     for part, sign in ((mask, -1.0), (~mask, 1.0)):
-        distance_mm, nearest = distance_transform_edt(part, sampling=spacing_mm, return_indices=True)
+        found: Any = distance_transform_edt(part, sampling=spacing_mm, return_indices=True)
+        distance_mm, nearest = found
         step_mm = (nearest - np.indices(mask.shape, dtype=np.int32)) * spacing  # (3, D, H, W)
         half_mm = 0.5 * np.sqrt(np.sum((step_mm * spacing) ** 2, axis=0)) / np.maximum(distance_mm, 1e-6)
         total += np.float32(sign) * np.where(part, distance_mm - half_mm, 0.0).astype(np.float32)

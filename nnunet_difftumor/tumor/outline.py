@@ -60,12 +60,19 @@ def outline_distance(mask: NDArray[np.bool_], spacing_mm: Triple, reach_mm: floa
     contours = _Contours(mask[slices], slices, spacing_mm)
     places = np.stack(np.meshgrid(height_mm / spacing_mm[1], width_mm / spacing_mm[2], indexing="ij"))
     flat = [map_coordinates(each, places, order=1, mode="nearest") for each in contours.distances_mm]
-    inside = np.stack([contours.at_height(z_mm, flat) < 0 for z_mm in depth_mm])
+    in_plane_mm = np.stack([contours.at_height(z_mm, flat) for z_mm in depth_mm]).astype(np.float32)
+    inside = in_plane_mm < 0
     if not inside.any():
         return None
-    beyond, within = (distance_transform_edt(each, sampling=grid_mm) for each in (~inside, inside))
-    values_mm = np.where(inside, 0.5 * grid_mm - within, beyond - 0.5 * grid_mm).astype(np.float32)
+    short_mm = np.minimum(np.abs(in_plane_mm), 0.5 * grid_mm)
+    values_mm = np.where(inside, -_distance_to(~inside, short_mm, grid_mm), _distance_to(inside, short_mm, grid_mm))
     return OutlineDistance(values_mm, (float(low_mm[0]), float(low_mm[1]), float(low_mm[2])), grid_mm)
+
+
+def _distance_to(part: NDArray[np.bool_], short_mm: NDArray[np.float32], grid_mm: float) -> NDArray[np.float32]:
+    """Distance to the surface of a part, which lies as far before the nearest centre of its voxels as is given."""
+    beyond_mm, nearest = distance_transform_edt(~part, sampling=grid_mm, return_indices=True)  # pyright: ignore
+    return (beyond_mm - short_mm[tuple(nearest)]).astype(np.float32)
 
 
 class _Contours:

@@ -104,8 +104,8 @@ def _repeated(array: NDArray, repeats: Sequence[int]) -> NDArray:
 
 def _area_mm2(label: BoolArray, spacing_mm: Sequence[float]) -> float:
     """Area of a label's surface: the integral of its smoothed gradient, which no direction of the grid favours."""
-    gradient = np.gradient(gaussian_filter(label.astype(np.float32), 1.0), *spacing_mm)
-    return float(np.sqrt(sum(part**2 for part in gradient)).sum() * np.prod(spacing_mm))
+    gradient = _gradient(gaussian_filter(label.astype(np.float32), 1.0), spacing_mm)
+    return float(np.linalg.norm(gradient, axis=0).sum() * np.prod(spacing_mm))
 
 
 def _curvatures(
@@ -113,25 +113,32 @@ def _curvatures(
 ) -> tuple[float, float]:
     """Curvature of the cap and of its rim, times the radius of the label's ball."""
     surface = label & (distance_mm >= -max(spacing_mm))
-    beyond_mm = distance_transform_edt(label | around, sampling=spacing_mm)
-    cap = surface & (beyond_mm <= 1.5 * max(spacing_mm))
-    if (label | around).all() or cap.sum() < max(_LEAST_CAP_SHARE * surface.sum(), _LEAST_RIM_VOXELS):
-        return math.nan, math.nan
-    radius_mm = equivalent_radius_mm(float(label.sum() * np.prod(spacing_mm)))
-    sigma = [max(_CURVATURE_MM, _STEP_SHARE * mm * count) / mm for mm, count in zip(spacing_mm, repeats, strict=True)]
-    gradient = np.stack(np.gradient(gaussian_filter(distance_mm, sigma), *spacing_mm))
-    normal = gradient / np.maximum(np.linalg.norm(gradient, axis=0), 1e-3)
-    curvature = sum(np.gradient(normal[axis], spacing_mm[axis], axis=axis) for axis in range(3)) / 2.0 * radius_mm
+    cap = surface & (_distance_mm(~(label | around), spacing_mm) <= 1.5 * max(spacing_mm))
     flank = surface & ~cap
-    if not flank.any():
-        return float(np.mean(curvature[cap])), math.nan
-    from_cap_mm, from_flank_mm = (distance_transform_edt(~part, sampling=spacing_mm) for part in (cap, flank))
-    rim = surface & (from_cap_mm <= _RIM_MM) & (from_flank_mm <= _RIM_MM)
+    if cap.sum() < max(_LEAST_CAP_SHARE * surface.sum(), _LEAST_RIM_VOXELS):
+        return math.nan, math.nan
+    sigma = [max(_CURVATURE_MM, _STEP_SHARE * mm * count) / mm for mm, count in zip(spacing_mm, repeats, strict=True)]
+    normal = _gradient(gaussian_filter(distance_mm, sigma), spacing_mm)
+    normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-3)
+    divergence = sum((_gradient(part, spacing_mm)[axis] for axis, part in enumerate(normal)), np.zeros(label.shape))
+    curvature = 0.5 * divergence * equivalent_radius_mm(float(label.sum() * np.prod(spacing_mm)))
+    rim = surface & (_distance_mm(cap, spacing_mm) <= _RIM_MM) & (_distance_mm(flank, spacing_mm) <= _RIM_MM)
     middle = cap & ~rim
     return (
         float(np.mean(curvature[middle])) if middle.sum() >= _LEAST_RIM_VOXELS else math.nan,
         float(np.percentile(curvature[rim], _SHARP_PERCENT)) if rim.sum() >= _LEAST_RIM_VOXELS else math.nan,
     )
+
+
+def _gradient(array: NDArray[np.floating], spacing_mm: Sequence[float]) -> NDArray[np.floating]:
+    return np.stack(list(np.gradient(array, *spacing_mm)))
+
+
+def _distance_mm(mask: BoolArray, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
+    """Distance of every voxel to the nearest one of a mask; infinite without any."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf)
+    return np.asarray(distance_transform_edt(~mask, sampling=spacing_mm))
 
 
 def _bright(image_hu: FloatArray, around: BoolArray, distance_mm: FloatArray, spacing_mm: Sequence[float]) -> BoolArray:
