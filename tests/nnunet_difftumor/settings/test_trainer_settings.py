@@ -198,11 +198,21 @@ def test_errors_name_the_source_and_the_place_in_it():
         ("healthy_cases", "case_1"),
         ("confirmed_healthy", "yes"),
         ("generator", 3),
+        ("edge", "reader"),
+        ("edge", [-2.0]),
+        ("edge", [-9.0, 1.0]),
+        ("edge", [0.0, 0.0]),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(key, value):
     with pytest.raises(ConfigurationError, match=key.removesuffix("es").replace("_", ".")):
         resolve(**{key: value})
+
+
+def test_an_edge_is_a_word_or_two_numbers():
+    assert resolve().edge == "generator"
+    assert resolve(edge="fold").edge == "fold"
+    assert resolve(edge=[-2.5, 3]).edge == (-2.5, 3.0)
 
 
 def test_size_classes_are_read_from_json():

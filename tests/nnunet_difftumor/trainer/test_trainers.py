@@ -158,6 +158,16 @@ def test_a_generator_that_knows_the_validation_cases_is_refused(
     assert "no claim about validation" in Path(trainer.log_file).read_text()
 
 
+@pytest.mark.parametrize(("edge", "tumors", "offset_mm"), [([-2.5, 2.0], 0, -2.5), ("fold", 1, None)])
+def test_the_edge_of_tumors_is_given_or_measured_on_the_fold(project, edge, tumors, offset_mm):
+    project.configure(edge=edge)
+    rules = make_trainer(project)._prepare_training().injectors[0].rules
+    assert sum(each.tumors for each in rules.edges) >= tumors
+    assert offset_mm is None or [each.offset_mm for each in rules.edges] == [offset_mm]
+    project.configure()
+    assert make_trainer(project, fold=1)._prepare_training().injectors[0].rules.edges == ()  # the generator's own
+
+
 def test_settings_come_from_the_environment_first(project, tmp_path, monkeypatch):
     (tmp_path / "mine.json").write_text('{"num_epochs": 7, "num_val_iterations_per_epoch": 2}')
     monkeypatch.setenv("nnUNet_difftumor", str(tmp_path / "mine.json"))
