@@ -14,8 +14,8 @@ from nnunet_difftumor.errors import DiffTumorError
 
 Range = tuple[float, float]
 
-LARGEST_CONTRAST_HU = 80.0
-"""Contrasts are limited to it: a generator's fill shows no more (`diffusion.conditioning.CONTRAST_LIMIT_HU`)."""
+LARGEST_CONTRAST_HU = 120.0
+"""Contrasts are limited to it; the deepest tumours that were measured have 114 HU in their middle."""
 
 LOWEST_TISSUE_HU = 10.0
 """No tumour is darker: water is 0 HU and simple fluid up to 20 HU, and a tumour holds cells besides."""

@@ -88,13 +88,12 @@ def test_a_given_range_is_stronger_than_the_floor():
     assert contrasts_hu(rule, 50, 2, 115.0).min() < -35.0
 
 
-def test_contrasts_are_limited_to_what_a_fill_shows():
-    from diffusion.conditioning import CONTRAST_LIMIT_HU
-
-    assert LARGEST_CONTRAST_HU == CONTRAST_LIMIT_HU
-    deep = (Appearance(contrast_hu=-120.0), Appearance(contrast_hu=120.0))
-    assert set(contrasts_hu(AppearanceRule(examples=deep), 20, 2).ravel()) == {-CONTRAST_LIMIT_HU, CONTRAST_LIMIT_HU}
-    assert contrasts_hu(AppearanceRule(contrast_hu=(-120.0, -110.0)), 5, 2).max() <= -110.0  # what is given is asked
+def test_contrasts_are_limited_unless_a_range_is_given():
+    limit_hu = LARGEST_CONTRAST_HU
+    deep = (Appearance(contrast_hu=-2.0 * limit_hu), Appearance(contrast_hu=2.0 * limit_hu))
+    assert set(contrasts_hu(AppearanceRule(examples=deep), 20, 2).ravel()) == {-limit_hu, limit_hu}
+    given = AppearanceRule(contrast_hu=(-2.0 * limit_hu, -1.5 * limit_hu))
+    assert contrasts_hu(given, 5, 2).max() <= -1.5 * limit_hu
 
 
 def test_heterogeneity_has_the_room_of_the_tumours_size_and_nine_in_ten_examples_have_more_than_the_rest():
