@@ -38,7 +38,7 @@ from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
-from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule
+from nnunet_difftumor.tumor.published_contrasts import PUBLISHED_EDGES, TRAINING, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
 
@@ -63,7 +63,8 @@ class ScanRequest:
         contrast_hu: Range of contrasts in HU; None: as `target` says.
         heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
             the training tumours.
-        edge_mm: Offset and width of the visible edge in mm (see `Edge`); None for those of the training tumours.
+        edge_mm: Offset and width of the visible edge in mm (see `Edge`); None for published ones of the target, or
+            else those of the training tumours.
         steps: Denoising steps T; None for four, or those of the record that is replayed.
         replay_path: A tumors.json whose tumours are made again, or None.
     """
@@ -100,7 +101,9 @@ class ScanRequest:
 
     def edges(self, measured: tuple[EdgeStatistics, ...]) -> tuple[EdgeStatistics, ...]:
         """What edges are drawn from, given those of the generator's training tumours."""
-        return measured if self.edge_mm is None else (EdgeStatistics.exactly(*self.edge_mm),)
+        if self.edge_mm is not None:
+            return (EdgeStatistics.exactly(*self.edge_mm),)
+        return PUBLISHED_EDGES.get(self.target, measured)
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:

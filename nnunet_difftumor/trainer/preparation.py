@@ -55,6 +55,7 @@ from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.trainer.notices import batch_dice_notes, changed_source_notes
 from nnunet_difftumor.trainer.output_record import refuse_other_training, write_output_record
 from nnunet_difftumor.tumor.edge import describe_law
+from nnunet_difftumor.tumor.published_contrasts import PUBLISHED_EDGES
 
 
 @dataclass(frozen=True)
@@ -304,8 +305,10 @@ def _make_rules(
 
 
 def _with_edges(rule: InjectionRules, target: OrganTarget, source: SynthesizerSource | None) -> InjectionRules:
-    """Take the edges of a target's generator, where its setting says so."""
-    return replace(rule, edges=source().tissue.edges) if source and target.edge == EDGE_OF_GENERATOR else rule
+    """Take the edges of a target's generator, or published ones of its organ, where its setting says so."""
+    if source is None or target.edge != EDGE_OF_GENERATOR:
+        return rule
+    return replace(rule, edges=PUBLISHED_EDGES.get(target.target) or source().tissue.edges)
 
 
 def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:
