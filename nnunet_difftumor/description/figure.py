@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,7 +20,8 @@ def draw_profiles(profile: pd.DataFrame, sizes: pd.DataFrame, title: str) -> Fig
     axis = figure.subplots()
     axis.axvline(0.0, color="#888888", linewidth=1.0)
     axis.axhline(0.5, color="#bbbbbb", linewidth=0.8, linestyle=":")
-    for color, (_, size) in zip(_COLORS, sizes.iterrows(), strict=False):
+    records: list[dict[str, Any]] = sizes.to_dict("records")
+    for color, size in zip(_COLORS, records, strict=False):
         rows = profile[(profile["size"] == size["size"]) & (profile["tumors"] > 0)]
         if rows.empty:
             continue

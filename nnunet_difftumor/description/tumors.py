@@ -107,8 +107,8 @@ def write_description(description: Description, dataset: RawDataset, roles: Labe
         "annotated_tumors": description.annotated,
         "measured_tumors": len(description.tumors),
         "edges": [asdict(each) for each in description.law],
-        "sizes": json.loads(description.sizes.to_json(orient="records")),
-        "profile": json.loads(description.profile.to_json(orient="records")),
+        "sizes": _records(description.sizes),
+        "profile": _records(description.profile),
     }
     with folder_written_whole(output) as folder:
         (folder / "edges.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -117,6 +117,11 @@ def write_description(description: Description, dataset: RawDataset, roles: Labe
         draw_profiles(description.profile, description.sizes, dataset.folder.name).savefig(
             folder / "profile.png", dpi=130
         )
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON holds them: NaN becomes null."""
+    return json.loads(str(table.to_json(orient="records")))
 
 
 def _nothing_measured(dataset: RawDataset, roles: LabelRoles, annotated: int) -> str:
@@ -150,7 +155,7 @@ def _bin_name(from_mm: int) -> str:
 def _size_table(tumors: pd.DataFrame, law: Sequence[EdgeStatistics]) -> pd.DataFrame:
     rows = []
     for name, own in zip(SIZE_NAMES, law, strict=True):
-        part = tumors[tumors["size"] == name]
+        part: Any = tumors[tumors["size"] == name]
         depth = median_interval(part[part["is_clear"]].groupby("patient")["depth_hu"].median())
         row = {"size": name, "tumors": len(part), "clear_tumors": int(part["is_clear"].sum())}
         row |= {"patients": part["patient"].nunique()}
@@ -167,7 +172,7 @@ def _profile_table(tumors: pd.DataFrame) -> pd.DataFrame:
     """Quartiles between the tumours that are clear, in HU and as a share of each one's depth."""
     rows = []
     for name in SIZE_NAMES:
-        clear = tumors[(tumors["size"] == name) & tumors["is_clear"]]
+        clear: Any = tumors[(tumors["size"] == name) & tumors["is_clear"]]
         for from_mm in PROFILE_EDGES_MM[:-1]:
             values = clear[_bin_name(from_mm)].astype(float)
             row = {"size": name, "from_mm": from_mm, "to_mm": from_mm + 1, "tumors": int(values.notna().sum())}

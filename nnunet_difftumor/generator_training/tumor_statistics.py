@@ -89,9 +89,10 @@ def _measure_edge(case: CachedCase, tumor: TumorComponent) -> TumorEdge | None:
     start, stop = np.maximum(tumor.start - margin, 0), np.minimum(tumor.stop + margin, case.shape)
     labels = case.read_label_box(start, stop)
     alone = copy_box(read_component(case, tumor), start, stop, outside=0, first=tumor.start) > 0
-    around = labels[binary_dilation(alone, iterations=2) & ~np.isin(labels, (0, *case.tumor_values))]
+    near = np.asarray(binary_dilation(alone, iterations=2), dtype=bool)
+    around = labels[near & ~np.isin(labels, (0, *case.tumor_values))]
     host = np.bincount(around).argmax() if (around > 0).any() else 0
-    return measure_edge(case.read_box(start, stop), alone, labels == host, case.spacing_mm)
+    return measure_edge(case.read_box(start, stop).astype(np.float32), alone, labels == host, case.spacing_mm)
 
 
 def _measure(

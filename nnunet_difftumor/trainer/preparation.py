@@ -46,7 +46,7 @@ from nnunet_difftumor.injection.sources import (
     SynthesizerSource,
 )
 from nnunet_difftumor.settings.resolving import ResolvedConfig
-from nnunet_difftumor.settings.trainer_settings import EDGE_OF_FOLD, EDGE_OF_GENERATOR, DiffTumorConfig, OrganTarget
+from nnunet_difftumor.settings.trainer_settings import EDGE_OF_FOLD, DiffTumorConfig, OrganTarget
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.synthesis.placement import Zone
@@ -313,13 +313,12 @@ def _with_edges(rule: InjectionRules, target: OrganTarget, source: SynthesizerSo
 
 def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:
     """The edges that a target's setting asks for; none for those of its generator."""
-    if target.edge == EDGE_OF_GENERATOR:
+    if not isinstance(target.edge, str):
+        return (EdgeStatistics.exactly(*target.edge),)
+    if target.edge != EDGE_OF_FOLD:
         return ()
-    if target.edge == EDGE_OF_FOLD:
-        files = {case: data.label_file(case) for case in cases.tumor_train}
-        return real_edge_law(data.images, files, roles_of(data.labels, target), cases.known, data.open_cache())
-    offset_mm, width_mm = target.edge
-    return (EdgeStatistics.exactly(offset_mm, width_mm),)
+    files = {case: data.label_file(case) for case in cases.tumor_train}
+    return real_edge_law(data.images, files, roles_of(data.labels, target), cases.known, data.open_cache())
 
 
 def _print_settings(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) -> None:

@@ -95,7 +95,8 @@ def measure_edge(
     """
     axes = sorted(range(3), key=lambda axis: (-round(spacing_mm[axis], 3), axis))  # the thickest first
     axes = (axes[0], *sorted(axes[1:]))
-    image_hu, tumor, host = (np.transpose(each, axes) for each in (image_hu, tumor, host))
+    image_hu = np.transpose(image_hu, axes)
+    tumor, host = np.transpose(tumor, axes), np.transpose(host, axes)
     thickness_mm, height_mm, width_mm = (float(spacing_mm[axis]) for axis in axes)
     turned_mm = (thickness_mm, height_mm, width_mm)
     distance = outline_distance(tumor, turned_mm, REACH_MM)
@@ -173,7 +174,8 @@ def tried_edges() -> NDArray[np.float64]:
 @lru_cache(maxsize=1)
 def _shares() -> NDArray[np.float64]:
     """Share of tumour tissue by distance, for every edge that is tried. Shape (E, B)."""
-    return np.array([Edge(offset_mm=offset, width_mm=width).share(_BINS_MM) for offset, width in tried_edges()])
+    shares = [Edge(offset_mm=offset, width_mm=width).share(_BINS_MM) for offset, width in tried_edges()]
+    return np.array(shares, dtype=np.float64)
 
 
 def _fit(voxels: _Voxels, diameter_mm: float) -> TumorEdge:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,7 @@ class OutlineDistance:
     def at(self, points_mm: NDArray[np.floating]) -> NDArray[np.float32]:
         """Interpolate at points (3, N), relative to the centre of the array's voxel (0, 0, 0). Shape (N,)."""
         places = (points_mm - np.array(self.start_mm)[:, None]) / self.grid_mm
-        return map_coordinates(self.values_mm, places, order=1, mode="nearest", output=np.float32)
+        return _interpolate(self.values_mm, places)
 
 
 def outline_distance(mask: NDArray[np.bool_], spacing_mm: Triple, reach_mm: float) -> OutlineDistance | None:
@@ -59,7 +61,7 @@ def outline_distance(mask: NDArray[np.bool_], spacing_mm: Triple, reach_mm: floa
     depth_mm, height_mm, width_mm = (low_mm[axis] + grid_mm * np.arange(counts[axis]) for axis in range(3))
     contours = _Contours(mask[slices], slices, spacing_mm)
     places = np.stack(np.meshgrid(height_mm / spacing_mm[1], width_mm / spacing_mm[2], indexing="ij"))
-    flat = [map_coordinates(each, places, order=1, mode="nearest") for each in contours.distances_mm]
+    flat = [_interpolate(each, places) for each in contours.distances_mm]
     in_plane_mm = np.stack([contours.at_height(z_mm, flat) for z_mm in depth_mm]).astype(np.float32)
     inside = in_plane_mm < 0
     if not inside.any():
@@ -69,9 +71,14 @@ def outline_distance(mask: NDArray[np.bool_], spacing_mm: Triple, reach_mm: floa
     return OutlineDistance(values_mm, (float(low_mm[0]), float(low_mm[1]), float(low_mm[2])), grid_mm)
 
 
+def _interpolate(values: NDArray[np.floating], places: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.asarray(map_coordinates(values, places, order=1, mode="nearest", output=np.float32), dtype=np.float32)
+
+
 def _distance_to(part: NDArray[np.bool_], short_mm: NDArray[np.float32], grid_mm: float) -> NDArray[np.float32]:
     """Distance to the surface of a part, which lies as far before the nearest centre of its voxels as is given."""
-    beyond_mm, nearest = distance_transform_edt(~part, sampling=grid_mm, return_indices=True)  # pyright: ignore
+    found: Any = distance_transform_edt(~part, sampling=grid_mm, return_indices=True)
+    beyond_mm, nearest = found
     return (beyond_mm - short_mm[tuple(nearest)]).astype(np.float32)
 
 
@@ -84,7 +91,9 @@ class _Contours:
         half_mm = 0.25 * (spacing_mm[1] + spacing_mm[2])
         self.distances_mm = []  # signed, in plane, (H, W) each
         for each in masks:
-            beyond, within = (distance_transform_edt(part, sampling=spacing_mm[1:]) for part in (~each, each))
+            beyond, within = (
+                np.asarray(distance_transform_edt(part, sampling=spacing_mm[1:])) for part in (~each, each)
+            )
             distance_mm = np.where(each, half_mm - within, beyond - half_mm)
             self.distances_mm.append(gaussian_filter(distance_mm, _SMOOTHING_VOXELS))
         self.inner_mm = np.array([max(half_mm, -float(each.min())) for each in self.distances_mm])
@@ -113,7 +122,7 @@ class _Contours:
         """How far from the middle a column must reach to fill half of the slice at a height."""
         return np.maximum(np.abs(z_mm - middle_mm), 0.25 * self.thickness_mm)
 
-    def at_height(self, z_mm: float, flat: list[NDArray[np.floating]]) -> NDArray[np.floating]:
+    def at_height(self, z_mm: float, flat: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
         """Signed distance in a plane at a height, in mm; only its sign is exact far from the outline."""
         heights, radii = self.heights_mm, np.sqrt(self.squares_mm2)
         if z_mm <= heights[0] or z_mm >= heights[-1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 DESCRIPTION = """Measure the annotated tumours of an nnU-Net raw data set against their labels: readers do not draw the
 outline where the contrast has fallen to a half, and each data set has its own habit. A network learns it from the
@@ -52,13 +53,14 @@ def run(args: argparse.Namespace) -> int:
     roles = LabelRoles.of_dataset(labels, *resolve_label_roles(labels, *given))
     description = describe_dataset(dataset, roles, args.group_pattern)
     write_description(description, dataset, roles, args.output)
-    measured, patients = len(description.tumors), description.tumors["patient"].nunique()
-    clear = int(description.tumors["is_clear"].sum())
+    measured, patients = len(description.tumors), len(set(description.tumors["patient"]))
+    clear = sum(description.tumors["is_clear"])
     print(
         f"{measured} of {description.annotated} annotated tumours measured, in {patients} patients; {clear} stand out."
     )
     print(f"{'diameter':17} {'tumours':>7} {'clear':>5} {'patients':>8}  {'offset mm':22} {'width mm':20} depth HU")
-    for row in description.sizes.to_dict("records"):
+    rows: list[dict[str, Any]] = description.sizes.to_dict("records")
+    for row in rows:
         print(
             f"{row['size']:17} {row['tumors']:7} {row['clear_tumors']:5} {row['patients']:8}  "
             f"{row['offset_mm']:+.1f} ({row['offset_low_mm']:+.1f} to {row['offset_high_mm']:+.1f})    "
