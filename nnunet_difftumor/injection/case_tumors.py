@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_difftumor.ct.boxes import as_box
+from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.injection.records import CaseTumors
 from nnunet_difftumor.injection.rules import PADDING_LABEL, REAL_TUMOR_RIM_MM, InjectionRules
@@ -21,26 +21,31 @@ from nnunet_difftumor.synthesis.placement import (
     largest_radius_mm,
     place_tumors,
 )
+from nnunet_difftumor.synthesis.vessels import find_vessels
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _KEPT_FROM_REAL_MM = REAL_TUMOR_RIM_MM + 3.0
 _ZONE_TRIES = 20
+_LARGEST_LOOK_MM, _LOOK_MARGIN_MM = 80.0, 10.0
 _MOST_LOCATIONS = 2000  # voxels of a case's synthetic tumours among which nnU-Net chooses one to look at
 _STOCK_LOCATIONS = 10_000  # nnU-Net keeps this many voxels of a class; fewer are all there are
 
 
 class CaseGround(Ground):
-    """A preprocessed case; of its labels only the surroundings of places that are tried are read."""
+    """A preprocessed case; of labels and image only the surroundings of places that are tried are read."""
 
-    def __init__(self, labels: Any, organ_voxels: NDArray[np.integer], rules: InjectionRules) -> None:
+    def __init__(
+        self, labels: Any, organ_voxels: NDArray[np.integer], rules: InjectionRules, image: Any = None
+    ) -> None:
         """Look at a case.
 
         Args:
             labels: Labels that are read by slices, as nnU-Net stores them. Shape (1, D, H, W).
             organ_voxels: Voxels drawn uniformly from the organ's label, or from a region that holds it. Shape (N, 3).
+            image: Normalised image that is read by slices; None: vessels are not looked for. Shape (C, D, H, W).
         """
-        self._labels = labels
+        self._labels, self._image = labels, image
         self._organ_voxels = organ_voxels
         self._rules = rules
         self.spacing_mm = rules.spacing_mm
@@ -71,6 +76,17 @@ class CaseGround(Ground):
             keep_off.append((np.isin(labels, rules.real_tumor_labels), _KEPT_FROM_REAL_MM))
         return Surroundings(start, self.spacing_mm, labels == rules.organ_label, rules.replaceable(labels), keep_off)
 
+    def vessels(self, near: Surroundings) -> NDArray[np.bool_] | None:
+        """Find large vessels of a box in the case's image; not for the largest tumours, which cut some anywhere."""
+        shape, spacing = near.organ.shape, np.asarray(self.spacing_mm)
+        if self._image is None or np.multiply(shape, spacing).max() > _LARGEST_LOOK_MM:
+            return None
+        box = as_box(near.start, near.start + shape)
+        wide = widened(box, np.ceil(_LOOK_MARGIN_MM / spacing).astype(int), self._labels.shape[1:])
+        image_hu = self._rules.intensities.to_hu(np.asarray(self._image[(0, *wide)]))
+        organ = np.asarray(self._labels[(0, *wide)]) == self._rules.organ_label
+        return find_vessels(image_hu, organ, self.spacing_mm)[inside(box, wide)]
+
 
 def draw_case_tumors(
     labels: Any,
@@ -78,15 +94,18 @@ def draw_case_tumors(
     rules: InjectionRules,
     rng: np.random.Generator,
     *,
+    image: Any = None,
     is_misplaced: bool = False,
 ) -> CaseTumors:
     """Draw the tumours of a case: how many, their sizes and shapes, and their places, uniform over the organ.
 
-    They depend on the random stream, the case's labels and the rules, and not on what makes their tissue.
+    They depend on the random stream, the case and the rules, and not on what makes their tissue. Of the places, those
+    that cut no large vessel are taken while there are some.
 
     Args:
         labels: Labels that are read by slices. Shape (1, D, H, W).
         organ_voxels: Voxels drawn uniformly from the organ. Shape (N, 3).
+        image: Image that is read by slices, for its vessels, or None. Shape (C, D, H, W).
         is_misplaced: The tumours are labelled at other random places of the organ, as a negative control.
 
     Returns:
@@ -100,7 +119,7 @@ def draw_case_tumors(
         zone=rules.zone,
         keeps_class=True,
     )
-    ground = CaseGround(labels, organ_voxels, rules)
+    ground = CaseGround(labels, organ_voxels, rules, image)
     drawn = draw_sizes(plan, largest_radius_mm(labels.shape[1:], rules.spacing_mm), size_rng)
     placed, given_up = place_tumors(ground, plan, drawn, place_rng)
     labelled = placed

@@ -73,7 +73,7 @@ class _CaseTracker:
 
     def load_case(self, identifier: str) -> Any:
         loaded: Any = self._dataset.load_case(identifier)
-        self._state.case, self._state.labels = identifier, loaded[1]
+        self._state.case, self._state.image, self._state.labels = identifier, loaded[0], loaded[1]
         return loaded
 
 
@@ -141,7 +141,7 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             in_crop = draw.tumors.reaching(crop, rules.spacing_mm, lower)
             draw = replace(draw, crop_start=(depth, height, width), in_crop=in_crop)
         self._state.draws.append(draw)
-        self._state.labels = None
+        self._state.image = self._state.labels = None
         return lower, upper
 
     def generate_train_batch(self) -> dict[str, Any]:
@@ -210,8 +210,10 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         return (*self._plan.seed_words, self.thread_id, self._next_sample - 1)
 
     def _draw_tumors(self, organ_voxels: NDArray[np.integer], target: int, rng: np.random.Generator) -> CaseTumors:
-        rules, labels = self._rules[target], self._state.labels
-        return draw_case_tumors(labels, organ_voxels, rules, rng, is_misplaced=self._plan.is_misplaced)
+        rules, state = self._rules[target], self._state
+        return draw_case_tumors(
+            state.labels, organ_voxels, rules, rng, image=state.image, is_misplaced=self._plan.is_misplaced
+        )
 
     def _organ_voxels(self, class_locations: Mapping[Any, Any], organ_label: int) -> Sequence[Any]:
         """Sampled voxels of the organ's label, or of the smallest region that holds it."""

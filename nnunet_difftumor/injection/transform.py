@@ -34,13 +34,15 @@ class WorkerState:
 
     Attributes:
         case: Identifier of the case that was loaded last.
-        labels: Its labels as nnU-Net stores them, until its crop is chosen. Shape (1, D, H, W).
+        image: Its image as nnU-Net stores it, until its crop is chosen. Shape (C, D, H, W).
+        labels: Its labels. Shape (1, D, H, W).
         draws: Draws of samples whose transforms are still to run.
         outcomes: Draws and injected crops of the batch in the making.
         pictures: Pictures that were not handed over yet.
     """
 
     case: str = ""
+    image: Any = None
     labels: Any = None
     draws: deque[SampleDraw] = field(default_factory=deque)
     outcomes: list[tuple[SampleDraw, InjectedCrop | None]] = field(default_factory=list)

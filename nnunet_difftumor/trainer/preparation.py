@@ -305,8 +305,8 @@ def _make_rules(
 
 
 def _with_edges(rule: InjectionRules, target: OrganTarget, source: SynthesizerSource | None) -> InjectionRules:
-    """Take the edges of a target's generator, or published ones of its organ, where its setting says so."""
-    if source is None or target.edge != EDGE_OF_GENERATOR:
+    """Take published edges of a target's organ, or those of its generator, where no others were asked for."""
+    if source is None or rule.edges:
         return rule
     return replace(rule, edges=PUBLISHED_EDGES.get(target.target) or source().tissue.edges)
 

@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.ct.boxes import as_box
@@ -68,7 +69,7 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     require_bounded(shape, f"A tumour of {surface.spec.radius_mm:g} mm radius on voxels of {spacing.tolist()} mm")
     fine_shape, fine_spacing, fine_start = _fine_grid(surface, shape, spacing, start * spacing)
     distance_mm = surface.signed_distance_on_grid(fine_shape, fine_spacing, fine_start)
-
+    distance_mm = from_surface(distance_mm, fine_spacing)
     offset_mm = start * spacing - fine_start
     ramp = np.clip(0.5 - distance_mm / float(fine_spacing.min()), 0.0, 1.0).astype(np.float32)
     share = average_onto(ramp, fine_spacing, shape, spacing, offset_mm)
@@ -76,6 +77,21 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     weight = average_onto(edge.share(distance_mm), fine_spacing, shape, spacing, offset_mm)
     count = max(1, round(surface.volume_mm3 / float(np.prod(spacing))))
     return DrawnTumor.of(start, _largest(share, mean_distance_mm, count), weight, mean_distance_mm)
+
+
+def from_surface(distance_mm: FloatArray, spacing_mm: Vector) -> FloatArray:
+    """Make distances that are right next to a surface right farther away too, by the nearest voxel beyond it.
+
+    Shape (D, H, W); negative inside, with voxels of both kinds.
+    """
+    inside = distance_mm <= 0.0
+    result = distance_mm.copy()
+    for part, sign in ((inside, -1.0), (~inside, 1.0)):
+        far = part & (np.abs(distance_mm) > 1.5 * max(spacing_mm))
+        to_voxel_mm, nearest = distance_transform_edt(part, sampling=spacing_mm, return_indices=True)
+        beyond_mm = np.abs(distance_mm[tuple(nearest[:, far])])
+        result[far] = np.float32(sign) * np.maximum(to_voxel_mm[far] - beyond_mm, 0.0)
+    return result
 
 
 def _fine_grid(

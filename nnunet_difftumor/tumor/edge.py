@@ -15,7 +15,7 @@ _SPAN_OF_WIDTH = 2.8794
 """A smoothstep rises from a quarter to three quarters over 1 / 2.8794 of its span."""
 _LARGEST_DEVIATION_SD = 2.0
 _NARROWEST_MM = 0.5
-_LEAST_VISIBLE_SHARE = 0.4
+_MOST_OFFSET_SHARE = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,9 @@ class Edge:
         return (position * position * (3.0 - 2.0 * position)).astype(np.float32)
 
     def limited_to(self, radius_mm: float) -> Edge:
-        """Return the edge that a tumour of this radius has room for: 0.4 of the radius visible, full in its middle."""
-        offset_mm = max(self.offset_mm, (_LEAST_VISIBLE_SHARE - 1.0) * radius_mm)
+        """Return the edge that fits a tumour's radius: 0.4 to 1.6 of it visible, with its full depth in the middle."""
+        most_mm = _MOST_OFFSET_SHARE * radius_mm
+        offset_mm = min(max(self.offset_mm, -most_mm), most_mm)
         return Edge(offset_mm=offset_mm, width_mm=min(self.width_mm, 2.0 * (radius_mm + offset_mm) / _SPAN_OF_WIDTH))
 
 

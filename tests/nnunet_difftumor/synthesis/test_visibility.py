@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 
 from diffusion.conditioning import fill_tumor_region
 from nnunet_difftumor.synthesis.host import Host
@@ -78,7 +79,11 @@ def test_the_profile_is_that_of_the_edge_at_every_millimetre(spacing_mm, offset_
         drawn = draw_on_grid(TumorSurface(spec), spacing_mm)
         assert min(drawn.start) >= 0
         part_hu = change[tuple(slice(s, s + n) for s, n in zip(drawn.start, drawn.label.shape, strict=True))]
-        fine = TumorSurface(spec).signed_distance_on_grid(change.shape, spacing_mm, (0.0, 0.0, 0.0))
+        surface = TumorSurface(spec)
+        fine = surface.signed_distance_on_grid(change.shape, spacing_mm, (0.0, 0.0, 0.0))
+        near = np.abs(fine) < 10.0
+        voxels = np.argwhere(near) * spacing_mm - spec.centre_mm
+        fine[near] = np.sign(fine[near]) * cKDTree(surface.surface_offsets_mm(5000)).query(voxels)[0]
         millimetre = np.floor(fine).astype(int) + 8
         near = (millimetre >= 0) & (millimetre < 12)
         sums[0] += np.bincount(millimetre[near], change[near] / -40.0, 12)
