@@ -92,15 +92,22 @@ def by_patient(tumors: pd.DataFrame, name: str) -> pd.Series:
 
 
 def ratio_to_real(tumors: pd.DataFrame, real_hu: pd.Series) -> Estimate:
-    """Median over the patients of the low-pass sd of tumours over that of the patient's real one, in HU by patient.
+    """Median over the patients of the low-pass sd of tumours over that of the real one in the same mask.
 
-    Where no patient has both, it is the ratio of the two medians, without an interval.
+    Transplants compare with their patient's real ones, in HU by patient. Where no patient has both, it is the ratio of
+    the two medians, without an interval.
     """
-    made_hu = by_patient(tumors, "lowpass_sd_hu")
-    paired = made_hu / real_hu
+    paired = by_patient(tumors.assign(ratio=tumors["lowpass_sd_hu"] / real_lowpass_hu(tumors, real_hu)), "ratio")
     if bool(paired.notna().any()):
         return median_interval(paired)
+    made_hu = by_patient(tumors, "lowpass_sd_hu")
     return replace(NOT_MEASURED, value=float(made_hu.median() / real_hu.median()), method="no patient has both")
+
+
+def real_lowpass_hu(tumors: pd.DataFrame, real_hu: pd.Series) -> pd.Series:
+    """Low-pass sd in HU of the real tumour in the same mask, or of the patient's by patient, for each tumour."""
+    of_patient = pd.Series(real_hu.reindex(tumors["patient"]).to_numpy(), index=tumors.index)
+    return cast(pd.Series, tumors["real_lowpass_sd_hu"].astype(float).fillna(of_patient))
 
 
 def edge_depth(tumors: pd.DataFrame, draws: int) -> Estimate:

@@ -158,7 +158,7 @@ def test_a_generator_can_be_named_and_its_looks_chosen(dataset, nano_generator_f
     assert "builtin:soft-tissue-tiny" in capsys.readouterr().err
     settings = quick_settings()
     settings = replace(settings, classifier=replace(settings.classifier, steps=0))
-    summary = evaluate_generator(nano_generator_folder, dataset, tmp_path / "liver", settings, target="liver")
+    summary = evaluate_generator([nano_generator_folder], dataset, tmp_path / "liver", settings, target="liver")
     assert summary["target"] == "liver"
     assert summary["two_sample_auc"]["value"] is None  # no classifier was trained
     with (tmp_path / "liver" / "tumors.csv").open() as file:

@@ -61,7 +61,13 @@ def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> Eva
     organ[:, :2] = False
     image = np.where(organ, 60.0, -100.0) + rng.normal(0.0, 10.0, shape)
     image[target] += tumor_hu - 60.0
-    return EvaluationScan(identifier, SPACING, image.astype(np.float32), organ & ~target, target, target, WINDOW)
+    return EvaluationScan(
+        identifier, SPACING, image.astype(np.float32), organ & ~target, target, target, WINDOW, patient=identifier
+    )
+
+
+def place_of(host: EvaluationScan) -> making.Place:
+    return place_of_target(host, "tumour 1", free_tissue(host), np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def sources() -> Sources:
 
 
 def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[collection.Row]]:
-    made = collection.replace_target(host, sources, SETTINGS, np.random.default_rng(0))
+    made = collection.replace_targets(host, sources, SETTINGS, np.random.default_rng(0))
     return {method: [tumor for tumor in made if tumor["method"] == method] for method in making.METHODS}
 
 
@@ -96,9 +102,8 @@ def test_beyond_the_rim_the_scan_is_unchanged_and_inside_the_request_is_met(sour
 def test_a_tumour_in_place_is_what_training_injects(sources):
     """The same voxels as of the synthesizer on the scan without its tumour."""
     host = scan()
-    rng = np.random.default_rng(0)
-    place = place_of_target(host, rng)
-    assert np.array_equal(place.host.image_hu, without_target(host, np.random.default_rng(0)))
+    place = place_of(host)
+    assert np.array_equal(place.host.image_hu, without_target(host, free_tissue(host), np.random.default_rng(0)))
     look = Appearance(contrast_hu=-30.0)
     found = making.make(place.asking(look, 5), TumorSynthesizer(ConstantTissue()))
     surface = MaskSurface(host.target, SPACING, 5, look)
@@ -112,7 +117,8 @@ def test_the_healthy_host_has_no_edge_where_the_tumour_was():
     host = scan()
     fat = ~host.target & (np.indices(host.target.shape)[1] * 2.0 >= 44.0)  # beyond 12 mm of one side of the tumour
     host.image_hu[fat] -= 160.0
-    image_hu = without_target(replace(host, organ=host.organ & ~fat), np.random.default_rng(0))
+    beside = replace(host, organ=host.organ & ~fat)
+    image_hu = without_target(beside, free_tissue(beside), np.random.default_rng(0))
     assert np.array_equal(image_hu[~host.target], host.image_hu[~host.target])
     from_fat_mm, from_tissue_mm = (distance_transform_edt(~mask, sampling=SPACING) for mask in (fat, ~host.target))
     edge = host.target & (from_tissue_mm <= 2.0)
@@ -200,7 +206,8 @@ def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
     host = scan()
     organ = host.organ.copy()
     organ[:, 20:] = False  # the tumour reaches beyond it
-    place = place_of_target(replace(host, organ=organ), np.random.default_rng(0)).asking(Appearance(contrast_hu=-40.0))
+    host = replace(host, organ=organ)
+    place = place_of(host).asking(Appearance(contrast_hu=-40.0))
     made = making.make(place, TumorSynthesizer(ConstantTissue()))
     rim = (made.image_hu != place.host.image_hu[made.box]) & ~made.label
     assert np.array_equal(made.label, host.target[made.box])
@@ -221,7 +228,7 @@ def test_every_method_gets_the_same_places_and_requests(sources):
 
 def test_copy_paste_takes_another_patients_texture_at_the_requested_contrast(sources):
     host = scan()
-    place = place_of_target(host, np.random.default_rng(0)).asking(Appearance(contrast_hu=-35.0), 0)
+    place = place_of(host).asking(Appearance(contrast_hu=-35.0), 0)
     pasted = making.make(place, sources.synthesizers(host.identifier)[making.COPY_PASTE])
     inside_hu = pasted.image_hu[pasted.label]
     assert inside_hu.mean() == pytest.approx(25.0, abs=1.5)
