@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from nnunet_difftumor.evaluation.realism.settings import FEWEST_PATIENTS
-from nnunet_difftumor.evaluation.statistics.intervals import CONFIDENCE, NOT_MEASURED, Estimate, mean_interval
-from nnunet_difftumor.evaluation.statistics.scales import HIT_SHARE, FloatArray
+from nnunet_difftumor.evaluation.statistics.intervals import CONFIDENCE, NOT_MEASURED, Estimate, patient_mean_interval
+from nnunet_difftumor.evaluation.statistics.scales import SHARE, FloatArray
 
 Range = tuple[float, float]
 _PERCENTILES = (2.5, 97.5)
@@ -34,15 +34,15 @@ def is_within(means_hu: ArrayLike, limits_hu: Range) -> NDArray[np.bool_]:
 
 
 def share_within(tumors: pd.DataFrame, limits_hu: Range | None, draws: int) -> Estimate:
-    """Share of tumours with a mean in a range in HU, with its interval over patients; not measured without a range."""
+    """Mean over the patients of the share of tumours with a mean in a range in HU; not measured without a range."""
     if limits_hu is None:
         return NOT_MEASURED
     known = tumors.dropna(subset="mean_hu")
-    return mean_interval(is_within(known["mean_hu"], limits_hu), known["patient"], HIT_SHARE, draws=draws)
+    return patient_mean_interval(is_within(known["mean_hu"], limits_hu), known["patient"], SHARE, draws=draws)
 
 
 def share_of_real(real: pd.DataFrame, draws: int) -> Estimate:
-    """Share of real tumours with a mean in the range of those of the other patients, as in `share_within`."""
+    """The same of real tumours, each patient's in the range of the others'."""
     means_hu = _by_patient(real)
     if len(means_hu) < FEWEST_PATIENTS:
         return NOT_MEASURED
@@ -51,7 +51,7 @@ def share_of_real(real: pd.DataFrame, draws: int) -> Estimate:
         others = (each for name, each in means_hu.items() if name != patient)
         inside += is_within(own_hu, _range(others)).tolist()
         patients += [patient] * len(own_hu)
-    return mean_interval(inside, patients, HIT_SHARE, draws=draws)
+    return patient_mean_interval(inside, patients, SHARE, draws=draws)
 
 
 def spread_ratio(made: pd.DataFrame, real: pd.DataFrame) -> Estimate:

@@ -169,7 +169,7 @@ def _plausibility(tumors: pd.DataFrame, training_means: pd.DataFrame, draws: int
 
 
 def _depth_reached(tumors: pd.DataFrame, draws: int) -> Estimate:
-    """Achieved over requested contrast of tumours of which at least 15 HU were asked, a mean over tumours."""
+    """Achieved over requested contrast of tumours of which at least 15 HU were asked."""
     asked = select(tumors, tumors["requested_contrast_hu"].abs() >= _ENOUGH_CONTRAST_HU)
     return tables.mean_of(
         asked.assign(ratio=asked["contrast_hu"] / asked["requested_contrast_hu"]), "ratio", DIFFERENCE, draws

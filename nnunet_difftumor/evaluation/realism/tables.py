@@ -14,11 +14,17 @@ from scipy import stats
 from nnunet_difftumor.evaluation.realism.collection import select
 from nnunet_difftumor.evaluation.realism.measures import tumors as measures
 from nnunet_difftumor.evaluation.statistics.distributions import HuDistribution, distance_to_real, measure_distribution
-from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate, mean_interval, median_interval
-from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, HIT_SHARE, SHARE_DIFFERENCE, Scale
+from nnunet_difftumor.evaluation.statistics.intervals import (
+    NOT_MEASURED,
+    Estimate,
+    mean_interval,
+    median_interval,
+    patient_mean_interval,
+)
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, SHARE, SHARE_DIFFERENCE, Scale
 
 EMPTY = "empty"
-MEANS = {"mean_hu": DIFFERENCE, "sd_hu": DIFFERENCE, "is_visible": HIT_SHARE}
+MEANS = ("mean_hu", "sd_hu")
 MEDIANS = (
     *("lowpass_sd_hu", "highpass_sd_hu", "host_highpass_sd_hu", "highpass_ratio", "contrast_hu", "cnr"),
     *("ring_depth_hu", "volume_ratio", "inside_share"),
@@ -51,7 +57,8 @@ def summarize_method(tumors: pd.DataFrame, reference: Reference) -> dict[str, An
     return {
         "tumors": len(tumors),
         "patients": tumors["patient"].nunique(),
-        **{name: mean_of(tumors, name, scale, reference.draws) for name, scale in MEANS.items()},
+        **{name: mean_of(tumors, name, DIFFERENCE, reference.draws) for name in MEANS},
+        "is_visible": mean_of(tumors, "is_visible", SHARE, reference.draws),
         **{name: median_of(tumors, name) for name in MEDIANS},
         "in_mask_w1_hu": distance_to_real(distribution_of(tumors), reference.distribution),
         "lowpass_ratio": ratio_to_real(tumors, reference.lowpass_hu),
@@ -77,8 +84,8 @@ def distribution_of(tumors: pd.DataFrame) -> HuDistribution:
 
 
 def mean_of(tumors: pd.DataFrame, name: str, scale: Scale, draws: int) -> Estimate:
-    """Mean of a measure over the tumours, with its interval over patients."""
-    return mean_interval(tumors[name], tumors["patient"], scale, draws=draws)
+    """Mean over the patients of the mean of a measure over each one's tumours."""
+    return patient_mean_interval(tumors[name], tumors["patient"], scale, draws=draws)
 
 
 def median_of(tumors: pd.DataFrame, name: str) -> Estimate:

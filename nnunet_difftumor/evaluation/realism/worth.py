@@ -23,9 +23,14 @@ from nnunet_difftumor.evaluation.realism.text import show
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors.making import IN_PLACE, TRANSPLANT
 from nnunet_difftumor.evaluation.statistics import distributions
-from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate, mean_interval
+from nnunet_difftumor.evaluation.statistics.intervals import (
+    NOT_MEASURED,
+    Estimate,
+    mean_interval,
+    patient_mean_interval,
+)
 from nnunet_difftumor.evaluation.statistics.roc import area_difference
-from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, HIT_DIFFERENCE
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, SHARE_DIFFERENCE
 from nnunet_difftumor.support.files.atomic_files import written_whole
 
 METHODS = {
@@ -313,7 +318,7 @@ def _plausible_difference(group: Group) -> Estimate:
         side[keys].assign(inside=plausible.is_within(side["mean_hu"], limits_hu).astype(float)) for side in sides
     ]
     both = insides[0].merge(insides[1], on=keys, suffixes=("", "_fill"))
-    return mean_interval(both["inside_fill"] - both["inside"], both["patient"], HIT_DIFFERENCE)
+    return patient_mean_interval(both["inside_fill"] - both["inside"], both["patient"], SHARE_DIFFERENCE)
 
 
 def _auc_of(result: ProbeResult | None, ends_mm: tuple[float, float]) -> Estimate:

@@ -21,7 +21,7 @@ from nnunet_difftumor.evaluation.realism.settings import ClassifierSettings, Eva
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
 from nnunet_difftumor.evaluation.realism.tumors.scans import FloatArray
-from nnunet_difftumor.evaluation.statistics.intervals import Estimate, mean_interval
+from nnunet_difftumor.evaluation.statistics.intervals import Estimate, mean_interval, patient_mean_interval
 from nnunet_difftumor.evaluation.statistics.roc import AreaUnderCurve, area_interval, area_under_curve, auc, mean_area
 from nnunet_difftumor.evaluation.statistics.scales import SHARE
 from nnunet_difftumor.support.files.atomic_files import write_json
@@ -95,7 +95,7 @@ class ProbeResult:
         Stricter than the area under the curve: nobody who sees a synthetic tumour has the real one beside it.
         """
         higher = 0.5 * (np.sign(self.synthetic_scores - self.real_scores) + 1.0)
-        return mean_interval(higher.mean(axis=0), self.patient, SHARE)
+        return patient_mean_interval(higher.mean(axis=0), self.patient, SHARE)
 
     def tumors_of(self, bin_mm: tuple[float, float]) -> int:
         """How many synthetic tumours have a diameter of the bin, in mm."""

@@ -12,7 +12,7 @@ from nnunet_difftumor.evaluation.realism import collection
 from nnunet_difftumor.evaluation.realism.generator import donor_of_scan
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
-from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.evaluation.realism.tumors import making, scans
 from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, free_tissue, without_target
 from nnunet_difftumor.evaluation.realism.tumors.making import find_places, place_of_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
@@ -213,6 +213,72 @@ def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
     assert np.array_equal(made.label, host.target[made.box])
     assert rim.any()
     assert organ[made.box][rim].all()
+
+
+def many(*radii_mm: float) -> EvaluationScan:
+    """Tumours of these radii in a row, 40 mm apart."""
+    shape = (24, 24, 20 * len(radii_mm))
+    grid = np.moveaxis(np.indices(shape) * 2.0, 0, -1)
+    centres = [(24.0, 24.0, 20.0 + 40.0 * index) for index in range(len(radii_mm))]
+    tumors = np.zeros(shape, dtype=bool)
+    for centre, radius_mm in zip(centres, radii_mm, strict=True):
+        tumors |= np.linalg.norm(grid - centre, axis=-1) <= radius_mm
+    image_hu = np.where(tumors, 20.0, 60.0) + np.random.default_rng(0).normal(0.0, 5.0, shape)
+    organ = np.ones(shape, dtype=bool) & ~tumors
+    return EvaluationScan("a", SPACING, image_hu.astype(np.float32), organ, tumors, tumors, WINDOW, patient="p")
+
+
+def test_every_tumour_is_replaced_and_the_others_stay(sources):
+    host = many(12.0, 8.0, 5.0)
+    rows = collection.replace_targets(host, sources, SETTINGS, np.random.default_rng(0))
+    real = [row for row in rows if row["method"] == making.REAL]
+    assert [round(row["diameter_mm"]) for row in real] == [24, 16, 11]
+    assert {row["patient"] for row in rows} == {"p"}
+    generated = [row for row in rows if row["method"] == making.GENERATED]
+    assert len(generated) == 3 * 2, "one look of training tumours each, and its own"
+    for number, row in enumerate(real, start=1):
+        place = row["of"]
+        assert place.name == f"tumour {number}"
+        assert place.host.image_hu[place.scan.target].mean() == pytest.approx(60.0, abs=4.0)
+        assert np.array_equal(place.host.image_hu[~place.scan.target], place.scan.image_hu[~place.scan.target])
+        assert (place.scan.tumors & ~place.scan.target).any(), "the others are still there"
+    own = {row["place"]: row["lowpass_sd_hu"] for row in real}
+    assert all(row["real_lowpass_sd_hu"] == own[row["place"]] for row in rows)
+
+
+def test_tumours_beyond_the_limit_are_left_out_over_all_sizes(tmp_path):
+    """Of seven from 3 mm radius up, four: the largest, the smallest, and two between; one below 3 mm never counts."""
+    host = many(11.0, 10.0, 9.0, 8.0, 7.0, 6.0, 4.5, 2.1)
+    target, left_out = scans._targets(host.tumors, SPACING, 4)
+    chosen = replace(host, target=target)
+    radii_mm = [(3.0 * each.target.sum() * 8.0 / (4.0 * np.pi)) ** (1.0 / 3.0) for each in chosen.targets()]
+    assert radii_mm == pytest.approx([11.0, 9.0, 7.0, 4.5], abs=0.4)
+    assert left_out == 3
+    every, none_out = scans._targets(host.tumors, SPACING, 12)
+    assert (len(list(replace(host, target=every).targets())), none_out) == (7, 0)
+    assert scans._targets(np.zeros_like(host.tumors), SPACING, 4)[1] == 0
+
+
+def test_a_sham_has_no_tumour_and_is_kept_though_nobody_could_see_it(sources):
+    """What the autoencoder loses comes back with the residual."""
+    host = scan()
+    (place,), _ = find_places(host, (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(3))
+    sham = sources.sham().make(place)
+    tumor = making.make(place, sources.synthesizers("a")[making.GENERATED])
+    assert np.array_equal(sham.label, tumor.label)
+    assert (sham.place, sham.scan) == (place.name, host)
+    changed = np.abs(sham.image_hu - sham.host_hu)
+    assert changed[sham.label].mean() < 1.0
+    assert np.array_equal(sham.image_hu != sham.host_hu, (tumor.image_hu != tumor.host_hu) & (changed > 0))
+    assert making.make(place.asking(Appearance(contrast_hu=0.0)), sources.sham()) is None
+
+
+def test_a_sham_shows_an_autoencoder_that_darkens_tissue(sources):
+    """The residual is limited, and does not hide it."""
+    place, *_ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))[0]
+    darker = replace(sources, reconstruct=lambda regions_hu: blur(regions_hu) - 200.0)
+    sham = darker.sham().make(place)
+    assert (sham.image_hu - sham.host_hu)[sham.label].mean() < -100.0
 
 
 def test_every_method_gets_the_same_places_and_requests(sources):
