@@ -197,10 +197,10 @@ def _evaluate(given: _Input, settings: EvaluationSettings, output: Path) -> dict
         own = list(given.scans([case], (label, None)))
         own_native = given.scans([case], (label, None), native=True)
         others[name] = collect(own, own_native, sources[0], settings, rng, heading=name)
+    write_tumors(output / TUMORS_FILE, {"": tumors, **others})
     made = {method: seen(tumors, IN_PLACE, method)["made"].tolist() for method in PROBED}
     probes = run_probes(made | {SHAM: seen(tumors, SHAMS, SHAM)["made"].tolist()}, settings, output / "probes")
     found = _figures(given, settings, every, tumors, others, probes)
-    write_tumors(output / TUMORS_FILE, {"": tumors, **others})
     worth.write_table(found["worth"], output)
     write_report(found, draw_pictures(found, tumors, others, probes["two_sample_auc"].get(GENERATED)), output)
     write_json(output / SUMMARY_FILE, found, overwrite=True)
