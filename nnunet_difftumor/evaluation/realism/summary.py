@@ -178,7 +178,7 @@ def _depth_reached(tumors: pd.DataFrame, draws: int) -> Estimate:
 
 def _sham(tumors: pd.DataFrame, probes: Probes, draws: int) -> dict[str, Any]:
     """What tells tissue that went the way of a tumour, without one, from untouched tissue."""
-    shams = of(tumors, collection.SHAMS)
+    shams = collection.seen(tumors, collection.SHAMS, making.SHAM)
     found = _probe_tables(probes, making.SHAM)
     changed_hu = shams["made"].map(lambda sham: float(np.abs(sham.image_hu - sham.host_hu)[sham.label].mean()))
     return {
