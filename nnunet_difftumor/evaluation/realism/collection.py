@@ -90,7 +90,7 @@ def collect(
         One row for each tumour (see `measure_tumor`) with its `experiment`: "in place", "transplant", "transplant,
         native grid", "requested contrast" or "requested heterogeneity". Besides, rows of other experiments: the
         low-pass sd of parts of real tumours, with "ball" or "shrunken" for a method; `diversity_hu`, the difference
-        between seeds; "sham", what is left of places without a tumour; and each transplant without a place.
+        between seeds; "sham", tissue that went the way of a tumour; and each transplant without a place.
     """
     rows: list[Row] = []
 
@@ -108,7 +108,7 @@ def collect(
         transplants = make_at(places, synthesizers)
         add(SEEDS, diversity(transplants, sources, settings, rng))
         add(TRANSPLANT, transplants)
-        add(SHAMS, (measure_tumor(place, making.SHAM, sources.sham().make(place)) for place in places))
+        add(SHAMS, make_shams(places, sources))
         places, _ = find_places(scan, settings.control_radii_mm, 1, sources.looks, rng)
         contrasts = request(places, "contrast_hu", settings.control_contrasts_hu)
         add(CONTRASTS, make_at(contrasts, {method: synthesizers[method] for method in (GENERATED, NO_DIFFUSION)}))
@@ -164,6 +164,18 @@ def make_at(places: Iterable[Place], synthesizers: Mapping[str, TumorSynthesizer
         for place in places
         for method, synthesizer in synthesizers.items()
     ]
+
+
+def make_shams(places: Iterable[Place], sources: Sources) -> Iterator[Row]:
+    """Make shams at places: of the host as it is, and drawn with its low-pass sd, its mean and no contrast."""
+    synthesizers = sources.shams()
+    for place in places:
+        sham = synthesizers[making.SHAM].make(place)
+        yield measure_tumor(place, making.SHAM, sham)
+        if sham:
+            heterogeneity_hu, _ = split_texture(sham.host_hu, sham.label, place.scan.spacing_mm)
+            look = Appearance(contrast_hu=0.0, heterogeneity_hu=heterogeneity_hu)
+            yield measure_tumor(place, making.REDRAWN, synthesizers[making.REDRAWN].make(place, look))
 
 
 def diversity(

@@ -23,7 +23,7 @@ from nnunet_difftumor.evaluation.realism.held_out import HeldOut, known_cases
 from nnunet_difftumor.evaluation.realism.measures.probes import PROBED, Probes, run_probes
 from nnunet_difftumor.evaluation.realism.measures.reconstruction import measure_reconstruction
 from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM, HEADLINE_RADII_MM, EvaluationSettings
-from nnunet_difftumor.evaluation.realism.tumors.making import GENERATED, IN_PLACE, SHAM
+from nnunet_difftumor.evaluation.realism.tumors.making import GENERATED, IN_PLACE, REDRAWN, SHAM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, read_scan
 from nnunet_difftumor.evaluation.realism.tumors.sources import Sources, reconstruct_with
 from nnunet_difftumor.support.files.atomic_files import write_json
@@ -198,8 +198,9 @@ def _evaluate(given: _Input, settings: EvaluationSettings, output: Path) -> dict
         own_native = given.scans([case], (label, None), native=True)
         others[name] = collect(own, own_native, sources[0], settings, rng, heading=name)
     write_tumors(output / TUMORS_FILE, {"": tumors, **others})
-    made = {method: seen(tumors, IN_PLACE, method)["made"].tolist() for method in PROBED}
-    probes = run_probes(made | {SHAM: seen(tumors, SHAMS, SHAM)["made"].tolist()}, settings, output / "probes")
+    in_place = {method: seen(tumors, IN_PLACE, method)["made"].tolist() for method in PROBED}
+    shams = {kind: seen(tumors, SHAMS, kind)["made"].tolist() for kind in (SHAM, REDRAWN)}
+    probes = run_probes(in_place | shams, settings, output / "probes")
     found = _figures(given, settings, every, tumors, others, probes)
     worth.write_table(found["worth"], output)
     write_report(found, draw_pictures(found, tumors, others, probes["two_sample_auc"].get(GENERATED)), output)

@@ -52,6 +52,7 @@ HEADLINE = (
     ("rim_probe_auc", "Rim probe, area under the curve", _AIM["rim_probe_auc"]),
     ("sham_two_sample_auc", "Shams (no tumour) against untouched tissue, AUC", _AIM["sham_two_sample_auc"]),
     ("sham_rim_probe_auc", "The same with the inside hidden", _AIM["sham_rim_probe_auc"]),
+    ("redrawn_sham_two_sample_auc", "Redrawn shams, AUC", _AIM["redrawn_sham_two_sample_auc"]),
 )
 """Keys of summary.json with what they mean and their bar."""
 

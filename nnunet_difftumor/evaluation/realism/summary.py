@@ -39,7 +39,7 @@ def summarize(
         training_means: Patient and mean HU of training tumours, for a second range of plausible means; may be empty.
 
     Returns:
-        The figures that the project's aims are about, by name; `methods`, `controls`, `sanity`, `sham` and
+        The figures that the project's aims are about, by name; `methods`, `controls`, `sanity`, `shams` and
         `other_organ`.
     """
     draws = settings.bootstrap_draws
@@ -60,7 +60,7 @@ def summarize(
     return {
         **_headline(tumors, reference, settings, methods, controls),
         **_plausibility(tumors, training_means, draws),
-        **_sham(tumors, probes, draws),
+        **_shams(tumors, probes, draws),
         "methods": methods,
         "controls": controls,
         "sanity": _probe_tables(probes, SANITY),
@@ -176,19 +176,16 @@ def _depth_reached(tumors: pd.DataFrame, draws: int) -> Estimate:
     )
 
 
-def _sham(tumors: pd.DataFrame, probes: Probes, draws: int) -> dict[str, Any]:
+def _shams(tumors: pd.DataFrame, probes: Probes, draws: int) -> dict[str, Any]:
     """What tells tissue that went the way of a tumour, without one, from untouched tissue."""
-    shams = collection.seen(tumors, collection.SHAMS, making.SHAM)
-    found = _probe_tables(probes, making.SHAM)
-    changed_hu = shams["made"].map(lambda sham: float(np.abs(sham.image_hu - sham.host_hu)[sham.label].mean()))
-    return {
-        **{f"sham_{name}": table["pooled"] if table else NOT_MEASURED for name, table in found.items()},
-        "sham": {
-            **found,
-            "shams": len(shams),
-            "mean_change_hu": tables.mean_of(shams.assign(changed_hu=changed_hu), "changed_hu", DIFFERENCE, draws),
-        },
-    }
+    found: dict[str, Any] = {"shams": {}}
+    for kind, prefix in ((making.SHAM, "sham"), (making.REDRAWN, "redrawn_sham")):
+        shams, aucs = collection.seen(tumors, collection.SHAMS, kind), _probe_tables(probes, kind)
+        change_hu = shams["made"].map(lambda sham: float(np.abs(sham.image_hu - sham.host_hu)[sham.label].mean()))
+        mean_hu = tables.mean_of(shams.assign(change_hu=change_hu), "change_hu", DIFFERENCE, draws)
+        found["shams"][kind] = {**aucs, "shams": len(shams), "mean_change_hu": mean_hu}
+        found |= {f"{prefix}_{name}": auc["pooled"] if auc else NOT_MEASURED for name, auc in aucs.items()}
+    return found
 
 
 def _probe_tables(probes: Probes, method: str) -> dict[str, Any]:

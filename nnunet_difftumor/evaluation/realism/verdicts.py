@@ -54,7 +54,8 @@ AIMS = (
     Aim("lowpass_ratio_in_place", "Low-pass sd in place over that of the real tumours", 0.8, 1.2),
     Aim("depth_reached", "Depth reached over depth requested", 0.9, 1.1),
     Aim("sham_two_sample_auc", "Shams against untouched tissue, area under the curve", high=0.55),
-    Aim("sham_rim_probe_auc", "The same with the inside hidden", high=0.55),
+    Aim("sham_rim_probe_auc", "Shams with the inside hidden, area under the curve", high=0.55),
+    Aim("redrawn_sham_two_sample_auc", "Redrawn shams against untouched tissue, area under the curve", high=0.55),
 )
 
 _NEEDS_PATIENTS = ("transplant_plausible_share", "mean_spread_ratio")

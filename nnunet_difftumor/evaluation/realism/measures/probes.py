@@ -141,7 +141,8 @@ def run_probes(made: Mapping[str, Sequence[MadeTumor]], settings: EvaluationSett
         folder: Where results are kept; those of the same patches are read from there.
     """
     results: dict[str, dict[str, ProbeResult]] = {name: {} for name in HIDES_INSIDE}
-    jobs = list(product(HIDES_INSIDE, (*PROBED, SANITY, making.SHAM))) if settings.classifier.steps else []
+    jobs = [*product(HIDES_INSIDE, (*PROBED, SANITY, making.SHAM)), ("two_sample_auc", making.REDRAWN)]
+    jobs = jobs if settings.classifier.steps else []
     for classifier, method in tqdm(jobs, desc="classifiers", unit="training", disable=not jobs):
         is_sanity, only_rim = method == SANITY, HIDES_INSIDE[classifier]
         tumors = made[making.GENERATED if is_sanity else method]

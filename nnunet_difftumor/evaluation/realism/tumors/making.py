@@ -29,7 +29,7 @@ COPY_PASTE = "copy-paste"
 NO_DIFFUSION = "no diffusion"
 TEXTURED_FILL = "textured fill"
 AUTOENCODER = "autoencoder"
-SHAM = "sham"
+SHAM, REDRAWN = "sham", "sham, redrawn"
 METHODS = (REAL, GENERATED, NO_RESIDUAL, COPY_PASTE, NO_DIFFUSION, TEXTURED_FILL, AUTOENCODER)
 
 IN_PLACE, TRANSPLANT = "in place", "transplant"
@@ -125,20 +125,24 @@ def make(place: Place, synthesizer: TumorSynthesizer) -> MadeTumor | None:
 
 
 class ShamSynthesizer(TumorSynthesizer):
-    """Encodes, decodes and blends a place as it is: what every tumour goes through, without a tumour."""
+    """Makes what every tumour goes through, encoding, decoding and blending, without a tumour, seen or not."""
 
-    def make(self, place: Place) -> MadeTumor | None:
-        """Make a sham at a transplant's place, seen or not; None where the tumour would have no place.
+    def make(self, place: Place, look: Appearance | None = None) -> MadeTumor | None:
+        """Make a sham at a transplant's place; None where the tumour would have no place.
 
-        Its tissue has to be the host itself (see `Sources.sham`).
+        Args:
+            look: What is asked of the tissue, which is then shifted to the mean of what it takes the place of.
         """
         host, occupied = place.host, np.zeros(place.host.image_hu.shape, dtype=bool)
-        prepared = self._prepare(host, place.asking(Appearance()).tumor, occupied)
+        prepared = self._prepare(host, place.asking(look or Appearance()).tumor, occupied)
         if isinstance(prepared, str):
             return None
         occupied[prepared.box] = prepared.weight > 0
         ((prepared, blended_hu),) = self.blended(host, [prepared.with_rim(host, occupied)], 0)
         image_hu, label = host.image_hu.copy(), np.zeros_like(occupied)
+        if look:
+            missing_hu = (host.image_hu[prepared.box] - blended_hu)[prepared.label].mean()
+            blended_hu = blended_hu + prepared.weight * (missing_hu / prepared.weight[prepared.label].mean())
         image_hu[prepared.box], label[prepared.box] = blended_hu, prepared.label
         return _in_box(place, image_hu, label, prepared.drawn_voxels * float(np.prod(host.spacing_mm)))
 

@@ -63,9 +63,13 @@ class Sources:
         real_hu = roi.sample(scan.image_hu, scan.spacing_mm)
         return self._filling(lambda *_request: real_hu[None])
 
-    def sham(self) -> making.ShamSynthesizer:
-        """What takes the way of a tumour without making one."""
-        return making.ShamSynthesizer(FilledTissue(self.generator, self.reconstruct, _as_it_is))
+    def shams(self) -> dict[str, making.ShamSynthesizer]:
+        """What takes the way of a tumour without making one: from the host as it is, and from drawn tissue."""
+        as_it_is = FilledTissue(self.generator, self.reconstruct, _as_it_is)
+        return {
+            making.SHAM: making.ShamSynthesizer(as_it_is),
+            making.REDRAWN: making.ShamSynthesizer(self.generator),
+        }
 
     def _filling(self, fill: Fill) -> TumorSynthesizer:
         return TumorSynthesizer(FilledTissue(self.generator, self.reconstruct, fill))

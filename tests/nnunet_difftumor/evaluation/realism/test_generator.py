@@ -108,7 +108,7 @@ def test_the_summary_holds_every_headline_figure_and_no_nan(finished):
     numbers = ("reconstruction_mae_ratio_2x_body", "reconstruction_mae_ratio_2x_tumor", "beyond_rim_hu")
     intervals = (
         "in_mask_w1_hu in_mask_w1_hu_in_place real_to_real_w1_hu transplant_plausible_share highpass_ratio "
-        "mean_spread_ratio depth_reached sham_two_sample_auc sham_rim_probe_auc "
+        "mean_spread_ratio depth_reached sham_two_sample_auc sham_rim_probe_auc redrawn_sham_two_sample_auc "
         "highpass_ratio_no_residual lowpass_ratio contrast_median_error_hu contrast_spearman contrast_slope "
         "rim_probe_auc two_sample_auc ring_depth_hu"
     ).split()

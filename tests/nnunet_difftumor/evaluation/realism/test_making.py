@@ -51,6 +51,14 @@ class ConstantTissue:
         return np.where(tumor_masks, generated_hu + np.stack(noise_hu), host_hu).astype(np.float32)
 
 
+class TooBright(ConstantTissue):
+    """Brighter than asked by 15 HU."""
+
+    def generate(self, host_hu, tumor_masks, appearances, seeds):
+        regions = super().generate(host_hu, tumor_masks, appearances, seeds)
+        return replace(regions, tumor_hu=regions.tumor_hu + 15.0)
+
+
 def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> EvaluationScan:
     """Organ of 60 HU with a tumour of 12 mm radius at one end, noise of 10 HU everywhere."""
     shape = (56, 32, 32)
@@ -139,11 +147,6 @@ def test_what_cannot_be_seen_is_counted_and_not_measured(sources):
 
 def test_requests_are_met_by_the_shift_of_training():
     """A generator that is 15 HU too bright lands where it was asked to."""
-
-    class TooBright(ConstantTissue):
-        def generate(self, host_hu, tumor_masks, appearances, seeds):
-            regions = super().generate(host_hu, tumor_masks, appearances, seeds)
-            return replace(regions, tumor_hu=regions.tumor_hu + 15.0)
 
     places, _ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))
     (row,) = collection.make_at(places, {making.GENERATED: TumorSynthesizer(TooBright())})
@@ -263,22 +266,35 @@ def test_a_sham_has_no_tumour_and_is_kept_though_nobody_could_see_it(sources):
     """What the autoencoder loses comes back with the residual."""
     host = scan()
     (place,), _ = find_places(host, (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(3))
-    sham = sources.sham().make(place)
+    sham = sources.shams()[making.SHAM].make(place)
     tumor = making.make(place, sources.synthesizers("a")[making.GENERATED])
     assert np.array_equal(sham.label, tumor.label)
     assert (sham.place, sham.scan) == (place.name, host)
     changed = np.abs(sham.image_hu - sham.host_hu)
     assert changed[sham.label].mean() < 1.0
     assert np.array_equal(sham.image_hu != sham.host_hu, (tumor.image_hu != tumor.host_hu) & (changed > 0))
-    assert making.make(place.asking(Appearance(contrast_hu=0.0)), sources.sham()) is None
+    assert making.make(place.asking(Appearance(contrast_hu=0.0)), sources.shams()[making.SHAM]) is None
 
 
 def test_a_sham_shows_an_autoencoder_that_darkens_tissue(sources):
     """The residual is limited, and does not hide it."""
     place, *_ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))[0]
     darker = replace(sources, reconstruct=lambda regions_hu: blur(regions_hu) - 200.0)
-    sham = darker.sham().make(place)
+    sham = darker.shams()[making.SHAM].make(place)
     assert (sham.image_hu - sham.host_hu)[sham.label].mean() < -100.0
+
+
+def test_a_redrawn_sham_has_other_tissue_with_the_mean_of_what_was_there(sources):
+    """The constant tissue of the generator, 15 HU too bright, with the scan's own noise."""
+    bright = replace(sources, generator=TooBright())
+    places, _ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))
+    as_it_is, redrawn = (row["made"] for row in collection.make_shams(places, bright))
+    assert np.array_equal(as_it_is.label, redrawn.label)
+    before_hu, after_hu = redrawn.host_hu[redrawn.label], redrawn.image_hu[redrawn.label]
+    assert after_hu.mean() == pytest.approx(before_hu.mean(), abs=0.01)
+    assert np.abs(after_hu - before_hu).mean() > 5 * np.abs(as_it_is.image_hu - as_it_is.host_hu)[as_it_is.label].mean()
+    far = redrawn.distance_mm > 7.0
+    assert np.array_equal(redrawn.image_hu[far], redrawn.host_hu[far])
 
 
 def test_every_method_gets_the_same_places_and_requests(sources):
