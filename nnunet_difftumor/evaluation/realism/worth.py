@@ -45,6 +45,7 @@ BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "no difference shown", "not m
 PAIRED = "diffusion against textured fill"
 
 _DIFFUSION, _FILL = making.GENERATED, making.TEXTURED_FILL
+_HEADLINE_MM = (2.0 * HEADLINE_RADII_MM[0], float(np.nextafter(2.0 * HEADLINE_RADII_MM[1], math.inf)))
 _HALVES = 400
 _EACH_SIDE = 0.025  # how often an interval lies wholly on one side by chance
 
@@ -57,12 +58,14 @@ class Group:
         made: Tumours of every method.
         real: Real tumours of the size; of every size where fewer than two patients have one.
         every_real: Real tumours of every size.
+        has_size: `real` are of the size of the tumours that were made.
         draws: Number of resamplings of an interval.
     """
 
     made: pd.DataFrame
     real: pd.DataFrame
     every_real: pd.DataFrame
+    has_size: bool
     draws: int
 
     @property
@@ -160,11 +163,12 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     every_real = of(tumors, IN_PLACE, making.REAL)
     for size, ends_mm in SIZES_MM.items():
-        made, real = (_of_size(each, ends_mm) for each in (of(tumors, setting), every_real))
         if size == "all" and setting == TRANSPLANT:
-            made = select(made, made["radius_mm"].between(*HEADLINE_RADII_MM))
+            ends_mm = _HEADLINE_MM
+        made, real = (_of_size(each, ends_mm) for each in (of(tumors, setting), every_real))
         has_own = count_patients(real) >= 2
-        group = Group(made, real if has_own else every_real, every_real, settings.bootstrap_draws)
+        has_size, draws = has_own or setting == IN_PLACE, settings.bootstrap_draws
+        group = Group(made, real if has_own else every_real, every_real, has_size, draws)
         diffusion = group.by(_DIFFUSION)
         if diffusion.empty:
             continue
@@ -180,7 +184,8 @@ def _rows(
                 "verdict": _verdict(difference),
                 "tumors": len(diffusion),
                 "patients": count_patients(diffusion),
-                "compared_with": _said(group.real, size if has_own else "all"),
+                "compared_with": f"{len(group.real)} real tumours of {_said(size, setting, has_own=has_own)}, "
+                f"{count_patients(group.real)} patients",
             }
 
 
@@ -218,9 +223,10 @@ def _of_size(tumors: pd.DataFrame, ends_mm: tuple[float, float]) -> pd.DataFrame
     return select(tumors, (2.0 * tumors["radius_mm"]).between(*ends_mm, inclusive="left"))
 
 
-def _said(real: pd.DataFrame, size: str) -> str:
-    size = "every size" if size == "all" else size
-    return f"{len(real)} real tumours of {size}, {count_patients(real)} patients"
+def _said(size: str, setting: str, *, has_own: bool) -> str:
+    if size == "all" and setting == TRANSPLANT:
+        size = "10-30 mm"
+    return size if has_own and size != "all" else "every size"
 
 
 def _w1(group: Group, method: str) -> Estimate:
@@ -242,6 +248,8 @@ def _lowpass(group: Group, method: str) -> Estimate:
 
 
 def _lowpass_difference(group: Group) -> Estimate:
+    if not group.has_size:
+        return NOT_MEASURED  # a small tumour has less structure than a large one, nobody knows how much less
     return _nearer(*(_lowpass_logarithms(group, method) for method in (_DIFFUSION, _FILL)))
 
 

@@ -95,6 +95,17 @@ def test_tumours_of_one_size_count_once_in_the_sentence():
     assert ">=20 mm" not in found["sentence"]
 
 
+def test_structure_of_small_tumours_is_not_judged_by_that_of_large_ones():
+    tumors = table(fill=20.0, diffusion=4.0)
+    small = tumors["experiment"] == making.TRANSPLANT
+    found = worth.compare(tumors.assign(radius_mm=np.where(small, 4.0, 12.0)), NO_PROBES, SETTINGS)
+    rows = {row["measure"]: row for row in found["rows"] if row["size"] == "<10 mm"}
+    assert rows["low-pass sd over real, transplant"]["verdict"] == worth.UNKNOWN
+    assert rows["W1 of HU, transplant, HU"]["verdict"] == worth.BETTER
+    assert rows["W1 of HU, transplant, HU"]["compared_with"] == "10 real tumours of every size, 10 patients"
+    assert verdicts(found)["low-pass sd over real, in place"] == worth.BETTER
+
+
 def test_plausible_means_of_few_patients_are_not_compared():
     few = table(fill=20.0, diffusion=4.0)
     found = worth.compare(few[few["patient"].isin([*"abcdefg"])], NO_PROBES, SETTINGS)
