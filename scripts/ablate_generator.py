@@ -117,6 +117,7 @@ def _train(training: Training, data: AblationData, folder: Path) -> Path:
 
 def _measure(generator: Path, data: AblationData, folder: Path, steps: int, classifier_steps: int) -> Mapping[str, Any]:
     from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
+    from nnunet_difftumor.evaluation.realism.held_out import HeldOut
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 
     summary = folder / "summary.json"
@@ -133,7 +134,7 @@ def _measure(generator: Path, data: AblationData, folder: Path, steps: int, clas
         diversity_radii_mm=(10.0,),
     )
     settings = replace(settings, classifier=replace(settings.classifier, steps=classifier_steps))
-    return evaluate_generator(generator, data.dataset, folder, settings, splits_path=data.splits, fold=data.fold)
+    return evaluate_generator([generator], data.dataset, folder, settings, held_out=HeldOut(data.splits, data.fold))
 
 
 def _show(value: Any) -> str:

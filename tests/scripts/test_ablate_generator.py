@@ -42,7 +42,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (Path(words[words.index("--output") + 1]) / "generator").mkdir(parents=True)
         return 0
 
-    def evaluate(generator, dataset, output, settings, **split):
+    def evaluate(generators, dataset, output, settings, **split):
+        (generator,) = generators
         called.append(["evaluate", str(settings.steps), generator.parent.name])
         summary = {"in_mask_w1_hu": {"value": 5.0, "low": 4.0, "high": 6.5}, "contrast_spearman": 0.9}
         output.mkdir(parents=True)

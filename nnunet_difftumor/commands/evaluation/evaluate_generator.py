@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 from nnunet_difftumor.tumor.published_contrasts import TARGETS
 
 if TYPE_CHECKING:
+    from nnunet_difftumor.cases.known_cases import KnownCases
     from nnunet_difftumor.ct.datasets import Case
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 
 DESCRIPTION = """Compare generated with real tumours, with copy-paste, and with fills without diffusion.
 
 Tumours are made in place of the real ones, where nothing of the real tumour is left, and in tumour-free
-tissue. A network tries to tell them from real ones. Writes into --output:
+tissue: in place of every tumour of a case from 3 mm radius up, or as many as --most-tumors says. A network
+tries to tell them from real ones. Writes into --output:
   summary.json  figures with 95% intervals over patients
   report.html   tables, plots and montages on one page; the montages are PNG files as well
+  worth.csv     fills, diffusion and copy-paste side by side; worth.md has it as Markdown
   tumors.csv    one row for each tumour
   probes/       what the networks found; kept, so that an interrupted run does not train them again
 
@@ -34,16 +37,20 @@ _ROW = "{:24s}{:>9s}{:>8s}{:>8s}{:>10s}{:>10s}{:>10s}{:>10s}"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("--generator", required=True, metavar="DIR", help="generator folder, or builtin:NAME")
+    several = "generator folder, or builtin:NAME; of several, the first belongs to fold 0 of --splits, and so on"
+    add("--generator", required=True, nargs="+", metavar="DIR", help=several)
     add("--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)")
     add("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
     add("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
     add("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")
     add("--splits", type=Path, metavar="FILE", help="splits_final.json")
-    add("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold")
+    add("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold (of a single generator)")
+    pattern = "regular expression that finds the patient in identifiers (default: as difftumor splits recorded it)"
+    add("--group-pattern", metavar="REGEX", help=pattern)
     add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--steps", type=int, default=4, metavar="T", help="denoising steps (default 4)")
     add("--seed", type=int, default=0, metavar="S", help="seed of the generated tumours")
+    add("--most-tumors", type=int, metavar="N", help="most tumours of a case that are compared (default 12)")
     add("--transplants", type=int, metavar="N", help="transplants per case and radius (default 2)")
     other_organ = "a scan, its label map and the label of an organ that the generator never saw; may be repeated"
     add("--other-organ", nargs=3, action="append", default=[], metavar=("CT", "LABEL", "ORGAN_LABEL"), help=other_organ)
@@ -57,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compare, print the headline figures."""
     from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
+    from nnunet_difftumor.evaluation.realism.held_out import HeldOut
 
     summary = evaluate_generator(
         options.generator,
@@ -65,8 +73,7 @@ def run(options: argparse.Namespace) -> int:
         _settings(options),
         target=options.target,
         labels=(options.organ_label, options.tumor_label),
-        splits_path=options.splits,
-        fold=options.fold,
+        held_out=HeldOut(options.splits, options.fold, _known(options)),
         other_organs=_other_organs(options.other_organ),
         overwrite=options.overwrite,
     )
@@ -75,19 +82,33 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _known(options: argparse.Namespace) -> KnownCases:
+    """Which cases are scans of one patient: by a pattern, or as `difftumor splits` recorded it beside the splits."""
+    from nnunet_difftumor.cases.known_cases import KnownCases, patients_by_pattern, read_known_cases
+    from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME
+    from nnunet_difftumor.ct.datasets import load_raw_dataset
+
+    if options.group_pattern:
+        cases = [case.identifier for case in load_raw_dataset(options.data).cases]
+        return KnownCases(patients=patients_by_pattern(cases, options.group_pattern))
+    return read_known_cases(options.splits.parent / HOLDOUT_FILE_NAME) if options.splits else KnownCases()
+
+
 def _settings(options: argparse.Namespace) -> EvaluationSettings:
     from dataclasses import replace
 
     from nnunet_difftumor.errors import ConfigurationError
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings, quick_settings
 
-    for name in ("steps", "transplants", "classifier_steps"):
+    for name in ("steps", "most_tumors", "transplants", "classifier_steps"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
     settings = (quick_settings if options.quick else EvaluationSettings)(
         steps=options.steps, seed=options.seed, uses_training_range=options.training_range
     )
+    if options.most_tumors is not None:
+        settings = replace(settings, most_tumors=options.most_tumors)
     if options.transplants is not None:
         settings = replace(settings, places_per_radius=options.transplants)
     if options.classifier_steps is not None:
@@ -116,7 +137,8 @@ def _other_organs(words: Sequence[Sequence[str]]) -> list[tuple[Case, int]]:
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
-    from nnunet_difftumor.evaluation.realism.report import HEADLINE, show
+    from nnunet_difftumor.evaluation.realism.report import HEADLINE
+    from nnunet_difftumor.evaluation.realism.text import show
 
     for key, meaning, aim in HEADLINE:
         print(f"{meaning:84s}{show(summary[key]):>24s}  {aim}")
@@ -133,3 +155,10 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
             keys = ("mean_hu", "sd_hu", "in_mask_w1_hu", "lowpass_sd_hu", "highpass_ratio", "contrast_hu")
             values = [show(table[key]["value"], 2 if key == "highpass_ratio" else 1) for key in keys]
             print(_ROW.format(name, str(table["tumors"]), *values))
+    print()
+    if summary["tumors_left_out"]:
+        left_out = ", ".join(f"{count} of {case}" for case, count in summary["tumors_left_out"].items())
+        print(f"Tumours that are not compared ({summary['most_tumors']} of a case at most are): {left_out}.")
+    for verdict in summary["verdicts"]:
+        print(verdict["sentence"])
+    print(summary["worth"]["sentence"])

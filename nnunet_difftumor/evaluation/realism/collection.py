@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from nnunet_difftumor.evaluation.realism.measures.textures import seed_diversity
 from nnunet_difftumor.evaluation.realism.measures.tumors import FILE_COLUMNS, measure_tumor, real_visibility
 from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.evaluation.realism.tumors.healthy_host import free_tissue
 from nnunet_difftumor.evaluation.realism.tumors.making import (
     GENERATED,
     IN_PLACE,
@@ -37,6 +39,7 @@ from nnunet_difftumor.tumor.drawing import MaskSurface
 NATIVE = "transplant, native grid"
 CONTRASTS, HETEROGENEITIES = "requested contrast", "requested heterogeneity"
 PARTS, SEEDS, WITHOUT_PLACE = "part of a real tumour", "other seeds", "without a place"
+SHAMS = "sham"
 BALL, SHRUNKEN = "ball", "shrunken"
 
 Row = dict[str, Any]
@@ -63,6 +66,11 @@ def seen(tumors: pd.DataFrame, experiment: str, method: str = GENERATED) -> pd.D
     return select(rows, rows["made"].notna())
 
 
+def count_patients(tumors: pd.DataFrame) -> int:
+    """How many patients have a row."""
+    return len(set(tumors["patient"]))
+
+
 def collect(
     scans: Sequence[EvaluationScan],
     native_scans: Iterable[EvaluationScan],
@@ -82,7 +90,7 @@ def collect(
         One row for each tumour (see `measure_tumor`) with its `experiment`: "in place", "transplant", "transplant,
         native grid", "requested contrast" or "requested heterogeneity". Besides, rows of other experiments: the
         low-pass sd of parts of real tumours, with "ball" or "shrunken" for a method; `diversity_hu`, the difference
-        between seeds; and each transplant without a place.
+        between seeds; "sham", tissue that went the way of a tumour; and each transplant without a place.
     """
     rows: list[Row] = []
 
@@ -90,16 +98,17 @@ def collect(
         rows.extend({"experiment": experiment, **row} for row in found)
 
     for scan in tqdm(scans, desc=heading, unit="scan"):
-        synthesizers = sources.synthesizers(scan.identifier)
-        if scan.has_target:
-            add(IN_PLACE, replace_target(scan, sources, settings, rng))
-            add(PARTS, balls_in_target(scan, settings, rng))
-            add(PARTS, shrunken_target(scan, settings))
+        synthesizers = sources.synthesizers(scan.patient)
+        add(IN_PLACE, replace_targets(scan, sources, settings, rng))
+        for target in scan.targets():
+            add(PARTS, balls_in_target(target, settings, rng))
+            add(PARTS, shrunken_target(target, settings))
         places, without_mm = find_places(scan, settings.radii_mm, settings.places_per_radius, sources.looks, rng)
         add(WITHOUT_PLACE, [{"radius_mm": radius_mm} for radius_mm in without_mm])
         transplants = make_at(places, synthesizers)
         add(SEEDS, diversity(transplants, sources, settings, rng))
         add(TRANSPLANT, transplants)
+        add(SHAMS, make_shams(places, sources))
         places, _ = find_places(scan, settings.control_radii_mm, 1, sources.looks, rng)
         contrasts = request(places, "contrast_hu", settings.control_contrasts_hu)
         add(CONTRASTS, make_at(contrasts, {method: synthesizers[method] for method in (GENERATED, NO_DIFFUSION)}))
@@ -122,21 +131,30 @@ def write_tumors(path: Path, collections: Mapping[str, pd.DataFrame]) -> None:
         pd.concat(named)[FILE_COLUMNS].to_csv(temporary, index=False, float_format="%.4g")
 
 
-def replace_target(
+def replace_targets(
     scan: EvaluationScan, sources: Sources, settings: EvaluationSettings, rng: np.random.Generator
 ) -> list[Row]:
-    """Replace the largest tumour of a scan by every method.
+    """Replace each tumour of a scan that is compared by every method.
 
     Returns:
-        The real tumour, and those made: draws with looks of training tumours, and a last one with the look
+        Each real tumour, and those made: draws with looks of training tumours, and a last one with the look
         of the real tumour itself.
     """
-    target, own = making.place_of_target(scan, rng), making.real_tumor(scan)
-    real = measure_tumor(target, making.REAL, own) | {"is_visible": real_visibility(own)}
-    looks = [*_stratified_looks(sources.looks.usable_examples, settings.draws_per_case, rng), _look_of(real)]
-    places = [target.asking(look, int(rng.integers(2**62)), draw) for draw, look in enumerate(looks)]
-    floor = {making.AUTOENCODER: sources.floor(scan)}
-    return [real, *make_at([target], floor), *make_at(places, sources.synthesizers(scan.identifier))]
+    if not scan.has_target:
+        return []
+    targets, tissue, rows = list(scan.targets()), free_tissue(scan), []
+    draws = max(1, settings.draws_per_case // len(targets))
+    looks = iter(_stratified_looks(sources.looks.usable_examples, draws * len(targets), rng))
+    for number, target in enumerate(targets, start=1):
+        place = making.place_of_target(target, f"tumour {number}", tissue, rng)
+        own = making.real_tumor(place)
+        real = measure_tumor(place, making.REAL, own) | {"is_visible": real_visibility(own)}
+        own_looks = [*islice(looks, draws), _look_of(real)]
+        places = [place.asking(look, int(rng.integers(2**62)), draw) for draw, look in enumerate(own_looks)]
+        floor = {making.AUTOENCODER: sources.floor(target)}
+        made = [*make_at([place], floor), *make_at(places, sources.synthesizers(scan.patient))]
+        rows += [{**row, "real_lowpass_sd_hu": real["lowpass_sd_hu"]} for row in (real, *made)]
+    return rows
 
 
 def make_at(places: Iterable[Place], synthesizers: Mapping[str, TumorSynthesizer]) -> list[Row]:
@@ -146,6 +164,18 @@ def make_at(places: Iterable[Place], synthesizers: Mapping[str, TumorSynthesizer
         for place in places
         for method, synthesizer in synthesizers.items()
     ]
+
+
+def make_shams(places: Iterable[Place], sources: Sources) -> Iterator[Row]:
+    """Make shams at places: of the host as it is, and drawn with its low-pass sd, its mean and no contrast."""
+    synthesizers = sources.shams()
+    for place in places:
+        sham = synthesizers[making.SHAM].make(place)
+        yield measure_tumor(place, making.SHAM, sham)
+        if sham:
+            heterogeneity_hu, _ = split_texture(sham.host_hu, sham.label, place.scan.spacing_mm)
+            look = Appearance(contrast_hu=0.0, heterogeneity_hu=heterogeneity_hu)
+            yield measure_tumor(place, making.REDRAWN, synthesizers[making.REDRAWN].make(place, look))
 
 
 def diversity(
@@ -176,7 +206,7 @@ def request(places: Sequence[Place], name: str, values_hu: Sequence[float]) -> l
 
 
 def balls_in_target(scan: EvaluationScan, settings: EvaluationSettings, rng: np.random.Generator) -> Iterator[Row]:
-    """Texture of balls inside a real tumour that fit: what a transplant of that radius compares with."""
+    """Texture of balls inside the target of a scan that fit: what a transplant of that radius compares with."""
     depth_mm = np.asarray(distance_transform_edt(scan.target, sampling=scan.spacing_mm))
     image_hu = scan.limited_hu
     grid = np.moveaxis(np.indices(scan.target.shape), 0, -1) * np.asarray(scan.spacing_mm)
@@ -189,7 +219,7 @@ def balls_in_target(scan: EvaluationScan, settings: EvaluationSettings, rng: np.
 
 
 def shrunken_target(scan: EvaluationScan, settings: EvaluationSettings) -> Iterator[Row]:
-    """Texture of a real tumour made as small as each transplant: as many voxels, and so as coarse a view of it.
+    """Texture of the target of a scan made as small as each transplant: as many voxels, and so as coarse a view of it.
 
     Only radii below the tumour's own count.
     """
@@ -228,4 +258,4 @@ def _look_of(real: Row) -> Appearance:
 
 def _texture(scan: EvaluationScan, part: str, radius_mm: float, image_hu: np.ndarray, mask: np.ndarray) -> Row:
     lowpass_sd_hu, _ = split_texture(image_hu, mask, scan.spacing_mm)
-    return {"patient": scan.identifier, "method": part, "radius_mm": radius_mm, "lowpass_sd_hu": lowpass_sd_hu}
+    return {"patient": scan.patient, "method": part, "radius_mm": radius_mm, "lowpass_sd_hu": lowpass_sd_hu}

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_difftumor.evaluation.realism import worth
+from nnunet_difftumor.evaluation.realism.text import show
 from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.evaluation.realism.verdicts import AIMS
 from nnunet_difftumor.support.files.atomic_files import written_whole
 from nnunet_difftumor.support.pictures.montage import save_figure
 from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
@@ -16,19 +19,27 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 
+_AIM = {aim.key: aim.text for aim in AIMS}
+
 HEADLINE = (
     ("reconstruction_mae_ratio_2x_body", "Reconstruction error over that of 2x pooling, body", "below 0.9"),
     ("reconstruction_mae_ratio_2x_tumor", "Reconstruction error over that of 2x pooling, tumours", "below 1.0"),
     ("in_mask_w1_hu", "Wasserstein distance to real tumours, transplants, HU", "8 or less"),
     ("in_mask_w1_hu_in_place", "Wasserstein distance to real tumours, in place, HU", ""),
     ("real_to_real_w1_hu", "The same between halves of the patients, real tumours, HU", ""),
-    ("transplant_plausible_share", "Transplants whose mean is within the range of real case means", "0.9 or more"),
+    ("transplant_plausible_share", "Transplants whose mean is plausible", _AIM["transplant_plausible_share"]),
+    ("mean_spread_ratio", "Spread of the transplants' means over that of real tumours", _AIM["mean_spread_ratio"]),
     ("highpass_ratio", "High-pass sd in the mask over the host's, transplants", "0.8 to 1.25"),
     ("highpass_ratio_no_residual", "The same without the residual", ""),
-    ("lowpass_ratio", "Low-pass sd over that of whole real tumours, transplants", "0.7 to 1.3"),
+    ("lowpass_ratio", "Low-pass sd over that of whole real tumours, transplants", ""),
     ("lowpass_ratio_shrunken", "The same over real tumours made as small", ""),
     ("lowpass_ratio_balls", "The same over balls of the same radius in real tumours", ""),
-    ("lowpass_ratio_in_place", "The same in place, over the real tumours in the same masks", "0.7 to 1.3"),
+    (
+        "lowpass_ratio_in_place",
+        "The same in place, over the real ones in the same masks",
+        _AIM["lowpass_ratio_in_place"],
+    ),
+    ("depth_reached", "Depth reached over depth requested, transplants", _AIM["depth_reached"]),
     ("contrast_slope", "Achieved over requested contrast, slope", "0.75 or more"),
     ("contrast_median_error_hu", "Achieved against requested contrast, median error, HU", "10 or less"),
     ("contrast_spearman", "Achieved against requested contrast, Spearman correlation", "0.8 or more"),
@@ -37,8 +48,11 @@ HEADLINE = (
     ("volume_within_10_percent_share", "Transplants whose volume is within 10% of the request", "1"),
     ("visible_share", "Transplants that can be seen (5 HU and two standard errors)", ""),
     ("seed_diversity_hu", "Difference between seeds, low-pass sd, HU", ""),
-    ("two_sample_auc", "Two-sample classifier, area under the curve (0.5: cannot tell)", "0.75 or less"),
-    ("rim_probe_auc", "Rim probe, area under the curve", "upper end 0.65 or less"),
+    ("two_sample_auc", "Two-sample classifier, area under the curve (0.5: cannot tell)", _AIM["two_sample_auc"]),
+    ("rim_probe_auc", "Rim probe, area under the curve", _AIM["rim_probe_auc"]),
+    ("sham_two_sample_auc", "Shams (no tumour) against untouched tissue, AUC", _AIM["sham_two_sample_auc"]),
+    ("sham_rim_probe_auc", "The same with the inside hidden", _AIM["sham_rim_probe_auc"]),
+    ("redrawn_sham_two_sample_auc", "Redrawn shams, AUC", _AIM["redrawn_sham_two_sample_auc"]),
 )
 """Keys of summary.json with what they mean and their bar."""
 
@@ -73,21 +87,13 @@ def write_report(summary: Mapping[str, Any], pictures: Mapping[str, Figure], out
         pictures={name: embed_png(output / f"{name}.png") for name in pictures},
         data_kind=data_kind(summary),
         method_names=making.METHODS,
+        worth_tables={
+            size: [row for row in summary["worth"]["rows"] if row["size"] == size] for size in worth.SIZES_MM
+        },
+        worth_columns=worth.columns_of,
     )
     with written_whole(output / REPORT_FILE, overwrite=True) as temporary:
         temporary.write_text(html, encoding="utf-8")
-
-
-def show(value: Any, decimals: int = 2) -> str:
-    """Write a number, text, or mapping with value, low and high: "12.3 (10.1 to 14.8)"; a dash where there is none."""
-    if isinstance(value, Mapping):
-        text = show(value["value"], decimals)
-        if value["value"] is None or value["low"] is None:
-            return text
-        return f"{text} ({value['low']:.{decimals}f} to {value['high']:.{decimals}f})"
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:.{decimals}f}"
 
 
 def data_kind(summary: Mapping[str, Any]) -> str:

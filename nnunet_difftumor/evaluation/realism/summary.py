@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from nnunet_difftumor.evaluation.realism import collection, tables
+from nnunet_difftumor.evaluation.realism import collection, plausible, tables
 from nnunet_difftumor.evaluation.realism.collection import of, select
 from nnunet_difftumor.evaluation.realism.measures.probes import NO_PROBES, SANITY, ProbeResult, Probes
 from nnunet_difftumor.evaluation.realism.measures.tumors import DIAMETER_BINS_MM
@@ -17,10 +17,11 @@ from nnunet_difftumor.evaluation.realism.tables import Reference
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors.making import IN_PLACE, TRANSPLANT
 from nnunet_difftumor.evaluation.statistics.distributions import split_half_distance
-from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate, mean_interval
-from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, HIT_SHARE
+from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE
 
 _HALVES = 400
+_ENOUGH_CONTRAST_HU = 15.0
 
 
 def summarize(
@@ -28,17 +29,18 @@ def summarize(
     others: Mapping[str, pd.DataFrame],
     probes: Probes,
     settings: EvaluationSettings,
-    training_means_hu: Sequence[float],
+    training_means: pd.DataFrame,
 ) -> dict[str, Any]:
     """Take the figures of an evaluation.
 
     Args:
         tumors: What `collect` returned.
         others: The same of the other organs, by name.
-        training_means_hu: Mean HU of training tumours, for a second range of plausible means; may be empty.
+        training_means: Patient and mean HU of training tumours, for a second range of plausible means; may be empty.
 
     Returns:
-        The figures that the project's bars are about, by name; `methods`, `controls`, `sanity` and `other_organ`.
+        The figures that the project's aims are about, by name; `methods`, `controls`, `sanity`, `shams` and
+        `other_organ`.
     """
     draws = settings.bootstrap_draws
     real = of(tumors, IN_PLACE, making.REAL)
@@ -56,7 +58,9 @@ def summarize(
         each[making.REAL]["transplant"] = methods[making.REAL]["in_place"]  # shown beside transplants
     controls = _summarize_controls(tumors, draws)
     return {
-        **_headline(tumors, reference, settings, methods, controls, training_means_hu),
+        **_headline(tumors, reference, settings, methods, controls),
+        **_plausibility(tumors, training_means, draws),
+        **_shams(tumors, probes, draws),
         "methods": methods,
         "controls": controls,
         "sanity": _probe_tables(probes, SANITY),
@@ -110,13 +114,10 @@ def _headline(
     settings: EvaluationSettings,
     methods: Mapping[str, Any],
     controls: Mapping[str, Any],
-    training_means_hu: Sequence[float],
 ) -> dict[str, Any]:
     draws, rng = reference.draws, np.random.default_rng(settings.seed)
     every = of(tumors, TRANSPLANT, making.GENERATED)
     generated = _of_headline(every)
-    real_means = of(tumors, IN_PLACE, making.REAL)["mean_hu"].to_numpy(dtype=float)
-    all_means = np.append(real_means, training_means_hu) if len(training_means_hu) else None
     contrast = controls["contrast"][making.GENERATED]
     auc = {name: methods[making.GENERATED][name] for name in ("two_sample_auc", "rim_probe_auc")}
 
@@ -133,18 +134,13 @@ def _headline(
         "in_mask_w1_hu_in_place": entry("in_place", "in_mask_w1_hu"),
         "autoencoder_w1_hu_in_place": entry("in_place", "in_mask_w1_hu", making.AUTOENCODER),
         "real_to_real_w1_hu": split_half_distance(reference.distribution, _HALVES, rng),
-        "transplant_plausible_share": _plausible(generated, real_means, draws),
-        "transplant_plausible_share_with_training": _plausible(generated, all_means, draws),
-        "plausible_range_hu": _range(real_means),
-        "plausible_range_with_training_hu": _range(all_means),
-        "plausible_range_cases": len(real_means),
-        "plausible_range_with_training_cases": None if all_means is None else len(all_means),
         "highpass_ratio": entry("transplant", "highpass_ratio"),
         "highpass_ratio_no_residual": entry("transplant", "highpass_ratio", making.NO_RESIDUAL),
         "lowpass_ratio": entry("transplant", "lowpass_ratio"),
         "lowpass_ratio_balls": over_parts(collection.BALL),
         "lowpass_ratio_shrunken": over_parts(collection.SHRUNKEN),
         "lowpass_ratio_in_place": entry("in_place", "lowpass_ratio"),
+        "depth_reached": _depth_reached(generated, draws),
         "contrast_slope": contrast["slope"],
         "contrast_median_error_hu": contrast["median_error_hu"],
         "contrast_spearman": contrast["spearman"],
@@ -155,6 +151,41 @@ def _headline(
         "seed_diversity_hu": tables.mean_of(of(tumors, collection.SEEDS), "diversity_hu", DIFFERENCE, draws),
         **{name: table["pooled"] if table else NOT_MEASURED for name, table in auc.items()},
     }
+
+
+def _plausibility(tumors: pd.DataFrame, training_means: pd.DataFrame, draws: int) -> dict[str, Any]:
+    """Shares of transplants with a mean in the range of real ones, and the spread of their means over that of these."""
+    generated = _of_headline(of(tumors, TRANSPLANT, making.GENERATED))
+    real = of(tumors, IN_PLACE, making.REAL)
+    found: dict[str, Any] = {"mean_spread_ratio": plausible.spread_ratio(generated, real)}
+    for name, added in (("", training_means[:0]), ("_with_training", training_means)):
+        means = cast(pd.DataFrame, pd.concat([real[["patient", "mean_hu"]], added]))
+        is_asked = not name or len(training_means) > 0
+        limits_hu = plausible.range_of(means) if is_asked else None
+        found[f"transplant_plausible_share{name}"] = plausible.share_within(generated, limits_hu, draws)
+        found[f"plausible_range{name}_hu"] = limits_hu
+        found[f"plausible_range{name}_patients"] = collection.count_patients(means) if is_asked else None
+    return found
+
+
+def _depth_reached(tumors: pd.DataFrame, draws: int) -> Estimate:
+    """Achieved over requested contrast of tumours of which at least 15 HU were asked."""
+    asked = select(tumors, tumors["requested_contrast_hu"].abs() >= _ENOUGH_CONTRAST_HU)
+    return tables.mean_of(
+        asked.assign(ratio=asked["contrast_hu"] / asked["requested_contrast_hu"]), "ratio", DIFFERENCE, draws
+    )
+
+
+def _shams(tumors: pd.DataFrame, probes: Probes, draws: int) -> dict[str, Any]:
+    """What tells tissue that went the way of a tumour, without one, from untouched tissue."""
+    found: dict[str, Any] = {"shams": {}}
+    for kind, prefix in ((making.SHAM, "sham"), (making.REDRAWN, "redrawn_sham")):
+        shams, aucs = collection.seen(tumors, collection.SHAMS, kind), _probe_tables(probes, kind)
+        change_hu = shams["made"].map(lambda sham: float(np.abs(sham.image_hu - sham.host_hu)[sham.label].mean()))
+        mean_hu = tables.mean_of(shams.assign(change_hu=change_hu), "change_hu", DIFFERENCE, draws)
+        found["shams"][kind] = {**aucs, "shams": len(shams), "mean_change_hu": mean_hu}
+        found |= {f"{prefix}_{name}": auc["pooled"] if auc else NOT_MEASURED for name, auc in aucs.items()}
+    return found
 
 
 def _probe_tables(probes: Probes, method: str) -> dict[str, Any]:
@@ -168,22 +199,10 @@ def _auc_table(result: ProbeResult) -> dict[str, Any]:
         "within_patient": result.within_patient_auc(),
         "paired": result.paired_share(),
         "bins": {
-            name: result.pooled_auc(ends_mm) if result.has_tumor_of(ends_mm) else tables.EMPTY
+            name: result.pooled_auc(ends_mm) if result.patients_of(ends_mm) else tables.EMPTY
             for name, ends_mm in DIAMETER_BINS_MM.items()
         },
     }
-
-
-def _plausible(tumors: pd.DataFrame, means_hu: np.ndarray | None, draws: int) -> Estimate:
-    limits_hu = _range(means_hu)
-    if limits_hu is None:
-        return NOT_MEASURED
-    (low_hu, high_hu), known = limits_hu, tumors.dropna(subset="mean_hu")
-    return mean_interval(known["mean_hu"].between(low_hu, high_hu), known["patient"], HIT_SHARE, draws=draws)
-
-
-def _range(means_hu: np.ndarray | None) -> list[float] | None:
-    return None if means_hu is None or not len(means_hu) else np.percentile(means_hu, [2.5, 97.5]).tolist()
 
 
 def _of_headline(tumors: pd.DataFrame) -> pd.DataFrame:

@@ -14,11 +14,17 @@ from scipy import stats
 from nnunet_difftumor.evaluation.realism.collection import select
 from nnunet_difftumor.evaluation.realism.measures import tumors as measures
 from nnunet_difftumor.evaluation.statistics.distributions import HuDistribution, distance_to_real, measure_distribution
-from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, Estimate, mean_interval, median_interval
-from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, HIT_SHARE, SHARE_DIFFERENCE, Scale
+from nnunet_difftumor.evaluation.statistics.intervals import (
+    NOT_MEASURED,
+    Estimate,
+    mean_interval,
+    median_interval,
+    patient_mean_interval,
+)
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, SHARE, SHARE_DIFFERENCE, Scale
 
 EMPTY = "empty"
-MEANS = {"mean_hu": DIFFERENCE, "sd_hu": DIFFERENCE, "is_visible": HIT_SHARE}
+MEANS = ("mean_hu", "sd_hu")
 MEDIANS = (
     *("lowpass_sd_hu", "highpass_sd_hu", "host_highpass_sd_hu", "highpass_ratio", "contrast_hu", "cnr"),
     *("ring_depth_hu", "volume_ratio", "inside_share"),
@@ -51,7 +57,8 @@ def summarize_method(tumors: pd.DataFrame, reference: Reference) -> dict[str, An
     return {
         "tumors": len(tumors),
         "patients": tumors["patient"].nunique(),
-        **{name: mean_of(tumors, name, scale, reference.draws) for name, scale in MEANS.items()},
+        **{name: mean_of(tumors, name, DIFFERENCE, reference.draws) for name in MEANS},
+        "is_visible": mean_of(tumors, "is_visible", SHARE, reference.draws),
         **{name: median_of(tumors, name) for name in MEDIANS},
         "in_mask_w1_hu": distance_to_real(distribution_of(tumors), reference.distribution),
         "lowpass_ratio": ratio_to_real(tumors, reference.lowpass_hu),
@@ -77,8 +84,8 @@ def distribution_of(tumors: pd.DataFrame) -> HuDistribution:
 
 
 def mean_of(tumors: pd.DataFrame, name: str, scale: Scale, draws: int) -> Estimate:
-    """Mean of a measure over the tumours, with its interval over patients."""
-    return mean_interval(tumors[name], tumors["patient"], scale, draws=draws)
+    """Mean over the patients of the mean of a measure over each one's tumours."""
+    return patient_mean_interval(tumors[name], tumors["patient"], scale, draws=draws)
 
 
 def median_of(tumors: pd.DataFrame, name: str) -> Estimate:
@@ -92,15 +99,22 @@ def by_patient(tumors: pd.DataFrame, name: str) -> pd.Series:
 
 
 def ratio_to_real(tumors: pd.DataFrame, real_hu: pd.Series) -> Estimate:
-    """Median over the patients of the low-pass sd of tumours over that of the patient's real one, in HU by patient.
+    """Median over the patients of the low-pass sd of tumours over that of the real one in the same mask.
 
-    Where no patient has both, it is the ratio of the two medians, without an interval.
+    Transplants compare with their patient's real ones, in HU by patient. Where no patient has both, it is the ratio of
+    the two medians, without an interval.
     """
-    made_hu = by_patient(tumors, "lowpass_sd_hu")
-    paired = made_hu / real_hu
+    paired = by_patient(tumors.assign(ratio=tumors["lowpass_sd_hu"] / real_lowpass_hu(tumors, real_hu)), "ratio")
     if bool(paired.notna().any()):
         return median_interval(paired)
+    made_hu = by_patient(tumors, "lowpass_sd_hu")
     return replace(NOT_MEASURED, value=float(made_hu.median() / real_hu.median()), method="no patient has both")
+
+
+def real_lowpass_hu(tumors: pd.DataFrame, real_hu: pd.Series) -> pd.Series:
+    """Low-pass sd in HU of the real tumour in the same mask, or of the patient's by patient, for each tumour."""
+    of_patient = pd.Series(real_hu.reindex(tumors["patient"]).to_numpy(), index=tumors.index)
+    return cast(pd.Series, tumors["real_lowpass_sd_hu"].astype(float).fillna(of_patient))
 
 
 def edge_depth(tumors: pd.DataFrame, draws: int) -> Estimate:

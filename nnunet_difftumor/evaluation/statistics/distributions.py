@@ -59,17 +59,36 @@ def distance_to_real(made: HuDistribution, real: HuDistribution) -> Estimate:
     """
     if not made.patients or not real.patients:
         return NOT_MEASURED
-    difference = made.cumulative.mean(axis=0) - real.cumulative.mean(axis=0)
-    value = wasserstein_hu(difference, np.zeros_like(difference))
     patients = sorted({*made.patients, *real.patients})
-    parts = np.full(len(patients), value)
-    for side, sign in ((made, 1.0), (real, -1.0)):
-        own = sign * (side.cumulative - side.cumulative.mean(axis=0)) @ np.sign(difference) * _BIN_HU
-        parts[[patients.index(name) for name in side.patients]] += own * len(patients) / len(side.patients)
+    value, parts = _parts(made, real, patients)
     if min(len(made.patients), len(real.patients)) < 2:
         return replace(NOT_MEASURED, value=value, method="one patient")
     found = mean_interval(parts, np.arange(len(patients)), DIFFERENCE)
     return replace(found, value=value, low=np.maximum(found.low, 0.0))
+
+
+def distance_difference(made: HuDistribution, other: HuDistribution, real: HuDistribution) -> Estimate:
+    """How much farther from the real distribution one is than another, in HU, paired by patient.
+
+    Each patient's part is the difference of those in the two distances (see `distance_to_real`).
+    """
+    if min(len(each.patients) for each in (made, other, real)) < 2:
+        return NOT_MEASURED
+    patients = sorted({*made.patients, *other.patients, *real.patients})
+    (value, parts), (other_value, other_parts) = (_parts(each, real, patients) for each in (made, other))
+    found = mean_interval(parts - other_parts, np.arange(len(patients)), DIFFERENCE)
+    return replace(found, value=value - other_value)
+
+
+def _parts(made: HuDistribution, real: HuDistribution, patients: Sequence[str]) -> tuple[float, FloatArray]:
+    """A distance in HU, and each patient's part of it, whose mean it is. Shape (patients,)."""
+    difference = made.cumulative.mean(axis=0) - real.cumulative.mean(axis=0)
+    value = wasserstein_hu(difference, np.zeros_like(difference))
+    parts = np.full(len(patients), value)
+    for side, sign in ((made, 1.0), (real, -1.0)):
+        own = sign * (side.cumulative - side.cumulative.mean(axis=0)) @ np.sign(difference) * _BIN_HU
+        parts[[patients.index(name) for name in side.patients]] += own * len(patients) / len(side.patients)
+    return value, parts
 
 
 def split_half_distance(real: HuDistribution, halves: int, rng: np.random.Generator) -> Estimate:

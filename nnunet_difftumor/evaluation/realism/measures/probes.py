@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -13,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from nnunet_difftumor.ct.boxes import Box, ends_of, inside, widened
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.evaluation.realism.measures.classifier import DISTANCE_LIMIT_MM, PatchPairs, score_held_out
 from nnunet_difftumor.evaluation.realism.settings import ClassifierSettings, EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tumors import making
 from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor
 from nnunet_difftumor.evaluation.realism.tumors.scans import FloatArray
-from nnunet_difftumor.evaluation.statistics.intervals import Estimate, mean_interval
-from nnunet_difftumor.evaluation.statistics.roc import auc, clustered_auc
+from nnunet_difftumor.evaluation.statistics.intervals import Estimate, mean_interval, patient_mean_interval
+from nnunet_difftumor.evaluation.statistics.roc import AreaUnderCurve, area_interval, area_under_curve, auc, mean_area
 from nnunet_difftumor.evaluation.statistics.scales import SHARE
 from nnunet_difftumor.support.files.atomic_files import write_json
 
@@ -30,8 +32,12 @@ HIDES_INSIDE = {"two_sample_auc": False, "rim_probe_auc": True}
 PROBED = (making.GENERATED, making.NO_DIFFUSION, making.TEXTURED_FILL, making.COPY_PASTE)
 SANITY = "real against real"
 
+EVERY_SIZE_MM = (0.0, math.inf)
+
 SOFT_TISSUE_HU = (-40.0, 120.0)
 """Second, narrower window in which the network sees the image: tumours differ by tens of HU, not hundreds."""
+
+_FEWEST_POSITIONS = 4  # of a tumour
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,29 +46,47 @@ class ProbeResult:
 
     Attributes:
         patients: Patients, in the order of the indices below.
-        diameters_mm: Diameter of each patient's tumour in mm. Shape (patients,).
         patient, tumor: Index of each pair's patient and of its synthetic tumour. Shapes (N,).
-        real_scores, synthetic_scores: Held-out scores of the patches, higher means synthetic. Shapes (N,).
+        diameters_mm: Diameter of each pair's tumour in mm. Shape (N,).
+        real_scores, synthetic_scores: Held-out scores of the patches by each training, higher means synthetic.
+            Shapes (trainings, N).
     """
 
     patients: tuple[str, ...]
-    diameters_mm: NDArray[np.float64]
     patient: NDArray[np.int64]
     tumor: NDArray[np.int64]
+    diameters_mm: NDArray[np.float64]
     real_scores: NDArray[np.float64]
     synthetic_scores: NDArray[np.float64]
 
-    def pooled_auc(self, bin_mm: tuple[float, float] = (0.0, np.inf)) -> Estimate:
-        """Area under the curve over all patches of tumours with a diameter of the bin, with patients as clusters."""
-        counts = self._is_of(bin_mm)[self.patient]
-        scores = np.concatenate([self.real_scores[counts], self.synthetic_scores[counts]])
-        is_synthetic = np.repeat([False, True], int(counts.sum()))
-        return clustered_auc(scores, is_synthetic, np.tile(self.patient[counts], 2))
+    def pooled_auc(self, bin_mm: tuple[float, float] = EVERY_SIZE_MM) -> Estimate:
+        """Area under the curve over all patches of tumours with a diameter of the bin, with patients as clusters.
+
+        Each training has its area; the interval is that of their mean, each patient's part averaged over them.
+        """
+        area = self.area(bin_mm, self.patients)
+        if area is not None:
+            return area_interval(area)
+        counts = self._is_of(bin_mm)
+        value = np.mean([auc(made[counts], real[counts]) for real, made in self._trainings()])
+        return Estimate(float(value), math.nan, math.nan, "fewer than two patients")
+
+    def area(self, bin_mm: tuple[float, float], patients: Sequence[str]) -> AreaUnderCurve | None:
+        """The same with each patient's part in its error, in the order of `patients`; None with fewer than two."""
+        counts = self._is_of(bin_mm)
+        code = np.array([patients.index(name) for name in self.patients])[self.patient[counts]]
+        is_synthetic, codes = np.repeat([False, True], len(code)), np.tile(code, 2)
+        areas = [
+            area_under_curve(np.concatenate([real[counts], made[counts]]), is_synthetic, codes, len(patients))
+            for real, made in self._trainings()
+        ]
+        known = [area for area in areas if area is not None]
+        return mean_area(known) if known else None
 
     def within_patient_auc(self) -> Estimate:
         """Mean over the patients of the area under each one's curve."""
         own = [self.patient == index for index in np.unique(self.patient)]
-        areas = [auc(self.synthetic_scores[each], self.real_scores[each]) for each in own]
+        areas = [np.mean([auc(made[each], real[each]) for real, made in self._trainings()]) for each in own]
         return mean_interval(areas, range(len(areas)), SHARE)
 
     def paired_share(self) -> Estimate:
@@ -71,15 +95,20 @@ class ProbeResult:
         Stricter than the area under the curve: nobody who sees a synthetic tumour has the real one beside it.
         """
         higher = 0.5 * (np.sign(self.synthetic_scores - self.real_scores) + 1.0)
-        return mean_interval(higher, self.patient, SHARE)
+        return patient_mean_interval(higher.mean(axis=0), self.patient, SHARE)
 
-    def has_tumor_of(self, bin_mm: tuple[float, float]) -> bool:
-        """True if a tumour has a diameter of the bin, in mm."""
-        return bool(self._is_of(bin_mm).any())
+    def tumors_of(self, bin_mm: tuple[float, float]) -> int:
+        """How many synthetic tumours have a diameter of the bin, in mm."""
+        return len(np.unique(self.tumor[self._is_of(bin_mm)]))
+
+    def patients_of(self, bin_mm: tuple[float, float]) -> int:
+        """How many patients have a tumour with a diameter of the bin, in mm."""
+        return len(np.unique(self.patient[self._is_of(bin_mm)]))
 
     def confidence(self) -> dict[int, float]:
         """Mean score of each synthetic tumour; the higher, the surer the network is that it is synthetic."""
-        return {int(index): float(self.synthetic_scores[self.tumor == index].mean()) for index in np.unique(self.tumor)}
+        scores = self.synthetic_scores.mean(axis=0)
+        return {int(index): float(scores[self.tumor == index].mean()) for index in np.unique(self.tumor)}
 
     def to_json(self) -> dict[str, list]:
         """Return plain values that `from_json` reads back."""
@@ -91,6 +120,9 @@ class ProbeResult:
         arrays = {name: np.asarray(values[name]) for name in cls.__dataclass_fields__ if name != "patients"}
         return cls(patients=tuple(values["patients"]), **arrays)
 
+    def _trainings(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        return zip(self.real_scores, self.synthetic_scores, strict=True)
+
     def _is_of(self, bin_mm: tuple[float, float]) -> NDArray[np.bool_]:
         return (self.diameters_mm >= bin_mm[0]) & (self.diameters_mm < bin_mm[1])
 
@@ -101,19 +133,21 @@ Probes = Mapping[str, Mapping[str, ProbeResult]]
 NO_PROBES: Probes = {name: {} for name in HIDES_INSIDE}
 
 
-def run_probes(in_place: Mapping[str, Sequence[MadeTumor]], settings: EvaluationSettings, folder: Path) -> Probes:
+def run_probes(made: Mapping[str, Sequence[MadeTumor]], settings: EvaluationSettings, folder: Path) -> Probes:
     """Train both classifiers on every method that is probed and made tumours of at least two patients.
 
     Args:
-        in_place: Tumours in place by method.
+        made: Tumours in place by method, and shams.
         folder: Where results are kept; those of the same patches are read from there.
     """
     results: dict[str, dict[str, ProbeResult]] = {name: {} for name in HIDES_INSIDE}
-    jobs = list(product(HIDES_INSIDE, (*PROBED, SANITY))) if settings.classifier.steps else []
+    jobs = [*product(HIDES_INSIDE, (*PROBED, SANITY, making.SHAM)), ("two_sample_auc", making.REDRAWN)]
+    jobs = jobs if settings.classifier.steps else []
     for classifier, method in tqdm(jobs, desc="classifiers", unit="training", disable=not jobs):
         is_sanity, only_rim = method == SANITY, HIDES_INSIDE[classifier]
-        tumors = in_place[making.GENERATED if is_sanity else method]
-        if len({tumor.scan.identifier for tumor in tumors}) < 2:
+        tumors = made[making.GENERATED if is_sanity else method]
+        patients = tuple(sorted({tumor.scan.patient for tumor in tumors}))
+        if len(patients) < 2:
             continue
         name, rng = f"{'rim' if only_rim else 'whole'} {method}", np.random.default_rng(settings.seed)
         pairs = collect_pairs(tumors, settings.classifier, rng, only_rim=only_rim, only_real=is_sanity)
@@ -122,10 +156,13 @@ def run_probes(in_place: Mapping[str, Sequence[MadeTumor]], settings: Evaluation
         key, path = digest.hexdigest(), folder / f"{name.replace(' ', '_')}.json"
         found = _read(path, key)
         if found is None:
-            scores = score_held_out(pairs, settings.classifier, rng, heading=name)
-            diameters_mm = {tumor.scan.identifier: equivalent_diameter_mm(tumor.label_mm3) for tumor in tumors}
-            patients, diameters = zip(*sorted(diameters_mm.items()), strict=True)
-            found = ProbeResult(patients, np.array(diameters), pairs.patients, pairs.tumors, *scores)
+            trainings = [
+                score_held_out(pairs, settings.classifier, rng, heading=f"{name}, {number}")
+                for number in range(settings.classifier.seeds)
+            ]
+            diameters_mm = np.array([equivalent_diameter_mm(tumor.label_mm3) for tumor in tumors])[pairs.tumors]
+            scores = (np.array(side) for side in zip(*trainings, strict=True))
+            found = ProbeResult(patients, pairs.patients, pairs.tumors, diameters_mm, *scores)
             write_json(path, {"key": key, "result": found.to_json()}, overwrite=True)
         results[classifier][method] = found
     return results
@@ -150,38 +187,52 @@ def collect_pairs(
     """Cut patches of the same positions from the real and from the synthetic scans, of every patient in turn.
 
     Args:
-        tumors: Tumours in place of one method; each position takes one of its scan's.
+        tumors: Tumours of one method; each position takes one of those that were made at its place.
         only_rim: Hide the inside of the label and centre the patches on its surface.
         only_real: Cut the synthetic patches, of other positions, from the real scans too: nobody can tell them.
     """
     if only_real:
         first, second = (collect_pairs(tumors, settings, rng, only_rim=only_rim) for _ in range(2))
         return replace(first, synthetic=second.real)
-    names, side = sorted({tumor.scan.identifier for tumor in tumors}), settings.patch_side
+    places: dict[str, dict[tuple[str, str], dict[int, MadeTumor]]] = {}
+    for index, tumor in enumerate(tumors):
+        of_patient = places.setdefault(tumor.scan.patient, {})
+        of_patient.setdefault((tumor.scan.identifier, tumor.place), {})[index] = tumor
     pairs = []
-    for patient, name in enumerate(names):
-        own = {index: tumor for index, tumor in enumerate(tumors) if tumor.scan.identifier == name}
-        place = next(iter(own.values()))  # label and box are those of all
-        before, *after = (
-            _channels(place, image_hu, side, only_rim=only_rim)
-            for image_hu in (place.host_hu, *(tumor.image_hu for tumor in own.values()))
-        )
-        at_surface = np.abs(place.distance_mm) <= min(place.scan.spacing_mm)
-        centres = np.argwhere(at_surface if only_rim else place.label) + [part.start for part in place.box]
-        for _ in range(settings.positions_per_tumor):
-            low = centres[int(rng.integers(len(centres)))] + side - side // 2
-            patch = (slice(None), *(slice(start, start + side) for start in low))
-            drawn = int(rng.integers(len(own)))
-            pairs.append((before[patch], after[drawn][patch], patient, list(own)[drawn]))
+    for patient, name in enumerate(sorted(places)):
+        count = max(_FEWEST_POSITIONS, settings.positions_per_patient // len(places[name]))
+        for own in places[name].values():
+            found = _pairs_at(own, count, settings.patch_side, rng, only_rim=only_rim)
+            pairs += [(real, made, patient, index) for real, made, index in found]
     return PatchPairs(*(np.array(each) for each in zip(*pairs, strict=True)))
 
 
-def _channels(place: MadeTumor, image_hu: FloatArray, margin: int, *, only_rim: bool) -> FloatArray:
-    """Channels of a whole scan (see `PatchPairs`) with a margin of air. Shape (3, D + 2 margin, ...)."""
-    whole_hu = place.scan.image_hu.copy()
-    whole_hu[place.box] = image_hu
+def _pairs_at(
+    own: Mapping[int, MadeTumor], count: int, side: int, rng: np.random.Generator, *, only_rim: bool
+) -> Iterator[tuple[FloatArray, FloatArray, int]]:
+    """Cut patches at one place, each with that of a random one of the tumours there, by their indices."""
+    place = next(iter(own.values()))  # label and box are those of all
+    near = widened(place.box, side, place.scan.image_hu.shape)
+    before, *after = (
+        _channels(place, near, image_hu, side, only_rim=only_rim)
+        for image_hu in (place.host_hu, *(tumor.image_hu for tumor in own.values()))
+    )
+    at_surface = np.abs(place.distance_mm) <= min(place.scan.spacing_mm)
+    centres = np.argwhere(at_surface if only_rim else place.label) + ends_of(inside(place.box, near))[0]
+    for _ in range(count):
+        low = centres[int(rng.integers(len(centres)))] + side - side // 2
+        patch = (slice(None), *(slice(start, start + side) for start in low))
+        drawn = int(rng.integers(len(own)))
+        yield before[patch].copy(), after[drawn][patch].copy(), list(own)[drawn]
+
+
+def _channels(place: MadeTumor, near: Box, image_hu: FloatArray, margin: int, *, only_rim: bool) -> FloatArray:
+    """Channels of a box of a scan (see `PatchPairs`) with a margin of air. Shape (3, D + 2 margin, ...)."""
+    box = inside(place.box, near)
+    whole_hu = place.scan.image_hu[near].copy()
+    whole_hu[box] = image_hu
     distance = np.ones(whole_hu.shape, dtype=np.float32)
-    distance[place.box] = np.clip(place.distance_mm / DISTANCE_LIMIT_MM, -1.0, 1.0)
+    distance[box] = np.clip(place.distance_mm / DISTANCE_LIMIT_MM, -1.0, 1.0)
     channels = [_scaled(whole_hu, place.scan.window_hu), _scaled(whole_hu, SOFT_TISSUE_HU), distance]
     if only_rim:
         channels[:2] = [np.where(distance < 0.0, 0.0, channel) for channel in channels[:2]]

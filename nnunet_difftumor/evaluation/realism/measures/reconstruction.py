@@ -4,55 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.ct.resample import AIR_HU, resample
+from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
+
+if TYPE_CHECKING:
+    from autoencoder.heldout import ReconstructionErrors
 
 COARSE_SPACING_MM = 4.0
 _INNER, _MARGIN = 48, 8
 
 
 def measure_reconstruction(
-    autoencoder: Any, scans: Sequence[EvaluationScan], most_tiles: int
+    judged: Sequence[tuple[Any, Sequence[EvaluationScan]]], most_tiles: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean absolute errors of autoencoder, 2x and 4x pooling in the body and in tumours.
+    """Mean absolute errors of autoencoders, 2x and 4x pooling in the body and in tumours.
 
     Args:
-        autoencoder: `AutoencoderKL3D`, in evaluation mode.
+        judged: Each `AutoencoderKL3D`, in evaluation mode, with the scans that it is measured on.
         most_tiles: Most tiles of a scan; those with most tumour are taken first.
 
     Returns:
         By spacing ("2 mm", "4 mm") and region ("body", "tumor"): `mae_hu`, `mae_pool2_hu`, `mae_pool4_hu`,
         `voxels`, `ratio_2x` and `ratio_4x`. A region without a voxel is left out.
     """
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for spacing_mm in (EVALUATION_SPACING_MM, COARSE_SPACING_MM):
+        regions = result[f"{spacing_mm:g} mm"] = {}
+        for name in ("body", "tumor"):
+            found = [_errors(model, scans, spacing_mm, most_tiles, name) for model, scans in judged]
+            known = [asdict(errors) for errors in found if errors]
+            if not known:
+                continue
+            voxels = sum(errors["voxels"] for errors in known)
+            keys = ("mae_hu", "mae_pool2_hu", "mae_pool4_hu")
+            mean = {key: sum(errors[key] * errors["voxels"] for errors in known) / voxels for key in keys}
+            ratios = {f"ratio_{by}x": mean["mae_hu"] / max(mean[f"mae_pool{by}_hu"], 1e-9) for by in (2, 4)}
+            regions[name] = {**mean, "voxels": voxels, **ratios}
+    return result
+
+
+def _errors(
+    autoencoder: Any, scans: Sequence[EvaluationScan], spacing_mm: float, most_tiles: int, region: str
+) -> ReconstructionErrors | None:
+    """Errors of one autoencoder in a region, "body" or "tumor"; None without a voxel of it."""
     import torch
 
     from autoencoder.heldout import reconstruction_errors
 
-    result: dict[str, dict[str, dict[str, float]]] = {}
-    for spacing_mm in (scans[0].spacing_mm[0], COARSE_SPACING_MM):
-        tiles = [tile for scan in scans for tile in _tiles(scan, spacing_mm, most_tiles)]
-        masks = {
-            "body": [counted & (image_hu > autoencoder.window.low_hu) for image_hu, _, counted in tiles],
-            "tumor": [counted & tumor for _, tumor, counted in tiles],
-        }
-        regions = result[f"{spacing_mm:g} mm"] = {}
-        for name, of_region in masks.items():
-            chosen = [(image_hu, mask) for (image_hu, *_), mask in zip(tiles, of_region, strict=True) if mask.any()]
-            if not chosen:
-                continue
-            crops, counted = (
-                [torch.from_numpy(item)[None, None] for item in side] for side in zip(*chosen, strict=True)
-            )
-            errors = asdict(reconstruction_errors(autoencoder, crops, counted))
-            ratios = {f"ratio_{by}x": errors["mae_hu"] / max(errors[f"mae_pool{by}_hu"], 1e-9) for by in (2, 4)}
-            regions[name] = {**errors, **ratios}
-    return result
+    crops, masks = [], []
+    for image_hu, tumor, counted in (tile for scan in scans for tile in _tiles(scan, spacing_mm, most_tiles)):
+        mask = counted & (tumor if region == "tumor" else image_hu > autoencoder.window.low_hu)
+        if mask.any():
+            crops.append(torch.from_numpy(image_hu)[None, None])
+            masks.append(torch.from_numpy(mask)[None, None])
+    return reconstruction_errors(autoencoder, crops, masks) if crops else None
 
 
 def _tiles(

@@ -28,9 +28,9 @@ DEVIATION_COLUMNS = [f"deviation_hu_{shell}" for shell in _SHELLS]
 BAND_COLUMNS = [f"band_hu2_{edge:g}_per_mm" for edge in textures.BAND_EDGES_PER_MM[:-1]]
 CURVES = {"band_hu2": BAND_COLUMNS, "profile_hu": PROFILE_COLUMNS, "deviation_hu": DEVIATION_COLUMNS}
 FILE_COLUMNS = [
-    *("experiment", "patient", "setting", "place", "method", "draw", "diameter_mm"),
+    *("experiment", "patient", "case", "setting", "place", "method", "draw", "diameter_mm"),
     *("requested_contrast_hu", "requested_heterogeneity_hu", "mean_hu", "sd_hu", "lowpass_sd_hu", "highpass_sd_hu"),
-    *("host_highpass_sd_hu", "contrast_hu", "cnr", "is_visible", "inside_share", "volume_ratio"),
+    *("real_lowpass_sd_hu", "host_highpass_sd_hu", "contrast_hu", "cnr", "is_visible", "inside_share", "volume_ratio"),
     *("centre_minus_ring_hu", "beyond_rim_hu", "highpass_ratio", "ring_depth_hu"),
     *PROFILE_COLUMNS,
     *DEVIATION_COLUMNS,
@@ -47,10 +47,12 @@ def measure_tumor(place: Place, method: str, made: MadeTumor | None) -> dict[str
             measured.
 
     Returns:
-        Columns of `tumors.csv` without the experiment; besides `radius_mm` (requested), `of` (the place) and `made`.
+        Columns of `tumors.csv` without experiment and `real_lowpass_sd_hu`; besides `radius_mm` (requested), `of` (the
+        place) and `made`.
     """
     return {
-        "patient": place.scan.identifier,
+        "patient": place.scan.patient,
+        "case": place.scan.identifier,
         "setting": place.setting,
         "place": place.name,
         "method": method,

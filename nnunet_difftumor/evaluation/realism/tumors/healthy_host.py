@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_cdt, find_objects, gaussian_filter
+from scipy.ndimage import binary_erosion, distance_transform_cdt, find_objects, gaussian_filter
 
+from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, FloatArray
 from nnunet_difftumor.synthesis.blending import robust_sd
 
 _LARGEST_HALF_BLOCK = 6
 _LIMIT_SD = 3.0
+_ENOUGH_VOXELS = 1000
 _EDGE_SIGMA_MM = 3.0  # over which the level of the surroundings gives way to the organ's
 _ORGAN_WEIGHT = 0.02  # of the organ's level everywhere, so that it is reached inside
 
@@ -28,12 +31,14 @@ class FreeTissue:
         noise_hu: Scan minus the median, limited to 3 robust standard deviations, in HU. Shape (D, H, W).
         centres: Voxels around which a whole block is tumour-free organ. Shape (N, 3).
         half: Half the side of a block in voxels.
+        highpass_sd_hu: What a Gaussian of 3 mm takes away of the tissue, as its standard deviation in HU.
     """
 
     level_hu: float
     noise_hu: FloatArray
     centres: NDArray[np.int64]
     half: int
+    highpass_sd_hu: float = math.nan
 
     def quilt(self, shape: Sequence[int], rng: np.random.Generator) -> FloatArray:
         """Fill a box with noise: blocks from random places that overlap by half.
@@ -65,17 +70,20 @@ def free_tissue(scan: EvaluationScan) -> FreeTissue:
     deepest = int(depth.max()) - 1
     half = max(1, min(_LARGEST_HALF_BLOCK, deepest))
     centres = np.argwhere(depth > min(half, deepest))
-    return FreeTissue(level_hu, noise_hu, np.clip(centres, half, np.asarray(tissue.shape) - half), half)
+    inner = np.asarray(binary_erosion(far), dtype=bool)  # voxels at the edge hold fat or air
+    measured = inner if int(inner.sum()) >= _ENOUGH_VOXELS else far
+    _, highpass_sd_hu = split_texture(scan.limited_hu, measured, scan.spacing_mm)
+    return FreeTissue(level_hu, noise_hu, np.clip(centres, half, np.asarray(tissue.shape) - half), half, highpass_sd_hu)
 
 
-def without_target(scan: EvaluationScan, rng: np.random.Generator) -> FloatArray:
-    """Put tumour-free tissue in the place of a scan's largest tumour; outside it, the image stays.
+def without_target(scan: EvaluationScan, tissue: FreeTissue, rng: np.random.Generator) -> FloatArray:
+    """Put tumour-free tissue of a scan in the place of its target; outside it, the image stays.
 
     A tumour that is made there gets the noise of that tissue, and nothing of the real one is left. The level goes from
     that of the surroundings at the edge to that of the organ inside: a step there would be taken for noise.
     In HU, shape (D, H, W).
     """
-    tissue, image_hu = free_tissue(scan), scan.image_hu.copy()
+    image_hu = scan.image_hu.copy()
     box = find_objects(scan.target.astype(np.uint8))[0]
     inside = scan.target[box]
     above_hu = np.where(scan.target, 0.0, scan.limited_hu - tissue.level_hu)

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import binary_erosion
 
 from nnunet_difftumor.ct.boxes import Box, box_around
 from nnunet_difftumor.errors import EmptyOrganError
-from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
-from nnunet_difftumor.evaluation.realism.tumors.healthy_host import without_target
+from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, without_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import BoolArray, EvaluationScan, FloatArray
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import DrawnSize, HostGround, TumorPlan, Zone, place_tumors
@@ -31,13 +29,13 @@ COPY_PASTE = "copy-paste"
 NO_DIFFUSION = "no diffusion"
 TEXTURED_FILL = "textured fill"
 AUTOENCODER = "autoencoder"
+SHAM, REDRAWN = "sham", "sham, redrawn"
 METHODS = (REAL, GENERATED, NO_RESIDUAL, COPY_PASTE, NO_DIFFUSION, TEXTURED_FILL, AUTOENCODER)
 
 IN_PLACE, TRANSPLANT = "in place", "transplant"
 
 _TRIES = 300
 _INSIDE_SHARES = (0.99, 0.9)  # wanted, and enough where no place has that much
-_ENOUGH_VOXELS = 1000
 _MARGIN_MM = 12.0
 
 
@@ -81,6 +79,7 @@ class MadeTumor:
     """A tumour in its scan, real or made, in the box of its label with a margin of 12 mm. All have the box's shape.
 
     Attributes:
+        place: Name of its place within the scan.
         box: Where the arrays lie in the scan.
         label: True inside the tumour.
         distance_mm: Signed distance to the label's surface in mm.
@@ -89,6 +88,7 @@ class MadeTumor:
     """
 
     scan: EvaluationScan
+    place: str
     box: Box
     label: BoolArray
     distance_mm: FloatArray
@@ -121,33 +121,55 @@ def make(place: Place, synthesizer: TumorSynthesizer) -> MadeTumor | None:
     if not result.tumors:
         return None
     image_hu, record = result.apply_to(place.host.image_hu), result.tumors[0].record
-    return _in_box(place.scan, image_hu, result.label_mask(image_hu.shape), record.drawn_mm3)
+    return _in_box(place, image_hu, result.label_mask(image_hu.shape), record.drawn_mm3)
 
 
-def real_tumor(scan: EvaluationScan) -> MadeTumor:
-    """The largest tumour of a scan as it is."""
-    return _in_box(scan, scan.image_hu, scan.target, float(scan.target.sum() * np.prod(scan.spacing_mm)))
+class ShamSynthesizer(TumorSynthesizer):
+    """Makes what every tumour goes through, encoding, decoding and blending, without a tumour, seen or not."""
+
+    def make(self, place: Place, look: Appearance | None = None) -> MadeTumor | None:
+        """Make a sham at a transplant's place; None where the tumour would have no place.
+
+        Args:
+            look: What is asked of the tissue, which is then shifted to the mean of what it takes the place of.
+        """
+        host, occupied = place.host, np.zeros(place.host.image_hu.shape, dtype=bool)
+        prepared = self._prepare(host, place.asking(look or Appearance()).tumor, occupied)
+        if isinstance(prepared, str):
+            return None
+        occupied[prepared.box] = prepared.weight > 0
+        ((prepared, blended_hu),) = self.blended(host, [prepared.with_rim(host, occupied)], 0)
+        image_hu, label = host.image_hu.copy(), np.zeros_like(occupied)
+        if look:
+            missing_hu = (host.image_hu[prepared.box] - blended_hu)[prepared.label].mean()
+            blended_hu = blended_hu + prepared.weight * (missing_hu / prepared.weight[prepared.label].mean())
+        image_hu[prepared.box], label[prepared.box] = blended_hu, prepared.label
+        return _in_box(place, image_hu, label, prepared.drawn_voxels * float(np.prod(host.spacing_mm)))
 
 
-def _in_box(scan: EvaluationScan, image_hu: FloatArray, label: BoolArray, drawn_mm3: float) -> MadeTumor:
+def real_tumor(place: Place) -> MadeTumor:
+    """The target of a place's scan as it is."""
+    scan = place.scan
+    return _in_box(place, scan.image_hu, scan.target, float(scan.target.sum() * np.prod(scan.spacing_mm)))
+
+
+def _in_box(place: Place, image_hu: FloatArray, label: BoolArray, drawn_mm3: float) -> MadeTumor:
+    scan = place.scan
     box = box_around(label, scan.spacing_mm, _MARGIN_MM)
-    return MadeTumor(scan, box, label[box], signed_distance_mm(label[box], scan.spacing_mm), image_hu[box], drawn_mm3)
+    distance_mm = signed_distance_mm(label[box], scan.spacing_mm)
+    return MadeTumor(scan, place.name, box, label[box], distance_mm, image_hu[box].copy(), drawn_mm3)
 
 
-def place_of_target(scan: EvaluationScan, rng: np.random.Generator) -> Place:
-    """The place of a scan's largest tumour, on a host without it (see `without_target`).
+def place_of_target(scan: EvaluationScan, name: str, tissue: FreeTissue, rng: np.random.Generator) -> Place:
+    """The place of a scan's target, on a host without it (see `without_target`).
 
     The soft rim is kept to the organ, as in any synthesis: it never covers fat or bone beside the tumour. Its noise is
     that of the organ away from tumours.
     """
     allowed = scan.organ | scan.target
-    host = Host(without_target(scan, rng), scan.spacing_mm, allowed, allowed, np.ones_like(allowed))
-    far = scan.organ & (scan.distance_to_tumors_mm() > DISTANCE_TO_TUMOR_MM)
-    inner = np.asarray(binary_erosion(far), dtype=bool)  # voxels at the edge hold fat or air
-    tissue = inner if int(inner.sum()) >= _ENOUGH_VOXELS else far
-    _, noise_hu = split_texture(scan.limited_hu, tissue, scan.spacing_mm)
+    host = Host(without_target(scan, tissue, rng), scan.spacing_mm, allowed, allowed, np.ones_like(allowed))
     mask = MaskSurface(scan.target, scan.spacing_mm, seed=0)
-    return Place(scan, IN_PLACE, "largest tumour", host, mask, noise_hu=noise_hu)
+    return Place(scan, IN_PLACE, name, host, mask, noise_hu=tissue.highpass_sd_hu)
 
 
 def find_places(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from nnunet_difftumor.ct.boxes import box_around
 from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.ct.datasets import Case
 from nnunet_difftumor.ct.hounsfield import check_organ
@@ -23,6 +25,7 @@ FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 _SMALLEST_TUMOR_MM3 = 113.0  # a sphere of 3 mm radius
+_AROUND_MM = 100.0  # beyond any generator's region of interest
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +33,16 @@ class EvaluationScan:
     """A scan that the generator never saw. Masks have the image's shape.
 
     Attributes:
-        identifier: Case identifier; a patient.
+        identifier: Case identifier.
         spacing_mm: Spacing in mm, array order.
         image_hu: CT in HU. Shape (D, H, W).
         organ: True in the organ, tumours left out.
         tumors: True in any tumour.
-        target: True in the largest tumour, empty if no tumour reaches 3 mm radius.
+        target: True in the tumours that are compared: those from 3 mm radius up, as many as are asked for.
         window_hu: Window to which values are limited where they are measured, in HU: the generator's.
         affine: Takes a voxel index to right-anterior-superior mm, up to a shift. Shape (4, 4).
+        patient: Whose scan it is.
+        left_out: How many tumours from 3 mm radius up are not compared.
     """
 
     identifier: str
@@ -48,11 +53,23 @@ class EvaluationScan:
     target: BoolArray
     window_hu: tuple[float, float]
     affine: NDArray[np.floating] = field(default_factory=lambda: np.eye(4)[[2, 1, 0, 3]])
+    patient: str = ""
+    left_out: int = 0
 
     @property
     def has_target(self) -> bool:
         """True if there is a tumour to replace."""
         return bool(self.target.any())
+
+    def targets(self) -> Iterator[EvaluationScan]:
+        """Yield the scan around each tumour that is compared, which is its only target there; largest first."""
+        numbers, count = label_components(self.target)
+        sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+        for number in np.argsort(-sizes, kind="stable") + 1:
+            target = numbers == number
+            box = box_around(target, self.spacing_mm, _AROUND_MM)
+            cut = {name: getattr(self, name)[box].copy() for name in ("image_hu", "organ", "tumors")}
+            yield replace(self, target=target[box].copy(), **cut)
 
     @property
     def limited_hu(self) -> FloatArray:
@@ -67,7 +84,14 @@ class EvaluationScan:
 
 
 def read_scan(
-    case: Case, organ_label: int, tumor_label: int | None, window_hu: tuple[float, float], *, native: bool = False
+    case: Case,
+    organ_label: int,
+    tumor_label: int | None,
+    window_hu: tuple[float, float],
+    *,
+    native: bool = False,
+    most_tumors: int = 1,
+    patient: str | None = None,
 ) -> EvaluationScan:
     """Read a scan onto the evaluation's grid.
 
@@ -75,6 +99,9 @@ def read_scan(
         tumor_label: Value of the tumour; None if the labels know no tumour.
         window_hu: The generator's window in HU.
         native: Keep the scan's own grid.
+        most_tumors: Most tumours that are compared; where there are more, those are taken that spread over the sizes,
+            the largest among them.
+        patient: Whose scan it is; without it, the case is a patient of its own.
 
     Raises:
         GeometryMismatchError: If a quarter of the organ is air.
@@ -103,15 +130,26 @@ def read_scan(
     organ = (on_grid(labels == organ_label, 0.0) >= 0.5) & ~tumors
     if not organ.any():
         raise MissingLabelError(f"{case.label_path} has no voxel of the organ (label {organ_label}).")
-    image_hu, target = on_grid(ct.image_hu, AIR_HU), _largest(tumors, spacing)
-    affine = ct.geometry.affine * np.append(np.divide(spacing, ct.spacing_mm), 1.0)
-    return EvaluationScan(case.identifier, spacing, image_hu, organ, tumors, target, window_hu, affine)
+    target, left_out = _targets(tumors, spacing, most_tumors)
+    return EvaluationScan(
+        identifier=case.identifier,
+        spacing_mm=spacing,
+        image_hu=on_grid(ct.image_hu, AIR_HU),
+        organ=organ,
+        tumors=tumors,
+        target=target,
+        window_hu=window_hu,
+        affine=ct.geometry.affine * np.append(np.divide(spacing, ct.spacing_mm), 1.0),
+        patient=patient or case.identifier,
+        left_out=left_out,
+    )
 
 
-def _largest(tumors: BoolArray, spacing_mm: tuple[float, float, float]) -> BoolArray:
-    """The largest connected tumour, or nothing if it is under 3 mm in radius."""
-    components, _ = label_components(tumors)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0  # outside
-    is_enough = sizes.max() * float(np.prod(spacing_mm)) >= _SMALLEST_TUMOR_MM3
-    return components == sizes.argmax() if is_enough else np.zeros_like(tumors)
+def _targets(tumors: BoolArray, spacing_mm: tuple[float, float, float], most: int) -> tuple[BoolArray, int]:
+    """Voxels of the tumours that are compared, spread over the sizes, and how many others reach 3 mm in radius."""
+    numbers, _ = label_components(tumors)
+    volumes_mm3 = np.bincount(numbers.ravel()) * float(np.prod(spacing_mm))
+    volumes_mm3[0] = 0.0  # outside
+    by_size = np.argsort(-volumes_mm3, kind="stable")[: int((volumes_mm3 >= _SMALLEST_TUMOR_MM3).sum())]
+    ranks = np.unique(np.linspace(0, len(by_size) - 1, min(most, len(by_size))).round().astype(int))
+    return np.isin(numbers, by_size[ranks]), len(by_size) - len(ranks)

@@ -46,7 +46,7 @@ class Sources:
     donors: tuple[Donor, ...] = ()
 
     def synthesizers(self, patient: str) -> dict[str, TumorSynthesizer]:
-        """What makes tumours of each method in the scan of a patient, whose own tumour is no donor."""
+        """What makes tumours of each method in the scan of a patient, whose own tumours are no donors."""
         others = [donor for donor in self.donors if donor.identifier != patient]
         return {
             making.GENERATED: TumorSynthesizer(self.generator),
@@ -62,6 +62,14 @@ class Sources:
         roi = choose_roi(surface, scan.spacing_mm, self.generator.roi_rule)
         real_hu = roi.sample(scan.image_hu, scan.spacing_mm)
         return self._filling(lambda *_request: real_hu[None])
+
+    def shams(self) -> dict[str, making.ShamSynthesizer]:
+        """What takes the way of a tumour without making one: from the host as it is, and from drawn tissue."""
+        as_it_is = FilledTissue(self.generator, self.reconstruct, _as_it_is)
+        return {
+            making.SHAM: making.ShamSynthesizer(as_it_is),
+            making.REDRAWN: making.ShamSynthesizer(self.generator),
+        }
 
     def _filling(self, fill: Fill) -> TumorSynthesizer:
         return TumorSynthesizer(FilledTissue(self.generator, self.reconstruct, fill))
@@ -96,6 +104,12 @@ def flat_fill(
         torch.from_numpy(tumor_masks[:, None].astype(np.float32)),
         torch.tensor([or_nan(look.contrast_hu) for look in appearances]),
     )[:, 0].numpy()
+
+
+def _as_it_is(
+    host_hu: FloatArray, _masks: BoolArray, _appearances: Sequence[Appearance], _seeds: list[int]
+) -> FloatArray:
+    return host_hu
 
 
 def reconstruct_with(autoencoder: Any) -> Reconstruct:

@@ -10,7 +10,7 @@ from nnunet_difftumor.evaluation.realism.measures.classifier import PatchClassif
 from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
 from nnunet_difftumor.evaluation.realism.settings import ClassifierSettings
 
-SETTINGS = ClassifierSettings(steps=30, batch_pairs=4, patch_side=12, positions_per_tumor=12, width=4)
+SETTINGS = ClassifierSettings(steps=30, batch_pairs=4, patch_side=12, positions_per_patient=12, width=4)
 PATIENTS = 6
 WINDOW_HALF_HU = 212.5
 
@@ -18,7 +18,7 @@ WINDOW_HALF_HU = 212.5
 def pairs(*, shift_hu: float) -> PatchPairs:
     """Noise of 15 HU around each patient's own mean; the synthetic side is other noise, shifted inside."""
     rng = np.random.default_rng(0)
-    patients = np.repeat(np.arange(PATIENTS), SETTINGS.positions_per_tumor)
+    patients = np.repeat(np.arange(PATIENTS), SETTINGS.positions_per_patient)
     side = SETTINGS.patch_side
     offset_mm = 2.0 * np.abs(np.indices((side, side, side)) - (side - 1) / 2).max(axis=0)
     distance = np.clip((offset_mm - 6.0) / 8.0, -1.0, 1.0)
@@ -37,8 +37,8 @@ def pairs(*, shift_hu: float) -> PatchPairs:
 def result_of(found: PatchPairs) -> ProbeResult:
     torch.set_num_threads(1)
     real, synthetic = score_held_out(found, SETTINGS, np.random.default_rng(1))
-    names = tuple("abcdef")
-    return ProbeResult(names, np.full(PATIENTS, 30.0), found.patients, found.tumors, real, synthetic)
+    names, diameters_mm = tuple("abcdef"), np.full(len(found.patients), 30.0)
+    return ProbeResult(names, found.patients, found.tumors, diameters_mm, real[None], synthetic[None])
 
 
 def test_a_shift_of_15_hu_is_found():
@@ -58,11 +58,11 @@ def test_the_result_is_the_same_for_the_same_seed():
 def test_a_result_survives_its_file():
     before = ProbeResult(
         ("a", "b"),
-        np.array([12.0, 60.0]),
         np.array([0, 0, 1, 1]),
         np.array([0, 0, 1, 2]),
-        np.array([0.0, 1.0, 5.0, 6.0]),
-        np.array([2.0, 3.0, 5.5, 7.0]),
+        np.array([12.0, 12.0, 60.0, 60.0]),
+        np.array([[0.0, 1.0, 5.0, 6.0]]),
+        np.array([[2.0, 3.0, 5.5, 7.0]]),
     )
     after = ProbeResult.from_json(before.to_json())
     assert after.patients == before.patients

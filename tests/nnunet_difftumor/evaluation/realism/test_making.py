@@ -12,7 +12,7 @@ from nnunet_difftumor.evaluation.realism import collection
 from nnunet_difftumor.evaluation.realism.generator import donor_of_scan
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings
-from nnunet_difftumor.evaluation.realism.tumors import making
+from nnunet_difftumor.evaluation.realism.tumors import making, scans
 from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, free_tissue, without_target
 from nnunet_difftumor.evaluation.realism.tumors.making import find_places, place_of_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
@@ -51,6 +51,14 @@ class ConstantTissue:
         return np.where(tumor_masks, generated_hu + np.stack(noise_hu), host_hu).astype(np.float32)
 
 
+class TooBright(ConstantTissue):
+    """Brighter than asked by 15 HU."""
+
+    def generate(self, host_hu, tumor_masks, appearances, seeds):
+        regions = super().generate(host_hu, tumor_masks, appearances, seeds)
+        return replace(regions, tumor_hu=regions.tumor_hu + 15.0)
+
+
 def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> EvaluationScan:
     """Organ of 60 HU with a tumour of 12 mm radius at one end, noise of 10 HU everywhere."""
     shape = (56, 32, 32)
@@ -61,7 +69,13 @@ def scan(*, identifier: str = "a", tumor_hu: float = 30.0, seed: int = 0) -> Eva
     organ[:, :2] = False
     image = np.where(organ, 60.0, -100.0) + rng.normal(0.0, 10.0, shape)
     image[target] += tumor_hu - 60.0
-    return EvaluationScan(identifier, SPACING, image.astype(np.float32), organ & ~target, target, target, WINDOW)
+    return EvaluationScan(
+        identifier, SPACING, image.astype(np.float32), organ & ~target, target, target, WINDOW, patient=identifier
+    )
+
+
+def place_of(host: EvaluationScan) -> making.Place:
+    return place_of_target(host, "tumour 1", free_tissue(host), np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +86,7 @@ def sources() -> Sources:
 
 
 def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[collection.Row]]:
-    made = collection.replace_target(host, sources, SETTINGS, np.random.default_rng(0))
+    made = collection.replace_targets(host, sources, SETTINGS, np.random.default_rng(0))
     return {method: [tumor for tumor in made if tumor["method"] == method] for method in making.METHODS}
 
 
@@ -96,9 +110,8 @@ def test_beyond_the_rim_the_scan_is_unchanged_and_inside_the_request_is_met(sour
 def test_a_tumour_in_place_is_what_training_injects(sources):
     """The same voxels as of the synthesizer on the scan without its tumour."""
     host = scan()
-    rng = np.random.default_rng(0)
-    place = place_of_target(host, rng)
-    assert np.array_equal(place.host.image_hu, without_target(host, np.random.default_rng(0)))
+    place = place_of(host)
+    assert np.array_equal(place.host.image_hu, without_target(host, free_tissue(host), np.random.default_rng(0)))
     look = Appearance(contrast_hu=-30.0)
     found = making.make(place.asking(look, 5), TumorSynthesizer(ConstantTissue()))
     surface = MaskSurface(host.target, SPACING, 5, look)
@@ -112,7 +125,8 @@ def test_the_healthy_host_has_no_edge_where_the_tumour_was():
     host = scan()
     fat = ~host.target & (np.indices(host.target.shape)[1] * 2.0 >= 44.0)  # beyond 12 mm of one side of the tumour
     host.image_hu[fat] -= 160.0
-    image_hu = without_target(replace(host, organ=host.organ & ~fat), np.random.default_rng(0))
+    beside = replace(host, organ=host.organ & ~fat)
+    image_hu = without_target(beside, free_tissue(beside), np.random.default_rng(0))
     assert np.array_equal(image_hu[~host.target], host.image_hu[~host.target])
     from_fat_mm, from_tissue_mm = (distance_transform_edt(~mask, sampling=SPACING) for mask in (fat, ~host.target))
     edge = host.target & (from_tissue_mm <= 2.0)
@@ -133,11 +147,6 @@ def test_what_cannot_be_seen_is_counted_and_not_measured(sources):
 
 def test_requests_are_met_by_the_shift_of_training():
     """A generator that is 15 HU too bright lands where it was asked to."""
-
-    class TooBright(ConstantTissue):
-        def generate(self, host_hu, tumor_masks, appearances, seeds):
-            regions = super().generate(host_hu, tumor_masks, appearances, seeds)
-            return replace(regions, tumor_hu=regions.tumor_hu + 15.0)
 
     places, _ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))
     (row,) = collection.make_at(places, {making.GENERATED: TumorSynthesizer(TooBright())})
@@ -200,12 +209,92 @@ def test_the_soft_rim_of_a_tumour_in_place_stays_in_the_organ():
     host = scan()
     organ = host.organ.copy()
     organ[:, 20:] = False  # the tumour reaches beyond it
-    place = place_of_target(replace(host, organ=organ), np.random.default_rng(0)).asking(Appearance(contrast_hu=-40.0))
+    host = replace(host, organ=organ)
+    place = place_of(host).asking(Appearance(contrast_hu=-40.0))
     made = making.make(place, TumorSynthesizer(ConstantTissue()))
     rim = (made.image_hu != place.host.image_hu[made.box]) & ~made.label
     assert np.array_equal(made.label, host.target[made.box])
     assert rim.any()
     assert organ[made.box][rim].all()
+
+
+def many(*radii_mm: float) -> EvaluationScan:
+    """Tumours of these radii in a row, 40 mm apart."""
+    shape = (24, 24, 20 * len(radii_mm))
+    grid = np.moveaxis(np.indices(shape) * 2.0, 0, -1)
+    centres = [(24.0, 24.0, 20.0 + 40.0 * index) for index in range(len(radii_mm))]
+    tumors = np.zeros(shape, dtype=bool)
+    for centre, radius_mm in zip(centres, radii_mm, strict=True):
+        tumors |= np.linalg.norm(grid - centre, axis=-1) <= radius_mm
+    image_hu = np.where(tumors, 20.0, 60.0) + np.random.default_rng(0).normal(0.0, 5.0, shape)
+    organ = np.ones(shape, dtype=bool) & ~tumors
+    return EvaluationScan("a", SPACING, image_hu.astype(np.float32), organ, tumors, tumors, WINDOW, patient="p")
+
+
+def test_every_tumour_is_replaced_and_the_others_stay(sources):
+    host = many(12.0, 8.0, 5.0)
+    rows = collection.replace_targets(host, sources, SETTINGS, np.random.default_rng(0))
+    real = [row for row in rows if row["method"] == making.REAL]
+    assert [round(row["diameter_mm"]) for row in real] == [24, 16, 11]
+    assert {row["patient"] for row in rows} == {"p"}
+    generated = [row for row in rows if row["method"] == making.GENERATED]
+    assert len(generated) == 3 * 2, "one look of training tumours each, and its own"
+    for number, row in enumerate(real, start=1):
+        place = row["of"]
+        assert place.name == f"tumour {number}"
+        assert place.host.image_hu[place.scan.target].mean() == pytest.approx(60.0, abs=4.0)
+        assert np.array_equal(place.host.image_hu[~place.scan.target], place.scan.image_hu[~place.scan.target])
+        assert (place.scan.tumors & ~place.scan.target).any(), "the others are still there"
+    own = {row["place"]: row["lowpass_sd_hu"] for row in real}
+    assert all(row["real_lowpass_sd_hu"] == own[row["place"]] for row in rows)
+
+
+def test_tumours_beyond_the_limit_are_left_out_over_all_sizes(tmp_path):
+    """Of seven from 3 mm radius up, four: the largest, the smallest, and two between; one below 3 mm never counts."""
+    host = many(11.0, 10.0, 9.0, 8.0, 7.0, 6.0, 4.5, 2.1)
+    target, left_out = scans._targets(host.tumors, SPACING, 4)
+    chosen = replace(host, target=target)
+    radii_mm = [(3.0 * each.target.sum() * 8.0 / (4.0 * np.pi)) ** (1.0 / 3.0) for each in chosen.targets()]
+    assert radii_mm == pytest.approx([11.0, 9.0, 7.0, 4.5], abs=0.4)
+    assert left_out == 3
+    every, none_out = scans._targets(host.tumors, SPACING, 12)
+    assert (len(list(replace(host, target=every).targets())), none_out) == (7, 0)
+    assert scans._targets(np.zeros_like(host.tumors), SPACING, 4)[1] == 0
+
+
+def test_a_sham_has_no_tumour_and_is_kept_though_nobody_could_see_it(sources):
+    """What the autoencoder loses comes back with the residual."""
+    host = scan()
+    (place,), _ = find_places(host, (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(3))
+    sham = sources.shams()[making.SHAM].make(place)
+    tumor = making.make(place, sources.synthesizers("a")[making.GENERATED])
+    assert np.array_equal(sham.label, tumor.label)
+    assert (sham.place, sham.scan) == (place.name, host)
+    changed = np.abs(sham.image_hu - sham.host_hu)
+    assert changed[sham.label].mean() < 1.0
+    assert np.array_equal(sham.image_hu != sham.host_hu, (tumor.image_hu != tumor.host_hu) & (changed > 0))
+    assert making.make(place.asking(Appearance(contrast_hu=0.0)), sources.shams()[making.SHAM]) is None
+
+
+def test_a_sham_shows_an_autoencoder_that_darkens_tissue(sources):
+    """The residual is limited, and does not hide it."""
+    place, *_ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))[0]
+    darker = replace(sources, reconstruct=lambda regions_hu: blur(regions_hu) - 200.0)
+    sham = darker.shams()[making.SHAM].make(place)
+    assert (sham.image_hu - sham.host_hu)[sham.label].mean() < -100.0
+
+
+def test_a_redrawn_sham_has_other_tissue_with_the_mean_of_what_was_there(sources):
+    """The constant tissue of the generator, 15 HU too bright, with the scan's own noise."""
+    bright = replace(sources, generator=TooBright())
+    places, _ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))
+    as_it_is, redrawn = (row["made"] for row in collection.make_shams(places, bright))
+    assert np.array_equal(as_it_is.label, redrawn.label)
+    before_hu, after_hu = redrawn.host_hu[redrawn.label], redrawn.image_hu[redrawn.label]
+    assert after_hu.mean() == pytest.approx(before_hu.mean(), abs=0.01)
+    assert np.abs(after_hu - before_hu).mean() > 5 * np.abs(as_it_is.image_hu - as_it_is.host_hu)[as_it_is.label].mean()
+    far = redrawn.distance_mm > 7.0
+    assert np.array_equal(redrawn.image_hu[far], redrawn.host_hu[far])
 
 
 def test_every_method_gets_the_same_places_and_requests(sources):
@@ -221,7 +310,7 @@ def test_every_method_gets_the_same_places_and_requests(sources):
 
 def test_copy_paste_takes_another_patients_texture_at_the_requested_contrast(sources):
     host = scan()
-    place = place_of_target(host, np.random.default_rng(0)).asking(Appearance(contrast_hu=-35.0), 0)
+    place = place_of(host).asking(Appearance(contrast_hu=-35.0), 0)
     pasted = making.make(place, sources.synthesizers(host.identifier)[making.COPY_PASTE])
     inside_hu = pasted.image_hu[pasted.label]
     assert inside_hu.mean() == pytest.approx(25.0, abs=1.5)

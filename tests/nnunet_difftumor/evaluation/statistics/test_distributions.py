@@ -7,9 +7,14 @@ import pytest
 from scipy import stats
 
 from nnunet_difftumor.evaluation.statistics import distributions as st
-from nnunet_difftumor.evaluation.statistics.intervals import NOT_MEASURED, mean_interval, median_interval
+from nnunet_difftumor.evaluation.statistics.intervals import (
+    NOT_MEASURED,
+    mean_interval,
+    median_interval,
+    patient_mean_interval,
+)
 from nnunet_difftumor.evaluation.statistics.roc import auc, clustered_auc
-from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE
+from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, SHARE
 
 WINDOW = (-175.0, 250.0)
 
@@ -38,6 +43,20 @@ def test_the_interval_of_a_distance_is_that_of_the_patients_shifts():
     assert math.isnan(one.low), "one scan has no interval"
 
 
+def test_two_distances_are_compared_within_patients():
+    """Patients differ by tens of HU, and the second is farther by 1, 2 and 3 HU: the interval is that of these."""
+    names = dict(zip("abc", (0.0, 40.0, 90.0), strict=True))
+    real, near, far = (
+        distribution(**{name: [hu + shift + added] for (name, hu), added in zip(names.items(), own, strict=True)})
+        for shift, own in ((0.0, (0.0, 0.0, 0.0)), (5.0, (0.0, 0.0, 0.0)), (5.0, (1.0, 2.0, 3.0)))
+    )
+    found = st.distance_difference(far, near, real)
+    half = stats.t.ppf(0.975, 2) / np.sqrt(3)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
+    assert st.distance_difference(near, far, real).value == pytest.approx(-2.0)
+    assert st.distance_difference(near, distribution(a=[0.0]), real) == NOT_MEASURED
+
+
 def test_every_patient_weighs_the_same_however_many_voxels():
     real = distribution(a=[0.0] * 1000, b=[10.0])
     other = distribution(a=[0.0], b=[10.0] * 3)
@@ -58,6 +77,16 @@ def test_the_mean_takes_patients_not_tumours_as_its_unit():
     one = mean_interval([0.0, 0.0], ["a", "a"], DIFFERENCE)
     assert one.to_json() == {"value": 0.0, "low": None, "high": None}
     assert mean_interval([], [], DIFFERENCE) == NOT_MEASURED
+
+
+def test_a_share_that_is_the_same_in_all_patients_knows_no_more_than_they_do():
+    """All of 200 tumours of ten patients says as much of other patients as one each."""
+    often, once = (patient_mean_interval([1.0] * 10 * n, [*range(10)] * n, SHARE) for n in (20, 1))
+    assert (often.value, often.low, often.high) == pytest.approx((once.value, once.low, once.high))
+    assert 0.5 < often.low < 0.75
+    uneven = patient_mean_interval([1.0] * 9 + [0.0, math.nan], [*("a" * 9), "b", "b"], SHARE)
+    assert uneven.value == pytest.approx(0.5)
+    assert patient_mean_interval([], [], SHARE) == NOT_MEASURED
 
 
 def test_the_median_of_eight_patients_lies_between_the_smallest_and_the_largest():
