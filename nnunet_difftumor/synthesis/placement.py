@@ -222,11 +222,11 @@ def draw_sizes(
     origin = (0.0, 0.0, 0.0)
     specs = [draw_tumor_spec(each, origin, Appearance(), rng) for each in chosen]
     scan_seed = specs[0].seed if plan.scan_seed is None else plan.scan_seed
-    specs = [_with_edge(replace(spec, scan_seed=scan_seed), plan.edges) for spec in specs]
+    specs = [with_edge(replace(spec, scan_seed=scan_seed), plan.edges) for spec in specs]
     return tuple(map(DrawnSize, specs, chosen))
 
 
-def _with_edge(spec: TumorSpec, edges: Sequence[EdgeStatistics]) -> TumorSpec:
+def with_edge(spec: TumorSpec, edges: Sequence[EdgeStatistics]) -> TumorSpec:
     """Give a tumour an edge that its own seed decides: size and place do not depend on it."""
     edge = draw_edge(edges, spec.radius_mm, np.random.default_rng(spec.seed))
     return replace(spec, edge_offset_mm=edge.offset_mm, edge_width_mm=edge.width_mm)

@@ -180,14 +180,14 @@ class TumorSynthesizer:
         if drawn_in_host == 0:
             return OUT_OF_VIEW
         allowed = host.may_become_tumor(box)
-        if ((label | (weight > 0)) & ~allowed).any():
+        if not isinstance(surface, MaskSurface) and ((label | (weight > 0)) & ~allowed).any():
             ends = allowed | ~host.valid_mask[box]  # the tumour goes on in padding
             drawn_mm, radius_mm = distance_mm, surface.spec.radius_mm
             distance_mm = turned_along_capsule(drawn_mm, ends, None, host.spacing_mm, radius_mm)
             turned = distance_mm > drawn_mm
-            label = label & allowed & (~turned | (distance_mm <= 0.0))
+            label = label & (~turned | (distance_mm <= 0.0))
             weight = np.where(turned, np.minimum(weight, surface.spec.edge.share(distance_mm)), weight)
-            weight = np.where(allowed, weight, np.float32(0.0))
+        label, weight = label & allowed, np.where(allowed, weight, np.float32(0.0))
         if label.sum() < max(1.0, self.minimum_inside_share * drawn_in_host):
             return "outside_organ"
         if (occupied[box] & (label | (weight > 0))).any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +88,8 @@ def from_surface(distance_mm: FloatArray, spacing_mm: Vector) -> FloatArray:
     result = distance_mm.copy()
     for part, sign in ((inside, -1.0), (~inside, 1.0)):
         far = part & (np.abs(distance_mm) > 1.5 * max(spacing_mm))
-        to_voxel_mm, nearest = distance_transform_edt(part, sampling=spacing_mm, return_indices=True)
+        found: Any = distance_transform_edt(part, sampling=spacing_mm, return_indices=True)
+        to_voxel_mm, nearest = found
         beyond_mm = np.abs(distance_mm[tuple(nearest[:, far])])
         result[far] = np.float32(sign) * np.maximum(to_voxel_mm[far] - beyond_mm, 0.0)
     return result

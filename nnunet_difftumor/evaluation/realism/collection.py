@@ -93,6 +93,7 @@ def collect(
         between seeds; "sham", tissue that went the way of a tumour; and each transplant without a place.
     """
     rows: list[Row] = []
+    edges = sources.generator.edges
 
     def add(experiment: str, found: Iterable[Row]) -> None:
         rows.extend({"experiment": experiment, **row} for row in found)
@@ -103,20 +104,20 @@ def collect(
         for target in scan.targets():
             add(PARTS, balls_in_target(target, settings, rng))
             add(PARTS, shrunken_target(target, settings))
-        places, without_mm = find_places(scan, settings.radii_mm, settings.places_per_radius, sources.looks, rng)
+        places, without_mm = find_places(scan, settings.radii_mm, settings.places_per_radius, sources.looks, rng, edges)
         add(WITHOUT_PLACE, [{"radius_mm": radius_mm} for radius_mm in without_mm])
         transplants = make_at(places, synthesizers)
         add(SEEDS, diversity(transplants, sources, settings, rng))
         add(TRANSPLANT, transplants)
         add(SHAMS, make_shams(places, sources))
-        places, _ = find_places(scan, settings.control_radii_mm, 1, sources.looks, rng)
+        places, _ = find_places(scan, settings.control_radii_mm, 1, sources.looks, rng, edges)
         contrasts = request(places, "contrast_hu", settings.control_contrasts_hu)
         add(CONTRASTS, make_at(contrasts, {method: synthesizers[method] for method in (GENERATED, NO_DIFFUSION)}))
         heterogeneities = request(places, "heterogeneity_hu", settings.control_heterogeneities_hu)
         add(HETEROGENEITIES, make_at(heterogeneities, {GENERATED: synthesizers[GENERATED]}))
     synthesizers = replace(sources, donors=()).synthesizers("")  # none is copied: donors lie on another grid
     for scan in tqdm(native_scans, desc="native grid", unit="scan", total=len(scans)):
-        places, _ = find_places(scan, settings.native_radii_mm, 1, sources.looks, rng)
+        places, _ = find_places(scan, settings.native_radii_mm, 1, sources.looks, rng, edges)
         add(NATIVE, make_at(places, synthesizers))
     return pd.DataFrame(rows, columns=[*FILE_COLUMNS, "radius_mm", "of", "made", "diversity_hu"])
 
@@ -146,7 +147,7 @@ def replace_targets(
     draws = max(1, settings.draws_per_case // len(targets))
     looks = iter(_stratified_looks(sources.looks.usable_examples, draws * len(targets), rng))
     for number, target in enumerate(targets, start=1):
-        place = making.place_of_target(target, f"tumour {number}", tissue, rng)
+        place = making.place_of_target(target, f"tumour {number}", tissue, rng, sources.generator.edges)
         own = making.real_tumor(place)
         real = measure_tumor(place, making.REAL, own) | {"is_visible": real_visibility(own)}
         own_looks = [*islice(looks, draws), _look_of(real)]
@@ -250,8 +251,10 @@ def _stratified_looks(examples: Sequence[Appearance], count: int, rng: np.random
 
 
 def _look_of(real: Row) -> Appearance:
-    """The look of a real tumour: its contrast against the organ around it, and its low-pass sd, in HU."""
-    contrast_hu = float(np.clip(real["contrast_hu"], -_CONTRAST_LIMIT_HU, _CONTRAST_LIMIT_HU))
+    """The look of a real tumour: its depth, or the contrast of what of it is small, and its low-pass sd, in HU."""
+    depth_hu = real["centre_minus_ring_hu"]
+    contrast_hu = real["contrast_hu"] if np.isnan(depth_hu) else depth_hu
+    contrast_hu = float(np.clip(contrast_hu, -_CONTRAST_LIMIT_HU, _CONTRAST_LIMIT_HU))
     known_hu = None if np.isnan(contrast_hu) else contrast_hu
     return Appearance(contrast_hu=known_hu, heterogeneity_hu=real["lowpass_sd_hu"])
 

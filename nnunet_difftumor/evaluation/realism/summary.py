@@ -101,7 +101,7 @@ def _summarize_controls(tumors: pd.DataFrame, draws: int) -> dict[str, Any]:
     generated = of(tumors, collection.HETEROGENEITIES, making.GENERATED)
     return {
         "contrast": {
-            method: tables.summarize_control(of(tumors, collection.CONTRASTS, method), "contrast_hu", draws)
+            method: tables.summarize_control(of(tumors, collection.CONTRASTS, method), "depth_hu", draws)
             for method in (making.GENERATED, making.NO_DIFFUSION)
         },
         "heterogeneity": {making.GENERATED: tables.summarize_control(generated, "lowpass_sd_hu", draws)},
@@ -172,7 +172,7 @@ def _depth_reached(tumors: pd.DataFrame, draws: int) -> Estimate:
     """Achieved over requested contrast of tumours of which at least 15 HU were asked."""
     asked = select(tumors, tumors["requested_contrast_hu"].abs() >= _ENOUGH_CONTRAST_HU)
     return tables.mean_of(
-        asked.assign(ratio=asked["contrast_hu"] / asked["requested_contrast_hu"]), "ratio", DIFFERENCE, draws
+        asked.assign(ratio=asked["depth_hu"] / asked["requested_contrast_hu"]), "ratio", DIFFERENCE, draws
     )
 
 

@@ -139,13 +139,13 @@ def summarize_control(tumors: pd.DataFrame, quantity: str, draws: int) -> dict[s
 
     Args:
         tumors: Tumours of one method with requested looks.
-        quantity: "contrast_hu", or "lowpass_sd_hu" for heterogeneity.
+        quantity: "depth_hu", or "lowpass_sd_hu" for heterogeneity.
 
     Returns:
         Means over the patients of slope and Spearman correlation, median error in HU, and the mean achieved value by
         radius and request.
     """
-    asked = "requested_contrast_hu" if quantity == "contrast_hu" else "requested_heterogeneity_hu"
+    asked = "requested_contrast_hu" if quantity == "depth_hu" else "requested_heterogeneity_hu"
     pairs = tumors.dropna(subset=[asked, quantity])
     varied = [
         own[[asked, quantity]].to_numpy(dtype=float).T

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.evaluation.realism.measures import textures
 from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor, Place
-from nnunet_difftumor.synthesis.blending import visible_contrast_hu
 from nnunet_difftumor.synthesis.tissue.interface import or_nan
-from nnunet_difftumor.tumor.drawing import rim_width_mm
+from nnunet_difftumor.synthesis.visibility import Noise
 from nnunet_difftumor.tumor.rim import RING_MM, ring_level_hu
 
 DIAMETER_BINS_MM = {
@@ -30,7 +29,16 @@ CURVES = {"band_hu2": BAND_COLUMNS, "profile_hu": PROFILE_COLUMNS, "deviation_hu
 FILE_COLUMNS = [
     *("experiment", "patient", "case", "setting", "place", "method", "draw", "diameter_mm"),
     *("requested_contrast_hu", "requested_heterogeneity_hu", "mean_hu", "sd_hu", "lowpass_sd_hu", "highpass_sd_hu"),
-    *("real_lowpass_sd_hu", "host_highpass_sd_hu", "contrast_hu", "cnr", "is_visible", "inside_share", "volume_ratio"),
+    *(
+        "real_lowpass_sd_hu",
+        "host_highpass_sd_hu",
+        "contrast_hu",
+        "depth_hu",
+        "cnr",
+        "is_visible",
+        "inside_share",
+        "volume_ratio",
+    ),
     *("centre_minus_ring_hu", "beyond_rim_hu", "highpass_ratio", "ring_depth_hu"),
     *PROFILE_COLUMNS,
     *DEVIATION_COLUMNS,
@@ -76,6 +84,7 @@ def _measures(place: Place, made: MadeTumor) -> dict[str, float]:
         lowpass_sd_hu, highpass_sd_hu: Standard deviation after smoothing by 3 mm inside the label, and of what the
             smoothing takes away.
         contrast_hu: Mean inside minus mean of the organ 1.5 to 6 mm outside the label.
+        depth_hu: Contrast of the tissue that was made, whatever part of it the label shows.
         cnr: Contrast over the host's high-pass standard deviation.
         inside_share: Share of the drawn label that was not clipped.
         volume_ratio: Drawn over requested volume, before clipping.
@@ -108,11 +117,12 @@ def _measures(place: Place, made: MadeTumor) -> dict[str, float]:
         "highpass_sd_hu": high_sd,
         "host_highpass_sd_hu": host_sd,
         "contrast_hu": contrast_hu,
+        "depth_hu": made.depth_hu,
         "cnr": contrast_hu / host_sd if host_sd > 0 else math.nan,
         "inside_share": made.label_mm3 / made.drawn_mm3,
         "volume_ratio": made.drawn_mm3 / (4.0 / 3.0 * math.pi * radius_mm**3),
         "centre_minus_ring_hu": centre_hu,
-        "beyond_rim_hu": _beyond_rim(made, radius_mm, change_hu),
+        "beyond_rim_hu": _beyond_rim(made, max(0.0, place.spec.edge.outer_mm), change_hu),
         "highpass_ratio": high_sd / host_sd if host_sd > 0 else math.nan,
         "ring_depth_hu": float(np.fmin.reduce(profile[1:4])) - centre_hu,
         **dict(zip(PROFILE_COLUMNS, profile.tolist(), strict=True)),
@@ -122,14 +132,18 @@ def _measures(place: Place, made: MadeTumor) -> dict[str, float]:
 
 
 def real_visibility(made: MadeTumor) -> float:
-    """1 if a real tumour stands out from the organ around it by 5 HU and two standard errors, else 0."""
+    """1 if a real tumour stands out from the organ around it (see `Noise.shows`), else 0."""
     low_mm, high_mm = RING_MM
     ring = made.organ & (made.distance_mm > low_mm) & (made.distance_mm <= high_mm)
     image_hu = np.clip(made.image_hu, *made.scan.window_hu)
-    return float(visible_contrast_hu(image_hu[made.label], image_hu[ring]) is not None)
+    if not ring.any():
+        return 0.0
+    contrast_hu = float(image_hu[made.label].mean() - image_hu[ring].mean())
+    signal_hu = abs(contrast_hu) * math.sqrt(made.label.sum())
+    return float(Noise.of(image_hu, ring).shows(contrast_hu, signal_hu, int(ring.sum())))
 
 
-def _beyond_rim(made: MadeTumor, radius_mm: float, change_hu: NDArray[np.floating]) -> float:
-    beyond = made.distance_mm > rim_width_mm(radius_mm) + float(np.linalg.norm(made.scan.spacing_mm))
+def _beyond_rim(made: MadeTumor, reach_mm: float, change_hu: NDArray[np.floating]) -> float:
+    beyond = made.distance_mm > reach_mm + float(np.linalg.norm(made.scan.spacing_mm))
     is_whole = made.label_mm3 == made.drawn_mm3
     return float(np.abs(change_hu[beyond]).max()) if is_whole and beyond.any() else math.nan

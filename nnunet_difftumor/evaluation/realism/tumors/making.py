@@ -8,16 +8,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.ct.boxes import Box, box_around
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
 from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, without_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import BoolArray, EvaluationScan, FloatArray
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.placement import DrawnSize, HostGround, TumorPlan, Zone, place_tumors
+from nnunet_difftumor.synthesis.placement import (
+    DrawnSize,
+    HostGround,
+    TumorPlan,
+    Zone,
+    place_tumors,
+    with_edge,
+    with_look,
+)
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
-from nnunet_difftumor.tumor.drawing import MaskSurface, rim_width_mm
+from nnunet_difftumor.tumor.drawing import MaskSurface
 from nnunet_difftumor.tumor.rim import signed_distance_mm
 from nnunet_difftumor.tumor.sizes import SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec, draw_tumor_spec
@@ -36,7 +45,7 @@ IN_PLACE, TRANSPLANT = "in place", "transplant"
 
 _TRIES = 300
 _INSIDE_SHARES = (0.99, 0.9)  # wanted, and enough where no place has that much
-_MARGIN_MM = 12.0
+_MARGIN_MM, _RIM_MM = 12.0, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +59,7 @@ class Place:
         tumor: What is drawn.
         draw: Number of the look that is asked for here.
         noise_hu: What high-pass standard deviations compare with, in HU; None: that of the host in the label.
+        edges: What the visible edge of a real tumour's mask is drawn from.
     """
 
     scan: EvaluationScan
@@ -59,6 +69,7 @@ class Place:
     tumor: TumorSpec | MaskSurface
     draw: int = 0
     noise_hu: float | None = None
+    edges: tuple[EdgeStatistics, ...] = ()
 
     @property
     def spec(self) -> TumorSpec:
@@ -68,7 +79,7 @@ class Place:
     def asking(self, look: Appearance, seed: int = 0, draw: int = 0) -> Place:
         """Return the same place with another requested look; a real tumour's mask takes the seed too."""
         if isinstance(self.tumor, MaskSurface):
-            tumor = MaskSurface(self.scan.target, self.scan.spacing_mm, seed, look)
+            tumor = MaskSurface(self.scan.target, self.scan.spacing_mm, seed, look, self.edges)
         else:
             tumor = replace(self.tumor, contrast_hu=look.contrast_hu, heterogeneity_hu=look.heterogeneity_hu)
         return replace(self, tumor=tumor, draw=draw)
@@ -85,6 +96,7 @@ class MadeTumor:
         distance_mm: Signed distance to the label's surface in mm.
         image_hu: The scan with the tumour.
         drawn_mm3: Volume that was drawn, before clipping to the organ, in mm3.
+        depth_hu: Contrast of the tissue in HU, as the synthesis recorded it; NaN of a real tumour or a sham.
     """
 
     scan: EvaluationScan
@@ -94,6 +106,7 @@ class MadeTumor:
     distance_mm: FloatArray
     image_hu: FloatArray
     drawn_mm3: float
+    depth_hu: float = math.nan
 
     @property
     def host_hu(self) -> FloatArray:
@@ -121,7 +134,8 @@ def make(place: Place, synthesizer: TumorSynthesizer) -> MadeTumor | None:
     if not result.tumors:
         return None
     image_hu, record = result.apply_to(place.host.image_hu), result.tumors[0].record
-    return _in_box(place, image_hu, result.label_mask(image_hu.shape), record.drawn_mm3)
+    made = _in_box(place, image_hu, result.label_mask(image_hu.shape), record.drawn_mm3)
+    return replace(made, depth_hu=record.depth_hu)
 
 
 class ShamSynthesizer(TumorSynthesizer):
@@ -137,12 +151,13 @@ class ShamSynthesizer(TumorSynthesizer):
         prepared = self._prepare(host, place.asking(look or Appearance()).tumor, occupied)
         if isinstance(prepared, str):
             return None
-        occupied[prepared.box] = prepared.weight > 0
+        occupied[prepared.box] = prepared.touched
         ((prepared, blended_hu),) = self.blended(host, [prepared.with_rim(host, occupied)], 0)
         image_hu, label = host.image_hu.copy(), np.zeros_like(occupied)
         if look:
             missing_hu = (host.image_hu[prepared.box] - blended_hu)[prepared.label].mean()
-            blended_hu = blended_hu + prepared.weight * (missing_hu / prepared.weight[prepared.label].mean())
+            shown = max(float(prepared.weight[prepared.label].mean()), 1e-6)
+            blended_hu = blended_hu + prepared.weight * (missing_hu / shown)
         image_hu[prepared.box], label[prepared.box] = blended_hu, prepared.label
         return _in_box(place, image_hu, label, prepared.drawn_voxels * float(np.prod(host.spacing_mm)))
 
@@ -160,7 +175,13 @@ def _in_box(place: Place, image_hu: FloatArray, label: BoolArray, drawn_mm3: flo
     return MadeTumor(scan, place.name, box, label[box], distance_mm, image_hu[box].copy(), drawn_mm3)
 
 
-def place_of_target(scan: EvaluationScan, name: str, tissue: FreeTissue, rng: np.random.Generator) -> Place:
+def place_of_target(
+    scan: EvaluationScan,
+    name: str,
+    tissue: FreeTissue,
+    rng: np.random.Generator,
+    edges: tuple[EdgeStatistics, ...] = (),
+) -> Place:
     """The place of a scan's target, on a host without it (see `without_target`).
 
     The soft rim is kept to the organ, as in any synthesis: it never covers fat or bone beside the tumour. Its noise is
@@ -168,12 +189,17 @@ def place_of_target(scan: EvaluationScan, name: str, tissue: FreeTissue, rng: np
     """
     allowed = scan.organ | scan.target
     host = Host(without_target(scan, tissue, rng), scan.spacing_mm, allowed, allowed, np.ones_like(allowed))
-    mask = MaskSurface(scan.target, scan.spacing_mm, seed=0)
-    return Place(scan, IN_PLACE, name, host, mask, noise_hu=tissue.highpass_sd_hu)
+    mask = MaskSurface(scan.target, scan.spacing_mm, seed=0, edges=edges)
+    return Place(scan, IN_PLACE, name, host, mask, noise_hu=tissue.highpass_sd_hu, edges=edges)
 
 
 def find_places(
-    scan: EvaluationScan, radii_mm: Sequence[float], count: int, looks: AppearanceRule, rng: np.random.Generator
+    scan: EvaluationScan,
+    radii_mm: Sequence[float],
+    count: int,
+    looks: AppearanceRule,
+    rng: np.random.Generator,
+    edges: tuple[EdgeStatistics, ...] = (),
 ) -> tuple[list[Place], list[float]]:
     """Draw tumours into tumour-free tissue of the organ.
 
@@ -187,7 +213,7 @@ def find_places(
     places: list[Place] = []
     without_place_mm: list[float] = []
     for radius_mm in radii_mm:
-        free = scan.organ & (far_mm > DISTANCE_TO_TUMOR_MM + rim_width_mm(radius_mm))
+        free = scan.organ & (far_mm > DISTANCE_TO_TUMOR_MM + _RIM_MM)
         host = Host(scan.image_hu, scan.spacing_mm, scan.organ, free, np.ones_like(free))
         size = SizeClass(name=f"{radius_mm:g} mm", radius_mm=(radius_mm, radius_mm), probability=1.0)
         try:
@@ -196,11 +222,12 @@ def find_places(
         except EmptyOrganError:
             ground = None
         for index in range(count):
-            drawn = DrawnSize(draw_tumor_spec(size, (0.0, 0.0, 0.0), looks.draw(rng), rng), size)
-            spec = _placed(ground, drawn, rng) if ground else None
+            drawn = with_edge(draw_tumor_spec(size, (0.0, 0.0, 0.0), Appearance(), rng), edges)
+            spec = _placed(ground, DrawnSize(drawn, size), rng) if ground else None
             if spec is None:
                 without_place_mm.append(radius_mm)
             else:
+                spec = with_look(spec, looks, host_hu=host.level_hu(spec.centre_mm))
                 places.append(Place(scan, TRANSPLANT, f"{size.name}, {index}", host, spec))
     return places, without_place_mm
 

@@ -39,6 +39,7 @@ class ConstantTissue:
     roi_rule = RoiRule(sides=(32, 48), margin_voxels=8, spacing_range_mm=(1.5, 6.0))
     window_hu = WINDOW
     appearances = (Appearance(contrast_hu=-40.0), Appearance(contrast_hu=-20.0))
+    edges = ()
 
     def generate(self, host_hu, tumor_masks, appearances: Sequence[Appearance], seeds: list[int]) -> GeneratedRegions:
         levels = np.array([60.0 + (look.contrast_hu or 0.0) for look in appearances], dtype=np.float32)
@@ -103,7 +104,7 @@ def test_beyond_the_rim_the_scan_is_unchanged_and_inside_the_request_is_met(sour
     for tumor in replaced(sources, scan())[making.GENERATED]:
         made = tumor["made"]
         assert np.array_equal(made.image_hu[made.distance_mm > 7.0], made.host_hu[made.distance_mm > 7.0])
-        assert tumor["contrast_hu"] == pytest.approx(tumor["requested_contrast_hu"], abs=2.0)
+        assert tumor["depth_hu"] == pytest.approx(tumor["requested_contrast_hu"], abs=2.0)
         assert tumor["beyond_rim_hu"] == 0.0
 
 
@@ -142,7 +143,7 @@ def test_what_cannot_be_seen_is_counted_and_not_measured(sources):
     tissue = {making.GENERATED: TumorSynthesizer(ConstantTissue())}
     unseen, seen = collection.make_at(asked, tissue)
     assert (unseen["is_visible"], unseen["made"], unseen.get("mean_hu")) == (0.0, None, None)
-    assert (seen["is_visible"], seen["mean_hu"]) == (1.0, pytest.approx(20.0, abs=1.5))
+    assert (seen["is_visible"], seen["depth_hu"]) == (1.0, pytest.approx(-40.0, abs=1.5))
 
 
 def test_requests_are_met_by_the_shift_of_training():
@@ -150,7 +151,7 @@ def test_requests_are_met_by_the_shift_of_training():
 
     places, _ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))
     (row,) = collection.make_at(places, {making.GENERATED: TumorSynthesizer(TooBright())})
-    assert row["contrast_hu"] == pytest.approx(-40.0, abs=2.0)
+    assert row["depth_hu"] == pytest.approx(-40.0, abs=2.0)
 
 
 def test_the_last_draw_asks_for_the_real_tumours_own_look(sources):
@@ -162,7 +163,7 @@ def test_the_last_draw_asks_for_the_real_tumours_own_look(sources):
 def test_the_residual_gives_back_the_fine_texture_of_the_host(sources):
     made = replaced(sources, scan())
     ratio = {method: made[method][0]["highpass_ratio"] for method in making.METHODS}
-    assert ratio[making.NO_RESIDUAL] < 0.1
+    assert ratio[making.NO_RESIDUAL] < 0.3  # at the edge the host's own tissue stays
     assert ratio[making.GENERATED] == pytest.approx(ratio[making.REAL], rel=0.15)
 
 
@@ -313,7 +314,7 @@ def test_copy_paste_takes_another_patients_texture_at_the_requested_contrast(sou
     place = place_of(host).asking(Appearance(contrast_hu=-35.0), 0)
     pasted = making.make(place, sources.synthesizers(host.identifier)[making.COPY_PASTE])
     inside_hu = pasted.image_hu[pasted.label]
-    assert inside_hu.mean() == pytest.approx(25.0, abs=1.5)
+    assert pasted.depth_hu == pytest.approx(-35.0, abs=1.5)
     assert inside_hu.std() == pytest.approx(10.0, rel=0.15)
     own = tuple(donor for donor in sources.donors if donor.identifier == host.identifier)
     assert making.COPY_PASTE not in replace(sources, donors=own).synthesizers(host.identifier)
