@@ -26,10 +26,13 @@ DATA_NOTE = (
 )
 
 
-def build_builtin(source: Path, work: Path, *, replace: bool = False) -> Path:
+def build_builtin(source: Path, work: Path, *, autoencoder: str | None = None, replace: bool = False) -> Path:
     """Train both stages on the training cases of the soft-tissue CT (`sts/` in `source`) and install the generator.
 
     What is in the work folder is gone on with.
+
+    Args:
+        autoencoder: One to keep, as `difftumor train-diffusion --autoencoder` takes it; None trains one.
 
     Raises:
         OutputExistsError: If the package has one and `replace` is False.
@@ -40,9 +43,11 @@ def build_builtin(source: Path, work: Path, *, replace: bool = False) -> Path:
         raise OutputExistsError(f"{target} exists. Add --replace to put a new generator in its place.")
     dataset, splits = _data(source, work)
     split = ["--splits", str(splits), "--fold", "0", "--preset", "tiny"]
-    autoencoder, diffusion = work / "autoencoder_training", work / "diffusion_training"
-    _command("train-autoencoder", ["--data", str(dataset), *split], autoencoder, AUTOENCODER_STEPS)
-    words = ["--data", str(dataset), "--autoencoder", str(autoencoder), *split, "--data-note", DATA_NOTE]
+    trained, diffusion = work / "autoencoder_training", work / "diffusion_training"
+    if autoencoder is None:
+        _command("train-autoencoder", ["--data", str(dataset), *split], trained, AUTOENCODER_STEPS)
+    kept = autoencoder or str(trained)
+    words = ["--data", str(dataset), "--autoencoder", kept, *split, "--data-note", DATA_NOTE]
     _command("train-diffusion", words, diffusion, DIFFUSION_STEPS)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(diffusion / "generator", target)
@@ -74,6 +79,8 @@ def main() -> int:
         epilog="example: OMP_NUM_THREADS=1 python scripts/train_builtin.py --work builtin_work --replace",
     )
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for data set and runs")
+    keep = "keep this autoencoder (builtin:soft-tissue-tiny is that of the package) and train the second stage alone"
+    parser.add_argument("--autoencoder", metavar="DIR", help=keep)
     parser.add_argument("--replace", action="store_true", help="put it in the place of the one in the package")
     options = parser.parse_args()
     source = os.environ.get("DIFFTUMOR_REAL_CT")
@@ -81,7 +88,8 @@ def main() -> int:
         print("Set DIFFTUMOR_REAL_CT to the folder that holds sts/.", file=sys.stderr)
         return 2
     try:
-        print(f"Wrote {build_builtin(Path(source), options.work, replace=options.replace)}.")
+        made = build_builtin(Path(source), options.work, autoencoder=options.autoencoder, replace=options.replace)
+        print(f"Wrote {made}.")
     except DiffTumorError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -198,7 +198,7 @@ def _check_generators(
             continue  # nothing of the builtin generator's training tumours is used
         found.append(check_leaks(folder, data, cases, resolved.config, fold, target=target))
         if is_builtin(str(target.generator)):
-            found.append(LeakFindings((), (_describe_builtin(target, resolved),)))
+            found.append(LeakFindings((), (_describe_builtin(target, resolved, folder),)))
     return LeakFindings(
         acknowledged=tuple(dict.fromkeys(line for each in found for line in each.acknowledged)),
         notes=tuple(dict.fromkeys(line for each in found for line in each.notes)),
@@ -327,11 +327,13 @@ def _print_settings(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) 
         trainer.print_to_log_file(line, add_timestamp=False)
 
 
-def _describe_builtin(target: OrganTarget, resolved: ResolvedConfig) -> str:
-    origins = resolved.origins
+def _describe_builtin(target: OrganTarget, resolved: ResolvedConfig, folder: Path) -> str:
+    from diffusion.generator_folder import read_generator_info
+
+    origins, note = resolved.origins, read_generator_info(folder).data_note.partition(" (")[0]
     return (
-        f"Synthetic tumours come from {target.generator} [{origins['generator']}], which was trained on tumours of "
-        f"other organs; their contrasts are drawn from '{target.target}' [{origins['target']}] unless contrast_hu is "
+        f"Synthetic tumours come from {target.generator} [{origins['generator']}], which learned from {note}; "
+        f"their contrasts are drawn from '{target.target}' [{origins['target']}] unless contrast_hu is "
         'set. To use a generator of your own, set "generator": "DIR" in difftumor.json beside the plans.'
     )
 

@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Place the tumours; 1 if none could be."""
+    from diffusion.generator_folder import read_generator_info
     from nnunet_difftumor.synthesis.scan import ScanRequest, describe, synthesize_scan
 
     request = ScanRequest(
@@ -90,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
     limits, output = request.contrast_hu, options.output
     contrasts = f"contrasts from {limits[0]:g} to {limits[1]:g} HU" if limits else f"target {request.target}"
     print(f"Generator {options.generator}, {contrasts}.")
+    if note := read_generator_info(request.generator_folder).data_note:
+        print(f"It learned from {note.partition(' (')[0]}.")
     reasons = ", ".join(f"{count} {_REASONS.get(why, why)}" for why, count in sorted(result.rejected.items()))
     wanted = f" of {request.count}" if request.replay_path is None and request.tumor_mask_path is None else ""
     print(f"{len(result.tumors)}{wanted} tumours placed{f'; attempts given up: {reasons}' if reasons else ''}.")

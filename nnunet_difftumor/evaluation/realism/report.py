@@ -67,6 +67,8 @@ COLUMNS = (
     ("contrast_hu", "contrast", 1),
     ("cnr", "CNR", 2),
     ("is_visible", "visible", 2),
+    ("cap_rim_curvature", "cap's rim", 2),
+    ("cut_vessels_per_cm2", "cut vessels", 3),
 )
 """Measures of the tables of methods: key, heading, decimals."""
 

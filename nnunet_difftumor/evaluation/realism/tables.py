@@ -24,7 +24,7 @@ from nnunet_difftumor.evaluation.statistics.intervals import (
 from nnunet_difftumor.evaluation.statistics.scales import DIFFERENCE, SHARE, SHARE_DIFFERENCE, Scale
 
 EMPTY = "empty"
-MEANS = ("mean_hu", "sd_hu")
+MEANS = ("mean_hu", "sd_hu", "cap_rim_curvature", "cut_vessels_per_cm2")
 MEDIANS = (
     *("lowpass_sd_hu", "highpass_sd_hu", "host_highpass_sd_hu", "highpass_ratio", "contrast_hu", "cnr"),
     *("ring_depth_hu", "volume_ratio", "inside_share"),

@@ -201,3 +201,22 @@ def _counts(**kinds):
             one = count_sample(kind, shows_tumor=number < with_tumor, shows_organ=number >= without_organ)
             counts = {key: counts.get(key, 0) + one.get(key, 0) for key in {*counts, *one}}
     return counts
+
+
+def test_tumours_of_a_case_are_placed_beside_the_large_vessels_that_its_image_shows():
+    labels = make_labels()
+    grid = [np.arange(size) * step for size, step in zip(SHAPE, SPACING_MM, strict=True)]
+    _, h, w = np.meshgrid(*grid, indexing="ij")
+    vessels = (labels == 1) & ((h % 28.0 - 14.0) ** 2 + (w % 28.0 - 14.0) ** 2 < 4.0**2)  # upright, 28 mm apart
+    noise = np.random.default_rng(0).normal(0.0, 8.0, SHAPE)
+    image = CT.normalise(np.where(vessels, 165.0, 100.0) + noise)
+
+    def share_in_vessels(**options):
+        specs = [spec for seed in range(25) for spec in draw(labels, seed, **options).specs]
+        inside = np.concatenate([TumorSurface(each).interior_offsets_mm(60) + each.centre_mm for each in specs])
+        return vessels[tuple(np.round(inside / SPACING_MM).astype(int).T)].mean(), len(specs)
+
+    (blind, count), (looking, count_looking) = share_in_vessels(), share_in_vessels(image=image[None])
+    assert blind > 0.03
+    assert looking < 0.2 * blind
+    assert count_looking == count

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.evaluation.realism.measures import textures
+from nnunet_difftumor.evaluation.realism.measures.ring import look_at_ring
 from nnunet_difftumor.evaluation.realism.tumors.making import MadeTumor, Place
 from nnunet_difftumor.synthesis.tissue.interface import or_nan
 from nnunet_difftumor.synthesis.visibility import Noise
@@ -29,16 +30,8 @@ CURVES = {"band_hu2": BAND_COLUMNS, "profile_hu": PROFILE_COLUMNS, "deviation_hu
 FILE_COLUMNS = [
     *("experiment", "patient", "case", "setting", "place", "method", "draw", "diameter_mm"),
     *("requested_contrast_hu", "requested_heterogeneity_hu", "mean_hu", "sd_hu", "lowpass_sd_hu", "highpass_sd_hu"),
-    *(
-        "real_lowpass_sd_hu",
-        "host_highpass_sd_hu",
-        "contrast_hu",
-        "depth_hu",
-        "cnr",
-        "is_visible",
-        "inside_share",
-        "volume_ratio",
-    ),
+    *("real_lowpass_sd_hu", "host_highpass_sd_hu", "contrast_hu", "depth_hu", "cnr", "is_visible"),
+    *("inside_share", "volume_ratio", "cap_rim_curvature", "cut_vessels_per_cm2"),
     *("centre_minus_ring_hu", "beyond_rim_hu", "highpass_ratio", "ring_depth_hu"),
     *PROFILE_COLUMNS,
     *DEVIATION_COLUMNS,
@@ -91,6 +84,8 @@ def _measures(place: Place, made: MadeTumor) -> dict[str, float]:
         centre_minus_ring_hu: Core (deeper than 6 mm) minus the organ around the label.
         beyond_rim_hu: Largest change of the scan farther out than the soft rim and a voxel's diagonal; NaN where the
             label was clipped.
+        cap_rim_curvature, cut_vessels_per_cm2: How sharp the outline ends at the organ's surface, and bright vessels
+            that end at it (see `look_at_ring`).
         highpass_ratio: High-pass standard deviation over the host's.
         ring_depth_hu: Lowest of the three shells of the outermost 6 mm inside, minus the core.
         profile_hu_*: Shell means minus the organ around the label (see `ring_profile`).
@@ -109,6 +104,7 @@ def _measures(place: Place, made: MadeTumor) -> dict[str, float]:
     counted = made.label | made.organ
     profile = np.array(textures.ring_profile(image_hu, counted, distance_mm)) - level_hu
     centre_hu = textures.centre_level_hu(image_hu, distance_mm) - level_hu
+    ring = look_at_ring(made.label, image_hu, made.organ, spacing)
     return {
         "diameter_mm": equivalent_diameter_mm(made.label_mm3),
         "mean_hu": float(inside_hu.mean()),
@@ -121,6 +117,8 @@ def _measures(place: Place, made: MadeTumor) -> dict[str, float]:
         "cnr": contrast_hu / host_sd if host_sd > 0 else math.nan,
         "inside_share": made.label_mm3 / made.drawn_mm3,
         "volume_ratio": made.drawn_mm3 / (4.0 / 3.0 * math.pi * radius_mm**3),
+        "cap_rim_curvature": ring.rim_curvature,
+        "cut_vessels_per_cm2": ring.cut_vessels_per_cm2,
         "centre_minus_ring_hu": centre_hu,
         "beyond_rim_hu": _beyond_rim(made, max(0.0, place.spec.edge.outer_mm), change_hu),
         "highpass_ratio": high_sd / host_sd if host_sd > 0 else math.nan,
