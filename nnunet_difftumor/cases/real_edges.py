@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.cases.known_cases import KnownCases
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.ct.reading import read_ct, read_mask
@@ -20,6 +19,9 @@ from nnunet_difftumor.support.files.fact_cache import FactCache, stamp_of
 from nnunet_difftumor.tumor.annotated_edges import edges_of_case
 from nnunet_difftumor.tumor.edge_law import pool_edges
 from nnunet_difftumor.tumor.edge_profile import TumorEdge
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 _METHOD = 1  # another number, and what caches hold is measured again
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.synthesis.placement import INSIDE, Zone
 from nnunet_difftumor.tumor.appearance import AppearanceRule
 from nnunet_difftumor.tumor.sizes import SizeClass
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 BACKGROUND, PADDING_LABEL = 0, -1
 REAL_TUMOR_RIM_MM = 4.0

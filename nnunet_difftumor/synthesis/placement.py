@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.synthesis.host import Host
@@ -22,6 +22,9 @@ from nnunet_difftumor.tumor.region import support_radius_mm
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass, draw_size_class, fit_size_classes
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec, draw_tumor_spec
 from nnunet_difftumor.tumor.surface import TumorSurface
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 _INTERIOR_POINTS = 256
 _NEAR_ENOUGH = 0.05  # share of the surface: a place this near to the wanted share outside the organ is as good as any

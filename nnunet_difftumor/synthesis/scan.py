@@ -38,7 +38,7 @@ from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
-from nnunet_difftumor.tumor.published_contrasts import PUBLISHED_EDGES, TRAINING, make_appearance_rule
+from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule, published_edges
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
 
@@ -103,7 +103,7 @@ class ScanRequest:
         """What edges are drawn from, given those of the generator's training tumours."""
         if self.edge_mm is not None:
             return (EdgeStatistics.exactly(*self.edge_mm),)
-        return PUBLISHED_EDGES.get(self.target, measured)
+        return published_edges(self.target) or measured
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nnunetv2.paths import nnUNet_raw
@@ -14,7 +14,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.cases.extra.joining import ExtraCases, add_extra_cases, open_extra_healthy, refuse_copies
 from nnunet_difftumor.cases.extra.requirements import TargetDataset
 from nnunet_difftumor.cases.fold import (
@@ -55,7 +54,10 @@ from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.trainer.notices import batch_dice_notes, changed_source_notes
 from nnunet_difftumor.trainer.output_record import refuse_other_training, write_output_record
 from nnunet_difftumor.tumor.edge import describe_law
-from nnunet_difftumor.tumor.published_contrasts import PUBLISHED_EDGES
+from nnunet_difftumor.tumor.published_contrasts import published_edges
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 
 @dataclass(frozen=True)
@@ -308,11 +310,13 @@ def _with_edges(rule: InjectionRules, target: OrganTarget, source: SynthesizerSo
     """Take published edges of a target's organ, or those of its generator, where no others were asked for."""
     if source is None or rule.edges:
         return rule
-    return replace(rule, edges=PUBLISHED_EDGES.get(target.target) or source().tissue.edges)
+    return replace(rule, edges=published_edges(target.target) or source().tissue.edges)
 
 
 def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:
     """The edges that a target's setting asks for; none for those of its generator."""
+    from diffusion.generator.info import EdgeStatistics
+
     if not isinstance(target.edge, str):
         return (EdgeStatistics.exactly(*target.edge),)
     if target.edge != EDGE_OF_FOLD:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.ct.boxes import as_box
 from nnunet_difftumor.ct.components import equivalent_diameter_mm
 from nnunet_difftumor.ct.grid import require_bounded
@@ -21,6 +20,9 @@ from nnunet_difftumor.tumor.edge import draw_edge
 from nnunet_difftumor.tumor.rim import signed_distance_mm
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 _EXACT_DRAWING_VOXELS = 120_000
 _SMALLEST_WEIGHT = np.float32(1e-3)
@@ -57,7 +59,7 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
 
     The label is the set of voxels with the largest share of tumour whose joint volume is nearest to the
     tumour's own, so that the volume is right at any spacing. The weight follows the tumour's edge and is averaged
-    over the voxel, as a thick slice averages a lesion.
+    over the voxel, as a thick slice averages a lesion; the edge's width is that in the plane of the finest voxels.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     edge = surface.spec.edge
@@ -74,7 +76,8 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     ramp = np.clip(0.5 - distance_mm / float(fine_spacing.min()), 0.0, 1.0).astype(np.float32)
     share = average_onto(ramp, fine_spacing, shape, spacing, offset_mm)
     mean_distance_mm = average_onto(distance_mm, fine_spacing, shape, spacing, offset_mm)
-    weight = average_onto(edge.share(distance_mm), fine_spacing, shape, spacing, offset_mm)
+    share_of_tissue = edge.within_voxels(float(spacing.min())).share(distance_mm)
+    weight = average_onto(share_of_tissue, fine_spacing, shape, spacing, offset_mm)
     count = max(1, round(surface.volume_mm3 / float(np.prod(spacing))))
     return DrawnTumor.of(start, _largest(share, mean_distance_mm, count), weight, mean_distance_mm)
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.errors import DiffTumorError
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 _SPAN_OF_WIDTH = 2.8794
 """A smoothstep rises from a quarter to three quarters over 1 / 2.8794 of its span."""
 _LARGEST_DEVIATION_SD = 2.0
+_WIDTH_OF_VOXEL = 0.2010
+"""A voxel's side squared is a variance of 1 / 12, a smoothstep's width squared one of 0.4145; the variances add."""
+_LEAST_SHARPENED = 0.3
 _NARROWEST_MM = 0.5
 _MOST_OFFSET_SHARE = 0.6
 
@@ -43,6 +50,12 @@ class Edge:
         """Share of tumour tissue, a smoothstep from 1 inside to 0, by the signed distance to the outline in mm."""
         position = np.clip((self.outer_mm - distance_mm) / (_SPAN_OF_WIDTH * self.width_mm), 0.0, 1.0)
         return (position * position * (3.0 - 2.0 * position)).astype(np.float32)
+
+    def within_voxels(self, side_mm: float) -> Edge:
+        """Return the edge of the tissue itself, which voxels of this side blur to this edge when they average it."""
+        sharpest_mm = _LEAST_SHARPENED * self.width_mm
+        square_mm2 = self.width_mm**2 - _WIDTH_OF_VOXEL * side_mm**2
+        return Edge(offset_mm=self.offset_mm, width_mm=max(sharpest_mm, math.sqrt(max(square_mm2, 0.0))))
 
     def limited_to(self, radius_mm: float) -> Edge:
         """Return the edge that fits a tumour's radius: 0.4 to 1.6 of it visible, with its full depth in the middle."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.tumor.edge_profile import TumorEdge, tried_edges
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 SIZES_FROM_MM = (0.0, 10.0, 20.0)
 """Smallest diameter of each range of sizes, in mm."""
@@ -38,6 +41,8 @@ def pool_edges(
     Returns:
         One for each of `SIZES_FROM_MM`; none without a tumour that is clear.
     """
+    from diffusion.generator.info import EdgeStatistics  # prediction imports this module too
+
     known = [(edge, patient) for edge, patient in zip(edges, patients, strict=True) if edge.is_clear]
     if not known:
         return ()

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.tumor.appearance import (
     LOWEST_TISSUE_HU,
@@ -21,6 +21,9 @@ from nnunet_difftumor.tumor.appearance import (
     TissueLevel,
     TruncatedNormal,
 )
+
+if TYPE_CHECKING:
+    from diffusion.generator.info import EdgeStatistics
 
 TRAINING = "training"
 HYPODENSE = "hypodense"
@@ -33,23 +36,6 @@ PUBLISHED_CONTRASTS_HU: Mapping[str, TruncatedNormal] = {
     # where most tumours would be dropped as invisible (AppearanceRule.smallest_contrast_hu).
     "pancreas": TruncatedNormal(mean=-40.5, sd=23.0, low=-80.0, high=-8.0),
 }
-PUBLISHED_EDGES: Mapping[str, tuple[EdgeStatistics, ...]] = {
-    # Two of those three patients, 32 tumours of 8 to 30 mm: half of the depth 2.2 and 3.4 mm inside the outline, and
-    # 3.3 mm from a quarter to three quarters (docs/explanation/edges.md). The intervals are the two patients.
-    "liver": (
-        EdgeStatistics(
-            from_diameter_mm=0.0,
-            tumors=32,
-            offset_mm=-2.5,
-            offset_sd_mm=0.6,
-            offset_interval_mm=(-3.4, -2.2),
-            width_mm=3.3,
-            width_sd_mm=0.5,
-            width_interval_mm=(3.2, 3.4),
-        ),
-    ),
-}
-"""Where readers of an organ's tumours draw the outline, for generators that learned from tumours of another organ."""
 _WORDS = {"liver": {"liver", "hepatic"}, "pancreas": {"pancreas", "pancreatic"}}
 """Words of a label's name that mean an organ of the table."""
 
@@ -75,6 +61,33 @@ def find_target(label_name: str) -> str | None:
     words = set(re.findall(r"[a-z]+", label_name.lower()))
     found = [organ for organ, meaning in _WORDS.items() if meaning & words]
     return found[0] if len(found) == 1 else None
+
+
+def published_edges(target: str) -> tuple[EdgeStatistics, ...]:
+    """Where readers of a target's tumours draw the outline, for generators that learned from tumours of other organs.
+
+    Liver: two of the three patients of its contrasts, 32 tumours of 8 to 30 mm: half of the depth 2.2 and 3.4 mm inside
+    the outline, and 3.3 mm from a quarter to three quarters (docs/explanation/edges.md). The intervals are these two.
+
+    Returns:
+        Statistics for all sizes alike; none for other targets.
+    """
+    from diffusion.generator.info import EdgeStatistics  # prediction imports this module too
+
+    if target != "liver":
+        return ()
+    return (
+        EdgeStatistics(
+            from_diameter_mm=0.0,
+            tumors=32,
+            offset_mm=-2.5,
+            offset_sd_mm=0.6,
+            offset_interval_mm=(-3.4, -2.2),
+            width_mm=3.3,
+            width_sd_mm=0.5,
+            width_interval_mm=(3.2, 3.4),
+        ),
+    )
 
 
 def make_appearance_rule(

@@ -82,11 +82,12 @@ def raw_crops(loader, batches, *, seed=5):
     return samples, records, counts
 
 
-def support_of(record, injector, image, labels):
-    """Where the tumours of a record may change their crop."""
+def masks_of(record, injector, image, labels):
+    """Where the tumours of a record may change the image of their crop, and its labels."""
     specs = [TumorSpec.from_json(tumor["spec"]) for tumor in record["tumors"]]
     with threadpool_limits(limits=1, user_api=None):
-        return injector.synthesizer.synthesize(injector.make_host(image, labels), specs).support_mask(image.shape)
+        result = injector.synthesizer.synthesize(injector.make_host(image, labels), specs)
+    return result.support_mask(image.shape), result.label_mask(image.shape)
 
 
 def test_arms_share_cases_and_crops_and_differ_inside_the_tumours_only(project):
@@ -109,11 +110,11 @@ def test_arms_share_cases_and_crops_and_differ_inside_the_tumours_only(project):
                 assert np.array_equal(labels, host_labels)
                 continue
             injector = loaders[name]._inject._injectors[record["target"]]
-            support = support_of(record, injector, host, host_labels)
+            support, outlined = masks_of(record, injector, host, host_labels)
             assert np.array_equal(image[~support], host[~support])
             assert (image[support] != host[support]).mean() > 0.5
             new = labels != host_labels
-            assert not (new & ~support).any()
+            assert not (new & ~outlined).any()
             assert set(labels[new]) == {2}
     generated, *others = (records for _, records, _ in found.values())
     for records in others:

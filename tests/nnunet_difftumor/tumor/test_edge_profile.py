@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +9,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from diffusion.generator.info import GeneratorInfo
 from nnunet_difftumor.phantom.dataset import make_patient
 from nnunet_difftumor.phantom.styles import PhantomStyle, ScanSize
+from nnunet_difftumor.synthesis.host import Host
+from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.handcrafted import HandcraftedTissue
 from nnunet_difftumor.tumor.annotated_edges import edges_of_case
+from nnunet_difftumor.tumor.appearance import AppearanceRule
 from nnunet_difftumor.tumor.edge import Edge
 from nnunet_difftumor.tumor.edge_law import pool_edges
 from nnunet_difftumor.tumor.edge_profile import TumorEdge, measure_edge
@@ -141,21 +149,23 @@ def test_a_size_with_few_tumors_borrows_and_the_interval_is_of_patients() -> Non
     assert eight_alike.offset_interval_mm[1] - eight_alike.offset_interval_mm[0] < 0.1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("slice_mm", [1.5, 5.0])
-@pytest.mark.parametrize("edge_offset_mm", [-3.0, 0.0, 2.0])
-def test_phantom_readers_are_found_out(edge_offset_mm: float, slice_mm: float) -> None:
+READERS = pytest.mark.parametrize(("edge_offset_mm", "slice_mm"), list(itertools.product((-3.0, 0.0, 2.0), (1.5, 5.0))))
+SEEN = (
+    SizeClass(name="small", radius_mm=(6.0, 9.0), probability=0.6),
+    SizeClass(name="medium", radius_mm=(9.0, 16.0), probability=0.4),
+)
+
+
+@functools.cache
+def phantom_edges(edge_offset_mm: float, slice_mm: float) -> tuple[list[TumorEdge], list[str], PhantomStyle]:
+    """Edges of 20 and more tumours of 8 mm in diameter and more, and whose they are."""
     style = PhantomStyle.named(
         organs=["liver"], hospitals=["standard"], size="small", tumors="mixed", edge_offset_mm=edge_offset_mm
     )
-    sizes = (
-        SizeClass(name="small", radius_mm=(6.0, 9.0), probability=0.6),
-        SizeClass(name="medium", radius_mm=(9.0, 16.0), probability=0.4),
-    )
     size = ScanSize(in_plane_mm=(1.3, 1.3), slice_mm=(slice_mm, slice_mm), margin_mm=4.0)
-    style = replace(style, tumors=replace(style.tumors, size_classes=sizes), size=size)
+    style = replace(style, tumors=replace(style.tumors, size_classes=SEEN), size=size)
     edges, patients = [], []
-    for index in range(10):
+    for index in range(12):
         patient = make_patient(7, index, is_healthy=False, style=style)
         liver, tumors = (patient.label == value for value in (1, 2))
         found = edges_of_case(patient.image_hu.astype(np.float32), tumors, liver, patient.spacing_mm)
@@ -163,7 +173,53 @@ def test_phantom_readers_are_found_out(edge_offset_mm: float, slice_mm: float) -
         edges += own
         patients += [str(index)] * len(own)
     assert len(edges) >= 20
+    return edges, patients, style
+
+
+def mean_profile(edges: list[TumorEdge]) -> np.ndarray:
+    """Mean of the clear tumours' contrast over their depth, by millimetre from -8 to 4. Shape (12,)."""
+    profiles = [
+        [np.nan if hu is None else hu / each.depth_hu for hu in each.profile_hu[:12]] for each in edges if each.is_clear
+    ]
+    return np.nanmean(profiles, axis=0)
+
+
+@pytest.mark.slow
+@READERS
+def test_phantom_readers_are_found_out(edge_offset_mm: float, slice_mm: float) -> None:
+    edges, patients, _ = phantom_edges(edge_offset_mm, slice_mm)
     for each in pool_edges(edges, patients, np.random.default_rng(0)):
+        print(f"truth {edge_offset_mm:g}, slices {slice_mm:g}, {len(edges)} tumours: {each}")
         assert each.offset_mm == pytest.approx(edge_offset_mm, abs=0.7)
         # soft edges of 1.5 to 3 mm, 0.35 to 0.6 voxels of blur: 1.0 mm from a quarter to three quarters in the mean
         assert each.width_mm == pytest.approx(1.04, abs=1.0)
+
+
+@pytest.mark.slow
+@READERS
+def test_tumours_of_the_measured_law_have_the_profile_of_the_annotated_ones(
+    edge_offset_mm: float, slice_mm: float
+) -> None:
+    annotated, patients, style = phantom_edges(edge_offset_mm, slice_mm)
+    law = pool_edges(annotated, patients, np.random.default_rng(0))
+    outlined = tuple(
+        replace(each, radius_mm=(each.radius_mm[0] - edge_offset_mm, each.radius_mm[1] - edge_offset_mm))
+        for each in SEEN
+    )
+    looks = AppearanceRule(contrast_hu=(-70.0, -40.0), heterogeneity_hu=(2.0, 5.0))
+    plan = TumorPlan(size_classes=outlined, appearances=looks, edges=law, minimum_inside_share=0.99)
+    synthesizer = TumorSynthesizer(HandcraftedTissue(GeneratorInfo()))
+    made: list[TumorEdge] = []
+    for index in range(10):
+        patient = make_patient(8, index, is_healthy=True, style=style)
+        liver = patient.label == 1
+        host = Host(patient.image_hu.astype(np.float32), patient.spacing_mm, liver, liver, np.ones_like(liver))
+        drawn, _ = draw_tumors(host, plan, np.random.default_rng(index), count=3)
+        result = synthesizer.synthesize(host, drawn)
+        tumors = result.label_mask(liver.shape)
+        found = edges_of_case(result.apply_to(host.image_hu), tumors, liver, patient.spacing_mm)
+        made += [edge for edge in found if edge is not None and edge.diameter_mm >= 8.0]
+    assert len(made) >= 20
+    found, expected = mean_profile(made), mean_profile(annotated)
+    print(f"truth {edge_offset_mm:g}, slices {slice_mm:g}: {np.round(found, 2)} of {np.round(expected, 2)}")
+    np.testing.assert_allclose(found, expected, atol=0.1)

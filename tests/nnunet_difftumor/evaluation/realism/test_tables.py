@@ -59,8 +59,8 @@ def test_requests_that_are_met_in_part():
     asked = np.array([-40.0, -20.0, 0.0, 20.0] * 2)
     achieved = 0.5 * asked - 3.0
     achieved[2] = math.nan
-    tumors = rows(patient=["a"] * 4 + ["b"] * 4, radius_mm=[6.0] * 8, requested_contrast_hu=asked, contrast_hu=achieved)
-    table = tables.summarize_control(tumors, "contrast_hu", 100)
+    tumors = rows(patient=["a"] * 4 + ["b"] * 4, radius_mm=[6.0] * 8, requested_contrast_hu=asked, depth_hu=achieved)
+    table = tables.summarize_control(tumors, "depth_hu", 100)
     assert table["tumors"] == 7
     assert table["slope"].value == pytest.approx(0.5)
     assert table["spearman"].value == pytest.approx(1.0)
@@ -69,8 +69,8 @@ def test_requests_that_are_met_in_part():
 
 
 def test_a_request_that_nobody_met_gives_no_figure():
-    tumors = rows(patient=["a"], radius_mm=[6.0], requested_contrast_hu=[0.0], contrast_hu=[math.nan])
-    table = tables.plain(tables.summarize_control(tumors, "contrast_hu", 100))
+    tumors = rows(patient=["a"], radius_mm=[6.0], requested_contrast_hu=[0.0], depth_hu=[math.nan])
+    table = tables.plain(tables.summarize_control(tumors, "depth_hu", 100))
     assert table["slope"] == {"value": None, "low": None, "high": None}
     assert table["achieved_hu_by_radius"] == {"6 mm": {"0 HU": None}}
 
