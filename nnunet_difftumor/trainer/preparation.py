@@ -105,8 +105,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
     hosts = cases.healthy_train if config.annotated_probability == 0 else cases.split.train
     warnings = _check_organs(trainer, data, hosts, rules) if is_filled else []
     sources = _load_sources(trainer, arm, folders, cases, config, rules) if is_filled else [None] * len(targets)
-    rules = [_with_edges(*each) for each in zip(rules, targets, sources, strict=True)]
-    edges = [f"Visible edges: {describe_law(rule.edges)}." for rule in rules if is_filled]
+    rules, edges = _settle_edges(rules, targets, sources)
     generator_hash = "+".join(hash_generator(folder) for folder in dict.fromkeys(folders)) or None
     is_continued = trainer.current_epoch > 0
     refuse_other_training(output_folder, resolved, cases, generator_hash, is_continued=is_continued)
@@ -306,11 +305,20 @@ def _make_rules(
     )
 
 
-def _with_edges(rule: InjectionRules, target: OrganTarget, source: SynthesizerSource | None) -> InjectionRules:
-    """Take published edges of a target's organ, or those of its generator, where no others were asked for."""
-    if source is None or rule.edges:
-        return rule
-    return replace(rule, edges=published_edges(target.target) or source().tissue.edges)
+def _settle_edges(
+    rules: Sequence[InjectionRules], targets: Sequence[OrganTarget], sources: Sequence[SynthesizerSource | None]
+) -> tuple[list[InjectionRules], list[str]]:
+    """Take published edges of a target's organ, or those of its generator, where no others were asked for.
+
+    Returns:
+        The rules with them, and notes for the log.
+    """
+    settled = []
+    for rule, target, source in zip(rules, targets, sources, strict=True):
+        if source and not rule.edges:
+            rule = replace(rule, edges=published_edges(target.target) or source().tissue.edges)
+        settled.append(rule)
+    return settled, [f"Visible edges: {describe_law(rule.edges)}." for rule in settled if any(sources)]
 
 
 def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:
