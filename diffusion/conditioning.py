@@ -8,6 +8,7 @@ shapes that do not fit and masks that hold other values than 0 and 1.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,12 @@ def smooth(volumes: Tensor, sigma_voxels: float) -> Tensor:
 
 def smoothing_matrix(volumes: Tensor, axis: int, sigma_voxels: float) -> Tensor:
     """The symmetric matrix by which `smooth` smooths volumes along an axis; its middle row adds up to 1."""
-    position = torch.arange(volumes.shape[axis], dtype=volumes.dtype, device=volumes.device)
+    return _smoothing_matrix(volumes.shape[axis], sigma_voxels, volumes.dtype, volumes.device)
+
+
+@lru_cache(maxsize=64)
+def _smoothing_matrix(side: int, sigma_voxels: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    position = torch.arange(side, dtype=dtype, device=device)
     matrix = torch.exp(-0.5 * ((position[:, None] - position) / sigma_voxels).square())
     matrix = matrix / matrix[len(position) // 2].sum()
     return torch.where(matrix < _LEAST_WEIGHT, 0.0, matrix)

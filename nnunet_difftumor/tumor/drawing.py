@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _EXACT_DRAWING_VOXELS = 120_000
 _SMALLEST_WEIGHT = np.float32(1e-3)
 _SMALLEST_MARGIN_MM = 2.0
+_NEAR_VOXELS = 1.5  # from the surface, where its distance is right to first order
 
 FloatArray = NDArray[np.float32]
 
@@ -71,7 +72,8 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     require_bounded(shape, f"A tumour of {surface.spec.radius_mm:g} mm radius on voxels of {spacing.tolist()} mm")
     fine_shape, fine_spacing, fine_start = _fine_grid(surface, shape, spacing, start * spacing)
     distance_mm = surface.signed_distance_on_grid(fine_shape, fine_spacing, fine_start)
-    distance_mm = from_surface(distance_mm, fine_spacing)
+    if max(edge.outer_mm, edge.outer_mm - 2.0 * edge.offset_mm) > _NEAR_VOXELS * fine_spacing.max():
+        distance_mm = from_surface(distance_mm, fine_spacing)
     offset_mm = start * spacing - fine_start
     ramp = np.clip(0.5 - distance_mm / float(fine_spacing.min()), 0.0, 1.0).astype(np.float32)
     share = average_onto(ramp, fine_spacing, shape, spacing, offset_mm)
@@ -90,7 +92,7 @@ def from_surface(distance_mm: FloatArray, spacing_mm: Vector) -> FloatArray:
     inside = distance_mm <= 0.0
     result = distance_mm.copy()
     for part, sign in ((inside, -1.0), (~inside, 1.0)):
-        far = part & (np.abs(distance_mm) > 1.5 * max(spacing_mm))
+        far = part & (np.abs(distance_mm) > _NEAR_VOXELS * max(spacing_mm))
         found: Any = distance_transform_edt(part, sampling=spacing_mm, return_indices=True)
         to_voxel_mm, nearest = found
         beyond_mm = np.abs(distance_mm[tuple(nearest[:, far])])
