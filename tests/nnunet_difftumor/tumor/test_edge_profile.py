@@ -163,7 +163,8 @@ def phantom_edges(edge_offset_mm: float, slice_mm: float) -> tuple[list[TumorEdg
         organs=["liver"], hospitals=["standard"], size="small", tumors="mixed", edge_offset_mm=edge_offset_mm
     )
     size = ScanSize(in_plane_mm=(1.3, 1.3), slice_mm=(slice_mm, slice_mm), margin_mm=4.0)
-    style = replace(style, tumors=replace(style.tumors, size_classes=SEEN), size=size)
+    tumors = replace(style.tumors, size_classes=SEEN, core_hu=(0.0, 0.0))  # a core's depth is none of the edge's
+    style = replace(style, tumors=tumors, size=size)
     edges, patients = [], []
     for index in range(12):
         patient = make_patient(7, index, is_healthy=False, style=style)
