@@ -313,7 +313,7 @@ def _write_results(
 
 def describe(record: TumorRecord) -> str:
     """Contrast of a tumour in words, as a reader would judge it."""
-    return f"{record.depth_hu:+.0f} HU, {abs(record.noise_ratio):.1f} x noise"
+    return f"{record.depth_hu:+.0f} HU, CNR {abs(record.noise_ratio):.1f}"
 
 
 def _montage_rows(ct: CTVolume, result: SynthesisResult) -> list[MontageRow]:
