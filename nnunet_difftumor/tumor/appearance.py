@@ -155,7 +155,11 @@ class AppearanceRule:
             look = self._draw_once(rng, common, host_hu)
         if self.heterogeneity_hu is not None:
             return replace(look, heterogeneity_hu=float(rng.uniform(*self.heterogeneity_hu)))
-        if look.heterogeneity_hu is None or radius_mm is None:
+        return look if radius_mm is None else self.with_room(look, radius_mm)
+
+    def with_room(self, look: Appearance, radius_mm: float) -> Appearance:
+        """Limit the heterogeneity of one of the examples to what a tumour of a radius has room for."""
+        if look.heterogeneity_hu is None:
             return look
         return replace(look, heterogeneity_hu=min(look.heterogeneity_hu, self._largest_heterogeneity_hu(radius_mm)))
 

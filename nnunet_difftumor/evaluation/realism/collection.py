@@ -145,13 +145,14 @@ def replace_targets(
         return []
     targets, tissue, rows = list(scan.targets()), free_tissue(scan), []
     draws = max(1, settings.draws_per_case // len(targets))
-    looks = iter(_stratified_looks(sources.looks.usable_examples, draws * len(targets), rng))
+    examples = iter(_stratified_looks(sources.looks.usable_examples, draws * len(targets), rng))
     for number, target in enumerate(targets, start=1):
         place = making.place_of_target(target, f"tumour {number}", tissue, rng, sources.generator.edges)
         own = making.real_tumor(place)
         real = measure_tumor(place, making.REAL, own) | {"is_visible": real_visibility(own)}
-        own_looks = [*islice(looks, draws), _look_of(real)]
-        places = [place.asking(look, int(rng.integers(2**62)), draw) for draw, look in enumerate(own_looks)]
+        drawn = [sources.looks.with_room(each, place.spec.radius_mm) for each in islice(examples, draws)]
+        looks = [*drawn, _look_of(real)]
+        places = [place.asking(look, int(rng.integers(2**62)), draw) for draw, look in enumerate(looks)]
         floor = {making.AUTOENCODER: sources.floor(target)}
         made = [*make_at([place], floor), *make_at(places, sources.synthesizers(scan.patient))]
         rows += [{**row, "real_lowpass_sd_hu": real["lowpass_sd_hu"]} for row in (real, *made)]

@@ -360,3 +360,13 @@ def test_a_shrunken_tumour_keeps_its_shape_and_loses_its_noise():
 def test_texture_of_a_uniform_tumour_shrinks_to_noise():
     (row, *_) = collection.shrunken_target(scan(), SETTINGS)
     assert row["lowpass_sd_hu"] < 2.0
+
+
+def test_tumours_in_place_are_as_mottled_as_training_would_make_them(sources):
+    """One training tumour in twelve, which is drawn, is far more mottled than the others: none is asked for that."""
+    even = [Appearance(contrast_hu=-40.0 + index, heterogeneity_hu=4.0) for index in range(11)]
+    odd = replace(sources, looks=AppearanceRule(examples=(*even, Appearance(contrast_hu=-37.5, heterogeneity_hu=30.0))))
+    rows = collection.replace_targets(scan(), odd, SETTINGS, np.random.default_rng(0))
+    asked_hu = [row["requested_heterogeneity_hu"] for row in rows if row["method"] == making.GENERATED]
+    assert len(asked_hu) > 1
+    assert max(asked_hu[:-1]) == 4.0  # the last one has the look of the real tumour
