@@ -2,8 +2,9 @@
 
 CT phantoms with early tumours of several hospitals, to train on and to test on, then the studies of docs/results:
 positive_control.yaml, beside 3 annotated livers, across_organs.yaml, where the generator of those livers draws tumours
-of the pancreas, of which none is annotated, and edge_effect.yaml, synthetic tumours alone for readers who draw the
-outline 2.5 mm outside of what is seen. Given again with the same folder, it goes on where it was.
+of the pancreas, of which none is annotated, edge_effect.yaml, synthetic tumours alone for readers who draw the
+outline 2.5 mm outside of what is seen, and edge_annotated.yaml, the tumours of those readers themselves. Given again
+with the same folder, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -78,10 +79,12 @@ _EDGE = PhantomSet(
 _EDGE_TEST = replace(
     _EDGE, name=f"{_EDGE.name.replace('931', '932')}Test", hospitals=HOSPITALS[::2], seed=301, cases=24, healthy=0
 )
+_EDGE_ANNOTATED = replace(_EDGE, name=_EDGE.name.replace("931", "933") + "Annotated", seed=302, cases=25, healthy=0)
 PARTS = (
     _part("positive_control", "liver", 911, 100),
     _part("across_organs", "pancreas", 921, 200),
     Part("edge_effect", _EDGE, (_EDGE_TEST,)),
+    Part("edge_annotated", _EDGE_ANNOTATED, (_EDGE_TEST,)),
 )
 
 

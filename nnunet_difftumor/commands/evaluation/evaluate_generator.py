@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training_range = "also take the tumours of all other cases of the data set into a second range of plausible means"
     add("--training-range", action="store_true", help=training_range)
     add("--classifier-steps", type=int, metavar="N", help="training steps per fold (default 200)")
+    add("--workers", type=int, default=1, metavar="N", help="processes that train classifiers (default 1)")
     add("--quick", action="store_true", help="fewer tumours and a few training steps, to try it")
     add("--overwrite", action="store_true", help="replace results in --output")
 
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         held_out=HeldOut(options.splits, options.fold, _known(options)),
         other_organs=_other_organs(options.other_organ),
         overwrite=options.overwrite,
+        workers=options.workers,
     )
     _print_summary(summary)
     print(f"Look at {options.output / 'report.html'}.")
@@ -100,7 +102,7 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
     from nnunet_difftumor.errors import ConfigurationError
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings, quick_settings
 
-    for name in ("steps", "most_tumors", "transplants", "classifier_steps"):
+    for name in ("steps", "most_tumors", "transplants", "classifier_steps", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")

@@ -50,6 +50,7 @@ def evaluate_generator(
     held_out: HeldOut | None = None,
     other_organs: Sequence[tuple[Case, int]] = (),
     overwrite: bool = False,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Compare generated with real tumours on held-out cases and write tables, pictures and a page.
 
@@ -60,6 +61,7 @@ def evaluate_generator(
         labels: Names or values of organ and tumour; by default inferred from the names.
         held_out: How cases are chosen; by default, all that did not train the generator.
         other_organs: Scans of organs that the generator (the first one) never saw, with the organ's value.
+        workers: Processes that train the classifiers.
 
     Returns:
         What `summary.json` holds.
@@ -91,7 +93,7 @@ def evaluate_generator(
             "cases_that_trained_the_autoencoder": [name for each in judged for name in each.known_to_autoencoder],
         },
     )
-    return _evaluate(given, settings, output)
+    return _evaluate(given, settings, output, workers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +167,7 @@ def _judge(
     return judged
 
 
-def _evaluate(given: _Input, settings: EvaluationSettings, output: Path) -> dict[str, Any]:
+def _evaluate(given: _Input, settings: EvaluationSettings, output: Path, workers: int) -> dict[str, Any]:
     """Make tumours, measure them, and write tables, pictures and report."""
     from nnunet_difftumor.evaluation.realism.figures import draw_pictures
     from nnunet_difftumor.evaluation.realism.report import write_report
@@ -200,7 +202,7 @@ def _evaluate(given: _Input, settings: EvaluationSettings, output: Path) -> dict
     write_tumors(output / TUMORS_FILE, {"": tumors, **others})
     in_place = {method: seen(tumors, IN_PLACE, method)["made"].tolist() for method in PROBED}
     shams = {kind: seen(tumors, SHAMS, kind)["made"].tolist() for kind in (SHAM, REDRAWN)}
-    probes = run_probes(in_place | shams, settings, output / "probes")
+    probes = run_probes(in_place | shams, settings, output / "probes", workers=workers)
     found = _figures(given, settings, every, tumors, others, probes)
     worth.write_table(found["worth"], output)
     write_report(found, draw_pictures(found, tumors, others, probes["two_sample_auc"].get(GENERATED)), output)

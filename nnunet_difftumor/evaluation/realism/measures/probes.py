@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -133,39 +135,105 @@ Probes = Mapping[str, Mapping[str, ProbeResult]]
 NO_PROBES: Probes = {name: {} for name in HIDES_INSIDE}
 
 
-def run_probes(made: Mapping[str, Sequence[MadeTumor]], settings: EvaluationSettings, folder: Path) -> Probes:
+def run_probes(
+    made: Mapping[str, Sequence[MadeTumor]], settings: EvaluationSettings, folder: Path, *, workers: int = 1
+) -> Probes:
     """Train both classifiers on every method that is probed and made tumours of at least two patients.
 
     Args:
         made: Tumours in place by method, and shams.
         folder: Where results are kept; those of the same patches are read from there.
+        workers: Processes that train, one classifier each.
     """
     results: dict[str, dict[str, ProbeResult]] = {name: {} for name in HIDES_INSIDE}
-    jobs = [*product(HIDES_INSIDE, (*PROBED, SANITY, making.SHAM)), ("two_sample_auc", making.REDRAWN)]
-    jobs = jobs if settings.classifier.steps else []
-    for classifier, method in tqdm(jobs, desc="classifiers", unit="training", disable=not jobs):
-        is_sanity, only_rim = method == SANITY, HIDES_INSIDE[classifier]
-        tumors = made[making.GENERATED if is_sanity else method]
-        patients = tuple(sorted({tumor.scan.patient for tumor in tumors}))
-        if len(patients) < 2:
-            continue
-        name, rng = f"{'rim' if only_rim else 'whole'} {method}", np.random.default_rng(settings.seed)
-        pairs = collect_pairs(tumors, settings.classifier, rng, only_rim=only_rim, only_real=is_sanity)
-        digest = hashlib.sha256(repr((settings.classifier, settings.seed, name)).encode())
-        digest.update(pairs.real.tobytes() + pairs.synthetic.tobytes())
-        key, path = digest.hexdigest(), folder / f"{name.replace(' ', '_')}.json"
-        found = _read(path, key)
-        if found is None:
-            trainings = [
-                score_held_out(pairs, settings.classifier, rng, heading=f"{name}, {number}")
-                for number in range(settings.classifier.seeds)
-            ]
-            diameters_mm = np.array([equivalent_diameter_mm(tumor.label_mm3) for tumor in tumors])[pairs.tumors]
-            scores = (np.array(side) for side in zip(*trainings, strict=True))
-            found = ProbeResult(patients, pairs.patients, pairs.tumors, diameters_mm, *scores)
-            write_json(path, {"key": key, "result": found.to_json()}, overwrite=True)
-        results[classifier][method] = found
+    names = [*product(HIDES_INSIDE, (*PROBED, SANITY, making.SHAM)), ("two_sample_auc", making.REDRAWN)]
+    jobs = [_Job(*each, made, settings, folder) for each in (names if settings.classifier.steps else [])]
+    jobs = [job for job in jobs if len(job.patients) >= 2]
+    with tqdm(total=len(jobs), desc="classifiers", unit="training", disable=not jobs) as bar:
+        for some in (jobs[start : start + workers] for start in range(0, len(jobs), workers)):
+            for job, found in zip(some, _find(some), strict=True):
+                results[job.classifier][job.method] = found
+                bar.update()
     return results
+
+
+class _Job:
+    """A classifier to be trained, several times, on the tumours of one method."""
+
+    def __init__(
+        self,
+        classifier: str,
+        method: str,
+        made: Mapping[str, Sequence[MadeTumor]],
+        settings: EvaluationSettings,
+        folder: Path,
+    ) -> None:
+        self.classifier, self.method = classifier, method
+        self.name = f"{'rim' if HIDES_INSIDE[classifier] else 'whole'} {method}"
+        self.path = folder / f"{self.name.replace(' ', '_')}.json"
+        self._tumors = made[making.GENERATED if method == SANITY else method]
+        self.patients = tuple(sorted({tumor.scan.patient for tumor in self._tumors}))
+        self._settings = settings
+
+    def training(self) -> Training:
+        """The patches, and what else the trainings need."""
+        rng, settings = np.random.default_rng(self._settings.seed), self._settings.classifier
+        only = {"only_rim": HIDES_INSIDE[self.classifier], "only_real": self.method == SANITY}
+        return Training(self.name, collect_pairs(self._tumors, settings, rng, **only), settings, rng)
+
+    def key(self, pairs: PatchPairs) -> str:
+        """Digest of all that decides what is found."""
+        digest = hashlib.sha256(repr((self._settings.classifier, self._settings.seed, self.name)).encode())
+        digest.update(pairs.real.tobytes() + pairs.synthetic.tobytes())
+        return digest.hexdigest()
+
+    def found(self, pairs: PatchPairs, trainings: _Scores) -> ProbeResult:
+        """The result of the trainings."""
+        diameters_mm = np.array([equivalent_diameter_mm(tumor.label_mm3) for tumor in self._tumors])[pairs.tumors]
+        scores = (np.array(side) for side in zip(*trainings, strict=True))
+        return ProbeResult(self.patients, pairs.patients, pairs.tumors, diameters_mm, *scores)
+
+
+_Scores = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What goes to another process: patches, and no scans."""
+
+    name: str
+    pairs: PatchPairs
+    settings: ClassifierSettings
+    rng: np.random.Generator
+
+    def run(self) -> _Scores:
+        """Scores of every training."""
+        numbers = range(self.settings.seeds)
+        return [
+            score_held_out(self.pairs, self.settings, self.rng, heading=f"{self.name}, {number}") for number in numbers
+        ]
+
+
+def _find(jobs: Sequence[_Job]) -> list[ProbeResult]:
+    """What some classifiers find, each in a process of its own; what was found with the same patches is read."""
+    trainings = [job.training() for job in jobs]
+    keys = [job.key(training.pairs) for job, training in zip(jobs, trainings, strict=True)]
+    results = [_read(job.path, key) for job, key in zip(jobs, keys, strict=True)]
+    missing = [number for number, result in enumerate(results) if result is None]
+    for number, scores in zip(missing, run_side_by_side([trainings[each] for each in missing]), strict=True):
+        job = jobs[number]
+        results[number] = found = job.found(trainings[number].pairs, scores)
+        write_json(job.path, {"key": keys[number], "result": found.to_json()}, overwrite=True)
+    return [result for result in results if result is not None]
+
+
+def run_side_by_side(trainings: Sequence[Training]) -> Iterator[_Scores]:
+    """Run trainings, several of them in a process each."""
+    if len(trainings) < 2:
+        yield from map(Training.run, trainings)
+        return
+    with ProcessPoolExecutor(len(trainings), mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(Training.run, trainings)
 
 
 def _read(path: Path, key: str) -> ProbeResult | None:

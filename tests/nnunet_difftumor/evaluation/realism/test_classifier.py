@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from nnunet_difftumor.evaluation.realism.measures.classifier import PatchClassifier, PatchPairs, score_held_out
-from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult
+from nnunet_difftumor.evaluation.realism.measures.probes import ProbeResult, Training, run_side_by_side
 from nnunet_difftumor.evaluation.realism.settings import ClassifierSettings
 
 SETTINGS = ClassifierSettings(steps=30, batch_pairs=4, patch_side=12, positions_per_patient=12, width=4)
@@ -53,6 +55,18 @@ def test_nothing_is_found_where_nothing_differs():
 def test_the_result_is_the_same_for_the_same_seed():
     first, second = (result_of(pairs(shift_hu=5.0)) for _ in range(2))
     assert np.array_equal(first.synthetic_scores, second.synthetic_scores)
+
+
+def test_trainings_in_processes_of_their_own_find_the_same():
+    torch.set_num_threads(1)
+    settings = replace(SETTINGS, steps=4, seeds=2)
+
+    def trainings() -> list[Training]:
+        shifts_hu = (0.0, 15.0)
+        return [Training("probe", pairs(shift_hu=hu), settings, np.random.default_rng(1)) for hu in shifts_hu]
+
+    apart = [next(run_side_by_side([each])) for each in trainings()]
+    assert np.array_equal(apart, list(run_side_by_side(trainings())))
 
 
 def test_a_result_survives_its_file():
