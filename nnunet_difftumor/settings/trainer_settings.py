@@ -98,10 +98,11 @@ class TargetSettings(Declared):
     """
     edge: _Edge = EDGE_OF_GENERATOR
     """Where the visible edge of a tumour lies against the outline of its label, and how wide it is; [how it is
-    measured](../explanation/edges.md). `"generator"`: as in the tumours that trained the generator, but with target
-    `"liver"` as published for livers. `"fold"`: as in the fold's annotated training cases. `[offset, width]` in mm:
-    half of the depth is reached at `offset` from the outline (negative: inside), and it falls from three quarters to a
-    quarter over `width`.
+    measured](../explanation/edges.md). `"generator"`: as in the tumours that trained the generator; a builtin or
+    handcrafted one, which knows other tumours, follows the fold's annotated training cases if four or more tumours can
+    be measured, else what is published for the target (livers), else its own. `"fold"`: as in the fold's annotated
+    training cases. `[offset, width]` in mm: half of the depth is reached at `offset` from the outline (negative:
+    inside), and it falls from three quarters to a quarter over `width`.
     """
     exophytic: Annotated[bool, Expected("true or false", shown="true for kidneys")] = False
     """Tumours may leave the organ into background voxels of soft tissue. Those of other organs are clipped to the

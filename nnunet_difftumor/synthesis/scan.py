@@ -35,10 +35,11 @@ from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors, with_lo
 from nnunet_difftumor.synthesis.results import SynthesisResult, TumorRecord
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
+from nnunet_difftumor.synthesis.tissue.generator_names import BUILTIN_ROOT
 from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
-from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule, published_edges
+from nnunet_difftumor.tumor.published_contrasts import TRAINING, edges_in_use, make_appearance_rule
 from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
 
@@ -103,7 +104,7 @@ class ScanRequest:
         """What edges are drawn from, given those of the generator's training tumours."""
         if self.edge_mm is not None:
             return (EdgeStatistics.exactly(*self.edge_mm),)
-        return published_edges(self.target) or measured
+        return edges_in_use(self.target, measured, is_own=BUILTIN_ROOT not in self.generator_folder.parents)
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:

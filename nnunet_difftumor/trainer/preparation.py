@@ -45,7 +45,7 @@ from nnunet_difftumor.injection.sources import (
     SynthesizerSource,
 )
 from nnunet_difftumor.settings.resolving import ResolvedConfig
-from nnunet_difftumor.settings.trainer_settings import EDGE_OF_FOLD, DiffTumorConfig, OrganTarget
+from nnunet_difftumor.settings.trainer_settings import EDGE_OF_FOLD, DiffTumorConfig, OrganTarget, is_generator_name
 from nnunet_difftumor.settings.trainer_settings import HANDCRAFTED as NO_GENERATOR
 from nnunet_difftumor.support.files.fact_cache import stamp_of
 from nnunet_difftumor.synthesis.placement import Zone
@@ -54,10 +54,12 @@ from nnunet_difftumor.synthesis.tissue.interface import require_in_window
 from nnunet_difftumor.trainer.notices import batch_dice_notes, changed_source_notes
 from nnunet_difftumor.trainer.output_record import refuse_other_training, write_output_record
 from nnunet_difftumor.tumor.edge import describe_law
-from nnunet_difftumor.tumor.published_contrasts import published_edges
+from nnunet_difftumor.tumor.published_contrasts import edges_in_use
 
 if TYPE_CHECKING:
     from diffusion.generator.info import EdgeStatistics
+
+_FEWEST_EDGES = 4
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,7 @@ def _make_rules(
 def _settle_edges(
     rules: Sequence[InjectionRules], targets: Sequence[OrganTarget], sources: Sequence[SynthesizerSource | None]
 ) -> tuple[list[InjectionRules], list[str]]:
-    """Take published edges of a target's organ, or those of its generator, where no others were asked for.
+    """Take the edges of a target's generator where no others were asked for, and none are better.
 
     Returns:
         The rules with them, and notes for the log.
@@ -316,21 +318,33 @@ def _settle_edges(
     settled = []
     for rule, target, source in zip(rules, targets, sources, strict=True):
         if source and not rule.edges:
-            rule = replace(rule, edges=published_edges(target.target) or source().tissue.edges)
+            measured = source().tissue.edges
+            is_named = is_generator_name(str(target.generator))
+            rule = replace(rule, edges=edges_in_use(target.target, measured, is_own=not is_named))
         settled.append(rule)
     return settled, [f"Visible edges: {describe_law(rule.edges)}." for rule in settled if any(sources)]
 
 
 def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:
-    """The edges that a target's setting asks for; none for those of its generator."""
+    """The edges that a target's setting asks for; none for those of its generator.
+
+    A builtin generator learned from tumours of other organs: of the fold's annotated cases, a few tell more.
+    """
     from diffusion.generator.info import EdgeStatistics
 
     if not isinstance(target.edge, str):
         return (EdgeStatistics.exactly(*target.edge),)
-    if target.edge != EDGE_OF_FOLD:
+    is_asked = target.edge == EDGE_OF_FOLD
+    if not is_asked and not is_generator_name(str(target.generator)):
         return ()
     files = {case: data.label_file(case) for case in cases.tumor_train}
-    return real_edge_law(data.images, files, roles_of(data.labels, target), cases.known, data.open_cache())
+    try:
+        law = real_edge_law(data.images, files, roles_of(data.labels, target), cases.known, data.open_cache())
+    except ConfigurationError:
+        if is_asked:
+            raise
+        return ()
+    return law if is_asked or sum(each.tumors for each in law) >= _FEWEST_EDGES else ()
 
 
 def _print_settings(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str) -> None:

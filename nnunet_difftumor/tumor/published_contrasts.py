@@ -90,6 +90,14 @@ def published_edges(target: str) -> tuple[EdgeStatistics, ...]:
     )
 
 
+def edges_in_use(target: str, measured: tuple[EdgeStatistics, ...], *, is_own: bool) -> tuple[EdgeStatistics, ...]:
+    """Edges that a generator's tumours get: those of its training tumours, if it is the user's own.
+
+    A builtin one learned from tumours of other organs, so published edges of the target are better, if there are any.
+    """
+    return measured if is_own and measured else published_edges(target) or measured
+
+
 def make_appearance_rule(
     target: str,
     *,

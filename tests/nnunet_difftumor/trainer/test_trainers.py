@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from diffusion.generator_folder import hash_generator
+from diffusion.generator_folder import hash_generator, read_generator_info
 from nnunet_difftumor.cases.fold import FoldCases, LeakFindings
 from nnunet_difftumor.cases.healthy import CaseGroups, choose_holdout
 from nnunet_difftumor.cases.splits import Split
@@ -21,6 +21,8 @@ from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorE
 from nnunet_difftumor.injection.log import InjectionLog, read_counts
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ConfigSource
+from nnunet_difftumor.synthesis.tissue.generator_names import resolve_generator
+from nnunet_difftumor.trainer import preparation
 from nnunet_difftumor.trainer.discovery import ext_trainer_folder
 from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_training, write_output_record
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
@@ -166,6 +168,17 @@ def test_the_edge_of_tumors_is_given_or_measured_on_the_fold(project, edge, tumo
     assert offset_mm is None or [each.offset_mm for each in rules.edges] == [offset_mm]
     project.configure()
     assert make_trainer(project, fold=1)._prepare_training().injectors[0].rules.edges == ()  # the generator's own
+
+
+@pytest.mark.parametrize(("fewest", "tumors"), [(1, 1), (1000, 0)])
+def test_a_builtin_generator_follows_the_annotated_cases_where_enough_can_be_measured(
+    project, monkeypatch, fewest, tumors
+):
+    monkeypatch.setattr(preparation, "_FEWEST_EDGES", fewest)
+    project.configure(generator="builtin:soft-tissue-tiny", target="hypodense")
+    edges = make_trainer(project)._prepare_training().injectors[0].rules.edges
+    of_generator = read_generator_info(resolve_generator("builtin:soft-tissue-tiny")).edges
+    assert (edges != of_generator and sum(each.tumors for each in edges) >= tumors) if tumors else edges == of_generator
 
 
 def test_settings_come_from_the_environment_first(project, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import truncnorm
 
+from diffusion.generator.info import EdgeStatistics
 from nnunet_difftumor.errors import ConfigurationError, DiffTumorError
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, default_target
 from nnunet_difftumor.tumor.appearance import (
@@ -15,8 +16,10 @@ from nnunet_difftumor.tumor.appearance import (
 from nnunet_difftumor.tumor.published_contrasts import (
     PUBLISHED_CONTRASTS_HU,
     TARGETS,
+    edges_in_use,
     find_target,
     make_appearance_rule,
+    published_edges,
 )
 
 EXAMPLES = (
@@ -157,3 +160,12 @@ def test_an_unknown_target_is_refused_with_the_known_ones_and_another_way():
 def test_a_distribution_without_room_is_refused(wrong):
     with pytest.raises(DiffTumorError, match="low <= mean <= high"):
         TruncatedNormal(**wrong)
+
+
+def test_published_edges_are_for_generators_that_learned_from_other_tumours():
+    own = (EdgeStatistics.exactly(1.0, 2.0),)
+    assert edges_in_use("liver", own, is_own=True) == own
+    assert (
+        edges_in_use("liver", own, is_own=False) == edges_in_use("liver", (), is_own=True) == published_edges("liver")
+    )
+    assert edges_in_use("pancreas", own, is_own=False) == own
