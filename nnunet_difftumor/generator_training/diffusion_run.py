@@ -11,6 +11,8 @@ from diffusion.generator.provenance import CaseFingerprint
 from diffusion.generator_folder import load_autoencoder
 from diffusion.presets import DIFFUSION_PRESETS
 from diffusion.training import train_diffusion
+from nnunet_difftumor.cases.known_cases import NOTHING_KNOWN, read_known_cases
+from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME
 from nnunet_difftumor.ct.datasets import load_raw_dataset
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.generator_training import batches, runs
@@ -43,7 +45,8 @@ def _train(options: argparse.Namespace) -> bool:
     spacing_range_mm = _spacing_range_mm(options)
     reported, is_heldout = _cases_to_measure(options, selected)
     look = {"early_only": options.early_only, "finest_mm": spacing_range_mm[0]}
-    edges = measure_training_edges(selected.training, early_only=options.early_only)
+    known = read_known_cases(options.splits.parent / HOLDOUT_FILE_NAME) if options.splits else NOTHING_KNOWN
+    edges = measure_training_edges(selected.training, early_only=options.early_only, known=known)
     info = GeneratorInfo(
         roi_sides=tuple(sorted(preset.crop_sides)),
         spacing_range_mm=spacing_range_mm,

@@ -13,12 +13,13 @@ from autoencoder.intensity import ABDOMEN_WINDOW, IntensityWindow
 from diffusion.conditioning import CONTRAST_LIMIT_HU, SOFT_TISSUE_LOW_HU, measure_heterogeneity
 from diffusion.generator.info import EdgeStatistics, TrainingTumor
 from diffusion.texture import solid_part
+from nnunet_difftumor.cases.known_cases import NOTHING_KNOWN, KnownCases
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
 from nnunet_difftumor.generator_training.crop_cache import CachedCase, copy_box
 from nnunet_difftumor.generator_training.crops import centred_tumor_crop, read_component, rim_of, sample_tumor_crop
 from nnunet_difftumor.tumor.annotated_edges import margin_voxels
-from nnunet_difftumor.tumor.edge import Edge
+from nnunet_difftumor.tumor.edge import Edge, of_size
 from nnunet_difftumor.tumor.edge_law import pool_edges
 from nnunet_difftumor.tumor.edge_profile import TumorEdge, measure_edge
 from nnunet_difftumor.tumor.rim import signed_distance_mm
@@ -64,17 +65,22 @@ def measure_training_tumors(
     return tuple(record for record in measured if record is not None)
 
 
-def measure_training_edges(cases: Sequence[CachedCase], *, early_only: bool = False) -> tuple[EdgeStatistics, ...]:
+def measure_training_edges(
+    cases: Sequence[CachedCase], *, early_only: bool = False, known: KnownCases = NOTHING_KNOWN
+) -> tuple[EdgeStatistics, ...]:
     """Measure where the visible edge of the same tumours lies against their outlines, on the CTs' own grids.
 
     The host is the label that borders most on the tumour; where none does, what is not labelled.
+
+    Args:
+        known: Which cases are scans of one patient.
     """
     edges, patients = [], []
     for case, tumor in _spread_evenly(cases, early_only=early_only):
         edge = _measure_edge(case, tumor)
         if edge is not None:
             edges.append(edge)
-            patients.append(case.identifier)
+            patients.append(known.patient_of(case.identifier))
     return pool_edges(edges, patients, np.random.default_rng(0))  # the intervals alone depend on what is drawn
 
 
@@ -134,8 +140,5 @@ def _middle(
 
 def _edge_of(edges: Sequence[EdgeStatistics], radius_mm: float) -> Edge | None:
     """The mean edge of tumours of a radius, as far as they have room for it (see `draw_edge`)."""
-    fitting = [each for each in edges if each.from_diameter_mm <= 2.0 * radius_mm]
-    if not fitting:
-        return None
-    own = max(fitting, key=lambda each: each.from_diameter_mm)
-    return Edge(offset_mm=own.offset_mm, width_mm=own.width_mm).limited_to(radius_mm)
+    own = of_size(edges, radius_mm)
+    return own and Edge(offset_mm=own.offset_mm, width_mm=own.width_mm).limited_to(radius_mm)

@@ -70,13 +70,18 @@ def draw_edge(law: Sequence[EdgeStatistics], radius_mm: float, rng: np.random.Ge
     Without a law, the visible edge lies on the outline, as wide as 0.13 of the radius, between 0.4 and 1.3 mm.
     """
     deviations = np.clip(rng.normal(size=2), -_LARGEST_DEVIATION_SD, _LARGEST_DEVIATION_SD)  # with and without a law
-    fitting = [each for each in law if each.from_diameter_mm <= 2.0 * radius_mm]
-    if not fitting:
+    own = of_size(law, radius_mm)
+    if own is None:
         return Edge(offset_mm=0.0, width_mm=float(np.clip(0.13 * radius_mm, 0.43, 1.3)))
-    own = max(fitting, key=lambda each: each.from_diameter_mm)
     offset_mm = own.offset_mm + own.offset_sd_mm * float(deviations[0])
     width_mm = max(_NARROWEST_MM, own.width_mm + own.width_sd_mm * float(deviations[1]))
     return Edge(offset_mm=offset_mm, width_mm=width_mm).limited_to(radius_mm)
+
+
+def of_size(law: Sequence[EdgeStatistics], radius_mm: float) -> EdgeStatistics | None:
+    """What a law says of tumours of a radius in mm; None if nothing."""
+    fitting = [each for each in law if each.from_diameter_mm <= 2.0 * radius_mm]
+    return max(fitting, key=lambda each: each.from_diameter_mm, default=None)
 
 
 def describe_law(law: Sequence[EdgeStatistics]) -> str:

@@ -69,3 +69,14 @@ def test_a_generator_measures_the_same_edge_on_its_training_cases(tmp_path: Path
     cached = build_crop_cache([case], tmp_path / "cache", tumor_values=(2,))
     law = measure_training_edges(cached)
     assert law[1].offset_mm == pytest.approx(measure(case, FactCache(None)), abs=0.05)
+
+
+def test_two_scans_of_a_patient_are_one_patient_to_a_generator(tmp_path: Path) -> None:
+    cases = [write_case(tmp_path / "raw", name, contrast_hu) for name, contrast_hu in (("a", -50.0), ("b", -25.0))]
+    cached = build_crop_cache(cases, tmp_path / "cache", tumor_values=(2,))
+    apart, together = (
+        measure_training_edges(cached, known=KnownCases(patients=patients)) for patients in ({}, {"a": "x", "b": "x"})
+    )
+    (low_mm, high_mm), one_patient = apart[1].offset_interval_mm, together[1].offset_interval_mm
+    assert one_patient[0] == pytest.approx(one_patient[1])
+    assert low_mm < high_mm
