@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_difftumor.tumor.published_contrasts import TARGETS
+from nnunet_difftumor.tumor.published_contrasts import TARGETS, TRAINING
 
 if TYPE_CHECKING:
     from nnunet_difftumor.cases.known_cases import KnownCases
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     several = "generator folder, or builtin:NAME; of several, the first belongs to fold 0 of --splits, and so on"
     add("--generator", required=True, nargs="+", metavar="DIR", help=several)
-    add("--target", choices=TARGETS, help="what requested contrasts are drawn from (default: as in synthesize)")
+    target = "what requested contrasts are drawn from (default: the training tumours, of whose kind the real ones are)"
+    add("--target", choices=TARGETS, default=TRAINING, help=target)
     add("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
     add("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
     add("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")

@@ -29,8 +29,8 @@ from nnunet_difftumor.evaluation.realism.tumors.sources import Sources, reconstr
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.donors import Donor, make_donor
-from nnunet_difftumor.synthesis.tissue.generator_names import default_target, is_builtin, resolve_generator
-from nnunet_difftumor.tumor.published_contrasts import make_appearance_rule
+from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
+from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance_rule
 
 if TYPE_CHECKING:
     from diffusion.generator_folder import LoadedGenerator
@@ -45,7 +45,7 @@ def evaluate_generator(
     output: Path,
     settings: EvaluationSettings,
     *,
-    target: str | None = None,
+    target: str = TRAINING,
     labels: tuple[str | None, str | None] = (None, None),
     held_out: HeldOut | None = None,
     other_organs: Sequence[tuple[Case, int]] = (),
@@ -57,7 +57,8 @@ def evaluate_generator(
     Args:
         generators: Generator folders, or builtin:NAME; each is judged on its own cases, all in one report.
         raw_dataset: nnU-Net raw data set with annotated tumours.
-        target: What requested looks are drawn from (see `make_appearance_rule`); by default, as in use.
+        target: What requested looks are drawn from (see `make_appearance_rule`); by default the training tumours, of
+            whose kind the real ones are.
         labels: Names or values of organ and tumour; by default inferred from the names.
         held_out: How cases are chosen; by default, all that did not train the generator.
         other_organs: Scans of organs that the generator (the first one) never saw, with the organ's value.
@@ -89,7 +90,7 @@ def evaluate_generator(
             "generators": [each.description for each in judged],
             **_describe(dataset),
             "data_note": " ".join(dict.fromkeys(each.sources.info.data_note for each in judged)),
-            "target": target or default_target(str(generators[0])),
+            "target": target,
             "cases_that_trained_the_autoencoder": [name for each in judged for name in each.known_to_autoencoder],
         },
     )
@@ -138,7 +139,7 @@ def _judge(
     dataset: RawDataset,
     held_out: HeldOut,
     settings: EvaluationSettings,
-    target: str | None,
+    target: str,
 ) -> list[_Judged]:
     """Load the generators, each with its cases.
 
@@ -159,7 +160,7 @@ def _judge(
     found = held_out.cases(dataset, [each.provenance for each in loaded])
     for name, folder, each, cases in zip(generators, folders, loaded, found, strict=True):
         tissue, autoencoder = DiffusionTissue(each, steps=settings.steps), each.pipeline.autoencoder
-        looks = make_appearance_rule(target or default_target(str(name)), examples=tissue.appearances)
+        looks = make_appearance_rule(target, examples=tissue.appearances)
         sources = Sources(tissue, reconstruct_with(autoencoder), each.info, looks)
         known, description = known_cases(cases, each.provenance.autoencoder), _describe_generator(name, folder, each)
         identifiers = [case.identifier for case in cases]
