@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -102,7 +103,7 @@ def test_a_sound_set_up_has_ticks_alone_and_ends_with_the_command_that_trains(pl
     assert outcome.status == 0
     assert outcome.found["cases"][1].startswith("3 with annotated tumour, 8 healthy, 0 neither; 11 patients")
     assert outcome.found["fold"][1] == "2 annotated and 6 healthy cases train, 1 validate, 2 healthy held out"
-    assert "preset nano, learned from 1 cases of untrained weights for tests" in outcome.found["generator"][1]
+    assert "preset nano, trained on 1 cases: untrained weights for tests" in outcome.found["generator"][1]
     assert "organ 'liver' (1), tumour 'tumor' (2)" in outcome.found["labels"][1]
     assert sorted(place.project.root.rglob("*")) == before  # nothing is written but what is known of cases
 
@@ -473,9 +474,12 @@ def test_what_a_fault_takes_along_is_not_told_twice():
     assert found == [("a", fault("missing: a file")), ("c", fault("AssertionError: of nnU-Net")), ("d", ok("well"))]
 
 
-def test_a_terminal_without_ticks_gets_words(monkeypatch, capsys):
-    monkeypatch.setattr(command.sys, "stdout", SimpleNamespace(encoding="ascii", write=print, flush=lambda: None))
-    assert not command._can_print("✓")
+@pytest.mark.parametrize(("encoding", "mark"), [("ascii", "X "), ("utf-8", "✗")])
+def test_a_terminal_without_ticks_gets_letters(monkeypatch, encoding, mark):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert list(command._show([("disk", fault("full"))])) == [("disk", fault("full"))]
+    assert terminal.buffer.getvalue().decode(encoding) == f"{mark} disk: full\n"
 
 
 def test_fold_is_a_number_or_all(capsys):
