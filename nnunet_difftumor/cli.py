@@ -20,6 +20,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "training": {
         "train-autoencoder": "stage 1: learn latents of CT, no labels needed",
         "train-diffusion": "stage 2: learn tumours from annotated cases",
+        "check": "look for what stands in the way of a training, before it starts",
         "ext-trainer": "stage 3: print the folder for nnUNet_extTrainer",
         "benchmark-overhead": "measure what synthetic tumours cost a training on your machine",
         "export-model": "rewrite a trained model so that stock nnU-Net predicts with it",
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        require_own_packages()
+        if options.command != "check":  # which tells it among others
+            require_own_packages()
         return int(options.run(options))
     except KeyboardInterrupt:
         print(f"\ndifftumor {options.command}: interrupted", file=sys.stderr)

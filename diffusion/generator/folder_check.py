@@ -77,6 +77,23 @@ def require_files(folder: Path, names: tuple[str, ...]) -> None:
         raise GeneratorFolderError(f"{folder} is no complete generator, it lacks {', '.join(missing)}. {FIX}")
 
 
+def require_whole_weights(folder: Path) -> None:
+    """Refuse weights that end before what their head announces, as a broken download leaves them; none are loaded.
+
+    Raises:
+        GeneratorFolderError: If a file is cut off or no safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for model in ("autoencoder", "denoiser"):
+        path = folder / model / WEIGHTS_FILE
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise GeneratorFolderError(f"{path} is cut off or no safetensors file ({error}). {FIX}") from error
+
+
 def _check_model_index(path: Path) -> None:
     index = _read_object(path)
     if index.get("_class_name") != _PIPELINE_CLASS:

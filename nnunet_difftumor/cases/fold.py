@@ -26,7 +26,7 @@ from nnunet_difftumor.cases.splits import (
 )
 from nnunet_difftumor.ct.datasets import read_dataset_json
 from nnunet_difftumor.ct.label_roles import LabelRoles, declared_values, foreground_labels, require_declared
-from nnunet_difftumor.errors import DatasetError, DiffTumorError, list_some
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, DiffTumorError, list_some
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, OrganTarget
 from nnunet_difftumor.support.files.fact_cache import CASE_FACTS_FILE_NAME, FactCache
 
@@ -56,6 +56,26 @@ class PreprocessedCases:
     def open_cache(self) -> FactCache:
         """Open what is known of the cases' files, beside the plans."""
         return FactCache(self.folder / CASE_FACTS_FILE_NAME)
+
+
+def open_preprocessed_cases(folder: Path, data_folder: Path, dataset_json: Mapping[str, Any]) -> PreprocessedCases:
+    """Find the preprocessed cases of a data set.
+
+    Args:
+        folder: The data set's folder in nnUNet_preprocessed.
+        data_folder: Folder of the configuration in it.
+    """
+    from nnunetv2.paths import nnUNet_raw
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    ending = dataset_json["file_ending"]
+    return PreprocessedCases(
+        folder=folder,
+        identifiers=tuple(sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))),
+        label_ending=ending,
+        images=find_raw_images(Path(str(nnUNet_raw)) / folder.name, ending) if nnUNet_raw.is_set() else {},
+        labels=dataset_json["labels"],
+    )
 
 
 def find_raw_images(raw_dataset_folder: Path, ending: str) -> dict[str, Path]:
@@ -97,6 +117,12 @@ class FoldCases:
     def tumor_train(self) -> tuple[str, ...]:
         """Training cases with tumours: real ones are measured and copied from these alone."""
         return tuple(sorted(set(self.split.train).intersection(self.groups.tumor)))
+
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Cases that neither train nor validate, and are neither held out nor beside validation patients."""
+        everyone = {*self.groups.tumor, *self.groups.healthy, *self.groups.other}
+        return tuple(sorted(everyone.difference(self.split.train, self.split.val, self.holdout, self.beside)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the record in the output folder."""
@@ -153,6 +179,33 @@ def choose_cases(
     if fold != "all":
         beside.update(known.others_of(split.val))
     return FoldCases(groups, tuple(holdout), split, (*notes, note), known, tuple(sorted(beside)))
+
+
+def require_hosts(cases: FoldCases, config: DiffTumorConfig) -> None:
+    """Refuse a fold that has no case for what the settings put in.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    if config.annotated_probability > 0 and not cases.tumor_train:
+        raise ConfigurationError(
+            f'inject_into is "{config.inject_into}", but no training case has an annotated tumour. Set "inject_into": '
+            '"healthy".'
+        )
+    if config.healthy_probability <= 0 or cases.healthy_train:
+        return
+    if lost := sorted(set(cases.groups.healthy).intersection(cases.unlisted)):
+        raise ConfigurationError(
+            f"{SPLITS_FILE_NAME} leaves out the {len(lost)} healthy cases ({list_some(lost)}), so there is nowhere to "
+            "put synthetic tumours: it is older than they are, or of another trainer. Write it again: difftumor splits "
+            "-d ID --overwrite"
+        )
+    raise ConfigurationError(
+        f"No healthy case is among the {len(cases.split.train)} training cases, so there is nowhere to put "
+        "synthetic tumours. Add cases with the organ and without tumour to the data set, or use those of another "
+        '(difftumor add-healthy -d ID --from OTHER), or put tumours into annotated cases ("inject_into": '
+        '"annotated"), or set "injection_probability": 0 to train without synthetic tumours.'
+    )
 
 
 def group_dataset(

@@ -266,6 +266,13 @@ class OrganTarget(TargetSettings):
         """What contrast and heterogeneity are drawn from, still without the generator's training tumours."""
         return make_appearance_rule(self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu)
 
+    @property
+    def knows_no_case(self) -> bool:
+        """Whether nothing of a generator's training tumours is used: a handcrafted fill with looks of its own."""
+        looks = self.appearances
+        has_looks = looks.heterogeneity_hu is not None and bool(looks.contrast_hu or looks.contrast_prior_hu)
+        return self.generator == HANDCRAFTED and has_looks
+
 
 class DiffTumorConfig(OrganTarget, TrainerSettings):
     """Settings of a training. Those of a target describe the one there is, or the first of several."""

@@ -15,7 +15,7 @@ from nnunet_difftumor.support.processes.environment import temporary_environment
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-_EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
+EXT_TRAINER_VARIABLE = "nnUNet_extTrainer"
 
 
 def ext_trainer_folder() -> Path:
@@ -26,8 +26,8 @@ def ext_trainer_folder() -> Path:
 def trainer_search_environment() -> dict[str, str]:
     """Variables that let nnU-Net find the trainers of this package beside those that the user has set."""
     own = str(ext_trainer_folder())
-    folders = [folder for folder in os.environ.get(_EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder]
-    return {_EXT_TRAINER_VARIABLE: os.pathsep.join(folders if own in folders else [*folders, own])}
+    folders = [folder for folder in os.environ.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder]
+    return {EXT_TRAINER_VARIABLE: os.pathsep.join(folders if own in folders else [*folders, own])}
 
 
 @contextlib.contextmanager
@@ -51,5 +51,5 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
         except (RuntimeError, AssertionError) as error:  # none of that name, or a class that is no trainer
             raise ConfigurationError(
                 f"Neither nnU-Net nor this package has a trainer '{name}'. If it is one of your own, name its folder "
-                f"in {_EXT_TRAINER_VARIABLE}, as for training with it."
+                f"in {EXT_TRAINER_VARIABLE}, as for training with it."
             ) from error

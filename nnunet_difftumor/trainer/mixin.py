@@ -32,9 +32,9 @@ from nnunet_difftumor.settings.resolving import ResolvedConfig, resolve_config
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.trainer import preparation
-from nnunet_difftumor.trainer.notices import refuse_unsupported_plans
 from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_split
 from nnunet_difftumor.trainer.schedule import ScheduleMixin
+from nnunet_difftumor.trainer.supported_plans import refuse_unsupported_plans
 
 _PREVIEWED_SAMPLES = 200
 
@@ -164,7 +164,7 @@ class DiffTumorMixin(ScheduleMixin):
         """Settle settings, cases and generator, once; every refusal happens here."""
         if self._prepared is None:
             require_own_packages()
-            refuse_unsupported_plans(self)
+            refuse_unsupported_plans(self.configuration_name, self.configuration_manager, self.dataset_json)
             self._prepared = preparation.prepare_training(self, self._resolve_config(), self.arm)
             self._fold_cases, self._extra_healthy = self._prepared.cases, self._prepared.extra_healthy
         return self._prepared

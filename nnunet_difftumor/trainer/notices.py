@@ -1,4 +1,4 @@
-"""What a training is refused for, and what its log says where it is not what a reader would take it for."""
+"""What the log of a training says where it is not what a reader would take it for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import inspect
 from importlib.metadata import version
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-from nnunet_difftumor.errors import ConfigurationError
 
 COPIED_FROM = "2.8.1"
 COPIED_SHA256 = "5f59e2b907cfa2d1"
@@ -49,32 +47,3 @@ def batch_dice_notes(trainer: nnUNetTrainer, *, trains_on_healthy: bool) -> tupl
         "(docs/how-to/backbones.md, Losses). nnUNetTrainerDiceCELoss_noSmooth, often advised for empty patches, "
         "does not help: its gradient there is exactly 0.",
     )
-
-
-def refuse_unsupported_plans(trainer: nnUNetTrainer) -> None:
-    """Raise for what synthetic tumours cannot be made for, with what to use instead.
-
-    Raises:
-        ConfigurationError: For 2D, cascades, several channels, or images that are not normalised as CT.
-    """
-    name, configuration, dataset_json = trainer.configuration_name, trainer.configuration_manager, trainer.dataset_json
-    channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
-    schemes = list(configuration.normalization_schemes)
-    refusal = None
-    if len(configuration.patch_size) != 3:
-        refusal = f"the 2D configuration '{name}'. Tumours are made in 3D: train 3d_fullres (or 3d_lowres)."
-    elif configuration.previous_stage_name is not None:
-        refusal = (
-            f"the cascade configuration '{name}'. The previous stage's predictions do not know the synthetic tumours: "
-            "train 3d_fullres or 3d_lowres."
-        )
-    elif len(channels) != 1:
-        names = ", ".join(map(str, channels.values()))
-        refusal = f"{len(channels)} input channels ({names}). Make a data set with the CT alone."
-    elif schemes != ["CTNormalization"]:
-        refusal = (
-            f"images normalised by {', '.join(schemes)}. CTNormalization is needed to know HU: set "
-            '"channel_names": {"0": "CT"} in dataset.json and run nnUNetv2_plan_and_preprocess again.'
-        )
-    if refusal is not None:
-        raise ConfigurationError(f"nnUNetTrainerDiffTumor does not train with {refusal}")

@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tqdm import tqdm
 
-from nnunet_difftumor.cases.extra.joining import ExtraCases, add_extra_cases, open_extra_healthy, refuse_copies
+from nnunet_difftumor.cases.extra.joining import ExtraCases, choose_all_cases, refuse_copies
 from nnunet_difftumor.cases.extra.requirements import TargetDataset
 from nnunet_difftumor.cases.fold import (
     FoldCases,
     LeakFindings,
     PreprocessedCases,
     check_leaks,
-    choose_cases,
-    find_raw_images,
+    open_preprocessed_cases,
+    require_hosts,
     roles_of,
 )
 from nnunet_difftumor.cases.real_edges import real_edge_law
@@ -99,7 +98,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
         TargetReader(trainer.label_manager, target.organ_label, target.tumor_label)  # refuses what cannot be learned
     data = _preprocessed_cases(trainer)
     if config.injects:
-        _require_hosts(cases, config)
+        require_hosts(cases, config)
     is_filled = config.injects and arm != HEALTHY_ONLY
     folders = [resolved.generator_folder(trainer.fold, target) for target in targets] if is_filled else []
     findings = _check_generators(folders, data, cases, resolved, trainer.fold)
@@ -129,8 +128,7 @@ def prepare_training(trainer: nnUNetTrainer, resolved: ResolvedConfig, arm: str)
 
 def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tuple[FoldCases, tuple[ExtraCases, ...]]:
     """Return the cases of a trainer's fold with those of the extra healthy data sets, and the latter by data set."""
-    data, show_progress = _preprocessed_cases(trainer), trainer.local_rank == 0
-    cases = choose_cases(data, config, trainer.fold, show_progress=show_progress)
+    data = _preprocessed_cases(trainer)
     target = TargetDataset(
         name=trainer.plans_manager.dataset_name,
         folder=data.folder,
@@ -139,9 +137,7 @@ def choose_training_cases(trainer: nnUNetTrainer, config: DiffTumorConfig) -> tu
         dataset_json=trainer.dataset_json,
         identifiers=data.identifiers,
     )
-    roles = [roles_of(data.labels, each) for each in config.organ_targets]
-    extra = open_extra_healthy(config.extra_healthy_datasets, target, roles, show_progress=show_progress)
-    return add_extra_cases(cases, extra), extra
+    return choose_all_cases(data, config, trainer.fold, target, show_progress=trainer.local_rank == 0)
 
 
 def preprocessed_folder(trainer: nnUNetTrainer) -> Path:
@@ -159,31 +155,7 @@ def _preprocessed_cases(trainer: nnUNetTrainer) -> PreprocessedCases:
     folder, data_folder = preprocessed_folder(trainer), str(trainer.preprocessed_dataset_folder)
     if trainer.dataset_class is None:  # as nnU-Net's own do_split
         trainer.dataset_class = infer_dataset_class(data_folder)
-    name = trainer.plans_manager.dataset_name
-    return PreprocessedCases(
-        folder=folder,
-        identifiers=tuple(sorted(trainer.dataset_class.get_identifiers(data_folder))),
-        label_ending=trainer.dataset_json["file_ending"],
-        images=find_raw_images(Path(str(nnUNet_raw)) / name, trainer.dataset_json["file_ending"])
-        if nnUNet_raw.is_set()
-        else {},
-        labels=trainer.dataset_json["labels"],
-    )
-
-
-def _require_hosts(cases: FoldCases, config: DiffTumorConfig) -> None:
-    if config.annotated_probability > 0 and not cases.tumor_train:
-        raise ConfigurationError(
-            f'inject_into is "{config.inject_into}", but no training case has an annotated tumour. Set "inject_into": '
-            '"healthy".'
-        )
-    if config.healthy_probability > 0 and not cases.healthy_train:
-        raise ConfigurationError(
-            f"No healthy case is among the {len(cases.split.train)} training cases, so there is nowhere to put "
-            "synthetic tumours. Add cases with the organ and without tumour to the data set, or use those of another "
-            '(difftumor add-healthy -d ID --from OTHER), or put tumours into annotated cases ("inject_into": '
-            '"annotated"), or set "injection_probability": 0 to train without synthetic tumours.'
-        )
+    return open_preprocessed_cases(folder, Path(data_folder), trainer.dataset_json)
 
 
 def _check_generators(
@@ -192,13 +164,8 @@ def _check_generators(
     """Compare the generators of the targets, if there are any, with the validation cases."""
     found = []
     for target, folder in zip(resolved.config.organ_targets, folders, strict=False):
-        looks = target.appearances
-        if (
-            target.generator == NO_GENERATOR
-            and looks.heterogeneity_hu
-            and (looks.contrast_hu or looks.contrast_prior_hu)
-        ):
-            continue  # nothing of the builtin generator's training tumours is used
+        if target.knows_no_case:
+            continue
         found.append(check_leaks(folder, data, cases, resolved.config, fold, target=target))
         if is_builtin(str(target.generator)):
             found.append(LeakFindings((), (_describe_builtin(target, resolved, folder),)))

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from nnunet_difftumor.cases.extra.requirements import ExtraDataset, TargetDataset
-from nnunet_difftumor.cases.fold import FoldCases
+from nnunet_difftumor.cases.fold import FoldCases, PreprocessedCases, choose_cases, roles_of
 from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
 from nnunet_difftumor.ct.label_roles import LabelRoles
 from nnunet_difftumor.errors import ConfigurationError, DatasetError, LeakError, list_some
-from nnunet_difftumor.settings.trainer_settings import ExtraHealthyDataset
+from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig, ExtraHealthyDataset
 
 _is_close = functools.partial(np.allclose, rtol=0.0, atol=1e-3)  # a mirrored CT is resampled to nearly mirrored values
 
@@ -56,6 +56,25 @@ class ExtraCases:
             f"Extra healthy cases of {self.name}: {len(self.identifiers)}{rest}. They train in every fold and are in "
             f"no validation list and no holdout.{lost}"
         )
+
+
+def choose_all_cases(
+    data: PreprocessedCases,
+    config: DiffTumorConfig,
+    fold: int | str,
+    target: TargetDataset,
+    *,
+    show_progress: bool = False,
+) -> tuple[FoldCases, tuple[ExtraCases, ...]]:
+    """Return the cases of a fold with those of the extra healthy data sets, and the latter by data set.
+
+    Raises:
+        DiffTumorError: As `choose_cases` and `open_extra_healthy`.
+    """
+    cases = choose_cases(data, config, fold, show_progress=show_progress)
+    roles = [roles_of(data.labels, each) for each in config.organ_targets]
+    extra = open_extra_healthy(config.extra_healthy_datasets, target, roles, show_progress=show_progress)
+    return add_extra_cases(cases, extra), extra
 
 
 def open_extra_healthy(
@@ -98,8 +117,7 @@ def _open_one(extra: ExtraDataset, roles: Sequence[LabelRoles], *, show_progress
     if not data_folder.is_dir() or not any(data_folder.iterdir()) or not labelled.is_dir():
         raise DatasetError(f"{data_folder} holds no preprocessed case. Run: {extra.command}")
     identifiers = _open_cases(data_folder).identifiers
-    unfinished = [case for case in identifiers if not (data_folder / f"{case}.pkl").is_file()]
-    if unfinished:
+    if unfinished := unfinished_cases(data_folder, identifiers):
         raise DatasetError(
             f"Preprocessing of {extra.name} was interrupted at {list_some(unfinished)}. Run: {extra.command}"
         )
@@ -108,6 +126,11 @@ def _open_one(extra: ExtraDataset, roles: Sequence[LabelRoles], *, show_progress
     places = extra.check_healthy(files, roles, dataset_json["labels"], show_progress=show_progress)
     listed = {path.name.removesuffix(ending) for path in labelled.iterdir() if path.name.endswith(ending)}
     return ExtraCases(extra.name, data_folder, tuple(identifiers), places, tuple(sorted(listed - set(identifiers))))
+
+
+def unfinished_cases(data_folder: Path, identifiers: Sequence[str]) -> list[str]:
+    """Return the cases at which nnU-Net's preprocessing was interrupted: it writes their properties last."""
+    return [case for case in identifiers if not (data_folder / f"{case}.pkl").is_file()]
 
 
 def add_extra_cases(cases: FoldCases, extras: Sequence[ExtraCases]) -> FoldCases:

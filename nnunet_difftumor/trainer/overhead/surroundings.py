@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_difftumor.cases.extra.joining import join_datasets
-from nnunet_difftumor.cases.nnunet_folders import find_dataset_name
-from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.cases.nnunet_folders import find_dataset_name, read_plans
+from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.settings.resolving import ResolvedConfig
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.support.files.declared import check
@@ -119,12 +118,5 @@ def _read_dataset(choice: TrainingChoice) -> tuple[dict[str, Any], dict[str, Any
     if not nnUNet_preprocessed.is_set():
         raise ConfigurationError("nnUNet_preprocessed must be set, as for training.")
     folder = Path(str(nnUNet_preprocessed)) / find_dataset_name(choice.dataset)
-    files = folder / f"{choice.plans}.json", folder / "dataset.json"
-    for path in files:
-        if not path.is_file():
-            raise DatasetError(f"{path} is missing. Run nnUNetv2_plan_and_preprocess, or name other plans (-p).")
-    plans, dataset_json = (load_json(str(path)) for path in files)
-    if choice.configuration not in plans["configurations"]:
-        names = ", ".join(plans["configurations"])
-        raise DatasetError(f"{choice.plans} has no configuration '{choice.configuration}', but {names}.")
+    plans, dataset_json = read_plans(folder, choice.plans, choice.configuration)
     return {**plans, "continue_training": False}, dataset_json
