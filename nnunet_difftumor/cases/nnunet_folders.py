@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 from nnunet_difftumor.errors import ConfigurationError, DatasetError
 
@@ -35,6 +38,35 @@ def find_dataset_name(dataset: str) -> str:
         return maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
     except (RuntimeError, ValueError) as error:
         raise DatasetError(
-            f"There is no data set {dataset!r} in nnU-Net's folders ({error}). Give the number or the full name, "
-            "such as 802 or Dataset802_Healthy."
+            f"There is no data set {dataset!r} in nnU-Net's folders ({str(error).partition('. ')[0]}). Give the number "
+            "or the full name, such as 802 or Dataset802_Healthy."
         ) from error
+
+
+def read_plans(folder: Path, plans: str, configuration: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the plans of a data set and its dataset.json from its folder in nnUNet_preprocessed.
+
+    Raises:
+        DatasetError: If a file is missing or no JSON, or the plans have no such configuration.
+    """
+    contents = []
+    for path in (folder / f"{plans}.json", folder / "dataset.json"):
+        try:
+            contents.append(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            found = ", ".join(sorted(each.stem for each in folder.glob("*Plans*.json"))) or "none"
+            command = ["nnUNetv2_plan_and_preprocess", "-d", str(dataset_number(folder.name)), "-c", configuration]
+            raise DatasetError(
+                f"{path} is missing. Run {shlex.join(command)}, or name other plans (-p; there are: {found})."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path} cannot be read ({error}). Run nnUNetv2_plan_and_preprocess again.") from error
+    if configuration not in contents[0]["configurations"]:
+        names = ", ".join(contents[0]["configurations"])
+        raise DatasetError(f"{plans} has no configuration '{configuration}', but {names}. Name one of them (-c).")
+    return contents[0], contents[1]
+
+
+def dataset_number(name: str) -> int:
+    """Return the number of a data set (`DatasetXXX_Name`), which some of nnU-Net's commands insist on."""
+    return int(name.removeprefix("Dataset").partition("_")[0])
