@@ -21,6 +21,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "train-autoencoder": "stage 1: learn latents of CT, no labels needed",
         "train-diffusion": "stage 2: learn tumours from annotated cases",
         "check": "look for what stands in the way of a training, before it starts",
+        "small-plans": "stage 3 without a GPU: plans with a small network, for a first run",
         "ext-trainer": "stage 3: print the folder for nnUNet_extTrainer",
         "benchmark-overhead": "measure what synthetic tumours cost a training on your machine",
         "export-model": "rewrite a trained model so that stock nnU-Net predicts with it",
@@ -42,12 +43,25 @@ ROOMS: dict[str, dict[str, str]] = {
 
 COMMANDS: dict[str, str] = {name: summary for room in ROOMS.values() for name, summary in room.items()}
 
+RESEARCH = ("phantom", "describe", "benchmark-overhead", "evaluate-generator", "experiment", "demo")
+"""Commands that a daily use does not need, which `--help` lists last."""
+
 _DESCRIPTION = """Train nnU-Net with synthetic tumours, placed in healthy CT while it trains.
 
-  1. difftumor train-autoencoder --data RAW_DATASET --output ae --preset tiny
-  2. difftumor train-diffusion --data RAW_DATASET --autoencoder ae --output dm --preset tiny
-  3. export nnUNet_extTrainer=$(difftumor ext-trainer)
-     nnUNetv2_train DATASET 3d_fullres FOLD -tr nnUNetTrainerDiffTumor
+Fold 0 of data set 7 in nnU-Net's format, which holds cases with annotated tumours and healthy ones:
+
+  nnUNetv2_plan_and_preprocess -d 7 -c 3d_fullres
+  difftumor splits -d 7
+  S=$nnUNet_preprocessed/Dataset007_Pancreas/splits_final.json
+  R=$nnUNet_raw/Dataset007_Pancreas
+  difftumor train-autoencoder --data $R --splits $S --fold 0 --preset base --output ae_fold0
+  difftumor train-diffusion --data $R --splits $S --fold 0 --preset base --autoencoder ae_fold0 --output dm_fold0
+  echo '{"generator": "'$PWD'/dm_fold{fold}/generator"}' > $nnUNet_preprocessed/Dataset007_Pancreas/difftumor.json
+  export nnUNet_extTrainer=$(difftumor ext-trainer)
+  nnUNetv2_train 7 3d_fullres 0 -tr nnUNetTrainerDiffTumor
+
+Each fold has a generator of its own: one that has seen a fold's validation cases is refused. Without a GPU take
+--preset tiny, and plans of `difftumor small-plans -d 7`.
 
 Research use only; not a medical device."""
 
@@ -111,9 +125,11 @@ def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 def _list_commands() -> str:
     width = max(map(len, COMMANDS))
+    groups = {room: [name for name in commands if name not in RESEARCH] for room, commands in ROOMS.items()}
+    groups["research, and to try it out"] = list(RESEARCH)
     lines = []
-    for room, commands in ROOMS.items():
-        lines += [f"{room}:", *(f"  {name:{width}}  {summary}" for name, summary in commands.items())]
+    for title, names in groups.items():
+        lines += [f"{title}:", *(f"  {name:{width}}  {COMMANDS[name]}" for name in names)] if names else []
     return "\n".join(lines)
 
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_difftumor.cases.splits import SPLITS_FILE_NAME, Split, write_splits
-from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, demo_settings, write_small_plans
+from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, demo_settings
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
 from nnunet_difftumor.phantom.styles import PhantomStyle
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.diffusion import BFLOAT16, PRECISION_VARIABLE
+from nnunet_difftumor.trainer.small_plans import write_small_plans
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 SAMPLE_DICE_PLANS_NAME = "nnUNetPlansSmallSampleDice"
@@ -100,8 +101,8 @@ def prepare(folder: Path, part: Part) -> None:
     cases = sorted(path.name.split(".")[0] for path in (raw / part.training.name / "labelsTr").iterdir())
     if (preprocessed / SPLITS_FILE_NAME).is_file():
         return
-    settings = replace(demo_settings("phantom"), patch_size=PATCH_SIZE)
-    write_small_plans(preprocessed, settings)
+    network = replace(demo_settings("phantom"), patch_size=PATCH_SIZE).network
+    write_small_plans(preprocessed, network, name=PLANS_NAME, overwrite=True)
     _write_sample_dice_plans(preprocessed)
     _run(["nnUNetv2_preprocess", "-d", number, "-c", CONFIGURATION, "-plans_name", PLANS_NAME, "-np", "1"])
     validation = (

@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from nnunet_difftumor.cases.splits import write_splits
-from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, demo_settings, write_small_plans
+from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, demo_settings
 from nnunet_difftumor.demo.soft_tissue import CROSS_VALIDATION_NAME, make_cross_validation_dataset
 from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.trainer.small_plans import write_small_plans
 
 
 def prepare(source: Path, *, folds: int) -> Path:
@@ -27,7 +28,7 @@ def prepare(source: Path, *, folds: int) -> Path:
     plan = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "--verify_dataset_integrity"]
     _run([*plan, "-np", "1", "-npfp", "1", "--no_pp", "-overwrite_target_spacing", *spacing])
     folder = preprocessed / made.folder.name
-    write_small_plans(folder, settings)
+    write_small_plans(folder, settings.network, name=PLANS_NAME, overwrite=True)
     _run(["nnUNetv2_preprocess", "-d", number, "-c", CONFIGURATION, "-plans_name", PLANS_NAME, "-np", "1"])
     write_splits(folder, made.folds, {"holdout": [], "share": 0.0, "healthy_cases": len(made.healthy)})
     return folder

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from nnunet_difftumor.support.files.atomic_files import write_json
+from nnunet_difftumor.trainer.small_plans import SmallNetwork
 
 PLANS_NAME, CONFIGURATION = "nnUNetPlansSmall", "3d_fullres"
 
@@ -41,6 +39,11 @@ class DemoSettings:
     def dataset_folder_name(self) -> str:
         """Name of the data set's folder."""
         return f"Dataset{self.dataset_id:03d}_{self.dataset_name}"
+
+    @property
+    def network(self) -> SmallNetwork:
+        """Patch and network of nnU-Net."""
+        return SmallNetwork(patch_size=self.patch_size, features=self.features, strides=self.strides)
 
 
 def _size(name: str, low_mm: float, high_mm: float, probability: float, max_count: int = 1) -> Mapping[str, object]:
@@ -110,29 +113,3 @@ def demo_settings(data: str, *, is_quick: bool = False) -> DemoSettings:
         val_iterations=1,
         synthesized_count=2,
     )
-
-
-def write_small_plans(folder: Path, settings: DemoSettings) -> None:
-    """Copy nnU-Net's plans as `PLANS_NAME` with a small patch and network, so that a CPU can train it.
-
-    Args:
-        folder: The data set's folder in nnUNet_preprocessed; the copy holds no configuration but `CONFIGURATION`.
-    """
-    plans = json.loads((folder / "nnUNetPlans.json").read_text(encoding="utf-8"))
-    small, stages = plans["configurations"][CONFIGURATION], len(settings.features)
-    small |= {
-        "patch_size": settings.patch_size,
-        "batch_size": 2,
-        "batch_dice": True,  # with two samples a batch, most samples have no tumour to take a Dice of
-        "data_identifier": f"{PLANS_NAME}_{CONFIGURATION}",
-    }
-    small["architecture"]["arch_kwargs"] |= {
-        "n_stages": stages,
-        "features_per_stage": settings.features,
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": settings.strides,
-        "n_conv_per_stage": [2] * stages,
-        "n_conv_per_stage_decoder": [1] * (stages - 1),
-    }
-    plans |= {"plans_name": PLANS_NAME, "configurations": {CONFIGURATION: small}}
-    write_json(folder / f"{PLANS_NAME}.json", plans, overwrite=True)

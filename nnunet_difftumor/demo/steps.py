@@ -8,20 +8,20 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from nnunet_difftumor.cases.splits import HOLDOUT_FILE_NAME, read_holdout, read_splits, write_splits
 from nnunet_difftumor.ct.datasets import Case, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
 from nnunet_difftumor.demo.layout import FOLD, TRAINER_NAME, DemoFolder
-from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, DemoSettings, write_small_plans
+from nnunet_difftumor.demo.settings import CONFIGURATION, PLANS_NAME, DemoSettings
 from nnunet_difftumor.demo.soft_tissue import make_real_dataset
 from nnunet_difftumor.errors import DatasetError
 from nnunet_difftumor.settings.sources import CONFIG_FILE_NAME
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.support.processes.steps import RunCommand, Step, run_or_raise
 from nnunet_difftumor.trainer.discovery import ext_trainer_folder
+from nnunet_difftumor.trainer.small_plans import write_small_plans
 
 COMMANDS = {
     "real": ("Arrange the real CT as an nnU-Net data set with its fixed split", ""),
@@ -178,7 +178,7 @@ class Demo:
         plans = f"{PLANS_NAME}.json: nnU-Net's plans with patch {patch} and features {self.settings.features}"
         return {
             "real": (f"{self.folder.raw}: the scans of {self.real_data}", self._arrange_real_data),
-            "preprocess": (plans, partial(write_small_plans, self.folder.preprocessed, self.settings)),
+            "preprocess": (plans, self._write_small_plans),
             "train": (f"{CONFIG_FILE_NAME}: generator, size classes, short schedule", self._write_trainer_settings),
             "predict": (f"{self.folder.test_images}: the cases that did not train", self._gather_images),
         }
@@ -195,6 +195,9 @@ class Demo:
         unfinished.rmdir()
         holdout = {"holdout": [], "share": 0.0, "healthy_cases": len(dataset.healthy)}
         write_splits(self.folder.preprocessed, dataset.folds, holdout, overwrite=True)
+
+    def _write_small_plans(self) -> None:
+        write_small_plans(self.folder.preprocessed, self.settings.network, name=PLANS_NAME, overwrite=True)
 
     def _write_trainer_settings(self) -> None:
         content = {

@@ -104,7 +104,7 @@ def _describe(groups: CaseGroups, holdout: Sequence[str]) -> Iterator[str]:
     if not groups.healthy:
         yield (
             "No case is healthy (organ and no tumour): nnUNetTrainerDiffTumor has nowhere to put tumours. Add such "
-            "cases, or use those of another data set: difftumor add-healthy -d ID --from OTHER"
+            "cases, or use those of another data set (see difftumor add-healthy --help)."
         )
 
 

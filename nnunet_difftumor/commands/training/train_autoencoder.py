@@ -7,11 +7,13 @@ import json
 import shlex
 from pathlib import Path
 
+from nnunet_difftumor.commands.training.next_steps import after_autoencoder
 from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
 DESCRIPTION = """Train the autoencoder whose latents the tumours are made in. Any CT helps; no label is needed.
 
 --data takes nnU-Net raw data sets and folders of CTs in HU (one file or folder a case, masks left out by their names).
+Train one for each fold (--splits and --fold): a generator that knows the validation cases is refused by the trainer.
 Writes into --output:
   autoencoder/       the model, for train-diffusion
   heldout.json       reconstruction error in HU on held-out cases, beside 2x and 4x average pooling
@@ -19,7 +21,10 @@ Writes into --output:
   history.csv, heldout_history.csv, tensorboard/, checkpoints/
 
 Interrupt it at any time; the same command with --resume goes on."""
-EXAMPLE = "difftumor train-autoencoder --data nnUNet_raw/Dataset901_Phantom --output ae --preset tiny"
+EXAMPLE = (
+    "difftumor train-autoencoder --data nnUNet_raw/Dataset901_Phantom --output ae_fold0 --preset tiny "
+    "--splits splits_final.json --fold 0"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +43,12 @@ def run(options: argparse.Namespace) -> int:
     with runs.resume_hint():
         is_heldout = autoencoder_run.train(options)
         if runs.is_main_process():
-            print(_report(options.output, is_heldout=is_heldout))
+            print(_report(options, is_heldout=is_heldout))
     return 0
 
 
-def _report(output: Path, *, is_heldout: bool) -> str:
+def _report(options: argparse.Namespace, *, is_heldout: bool) -> str:
+    output = options.output
     errors = json.loads((output / "heldout.json").read_text(encoding="utf-8"))
     lines = [
         f"\nReconstruction error on {'held-out' if is_heldout else 'training'} cases, mean absolute, in HU:",
@@ -54,8 +60,4 @@ def _report(output: Path, *, is_heldout: bool) -> str:
     if body["mae_hu"] > body["mae_pool2_hu"]:
         lines.append("It does not beat 2x pooling, with which it started: train longer (--steps) before you go on.")
     lines.append(f"Pictures: tensorboard --logdir {shlex.quote(str(output / 'tensorboard'))}")
-    quoted = shlex.quote(str(output))
-    lines.append(
-        f"Next: difftumor train-diffusion --data RAW_DATASET --autoencoder {quoted} --output DIR --preset tiny"
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, after_autoencoder(options)])

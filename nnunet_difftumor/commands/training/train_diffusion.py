@@ -7,6 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
+from nnunet_difftumor.commands.training.next_steps import after_diffusion
 from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
 DESCRIPTION = """Train the diffusion model that draws tumours, from CTs with annotated tumours.
@@ -21,7 +22,7 @@ Writes into --output:
 
 Interrupt it at any time; the same command with --resume goes on."""
 EXAMPLE = (
-    "difftumor train-diffusion --data nnUNet_raw/Dataset901_Phantom --autoencoder ae --output dm/fold_0 "
+    "difftumor train-diffusion --data nnUNet_raw/Dataset901_Phantom --autoencoder ae_fold0 --output dm_fold0 "
     "--preset tiny --splits splits_final.json --fold 0"
 )
 
@@ -50,11 +51,12 @@ def run(options: argparse.Namespace) -> int:
     with runs.resume_hint():
         is_heldout = diffusion_run.train(options)
         if runs.is_main_process():
-            print(_report(options.output, is_heldout=is_heldout))
+            print(_report(options, is_heldout=is_heldout))
     return 0
 
 
-def _report(output: Path, *, is_heldout: bool) -> str:
+def _report(options: argparse.Namespace, *, is_heldout: bool) -> str:
+    output = options.output
     generator = output / "generator"
     statistics = json.loads((output / "heldout.json").read_text(encoding="utf-8"))
     lines = [
@@ -66,6 +68,4 @@ def _report(output: Path, *, is_heldout: bool) -> str:
         lines.append(f"{name:16s}{row['mean_hu']:8.1f}{row['crop_sd_hu']:16.1f}{row['wasserstein_hu']:21.1f}")
     lines.append(f"Generator: {generator}")
     lines.append(f"Pictures: tensorboard --logdir {shlex.quote(str(output / 'tensorboard'))}")
-    quoted = shlex.quote(str(generator))
-    lines.append(f"Look at it: difftumor synthesize --ct FILE --organ-mask FILE --generator {quoted} --output DIR")
-    return "\n".join(lines)
+    return "\n".join([*lines, after_diffusion(options)])

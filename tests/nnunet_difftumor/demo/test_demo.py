@@ -15,7 +15,7 @@ from nnunet_difftumor.cli import main
 from nnunet_difftumor.demo import steps
 from nnunet_difftumor.demo.layout import DemoFolder
 from nnunet_difftumor.demo.report import read_scores, read_training_logs, write_report
-from nnunet_difftumor.demo.settings import demo_settings, write_small_plans
+from nnunet_difftumor.demo.settings import demo_settings
 from nnunet_difftumor.demo.steps import Demo, DemoStep
 from nnunet_difftumor.errors import OutputExistsError
 from nnunet_difftumor.phantom.dataset import write_phantom_dataset
@@ -272,29 +272,6 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
 def test_a_demo_of_another_kind_is_refused(empty_demo: DemoFolder) -> None:
     with pytest.raises(OutputExistsError, match="--fresh"):
         empty_demo.open(demo_settings("real"), is_quick=False)
-
-
-def test_small_plans_keep_everything_but_patch_and_network(tmp_path: Path) -> None:
-    configuration = {
-        "patch_size": [128, 128, 128],
-        "batch_size": 2,
-        "spacing": [4.0, 3.0, 3.0],
-        "data_identifier": "nnUNetPlans_3d_fullres",
-        "architecture": {"arch_kwargs": {"n_stages": 6, "conv_bias": True}},
-    }
-    plans = {"plans_name": "nnUNetPlans", "configurations": {"3d_fullres": configuration, "2d": {}}}
-    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
-    write_small_plans(tmp_path, SETTINGS)
-    small = json.loads((tmp_path / "nnUNetPlansSmall.json").read_text())
-    assert small["plans_name"] == "nnUNetPlansSmall"
-    assert list(small["configurations"]) == ["3d_fullres"]
-    written = small["configurations"]["3d_fullres"]
-    assert written["spacing"] == configuration["spacing"]
-    assert written["patch_size"] == list(SETTINGS.patch_size)
-    network = written["architecture"]["arch_kwargs"]
-    assert network["conv_bias"] is True
-    assert len(network["strides"]) == len(network["features_per_stage"]) == network["n_stages"]
-    assert json.loads((tmp_path / "nnUNetPlans.json").read_text()) == plans
 
 
 @pytest.mark.parametrize("data", ["phantom", "real"])

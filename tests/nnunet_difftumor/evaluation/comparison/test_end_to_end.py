@@ -20,9 +20,10 @@ import pytest
 import yaml
 from scipy import ndimage, stats
 
-from nnunet_difftumor.demo.settings import CONFIGURATION, demo_settings, write_small_plans
+from nnunet_difftumor.demo.settings import CONFIGURATION, demo_settings
 from nnunet_difftumor.demo.settings import PLANS_NAME as PLANS
 from nnunet_difftumor.trainer.discovery import ext_trainer_folder
+from nnunet_difftumor.trainer.small_plans import write_small_plans
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def train_arms(root):
     words = ("-d", 905, "-c", CONFIGURATION, "-np", 1)
     spacing = ("-overwrite_target_spacing", 4, 3, 3)
     run(root, "nnUNetv2_plan_and_preprocess", *words, "-npfp", 1, "--no_pp", *spacing)
-    write_small_plans(preprocessed, demo_settings("phantom"))
+    write_small_plans(preprocessed, demo_settings("phantom").network, name=PLANS)
     run(root, "nnUNetv2_preprocess", *words, "-plans_name", PLANS)
     split = {"train": [case for case in cases if case != validated], "val": [validated]}
     (preprocessed / "splits_final.json").write_text(json.dumps([split]))
