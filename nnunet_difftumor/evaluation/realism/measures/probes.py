@@ -146,7 +146,7 @@ def run_probes(
         workers: Processes that train, one classifier each.
     """
     results: dict[str, dict[str, ProbeResult]] = {name: {} for name in HIDES_INSIDE}
-    names = [*product(HIDES_INSIDE, (*PROBED, SANITY, making.SHAM)), ("two_sample_auc", making.REDRAWN)]
+    names = [*product((*PROBED, SANITY, making.SHAM), HIDES_INSIDE), (making.REDRAWN, "two_sample_auc")]
     jobs = [_Job(*each, made, settings, folder) for each in (names if settings.classifier.steps else [])]
     jobs = [job for job in jobs if len(job.patients) >= 2]
     with tqdm(total=len(jobs), desc="classifiers", unit="training", disable=not jobs) as bar:
@@ -162,8 +162,8 @@ class _Job:
 
     def __init__(
         self,
-        classifier: str,
         method: str,
+        classifier: str,
         made: Mapping[str, Sequence[MadeTumor]],
         settings: EvaluationSettings,
         folder: Path,
