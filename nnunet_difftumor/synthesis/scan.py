@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator_folder import hash_generator, read_generator_info
+from diffusion.generator_folder import read_generator_info
 from nnunet_difftumor import __version__
 from nnunet_difftumor.ct.boxes import box_around
 from nnunet_difftumor.ct.hounsfield import check_organ
@@ -75,16 +75,16 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
     if warning := check_organ(ct.image_hu, organ, request.organ_mask_path):
         logger.warning(warning)
     described = DescribedTissue(read_generator_info(request.generator_folder))
-    if recorded.get("generator_hash") not in (None, hash_generator(request.generator_folder)):
-        raise DiffTumorError(
-            f"{request.replay_path} was made with another generator than {request.generator_folder}, so its tumours "
-            "cannot be made again. Name the generator that made them with --generator."
-        )
     level_hu = float(np.median(ct.image_hu[organ]))
     require_in_window(level_hu, described.window_hu, f"The organ in {request.ct_path.name}")
     host = Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones_like(organ))
     given = _given_tumor(request, ct, host, described)
     tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)  # last: it takes seconds
+    if recorded.get("generator_hash") not in (None, tissue.identity):
+        raise DiffTumorError(
+            f"{request.replay_path} was made with another generator than {request.generator_folder}, so its tumours "
+            "cannot be made again. Name the generator that made them with --generator."
+        )
     synthesizer = TumorSynthesizer(tissue)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
