@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from autoencoder.layers import draw_initial_weights_
-from autoencoder.model import AutoencoderKL3D, AutoencoderOutput
+from autoencoder.model import AutoencoderKL3D
+from autoencoder.network import AutoencoderOutput
 
 
 class Scores(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate
 
-from autoencoder.model import AutoencoderKL3D
+from autoencoder.network import AutoencoderNetwork
 
 _SAMPLES_AT_ONCE = 4
 
@@ -30,7 +30,7 @@ class ReconstructionErrors:
 
 @torch.no_grad()
 def reconstruction_errors(
-    model: AutoencoderKL3D, crops_hu: Sequence[Tensor], masks: Sequence[Tensor] | None = None
+    model: AutoencoderNetwork, crops_hu: Sequence[Tensor], masks: Sequence[Tensor] | None = None
 ) -> ReconstructionErrors:
     """Compare reconstructions with crops in HU, all limited to the window of the model, which is in evaluation mode.
 
@@ -55,7 +55,7 @@ def reconstruction_errors(
     return ReconstructionErrors(model_hu, pool2_hu, pool4_hu, voxels)
 
 
-def body_masks(model: AutoencoderKL3D, crops_hu: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def body_masks(model: AutoencoderNetwork, crops_hu: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Mark what is denser than the window's lower end, tissue and not air or lung: one boolean mask per crop in HU."""
     return tuple(crop_hu > model.window.low_hu for crop_hu in crops_hu)
 

@@ -9,6 +9,20 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, interpolate
 
 
+class Network(nn.Module):
+    """A network that says where its weights are, and of what type."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3x3 convolutions, each after a norm and SiLU, added to the input.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from autoencoder.adversarial import Scores, hinge_loss
-from autoencoder.model import AutoencoderOutput
+from autoencoder.network import AutoencoderOutput
 from autoencoder.presets import LossWeights
 
 _POOLING_FACTORS = (2, 4, 8)

@@ -1,7 +1,8 @@
 """A generator as a folder: weights, configurations, provenance and model card, checked before use.
 
 Layout: model_index.json, autoencoder/, denoiser/, scheduler/, generator.json, provenance.json, README.md.
-Reading the records alone (`check_generator_folder`) imports neither torch nor diffusers.
+Reading the records alone (`check_generator_folder`) imports neither torch nor diffusers, loading a generator to sample
+from it (`load_generator`) no diffusers, unless its objective needs a scheduler.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from autoencoder.engine.files import replaced_folder, write_json
 from diffusion.generator import folder_check
-from diffusion.generator.folder_check import FIX, LOCAL_SAFETENSORS, WEIGHTS_FILE, GeneratorFolderError
+from diffusion.generator.folder_check import FIX, WEIGHTS_FILE, GeneratorFolderError
 from diffusion.generator.info import GeneratorInfo
-from diffusion.generator.model_card import write_model_card
 from diffusion.generator.provenance import Provenance, load_provenance, save_provenance
 from diffusion.generator.records import read_json, read_record
 
 if TYPE_CHECKING:
     import torch
 
+    from autoencoder.layers import Network
     from autoencoder.model import AutoencoderKL3D
     from diffusion.pipeline import TumorDiffusionPipeline
+    from diffusion.sampling import TumorSampler
+
+    NetworkT = TypeVar("NetworkT", bound=Network)
 
 INFO_FILE = "generator.json"
 PROVENANCE_FILE = "provenance.json"
@@ -34,12 +38,12 @@ _FIX_AUTOENCODER = "Copy the whole folder again, or train it again with `difftum
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator ready for use: the pipeline in evaluation mode, what it was made for, the cases that trained it.
+    """A generator ready for use: networks in evaluation mode, what it was made for, the cases that trained it.
 
     `identity` is what `hash_generator` says of its folder; empty if it came from no folder.
     """
 
-    pipeline: TumorDiffusionPipeline
+    sampler: TumorSampler
     info: GeneratorInfo
     provenance: Provenance
     identity: str = ""
@@ -59,6 +63,8 @@ def save_generator(
         GeneratorFolderError: If the folder exists and `replace` is False, or `info` states another
             window than the autoencoder's.
     """
+    from diffusion.generator.model_card import write_model_card
+
     if folder.exists() and not replace:
         raise GeneratorFolderError(f"{folder} exists already. Choose another folder, or move it away.")
     _check_window(folder, pipeline, info)
@@ -113,23 +119,21 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
 
     folder = Path(folder)
     info, provenance = check_generator_folder(folder)
-    from autoencoder.model import AutoencoderKL3D
-    from diffusion.pipeline import TumorDiffusionPipeline
-    from diffusion.unet import DenoisingUNet3D
+    from autoencoder.network import AutoencoderNetwork
+    from diffusion.network import DenoisingNetwork
+    from diffusion.sampling import TumorSampler
 
-    for component, model_class in (("autoencoder", AutoencoderKL3D), ("denoiser", DenoisingUNet3D)):
-        _check_weights(folder / component, model_class, FIX)
+    autoencoder = _load_network(folder / "autoencoder", AutoencoderNetwork, FIX).requires_grad_(False).to(device)
+    denoiser = _load_network(folder / "denoiser", DenoisingNetwork, FIX).requires_grad_(False).to(device)
     try:
-        pipeline = TumorDiffusionPipeline.from_pretrained(folder)
+        scheduler = denoiser.objective.load_scheduler(folder / "scheduler")
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise GeneratorFolderError(f"{folder} cannot be loaded ({error}). {FIX}") from error
-    _check_window(folder, pipeline, info)
-    for model in (pipeline.autoencoder, pipeline.denoiser):
-        model.eval().requires_grad_(False)
-    pipeline = pipeline.to(device)
-    if pipeline.autoencoder.device.type == "cpu":  # its convolutions of few channels take a quarter less time so
-        torch.nn.Module.to(pipeline.autoencoder, memory_format=torch.channels_last_3d)
-    return LoadedGenerator(pipeline, info, provenance, hash_generator(folder))
+        raise GeneratorFolderError(f"{folder / 'scheduler'} cannot be loaded ({error}). {FIX}") from error
+    sampler = TumorSampler(autoencoder, denoiser, scheduler)
+    _check_window(folder, sampler, info)
+    if autoencoder.device.type == "cpu":  # its convolutions of few channels take a quarter less time so
+        autoencoder.to(memory_format=torch.channels_last_3d)
+    return LoadedGenerator(sampler, info, provenance, hash_generator(folder))
 
 
 def load_autoencoder(folder: Path) -> AutoencoderKL3D:
@@ -142,40 +146,45 @@ def load_autoencoder(folder: Path) -> AutoencoderKL3D:
 
     if not (folder / WEIGHTS_FILE).is_file():
         raise GeneratorFolderError(f"{folder} holds no {WEIGHTS_FILE}; other weights are not read. {_FIX_AUTOENCODER}")
-    _check_weights(folder, AutoencoderKL3D, _FIX_AUTOENCODER)
-    return AutoencoderKL3D.from_pretrained(str(folder), **LOCAL_SAFETENSORS).eval()
+    return _load_network(folder, AutoencoderKL3D, _FIX_AUTOENCODER)
 
 
-def _check_weights(component: Path, model_class: Any, how_to_fix: str) -> None:
-    """Compare the tensors of a weights file with those that its config asks for.
+def _load_network(component: Path, network_class: type[NetworkT], how_to_fix: str) -> NetworkT:
+    """Make the network that a config asks for, with all tensors of its weights file, in evaluation mode.
 
-    diffusers leaves a tensor that the file lacks at its random start, with a warning only.
+    diffusers would leave a tensor that the file lacks at its random start, with a warning only.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from diffusion.network import free_entries
 
     path = component / WEIGHTS_FILE
     try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: list(file.get_slice(name).get_shape()) for name in list(file.keys())}
-        config = model_class.load_config(str(component), local_files_only=True)
-        with torch.device("meta"):  # shapes only
-            model = model_class.from_config(config)
-    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+        config = json.loads((component / "config.json").read_text(encoding="utf-8"))
+        entries = free_entries(config, str(config.get("_class_name")))
+        with torch.random.fork_rng(devices=[]):  # the random start is overwritten
+            network = network_class(**{name: value for name, value in entries.items() if not name.startswith("_")})
+        tensors = load_file(path)
+    except (SafetensorError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise GeneratorFolderError(
             f"{path} and {component / 'config.json'} cannot be read: {error} {how_to_fix}"
         ) from error
-    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {name: value.shape for name, value in tensors.items()}
+    expected = {name: value.shape for name, value in network.state_dict().items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise GeneratorFolderError(
             f"{path} does not fit {component / 'config.json'}: {len(wrong)} tensors differ, first {wrong[0]!r}. "
             f"{how_to_fix}"
         )
+    network.load_state_dict(tensors)
+    return network.eval()
 
 
-def _check_window(folder: Path, pipeline: TumorDiffusionPipeline, info: GeneratorInfo) -> None:
-    window = pipeline.autoencoder.window
+def _check_window(folder: Path, sampler: TumorSampler, info: GeneratorInfo) -> None:
+    window = sampler.autoencoder.window
     if (window.low_hu, window.high_hu) != (info.low_hu, info.high_hu):
         raise GeneratorFolderError(
             f"The generator of {folder} states the HU window {info.low_hu:g} to {info.high_hu:g}, its autoencoder has "

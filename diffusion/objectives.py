@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Network call: x_t and the noise levels (B,) in, the objective's prediction out."""
@@ -52,6 +56,10 @@ class Objective(ABC):
     @abstractmethod
     def make_scheduler(self) -> Any:
         """Scheduler of diffusers that a generator folder stores."""
+
+    def load_scheduler(self, folder: Path) -> Any:
+        """Scheduler for `sample` from where a generator folder stores it; None where no scheduler is needed."""
+        return type(self.make_scheduler()).from_pretrained(str(folder), local_files_only=True)
 
     @abstractmethod
     def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
@@ -106,29 +114,32 @@ class RectifiedFlow(Objective):
 
     def make_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         """Euler steps without a shift of the noise levels."""
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
         return FlowMatchEulerDiscreteScheduler(shift=1.0)
+
+    def load_scheduler(self, folder: Path) -> None:
+        """Nothing: a step is a line here, and diffusers would take seconds to import."""
 
     def sample(self, scheduler: Any, predict: Predict, noise: Tensor, num_steps: int, generators: Generators) -> Tensor:
         """Integrate around the mean m of what is to be sampled: the network's estimate of x_0 at pure noise.
 
-        The steps follow y - cos(theta) m, so that the mean is exact too. A single step returns m itself. The
-        scheduler's sigma is the angle's share of pi/2; left alone it would end at 0.001 and waste one call of n.
+        The steps follow y - cos(theta) m, so that the mean is exact too. A single step returns m itself. They are
+        those of `make_scheduler` with the angle's share of pi/2 as sigma, and need no scheduler.
         """
         if num_steps == 1:
             return noise - predict(noise, torch.ones(noise.shape[:1], dtype=noise.dtype, device=noise.device))
-        scheduler.set_timesteps(
-            sigmas=[(num_steps - step) / num_steps for step in range(num_steps)], device=noise.device
-        )
-        angles = [0.5 * math.pi * share for share in scheduler.sigmas.tolist()]
+        shares = torch.tensor([(num_steps - step) / num_steps for step in range(num_steps + 1)])
+        angles = [0.5 * math.pi * share for share in shares.tolist()]
         y, mean = noise, torch.zeros_like(noise)
-        for step, timestep in enumerate(scheduler.timesteps):
+        for step in range(num_steps):
             cos, sin, next_cos = math.cos(angles[step]), math.sin(angles[step]), math.cos(angles[step + 1])
             x_t, level = y / (sin + cos), sin / (sin + cos)
             velocity = predict(x_t, torch.full(noise.shape[:1], level, dtype=noise.dtype, device=noise.device))
             x_0, n = x_t - level * velocity, x_t + (1.0 - level) * velocity
             mean = x_0 if step == 0 else mean
             slope = cos * n - sin * (x_0 - mean) + (next_cos - cos) / (angles[step + 1] - angles[step]) * mean
-            y = scheduler.step(0.5 * math.pi * slope, timestep, y, return_dict=False)[0]
+            y = (y.float() + (shares[step + 1] - shares[step]) * (0.5 * math.pi * slope)).to(slope.dtype)
         return y
 
 
@@ -137,8 +148,9 @@ class VariancePreserving(Objective):
 
     timesteps: int  # timestep t has the level (t + 1) / timesteps
 
-    def __init__(self) -> None:
-        self._alpha_bar: Tensor = self.make_scheduler().alphas_cumprod
+    @cached_property
+    def _alpha_bar(self) -> Tensor:
+        return self.make_scheduler().alphas_cumprod
 
     def draw_levels(self, count: int, device: torch.device, generator: torch.Generator) -> Tensor:
         """Draw timesteps uniformly."""
@@ -189,6 +201,8 @@ class VPrediction(VariancePreserving):
 
     def make_scheduler(self) -> DDIMScheduler:
         """DDIM with a cosine schedule rescaled to zero terminal SNR, and trailing timesteps."""
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
         return DDIMScheduler(
             num_train_timesteps=self.timesteps,
             beta_schedule="squaredcos_cap_v2",
@@ -221,6 +235,8 @@ class PaperEpsilon(VariancePreserving):
 
     def make_scheduler(self) -> DDPMScheduler:
         """Ancestral steps on the four timesteps that were trained."""
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
         return DDPMScheduler(
             num_train_timesteps=self.timesteps,
             trained_betas=cosine_betas(self.timesteps),

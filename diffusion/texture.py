@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import nnls
 from scipy.special import ndtr
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -246,6 +245,8 @@ def solid_part(image_hu: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArr
 
 
 def _measure(texture_hu: Tensor, mask: Tensor, generator: torch.Generator) -> TextureProfile | None:
+    from scipy.optimize import nnls  # takes half a second, and synthesis measures nothing
+
     inside = texture_hu[mask]
     sd_hu = float(inside.std(correction=0))
     if not sd_hu > 0:

@@ -16,7 +16,7 @@ from autoencoder.engine.settings import TrainingPreset
 from diffusion.texture import solid_part
 from nnunet_difftumor.ct.components import TumorComponent
 from nnunet_difftumor.errors import DatasetError, MissingLabelError
-from nnunet_difftumor.generator_training import augment
+from nnunet_difftumor.generator_training import EARLY_RADIUS_MM, SPACING_RANGE_MM, augment
 from nnunet_difftumor.generator_training.crop_cache import CachedCase
 from nnunet_difftumor.generator_training.crops import (
     Crop,
@@ -26,10 +26,6 @@ from nnunet_difftumor.generator_training.crops import (
     sample_tumor_crop,
 )
 from nnunet_difftumor.generator_training.pasted_lesions import draw_pasted_lesion
-
-SPACING_RANGE_MM = (1.5, 6.0)
-EARLY_RADIUS_MM = 10.0
-"""Early tumours are at most 2 cm across (diameter of the sphere of equal volume)."""
 
 SIZE_BIN_EDGES_MM = (5.0, 10.0, 25.0)
 """Radii that divide tumours into bins of size: diameters of 10, 20 and 50 mm."""

@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusion.generator.provenance import hash_file, hash_identifier
 from nnunet_difftumor.cases.splits import read_splits
 from nnunet_difftumor.ct.datasets import Case, RawDataset, find_ct_files, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import declared_values, find_tumor_label
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, list_some
-from nnunet_difftumor.generator_training.crop_cache import CachedCase
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.generator_training.crop_cache import CachedCase
 
 _HELDOUT_SHARE = 0.1
 _FEWEST_TO_HOLD_OUT = 4

@@ -9,21 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from accelerate import PartialState
+from typing import TYPE_CHECKING, Any
 
 from autoencoder.engine.settings import RunSettings
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_cases, load_provenance, save_provenance
 from diffusion.generator_folder import PROVENANCE_FILE
-from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
 from nnunet_difftumor.errors import DatasetError, MissingLabelError, OutputExistsError, list_some
 from nnunet_difftumor.generator_training import CACHE_FOLDER
 from nnunet_difftumor.generator_training.case_selection import DataFolder, HoldOut, SelectedCases, select_cases
-from nnunet_difftumor.generator_training.crop_cache import CachedCase, build_crop_cache, is_cached
 from nnunet_difftumor.support.files.atomic_files import made_folder, write_json
 from nnunet_difftumor.support.processes.steps import LOCK_FILE, alone
 from nnunet_difftumor.synthesis.tissue.generator_names import is_builtin, resolve_generator
+
+if TYPE_CHECKING:
+    from nnunet_difftumor.generator_training.crop_cache import CachedCase
 
 _POLL_SECONDS = 5.0
 
@@ -75,6 +74,9 @@ def prepare_cases(
     Raises:
         DiffTumorError: If a file is bad, no case has a tumour, the rule fits no case, or no case is left.
     """
+    from nnunet_difftumor.ct.components import SMALLEST_COMPONENT_VOXELS
+    from nnunet_difftumor.generator_training.crop_cache import build_crop_cache, is_cached
+
     is_first = is_main_process()
     cache_folder = options.cache or options.output.resolve().parent / CACHE_FOLDER
     cached, notes = [], []
@@ -114,6 +116,8 @@ def prepare_cases(
 
 def is_main_process() -> bool:
     """Say whether this is the first, or only, process: the one that prints and writes."""
+    from accelerate import PartialState  # with torch
+
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")  # as Accelerator reads it
     return bool(PartialState(cpu=wants_cpu).is_main_process)
 

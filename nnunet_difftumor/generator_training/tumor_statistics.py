@@ -15,7 +15,8 @@ from diffusion.generator.info import EdgeStatistics, TrainingTumor
 from diffusion.texture import solid_part
 from nnunet_difftumor.cases.known_cases import NOTHING_KNOWN, KnownCases
 from nnunet_difftumor.ct.components import TumorComponent
-from nnunet_difftumor.generator_training.batches import SPACING_RANGE_MM, usable_tumors
+from nnunet_difftumor.generator_training import SPACING_RANGE_MM
+from nnunet_difftumor.generator_training.batches import usable_tumors
 from nnunet_difftumor.generator_training.crop_cache import CachedCase, copy_box
 from nnunet_difftumor.generator_training.crops import centred_tumor_crop, read_component, rim_of, sample_tumor_crop
 from nnunet_difftumor.tumor.annotated_edges import margin_voxels

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.generator.info import EdgeStatistics
+from diffusion.generator_folder import read_generator_info
 from nnunet_difftumor import __version__
 from nnunet_difftumor.ct.boxes import box_around
 from nnunet_difftumor.ct.hounsfield import check_organ
 from nnunet_difftumor.ct.reading import CTVolume, read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_ct_like, write_labels_like
-from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, MissingLabelError
 from nnunet_difftumor.support.files.atomic_files import results_folder, write_json
 from nnunet_difftumor.support.pictures.montage import (
     MontageRow,
@@ -32,15 +31,12 @@ from nnunet_difftumor.support.pictures.montage import (
 )
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors, with_look
+from nnunet_difftumor.synthesis.request import RESULT_FILES, ScanRequest, check_request, read_content
 from nnunet_difftumor.synthesis.results import SynthesisResult, TumorRecord
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
-from nnunet_difftumor.synthesis.tissue.generator_names import BUILTIN_ROOT
-from nnunet_difftumor.synthesis.tissue.interface import require_in_window
-from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, require_in_window
 from nnunet_difftumor.tumor.drawing import MaskSurface
-from nnunet_difftumor.tumor.published_contrasts import TRAINING, edges_in_use, make_appearance_rule
-from nnunet_difftumor.tumor.sizes import PAPER_SIZE_CLASSES, SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec
 
 logger = logging.getLogger(__name__)
@@ -49,62 +45,6 @@ RECORDS_FORMAT = 2
 DEFAULT_STEPS = 4
 _MOST_LISTED_LABELS = 30
 _ROUNDS = 4
-_RESULT_FILES = ("ct.nii.gz", "label.nii.gz", "tumors.json", "montage.png")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanRequest:
-    """What to synthesize on which CT.
-
-    Attributes:
-        organ_label: Value of the organ in the mask; None if it holds one value only.
-        tumor_mask_path: Mask to use as the tumour as it is, or None to draw tumours.
-        radius_mm: Range of radii in mm; None for the size classes of the paper.
-        target: What looks are drawn from, one of `published_contrasts.TARGETS`.
-        contrast_hu: Range of contrasts in HU; None: as `target` says.
-        heterogeneity_hu: Range of standard deviations inside a tumour in HU, without noise; None for those of
-            the training tumours.
-        edge_mm: Offset and width of the visible edge in mm (see `Edge`); None for published ones of the target, or
-            else those of the training tumours.
-        steps: Denoising steps T; None for four, or those of the record that is replayed.
-        replay_path: A tumors.json whose tumours are made again, or None.
-    """
-
-    ct_path: Path
-    organ_mask_path: Path
-    generator_folder: Path
-    organ_label: int | None = None
-    tumor_mask_path: Path | None = None
-    count: int = 3
-    radius_mm: tuple[float, float] | None = None
-    target: str = TRAINING
-    contrast_hu: tuple[float, float] | None = None
-    heterogeneity_hu: tuple[float, float] | None = None
-    edge_mm: tuple[float, float] | None = None
-    steps: int | None = None
-    seed: int = 0
-    replay_path: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or (self.steps is not None and self.steps < 1):
-            raise DiffTumorError(f"--count and --steps must be at least 1, got {self.count} and {self.steps}.")
-        if self.seed < 0:
-            raise DiffTumorError(f"--seed must be 0 or more, got {self.seed}.")
-        if self.replay_path is not None and self.tumor_mask_path is not None:
-            raise DiffTumorError("--replay and --tumor-mask both say which tumours to make; give one of them.")
-        self.appearances(())
-
-    def appearances(self, examples: tuple[Appearance, ...]) -> AppearanceRule:
-        """What contrast and heterogeneity are drawn from, given the generator's training tumours."""
-        return make_appearance_rule(
-            self.target, contrast_hu=self.contrast_hu, heterogeneity_hu=self.heterogeneity_hu, examples=examples
-        )
-
-    def edges(self, measured: tuple[EdgeStatistics, ...]) -> tuple[EdgeStatistics, ...]:
-        """What edges are drawn from, given those of the generator's training tumours."""
-        if self.edge_mm is not None:
-            return (EdgeStatistics.exactly(*self.edge_mm),)
-        return edges_in_use(self.target, measured, is_own=BUILTIN_ROOT not in self.generator_folder.parents)
 
 
 def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = False) -> SynthesisResult:
@@ -115,14 +55,14 @@ def synthesize_scan(request: ScanRequest, output: Path, *, overwrite: bool = Fal
     Raises:
         DiffTumorError: For every kind of bad input, with the file and the fix.
     """
-    _refuse_inputs(request, output.resolve())
-    with results_folder(output, _RESULT_FILES, overwrite=overwrite) as folder:
+    check_request(request, output, overwrite=overwrite)
+    with results_folder(output, RESULT_FILES, overwrite=overwrite) as folder:
         _require_space(request.ct_path, folder, output)
         return _synthesize(request, folder, output)
 
 
 def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisResult:
-    recorded: Mapping[str, Any] = {} if request.replay_path is None else _read_content(request.replay_path)
+    recorded: Mapping[str, Any] = {} if request.replay_path is None else read_content(request.replay_path)
     steps = request.steps or int(recorded.get("steps", DEFAULT_STEPS))
     request = replace(request, steps=steps, target=str(recorded.get("target", request.target)))
     ct = read_ct(request.ct_path)
@@ -134,15 +74,18 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
         raise DiffTumorError(f"{request.organ_mask_path} leaves no number for the tumours above {tumor_label - 1}.")
     if warning := check_organ(ct.image_hu, organ, request.organ_mask_path):
         logger.warning(warning)
-    tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)
+    described = DescribedTissue(read_generator_info(request.generator_folder))
+    level_hu = float(np.median(ct.image_hu[organ]))
+    require_in_window(level_hu, described.window_hu, f"The organ in {request.ct_path.name}")
+    host = Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones_like(organ))
+    given = _given_tumor(request, ct, host, described)
+    tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)  # last: it takes seconds
     if recorded.get("generator_hash") not in (None, tissue.identity):
         raise DiffTumorError(
             f"{request.replay_path} was made with another generator than {request.generator_folder}, so its tumours "
             "cannot be made again. Name the generator that made them with --generator."
         )
-    require_in_window(float(np.median(ct.image_hu[organ])), tissue.window_hu, f"The organ in {request.ct_path.name}")
-    host, synthesizer = Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones_like(organ)), TumorSynthesizer(tissue)
-    given = _given_tumor(request, ct, host, tissue)
+    synthesizer = TumorSynthesizer(tissue)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
         organ_map[result.label_mask(organ.shape)] = tumor_label
@@ -168,14 +111,6 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
         write = partial(_write_results, ct=ct, labels=organ_map, changed=changed, rows=rows, records=records)
         _write_or_keep(write, folder, output)
     return result
-
-
-def _refuse_inputs(request: ScanRequest, output: Path) -> None:
-    inputs = (request.ct_path, request.organ_mask_path, request.tumor_mask_path, request.replay_path)
-    results = {output / name for name in _RESULT_FILES}
-    for path in inputs:
-        if path is not None and path.resolve() in results:
-            raise OutputExistsError(f"--output {output} would replace {path}, which is an input. Name another folder.")
 
 
 def _require_space(ct_path: Path, folder: Path, output: Path) -> None:
@@ -227,7 +162,7 @@ def _find_organ_label(organ_map: NDArray[np.integer[Any]], request: ScanRequest)
 
 
 def _given_tumor(
-    request: ScanRequest, ct: CTVolume, host: Host, tissue: DiffusionTissue
+    request: ScanRequest, ct: CTVolume, host: Host, tissue: DescribedTissue
 ) -> list[TumorSpec | MaskSurface] | None:
     """Tumours that the user gave as records or as a mask; None if they are to be drawn."""
     if request.replay_path is not None:
@@ -250,10 +185,8 @@ def _draw_until_enough(request: ScanRequest, host: Host, synthesizer: TumorSynth
     which may change their last bits: so the record of the last round makes the same tumours again.
     """
     rng = np.random.default_rng(request.seed)
-    radius_mm, looks = request.radius_mm, request.appearances(synthesizer.tissue.appearances)
-    sizes = (SizeClass(name="user", radius_mm=radius_mm, probability=1.0),) if radius_mm else PAPER_SIZE_CLASSES
-    edges = request.edges(synthesizer.tissue.edges)
-    plan = TumorPlan(size_classes=sizes, appearances=looks, edges=edges, scan_seed=request.seed)
+    looks, edges = request.appearances(synthesizer.tissue.appearances), request.edges(synthesizer.tissue.edges)
+    plan = TumorPlan(size_classes=request.size_classes, appearances=looks, edges=edges, scan_seed=request.seed)
     rejected: Counter[str] = Counter()
     result = SynthesisResult((), {})
     for _ in range(_ROUNDS):
@@ -275,7 +208,7 @@ def read_records(path: Path) -> tuple[TumorSpec, ...]:
     Raises:
         DiffTumorError: If the file is not such a file, or a tumour was drawn by hand and cannot be replayed.
     """
-    records = [tumor["spec"] for tumor in _read_content(path)["tumors"]]
+    records = [tumor["spec"] for tumor in read_content(path)["tumors"]]
     try:
         specs = tuple(TumorSpec.from_json(record) for record in records)
     except (DiffTumorError, TypeError) as error:
@@ -283,17 +216,6 @@ def read_records(path: Path) -> tuple[TumorSpec, ...]:
     if any(spec.size_class == "mask" for spec in specs):
         raise DiffTumorError(f"{path} holds a tumour drawn as a mask; replay it with --tumor-mask and its --seed.")
     return specs
-
-
-def _read_content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        _ = [tumor["spec"] for tumor in content["tumors"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DiffTumorError(
-            f"{path} is no tumors.json that `difftumor synthesize` wrote ({type(error).__name__}: {error})."
-        ) from error
-    return content
 
 
 def _write_results(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from nnunet_difftumor.errors import DiffTumorError
 
@@ -67,6 +66,8 @@ class TruncatedNormal:
 
     def at(self, share: float) -> float:
         """Value from `low` to `high` below which a share of the distribution, 0 to 1, lies."""
+        from scipy.special import ndtr, ndtri  # --help would wait for them
+
         below, upto = ndtr((np.array([self.low, self.high]) - self.mean) / self.sd)
         value = self.mean + self.sd * float(ndtri(below + share * (upto - below)))
         return float(np.clip(value, self.low, self.high))
@@ -165,6 +166,8 @@ class AppearanceRule:
 
     def _draw_once(self, rng: np.random.Generator, common: float, host_hu: float | None) -> Appearance:
         """Draw a look by the scan's part of a normal score and a part of the tumour's own."""
+        from scipy.special import ndtr
+
         share = float(ndtr(common + math.sqrt(1.0 - CORRELATION_IN_SCAN) * rng.normal()))
         examples = self._by_contrast
         is_replaced = self.contrast_hu is not None or self.contrast_prior_hu is not None

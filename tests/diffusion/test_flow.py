@@ -25,11 +25,35 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 def test_four_steps_are_of_equal_angles_and_waste_no_call(pair):
     _, noise = pair
     called = []
-    scheduler = FLOW.make_scheduler()
-    FLOW.sample(scheduler, lambda x_t, levels: called.append(levels[0].item()) or x_t, noise, 4, [])
-    assert scheduler.sigmas.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    FLOW.sample(None, lambda x_t, levels: called.append(levels[0].item()) or x_t, noise, 4, [])
     angles = [math.atan2(level, 1 - level) / (0.5 * math.pi) for level in called]
     assert angles == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_steps_are_to_the_bit_those_of_the_scheduler_in_the_folder(pair):
+    """`y + (next - now) * slope` is what diffusers' Euler steps do with the same sigmas."""
+    _, noise = pair
+    scheduler = FLOW.make_scheduler()
+    scheduler.set_timesteps(sigmas=[1.0, 2 / 3, 1 / 3])
+    points, velocities = [], []
+
+    def predict(x_t, levels):
+        points.append(x_t)
+        velocities.append((x_t * 1.7 + 0.3).sin())
+        return velocities[-1]
+
+    drawn = FLOW.sample(None, predict, noise, 3, [])
+    angles = [0.5 * math.pi * share for share in scheduler.sigmas.tolist()]
+    y, mean = noise, torch.zeros_like(noise)
+    for step, timestep in enumerate(scheduler.timesteps):
+        cos, sin, next_cos = math.cos(angles[step]), math.sin(angles[step]), math.cos(angles[step + 1])
+        level = sin / (sin + cos)
+        assert torch.equal(points[step], y / (sin + cos))
+        x_0, n = points[step] - level * velocities[step], points[step] + (1.0 - level) * velocities[step]
+        mean = x_0 if step == 0 else mean
+        slope = cos * n - sin * (x_0 - mean) + (next_cos - cos) / (angles[step + 1] - angles[step]) * mean
+        y = scheduler.step(0.5 * math.pi * slope, timestep, y, return_dict=False)[0]
+    assert torch.equal(drawn, y)
 
 
 class GaussianData:
@@ -48,7 +72,7 @@ class GaussianData:
 def sample(predict, num_steps: int) -> torch.Tensor:
     noise = torch.randn(1, 1, 20, 20, 20, generator=generator(3), dtype=torch.float64)
     noise = (noise - noise.mean()) / noise.std()
-    return FLOW.sample(FLOW.make_scheduler(), predict, noise, num_steps, [])
+    return FLOW.sample(None, predict, noise, num_steps, [])
 
 
 @pytest.mark.parametrize("num_steps", [2, 4, 10])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 
@@ -25,8 +26,8 @@ from diffusion.generator_folder import (
     read_generator_info,
     save_generator,
 )
+from diffusion.network import FIXED_ENTRIES
 from diffusion.pipeline import TumorDiffusionPipeline
-from diffusion.unet import FIXED_ENTRIES
 
 INFO = GeneratorInfo(
     roi_sides=(16, 32),
@@ -66,11 +67,23 @@ def test_loaded_generator_gives_the_same_bits(pipeline, saved, make_crops, gener
     loaded = load_generator(saved)
     contrast_hu = torch.tensor([-20.0, torch.nan])
     expected = pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(2))
-    output = loaded.pipeline(image_hu, mask, contrast_hu=contrast_hu, generators=generators(2))
+    output = loaded.sampler(image_hu, mask, contrast_hu=contrast_hu, generators=generators(2))
     assert torch.equal(output.tumor_hu, expected.tumor_hu)
     assert torch.equal(output.reconstruction_hu, expected.reconstruction_hu)
     assert (loaded.info, loaded.provenance) == (INFO, PROVENANCE)
-    assert loaded.pipeline.autoencoder.config["latents_std"] == pipeline.autoencoder.config["latents_std"]
+    assert loaded.sampler.autoencoder.latents_std == pipeline.autoencoder.config["latents_std"]
+
+
+def test_diffusers_loads_the_folder_to_the_same_bits(pipeline, saved, make_crops, generators):
+    image_hu, mask = make_crops(2)
+    loaded = TumorDiffusionPipeline.from_pretrained(saved)
+    expected = load_generator(saved).sampler(image_hu, mask, generators=generators(2))
+    assert torch.equal(loaded(image_hu, mask, generators=generators(2)).tumor_hu, expected.tumor_hu)
+    assert isinstance(loaded, DiffusionPipeline)
+    assert isinstance(loaded.autoencoder, ModelMixin)
+    assert isinstance(loaded.denoiser, ModelMixin)
+    assert isinstance(loaded.scheduler, FlowMatchEulerDiscreteScheduler)
+    assert dict(loaded.autoencoder.config).items() >= {"channels": [8, 16], "blocks": 1}.items()
 
 
 def test_layout_and_no_leftovers(saved):
@@ -256,10 +269,11 @@ def test_what_has_one_value_is_in_the_config_and_is_read_without_a_warning(folde
     assert FIXED_ENTRIES.items() <= config.items()
     diffusers_logging.enable_propagation()
     with caplog.at_level("WARNING"):
-        loaded = load_generator(folder)
+        load_generator(folder)
+        loaded = TumorDiffusionPipeline.from_pretrained(folder)
     diffusers_logging.disable_propagation()
     assert caplog.text == ""
-    assert FIXED_ENTRIES.items() <= loaded.pipeline.denoiser.config.items()
+    assert FIXED_ENTRIES.items() <= loaded.denoiser.config.items()
 
 
 def test_malformed_provenance_is_named(folder):
@@ -302,9 +316,22 @@ def test_records_are_read_without_torch(saved):
     assert run.stdout.strip() == "[]"
 
 
+def test_a_generator_samples_without_diffusers(saved):
+    code = """
+import sys, torch
+from diffusion.generator_folder import load_generator
+mask = torch.zeros(1, 1, 16, 16, 16)
+mask[..., 4:12, 4:12, 4:12] = 1
+load_generator(sys.argv[1]).sampler(50.0 + mask, mask, generators=[torch.Generator().manual_seed(0)])
+print([name for name in ("diffusers", "accelerate", "scipy.stats", "torch._dynamo", "sympy") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
 def test_no_path_of_the_machine_is_written(tmp_path, nano_generator_folder):
-    loaded = load_generator(nano_generator_folder)
-    save_generator(tmp_path / "again", loaded.pipeline, loaded.info, loaded.provenance)
+    loaded = TumorDiffusionPipeline.from_pretrained(nano_generator_folder)
+    save_generator(tmp_path / "again", loaded, *check_generator_folder(nano_generator_folder))
     for path in (tmp_path / "again").rglob("*.json"):
         text = path.read_text()
         assert str(nano_generator_folder.parent) not in text

@@ -92,7 +92,7 @@ class TrueVelocity(nn.Module):
         self.noise_levels: list[float] = []
 
     objective = OBJECTIVES["flow"]
-    config = {"texture_share": 0.0}  # noqa: RUF012
+    texture_share = 0.0
     texture_profiles = ()
 
     def from_frame(self, sample, condition_latents, heterogeneity_hu):

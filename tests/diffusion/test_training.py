@@ -111,7 +111,7 @@ def test_run_leaves_a_complete_generator(undisturbed, make_crops, generators):
     assert info == replace(INFO, preset="nano")
     assert provenance == PROVENANCE
     image_hu, mask = make_crops(2)
-    output = load_generator(undisturbed / "generator").pipeline(image_hu, mask, generators=generators(2))
+    output = load_generator(undisturbed / "generator").sampler(image_hu, mask, generators=generators(2))
     assert output.tumor_hu.isfinite().all()
 
 
@@ -285,10 +285,10 @@ def test_every_objective_trains_and_samples(tmp_path, objective, make_crops, gen
     preset = replace(PRESET, objective=objective, draws_differences=objective != "epsilon")
     train(tmp_path / "run", preset=preset, steps=2)
     loaded = load_generator(tmp_path / "run" / "generator")
-    assert loaded.pipeline.denoiser.objective is OBJECTIVES[objective]
-    assert loaded.pipeline.denoiser.draws_differences is (objective != "epsilon")
+    assert loaded.sampler.denoiser.objective is OBJECTIVES[objective]
+    assert loaded.sampler.denoiser.draws_differences is (objective != "epsilon")
     image_hu, mask = make_crops(2)
-    first, second = (loaded.pipeline(image_hu, mask, generators=generators(2)).tumor_hu for _ in range(2))
+    first, second = (loaded.sampler(image_hu, mask, generators=generators(2)).tumor_hu for _ in range(2))
     assert first.isfinite().all()
     assert torch.equal(first, second)
 

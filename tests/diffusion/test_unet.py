@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion import unet
+from diffusion import network
 from diffusion.presets import DIFFUSION_PRESETS
 from diffusion.unet import DenoisingUNet3D
 
@@ -127,7 +127,7 @@ def test_samples_of_a_batch_do_not_mix(denoiser):
 def test_attention_is_left_out_of_large_crops(denoiser, monkeypatch):
     crops = [inputs(1, 4), inputs(1, 6)]
     small, large = (denoiser(**crop) for crop in crops)
-    monkeypatch.setattr(unet, "ATTENTION_MAX_TOKENS", 8)
+    monkeypatch.setattr(network, "ATTENTION_MAX_TOKENS", 8)
     local_small, local_large = (denoiser(**crop) for crop in crops)
     torch.testing.assert_close(local_small, small)
     assert (local_large - large).abs().max() > 1e-5

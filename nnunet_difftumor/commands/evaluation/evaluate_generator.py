@@ -65,20 +65,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print the headline figures."""
-    from nnunet_difftumor.evaluation.realism.generator import evaluate_generator
     from nnunet_difftumor.evaluation.realism.held_out import HeldOut
+    from nnunet_difftumor.evaluation.realism.request import check_request
+
+    settings, other_organs = _settings(options), _other_organs(options.other_organ)
+    asked: Any = {
+        "labels": (options.organ_label, options.tumor_label),
+        "held_out": HeldOut(options.splits, options.fold, _known(options)),
+        "overwrite": options.overwrite,
+    }
+    check_request(options.generator, options.data, options.output, **asked)
+    from nnunet_difftumor.evaluation.realism.generator import evaluate_generator  # what measures takes seconds
 
     summary = evaluate_generator(
         options.generator,
         options.data,
         options.output,
-        _settings(options),
+        settings,
         target=options.target,
-        labels=(options.organ_label, options.tumor_label),
-        held_out=HeldOut(options.splits, options.fold, _known(options)),
-        other_organs=_other_organs(options.other_organ),
-        overwrite=options.overwrite,
+        other_organs=other_organs,
         workers=options.workers,
+        **asked,
     )
     _print_summary(summary)
     print(f"Look at {options.output / 'report.html'}.")

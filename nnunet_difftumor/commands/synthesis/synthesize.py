@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Place the tumours; 1 if none could be."""
     from diffusion.generator_folder import read_generator_info
-    from nnunet_difftumor.synthesis.scan import ScanRequest, describe, synthesize_scan
+    from nnunet_difftumor.synthesis.request import ScanRequest, check_request
 
     request = ScanRequest(
         ct_path=options.ct,
@@ -87,6 +87,9 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         replay_path=options.replay,
     )
+    check_request(request, options.output, overwrite=options.overwrite)
+    from nnunet_difftumor.synthesis.scan import describe, synthesize_scan  # what reads images takes a second to import
+
     result = synthesize_scan(request, options.output, overwrite=options.overwrite)
     limits, output = request.contrast_hu, options.output
     contrasts = f"contrasts from {limits[0]:g} to {limits[1]:g} HU" if limits else f"target {request.target}"

@@ -16,12 +16,13 @@ from tqdm import tqdm
 from nnunet_difftumor.cases.known_cases import KnownCases
 from nnunet_difftumor.ct.datasets import Case, RawDataset, load_raw_dataset
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
-from nnunet_difftumor.errors import ConfigurationError, MissingLabelError, OutputExistsError
+from nnunet_difftumor.errors import ConfigurationError, MissingLabelError
 from nnunet_difftumor.evaluation.realism import summary, tables, verdicts, worth
 from nnunet_difftumor.evaluation.realism.collection import SHAMS, collect, seen, write_tumors
 from nnunet_difftumor.evaluation.realism.held_out import HeldOut, known_cases
 from nnunet_difftumor.evaluation.realism.measures.probes import PROBED, Probes, run_probes
 from nnunet_difftumor.evaluation.realism.measures.reconstruction import measure_reconstruction
+from nnunet_difftumor.evaluation.realism.request import SUMMARY_FILE, as_values, check_request
 from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM, HEADLINE_RADII_MM, EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tumors.making import GENERATED, IN_PLACE, REDRAWN, SHAM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, read_scan
@@ -35,7 +36,7 @@ from nnunet_difftumor.tumor.published_contrasts import TRAINING, make_appearance
 if TYPE_CHECKING:
     from diffusion.generator_folder import LoadedGenerator
 
-SUMMARY_FILE, TUMORS_FILE = "summary.json", "tumors.csv"
+TUMORS_FILE = "tumors.csv"
 _PACKAGES = ("nnunet-difftumor", "torch", "diffusers", "numpy", "scipy")
 
 
@@ -73,15 +74,14 @@ def evaluate_generator(
         MissingLabelError: If no case has a tumour.
         OutputExistsError: If the results exist and `overwrite` is False.
     """
-    if (output / SUMMARY_FILE).exists() and not overwrite:
-        raise OutputExistsError(f"{output / SUMMARY_FILE} exists; choose another --output, or add --overwrite.")
-    held_out, dataset = held_out or HeldOut(), load_raw_dataset(raw_dataset)
+    held_out = held_out or HeldOut()
+    check_request(generators, raw_dataset, output, labels=labels, held_out=held_out, overwrite=overwrite)
+    dataset = load_raw_dataset(raw_dataset)
     judged = _judge(generators, dataset, held_out, settings, target)
     cases = [case for each in judged for case in each.cases]
-    roles = [int(label) if label and label.isdigit() else label for label in labels]
     given = _Input(
         judged=judged,
-        labels=resolve_label_roles(dataset.options["labels"], *roles),
+        labels=resolve_label_roles(dataset.options["labels"], *as_values(labels)),
         known=held_out.known,
         training_cases=[case for case in dataset.cases if case not in cases] if settings.uses_training_range else [],
         other_organs=other_organs,
@@ -159,7 +159,7 @@ def _judge(
     judged = []
     found = held_out.cases(dataset, [each.provenance for each in loaded])
     for name, folder, each, cases in zip(generators, folders, loaded, found, strict=True):
-        tissue, autoencoder = DiffusionTissue(each, steps=settings.steps), each.pipeline.autoencoder
+        tissue, autoencoder = DiffusionTissue(each, steps=settings.steps), each.sampler.autoencoder
         looks = make_appearance_rule(target, examples=tissue.appearances)
         sources = Sources(tissue, reconstruct_with(autoencoder), each.info, looks)
         known, description = known_cases(cases, each.provenance.autoencoder), _describe_generator(name, folder, each)

@@ -40,15 +40,7 @@ class HeldOut:
             DatasetError: If the splits do not hold what is asked for, or a patient would be judged twice.
             LeakError: If a case to judge, or another scan of its patient, trained the generator.
         """
-        several = len(provenances) > 1
-        if several and (self.splits is None or self.fold is not None):
-            raise DatasetError(
-                f"{len(provenances)} generators need --splits, each for the fold of its place in their order, and no "
-                "--fold. Give the splits that they were trained with, or one generator."
-            )
-        if not several and (self.splits is None) != (self.fold is None):
-            raise DatasetError("--splits and --fold belong together; give both or neither.")
-        folds = range(len(provenances)) if several else [self.fold]
+        folds = self.folds(len(provenances))
         found = [self._cases(dataset, each, fold) for each, fold in zip(provenances, folds, strict=True)]
         judged = Counter(name for own in found for name in {self.known.patient_of(case.identifier) for case in own})
         if twice := sorted(name for name, count in judged.items() if count > 1):
@@ -57,6 +49,26 @@ class HeldOut:
                 "patient is judged by one generator. Write splits in which every case is validated once."
             )
         return found
+
+    def folds(self, count: int) -> list[int | None]:
+        """Return the fold whose validation cases each of so many generators is judged on; None: there are no splits.
+
+        Raises:
+            DatasetError: If splits and fold do not go together, or the splits do not have such a fold.
+        """
+        several = count > 1
+        if several and (self.splits is None or self.fold is not None):
+            raise DatasetError(
+                f"{count} generators need --splits, each for the fold of its place in their order, and no "
+                "--fold. Give the splits that they were trained with, or one generator."
+            )
+        if not several and (self.splits is None) != (self.fold is None):
+            raise DatasetError("--splits and --fold belong together; give both or neither.")
+        folds: list[int | None] = [*range(count)] if several else [self.fold]
+        for fold in folds:
+            if self.splits is not None and fold is not None:
+                _validation(self.splits, fold)
+        return folds
 
     def _cases(self, dataset: RawDataset, provenance: Provenance, fold: int | None) -> list[Case]:
         patient_of = self.known.patient_of

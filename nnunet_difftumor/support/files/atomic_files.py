@@ -99,13 +99,13 @@ def results_folder(output: Path, names: Sequence[str], *, overwrite: bool = Fals
         OutputExistsError: If `output` holds results and `overwrite` is False, or is a file.
         DiffTumorError: If `output` cannot be written to.
     """
-    _check_results(output, names, overwrite=overwrite)
+    check_results(output, names, overwrite=overwrite)
     place = output.resolve()
     temporary = name_beside(place / "results" if place.exists() else place)
     with made_folder(temporary, output):
         try:
             yield temporary
-            _check_results(output, names, overwrite=overwrite)
+            check_results(output, names, overwrite=overwrite)
             if place.exists() and any(temporary.iterdir()):
                 for name in names:
                     _replace(temporary / name, place / name)
@@ -115,7 +115,12 @@ def results_folder(output: Path, names: Sequence[str], *, overwrite: bool = Fals
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_results(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
+def check_results(output: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse an output that is a file, or holds results that are not to be overwritten.
+
+    Raises:
+        OutputExistsError: If so.
+    """
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"--output {output} is a file; name a folder.")
     existing = [name for name in names if (output / name).exists()]

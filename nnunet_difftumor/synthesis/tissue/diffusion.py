@@ -38,7 +38,7 @@ class DiffusionTissue(DescribedTissue):
             ConfigurationError: If the precision that the environment asks for does not exist.
         """
         super().__init__(loaded.info)
-        self.precision = synthesis_precision(loaded.pipeline.denoiser.device)
+        self.precision = synthesis_precision(loaded.sampler.denoiser.device)
         self.identity = loaded.identity
         self._loaded = loaded
         self._steps = steps
@@ -57,7 +57,7 @@ class DiffusionTissue(DescribedTissue):
         import torch
 
         with torch.inference_mode():
-            output = self._loaded.pipeline(
+            output = self._loaded.sampler(
                 **self._inputs(host_hu, tumor_masks, appearances, seeds),
                 num_inference_steps=self._steps,
                 autocast_dtype=torch.bfloat16 if self.precision == BFLOAT16 else None,
@@ -70,7 +70,7 @@ class DiffusionTissue(DescribedTissue):
         self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> FloatArray:
         """Fill the regions as `generate` does before it draws, texture included, in HU: what the network sees."""
-        filled_hu = self._loaded.pipeline.fill(**self._inputs(host_hu, tumor_masks, appearances, seeds))
+        filled_hu = self._loaded.sampler.fill(**self._inputs(host_hu, tumor_masks, appearances, seeds))
         return filled_hu[:, 0].float().cpu().numpy()
 
     def _inputs(
@@ -78,7 +78,7 @@ class DiffusionTissue(DescribedTissue):
     ) -> dict[str, Any]:
         import torch
 
-        device = next(self._loaded.pipeline.denoiser.parameters()).device
+        device = self._loaded.sampler.denoiser.device
         contrasts_hu = [or_nan(look.contrast_hu) for look in appearances]
         heterogeneities_hu = [or_nan(look.heterogeneity_hu) for look in appearances]
         return {

@@ -16,7 +16,8 @@ from nnunet_difftumor.ct.reading import read_ct, read_mask
 from nnunet_difftumor.ct.writing import write_labels_like
 from nnunet_difftumor.errors import DiffTumorError
 from nnunet_difftumor.support.pictures.montage import draw_montage
-from nnunet_difftumor.synthesis.scan import ScanRequest, read_records, synthesize_scan
+from nnunet_difftumor.synthesis.request import ScanRequest
+from nnunet_difftumor.synthesis.scan import read_records, synthesize_scan
 from nnunet_difftumor.synthesis.tissue import generator_names as builtin
 from nnunet_difftumor.synthesis.tissue.diffusion import PRECISION_VARIABLE
 

@@ -27,7 +27,7 @@ def measure_reconstruction(
     """Mean absolute errors of autoencoders, 2x and 4x pooling in the body and in tumours.
 
     Args:
-        judged: Each `AutoencoderKL3D`, in evaluation mode, with the scans that it is measured on.
+        judged: Each `AutoencoderNetwork`, in evaluation mode, with the scans that it is measured on.
         most_tiles: Most tiles of a scan; those with most tumour are taken first.
 
     Returns:

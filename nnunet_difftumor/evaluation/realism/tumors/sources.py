@@ -113,7 +113,7 @@ def _as_it_is(
 
 
 def reconstruct_with(autoencoder: Any) -> Reconstruct:
-    """Wrap an `AutoencoderKL3D` in evaluation mode for arrays."""
+    """Wrap an `AutoencoderNetwork` in evaluation mode for arrays."""
     import torch
 
     def reconstruct(regions_hu: FloatArray) -> FloatArray:

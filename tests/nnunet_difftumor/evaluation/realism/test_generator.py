@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier
-from diffusion.generator_folder import load_generator, save_generator
+from diffusion.generator_folder import read_generator_info, save_generator
+from diffusion.pipeline import TumorDiffusionPipeline
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.commands.evaluation.evaluate_generator import _other_organs
 from nnunet_difftumor.ct.datasets import Case
@@ -67,8 +68,10 @@ def words(dataset: Path, generator: Path, output: Path) -> list[str]:
 
 def trained_on(case: CaseFingerprint, nano_generator_folder: Path, folder: Path) -> Path:
     """The smallest generator as if it had been trained on a case."""
-    loaded = load_generator(nano_generator_folder)
-    save_generator(folder, loaded.pipeline, loaded.info, Provenance(diffusion=(case,), autoencoder=()))
+    pipeline = TumorDiffusionPipeline.from_pretrained(nano_generator_folder)
+    save_generator(
+        folder, pipeline, read_generator_info(nano_generator_folder), Provenance(diffusion=(case,), autoencoder=())
+    )
     return folder
 
 
