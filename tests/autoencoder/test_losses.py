@@ -8,7 +8,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from autoencoder.losses import autoencoder_losses, fft_loss, gradient_loss, kl_divergence, multi_scale_loss
-from autoencoder.model import AutoencoderOutput
+from autoencoder.network import AutoencoderOutput
 from autoencoder.presets import LossWeights
 
 ALL_TERMS = LossWeights(l1=1.0, multi_scale=0.25, gradient=0.5, fft=0.1, kl=1e-5)
