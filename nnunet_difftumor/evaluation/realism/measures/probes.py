@@ -147,8 +147,8 @@ def run_probes(
     """
     results: dict[str, dict[str, ProbeResult]] = {name: {} for name in HIDES_INSIDE}
     names = [*product((*PROBED, SANITY, making.SHAM), HIDES_INSIDE), (making.REDRAWN, "two_sample_auc")]
-    jobs = [_Job(*each, made, settings, folder) for each in (names if settings.classifier.steps else [])]
-    jobs = [job for job in jobs if len(job.patients) >= 2]
+    jobs = [_Job(method, classifier, made, settings, folder) for method, classifier in names]
+    jobs = [job for job in jobs if settings.classifier.steps and len(job.patients) >= 2]
     with tqdm(total=len(jobs), desc="classifiers", unit="training", disable=not jobs) as bar:
         for some in (jobs[start : start + workers] for start in range(0, len(jobs), workers)):
             for job, found in zip(some, _find(some), strict=True):
