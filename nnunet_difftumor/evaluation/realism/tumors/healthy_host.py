@@ -14,6 +14,9 @@ from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, FloatArray
 from nnunet_difftumor.synthesis.blending import robust_sd
+from nnunet_difftumor.tumor.edge import Edge
+from nnunet_difftumor.tumor.edge_profile import measure_edge
+from nnunet_difftumor.tumor.rim import signed_distance_mm
 
 _LARGEST_HALF_BLOCK = 6
 _LIMIT_SD = 3.0
@@ -77,18 +80,29 @@ def free_tissue(scan: EvaluationScan) -> FreeTissue:
 
 
 def without_target(scan: EvaluationScan, tissue: FreeTissue, rng: np.random.Generator) -> FloatArray:
-    """Put tumour-free tissue of a scan in the place of its target; outside it, the image stays.
+    """Put tumour-free tissue of a scan in the place of its target, and take away what is seen of it outside its label.
 
     A tumour that is made there gets the noise of that tissue, and nothing of the real one is left. The level goes from
     that of the surroundings at the edge to that of the organ inside: a step there would be taken for noise.
     In HU, shape (D, H, W).
     """
-    image_hu = scan.image_hu.copy()
+    image_hu = scan.image_hu - _seen_outside_hu(scan)
     box = find_objects(scan.target.astype(np.uint8))[0]
     inside = scan.target[box]
-    above_hu = np.where(scan.target, 0.0, scan.limited_hu - tissue.level_hu)
+    above_hu = np.where(scan.target, 0.0, np.clip(image_hu, *scan.window_hu) - tissue.level_hu)
     sigma = _EDGE_SIGMA_MM / np.asarray(scan.spacing_mm)
     total_hu, weight = (gaussian_filter(values, sigma)[box] for values in (above_hu, (~scan.target).astype(np.float32)))
     smooth_hu = tissue.level_hu + total_hu / (weight + _ORGAN_WEIGHT)
     image_hu[box][inside] = (smooth_hu + tissue.quilt(inside.shape, rng))[inside]
     return image_hu
+
+
+def _seen_outside_hu(scan: EvaluationScan) -> FloatArray:
+    """What the target adds to the organ around its label, in HU: a reader may draw tight; 0 where it is not clear."""
+    beside = scan.organ & ~scan.target
+    edge = measure_edge(scan.limited_hu, scan.target, beside, scan.spacing_mm)
+    if edge is None or not edge.is_clear:
+        return np.zeros(scan.target.shape, dtype=np.float32)
+    distance_mm = signed_distance_mm(scan.target, scan.spacing_mm)
+    share = Edge(offset_mm=edge.offset_mm, width_mm=edge.width_mm).share(distance_mm)
+    return np.where(beside, edge.depth_hu * share, 0.0).astype(np.float32)
