@@ -128,12 +128,26 @@ def test_the_healthy_host_has_no_edge_where_the_tumour_was():
     host.image_hu[fat] -= 160.0
     beside = replace(host, organ=host.organ & ~fat)
     image_hu = without_target(beside, free_tissue(beside), np.random.default_rng(0))
-    assert np.array_equal(image_hu[~host.target], host.image_hu[~host.target])
+    farther = distance_transform_edt(~host.target, sampling=SPACING) > 4.0
+    assert np.array_equal(image_hu[farther], host.image_hu[farther])
     from_fat_mm, from_tissue_mm = (distance_transform_edt(~mask, sampling=SPACING) for mask in (fat, ~host.target))
     edge = host.target & (from_tissue_mm <= 2.0)
     assert image_hu[edge & (from_fat_mm <= 2.0)].mean() < -40.0
     assert image_hu[edge & (from_fat_mm > 12.0)].mean() == pytest.approx(60.0, abs=5.0)
     assert image_hu[host.target & (from_tissue_mm > 7.0)].mean() == pytest.approx(60.0, abs=10.0)
+
+
+def test_nothing_is_left_of_a_tumour_that_is_seen_outside_its_label():
+    """A label that a reader drew 3 mm inside of what is seen."""
+    whole = scan()
+    distance_mm = distance_transform_edt(whole.target, sampling=SPACING)
+    target = np.asarray(distance_mm > 3.0)
+    tight = replace(whole, organ=(whole.organ | whole.target) & ~target, tumors=target, target=target)
+    ring = whole.target & ~target
+    assert tight.image_hu[ring].mean() == pytest.approx(30.0, abs=1.0)
+    image_hu = without_target(tight, free_tissue(tight), np.random.default_rng(0))
+    assert image_hu[ring].mean() == pytest.approx(60.0, abs=3.0)
+    assert image_hu[ring].std() == pytest.approx(10.0, abs=3.0)
 
 
 def test_what_cannot_be_seen_is_counted_and_not_measured(sources):
