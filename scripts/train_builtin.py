@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from nnunet_difftumor.demo.soft_tissue import DATASET_NAME, make_real_dataset
 from nnunet_difftumor.errors import DiffTumorError, OutputExistsError
 from nnunet_difftumor.synthesis.tissue.generator_names import BUILTIN_NAMES, BUILTIN_ROOT
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "generator.md"
 AUTOENCODER_STEPS = 1000
 DIFFUSION_STEPS = 3500
 
@@ -51,7 +53,17 @@ def build_builtin(source: Path, work: Path, *, autoencoder: str | None = None, r
     _command("train-diffusion", words, diffusion, DIFFUSION_STEPS)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(diffusion / "generator", target)
+    add_measures(target / "README.md")
     return target
+
+
+def add_measures(card: Path) -> None:
+    """Write what the docs say of how well the generator does at the end of its model card."""
+    section = re.search(r"## How well it does\n.*?(?=\n## )", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    if section is None:
+        raise DiffTumorError(f"{PAGE} has no section 'How well it does'.")
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", section.group(0))  # links of the page lead nowhere from the card
+    card.write_text(f"{card.read_text(encoding='utf-8').rstrip()}\n\n{text.rstrip()}\n", encoding="utf-8")
 
 
 def _data(source: Path, work: Path) -> tuple[Path, Path]:
@@ -75,7 +87,7 @@ def _command(name: str, words: list[str], output: Path, steps: int) -> None:
 def main() -> int:
     """Run the recipe."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} About half an hour on one CPU core. Run it again to go on after an interruption.",
+        description=f"{__doc__} One to two hours on one CPU core. Run it again to go on after an interruption.",
         epilog="example: OMP_NUM_THREADS=1 python scripts/train_builtin.py --work builtin_work --replace",
     )
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for data set and runs")
