@@ -282,14 +282,17 @@ def _settle_edges(
     Returns:
         The rules with them, and notes for the log.
     """
-    settled = []
+    settled, notes = [], []
     for rule, target, source in zip(rules, targets, sources, strict=True):
+        whose = "given" if not isinstance(target.edge, str) else "measured on the fold's annotated cases"
         if source and not rule.edges:
             measured = source().tissue.edges
             is_named = is_generator_name(str(target.generator))
             rule = replace(rule, edges=edges_in_use(target.target, measured, is_own=not is_named))
+            whose = "those of the generator's training tumours" if rule.edges == measured else "as published"
         settled.append(rule)
-    return settled, [f"Visible edges: {describe_law(rule.edges)}." for rule in settled if any(sources)]
+        notes.append(f"Visible edges, {whose}: {describe_law(rule.edges)}.")
+    return settled, notes if any(sources) else []
 
 
 def _edges(target: OrganTarget, data: PreprocessedCases, cases: FoldCases) -> tuple[EdgeStatistics, ...]:

@@ -176,7 +176,10 @@ def test_a_builtin_generator_follows_the_annotated_cases_where_enough_can_be_mea
 ):
     monkeypatch.setattr(preparation, "_FEWEST_EDGES", fewest)
     project.configure(generator="builtin:soft-tissue-tiny", target="hypodense")
-    edges = make_trainer(project)._prepare_training().injectors[0].rules.edges
+    trainer = make_trainer(project)
+    edges = trainer._prepare_training().injectors[0].rules.edges
+    whose = "measured on the fold's" if tumors else "those of the generator's"
+    assert f"Visible edges, {whose}" in Path(trainer.log_file).read_text()
     of_generator = read_generator_info(resolve_generator("builtin:soft-tissue-tiny")).edges
     assert (edges != of_generator and sum(each.tumors for each in edges) >= tumors) if tumors else edges == of_generator
 
