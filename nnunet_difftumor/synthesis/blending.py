@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
+from nnunet_difftumor.ct.boxes import Box
 from nnunet_difftumor.errors import DiffTumorError
 
 FloatArray = NDArray[np.float32]
@@ -13,6 +18,9 @@ _ROBUST_SIGMA = 1.4826
 _RESIDUAL_LIMIT_SD = 3.0
 _SMALLEST_WEIGHT = 1e-2
 _FEWEST_IN_SHELL = 30
+_LOCAL_MM = 4.0
+_ABOVE_QUARTILE = 1.1
+_LEAST_HU2 = 1e-6
 
 
 def robust_sd(values: NDArray[np.floating]) -> float:
@@ -20,36 +28,61 @@ def robust_sd(values: NDArray[np.floating]) -> float:
     return float(_ROBUST_SIGMA * np.median(np.abs(values - np.median(values))))
 
 
-def composite(
-    image_hu: FloatArray,
-    tumor_hu: FloatArray,
-    reconstruction_hu: FloatArray,
-    weight: FloatArray,
-    residual_sd_hu: float,
-    window_hu: tuple[float, float],
-) -> FloatArray:
+@dataclass(frozen=True, eq=False)
+class HostNoise:
+    """A host's own noise, which a tumour keeps: the host minus its smooth reconstruction. Arrays have one shape.
+
+    Attributes:
+        residual_hu: Host minus reconstruction in HU. Shape (D, H, W).
+        share: How much of it is noise: 1, or less where it varies more than noise, by fat, vessels or edges.
+        sd_hu: Robust standard deviation of the noise in HU.
+    """
+
+    residual_hu: FloatArray
+    share: FloatArray
+    sd_hu: float
+
+    @classmethod
+    def of(cls, residual_hu: FloatArray, tissue: NDArray[np.bool_], spacing_mm: Sequence[float]) -> HostNoise:
+        """Take the lower quartile of the local standard deviations of a tissue, and a tenth more, for the noise's.
+
+        Args:
+            tissue: True in the tissue that the noise is measured in, at least one voxel. Same shape.
+        """
+        sigma = np.maximum(_LOCAL_MM / np.asarray(spacing_mm), 1.0)
+        local_hu = np.sqrt(np.maximum(gaussian_filter(residual_hu * residual_hu, sigma, truncate=2.0), _LEAST_HU2))
+        noise_hu = np.float32(_ABOVE_QUARTILE * np.quantile(local_hu[tissue], 0.25))
+        share = np.minimum(np.float32(1.0), noise_hu / local_hu).astype(np.float32)
+        return cls(residual_hu, share, robust_sd((residual_hu * share)[tissue]))
+
+    def within(self, box: Box) -> HostNoise:
+        """Return the same in a box of it."""
+        return HostNoise(self.residual_hu[box], self.share[box], self.sd_hu)
+
+    def in_tumor(self, weight: FloatArray) -> FloatArray:
+        """What a tumour keeps of it, by the tumour's weight in the voxel: less structure, and 3 sd / w^2 at most."""
+        limit_hu = np.float32(_RESIDUAL_LIMIT_SD * self.sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
+        return np.clip(self.residual_hu * (1.0 - weight * (1.0 - self.share)), -limit_hu, limit_hu)
+
+
+def composite(image_hu: FloatArray, tumor_hu: FloatArray, noise: HostNoise, weight: FloatArray) -> FloatArray:
     """Blend decoded tumour tissue and the host's own noise into the host; all in HU, of shape (D, H, W).
 
-    (1 - w) x + w (y + clip(x - r, -3 sd / w^2, 3 sd / w^2)), where w in [0, 1] is the weight, x the host, y the decoded
-    tumour and r the reconstruction of the host, both smooth. The clipped residual carries the host's noise, but neither
-    its edges nor its organ; towards the edge of the soft rim, where y is the host itself, the limit loosens, so that
-    the host's edges stay sharp there. Voxels of weight 0 keep their value to the bit.
-
-    Args:
-        residual_sd_hu: Robust standard deviation of the host's residual in HU.
-        window_hu: Window of the autoencoder; the residual is measured inside it.
+    (1 - w) x + w (y + clip(g (x - r), -3 sd / w^2, 3 sd / w^2)), where w in [0, 1] is the weight, x the host, y the
+    decoded tumour, r the reconstruction of the host, both smooth, and g = 1 - w (1 - share) (see `HostNoise`). So a
+    tumour has its host's noise, but neither its edges nor its fat; towards the edge of the soft rim, where y is the
+    host itself, the limits loosen, so that the host's edges stay sharp there. Voxels of weight 0 keep their value to
+    the bit.
 
     Raises:
         DiffTumorError: If the shapes differ.
     """
-    if not image_hu.shape == tumor_hu.shape == reconstruction_hu.shape == weight.shape:
+    if not image_hu.shape == tumor_hu.shape == noise.residual_hu.shape == weight.shape:
         raise DiffTumorError(
-            f"image {image_hu.shape}, tumour {tumor_hu.shape}, reconstruction {reconstruction_hu.shape} and weight "
+            f"image {image_hu.shape}, tumour {tumor_hu.shape}, noise {noise.residual_hu.shape} and weight "
             f"{weight.shape} must share one shape. Crop all four with the same bounding box."
         )
-    limit = np.float32(_RESIDUAL_LIMIT_SD * residual_sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
-    residual = np.clip(np.clip(image_hu, *window_hu) - reconstruction_hu, -limit, limit).astype(np.float32)
-    blended = (1.0 - weight) * image_hu + weight * (tumor_hu + residual)
+    blended = (1.0 - weight) * image_hu + weight * (tumor_hu + noise.in_tumor(weight))
     return np.where(weight > 0, blended, image_hu).astype(np.float32)
 
 

@@ -36,5 +36,7 @@ class CopyPasteSynthesizer(TumorSynthesizer):
             pasted_hu = paste_texture(self._donors, prepared.label, spec.radius_mm, spec.contrast_hu, level_hu, rng)
             host_hu, weight, shell_mm = host.image_hu[prepared.box], prepared.weight, max(host.spacing_mm)
             pasted_hu = at_level(pasted_hu, prepared.distance_mm, weight, shell_mm, prepared.level_hu)
-            blended_hu = (1.0 - weight) * host_hu + weight * np.clip(pasted_hu, *self.tissue.window_hu)
+            pasted_hu = np.clip(pasted_hu, *self.tissue.window_hu)
+            blended_hu = (1.0 - weight) * host_hu + weight * pasted_hu
+            blended_hu = prepared.own_border.mixed(host_hu, pasted_hu, weight, blended_hu)
             yield prepared, np.where(weight > 0, blended_hu, host_hu).astype(np.float32)

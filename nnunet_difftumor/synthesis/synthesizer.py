@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter1d
 
 from nnunet_difftumor.ct.boxes import Box, as_box, ends_of, inside, widened
 from nnunet_difftumor.ct.resample import average_onto, resample
-from nnunet_difftumor.synthesis.blending import at_level, composite, robust_sd
+from nnunet_difftumor.synthesis.blending import HostNoise, at_level, composite
+from nnunet_difftumor.synthesis.border import OrganBorder, find_border, spread
 from nnunet_difftumor.synthesis.capsule import turned_along_capsule
 from nnunet_difftumor.synthesis.host import Host, is_clipped_to
 from nnunet_difftumor.synthesis.results import (
@@ -35,6 +35,7 @@ from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
 _RIM_MM = 4.0
+_SURROUNDINGS_MM = 6.0  # the rim and the organ's border
 _ENOUGH_VOXELS = 20
 _FAT_HU = np.float32(-100.0)
 _NO_NOISE = Noise(1.0, 1.0)
@@ -53,7 +54,9 @@ class PreparedTumor:
         distance_mm: Signed distance to the outline in mm. Shape of the box.
         drawn_voxels: Voxels of the label before clipping.
         shown_voxels: Those of them that lie in the host, whatever they may replace.
-        rim_hu: Unchanged voxels around it: organ if there is enough of it, else any real CT. Shape (N,).
+        wide: The box with its surroundings.
+        border: The organ's border in the wide box; the weight is that of the organ's share there.
+        rim_hu: Unchanged voxels around it: wholly organ if enough of them are, else any real CT. Shape (N,).
         noise: Noise of the rim.
         has_organ_rim: The rim is organ, so that the contrast against it is the one that was requested.
     """
@@ -68,6 +71,8 @@ class PreparedTumor:
     distance_mm: FloatArray
     drawn_voxels: int
     shown_voxels: int
+    wide: Box
+    border: OrganBorder
     rim_hu: FloatArray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     noise: Noise = _NO_NOISE
     has_organ_rim: bool = False
@@ -79,19 +84,35 @@ class PreparedTumor:
         return None if asked_hu is None or not self.has_organ_rim else float(self.rim_hu.mean()) + asked_hu
 
     @property
+    def inner(self) -> Box:
+        """Where the box lies in the wide one."""
+        return inside(self.box, self.wide)
+
+    @property
+    def own_border(self) -> OrganBorder:
+        """The border in the box."""
+        return self.border.within(self.inner)
+
+    @property
+    def whole_voxels(self) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Weight and label without voxels that hold other tissue too, unless there is nothing else."""
+        whole = self.label & (self.own_border.share >= 1.0)
+        if not (whole & (self.weight > 0)).any():
+            return self.weight, self.label
+        return np.where(whole, self.weight, np.float32(0.0)), whole
+
+    @property
     def touched(self) -> NDArray[np.bool_]:
         """True in the label and wherever the host changes. Shape of the box."""
         return self.label | (self.weight > 0)
 
     def with_rim(self, host: Host, occupied: NDArray[np.bool_]) -> PreparedTumor:
         """Measure the rim, when it is known where any tumour of the host changes it: `occupied`, shape (D, H, W)."""
-        wide = _with_room_for_rim(self.box, host)
+        wide = self.wide
         near = np.zeros_like(host.valid_mask[wide])
-        near[inside(self.box, wide)] = self.touched
-        for axis, reach in enumerate(_rim_voxels(host)):
-            near = np.asarray(maximum_filter1d(near, size=2 * reach + 1, axis=axis, mode="constant"), dtype=bool)
-        free = near & host.valid_mask[wide] & ~occupied[wide]
-        organ = free & host.organ_mask[wide]
+        near[self.inner] = self.touched
+        free = spread(near, _rim_voxels(host)) & host.valid_mask[wide] & ~occupied[wide]
+        organ = free & host.organ_mask[wide] & (self.border.share >= 1.0)
         has_organ_rim = int(organ.sum()) >= _ENOUGH_VOXELS
         rim = organ if has_organ_rim else free
         rim_hu, noise = host.image_hu[wide][rim], Noise.of(host.image_hu[wide], rim)
@@ -179,7 +200,9 @@ class TumorSynthesizer:
         drawn_in_host = int(label.sum())  # a crop may cut a tumour off, as it does with real ones
         if drawn_in_host == 0:
             return OUT_OF_VIEW
-        allowed = host.may_become_tumor(box)
+        wide = _with_surroundings(box, host)
+        allowed_around = host.may_become_tumor(wide)
+        allowed, border = allowed_around[inside(box, wide)], _border(host, wide, allowed_around)
         if not isinstance(surface, MaskSurface) and ((label | (weight > 0)) & ~allowed).any():
             ends = allowed | ~host.valid_mask[box]  # the tumour goes on in padding
             drawn_mm, radius_mm = distance_mm, surface.spec.radius_mm
@@ -188,6 +211,7 @@ class TumorSynthesizer:
             label = label & (~turned | (distance_mm <= 0.0))
             weight = np.where(turned, np.minimum(weight, surface.spec.edge.share(distance_mm)), weight)
         label, weight = label & allowed, np.where(allowed, weight, np.float32(0.0))
+        weight = weight * border.share[inside(box, wide)]
         if label.sum() < max(1.0, self.minimum_inside_share * drawn_in_host):
             return "outside_organ"
         if (occupied[box] & (label | (weight > 0))).any():
@@ -198,13 +222,15 @@ class TumorSynthesizer:
             surface.spec,
             roi,
             roi_distance_mm,
-            surface.spec.edge.share(roi_distance_mm) * _on_region(allowed, box, roi, host),
+            surface.spec.edge.share(roi_distance_mm) * (_on_region(allowed, box, roi, host) >= 0.5),
             box,
             label,
             weight,
             distance_mm,
             drawn_voxels=int(drawn.label.sum()),
             shown_voxels=drawn_in_host,
+            wide=wide,
+            border=border,
         )
 
     def _generate(
@@ -215,7 +241,7 @@ class TumorSynthesizer:
         for prepared in pending:
             groups[prepared.roi.side].append(prepared)
         for group in groups.values():
-            hosts_hu = [prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask) for prepared in group]
+            hosts_hu = [_shown(prepared, host) for prepared in group]
             masks = [prepared.roi.tissue_mask(prepared.roi_distance_mm, prepared.spec.edge) for prepared in group]
             asked = zip(group, hosts_hu, masks, strict=True)
             regions = self.tissue.generate(
@@ -238,19 +264,22 @@ class TumorSynthesizer:
         self, host: Host, prepared: PreparedTumor, tumor_hu: FloatArray, reconstruction_hu: FloatArray
     ) -> FloatArray:
         """Blend a generated region into the host's box. HU, shape of the box."""
-        wide = _with_room_for_rim(prepared.box, host)
-        reconstruction = _onto_box(reconstruction_hu, prepared.roi, wide, host)
-        residual = np.clip(host.image_hu[wide], *self.tissue.window_hu) - reconstruction
+        box, wide, border = prepared.box, prepared.wide, prepared.border
+        tissue_hu = _onto_box(tumor_hu, prepared.roi, box, host)
+        limited_hu = np.clip(host.image_hu[wide], *self.tissue.window_hu)
+        reconstruction_hu = _onto_box(reconstruction_hu, prepared.roi, wide, host)
+        residual_hu = border.residual_hu(limited_hu, reconstruction_hu if self.has_residual else limited_hu)
         tissue = host.organ_mask[wide] & host.valid_mask[wide]
-        sd_hu = robust_sd(residual[tissue]) if int(tissue.sum()) >= _ENOUGH_VOXELS else robust_sd(residual)
-        return composite(
-            host.image_hu[prepared.box],
-            _onto_box(tumor_hu, prepared.roi, prepared.box, host),
-            reconstruction[inside(prepared.box, wide)],
-            prepared.weight,
-            sd_hu if self.has_residual else 0.0,
-            self.tissue.window_hu,
-        )
+        tissue = tissue if int(tissue.sum()) >= _ENOUGH_VOXELS else np.ones_like(tissue)
+        noise = HostNoise.of(residual_hu, tissue, host.spacing_mm).within(prepared.inner)
+        image_hu, weight = host.image_hu[box], prepared.weight
+        return prepared.own_border.mixed(image_hu, tissue_hu, weight, composite(image_hu, tissue_hu, noise, weight))
+
+
+def _border(host: Host, wide: Box, allowed: NDArray[np.bool_]) -> OrganBorder:
+    """The organ's border in a box where a tumour is allowed to be in some voxels."""
+    organ, valid = host.organ_mask[wide], host.valid_mask[wide]
+    return find_border(host.image_hu[wide], organ & allowed, valid & ~allowed & ~organ, host.spacing_mm)
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
@@ -304,11 +333,12 @@ def _requested_in_region(prepared: PreparedTumor, region_hu: FloatArray, roi_mas
 
 def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: int) -> SynthesizedTumor | str:
     """Measure a blended tumour, or say why it is left out."""
+    weight, label = prepared.whole_voxels
     seen = look_at(
         host.image_hu[prepared.box],
         image_hu,
-        prepared.weight,
-        prepared.label,
+        weight,
+        label,
         prepared.rim_hu,
         prepared.noise,
         organ=host.organ_mask[prepared.box] if prepared.has_organ_rim else None,
@@ -333,11 +363,20 @@ def _finish(host: Host, prepared: PreparedTumor, image_hu: FloatArray, attempt: 
     return SynthesizedTumor(prepared.box, image_hu, prepared.weight > 0, prepared.label, record)
 
 
-def _on_region(mask: NDArray[np.bool_], box: Box, roi: RegionOfInterest, host: Host) -> NDArray[np.bool_]:
-    """Sample a mask of a box of the host on a region of interest; False beyond the box. Shape of the region."""
+def _shown(prepared: PreparedTumor, host: Host) -> FloatArray:
+    """What a generator is shown of the host: the region of interest, with organ where it borders on other tissue."""
+    region_hu = prepared.roi.sample(host.image_hu, host.spacing_mm, host.valid_mask)
+    if not prepared.border.other.any():
+        return region_hu
+    hidden_hu = prepared.border.hidden_hu(host.image_hu[prepared.wide])
+    return region_hu + _on_region(hidden_hu, prepared.wide, prepared.roi, host)
+
+
+def _on_region(values: NDArray[np.generic], box: Box, roi: RegionOfInterest, host: Host) -> FloatArray:
+    """Sample values of a box of the host on a region of interest; 0 beyond the box. Shape of the region."""
     start_mm = np.asarray(roi.start_mm) - np.multiply(ends_of(box)[0], host.spacing_mm)
     shape, spacing_mm = (roi.side,) * 3, (roi.spacing_mm,) * 3
-    return resample(mask, host.spacing_mm, shape, spacing_mm, start_mm, fill_value=0.0, whole_voxels=True) >= 0.5
+    return resample(values, host.spacing_mm, shape, spacing_mm, start_mm, fill_value=0.0, whole_voxels=True)
 
 
 def _onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:
@@ -351,5 +390,5 @@ def _rim_voxels(host: Host) -> list[int]:
     return [max(1, round(_RIM_MM / spacing)) for spacing in host.spacing_mm]
 
 
-def _with_room_for_rim(box: Box, host: Host) -> Box:
-    return widened(box, _rim_voxels(host), host.image_hu.shape)
+def _with_surroundings(box: Box, host: Host) -> Box:
+    return widened(box, np.ceil(_SURROUNDINGS_MM / np.asarray(host.spacing_mm)).astype(int), host.image_hu.shape)

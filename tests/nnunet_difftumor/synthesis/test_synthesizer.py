@@ -9,7 +9,6 @@ from scipy.ndimage import binary_erosion
 
 from diffusion.conditioning import fill_tumor_region, rim_median_hu
 from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, GeometryMismatchError
-from nnunet_difftumor.synthesis.blending import composite
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
@@ -360,14 +359,3 @@ def test_size_classes_are_cut_to_what_fits():
     assert [size.name for size in fitted] == ["tiny", "small", "medium"]
     assert fitted[-1].radius_mm == (12.0, 15.0)
     assert fit_size_classes(PAPER_SIZE_CLASSES, 2.0)[0].radius_mm == (2.0, 2.0)
-
-
-def test_composite_by_hand():
-    one = np.ones((1, 1, 1), dtype=np.float32)
-    window_hu = (-175.0, 250.0)
-    inside = composite(60 * one, 20 * one, 50 * one, one, 2.0, window_hu)
-    assert inside.item() == pytest.approx(20 + 6)  # the residual of 10 is clipped to 3 * 2
-    rim = composite(60 * one, 20 * one, 50 * one, 0.5 * one, 2.0, window_hu)
-    assert rim.item() == pytest.approx(0.5 * 60 + 0.5 * (20 + 10))  # the limit is 3 * 2 / 0.25
-    with pytest.raises(DiffTumorError, match="share one shape"):
-        composite(one, one, one, one[0], 1.0, (-175.0, 250.0))

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_cdt, find_objects, gaussian_filter
+from scipy.ndimage import binary_erosion, distance_transform_cdt, find_objects, gaussian_filter, uniform_filter
 
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, FloatArray
 from nnunet_difftumor.synthesis.blending import robust_sd
+from nnunet_difftumor.synthesis.border import find_border
 from nnunet_difftumor.tumor.edge import Edge
 from nnunet_difftumor.tumor.edge_profile import measure_edge
 from nnunet_difftumor.tumor.rim import signed_distance_mm
 
 _LARGEST_HALF_BLOCK = 6
 _LIMIT_SD = 3.0
+_EVEN_SHARE = 0.25
 _ENOUGH_VOXELS = 1000
 _EDGE_SIGMA_MM = 3.0  # over which the level of the surroundings gives way to the organ's
 _ORGAN_WEIGHT = 0.02  # of the organ's level everywhere, so that it is reached inside
@@ -72,28 +74,44 @@ def free_tissue(scan: EvaluationScan) -> FreeTissue:
     depth = np.asarray(distance_transform_cdt(np.pad(tissue, 1), metric="chessboard"))[1:-1, 1:-1, 1:-1]
     deepest = int(depth.max()) - 1
     half = max(1, min(_LARGEST_HALF_BLOCK, deepest))
-    centres = np.argwhere(depth > min(half, deepest))
+    centres = _most_even(np.argwhere(depth > min(half, deepest)), noise_hu, half)
     inner = np.asarray(binary_erosion(far), dtype=bool)  # voxels at the edge hold fat or air
     measured = inner if int(inner.sum()) >= _ENOUGH_VOXELS else far
     _, highpass_sd_hu = split_texture(scan.limited_hu, measured, scan.spacing_mm)
     return FreeTissue(level_hu, noise_hu, np.clip(centres, half, np.asarray(tissue.shape) - half), half, highpass_sd_hu)
 
 
+def _most_even(centres: NDArray[np.int64], noise_hu: FloatArray, half: int) -> NDArray[np.int64]:
+    """The quarter of the blocks whose values are least skewed.
+
+    They show the scanner's noise; others show fat between fibres or vessels, which a tumour takes the place of.
+    """
+    first, second, third = (uniform_filter(noise_hu**power, 2 * half)[tuple(centres.T)] for power in (1, 2, 3))
+    variance = np.maximum(second - first**2, 1e-6)
+    skewness = np.abs(third - 3.0 * first * variance - first**3) / variance**1.5
+    return centres[skewness <= np.quantile(skewness, _EVEN_SHARE)]
+
+
 def without_target(scan: EvaluationScan, tissue: FreeTissue, rng: np.random.Generator) -> FloatArray:
     """Put tumour-free tissue of a scan in the place of its target, and take away what is seen of it outside its label.
 
     A tumour that is made there gets the noise of that tissue, and nothing of the real one is left. The level goes from
-    that of the surroundings at the edge to that of the organ inside: a step there would be taken for noise.
+    that of the organ around at the edge to that of all of the organ inside: a step there would be taken for noise.
+    Fat, air or bone stay where they are, in the share of a voxel that they have: a reader's label holds some of them.
     In HU, shape (D, H, W).
     """
     image_hu = scan.image_hu - _seen_outside_hu(scan)
     box = find_objects(scan.target.astype(np.uint8))[0]
     inside = scan.target[box]
-    above_hu = np.where(scan.target, 0.0, np.clip(image_hu, *scan.window_hu) - tissue.level_hu)
+    beside, other = scan.organ & ~scan.target, ~(scan.organ | scan.target)
+    around = beside & (find_border(image_hu, beside, other, scan.spacing_mm).share >= 1.0)
+    above_hu = np.where(around, np.clip(image_hu, *scan.window_hu) - tissue.level_hu, 0.0)
     sigma = _EDGE_SIGMA_MM / np.asarray(scan.spacing_mm)
-    total_hu, weight = (gaussian_filter(values, sigma)[box] for values in (above_hu, (~scan.target).astype(np.float32)))
+    total_hu, weight = (gaussian_filter(values, sigma)[box] for values in (above_hu, around.astype(np.float32)))
     smooth_hu = tissue.level_hu + total_hu / (weight + _ORGAN_WEIGHT)
-    image_hu[box][inside] = (smooth_hu + tissue.quilt(inside.shape, rng))[inside]
+    healthy_hu = smooth_hu + tissue.quilt(inside.shape, rng)
+    border = find_border(image_hu, scan.target, other, scan.spacing_mm).within(box)
+    image_hu[box][inside] = border.mixed(image_hu[box], smooth_hu, border.share, healthy_hu)[inside]
     return image_hu
 
 
