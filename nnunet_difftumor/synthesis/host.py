@@ -53,6 +53,19 @@ class Host:
                 f"A host needs one 3D shape for image and masks, got {shapes}. Bring the masks onto the image's grid."
             )
 
+    @classmethod
+    def of_organ(
+        cls, image_hu: NDArray[np.float32], spacing_mm: tuple[float, float, float], organ_mask: NDArray[np.bool_]
+    ) -> Host:
+        """Make a host of a whole scan whose tumours stay in an organ.
+
+        Args:
+            image_hu: CT in HU. Shape (D, H, W).
+            spacing_mm: Distance between voxels along D, H and W in mm.
+            organ_mask: True in the organ; tumours and whatever they shall not touch left out. Shape (D, H, W).
+        """
+        return cls(image_hu, spacing_mm, organ_mask, organ_mask, np.ones_like(organ_mask))
+
     def may_become_tumor(self, box: Box) -> NDArray[np.bool_]:
         """Say which voxels of a box a tumour may change: replaceable real CT, and no air or bone beside the organ.
 

@@ -77,7 +77,7 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
     described = DescribedTissue(read_generator_info(request.generator_folder))
     level_hu = float(np.median(ct.image_hu[organ]))
     require_in_window(level_hu, described.window_hu, f"The organ in {request.ct_path.name}")
-    host = Host(ct.image_hu, ct.spacing_mm, organ, organ, np.ones_like(organ))
+    host = Host.of_organ(ct.image_hu, ct.spacing_mm, organ)
     given = _given_tumor(request, ct, host, described)
     tissue = DiffusionTissue.from_folder(request.generator_folder, steps=steps)  # last: it takes seconds
     if recorded.get("generator_hash") not in (None, tissue.identity):

@@ -1,6 +1,7 @@
 """The documentation against the code: settings, commands, JSON, links; README's commands are run."""
 
 import argparse
+import doctest
 import json
 import os
 import re
@@ -118,6 +119,12 @@ def test_the_documented_trainers_are_found_by_nnunet(tmp_path, monkeypatch, numb
     name = re.findall(r"class (\w+)", example)[0]
     found = recursive_find_trainer_class_by_name(name)
     assert [base.__name__ for base in found.__bases__] == ["DiffTumorMixin", base]
+
+
+def test_every_line_of_the_python_page_does_what_it_says():
+    found = doctest.testfile(str(ROOT / "docs" / "getting-started" / "python.md"), module_relative=False)
+    assert found.attempted > 20
+    assert found.failed == 0
 
 
 QUICK = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}

@@ -58,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training_range = "also take the tumours of all other cases of the data set into a second range of plausible means"
     add("--training-range", action="store_true", help=training_range)
     add("--classifier-steps", type=int, metavar="N", help="training steps per fold (default 200)")
+    seeds = "trainings of each classifier, whose areas are averaged (default 3)"
+    add("--classifier-seeds", type=int, metavar="N", help=seeds)
     add("--workers", type=int, default=1, metavar="N", help="processes that train classifiers (default 1)")
     add("--quick", action="store_true", help="fewer tumours and a few training steps, to try it")
     add("--overwrite", action="store_true", help="replace results in --output")
@@ -110,7 +112,7 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
     from nnunet_difftumor.errors import ConfigurationError
     from nnunet_difftumor.evaluation.realism.settings import EvaluationSettings, quick_settings
 
-    for name in ("steps", "most_tumors", "transplants", "classifier_steps", "workers"):
+    for name in ("steps", "most_tumors", "transplants", "classifier_steps", "classifier_seeds", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigurationError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
@@ -121,9 +123,9 @@ def _settings(options: argparse.Namespace) -> EvaluationSettings:
         settings = replace(settings, most_tumors=options.most_tumors)
     if options.transplants is not None:
         settings = replace(settings, places_per_radius=options.transplants)
-    if options.classifier_steps is not None:
-        settings = replace(settings, classifier=replace(settings.classifier, steps=options.classifier_steps))
-    return settings
+    asked = {"steps": options.classifier_steps, "seeds": options.classifier_seeds}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return replace(settings, classifier=replace(settings.classifier, **given))
 
 
 def _other_organs(words: Sequence[Sequence[str]]) -> list[tuple[Case, int]]:

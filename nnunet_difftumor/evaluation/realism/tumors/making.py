@@ -188,7 +188,7 @@ def place_of_target(
     that of the organ away from tumours.
     """
     allowed = scan.organ | scan.target
-    host = Host(without_target(scan, tissue, rng), scan.spacing_mm, allowed, allowed, np.ones_like(allowed))
+    host = Host.of_organ(without_target(scan, tissue, rng), scan.spacing_mm, allowed)
     mask = MaskSurface(scan.target, scan.spacing_mm, seed=0, edges=edges)
     return Place(scan, IN_PLACE, name, host, mask, noise_hu=tissue.highpass_sd_hu, edges=edges)
 
