@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from diffusion.conditioning import fill_tumor_region, rim_median_hu
-from nnunet_difftumor.errors import DiffTumorError, EmptyOrganError, GeometryMismatchError
+from nnunet_difftumor.errors import EmptyOrganError, GeometryMismatchError
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer

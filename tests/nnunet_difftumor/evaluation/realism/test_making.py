@@ -122,7 +122,7 @@ def test_a_tumour_in_place_is_what_training_injects(sources):
 
 
 def test_the_healthy_host_has_no_edge_where_the_tumour_was():
-    """Beside the organ it starts as the organ, beside fat with what the scan shows of fat there, and inside it is organ.
+    """Beside the organ it starts as the organ, beside fat with the fat that the scan shows there; inside it is organ.
 
     Half of each voxel of one side of the label is fat.
     """
