@@ -52,10 +52,8 @@ Fold 0 of data set 7 in nnU-Net's format, which holds cases with annotated tumou
 
   nnUNetv2_plan_and_preprocess -d 7 -c 3d_fullres
   difftumor splits -d 7
-  S=$nnUNet_preprocessed/Dataset007_Pancreas/splits_final.json
-  R=$nnUNet_raw/Dataset007_Pancreas
-  difftumor train-autoencoder --data $R --splits $S --fold 0 --preset base --output ae_fold0
-  difftumor train-diffusion --data $R --splits $S --fold 0 --preset base --autoencoder ae_fold0 --output dm_fold0
+  difftumor train-autoencoder -d 7 -f 0 --preset base --output ae_fold0
+  difftumor train-diffusion -d 7 -f 0 --preset base --autoencoder ae_fold0 --output dm_fold0
   echo '{"generator": "'$PWD'/dm_fold{fold}/generator"}' > $nnUNet_preprocessed/Dataset007_Pancreas/difftumor.json
   export nnUNet_extTrainer=$(difftumor ext-trainer)
   nnUNetv2_train 7 3d_fullres 0 -tr nnUNetTrainerDiffTumor

@@ -105,10 +105,10 @@ def _train(training: Training, data: AblationData, folder: Path) -> Path:
     generator = folder / "generator"
     if generator.is_dir():
         return generator
-    words = ["train-diffusion", "--data", str(data.dataset), "--autoencoder", str(data.autoencoder)]
-    words += ["--splits", str(data.splits), "--fold", str(data.fold), "--preset", data.preset]
+    words = ["train-diffusion", "-d", str(data.dataset), "--autoencoder", str(data.autoencoder)]
+    words += ["--splits", str(data.splits), "-f", str(data.fold), "--preset", data.preset]
     words += ["--steps", str(data.training_steps), "--seed", str(data.seed), "--output", str(folder)]
-    words += [*training.options, *(["--resume"] if folder.exists() else [])]
+    words += [*training.options, *(["--c"] if folder.exists() else [])]
     print("$ difftumor " + " ".join(words), flush=True)
     if cli.main(words) != 0:
         raise ConfigurationError(f"The training of {training.name!r} failed; the message above says why.")
@@ -148,14 +148,14 @@ def main() -> int:
     """Run the ablation."""
     parser = argparse.ArgumentParser(
         description=f"{__doc__} Run it again to go on after an interruption.",
-        epilog="example: python scripts/ablate_generator.py --data nnUNet_raw/Dataset902_SoftTissue --autoencoder ae "
-        "--splits splits_final.json --fold 0 --output ablation --steps 600",
+        epilog="example: python scripts/ablate_generator.py -d nnUNet_raw/Dataset902_SoftTissue --autoencoder ae "
+        "--splits splits_final.json -f 0 --output ablation --steps 600",
     )
     add = parser.add_argument
-    add("--data", dest="dataset", type=Path, required=True, metavar="RAW_DATASET", help="annotated tumours")
+    add("-d", "--dataset", type=Path, required=True, metavar="RAW_DATASET", help="annotated tumours")
     add("--autoencoder", type=Path, required=True, metavar="DIR", help="--output of train-autoencoder")
     add("--splits", type=Path, required=True, metavar="FILE", help="splits_final.json")
-    add("--fold", type=int, required=True, metavar="K", help="its validation cases are measured")
+    add("-f", "--fold", type=int, required=True, metavar="K", help="its validation cases are measured")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for everything")
     add("--preset", default="tiny", help="preset of the diffusion model (default tiny)")
     steps = "training steps of each (default 600)"

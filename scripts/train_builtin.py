@@ -44,12 +44,12 @@ def build_builtin(source: Path, work: Path, *, autoencoder: str | None = None, r
     if target.exists() and not replace:
         raise OutputExistsError(f"{target} exists. Add --replace to put a new generator in its place.")
     dataset, splits = _data(source, work)
-    split = ["--splits", str(splits), "--fold", "0", "--preset", "tiny"]
+    split = ["--splits", str(splits), "-f", "0", "--preset", "tiny"]
     trained, diffusion = work / "autoencoder_training", work / "diffusion_training"
     if autoencoder is None:
-        _command("train-autoencoder", ["--data", str(dataset), *split], trained, AUTOENCODER_STEPS)
+        _command("train-autoencoder", ["-d", str(dataset), *split], trained, AUTOENCODER_STEPS)
     kept = autoencoder or str(trained)
-    words = ["--data", str(dataset), "--autoencoder", kept, *split, "--data-note", DATA_NOTE]
+    words = ["-d", str(dataset), "--autoencoder", kept, *split, "--data-note", DATA_NOTE]
     _command("train-diffusion", words, diffusion, DIFFUSION_STEPS)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(diffusion / "generator", target)
@@ -77,7 +77,7 @@ def _data(source: Path, work: Path) -> tuple[Path, Path]:
 
 
 def _command(name: str, words: list[str], output: Path, steps: int) -> None:
-    resume = ["--resume"] if output.exists() else []
+    resume = ["--c"] if output.exists() else []
     words = [name, *words, *resume, "--steps", str(steps), "--output", str(output)]
     print("$ difftumor " + " ".join(words), flush=True)
     if cli.main(words) != 0:

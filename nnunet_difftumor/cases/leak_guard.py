@@ -187,14 +187,14 @@ def refuse_overlap(
         raise LeakError(
             f"The generator's diffusion model was trained on {_count(diffusion.shared)} of this fold"
             f"{_as_copy(diffusion)}. Its tumours would leak the validation tumours into training. Train a generator "
-            "for this fold (difftumor train-diffusion --splits splits_final.json --fold K) and set "
+            "for this fold (difftumor train-diffusion -d ID -f K) and set "
             '"generator": "PATH/fold_{fold}".'
         )
     if autoencoder.shared and not acknowledge_autoencoder_overlap:
         raise LeakError(
             f"The generator's autoencoder was trained on {_count(autoencoder.shared)} of this fold"
-            f"{_as_copy(autoencoder)}. Train it without them (difftumor train-autoencoder --splits "
-            'splits_final.json --fold K), or set "acknowledge_autoencoder_overlap": true and say so with every result.'
+            f"{_as_copy(autoencoder)}. Train it without them (difftumor train-autoencoder -d ID "
+            '-f K), or set "acknowledge_autoencoder_overlap": true and say so with every result.'
         )
     named = list(dict.fromkeys(diffusion.only_named + autoencoder.only_named))
     if named and not acknowledge_identifier_matches:

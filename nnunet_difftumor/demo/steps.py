@@ -32,18 +32,18 @@ COMMANDS = {
     "splits": ("Split the cases", "difftumor splits -d {settings.dataset_id} --folds {settings.folds}"),
     "autoencoder": (
         "Stage 1: train the autoencoder",
-        "difftumor train-autoencoder --data {folder.raw} --output {folder.autoencoder} --preset {settings.preset} "
-        "--steps {settings.autoencoder_steps} --splits {folder.splits} --fold {fold}",
+        "difftumor train-autoencoder -d {folder.raw} --output {folder.autoencoder} --preset {settings.preset} "
+        "--steps {settings.autoencoder_steps} --splits {folder.splits} -f {fold}",
     ),
     "diffusion": (
         "Stage 2: train the diffusion model",
-        "difftumor train-diffusion --data {folder.raw} --autoencoder {folder.autoencoder} --output {folder.diffusion} "
-        "--preset {settings.preset} --steps {settings.diffusion_steps} --splits {folder.splits} --fold {fold}",
+        "difftumor train-diffusion -d {folder.raw} --autoencoder {folder.autoencoder} --output {folder.diffusion} "
+        "--preset {settings.preset} --steps {settings.diffusion_steps} --splits {folder.splits} -f {fold}",
     ),
     "evaluate": (
         "Compare generated tumours with those of the data",
-        "difftumor evaluate-generator --generator {folder.generator} --data {folder.raw} --splits {folder.splits} "
-        "--fold {fold} --output {folder.evaluation} --quick --overwrite",
+        "difftumor evaluate-generator --generator {folder.generator} -d {folder.raw} --splits {folder.splits} "
+        "-f {fold} --output {folder.evaluation} --quick --overwrite",
     ),
     "synthesize": (
         "Put tumours into a scan without tumours",
@@ -92,7 +92,7 @@ class DemoStep(Step):
         names |= {"demo": demo, "folder": folder, "settings": demo.settings}
         self.words = [word.format(**names) for word in command.split()]
         if name in ("autoencoder", "diffusion") and getattr(folder, name).exists():
-            self.words.append("--resume")
+            self.words.append("--c")
         if name == "train" and any(folder.training.glob("checkpoint_*.pth")):
             self.words.append("--c")
         self.name, self.environment = f"{number:02d}-{name}", demo.environment()

@@ -80,7 +80,7 @@ class AutoencoderCrops(_Crops):
 
     def __init__(self, cases: Sequence[CachedCase], preset: TrainingPreset, seed: int) -> None:
         if not cases:
-            raise DatasetError("No case is left to train the autoencoder on; hold out fewer, or add --data folders.")
+            raise DatasetError("No case is left to train the autoencoder on; hold out fewer, or add folders (-d).")
         super().__init__(preset, seed)
         self._cases = cases
 

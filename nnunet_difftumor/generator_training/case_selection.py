@@ -23,7 +23,7 @@ _FEWEST_TO_HOLD_OUT = 4
 
 @dataclass(frozen=True)
 class DataFolder:
-    """One `--data` folder, with the values of its tumour label and of all labels; a plain folder of CTs has none."""
+    """One folder of `-d`, with the values of its tumour label and of all labels; a plain folder of CTs has none."""
 
     folder: Path
     cases: tuple[Case, ...]
@@ -85,7 +85,7 @@ def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | N
         DatasetError: If a file cannot be understood, or the arguments do not go together.
     """
     if (splits is None) != (fold is None) or (splits is not None and exclude_cases is not None):
-        raise DatasetError("Give --splits FILE and --fold K together, or --exclude-cases FILE, or none of them.")
+        raise DatasetError("Give --splits FILE and -f K together, or --exclude-cases FILE, or none of them.")
     if splits is not None and fold is not None:
         folds = read_splits(splits)
         if not 0 <= fold < len(folds):
@@ -123,7 +123,7 @@ def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out:
     if seen:
         notes.append(
             f"The autoencoder was trained on the CT of {_listing(seen)} that are held out here: what is measured on "
-            "them is a little too good. Train both with the same --splits and --fold."
+            "them is a little too good. Train both with the same -d and -f."
         )
     return SelectedCases(training, heldout, hold_out, tuple(notes))
 
@@ -160,12 +160,12 @@ def _apply_rule(
             notes.append(f"{folder}: {_listing(unlisted)} are in neither list of the fold and do not train.")
     if not found:
         raise DatasetError(
-            f"None of the {len(known)} listed cases ({_listing(known)}) is in --data. If the list belongs to other "
-            "patients, leave --splits or --exclude-cases out; otherwise check identifiers and file."
+            f"None of the {len(known)} listed cases ({_listing(known)}) is in the data sets (-d). If the list "
+            "belongs to other patients, leave --splits or --exclude-cases out; otherwise check identifiers and file."
         )
     missing = named - found
     if missing:
-        notes.append(f"{_listing(missing)} of the list are not among the usable cases of --data.")
+        notes.append(f"{_listing(missing)} of the list are not among the usable cases of the data sets (-d).")
     return frozenset(held), notes
 
 

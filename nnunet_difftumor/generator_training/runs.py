@@ -36,7 +36,7 @@ def check_output_folder(output: Path, *, resume: bool) -> None:
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"{output} is a file; --output needs a folder.")
     if not resume and output.is_dir() and any(path.name != LOCK_FILE for path in output.iterdir()):
-        raise OutputExistsError(f"{output} is not empty. Go on with the run in it (--resume), or name another folder.")
+        raise OutputExistsError(f"{output} is not empty. Go on with the run in it (--c), or name another folder.")
 
 
 @contextmanager
@@ -103,9 +103,9 @@ def prepare_cases(
         cached.append((data.folder, [case for case in cases if case.tumors or not needs_tumors]))
     if not any(cases for _, cases in cached):
         raise MissingLabelError(
-            f"None of the cases in --data has a tumour of {SMALLEST_COMPONENT_VOXELS} voxels or more (labels "
-            f"{sorted({data.tumor_values for data in folders})}). Check --tumor-label; the diffusion model needs "
-            "annotated tumours."
+            f"None of the cases in the data sets (-d) has a tumour of {SMALLEST_COMPONENT_VOXELS} voxels or more "
+            f"(labels {sorted({data.tumor_values for data in folders})}). Check --tumor-label; the diffusion model "
+            "needs annotated tumours."
         )
     selected = select_cases(cached, hold_out)
     selected = replace(selected, notes=(*notes, *selected.notes), left_out=left_out or {})
@@ -129,7 +129,7 @@ def resume_hint() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if is_main_process():
-            print("\nInterrupted. Go on with the same command and --resume.", flush=True)
+            print("\nInterrupted. Go on with the same command and --c.", flush=True)
         raise
 
 
@@ -152,7 +152,7 @@ def reported_cases(selected: SelectedCases, most: int = 16) -> Sequence[CachedCa
 
 
 def provenance_of(selected: SelectedCases, autoencoder: tuple[CaseFingerprint, ...] | None = None) -> Provenance:
-    """Record which cases train which stage, sorted so that the order of --data does not matter.
+    """Record which cases train which stage, sorted so that the order of the data sets does not matter.
 
     Args:
         autoencoder: The cases of stage one, in the record of stage two.
@@ -217,7 +217,7 @@ def find_autoencoder(folder: Path) -> tuple[Path, tuple[CaseFingerprint, ...]]:
     if not (model / "config.json").is_file():
         raise DatasetError(
             f"{folder} holds no autoencoder (autoencoder/config.json). Give the --output of a finished "
-            "`difftumor train-autoencoder`; an interrupted one is finished with --resume."
+            "`difftumor train-autoencoder`; an interrupted one is finished with --c."
         )
     record = model.parent / PROVENANCE_FILE
     if not record.is_file():

@@ -78,11 +78,11 @@ class GeneratorStage(TrainingStep):
         return f"difftumor {self.subcommand}"
 
     def command(self) -> list[str]:
-        """Words of the command, with `--resume` if it was interrupted."""
+        """Words of the command, with `--c` if it was interrupted."""
         words = [program("difftumor"), self.subcommand, *self.options, *self.working_options]
-        words += ["--splits", str(self.work_folder / SPLITS_FILE_NAME), "--fold", str(self.fold)]
+        words += ["--splits", str(self.work_folder / SPLITS_FILE_NAME), "-f", str(self.fold)]
         words += ["--output", str(self.folder)]
-        return [*words, "--resume"] if self.state() == INTERRUPTED else words
+        return [*words, "--c"] if self.state() == INTERRUPTED else words
 
     def to_json(self) -> dict[str, Any]:
         """What must not change between two starts."""
@@ -154,7 +154,7 @@ def plan_generator(
     tumors += ["--early-only"] if settings.early_only else []
     spacing = [] if settings.spacing_mm is None else ["--spacing-mm", *(f"{value:g}" for value in settings.spacing_mm)]
     precision, preset = _option("--precision", settings.precision), _option("--preset", settings.preset)
-    working = (*_option("--data", data.raw), *_option("--workers", settings.workers or None))
+    working = (*_option("-d", data.raw), *_option("--workers", settings.workers or None))
     autoencoder = GeneratorStage(
         name=f"fold-{fold}.autoencoder",
         subcommand="train-autoencoder",

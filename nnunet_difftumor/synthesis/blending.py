@@ -62,7 +62,8 @@ class HostNoise:
     def in_tumor(self, weight: FloatArray) -> FloatArray:
         """What a tumour keeps of it, by the tumour's weight in the voxel: less structure, and 3 sd / w^2 at most."""
         limit_hu = np.float32(_RESIDUAL_LIMIT_SD * self.sd_hu) / np.maximum(weight, _SMALLEST_WEIGHT) ** 2
-        return np.clip(self.residual_hu * (1.0 - weight * (1.0 - self.share)), -limit_hu, limit_hu)
+        kept_hu = self.residual_hu * (1.0 - weight * (1.0 - self.share))
+        return np.clip(kept_hu, -limit_hu, limit_hu).astype(np.float32)
 
 
 def composite(image_hu: FloatArray, tumor_hu: FloatArray, noise: HostNoise, weight: FloatArray) -> FloatArray:

@@ -59,14 +59,19 @@ class OrganBorder:
         return np.where(self.share < 1.0, np.float32(0.0), residual_hu)
 
     def mixed(
-        self, image_hu: FloatArray, tissue_hu: FloatArray, weight: FloatArray, blended_hu: FloatArray
+        self,
+        image_hu: FloatArray,
+        tissue_hu: NDArray[np.floating],
+        weight: FloatArray,
+        blended_hu: NDArray[np.floating],
     ) -> FloatArray:
         """Put tissue into the organ's share of voxels that hold other tissue too; elsewhere keep what is blended.
 
         What a tumour adds to its organ is added to the voxel: w (y - o), where w is the share of tumour, y its tissue
         and o the organ's level.
         """
-        return np.where(self.share < 1.0, image_hu + weight * (tissue_hu - self.organ_hu), blended_hu)
+        mixed_hu = np.where(self.share < 1.0, image_hu + weight * (tissue_hu - self.organ_hu), blended_hu)
+        return mixed_hu.astype(np.float32)
 
 
 def find_border(image_hu: FloatArray, organ: BoolArray, other: BoolArray, spacing_mm: Sequence[float]) -> OrganBorder:

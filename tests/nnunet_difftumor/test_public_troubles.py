@@ -55,7 +55,7 @@ def place_of(path: Path) -> tuple:
 
 
 def train(stage: str, data: str, *words: str) -> int:
-    return main([f"train-{stage}", "--data", data, "--output", stage, "--preset", "nano", "--steps", "3", *words])
+    return main([f"train-{stage}", "-d", data, "--output", stage, "--preset", "nano", "--steps", "3", *words])
 
 
 def test_every_script_is_run():
@@ -170,7 +170,7 @@ def test_healthy_scans_with_slightly_slanted_axes_are_prepared(folder, write_cas
     project = NnunetProject(folder.parent, generator_with_provenance, "Dataset901_Main")
     planning = ("-d", "901", "-c", "3d_fullres", "-np", "1", "-npfp", "1")
     project.run("nnUNetv2_plan_and_preprocess", *planning, environment={"nnUNet_n_proc_DA": "1"})
-    words = ("add-healthy", "-d", "901", "--from", "902", "--confirmed-healthy", "--processes", "1", "--write")
+    words = ("add-healthy", "-d", "901", "--from", "902", "--confirmed-healthy", "--workers", "1", "--write")
     assert "3 cases of Dataset902_Sheared are preprocessed" in project.run("difftumor", *words)
 
 

@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-d", "--dataset", required=True, metavar="ID", help="data set to train on: number or name")
     add("--from", dest="extra", required=True, metavar="ID", help="data set of the healthy cases: number or name")
-    add("--plans", default="nnUNetPlans", metavar="NAME", help="plans to train with (nnUNetPlans)")
+    add("-p", "--plans", default="nnUNetPlans", metavar="NAME", help="plans to train with (nnUNetPlans)")
     add("-c", "--configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
     add("--confirmed-healthy", action="store_true", help="these patients are known to have no tumour")
     add("--write", action="store_true", help="write the setting into difftumor.json beside the plans")
-    add("--processes", type=int, default=4, metavar="N", help="processes side by side (default 4)")
+    add("--workers", type=int, default=4, metavar="N", help="processes side by side (default 4)")
     add("--overwrite", action="store_true", help="preprocess again what was preprocessed before")
 
 
@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
             f"Are the patients of {extra} known to be free of tumours? If no tumour is labelled because nobody looked, "
             "they must not be trained on as healthy. If they are, add --confirmed-healthy."
         )
-    if args.processes < 1:
-        raise ConfigurationError(f"--processes must be 1 or more, got {args.processes}.")
+    if args.workers < 1:
+        raise ConfigurationError(f"--workers must be 1 or more, got {args.workers}.")
     target = preprocessing.open_target(preprocessed_root / name, args.plans, args.configuration)
     work = preprocessing.plan_extra(target, raw_root / extra)
     entries = preprocessing.setting_with(target.folder, extra)
-    is_new = preprocessing.preprocess_extra(work, processes=args.processes, overwrite=args.overwrite)
+    is_new = preprocessing.preprocess_extra(work, processes=args.workers, overwrite=args.overwrite)
     count = len(work.raw.cases)
     print(f"{count} cases of {extra} {'are' if is_new else 'were already'} preprocessed: {work.data_folder}")
     setting = preprocessing.setting_to_json(entries)

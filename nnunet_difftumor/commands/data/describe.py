@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.commands.dataset_arguments import raw_folder
+
 DESCRIPTION = """Measure the annotated tumours of an nnU-Net raw data set against their labels: readers do not draw the
 outline where the contrast has fallen to a half, and each data set has its own habit. A network learns it from the
 labels, so synthetic tumours should have it too.
@@ -21,7 +23,7 @@ and more), with 95% intervals over patients:
 Tumours that differ from their host by less than 5 HU or five standard errors are listed, and tell nothing of this.
 
 Writes into --output: sizes.csv, profile.csv (contrast by millimetre), tumors.csv, edges.json and profile.png."""
-EXAMPLE = "difftumor describe nnUNet_raw/Dataset901_Phantom --output edges_901"
+EXAMPLE = "difftumor describe 901 --output edges_901"
 
 _FEW_PATIENTS = 5
 
@@ -29,7 +31,7 @@ _FEW_PATIENTS = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add("dataset", type=Path, metavar="RAW_DATASET", help="nnU-Net raw data set with annotated tumours")
+    add("dataset", metavar="ID", help="nnU-Net data set: number or full name in nnUNet_raw, or a folder")
     add("--output", type=Path, required=True, metavar="DIR", help="new folder for tables and plot")
     organ = "name or value of the label that tumours are compared with (default: found by the names in dataset.json)"
     add("--organ-label", metavar="LABEL", help=organ)
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise OutputExistsError(f"--output {args.output} exists already; choose another name or remove it first.")
-    dataset = load_raw_dataset(args.dataset, needs_labels=False)
+    dataset = load_raw_dataset(raw_folder(args.dataset), needs_labels=False)
     labels = dataset.options["labels"]
     given = (_name_or_value(args.organ_label), _name_or_value(args.tumor_label))
     roles = LabelRoles.of_dataset(labels, *resolve_label_roles(labels, *given))

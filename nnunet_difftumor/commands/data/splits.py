@@ -24,7 +24,7 @@ Healthy and patients are read off labels and identifiers alone, unless a table s
 (--metadata). A case with a known tumour is not healthy, whatever its labels show; scans of one patient are never on
 both sides of a fold. The trainer reads both from healthy_holdout.json.
 
-Use the same file for generators (train-diffusion --splits), for nnUNetTrainerDiffTumor and for stock nnU-Net."""
+Generators (train-diffusion -d 901 -f 0), nnUNetTrainerDiffTumor and stock nnU-Net all take their folds from it."""
 EXAMPLE = """difftumor splits -d 901
 difftumor splits -d 901 --metadata cases.csv --tumor-column lesions --group-column patient"""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_difftumor.commands.dataset_arguments import SPLITS, add_raw_dataset, find_dataset
 from nnunet_difftumor.tumor.published_contrasts import TARGETS, TRAINING
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ tries to tell them from real ones. Writes into --output:
   probes/       what the networks found; kept, so that an interrupted run does not train them again
 
 --quick runs in seconds to a minute and its figures are rough."""
-EXAMPLE = (
-    "difftumor evaluate-generator --generator dm/generator --data nnUNet_raw/Dataset901_Phantom "
-    "--splits splits_final.json --fold 0 --output evaluation"
-)
+EXAMPLE = "difftumor evaluate-generator --generator dm_fold0/generator -d 901 -f 0 --output evaluation"
 
 _ROW = "{:24s}{:>9s}{:>8s}{:>8s}{:>10s}{:>10s}{:>10s}{:>10s}"
 
@@ -41,11 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--generator", required=True, nargs="+", metavar="DIR", help=several)
     target = "what requested contrasts are drawn from (default: the training tumours, of whose kind the real ones are)"
     add("--target", choices=TARGETS, default=TRAINING, help=target)
-    add("--data", type=Path, required=True, metavar="RAW_DATASET", help="nnU-Net raw data set")
+    add_raw_dataset(parser, "nnU-Net data set")
     add("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
     add("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")
-    add("--splits", type=Path, metavar="FILE", help="splits_final.json")
-    add("--fold", type=int, metavar="K", help="evaluate the validation cases of this fold (of a single generator)")
+    fold = "evaluate the validation cases of this fold (of a single generator)"
+    add("-f", "--fold", type=int, metavar="K", help=fold)
+    add("--splits", type=Path, metavar="FILE", help=SPLITS)
     pattern = "regular expression that finds the patient in identifiers (default: as difftumor splits recorded it)"
     add("--group-pattern", metavar="REGEX", help=pattern)
     add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
@@ -71,17 +70,18 @@ def run(options: argparse.Namespace) -> int:
     from nnunet_difftumor.evaluation.realism.request import check_request
 
     settings, other_organs = _settings(options), _other_organs(options.other_organ)
+    find_dataset(options, needs_splits=options.fold is not None or len(options.generator) > 1)
     asked: Any = {
         "labels": (options.organ_label, options.tumor_label),
         "held_out": HeldOut(options.splits, options.fold, _known(options)),
         "overwrite": options.overwrite,
     }
-    check_request(options.generator, options.data, options.output, **asked)
+    check_request(options.generator, options.data[0], options.output, **asked)
     from nnunet_difftumor.evaluation.realism.generator import evaluate_generator  # what measures takes seconds
 
     summary = evaluate_generator(
         options.generator,
-        options.data,
+        options.data[0],
         options.output,
         settings,
         target=options.target,
@@ -101,7 +101,7 @@ def _known(options: argparse.Namespace) -> KnownCases:
     from nnunet_difftumor.ct.datasets import load_raw_dataset
 
     if options.group_pattern:
-        cases = [case.identifier for case in load_raw_dataset(options.data).cases]
+        cases = [case.identifier for case in load_raw_dataset(options.data[0]).cases]
         return KnownCases(patients=patients_by_pattern(cases, options.group_pattern))
     return read_known_cases(options.splits.parent / HOLDOUT_FILE_NAME) if options.splits else KnownCases()
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, required=True, metavar="DIR", help="folder TRAINER__PLANS__CONFIGURATION")
     output = "new folder; its name must be nnUNetTrainer__PLANS__CONFIGURATION, as nnUNetv2_predict wants it"
     add("--output", type=Path, required=True, metavar="DIR", help=output)
-    add("--folds", nargs="+", metavar="K", help="folds to export (default: all that have the checkpoint)")
+    add("-f", "--folds", nargs="+", metavar="K", help="folds to export (default: all that have the checkpoint)")
     checkpoint = "which checkpoint of each fold (default checkpoint_final.pth)"
     add("--checkpoint", default="checkpoint_final.pth", metavar="NAME", help=checkpoint)
     keep_optimizer_state = "keep what nnUNetv2_train --c needs to go on, with stock nnU-Net (doubles the size)"

@@ -38,12 +38,12 @@ def after_autoencoder(options: argparse.Namespace) -> str:
     annotated = [folder for folder in options.data if open_data_folder(folder).tumor_values]
     if not annotated:
         return (
-            f"Next: stage two, with --autoencoder {typed(options.output)} and --data of annotated tumours, which no "
+            f"Next: stage two, with --autoencoder {typed(options.output)} and -d of annotated tumours, which no "
             "data set above names (see difftumor train-diffusion --help)."
         )
     name = options.output.resolve().name
     name = f"dm{name[2:]}" if re.match("ae(?![a-z])", name) else f"{name}_dm"
-    words = ["--data", *annotated, "--autoencoder", options.output, "--output", _unused(options.output.parent / name)]
+    words = ["-d", *annotated, "--autoencoder", options.output, "--output", _unused(options.output.parent / name)]
     return as_list([typed("difftumor", "train-diffusion", *words, *_shared_words(options))])
 
 
@@ -101,7 +101,7 @@ def _shared_words(options: argparse.Namespace) -> Iterator[object]:
     add_training_arguments(parser)
     for name in _SHARED:
         if (value := getattr(options, name)) != parser.get_default(name):
-            yield from (f"--{name.replace('_', '-')}", value)
+            yield from ("-f" if name == "fold" else f"--{name.replace('_', '-')}", value)
     if options.skip_bad:
         yield "--skip-bad"
 

@@ -7,30 +7,28 @@ import json
 import shlex
 from pathlib import Path
 
+from nnunet_difftumor.commands.dataset_arguments import add_raw_dataset, find_dataset
 from nnunet_difftumor.commands.training.next_steps import after_autoencoder
 from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
 DESCRIPTION = """Train the autoencoder whose latents the tumours are made in. Any CT helps; no label is needed.
 
---data takes nnU-Net raw data sets and folders of CTs in HU (one file or folder a case, masks left out by their names).
-Train one for each fold (--splits and --fold): a generator that knows the validation cases is refused by the trainer.
+-d takes nnU-Net data sets and folders of CTs in HU (one file or folder a case, masks left out by their names).
+Train one for each fold (-f): a generator that knows the validation cases is refused by the trainer.
 Writes into --output:
   autoencoder/       the model, for train-diffusion
   heldout.json       reconstruction error in HU on held-out cases, beside 2x and 4x average pooling
   provenance.json    hashes of the cases that trained it, for the leak guard; cases.json: their names
   history.csv, heldout_history.csv, tensorboard/, checkpoints/
 
-Interrupt it at any time; the same command with --resume goes on."""
-EXAMPLE = (
-    "difftumor train-autoencoder --data nnUNet_raw/Dataset901_Phantom --output ae_fold0 --preset tiny "
-    "--splits splits_final.json --fold 0"
-)
+Interrupt it at any time; the same command with --c goes on."""
+EXAMPLE = "difftumor train-autoencoder -d 901 -f 0 --preset tiny --output ae_fold0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="nnU-Net raw data sets or folders of CTs")
+    add_raw_dataset(parser, "nnU-Net data sets or folders of CTs", several=True)
     weights = "add a perceptual term: weights of torchvision's squeezenet1_1 as safetensors (extra: perceptual)"
     add("--perceptual-weights", type=Path, metavar="FILE", help=weights)
     add_training_arguments(parser)
@@ -38,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train stage one."""
+    find_dataset(options, needs_splits=options.fold is not None)
     from nnunet_difftumor.generator_training import autoencoder_run, runs
 
     with runs.resume_hint():

@@ -7,30 +7,28 @@ import json
 import shlex
 from pathlib import Path
 
+from nnunet_difftumor.commands.dataset_arguments import add_raw_dataset, find_dataset
 from nnunet_difftumor.commands.training.next_steps import after_diffusion
 from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
 DESCRIPTION = """Train the diffusion model that draws tumours, from CTs with annotated tumours.
 
---data takes nnU-Net raw data sets whose labels name a tumour. Train one generator for each fold
-(--splits and --fold): a generator that knows the validation cases is refused by the trainer.
+-d takes nnU-Net data sets whose labels name a tumour. Train one generator for each fold (-f): a generator that
+knows the validation cases is refused by the trainer.
 Writes into --output:
   generator/         both stages, for nnUNetTrainerDiffTumor and difftumor synthesize
   heldout.json       HU inside held-out tumours, real and generated, beside the network's input decoded: no diffusion
   provenance.json    hashes of the cases that trained both stages, for the leak guard; cases.json: names
   history.csv, heldout_history.csv, tensorboard/, checkpoints/
 
-Interrupt it at any time; the same command with --resume goes on."""
-EXAMPLE = (
-    "difftumor train-diffusion --data nnUNet_raw/Dataset901_Phantom --autoencoder ae_fold0 --output dm_fold0 "
-    "--preset tiny --splits splits_final.json --fold 0"
-)
+Interrupt it at any time; the same command with --c goes on."""
+EXAMPLE = "difftumor train-diffusion -d 901 -f 0 --autoencoder ae_fold0 --preset tiny --output dm_fold0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("--data", type=Path, nargs="+", required=True, metavar="RAW_DATASET", help="nnU-Net raw data sets with tumours")
+    add_raw_dataset(parser, "nnU-Net data sets with annotated tumours", several=True)
     autoencoder = "--output of train-autoencoder, a generator, or builtin:NAME"
     add("--autoencoder", type=Path, required=True, metavar="DIR", help=autoencoder)
     add("--tumor-label", metavar="NAME", help="name of the tumour label in dataset.json (default: found by its name)")
@@ -46,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train stage two."""
+    find_dataset(options, needs_splits=options.fold is not None)
     from nnunet_difftumor.generator_training import diffusion_run, runs
 
     with runs.resume_hint():

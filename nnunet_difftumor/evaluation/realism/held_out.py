@@ -60,10 +60,10 @@ class HeldOut:
         if several and (self.splits is None or self.fold is not None):
             raise DatasetError(
                 f"{count} generators need --splits, each for the fold of its place in their order, and no "
-                "--fold. Give the splits that they were trained with, or one generator."
+                "-f. Give the splits that they were trained with, or one generator."
             )
         if not several and (self.splits is None) != (self.fold is None):
-            raise DatasetError("--splits and --fold belong together; give both or neither.")
+            raise DatasetError("--splits and -f belong together; give both or neither.")
         folds: list[int | None] = [*range(count)] if several else [self.fold]
         for fold in folds:
             if self.splits is not None and fold is not None:
@@ -84,7 +84,7 @@ class HeldOut:
         if leaked := known_cases([*cases, *others], provenance.diffusion):
             raise LeakError(
                 f"{len(leaked)} of the cases to evaluate trained this generator ({list_some(leaked)}), or are further "
-                f"scans of their patients. Train it with --splits {self.splits} --fold {fold}; of several generators, "
+                f"scans of their patients. Train it with --splits {self.splits} -f {fold}; of several generators, "
                 "the first belongs to fold 0."
             )
         return cases

@@ -559,7 +559,7 @@ def test_from_raw_data_to_a_training_with_extra_cases(make_nnunet_project):
     run("nnUNetv2_plan_and_preprocess", *planning)
     project.shrink_plans()
     project.configure()
-    adding = ("difftumor", "add-healthy", "-d", "905", "--from", "906", "--confirmed-healthy", "--processes", "1")
+    adding = ("difftumor", "add-healthy", "-d", "905", "--from", "906", "--confirmed-healthy", "--workers", "1")
     printed = run(*adding, "--write")
     assert "3 cases of Dataset906_Extra are preprocessed" in printed
     assert "were already preprocessed" in run(*adding)

@@ -119,13 +119,13 @@ def test_a_mistake_in_a_training_costs_no_heavy_import(command, scan, tmp_path):
     output, taken = tmp_path / "run", tmp_path / "taken"
     taken.mkdir()
     (taken / "notes.txt").write_text("")
-    words = [command, "--data", str(data), "--output", str(output), "--preset", "nano"]
+    words = [command, "-d", str(data), "--output", str(output), "--preset", "nano"]
     words += ["--autoencoder", "builtin:soft-tissue-tiny"] if command == "train-diffusion" else []
     mistakes = {
-        "nowhere": [*words, "--data", "nowhere"],
+        "nowhere": [*words, "-d", "nowhere"],
         "is not empty": [*words, "--output", str(taken)],
-        "no-splits.json": [*words, "--splits", "no-splits.json", "--fold", "0"],
-        "--splits FILE and --fold K together": [*words, "--fold", "0"],
+        "no-splits.json": [*words, "--splits", "no-splits.json", "-f", "0"],
+        "--splits FILE and -f K together": [*words, "--splits", "no-splits.json"],
         "no-list.txt must hold": [*words, "--exclude-cases", "no-list.txt"],
         "steps": [*words, "--steps", "0"],
     }
@@ -150,14 +150,14 @@ def test_a_mistake_in_an_evaluation_costs_no_heavy_import(nano_generator_folder,
     (taken / "summary.json").write_text("{}")
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps([{"train": [], "val": ["a"]}]))
-    words = ["evaluate-generator", "--data", str(data), "--output", str(tmp_path / "out")]
+    words = ["evaluate-generator", "-d", str(data), "--output", str(tmp_path / "out")]
     words += ["--generator", str(nano_generator_folder)]
     mistakes = {
-        "nowhere": [*words, "--data", "nowhere"],
+        "nowhere": [*words, "-d", "nowhere"],
         "summary.json exists": [*words, "--output", str(taken)],
         "no-generator is no folder": [*words, "--generator", "no-generator"],
-        "--splits and --fold belong together": [*words, "--splits", str(splits)],
-        "no validation list for fold 3": [*words, "--splits", str(splits), "--fold", "3"],
+        "--splits and -f belong together": [*words, "--splits", str(splits)],
+        "no validation list for fold 3": [*words, "--splits", str(splits), "-f", "3"],
         "--steps must be 1 or more": [*words, "--steps", "0"],
         "spleen": [*words, "--organ-label", "spleen"],
     }

@@ -16,6 +16,7 @@ import torch
 from nnunet_difftumor.cases.extra.requirements import ExtraDataset, TargetDataset
 from nnunet_difftumor.cases.splits import read_splits
 from nnunet_difftumor.cli import _build_parser, main
+from nnunet_difftumor.commands.dataset_arguments import find_dataset
 from nnunet_difftumor.commands.training import next_steps
 from nnunet_difftumor.trainer.discovery import ext_trainer_folder, find_trainer
 
@@ -75,26 +76,29 @@ def next_lines(printed):
 
 
 def options_of(*words):
-    return _build_parser([str(words[0])]).parse_args(list(map(str, words)))
+    options = _build_parser([str(words[0])]).parse_args(list(map(str, words)))
+    if words[0] in ("train-autoencoder", "train-diffusion"):
+        find_dataset(options, needs_splits=options.fold is not None)
+    return options
 
 
 def autoencoder_options(*data, output="ae_fold0", more=()):
-    return options_of("train-autoencoder", "--data", *data, "--output", output, "--preset", "nano", *more)
+    return options_of("train-autoencoder", "-d", *data, "--output", output, "--preset", "nano", *more)
 
 
 def diffusion_options(project, output, *, splits=None, fold=1):
     """Options of a finished training."""
     output.mkdir(parents=True)
     (output / "cases.json").write_text(json.dumps({"heldout": ["tumor_1"], "training": ["tumor_0"]}))
-    held = () if fold is None else ("--splits", splits or project.preprocessed / "splits_final.json", "--fold", fold)
-    words = ("--data", project.raw, "--autoencoder", "ae", "--output", output, "--preset", "nano", *held)
+    held = () if fold is None else ("--splits", splits or project.preprocessed / "splits_final.json", "-f", fold)
+    words = ("-d", project.raw, "--autoencoder", "ae", "--output", output, "--preset", "nano", *held)
     return options_of("train-diffusion", *words)
 
 
 def test_a_user_who_types_what_is_printed_gets_to_stage_three(project, nnunet, tmp_path, capsys, monkeypatch):
     splits = project.preprocessed / "splits_final.json"
     runs = tmp_path / "my runs"
-    first = ["--data", project.raw, "--output", runs / "ae_fold1", "--splits", splits, "--fold", "1"]
+    first = ["-d", 905, "--output", runs / "ae_fold1", "-f", 1]
     assert main(["train-autoencoder", *map(str, first), "--preset", "nano", "--steps", "2", "--seed", "3"]) == 0
     (second,) = next_lines(capsys.readouterr().out)
     words = shlex.split(second)

@@ -59,16 +59,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def split_arguments(dataset: Path) -> list[str]:
-    return ["--splits", str(dataset.parent / "splits_final.json"), "--fold", "0"]
+    return ["--splits", str(dataset.parent / "splits_final.json"), "-f", "0"]
 
 
 def train_autoencoder(dataset: Path, output: Path, *extra: str, steps: int = 2) -> int:
-    words = ["--data", str(dataset), "--output", str(output), "--preset", "nano", "--steps", str(steps)]
+    words = ["-d", str(dataset), "--output", str(output), "--preset", "nano", "--steps", str(steps)]
     return main(["train-autoencoder", *words, "--cache", str(dataset.parent / "cache"), *extra])
 
 
 def train_diffusion(dataset: Path, autoencoder: Path, output: Path, *extra: str, steps: int = 2) -> int:
-    words = ["--data", str(dataset), "--autoencoder", str(autoencoder), "--output", str(output)]
+    words = ["-d", str(dataset), "--autoencoder", str(autoencoder), "--output", str(output)]
     words += ["--preset", "nano", "--steps", str(steps), "--cache", str(dataset.parent / "cache")]
     return main(["train-diffusion", *words, *extra])
 
@@ -238,7 +238,7 @@ def test_why_nothing_is_held_out_is_told(
     dataset: Path, autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "splits.json").write_text(json.dumps([{"train": list(CASES[:4]), "val": ["healthy_1"]}]))
-    words = ["--splits", str(tmp_path / "splits.json"), "--fold", "0"]
+    words = ["--splits", str(tmp_path / "splits.json"), "-f", "0"]
     assert train_diffusion(dataset, autoencoder, tmp_path / "dm", *words, steps=1) == 0
     assert "No case is held out (none of those listed can be used)" in capsys.readouterr().out
 
@@ -315,8 +315,8 @@ def test_interrupted_and_resumed_gives_the_same_weights(
         with monkeypatch.context() as patched:
             patched.setattr(crops, "__getitem__", interrupted)
             assert train(*split_arguments(dataset)) == 130
-        assert train(*split_arguments(dataset)) == 1  # not without --resume
-        assert train(*split_arguments(dataset), "--resume") == 0
+        assert train(*split_arguments(dataset)) == 1  # not without --c
+        assert train(*split_arguments(dataset), "--c") == 0
         resumed = tmp_path / ("ae" if model == "autoencoder" else "dm/generator")
         expected, found = weights(undisturbed / model), weights(resumed / model)
         assert expected.keys() == found.keys()
@@ -330,10 +330,10 @@ class TestRefusals:
         (tmp_path / "ae").mkdir()
         (tmp_path / "ae" / "thesis.txt").write_text("precious")
         assert train_autoencoder(dataset, tmp_path / "ae") == 1
-        assert "--resume" in capsys.readouterr().err
+        assert "--c" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "ae").iterdir()] == ["thesis.txt"]
 
-    @pytest.mark.parametrize("extra", [[], ["--resume"]])
+    @pytest.mark.parametrize("extra", [[], ["--c"]])
     def test_a_folder_that_another_process_trains_in_is_left_alone(
         self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str]
     ) -> None:
@@ -364,7 +364,7 @@ class TestRefusals:
         self, dataset: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = (autoencoder / "provenance.json").read_bytes()
-        assert train_autoencoder(dataset, autoencoder, "--resume") == 1
+        assert train_autoencoder(dataset, autoencoder, "--c") == 1
         assert "other settings" in capsys.readouterr().err
         assert (autoencoder / "provenance.json").read_bytes() == before
 
@@ -413,7 +413,7 @@ class TestRefusals:
         options["labels"] |= {"vessel": options["labels"]["tumor"], "tumor": 7}
         (copy / "dataset.json").write_text(json.dumps(options))
         assert train_diffusion(copy, autoencoder, tmp_path / "dm", "--tumor-label", "tumor") == 1
-        assert "None of the cases in --data has a tumour" in capsys.readouterr().err
+        assert "None of the cases in the data sets .-d. has a tumour" in capsys.readouterr().err
 
     def test_a_picture_is_no_ct(self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = tmp_path / "pictures"
@@ -446,7 +446,7 @@ def test_two_processes_train_one_generator(dataset: Path, tmp_path: Path) -> Non
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    shared = ["--data", str(dataset), "--preset", "nano", "--steps", "4"]
+    shared = ["-d", str(dataset), "--preset", "nano", "--steps", "4"]
     printed = launch("train-autoencoder", *shared, "--output", str(tmp_path / "ae"))
     assert printed.count("cases train;") == 1
     launch("train-diffusion", *shared, "--autoencoder", str(tmp_path / "ae"), "--output", str(tmp_path / "dm"))

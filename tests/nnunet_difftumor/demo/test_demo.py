@@ -233,12 +233,12 @@ def test_command_is_recorded_as_it_can_be_typed(tmp_path: Path, monkeypatch: pyt
 
 def test_an_interrupted_training_is_told_to_resume(empty_demo: DemoFolder) -> None:
     demo = Demo(empty_demo, SETTINGS, "cpu")
-    assert "--resume" not in DemoStep(demo, 3, "autoencoder").words
+    assert "--c" not in DemoStep(demo, 3, "autoencoder").words
     assert "--c" not in DemoStep(demo, 9, "train").words
     empty_demo.autoencoder.mkdir()
     empty_demo.training.mkdir(parents=True)
     (empty_demo.training / "checkpoint_latest.pth").touch()
-    assert "--resume" in DemoStep(demo, 3, "autoencoder").words
+    assert "--c" in DemoStep(demo, 3, "autoencoder").words
     assert "--c" in DemoStep(demo, 9, "train").words
 
 

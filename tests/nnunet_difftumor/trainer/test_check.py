@@ -333,7 +333,7 @@ FAULTS = {
         (generator_of_another_window, "labelled tissue.*-820 HU.*-175 to 250 HU only. Train one"),
     ],
     "leak": [
-        (generator_of_another_fold, "trained on 1 validation case.*difftumor train-diffusion --splits"),
+        (generator_of_another_fold, "trained on 1 validation case.*difftumor train-diffusion -d"),
         (generator_of_renamed_cases, "trained on 1 validation case.*under another identifier"),
     ],
     "output": [(output_of_another_training, "holds a training with other settings: seed: 0 was used, now 7.*move")],

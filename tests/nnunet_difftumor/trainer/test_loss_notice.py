@@ -190,7 +190,7 @@ def test_nnunets_commands_take_the_documented_copy_of_the_plans(make_nnunet_proj
     project.add_extra(["donor_0"], is_preprocessed=False)
     copy_plans_as_documented(project)
     added = ["-d", "905", "--from", "906", "--plans", "nnUNetPlansBatchDice", "--confirmed-healthy", "--write"]
-    project.run("difftumor", "add-healthy", *added, "--processes", "1")
+    project.run("difftumor", "add-healthy", *added, "--workers", "1")
     words = ["-tr", "nnUNetTrainerDiffTumor", "-p", "nnUNetPlansBatchDice", "-device", "cpu"]
     printed = project.run("nnUNetv2_train", "905", "3d_fullres", "0", *words)
     assert "Extra healthy cases of Dataset906_Extra: 1." in printed

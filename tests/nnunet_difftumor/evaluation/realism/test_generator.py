@@ -62,7 +62,7 @@ def dataset(tmp_path_factory) -> Path:
 
 
 def words(dataset: Path, generator: Path, output: Path) -> list[str]:
-    fixed = ["evaluate-generator", "--data", str(dataset), "--quick"]
+    fixed = ["evaluate-generator", "-d", str(dataset), "--quick"]
     return [*fixed, "--output", str(output), "--generator", str(generator)]
 
 
@@ -202,7 +202,7 @@ def test_a_case_that_trained_the_generator_is_refused(
         known = fingerprint_case(Case("other", dataset / "imagesTr" / "a_0000.nii.gz"))
     generator = trained_on(known, nano_generator_folder, tmp_path / "generator")
     splits, output = write_splits(tmp_path / "splits.json", ["a"], ["b"]), tmp_path / "out"
-    assert main([*words(dataset, generator, output), "--splits", str(splits), "--fold", "0"]) == 1
+    assert main([*words(dataset, generator, output), "--splits", str(splits), "-f", "0"]) == 1
     assert "trained this generator (a)" in capsys.readouterr().err
     reversed_splits = write_splits(tmp_path / "reversed.json", ["b"], ["a"])
     several = [*words(dataset, nano_generator_folder, output), str(generator), "--splits", str(reversed_splits)]
