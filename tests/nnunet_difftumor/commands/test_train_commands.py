@@ -413,7 +413,7 @@ class TestRefusals:
         options["labels"] |= {"vessel": options["labels"]["tumor"], "tumor": 7}
         (copy / "dataset.json").write_text(json.dumps(options))
         assert train_diffusion(copy, autoencoder, tmp_path / "dm", "--tumor-label", "tumor") == 1
-        assert "None of the cases in the data sets .-d. has a tumour" in capsys.readouterr().err
+        assert "None of the cases in the data sets (-d) has a tumour" in capsys.readouterr().err
 
     def test_a_picture_is_no_ct(self, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = tmp_path / "pictures"
