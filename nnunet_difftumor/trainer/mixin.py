@@ -34,6 +34,7 @@ from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.trainer import preparation
 from nnunet_difftumor.trainer.output_record import read_recorded_config, refuse_other_split
 from nnunet_difftumor.trainer.schedule import ScheduleMixin
+from nnunet_difftumor.trainer.short_errors import short_errors
 from nnunet_difftumor.trainer.supported_plans import refuse_unsupported_plans
 
 _PREVIEWED_SAMPLES = 200
@@ -74,8 +75,9 @@ class DiffTumorMixin(ScheduleMixin):
 
     def on_train_start(self) -> None:
         """Check settings, cases and generator before anything else, then start as nnU-Net does."""
-        self._prepare_training()
-        super().on_train_start()
+        with short_errors():
+            self._prepare_training()
+            super().on_train_start()
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases: healthy cases train in every fold, the holdout in none."""

@@ -78,7 +78,7 @@ def draw_on_grid(surface: TumorSurface, spacing_mm: Vector) -> DrawnTumor:
     ramp = np.clip(0.5 - distance_mm / float(fine_spacing.min()), 0.0, 1.0).astype(np.float32)
     share = average_onto(ramp, fine_spacing, shape, spacing, offset_mm)
     mean_distance_mm = average_onto(distance_mm, fine_spacing, shape, spacing, offset_mm)
-    share_of_tissue = edge.within_voxels(float(spacing.min())).share(distance_mm)
+    share_of_tissue = edge.within_voxels(float(spacing.min()), float(fine_spacing.min())).share(distance_mm)
     weight = average_onto(share_of_tissue, fine_spacing, shape, spacing, offset_mm)
     count = max(1, round(surface.volume_mm3 / float(np.prod(spacing))))
     return DrawnTumor.of(start, _largest(share, mean_distance_mm, count), weight, mean_distance_mm)

@@ -51,10 +51,15 @@ class Edge:
         position = np.clip((self.outer_mm - distance_mm) / (_SPAN_OF_WIDTH * self.width_mm), 0.0, 1.0)
         return (position * position * (3.0 - 2.0 * position)).astype(np.float32)
 
-    def within_voxels(self, side_mm: float) -> Edge:
-        """Return the edge of the tissue itself, which voxels of this side blur to this edge when they average it."""
+    def within_voxels(self, side_mm: float, grid_mm: float = 0.0) -> Edge:
+        """Return the edge of the tissue itself, which voxels of this side blur to this edge when they average it.
+
+        Args:
+            grid_mm: Distance of the points at which the tissue is sampled, if voxels average what lies on straight
+                lines between them; that blurs too, by a triangle whose variance is a sixth of the squared distance.
+        """
         sharpest_mm = _LEAST_SHARPENED * self.width_mm
-        square_mm2 = self.width_mm**2 - _WIDTH_OF_VOXEL * side_mm**2
+        square_mm2 = self.width_mm**2 - _WIDTH_OF_VOXEL * (side_mm**2 + 2.0 * grid_mm**2)
         return Edge(offset_mm=self.offset_mm, width_mm=max(sharpest_mm, math.sqrt(max(square_mm2, 0.0))))
 
     def limited_to(self, radius_mm: float) -> Edge:

