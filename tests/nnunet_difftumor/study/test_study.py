@@ -1191,7 +1191,7 @@ def test_generators_of_the_study_learn_from_the_cases_of_their_arm(plan, project
     names += ["fold-0.annotated-all", "fold-2.annotated-all"]
     assert [options.output for options in nnunet.generator_starts] == [root / name for name in names]
     for options in nnunet.generator_starts:
-        assert (options.data, options.preset, options.workers) == ([project.raw], "nano", 2)
+        assert (options.data, options.preset, options.workers) == ([str(project.raw)], "nano", 2)
         split = read_splits(options.splits)[options.fold]
         assert split.val == data.folds[options.fold].split.val
         annotated = options.output.name.rsplit("-", 1)[1]

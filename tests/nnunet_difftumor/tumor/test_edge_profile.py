@@ -158,7 +158,7 @@ SEEN = (
 
 @functools.cache
 def phantom_edges(
-    edge_offset_mm: float, slice_mm: float, *, has_texture: bool = True
+    edge_offset_mm: float, slice_mm: float, *, patients: int = 12, has_texture: bool = True
 ) -> tuple[list[TumorEdge], list[str], PhantomStyle]:
     """Edges of 20 and more tumours of 8 mm in diameter and more, and whose they are."""
     style = PhantomStyle.named(
@@ -169,16 +169,16 @@ def phantom_edges(
     if not has_texture:
         tumors = replace(tumors, texture_hu=(0.0, 0.0))
     style = replace(style, tumors=tumors, size=size)
-    edges, patients = [], []
-    for index in range(12):
+    edges, whose = [], []
+    for index in range(patients):
         patient = make_patient(7, index, is_healthy=False, style=style)
         liver, tumors = (patient.label == value for value in (1, 2))
         found = edges_of_case(patient.image_hu.astype(np.float32), tumors, liver, patient.spacing_mm)
         own = [edge for edge in found if edge is not None and edge.diameter_mm >= 8.0]
         edges += own
-        patients += [str(index)] * len(own)
+        whose += [str(index)] * len(own)
     assert len(edges) >= 20
-    return edges, patients, style
+    return edges, whose, style
 
 
 def mean_profile(edges: list[TumorEdge]) -> np.ndarray:
@@ -206,7 +206,7 @@ def test_tumours_of_the_measured_law_have_the_profile_of_the_annotated_ones(
     edge_offset_mm: float, slice_mm: float
 ) -> None:
     """Without the phantoms' texture: it moves the mean of the few tumours that are 7 mm deep by more than 0.1."""
-    annotated, patients, style = phantom_edges(edge_offset_mm, slice_mm, has_texture=False)
+    annotated, patients, style = phantom_edges(edge_offset_mm, slice_mm, patients=24, has_texture=False)
     law = pool_edges(annotated, patients, np.random.default_rng(0))
     outlined = tuple(
         replace(each, radius_mm=(each.radius_mm[0] - edge_offset_mm, each.radius_mm[1] - edge_offset_mm))
