@@ -330,7 +330,7 @@ class TestRefusals:
         (tmp_path / "ae").mkdir()
         (tmp_path / "ae" / "thesis.txt").write_text("precious")
         assert train_autoencoder(dataset, tmp_path / "ae") == 1
-        assert "--c" in capsys.readouterr().err
+        assert "the run in it (--c)" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "ae").iterdir()] == ["thesis.txt"]
 
     @pytest.mark.parametrize("extra", [[], ["--c"]])
