@@ -153,7 +153,7 @@ def replace_targets(
         drawn = [sources.looks.with_room(each, place.spec.radius_mm) for each in islice(examples, draws)]
         looks = [*drawn, _look_of(real)]
         places = [place.asking(look, int(rng.integers(2**62)), draw) for draw, look in enumerate(looks)]
-        floor = {making.AUTOENCODER: sources.floor(target)}
+        floor = {making.AUTOENCODER: sources.floor(place)}
         made = [*make_at([place], floor), *make_at(places, sources.synthesizers(scan.patient))]
         rows += [{**row, "real_lowpass_sd_hu": real["lowpass_sd_hu"]} for row in (real, *made)]
     return rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_difftumor.evaluation.realism.tumors import making
-from nnunet_difftumor.evaluation.realism.tumors.scans import BoolArray, EvaluationScan, FloatArray
+from nnunet_difftumor.evaluation.realism.tumors.scans import BoolArray, FloatArray
 from nnunet_difftumor.synthesis.pasted import CopyPasteSynthesizer
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
@@ -18,6 +18,7 @@ from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions, Tissue
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
 from nnunet_difftumor.tumor.region import choose_roi
+from nnunet_difftumor.tumor.surface import TumorSurface
 
 if TYPE_CHECKING:
     from diffusion.generator.info import GeneratorInfo
@@ -56,11 +57,11 @@ class Sources:
             **({making.COPY_PASTE: CopyPasteSynthesizer(self.info, others)} if others else {}),
         }
 
-    def floor(self, scan: EvaluationScan) -> TumorSynthesizer:
-        """What puts a scan's own tumour back, encoded and decoded: the floor of generators with this autoencoder."""
-        surface = MaskSurface(scan.target, scan.spacing_mm, seed=0)
-        roi = choose_roi(surface, scan.spacing_mm, self.generator.roi_rule)
-        real_hu = roi.sample(scan.image_hu, scan.spacing_mm)
+    def floor(self, place: making.Place) -> TumorSynthesizer:
+        """What puts a real tumour back in its place, encoded and decoded: the floor for this autoencoder."""
+        surface = place.tumor if isinstance(place.tumor, MaskSurface) else TumorSurface(place.tumor)
+        roi = choose_roi(surface, place.scan.spacing_mm, self.generator.roi_rule)
+        real_hu = roi.sample(place.scan.image_hu, place.scan.spacing_mm)
         return self._filling(lambda *_request: real_hu[None])
 
     def shams(self) -> dict[str, making.ShamSynthesizer]:

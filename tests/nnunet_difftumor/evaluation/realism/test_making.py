@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from diffusion.generator.info import GeneratorInfo
+from diffusion.generator.info import EdgeStatistics, GeneratorInfo
 from nnunet_difftumor.evaluation.realism import collection
 from nnunet_difftumor.evaluation.realism.generator import donor_of_scan
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
@@ -391,3 +391,19 @@ def test_tumours_in_place_are_as_mottled_as_training_would_make_them(sources):
     asked_hu = [row["requested_heterogeneity_hu"] for row in rows if row["method"] == making.GENERATED]
     assert len(asked_hu) > 1
     assert max(asked_hu[:-1]) == 4.0  # the last one has the look of the real tumour
+
+
+def test_a_real_tumour_is_put_back_where_its_edge_reaches_far_out_of_its_outline(sources):
+    """The edge decides which region the generator works on, and the real tumour is put back in that region."""
+
+    class FarReaching(ConstantTissue):
+        edges = (EdgeStatistics.exactly(offset_mm=5.0, width_mm=4.0),)
+
+    host = scan()
+    is_seen = distance_transform_edt(~host.target, sampling=SPACING) <= 5.0
+    host = replace(host, image_hu=host.image_hu - np.where(is_seen & host.organ, np.float32(30.0), np.float32(0.0)))
+    far = replace(sources, generator=FarReaching())
+    rows = collection.replace_targets(host, far, SETTINGS, np.random.default_rng(0))
+    (back,) = [row for row in rows if row["method"] == making.AUTOENCODER]
+    (real,) = [row for row in rows if row["method"] == making.REAL]
+    assert back["mean_hu"] == pytest.approx(real["mean_hu"], abs=12.0)  # a soft edge averages some of the host
