@@ -169,7 +169,7 @@ def _load_network(component: Path, network_class: type[NetworkT], how_to_fix: st
         tensors = load_file(path)
     except (SafetensorError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise GeneratorFolderError(
-            f"{path} and {component / 'config.json'} cannot be read: {error} {how_to_fix}"
+            f"{path} and {component / 'config.json'} cannot be read: {error}. {how_to_fix}"
         ) from error
     found = {name: value.shape for name, value in tensors.items()}
     expected = {name: value.shape for name, value in network.state_dict().items()}

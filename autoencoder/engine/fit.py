@@ -32,6 +32,11 @@ Evaluate = Callable[[int, TrainingRecord], None]
 """Measures held-out data after a step and writes to the record."""
 
 
+_NARROW_CHANNELS = 48
+"""CPU-seconds of a step, plain over channels last, on an EPYC with AVX-512, float32: widest layer 48 (autoencoder
+`tiny`) 1.20, 64 (denoiser `tiny`) 0.98 to 1.02, 96 (autoencoder `base`) 0.95, 192 (denoiser `base`) 0.81."""
+
+
 class NonFiniteLossError(ValueError):
     """The loss or the gradient became infinite or NaN."""
 
@@ -79,6 +84,8 @@ class Fit(Generic[ModelT]):
         self.accelerator = _make_accelerator(settings.mixed_precision)
         self._checkpoints = run_folder.CheckpointFolder(self.output_folder / "checkpoints")
         self._claim_folder(resume, identity or {})
+        if self.accelerator.device.type == "cpu" and _is_narrow(model):
+            model.to(memory_format=torch.channels_last_3d)
         optimizer = torch.optim.AdamW(_decay_groups(model, settings.weight_decay), betas=settings.betas)
         self._wrapped, self._optimizer = self.accelerator.prepare(model, optimizer)
         # EMAModel's decay is 0 at the first update and then at most (1 + n) / (10 + n): the random
@@ -235,6 +242,7 @@ class Fit(Generic[ModelT]):
         if self._average is not None:
             self._average.copy_to(self.model.parameters())
         self.accelerator.unwrap_model(self._wrapped, keep_fp32_wrapper=False)
+        self.model.to(memory_format=torch.contiguous_format)
         self.model.eval()
         self._is_finished = True
 
@@ -273,6 +281,12 @@ def _make_accelerator(mixed_precision: str) -> Accelerator:
         warnings.warn(cpu_bfloat16.UNSOUND, stacklevel=2)
         return _make_accelerator("no")
     return accelerator
+
+
+def _is_narrow(model: nn.Module) -> bool:
+    """Whether a CPU convolves faster with the channels of a voxel side by side in memory, which wide layers do not."""
+    widths = [module.out_channels for module in model.modules() if isinstance(module, nn.Conv3d)]
+    return max(widths, default=0) <= _NARROW_CHANNELS
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

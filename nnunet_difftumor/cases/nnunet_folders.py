@@ -7,14 +7,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.errors import ConfigurationError, DatasetError
+from nnunet_difftumor.errors import ConfigurationError, DatasetError, list_some
 
 
 def require_nnunet_folders() -> tuple[Path, Path]:
     """Return nnUNet_raw and nnUNet_preprocessed.
 
     Raises:
-        ConfigurationError: If one of the environment variables is not set, or empty.
+        ConfigurationError: If one of the environment variables is not set, or empty, or is quoted twice.
     """
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 
@@ -23,6 +23,12 @@ def require_nnunet_folders() -> tuple[Path, Path]:
             "nnUNet_raw and nnUNet_preprocessed must be set, as for nnU-Net: export nnUNet_raw=/path/to/nnUNet_raw "
             "nnUNet_preprocessed=/path/to/nnUNet_preprocessed"
         )
+    for name, folder in (("nnUNet_raw", str(nnUNet_raw)), ("nnUNet_preprocessed", str(nnUNet_preprocessed))):
+        if (bare := folder.strip("'\"")) != folder:
+            raise ConfigurationError(
+                f"{name} is {folder}, and the quotes are part of it. Set it without them: "
+                f"export {name}={shlex.quote(bare)}"
+            )
     return Path(str(nnUNet_raw)), Path(str(nnUNet_preprocessed))
 
 
@@ -37,9 +43,12 @@ def find_dataset_name(dataset: str) -> str:
     try:
         return maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
     except (RuntimeError, ValueError) as error:
+        folders = require_nnunet_folders()
+        there = sorted({path.name for folder in folders for path in folder.glob("Dataset*_*")})
         raise DatasetError(
-            f"There is no data set {dataset!r} in nnU-Net's folders ({str(error).partition('. ')[0]}). Give the number "
-            "or the full name, such as 802 or Dataset802_Healthy."
+            f"There is no data set {dataset!r} in nnUNet_raw or nnUNet_preprocessed ({str(error).partition('. ')[0]}); "
+            f"there {'are' if len(there) > 1 else 'is'} {list_some(there) if there else 'none'}. Give the number or "
+            "the full name (-d), or set nnUNet_raw to the folder that holds it."
         ) from error
 
 

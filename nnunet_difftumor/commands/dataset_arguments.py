@@ -18,6 +18,14 @@ def add_raw_dataset(parser: argparse.ArgumentParser, what: str, *, several: bool
     )
 
 
+def add_label_names(parser: argparse.ArgumentParser, *, organ: bool) -> None:
+    """Add `--tumor-label` and, if asked for, `--organ-label`: names or values of a data set's labels."""
+    told = "name or value of the %s's label (default: found by the names in dataset.json)"
+    if organ:
+        parser.add_argument("--organ-label", metavar="LABEL", help=told % "organ")
+    parser.add_argument("--tumor-label", metavar="LABEL", help=told % "tumour")
+
+
 def raw_folder(word: str) -> Path:
     """Find the folder of a raw data set by number or full name in nnUNet_raw, or as a path.
 

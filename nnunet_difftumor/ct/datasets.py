@@ -83,7 +83,10 @@ def load_raw_dataset(folder: Path, *, needs_labels: bool = True) -> RawDataset:
     listed = options.get("dataset")
     cases = tuple(_named_cases(folder, ending) if listed is None else _listed_cases(folder, listed))
     if not cases:
-        raise DatasetError(f"{folder / 'imagesTr'} holds no file named <case>_0000{ending}. Check file_ending.")
+        raise DatasetError(
+            f"{folder / 'imagesTr'} holds no file named <case>_0000{ending}. nnU-Net wants the channel in the name of "
+            "an image: add _0000 before the ending, or correct file_ending in dataset.json."
+        )
     refuse_broken_links(folder, [path for case in cases for path in (case.image_path, case.label_path) if path])
     missing = [case.identifier for case in cases if case.label_path is None or not case.label_path.is_file()]
     if not needs_labels:

@@ -165,13 +165,15 @@ def find_tumor_label(labels: Mapping[str, tuple[int, ...]], name: str | None = N
     """Choose the values of the label that means tumour.
 
     Args:
-        name: The label to take; None looks for a name such as tumor, cancer or lesion.
+        name: Name or value of the label to take; None looks for a name such as tumor, cancer or lesion.
 
     Raises:
         MissingLabelError: If there is no such label, or several look like a tumour.
     """
+    if name is not None and name not in labels and name.isdecimal():
+        name = next((key for key, values in labels.items() if values == (int(name),)), name)
     if name is not None and name not in labels:
-        raise MissingLabelError(f"dataset.json has no label '{name}'; its labels are {', '.join(labels)}.")
+        raise MissingLabelError(f"dataset.json has no label '{name}'. Name one of {', '.join(labels)} (--tumor-label).")
     found = [key for key in labels if is_tumor_name(key)] if name is None else [name]
     if len(found) != 1:
         looks = f"{len(found)} labels look like a tumour ({', '.join(found)})" if found else "none looks like a tumour"
@@ -214,6 +216,8 @@ def _listing(values: Mapping[str, tuple[int, ...]]) -> str:
 def _look_up(key: str, wanted: str | int, values: Mapping[str, tuple[int, ...]]) -> str:
     if wanted in values:
         return str(wanted)
+    if isinstance(wanted, str) and wanted.isdecimal():  # a value, as it is typed
+        wanted = int(wanted)
     if isinstance(wanted, int) and not isinstance(wanted, bool) and (name := name_of_label(values, wanted)):
         return name
     raise ConfigurationError(

@@ -75,8 +75,8 @@ COMMANDS = {
     ),
     "score": (
         "Score",
-        "difftumor score --reference {folder.raw}/labelsTr --prediction {folder.predictions} --only-predicted "
-        "--labels {folder.raw}/dataset.json --workers 1 --output {folder.scores} --overwrite",
+        "difftumor score -d {settings.dataset_id} --prediction {folder.predictions} --only-predicted --workers 1 "
+        "--output {folder.scores} --overwrite",
     ),
 }
 """Title and command of each step; a command is split at its spaces before the names in it are filled in."""

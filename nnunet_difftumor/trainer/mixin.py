@@ -75,7 +75,7 @@ class DiffTumorMixin(ScheduleMixin):
 
     def on_train_start(self) -> None:
         """Check settings, cases and generator before anything else, then start as nnU-Net does."""
-        with short_errors():
+        with short_errors(self.plans_manager.dataset_name, self.fold):
             self._prepare_training()
             super().on_train_start()
 

@@ -17,6 +17,7 @@ from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.sources import ENVIRONMENT_VARIABLE, find_sources
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 from nnunet_difftumor.trainer.sample_counts import write_samples_seen
+from nnunet_difftumor.trainer.short_errors import short_errors
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Trainer
@@ -49,7 +50,9 @@ class ScheduleMixin(_Trainer):
 
     def initialize(self) -> None:
         """Apply the settings and take the requested number of threads, then initialise as nnU-Net does."""
-        config = None if self.was_initialized else self._schedule_settings()
+        with short_errors(self.plans_manager.dataset_name, self.fold):
+            require_device(self.device)
+            config = None if self.was_initialized else self._schedule_settings()
         if config is not None:
             for key in SCHEDULE_KEYS:
                 if getattr(config, key) is not None:
@@ -95,6 +98,20 @@ class ScheduleMixin(_Trainer):
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         is_wanted = self.device.type == "cpu" and self.trains_in_bfloat16
         return torch.autocast("cpu", dtype=torch.bfloat16) if is_wanted else nullcontext()
+
+
+def require_device(device: torch.device) -> None:
+    """Refuse a GPU that is not there, which nnU-Net asks for where no device is named.
+
+    Raises:
+        ConfigurationError: If it is.
+    """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            "nnU-Net is to train on a GPU, and PyTorch finds none. For a first run without one plan a small network: "
+            "difftumor small-plans -d ID, which prints the commands that come next (-device cpu). If this machine has "
+            "a GPU, install the PyTorch build for its CUDA version."
+        )
 
 
 def limit_cpu_threads(device: torch.device) -> None:

@@ -128,46 +128,100 @@ def test_every_line_of_the_python_page_does_what_it_says():
 
 
 QUICK = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
+SHORTER = (  # what the pages say for a GPU and hours, for a CPU and minutes; the rest of a line stays as it is
+    ("--preset base --precision bf16 --workers 4", "--preset nano --steps 4"),
+    (" 3d_fullres 0 -tr nnUNetTrainerDiffTumor\n", " 3d_fullres 0 -tr nnUNetTrainerDiffTumor -device cpu\n"),
+    ("nnUNetv2_predict", "nnUNetv2_predict -device cpu --disable_tta -npp 1 -nps 1"),
+    ("nnUNetv2_plan_and_preprocess", "nnUNetv2_plan_and_preprocess -np 1 -npfp 1 -overwrite_target_spacing 8 6 6"),
+    ("-plans_name nnUNetPlansSmall", "-plans_name nnUNetPlansSmall -np 1"),
+    ("--output evaluation_fold0", "--output evaluation_fold0 --quick"),
+    ("/data/", "$PWD/"),
+    ("'^[a-z]+_[0-9]{2}'", "'^[a-z_]+[0-9]{3}'"),
+)
+
+
+def shorten(script):
+    for printed, shorter in SHORTER:
+        script = script.replace(printed, shorter)
+    return script
+
+
+class Shell:
+    """A user's shell in an empty folder: what is exported stays."""
+
+    def __init__(self, folder):
+        self.folder, self.history = folder, ""
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "nnUNet_def_n_proc": "1",
+            "nnUNet_n_proc_DA": "1",
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+        }
+
+    def run(self, script):
+        words = ["bash", "-euo", "pipefail", "-c", self.history + script]
+        done = subprocess.run(
+            words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=1500, check=False
+        )
+        printed = done.stdout + done.stderr
+        assert done.returncode == 0, script + printed[-6000:]
+        assert "Traceback" not in printed, script + printed[-6000:]
+        self.history += "".join(f"{line}\n" for line in script.splitlines() if line.startswith("export "))
+
+    def make_dataset(self):
+        """Make the data set number 7 of the pages, and the images that they predict."""
+        dataset = self.folder / "nnUNet_raw" / "Dataset007_Pancreas"
+        for part in ("raw", "preprocessed", "results"):
+            (self.folder / f"nnUNet_{part}").mkdir()
+        self.run(f"difftumor phantom --output {dataset} --cases 5 --healthy 3")
+        content = json.loads((dataset / "dataset.json").read_text())
+        (dataset / "dataset.json").write_text(json.dumps({**content, "difftumor": QUICK}))
+        (self.folder / "imagesTs").mkdir()
+        image = min((dataset / "imagesTr").iterdir())
+        (self.folder / "imagesTs" / image.name).symlink_to(image)
+        return dataset
 
 
 @pytest.mark.slow
 def test_readme_commands_run(tmp_path):
     """README's block for the user's own data, line by line, on a phantom and with as little training as possible."""
-    (block,) = [block for block in blocks(ROOT / "README.md", "bash") if "nnUNetv2_train" in block]
-    binaries = Path(sys.executable).parent
-    folders = {f"nnUNet_{part}": str(tmp_path / part) for part in ("raw", "preprocessed", "results")}
-    environment = {
-        **os.environ,
-        **folders,
-        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-        "nnUNet_def_n_proc": "1",
-        "nnUNet_n_proc_DA": "1",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-    }
+    shell = Shell(tmp_path)
+    shell.make_dataset()
+    folders, stages, *_ = (block for block in blocks(ROOT / "README.md", "bash") if "nnUNet" in block)
+    for part in ("raw", "preprocessed", "results"):
+        folders = folders.replace(f"nnUNet_{part}=...", f"nnUNet_{part}=$PWD/nnUNet_{part}")
+    shell.run(folders)
+    shell.run(shorten(stages))
+    assert len(list((tmp_path / "predictions").glob("*.nii.gz"))) == 1
 
-    def run(script):
-        words = ["bash", "-euo", "pipefail", "-c", script]
-        done = subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500, check=False
-        )
-        assert done.returncode == 0, script + done.stdout[-3000:] + done.stderr[-3000:]
 
-    for folder in folders.values():
-        Path(folder).mkdir()
-    dataset = tmp_path / "raw" / "Dataset007_Pancreas"
-    run(f"difftumor phantom --output {dataset} --cases 5 --healthy 3")
-    content = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps({**content, "difftumor": QUICK}))
-    (tmp_path / "imagesTs").mkdir()
-    image = next((dataset / "imagesTr").iterdir())
-    (tmp_path / "imagesTs" / image.name).symlink_to(image)
-
-    quick = block.replace("--preset base", "--preset nano --steps 4")
-    quick = quick.replace("nnUNetv2_train 7 3d_fullres 0", "nnUNetv2_train 7 3d_fullres 0 -device cpu")
-    quick = quick.replace("nnUNetv2_predict", "nnUNetv2_predict -device cpu --disable_tta -npp 1 -nps 1")
-    quick = quick.replace("nnUNetv2_plan_and_preprocess", "nnUNetv2_plan_and_preprocess -np 1 -npfp 1")
-    coarse = "-overwrite_target_spacing 8 6 6"  # a network small enough for a CPU
-    quick = quick.replace("-d 7 -c 3d_fullres\n", f"-d 7 -c 3d_fullres {coarse}\n", 1)
-    run("export nnUNet_extTrainer=$(difftumor ext-trainer)\n" + quick)
+@pytest.mark.slow
+def test_getting_started_commands_run(tmp_path):
+    """Every command of the page, in its order; the demo and the installation have tests of their own."""
+    page = ROOT / "docs" / "getting-started" / "README.md"
+    shell = Shell(tmp_path)
+    dataset = shell.make_dataset()
+    healthy = dataset / "imagesTr" / "phantom_healthy_000_0000.nii.gz"
+    (tmp_path / "ct.nii.gz").symlink_to(healthy)
+    for mask in ("liver", "organ"):
+        (tmp_path / f"{mask}.nii.gz").symlink_to(dataset / "labelsTr" / "phantom_healthy_000.nii.gz")
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (dataset / "labelsTr").iterdir())
+    rows = [f"{case},{int('tumor' in case)},p{number // 2},h{number % 2}" for number, case in enumerate(cases)]
+    (tmp_path / "cases.csv").write_text("\n".join(["case,lesions,patient,hospital", *rows]) + "\n")
+    ran = []
+    for block in blocks(page, "bash"):
+        if "pip install" in block or "demo.sh" in block:
+            continue
+        shell.run("rm -rf look first_run.json")  # the page looks twice
+        for line in block.splitlines():
+            if line.startswith("difftumor splits"):  # one of them is a user's
+                shell.run("rm -f nnUNet_preprocessed/Dataset007_Pancreas/{splits_final,healthy_holdout}.json")
+            shell.run(shorten(f"{line}\n"))
+            ran.append(line.split()[0])
+        if "dm_fold0" in block and "train-diffusion" in block:
+            settings = {"generator": "../../dm_fold{fold}/generator"}
+            (tmp_path / "nnUNet_preprocessed" / dataset.name / "difftumor.json").write_text(json.dumps(settings))
+    assert (ran.count("difftumor"), ran.count("nnUNetv2_train"), ran.count("nnUNetv2_predict")) >= (12, 2, 1)
     assert len(list((tmp_path / "predictions").glob("*.nii.gz"))) == 1

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_difftumor.commands.dataset_arguments import raw_folder
+from nnunet_difftumor.commands.dataset_arguments import add_label_names, add_raw_dataset, find_dataset
 
 DESCRIPTION = """Measure the annotated tumours of an nnU-Net raw data set against their labels: readers do not draw the
 outline where the contrast has fallen to a half, and each data set has its own habit. A network learns it from the
@@ -23,7 +23,7 @@ and more), with 95% intervals over patients:
 Tumours that differ from their host by less than 5 HU or five standard errors are listed, and tell nothing of this.
 
 Writes into --output: sizes.csv, profile.csv (contrast by millimetre), tumors.csv, edges.json and profile.png."""
-EXAMPLE = "difftumor describe 901 --output edges_901"
+EXAMPLE = "difftumor describe -d 901 --output edges_901"
 
 _FEW_PATIENTS = 5
 
@@ -31,11 +31,9 @@ _FEW_PATIENTS = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add("dataset", metavar="ID", help="nnU-Net data set: number or full name in nnUNet_raw, or a folder")
+    add_raw_dataset(parser, "nnU-Net data set")
     add("--output", type=Path, required=True, metavar="DIR", help="new folder for tables and plot")
-    organ = "name or value of the label that tumours are compared with (default: found by the names in dataset.json)"
-    add("--organ-label", metavar="LABEL", help=organ)
-    add("--tumor-label", metavar="LABEL", help="name or value of the tumours' label (default: found likewise)")
+    add_label_names(parser, organ=True)
     pattern = "regular expression that finds the patient in the case identifier (default: every case is a patient)"
     add("--group-pattern", metavar="REGEX", help=pattern)
 
@@ -49,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise OutputExistsError(f"--output {args.output} exists already; choose another name or remove it first.")
-    dataset = load_raw_dataset(raw_folder(args.dataset), needs_labels=False)
+    find_dataset(args, needs_splits=False)
+    dataset = load_raw_dataset(args.data[0], needs_labels=False)
     labels = dataset.options["labels"]
-    given = (_name_or_value(args.organ_label), _name_or_value(args.tumor_label))
-    roles = LabelRoles.of_dataset(labels, *resolve_label_roles(labels, *given))
+    roles = LabelRoles.of_dataset(labels, *resolve_label_roles(labels, args.organ_label, args.tumor_label))
     description = describe_dataset(dataset, roles, args.group_pattern)
     write_description(description, dataset, roles, args.output)
     measured, patients = len(description.tumors), len(set(description.tumors["patient"]))
@@ -74,7 +72,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"{patients} patients are few: the intervals are too narrow.")
     print(f"Wrote {args.output}; look at {args.output / 'profile.png'}.")
     return 0
-
-
-def _name_or_value(label: str | None) -> str | int | None:
-    return int(label) if label is not None and label.isdigit() else label

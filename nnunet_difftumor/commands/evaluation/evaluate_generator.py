@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_difftumor.commands.dataset_arguments import SPLITS, add_raw_dataset, find_dataset
+from nnunet_difftumor.commands.dataset_arguments import SPLITS, add_label_names, add_raw_dataset, find_dataset
 from nnunet_difftumor.tumor.published_contrasts import TARGETS, TRAINING
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target = "what requested contrasts are drawn from (default: the training tumours, of whose kind the real ones are)"
     add("--target", choices=TARGETS, default=TRAINING, help=target)
     add_raw_dataset(parser, "nnU-Net data set")
-    add("--organ-label", metavar="NAME", help="name or value of the organ (default: from the names)")
-    add("--tumor-label", metavar="NAME", help="name or value of the tumour (default: from the names)")
+    add_label_names(parser, organ=True)
     fold = "evaluate the validation cases of this fold (of a single generator)"
     add("-f", "--fold", type=int, metavar="K", help=fold)
     add("--splits", type=Path, metavar="FILE", help=SPLITS)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_difftumor.commands.dataset_arguments import raw_folder
 from nnunet_difftumor.evaluation.scoring.rules import CONFIDENCES
 
 DESCRIPTION = """Score predicted label maps against reference ones, case by case and tumour by tumour.
@@ -24,8 +25,7 @@ Writes into --output:
 
 Every rule is in docs/how-to/score.md."""
 EXAMPLE = (
-    "difftumor score --reference nnUNet_raw/Dataset007_Pancreas/labelsTs --prediction predictions "
-    "--probabilities predictions --labels nnUNet_raw/Dataset007_Pancreas/dataset.json --output scores"
+    "difftumor score -d 7 --reference labelsTs --prediction predictions --probabilities predictions --output scores"
 )
 
 _ROW = "{:20s}{:>9s}{:>10s}{:>26s}{:>12s}"
@@ -34,14 +34,18 @@ _ROW = "{:20s}{:>9s}{:>10s}{:>26s}{:>12s}"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("--reference", type=Path, required=True, metavar="DIR", help="reference label maps")
+    dataset = "nnU-Net data set whose dataset.json names the labels: number or full name in nnUNet_raw, or a folder"
+    add("-d", "--dataset", metavar="ID", help=dataset)
+    reference = "reference label maps (default: labelsTr of -d; a folder that is not here is looked for in -d)"
+    add("--reference", type=Path, metavar="DIR", help=reference)
     add("--prediction", type=Path, required=True, metavar="DIR", help="predicted label maps")
     probabilities = (
         "tumour probabilities: CASE.npz of nnUNetv2_predict --save_probabilities (may be the folder of "
         "--prediction), or images CASE.nii.gz or CASE_LABEL.nii.gz"
     )
     add("--probabilities", type=Path, metavar="DIR", help=probabilities)
-    add("--labels", type=Path, required=True, metavar="FILE", help="dataset.json of nnU-Net")
+    labels = "dataset.json that names the labels (default: that of -d, else the one beside --reference)"
+    add("--labels", type=Path, metavar="FILE", help=labels)
     add("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     tumor_label = "names or values of the tumour labels (default: all whose names say so)"
     add("--tumor-label", nargs="+", default=[], metavar="LABEL", help=tumor_label)
@@ -67,10 +71,11 @@ def run(options: argparse.Namespace) -> int:
 
     if options.workers < 1:
         raise ConfigurationError(f"--workers must be 1 or more, got {options.workers}.")
+    reference, labels = _reference(options)
     request = ScoringRequest(
-        reference=options.reference,
+        reference=reference,
         prediction=options.prediction,
-        labels=options.labels,
+        labels=labels,
         probabilities=options.probabilities,
         tumor_labels=tuple(options.tumor_label),
         organ_label=options.organ_label,
@@ -89,6 +94,22 @@ def run(options: argparse.Namespace) -> int:
         for error in scores.errors[:5]:
             print(f"  {error.case}: {error.error}: {error.message}")
     return 1 if scores.errors else 0
+
+
+def _reference(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The reference label maps, and the file that names their labels."""
+    from nnunet_difftumor.errors import ConfigurationError
+
+    reference, labels = options.reference, options.labels
+    if options.dataset is not None:
+        dataset = raw_folder(options.dataset)
+        reference = dataset / "labelsTr" if reference is None else reference
+        if not reference.exists() and (dataset / reference).exists():
+            reference = dataset / reference
+        return reference, labels or dataset / "dataset.json"
+    if reference is None:
+        raise ConfigurationError("What are the reference label maps? Give -d ID, or --reference DIR.")
+    return reference, labels or reference.absolute().parent / "dataset.json"
 
 
 def _print_label(name: str, figures: Mapping[str, Any]) -> None:

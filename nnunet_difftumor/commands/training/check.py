@@ -60,7 +60,7 @@ def _check_training(options: argparse.Namespace, found: dict[str, Finding]) -> s
 
     training = PlannedTraining(options.dataset, options.configuration, options.plans, options.fold, options.trainer)
     findings = run_checks(TRAINING_CHECKS, training)
-    found.update(_show((name, each.about(options.dataset)) for name, each in findings))
+    found.update(_show((name, each.about(options.dataset, options.fold)) for name, each in findings))
     if any(each.level == FAULT for each in found.values()):
         return ""
     return training.train_command(has_gpu=found["GPU"].level == OK)

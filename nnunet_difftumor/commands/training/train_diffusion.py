@@ -7,7 +7,7 @@ import json
 import shlex
 from pathlib import Path
 
-from nnunet_difftumor.commands.dataset_arguments import add_raw_dataset, find_dataset
+from nnunet_difftumor.commands.dataset_arguments import add_label_names, add_raw_dataset, find_dataset
 from nnunet_difftumor.commands.training.next_steps import after_diffusion
 from nnunet_difftumor.commands.training.training_arguments import add_training_arguments
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_raw_dataset(parser, "nnU-Net data sets with annotated tumours", several=True)
     autoencoder = "--output of train-autoencoder, a generator, or builtin:NAME"
     add("--autoencoder", type=Path, required=True, metavar="DIR", help=autoencoder)
-    add("--tumor-label", metavar="NAME", help="name of the tumour label in dataset.json (default: found by its name)")
+    add_label_names(parser, organ=False)
     add("--early-only", action="store_true", help="learn from tumours of at most 10 mm radius only")
     objective = "what the denoiser predicts: rectified flow (default), v, or the paper's epsilon in plain latents"
     add("--objective", choices=("flow", "v", "epsilon"), default="flow", help=objective)

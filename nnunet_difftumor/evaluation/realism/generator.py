@@ -22,7 +22,7 @@ from nnunet_difftumor.evaluation.realism.collection import SHAMS, collect, seen,
 from nnunet_difftumor.evaluation.realism.held_out import HeldOut, known_cases
 from nnunet_difftumor.evaluation.realism.measures.probes import PROBED, Probes, run_probes
 from nnunet_difftumor.evaluation.realism.measures.reconstruction import measure_reconstruction
-from nnunet_difftumor.evaluation.realism.request import SUMMARY_FILE, as_values, check_request
+from nnunet_difftumor.evaluation.realism.request import SUMMARY_FILE, check_request
 from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM, HEADLINE_RADII_MM, EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tumors.making import GENERATED, IN_PLACE, REDRAWN, SHAM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, read_scan
@@ -81,7 +81,7 @@ def evaluate_generator(
     cases = [case for each in judged for case in each.cases]
     given = _Input(
         judged=judged,
-        labels=resolve_label_roles(dataset.options["labels"], *as_values(labels)),
+        labels=resolve_label_roles(dataset.options["labels"], *labels),
         known=held_out.known,
         training_cases=[case for case in dataset.cases if case not in cases] if settings.uses_training_range else [],
         other_organs=other_organs,

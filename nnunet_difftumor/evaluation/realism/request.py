@@ -34,12 +34,7 @@ def check_request(
     if (output / SUMMARY_FILE).exists() and not overwrite:
         raise OutputExistsError(f"{output / SUMMARY_FILE} exists; choose another --output, or add --overwrite.")
     dataset = load_raw_dataset(raw_dataset)
-    resolve_label_roles(dataset.options["labels"], *as_values(labels))
+    resolve_label_roles(dataset.options["labels"], *labels)
     for folder in map(resolve_generator, generators):
         check_generator_folder(folder)
     held_out.folds(len(generators))
-
-
-def as_values(labels: Sequence[str | None]) -> list[str | int | None]:
-    """Names of labels stay, their numbers become whole numbers."""
-    return [int(label) if label and label.isdigit() else label for label in labels]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nnunet_difftumor.trainer.short_errors import told_for
+
 OK, WARNING, FAULT = "ok", "warning", "fault"
 SPOKEN_ERRORS = (ImportError, OSError, ValueError)
 """Errors whose message alone tells what is wrong and what to do; DiffTumorError is one of them."""
@@ -23,9 +25,9 @@ class Finding:
     level: str
     text: str
 
-    def about(self, dataset: str) -> Finding:
-        """Write a data set into the commands of errors that do not know it."""
-        return replace(self, text=self.text.replace(" -d ID", f" -d {dataset}"))
+    def about(self, dataset: str, fold: int | str) -> Finding:
+        """Write data set and fold into the commands of errors that do not know them."""
+        return replace(self, text=told_for(self.text, dataset, fold))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def write_dataset(folder: Path, cases: int = 3, *, with_tumors: bool = True) -> 
 
 def test_tables_and_plot_tell_the_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "edges"
-    assert main(["describe", str(write_dataset(tmp_path / "Dataset901_Balls")), "--output", str(output)]) == 0
+    assert main(["describe", "-d", str(write_dataset(tmp_path / "Dataset901_Balls")), "--output", str(output)]) == 0
     names = ["edges.json", "profile.csv", "profile.png", "sizes.csv", "tumors.csv"]
     assert sorted(path.name for path in output.iterdir()) == names
     sizes = pd.read_csv(output / "sizes.csv").set_index("size")
@@ -78,7 +78,7 @@ def test_what_cannot_be_described_is_said_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], with_tumors: bool, options: list[str], message: str
 ) -> None:
     folder = write_dataset(tmp_path / "Dataset901_Balls", 1, with_tumors=with_tumors)
-    assert main(["describe", str(folder), "--output", str(tmp_path / "edges"), *options]) == 1
+    assert main(["describe", "-d", str(folder), "--output", str(tmp_path / "edges"), *options]) == 1
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
@@ -87,6 +87,6 @@ def test_results_are_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "edges").mkdir()
     (tmp_path / "edges" / "sizes.csv").write_text("mine")
     folder = write_dataset(tmp_path / "Dataset901_Balls", 1)
-    assert main(["describe", str(folder), "--output", str(tmp_path / "edges")]) == 1
+    assert main(["describe", "-d", str(folder), "--output", str(tmp_path / "edges")]) == 1
     assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "edges" / "sizes.csv").read_text() == "mine"

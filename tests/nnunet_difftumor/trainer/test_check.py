@@ -356,7 +356,7 @@ def test_a_planted_fault_is_found_alone_and_told_in_one_line(place, look, name, 
 @pytest.mark.parametrize(
     ("words", "name", "says"),
     [
-        (("-d", "8"), "plans", r"no data set '8'.*ID 8\)\. Give the number or the full name"),
+        (("-d", "8"), "plans", r"no data set '8'.*there is Dataset905_Test\. Give the number or the full name"),
         (("-d", "905", "-p", "nnUNetResEncUNetMPlans"), "plans", r"there are: nnUNetPlans\)"),
         (("-d", "905", "-c", "3d_lowres"), "plans", r"no configuration '3d_lowres', but 3d_fullres\. Name one"),
         (("-d", "905", "-f", "9"), "fold", "Fold 9 does not exist.*folds 0 to 2"),

@@ -12,8 +12,8 @@ PROGRAM = """
 from nnunet_difftumor.errors import LeakError
 from nnunet_difftumor.trainer.short_errors import short_errors
 
-with short_errors():
-    raise {error}("Train another generator.")
+with short_errors("Dataset007_Pancreas", 2):
+    raise {error}("Train another generator: difftumor train-diffusion -d ID -f K")
 """
 
 
@@ -25,10 +25,10 @@ def ended(error: str, **variables: str) -> str:
     return done.stderr
 
 
-def test_an_error_of_ours_ends_a_training_with_its_message_alone():
+def test_an_error_of_ours_ends_a_training_with_its_message_alone_and_a_command_that_fits():
     assert ended("LeakError").splitlines() == [
         "",
-        "LeakError: Train another generator.",
+        "LeakError: Train another generator: difftumor train-diffusion -d 7 -f 2",
         "`difftumor check` tells such things before a training.",
     ]
 

@@ -96,6 +96,30 @@ def read_table(path):
     return pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=[""])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [["-d", "7"], ["-d", "7", "--reference", "labelsTs"], ["--reference", "raw/Dataset007_Liver/labelsTs"]],
+    ids=["of the training", "of the test set", "a folder"],
+)
+def test_reference_and_labels_are_found_in_the_data_set(folders, monkeypatch, given, capsys):
+    dataset = folders / "raw" / "Dataset007_Liver"
+    dataset.mkdir(parents=True)
+    for name in ("labelsTr", "labelsTs"):
+        (dataset / name).symlink_to(folders / "reference")
+    (folders / "dataset.json").rename(dataset / "dataset.json")
+    for name in ("raw", "preprocessed"):
+        (folders / name).mkdir(exist_ok=True)
+        monkeypatch.setenv(f"nnUNet_{name}", str(folders / name))
+    monkeypatch.chdir(folders)
+    assert main(["score", *given, "--prediction", "prediction", "--output", "out", "--workers", "1"]) == 0
+    assert read_summary(folders / "out")["cases"] == 5
+
+
+def test_a_reference_that_is_not_given_is_asked_for(folders, capsys):
+    assert main(["score", "--prediction", str(folders), "--output", str(folders / "out")]) == 1
+    assert "Give -d ID, or --reference DIR" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------- tables and summary
 
 
