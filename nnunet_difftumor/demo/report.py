@@ -35,7 +35,7 @@ from nnunet_difftumor.support.pictures.montage import (
 from nnunet_difftumor.support.pictures.pages import embed_png, page_environment
 
 _PACKAGES = ("nnunet-difftumor", "nnunetv2", "torch", "diffusers", "nibabel", "SimpleITK", "numpy")
-_NO_CURVES = ["learning_rate", "gradient_norm"]
+_NO_CURVES = ["learning_rate", "gradient_norm", "kl"]  # the last is of another size
 _SHOWN_STEPS = 40
 _TRUTH_COLOR, _PREDICTION_COLOR = "#2ca02c", "#ff7f0e"
 _AIR_HU = -300.0
@@ -159,7 +159,7 @@ def _draw_curves(folder: DemoFolder) -> None:
         "nnU-Net: pseudo Dice of validation patches": logs.filter(like="Dice"),
         "nnU-Net: healthy crops, all and with tumours": counts.filter(items=["healthy_samples", "injected"]),
     }
-    known = {title: table for title, table in panels.items() if not table.empty}
+    known = {title: table for title, table in panels.items() if len(table) > 1}  # a point is no curve
     if not known:
         return
     figure, axes = _make_grid(len(known), columns=3, height_inches=2.7)

@@ -75,7 +75,7 @@ COMMANDS = {
     ),
     "score": (
         "Score",
-        "difftumor score -d {settings.dataset_id} --prediction {folder.predictions} --only-predicted --workers 1 "
+        "difftumor score -d {folder.raw} --prediction {folder.predictions} --only-predicted --workers 1 "
         "--output {folder.scores} --overwrite",
     ),
 }
@@ -154,7 +154,7 @@ class Demo:
         Raises:
             RunError: If a command ends with an error; later steps do not run.
         """
-        left_out = ("phantom", "splits") if self.settings.data == "real" else ("real",)
+        left_out = ("phantom", "splits") if self.settings.data == "real" else ("real", "evaluate")
         names = [name for name in COMMANDS if name not in left_out]
         for number, name in enumerate(names, start=1):
             step = DemoStep(self, number, name)
