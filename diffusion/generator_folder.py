@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autoencoder.layers import Network
     from autoencoder.model import AutoencoderKL3D
     from diffusion.pipeline import TumorDiffusionPipeline
+    from diffusion.published.sampler import PublishedSampler
     from diffusion.sampling import TumorSampler
 
     NetworkT = TypeVar("NetworkT", bound=Network)
@@ -40,13 +41,15 @@ _FIX_AUTOENCODER = "Copy the whole folder again, or train it again with `difftum
 class LoadedGenerator:
     """A generator ready for use: networks in evaluation mode, what it was made for, the cases that trained it.
 
-    `identity` is what `hash_generator` says of its folder; empty if it came from no folder.
+    `identity` is what `hash_generator` says of its folder; empty if it came from no folder. Published weights may ask
+    to be blended as published.
     """
 
-    sampler: TumorSampler
+    sampler: TumorSampler | PublishedSampler
     info: GeneratorInfo
     provenance: Provenance
     identity: str = ""
+    blends_as_published: bool = False
 
 
 def save_generator(
@@ -119,6 +122,13 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
 
     folder = Path(folder)
     info, provenance = check_generator_folder(folder)
+    if folder_check.is_converted(folder):
+        from diffusion.published.folder import load_networks
+
+        published = load_networks(folder, device)
+        _check_window(folder, published, info)
+        is_asked = folder_check.blends_as_published(folder)
+        return LoadedGenerator(published, info, provenance, hash_generator(folder), blends_as_published=is_asked)
     from autoencoder.network import AutoencoderNetwork
     from diffusion.network import DenoisingNetwork
     from diffusion.sampling import TumorSampler
@@ -183,7 +193,7 @@ def _load_network(component: Path, network_class: type[NetworkT], how_to_fix: st
     return network.eval()
 
 
-def _check_window(folder: Path, sampler: TumorSampler, info: GeneratorInfo) -> None:
+def _check_window(folder: Path, sampler: TumorSampler | PublishedSampler, info: GeneratorInfo) -> None:
     window = sampler.autoencoder.window
     if (window.low_hu, window.high_hu) != (info.low_hu, info.high_hu):
         raise GeneratorFolderError(

@@ -138,7 +138,7 @@ class TumorSampler:
         texture_hu: Tensor | None,
     ) -> _Asked:
         """Check what is asked, limit it to what the network knows, put it where the network is, and fill."""
-        _check_inputs(image_hu, tumor_mask, generators)
+        check_inputs(image_hu, tumor_mask, generators)
         device, dtype = self.denoiser.device, self.denoiser.dtype
         not_given = torch.full((len(image_hu),), torch.nan)
         image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device)
@@ -152,7 +152,12 @@ class TumorSampler:
         return _Asked(image_hu, tumor_mask, contrast_hu, heterogeneity_hu, filled_hu)
 
 
-def _check_inputs(image_hu: Tensor, tumor_mask: Tensor, generators: Sequence[torch.Generator]) -> None:
+def check_inputs(image_hu: Tensor, tumor_mask: Tensor, generators: Sequence[torch.Generator]) -> None:
+    """Refuse crops that are not finite, without a tumour, or without a source of noise each.
+
+    Raises:
+        ValueError: If one is.
+    """
     if len(generators) != image_hu.shape[0]:
         raise ValueError(
             f"generators must hold one torch.Generator per crop, got {len(generators)} for {image_hu.shape[0]} "

@@ -20,6 +20,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "training": {
         "train-autoencoder": "stage 1: learn latents of CT, no labels needed",
         "train-diffusion": "stage 2: learn tumours from annotated cases",
+        "convert-weights": "make a generator of weights that DiffTumor's authors publish",
         "check": "look for what stands in the way of a training, before it starts",
         "small-plans": "stage 3 without a GPU: plans with a small network, for a first run",
         "ext-trainer": "stage 3: print the folder for nnUNet_extTrainer",

@@ -10,6 +10,18 @@ from diffusion.generator.records import read_json
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX_FILE = "model_index.json"
 _PIPELINE_CLASS = "TumorDiffusionPipeline"
+PUBLISHED_CLASS = "PublishedSampler"
+PUBLISHED_NETWORKS = {
+    "autoencoder": "PublishedAutoencoder",
+    "early": "PublishedDenoiser",
+    "late": "PublishedDenoiser",
+    "early_decoder": "PublishedAutoencoder",
+}
+"""Networks of a generator that was converted from the published weights, which may lack the last two."""
+_NEEDED = ("autoencoder", "early")
+CONVERSION_FILE = "conversion.json"
+COMPOSITES = ("own", "published")
+"""How a converted generator's tissue is blended: as all tissue here, or as its authors do."""
 _SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler", "DDPMScheduler")  # those of the objectives
 _COMPONENTS = {
     "autoencoder": ("config.json", [["autoencoder.model", "AutoencoderKL3D"]]),
@@ -30,6 +42,7 @@ _UNSAFE_SUFFIXES = {
 LOCAL_SAFETENSORS = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
 """How diffusers loads what is ours: nothing is downloaded or unpickled."""
 FIX = "Copy the whole folder again, or train it again with `difftumor train-diffusion`."
+FIX_PUBLISHED = "Copy the whole folder again, or convert the weights again with `difftumor convert-weights`."
 
 
 class GeneratorFolderError(ValueError):
@@ -42,7 +55,11 @@ def check_component_classes(folder: Path) -> None:
     Raises:
         GeneratorFolderError: If a file is missing, a pickle or code, or a component is not of our own class.
     """
-    require_files(folder, _PIPELINE_FILES)
+    require_files(folder, (MODEL_INDEX_FILE,))
+    is_published = is_converted(folder)
+    networks = published_networks(folder) if is_published else ()
+    files = tuple(f"{name}/{file}" for name in networks for file in ("config.json", WEIGHTS_FILE))
+    require_files(folder, (*files, CONVERSION_FILE) if is_published else _PIPELINE_FILES)
     unsafe = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in _UNSAFE_SUFFIXES
     )
@@ -51,6 +68,9 @@ def check_component_classes(folder: Path) -> None:
             f"{folder} holds files that can run code when they are loaded: {', '.join(unsafe)}. Weights must be "
             f"*.safetensors; remove these files if you trust the rest of the folder."
         )
+    if is_published:
+        _check_published(folder)
+        return
     _check_model_index(folder / MODEL_INDEX_FILE)
     for component, (config, classes) in _COMPONENTS.items():
         path = folder / component / config
@@ -59,6 +79,39 @@ def check_component_classes(folder: Path) -> None:
         if found not in allowed:
             expected = " or ".join(map(repr, allowed))
             raise GeneratorFolderError(f"{path} configures the class {found!r}, expected {expected}. {FIX}")
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether a folder says that it was converted from the published weights; its file must be there."""
+    return _read_object(folder / MODEL_INDEX_FILE).get("_class_name") == PUBLISHED_CLASS
+
+
+def blends_as_published(folder: Path) -> bool:
+    """Whether a converted folder asks for the published way of blending instead of ours."""
+    composite = _read_object(folder / CONVERSION_FILE).get("composite")
+    if composite not in COMPOSITES:
+        raise GeneratorFolderError(
+            f"{folder / CONVERSION_FILE}: composite must be one of {', '.join(COMPOSITES)}, got {composite!r}. "
+            f"{FIX_PUBLISHED}"
+        )
+    return composite == COMPOSITES[1]
+
+
+def published_networks(folder: Path) -> tuple[str, ...]:
+    """Names of the networks that a converted folder must hold."""
+    index = _read_object(folder / MODEL_INDEX_FILE)
+    return tuple(name for name in PUBLISHED_NETWORKS if name in _NEEDED or name in index)
+
+
+def _check_published(folder: Path) -> None:
+    index = _read_object(folder / MODEL_INDEX_FILE)
+    found = {name: value for name, value in index.items() if name not in _HARMLESS_ENTRIES}
+    expected = {name: PUBLISHED_NETWORKS[name] for name in published_networks(folder)}
+    configured = {name: _read_object(folder / name / "config.json").get("_class_name") for name in expected}
+    if found != expected or configured != expected:
+        raise GeneratorFolderError(
+            f"{folder} names the networks {found} and configures {configured}, expected {expected}. {FIX_PUBLISHED}"
+        )
 
 
 def require_files(folder: Path, names: tuple[str, ...]) -> None:
@@ -85,7 +138,7 @@ def require_whole_weights(folder: Path) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    for model in ("autoencoder", "denoiser"):
+    for model in published_networks(folder) if is_converted(folder) else ("autoencoder", "denoiser"):
         path = folder / model / WEIGHTS_FILE
         try:
             with safe_open(path, framework="np"):

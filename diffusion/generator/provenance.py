@@ -93,6 +93,7 @@ class CaseFingerprint:
     """One case, recognisable without its data: hashes of identifier, decoded CT in HU and tumour mask.
 
     Attributes:
+        image_hash: None where no more than the identifier is known.
         tumor_mask_hash: None for a case without a tumour.
         tumor_prints: The tumour mask and its largest parts in numbers that survive resampling; None for a case
             whose labels were not looked at.
@@ -100,15 +101,14 @@ class CaseFingerprint:
     """
 
     identifier_hash: str
-    image_hash: str
+    image_hash: str | None
     tumor_mask_hash: str | None = None
     tumor_prints: tuple[TumorPrint, ...] | None = None
     content_hash: str | None = field(default=None, metadata={"may_lack": True})
 
     def __post_init__(self) -> None:
         _require_hash("identifier_hash", self.identifier_hash)
-        _require_hash("image_hash", self.image_hash)
-        for name in ("content_hash", "tumor_mask_hash"):
+        for name in ("image_hash", "content_hash", "tumor_mask_hash"):
             if getattr(self, name) is not None:
                 _require_hash(name, getattr(self, name))
         if self.tumor_mask_hash is not None and self.tumor_prints is None:
@@ -117,7 +117,8 @@ class CaseFingerprint:
     @property
     def content_hashes(self) -> frozenset[str]:
         """Hashes of CT and tumour mask; a case that shares one with another is a copy of it."""
-        return frozenset({self.image_hash, self.content_hash, self.tumor_mask_hash} - {None})
+        hashes = (self.image_hash, self.content_hash, self.tumor_mask_hash)
+        return frozenset(each for each in hashes if each is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +128,15 @@ class Provenance:
     Attributes:
         fold: Cross-validation fold whose training cases were used; None without a split.
         splits_hash: `hash_file` of the splits file; None without a split.
+        is_complete: False if other cases may have trained the stages, as far as is known: whether the generator knows
+            a case can then be shown, but not excluded.
     """
 
     diffusion: tuple[CaseFingerprint, ...]
     autoencoder: tuple[CaseFingerprint, ...]
     fold: int | None = None
     splits_hash: str | None = None
+    is_complete: bool = field(default=True, metadata={"may_lack": True})
     format_version: int = 2
 
     def __post_init__(self) -> None:

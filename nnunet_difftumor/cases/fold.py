@@ -324,7 +324,7 @@ def check_leaks(
     ]
     if cases.beside:
         notes.append(f"Compared as validation cases, as scans of their patients: {list_some(cases.beside)}.")
-    warnings = leak_guard.describe_resemblance(validation)
+    warnings = (*leak_guard.describe_unknown(provenance), *leak_guard.describe_resemblance(validation))
     notes += [f"WARNING: {line}" for line in warnings]
     notes += leak_guard.describe_blind_spots(validated)
     notes += leak_guard.describe_blind_spots(held_out, "held-out case")

@@ -106,7 +106,7 @@ def read_provenance(generator_folder: Path) -> Provenance:
         raise LeakError(
             f"It cannot be told which cases trained this generator, so it may know the validation cases. {error}"
         ) from error
-    if not provenance.diffusion:
+    if not provenance.diffusion and provenance.is_complete:
         raise LeakError(
             f"{generator_folder / PROVENANCE_FILE_NAME} names no case that trained the diffusion model, so the "
             "generator may know the validation cases. Train it again with `difftumor train-diffusion`."
@@ -200,7 +200,10 @@ def refuse_overlap(
     if named and not acknowledge_identifier_matches:
         why = "but with other content."
         if diffusion.not_comparable or autoencoder.not_comparable:
-            why = "and their content cannot be compared without the raw CT: set nnUNet_raw so that it is found."
+            why = (
+                "and their content cannot be compared without the raw CT: set nnUNet_raw so that it is found, unless "
+                "the generator knows no more than names."
+            )
         alike = [case for case in named if case in diffusion.resembling or case in autoencoder.resembling]
         if alike:
             why += f" {_count(alike)} also has the shape of a training tumour: most likely the same patient."
@@ -242,10 +245,21 @@ def describe_blind_spots(cases: Sequence[CaseContent], noun: str = "validation c
     return tuple(lines)
 
 
+def describe_unknown(provenance: Provenance) -> tuple[str, ...]:
+    """Warn of a generator whose training cases are not all known."""
+    if provenance.is_complete:
+        return ()
+    known = f"only {len(provenance.diffusion)} by name" if provenance.diffusion else "none of them"
+    return (
+        f"Of the cases that trained this generator {known} can be told, so it cannot be excluded that it knows this "
+        "fold's validation cases. Validate on data that its authors did not have.",
+    )
+
+
 def describe_unlabelled(provenance: Provenance) -> tuple[str, ...]:
     """Say which stages were trained on cases of which only an exact copy of the CT is recognised."""
     counts = {
-        stage: sum(case.tumor_prints is None for case in trained_on)
+        stage: sum(case.tumor_prints is None and case.image_hash is not None for case in trained_on)
         for stage, trained_on in ((_DIFFUSION, provenance.diffusion), (_AUTOENCODER, provenance.autoencoder))
     }
     return tuple(
@@ -280,7 +294,8 @@ def _stage_overlap(cases: Sequence[CaseContent], trained_on: Sequence[CaseFinger
         if prints.holds_same_tumor(case.tumor_prints):
             found.resembling.append(case.identifier)
         if namesakes:  # another mask alone may be another labelling of the same CT
-            differs = case.image_hash and case.image_hash not in {other.image_hash for other in namesakes}
+            theirs = {other.image_hash for other in namesakes} - {None}
+            differs = case.image_hash and theirs and case.image_hash not in theirs
             (found.other_content if differs else found.not_comparable).append(case.identifier)
     return found
 

@@ -92,7 +92,7 @@ def read_hold_out(splits: Path | None, fold: int | None, exclude_cases: Path | N
             raise DatasetError(f"{splits} has the folds 0 to {len(folds) - 1}, not {fold}.")
         val, train = frozenset(folds[fold].val), frozenset(folds[fold].train)
         return HoldOut(identifiers=val, train_only=train, fold=fold, splits_hash=hash_file(splits))
-    return HoldOut(identifiers=None if exclude_cases is None else _read_identifiers(exclude_cases))
+    return HoldOut(identifiers=None if exclude_cases is None else read_identifiers(exclude_cases, "--exclude-cases"))
 
 
 def select_cases(folders: Sequence[tuple[Path, Sequence[CachedCase]]], hold_out: HoldOut) -> SelectedCases:
@@ -184,7 +184,12 @@ def _copies(cases: Sequence[CachedCase], held: frozenset[str]) -> frozenset[str]
     return frozenset({case.identifier for case in cases if case.fingerprint.content_hashes & hashes} - held)
 
 
-def _read_identifiers(path: Path) -> frozenset[str]:
+def read_identifiers(path: Path, option: str) -> frozenset[str]:
+    """Read case identifiers from a text file, one a line, or from a JSON list.
+
+    Raises:
+        DatasetError: If the file that an option names cannot be read, or holds none.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if text.lstrip().startswith("[") else text.split("\n")
@@ -192,7 +197,7 @@ def _read_identifiers(path: Path) -> frozenset[str]:
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} must hold one case identifier a line, or a JSON list ({error}).") from error
     if not identifiers:
-        raise DatasetError(f"{path} names no case. Write one case identifier a line, or leave --exclude-cases out.")
+        raise DatasetError(f"{path} names no case. Write one case identifier a line, or leave {option} out.")
     return identifiers
 
 

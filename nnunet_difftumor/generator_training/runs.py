@@ -158,7 +158,7 @@ def provenance_of(selected: SelectedCases, autoencoder: tuple[CaseFingerprint, .
         autoencoder: The cases of stage one, in the record of stage two.
     """
     prints = (case.fingerprint for case in selected.training)
-    trained = tuple(sorted(prints, key=lambda each: (each.identifier_hash, each.image_hash)))
+    trained = tuple(sorted(prints, key=lambda each: (each.identifier_hash, each.image_hash or "")))
     diffusion, autoencoder = ((), trained) if autoencoder is None else (trained, autoencoder)
     rule = selected.rule
     return Provenance(diffusion=diffusion, autoencoder=autoencoder, fold=rule.fold, splits_hash=rule.splits_hash)

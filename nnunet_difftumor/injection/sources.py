@@ -14,7 +14,9 @@ from nnunet_difftumor.ct.components import label_components
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.rules import InjectionRules
 from nnunet_difftumor.synthesis.pasted import CopyPasteSynthesizer
+from nnunet_difftumor.synthesis.published import make_synthesizer
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.donors import Donor, donor_box, make_donor
 from nnunet_difftumor.synthesis.tissue.handcrafted import HandcraftedTissue
 
@@ -57,7 +59,7 @@ class GeneratorFolderSource:
 
     def __call__(self) -> TumorSynthesizer:
         """Load the generator."""
-        return TumorSynthesizer.from_folder(self.folder, steps=self.steps)
+        return make_synthesizer(DiffusionTissue.from_folder(self.folder, steps=self.steps))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from nnunet_difftumor.support.pictures.montage import (
 )
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import TumorPlan, draw_tumors, with_look
+from nnunet_difftumor.synthesis.published import make_synthesizer
 from nnunet_difftumor.synthesis.request import RESULT_FILES, ScanRequest, check_request, read_content
 from nnunet_difftumor.synthesis.results import SynthesisResult, TumorRecord
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
@@ -85,7 +86,7 @@ def _synthesize(request: ScanRequest, folder: Path, output: Path) -> SynthesisRe
             f"{request.replay_path} was made with another generator than {request.generator_folder}, so its tumours "
             "cannot be made again. Name the generator that made them with --generator."
         )
-    synthesizer = TumorSynthesizer(tissue)
+    synthesizer = make_synthesizer(tissue)
     result = _draw_until_enough(request, host, synthesizer) if given is None else synthesizer.synthesize(host, given)
     if result.tumors:
         organ_map[result.label_mask(organ.shape)] = tumor_label

@@ -137,7 +137,7 @@ class TumorSynthesizer:
 
     @classmethod
     def from_folder(cls, folder: Path, *, steps: int = 4, device: str = "cpu") -> TumorSynthesizer:
-        """Load a generator folder."""
+        """Load a generator folder, to blend its tissue as this class does (see `published.make_synthesizer`)."""
         return cls(DiffusionTissue.from_folder(folder, steps=steps, device=device))
 
     def synthesize(self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]) -> SynthesisResult:
@@ -200,9 +200,9 @@ class TumorSynthesizer:
         drawn_in_host = int(label.sum())  # a crop may cut a tumour off, as it does with real ones
         if drawn_in_host == 0:
             return OUT_OF_VIEW
-        wide = _with_surroundings(box, host)
+        wide = with_surroundings(box, host)
         allowed_around = host.may_become_tumor(wide)
-        allowed, border = allowed_around[inside(box, wide)], _border(host, wide, allowed_around)
+        allowed, border = allowed_around[inside(box, wide)], border_of(host, wide, allowed_around)
         if not isinstance(surface, MaskSurface) and ((label | (weight > 0)) & ~allowed).any():
             ends = allowed | ~host.valid_mask[box]  # the tumour goes on in padding
             drawn_mm, radius_mm = distance_mm, surface.spec.radius_mm
@@ -251,23 +251,21 @@ class TumorSynthesizer:
                 [attempt_seed(prepared.spec.seed, attempt) for prepared in group],
             )
             for index, prepared in enumerate(group):
-                tissue_hu = at_level(
-                    regions.tumor_hu[index],
-                    prepared.roi_distance_mm,
-                    prepared.roi_share,
-                    prepared.roi.spacing_mm,
-                    prepared.level_hu,
-                )
-                yield prepared, tissue_hu, regions.reconstruction_hu[index]
+                yield prepared, self._levelled(prepared, regions.tumor_hu[index]), regions.reconstruction_hu[index]
+
+    def _levelled(self, prepared: PreparedTumor, tumor_hu: FloatArray) -> FloatArray:
+        """Tissue at the level that was asked for, in the shape of the region."""
+        distance_mm, share = prepared.roi_distance_mm, prepared.roi_share
+        return at_level(tumor_hu, distance_mm, share, prepared.roi.spacing_mm, prepared.level_hu)
 
     def _blend(
         self, host: Host, prepared: PreparedTumor, tumor_hu: FloatArray, reconstruction_hu: FloatArray
     ) -> FloatArray:
         """Blend a generated region into the host's box. HU, shape of the box."""
         box, wide, border = prepared.box, prepared.wide, prepared.border
-        tissue_hu = _onto_box(tumor_hu, prepared.roi, box, host)
+        tissue_hu = onto_box(tumor_hu, prepared.roi, box, host)
         limited_hu = np.clip(host.image_hu[wide], *self.tissue.window_hu)
-        reconstruction_hu = _onto_box(reconstruction_hu, prepared.roi, wide, host)
+        reconstruction_hu = onto_box(reconstruction_hu, prepared.roi, wide, host)
         residual_hu = border.residual_hu(limited_hu, reconstruction_hu if self.has_residual else limited_hu)
         tissue = host.organ_mask[wide] & host.valid_mask[wide]
         tissue = tissue if int(tissue.sum()) >= _ENOUGH_VOXELS else np.ones_like(tissue)
@@ -276,7 +274,7 @@ class TumorSynthesizer:
         return prepared.own_border.mixed(image_hu, tissue_hu, weight, composite(image_hu, tissue_hu, noise, weight))
 
 
-def _border(host: Host, wide: Box, allowed: NDArray[np.bool_]) -> OrganBorder:
+def border_of(host: Host, wide: Box, allowed: NDArray[np.bool_]) -> OrganBorder:
     """The organ's border in a box where a tumour is allowed to be in some voxels."""
     organ, valid = host.organ_mask[wide], host.valid_mask[wide]
     return find_border(host.image_hu[wide], organ & allowed, valid & ~allowed & ~organ, host.spacing_mm)
@@ -379,7 +377,7 @@ def _on_region(values: NDArray[np.generic], box: Box, roi: RegionOfInterest, hos
     return resample(values, host.spacing_mm, shape, spacing_mm, start_mm, fill_value=0.0, whole_voxels=True)
 
 
-def _onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:
+def onto_box(region: FloatArray, roi: RegionOfInterest, box: Box, host: Host) -> FloatArray:
     """Average a region of interest over the host's voxels of a box."""
     starts, stops = ends_of(box)
     offset_mm = np.multiply(starts, host.spacing_mm) - np.asarray(roi.start_mm)
@@ -390,5 +388,6 @@ def _rim_voxels(host: Host) -> list[int]:
     return [max(1, round(_RIM_MM / spacing)) for spacing in host.spacing_mm]
 
 
-def _with_surroundings(box: Box, host: Host) -> Box:
+def with_surroundings(box: Box, host: Host) -> Box:
+    """The box with the rim and the organ's border around it."""
     return widened(box, np.ceil(_SURROUNDINGS_MM / np.asarray(host.spacing_mm)).astype(int), host.image_hu.shape)

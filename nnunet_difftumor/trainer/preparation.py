@@ -328,9 +328,11 @@ def _describe_builtin(target: OrganTarget, resolved: ResolvedConfig, folder: Pat
 
     origins, note = resolved.origins, read_generator_info(folder).data_note.partition(" (")[0]
     return (
-        f"Synthetic tumours come from {target.generator} [{origins['generator']}], which learned from {note}; "
-        f"their contrasts are drawn from '{target.target}' [{origins['target']}] unless contrast_hu is "
-        'set. To use a generator of your own, set "generator": "DIR" in difftumor.json beside the plans.'
+        f"Synthetic tumours come from {target.generator} [{origins['generator']}], which learned from {note} and knows "
+        f"no others; their contrasts are drawn from '{target.target}' [{origins['target']}] unless contrast_hu is set. "
+        "Two ways to tumours of your organ: train a generator on your annotated cases (difftumor train-autoencoder, "
+        "train-diffusion), or convert published weights of liver, pancreas or kidney tumours (difftumor "
+        'convert-weights); then set "generator": "DIR" in difftumor.json beside the plans.'
     )
 
 

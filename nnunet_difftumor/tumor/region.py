@@ -105,13 +105,14 @@ def choose_roi(
     """Choose the smallest region that holds a tumour, at the finest spacing that is worth its cost.
 
     The spacing is the finest of the generator's range, but not finer than the host's own finest axis
-    unless the tumour would then be under three voxels in radius; it gets coarser where the largest side
-    could not hold the tumour otherwise, so that the cost of any tumour is bounded. It is centred on the tumour.
+    unless the tumour would then be under three voxels in radius, and not coarser than the range; it gets coarser where
+    the largest side could not hold the tumour otherwise, so that the cost of any tumour is bounded. It is centred on
+    the tumour.
     """
     radius_mm = surface.spec.radius_mm
-    finest_mm, edge = rule.spacing_range_mm[0], surface.spec.edge
+    (finest_mm, coarsest_mm), edge = rule.spacing_range_mm, surface.spec.edge
     extent_mm = float(surface.half_extent_mm.max()) + max(edge.offset_mm, edge.outer_mm - finest_mm)
-    spacing_mm = max(finest_mm, min(min(host_spacing_mm), radius_mm / 3.0))
+    spacing_mm = min(max(finest_mm, min(min(host_spacing_mm), radius_mm / 3.0)), coarsest_mm)
     largest = max(rule.sides)
     spacing_mm = max(spacing_mm, extent_mm / (largest / 2 - rule.margin_voxels))
     needed = 2.0 * (extent_mm / spacing_mm + rule.margin_voxels)

@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from nnunet_difftumor.tumor.spec import TumorSpec
 HOST_SPACING_MM = (1.5, 1.5, 1.5)
 FULL_PATCH_SIDE = 96
 REFERENCE_RADIUS_MM = 8.0
+PUBLISHED = "published"
+"""Stands for a preset: the networks of the weights that DiffTumor's authors publish."""
 _PEAK_MEMORY = "--peak-memory"
 """First argument of the process that `peak_memory_mb` starts; not for users."""
 
@@ -77,6 +80,9 @@ def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | No
     from diffusion.generator.info import GeneratorInfo
     from diffusion.generator.provenance import Provenance
     from diffusion.generator_folder import LoadedGenerator
+
+    if preset == PUBLISHED:
+        return untrained_published()
     from diffusion.pipeline import make_pipeline
     from diffusion.presets import DIFFUSION_PRESETS
     from diffusion.texture import NORMAL_SCORES, TEXTURE_SCALES_VOXELS, TextureProfile
@@ -91,6 +97,80 @@ def untrained_tissue(preset: str, *, steps: int = 4, sides: tuple[int, ...] | No
     pipeline = make_pipeline(autoencoder.eval(), denoiser.eval())
     info = GeneratorInfo(roi_sides=sides or DIFFUSION_PRESETS[preset].crop_sides, preset=preset)
     return DiffusionTissue(LoadedGenerator(pipeline, info, Provenance(diffusion=(), autoencoder=())), steps=steps)
+
+
+def untrained_published() -> DiffusionTissue:
+    """Make the published networks with random weights; their codes are spread, so that no look-up ends early."""
+    import torch
+
+    from autoencoder.published.network import PublishedAutoencoder
+    from diffusion.generator.info import GeneratorInfo
+    from diffusion.generator.provenance import Provenance
+    from diffusion.generator_folder import LoadedGenerator
+    from diffusion.published.network import PublishedDenoiser
+    from diffusion.published.sampler import PublishedSampler
+
+    autoencoder = PublishedAutoencoder().eval()
+    autoencoder.codebook.embeddings.normal_(generator=torch.Generator().manual_seed(0))
+    sampler = PublishedSampler(autoencoder, PublishedDenoiser().eval())
+    info = GeneratorInfo(roi_sides=(FULL_PATCH_SIDE,), spacing_range_mm=(1.0, 1.0), margin_voxels=8, preset=PUBLISHED)
+    return DiffusionTissue(LoadedGenerator(sampler, info, Provenance(diffusion=(), autoencoder=(), is_complete=False)))
+
+
+@contextmanager
+def one_hot_lookup() -> Iterator[None]:
+    """Look codes up by all distances at once and a one-hot tensor, which is how the definition reads."""
+    import torch
+    from torch.nn import functional
+
+    from autoencoder.published.network import Codebook
+
+    def nearest(self: Codebook, vectors: torch.Tensor) -> torch.Tensor:
+        codes = self.embeddings
+        squares = vectors.square().sum(1, keepdim=True) - 2 * vectors @ codes.T + codes.T.square().sum(0, keepdim=True)
+        indices = squares.argmin(dim=1)
+        one_hot = functional.one_hot(indices, len(codes)).to(codes.dtype)
+        return (one_hot @ torch.arange(len(codes), dtype=codes.dtype)).round().long()
+
+    kept = Codebook.nearest
+    Codebook.nearest = nearest
+    try:
+        yield
+    finally:
+        Codebook.nearest = kept
+
+
+def published_benchmark(repetitions: int) -> dict[str, Any]:
+    """Measure a tumour of the published networks, and its look-up of codes, beside those of a one-hot tensor.
+
+    Returns:
+        Median, lowest and highest CPU-seconds by what was measured, and `peak_rss_mb` of a process that makes one.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    codebook: Any = untrained_published()._loaded.sampler.autoencoder
+    codebook = codebook.codebook
+    vectors = torch.randn((FULL_PATCH_SIDE // 4) ** 3, 8, generator=torch.Generator().manual_seed(1))
+
+    def look_up() -> float:
+        started = time.process_time()
+        codebook.nearest(vectors)
+        return time.process_time() - started
+
+    def synthesize() -> float:
+        return measure_cost(PUBLISHED, REFERENCE_RADIUS_MM, 1, repetitions=1).cpu_seconds_per_tumor
+
+    look_up()
+    seconds: dict[str, list[float]] = {"look-up": [], "tumour": [], "one-hot look-up": [], "one-hot tumour": []}
+    for _ in range(repetitions):  # in turns
+        seconds["look-up"].append(look_up())
+        seconds["tumour"].append(synthesize())
+        with one_hot_lookup():
+            seconds["one-hot look-up"].append(look_up())
+            seconds["one-hot tumour"].append(synthesize())
+    figures = {name: [statistics.median(each), min(each), max(each)] for name, each in seconds.items()}
+    return {"cpu_seconds": figures, "peak_rss_mb": peak_memory_mb(PUBLISHED, [REFERENCE_RADIUS_MM])}
 
 
 def measure_cost(
@@ -242,7 +322,15 @@ def main() -> int:
     parser.add_argument("--presets", nargs="+", default=["tiny", "base"], help="presets, the last one for memory")
     parser.add_argument("--radii-mm", nargs="+", type=float, default=[4.0, REFERENCE_RADIUS_MM, 16.0, 40.0])
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--published", action="store_true", help="measure the published networks, and nothing else")
     options = parser.parse_args()
+    if options.published:
+        figures = published_benchmark(options.repetitions)
+        write_json(options.json, figures, overwrite=True)
+        for name, (middle, low, high) in figures["cpu_seconds"].items():
+            print(f"{name:16s}{middle:8.2f} ({low:.2f}-{high:.2f}) CPU-s")
+        print(f"peak memory: {figures['peak_rss_mb']:.0f} MB; written to {options.json}")
+        return 0
     figures = full_benchmark(options.presets, options.radii_mm, options.repetitions)
     write_json(options.json, figures, overwrite=True)
     print(f"{'preset':8s}{'radius mm':>10s}{'batch':>6s}{'CPU-s per tumour, median (range)':>36s}")

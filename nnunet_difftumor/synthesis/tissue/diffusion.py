@@ -29,6 +29,7 @@ class DiffusionTissue(DescribedTissue):
     Attributes:
         precision: What the networks calculate in, "float32" or "bfloat16" (see `synthesis_precision`).
         identity: Hash of the generator's folder.
+        blends_as_published: The folder asks for the published way of blending (see `PublishedSynthesizer`).
     """
 
     def __init__(self, loaded: LoadedGenerator, *, steps: int = 4) -> None:
@@ -39,7 +40,7 @@ class DiffusionTissue(DescribedTissue):
         """
         super().__init__(loaded.info)
         self.precision = synthesis_precision(loaded.sampler.denoiser.device)
-        self.identity = loaded.identity
+        self.identity, self.blends_as_published = loaded.identity, loaded.blends_as_published
         self._loaded = loaded
         self._steps = steps
 

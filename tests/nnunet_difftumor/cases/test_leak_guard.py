@@ -13,6 +13,7 @@ from nnunet_difftumor.cases.leak_guard import (
     CaseContent,
     describe_case,
     describe_overlap,
+    describe_unknown,
     find_overlap,
     read_provenance,
     refuse_overlap,
@@ -370,3 +371,26 @@ def test_a_copy_in_other_axes_and_stated_at_another_spacing_is_refused(data, tmp
         check(data, [OTHER], [fingerprint_case(Case("copy", copy))])
     another = fingerprint_case(Case("train", data.images["train_1"]))
     assert check(data, [OTHER], [another]).acknowledged == ()
+
+
+def test_of_cases_that_are_known_by_name_alone_a_namesake_is_refused_and_others_are_warned_of():
+    named = CaseFingerprint(identifier_hash=hash_identifier("liver_7"), image_hash=None)
+    provenance = Provenance(diffusion=(named,), autoencoder=(), is_complete=False)
+    cases = [CaseContent(identifier="liver_7", image_hash="1" * 64), CaseContent(identifier="liver_8")]
+    overlap = find_overlap(cases, provenance)
+    assert overlap["diffusion model"].not_comparable == ["liver_7"]
+    settings = {"acknowledge_identifier_matches": False, "acknowledge_autoencoder_overlap": False}
+    with pytest.raises(LeakError, match=r"identifiers of 1 validation case.*knows no more than names"):
+        refuse_overlap(overlap, **settings)
+    (warning,) = describe_unknown(provenance)
+    assert "only 1 by name" in warning
+    assert "cannot be excluded" in warning
+    assert describe_unknown(Provenance(diffusion=(named,), autoencoder=())) == ()
+
+
+def test_a_record_that_says_it_knows_no_case_is_read(tmp_path):
+    save_provenance(tmp_path / "provenance.json", Provenance(diffusion=(), autoencoder=(), is_complete=False))
+    assert not read_provenance(tmp_path).is_complete
+    save_provenance(tmp_path / "provenance.json", Provenance(diffusion=(), autoencoder=()))
+    with pytest.raises(LeakError, match="names no case"):
+        read_provenance(tmp_path)

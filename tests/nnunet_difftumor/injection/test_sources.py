@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from nnunet_difftumor.settings import resolving
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import HostGround, TumorPlan, Zone, draw_sizes, draw_tumors, place_tumors
-from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.donors import donor_box, make_donor, paste_texture
 from nnunet_difftumor.synthesis.tissue.generator_names import DEFAULT_GENERATOR, resolve_generator
 from nnunet_difftumor.trainer.trainers import (
@@ -440,10 +441,10 @@ def test_one_generator_is_loaded_once_for_several_targets(monkeypatch):
 
     def load(cls, folder, **options):
         loads.append(folder)
-        return folder
+        return SimpleNamespace(blends_as_published=False)
 
-    monkeypatch.setattr(TumorSynthesizer, "from_folder", classmethod(load))
+    monkeypatch.setattr(DiffusionTissue, "from_folder", classmethod(load))
     shared = LoadedOnce(GeneratorFolderSource("folder", 4))
-    assert shared() == shared() == "folder"
+    assert shared() is shared()
     assert loads == ["folder"]
     assert pickle.loads(pickle.dumps(shared))._synthesizer is None

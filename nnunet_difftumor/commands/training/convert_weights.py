@@ -1,0 +1,72 @@
+"""`difftumor convert-weights`: a generator folder from the weights that DiffTumor's authors publish."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """Make a generator folder from weights that were published with DiffTumor (CVPR 2024), which you have:
+the autoencoder, the diffusion model of early tumours of an organ, and perhaps that of larger ones. Nothing is
+downloaded, and nothing in the files is run: they are read for numbers alone.
+
+The folder works wherever a generator does: in `difftumor synthesize`, in "generator" of difftumor.json, in the audit.
+It holds the files' SHA-256 and what is known of their licences.
+
+It draws every tumour in a crop of 96 voxels at 1 mm, which takes seconds of a CPU; a generator of your own
+(`difftumor train-diffusion`) takes tenths of a second. Which cases trained it is not in the files: without
+--training-cases the trainer warns that it may know your validation cases."""
+EXAMPLE = (
+    "difftumor convert-weights --autoencoder AutoencoderModel.ckpt --diffusion liver_early.pt --late liver_noearly.pt "
+    "--organ liver --output published_liver"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add = parser.add_argument
+    add("--autoencoder", type=Path, required=True, metavar="FILE", help="AutoencoderModel.ckpt")
+    add("--diffusion", type=Path, required=True, metavar="FILE", help="ORGAN_early.pt, of 4 time steps")
+    late = "ORGAN_noearly.pt, of 200 time steps, for tumours of more than 11 mm radius (default: the early one)"
+    add("--late", type=Path, metavar="FILE", help=late)
+    add("--organ", required=True, choices=("liver", "pancreas", "kidney"), help="organ of the diffusion models")
+    composite = (
+        "own: tissue blended as that of any generator, at its edge, with the scan's noise (default); published: by a "
+        "blurred mask, as DiffTumor does, which changes voxels up to 16 mm around along each axis"
+    )
+    add("--composite", choices=("own", "published"), default="own", help=composite)
+    cases = "text file with the identifiers of the cases that trained the diffusion models, one a line"
+    add("--training-cases", type=Path, metavar="FILE", help=cases)
+    add("--output", type=Path, required=True, metavar="DIR", help="new folder of the generator")
+    add("--overwrite", action="store_true", help="replace the generator in --output")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert, print what comes next."""
+    from nnunet_difftumor.commands.training.next_steps import as_list, typed
+    from nnunet_difftumor.errors import OutputExistsError
+    from nnunet_difftumor.generator_training.case_selection import read_identifiers
+
+    output: Path = options.output
+    if output.exists() and not (options.overwrite and (output / "conversion.json").is_file()):
+        raise OutputExistsError(
+            f"--output {output} exists already. Choose another folder, or add --overwrite to replace a converted "
+            "generator."
+        )
+    cases = read_identifiers(options.training_cases, "--training-cases") if options.training_cases else ()
+    from diffusion.published.conversion import LICENCES, PublishedFiles, convert
+
+    files = PublishedFiles(autoencoder=options.autoencoder, early=options.diffusion, late=options.late)
+    convert(
+        files,
+        options.organ,
+        output,
+        training_cases=tuple(sorted(cases)),
+        composite=options.composite,
+        replace=options.overwrite,
+    )
+    print(f"Wrote {output}, a generator of {options.organ} tumours.")
+    for line in LICENCES:
+        print(f"  {line}")
+    look = typed("difftumor", "synthesize", "--ct", "ct.nii.gz", "--organ-mask", "organ.nii.gz")
+    print(as_list([f"{look} --generator {output} --output look"]))
+    return 0

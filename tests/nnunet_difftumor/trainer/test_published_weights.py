@@ -1,0 +1,81 @@
+"""Published weights from their files to a training: the command, the leak guard, nnU-Net's own commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from nnunet_difftumor.cli import main
+from nnunet_difftumor.errors import LeakError
+from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
+
+
+@pytest.fixture(scope="module")
+def files() -> tuple[str, ...]:
+    """Words that name the files of the published structure, whose weights are random."""
+    folder = Path(os.environ.get("DIFFTUMOR_REAL_CT") or "/nowhere") / "official_format"
+    if not (folder / "early.pt").is_file():
+        pytest.skip("DIFFTUMOR_REAL_CT names no folder that holds official_format/early.pt")
+    return ("--autoencoder", f"{folder}/autoencoder.ckpt", "--diffusion", f"{folder}/early.pt", "--organ", "liver")
+
+
+def convert(files: tuple[str, ...], output: Path, *words: str) -> Path:
+    assert main(["convert-weights", *files, "--output", str(output), *words]) == 0
+    return output
+
+
+def test_the_command_says_what_is_known_of_the_licences_and_replaces_only_what_it_made(files, tmp_path, capsys):
+    output = convert(files, tmp_path / "generator")
+    printed = capsys.readouterr().out
+    assert "CC BY-NC-ND 4.0" in printed
+    assert "Apache-2.0" in printed
+    assert f"--generator {output} --output look" in printed
+    assert main(["convert-weights", *files, "--output", str(output)]) == 1
+    assert "add --overwrite" in capsys.readouterr().err
+    convert(files, output, "--overwrite", "--composite", "published")
+    assert json.loads((output / "conversion.json").read_text())["composite"] == "published"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    assert main(["convert-weights", *files, "--output", str(tmp_path / "mine"), "--overwrite"]) == 1
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+def test_the_trainer_warns_that_it_may_know_the_validation_cases_and_refuses_one_that_is_named(
+    files, tmp_path, make_nnunet_project, monkeypatch
+):
+    project = make_nnunet_project()
+    project.activate(monkeypatch)
+    project.configure(generator=str(convert(files, tmp_path / "unknown")))
+    trainer = project.make_trainer(nnUNetTrainerDiffTumor)
+    trainer._prepare_training()
+    warnings = json.loads((project.output() / "difftumor_config.json").read_text())["leak_warnings"]
+    assert any("none of them can be told" in line and "cannot be excluded" in line for line in warnings)
+    validated = trainer.do_split()[1][0]
+    (tmp_path / "cases.txt").write_text(f"elsewhere\n{validated}\n")
+    named = convert(files, tmp_path / "named", "--training-cases", str(tmp_path / "cases.txt"))
+    project.configure(generator=str(named), seed=1)
+    with pytest.raises(LeakError, match=validated):
+        project.make_trainer(nnUNetTrainerDiffTumor, fold=0)._prepare_training()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("composite", ["own", "published"])
+def test_a_training_with_converted_weights_puts_tumours_in_and_predicts(
+    files, tmp_path, make_nnunet_project, composite
+):
+    project = make_nnunet_project()
+    generator = convert(files, tmp_path / "generator", "--composite", composite)
+    project.configure(generator=str(generator))
+    words = ("905", "3d_fullres", "0", "-tr", "nnUNetTrainerDiffTumor", "-device", "cpu")
+    printed = project.run("nnUNetv2_train", *words, environment={"nnUNet_n_proc_DA": "1"})
+    assert "cannot be excluded that it knows this fold's validation cases" in printed
+    with (project.output() / "injection_counts.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["injected"]) > 0
+    names = ("-d", "905", "-c", "3d_fullres", "-tr", "nnUNetTrainerDiffTumor", "-f", "0", "-device", "cpu", "-npp", "1")
+    project.run("nnUNetv2_predict", "-i", str(project.raw / "imagesTr"), "-o", str(tmp_path / "out"), *names)
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == len(list((project.raw / "labelsTr").iterdir()))
