@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,11 +41,15 @@ class TumorSampler:
     """Synthesise a tumour inside the mask of each crop; the scheduler is what the denoiser's objective samples with.
 
     `TumorDiffusionPipeline` is it with diffusers around.
+
+    Attributes:
+        only_steps: Number of denoising steps, where it cannot be chosen.
     """
 
     autoencoder: AutoencoderNetwork
     denoiser: DenoisingNetwork
     scheduler: Any
+    only_steps: ClassVar[int | None] = None
 
     def __init__(self, autoencoder: AutoencoderNetwork, denoiser: DenoisingNetwork, scheduler: Any) -> None:
         self.autoencoder, self.denoiser, self.scheduler = autoencoder, denoiser, scheduler

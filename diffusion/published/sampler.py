@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +34,12 @@ class PublishedSampler:
         early: Of 4 steps, for tumours of at most `LARGEST_EARLY_RADIUS`.
         late: Of 200 steps, 50 of which are taken, for larger ones; None leaves those to the early one too.
         early_decoder: Decodes what the early one draws, where its file holds an autoencoder of its own that differs.
+
+    Attributes:
+        only_steps: Number of denoising steps that may be asked for.
     """
+
+    only_steps: ClassVar[int | None] = EARLY_TIMESTEPS
 
     def __init__(
         self,

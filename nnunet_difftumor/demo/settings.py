@@ -58,8 +58,8 @@ _PHANTOM = DemoSettings(
     healthy_cases=6,
     healthy_holdout=0.2,
     folds=4,
-    autoencoder_steps=90,
-    diffusion_steps=150,
+    autoencoder_steps=70,
+    diffusion_steps=120,
     target_spacing_mm=(4.0, 3.0, 3.0),
     patch_size=(16, 32, 32),  # small, so that iterations are cheap: tumours are found after about 700 of them
     features=(8, 16, 32, 48),
@@ -67,7 +67,7 @@ _PHANTOM = DemoSettings(
     epochs=16,
     iterations=100,
     val_iterations=5,
-    size_classes=(_size("small", 6, 11, 0.2, 2), _size("medium", 11, 20, 0.4), _size("large", 20, 25, 0.4)),
+    size_classes=(_size("small", 6, 11, 0.3, 2), _size("medium", 11, 20, 0.5), _size("large", 20, 25, 0.2)),
     synthesized_radius_mm=(5.0, 16.0),
 )
 

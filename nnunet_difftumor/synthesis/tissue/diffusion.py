@@ -36,9 +36,16 @@ class DiffusionTissue(DescribedTissue):
         """Choose the precision of a loaded generator.
 
         Raises:
-            ConfigurationError: If the precision that the environment asks for does not exist.
+            ConfigurationError: If the precision that the environment asks for does not exist, or the generator's number
+                of steps cannot be chosen.
         """
         super().__init__(loaded.info)
+        only = loaded.sampler.only_steps
+        if only not in (None, steps):
+            raise ConfigurationError(
+                f"This generator draws in steps of its own; {steps} were asked for. Leave --steps out, or set "
+                f'"steps": {only}.'
+            )
         self.precision = synthesis_precision(loaded.sampler.denoiser.device)
         self.identity, self.blends_as_published = loaded.identity, loaded.blends_as_published
         self._loaded = loaded

@@ -107,8 +107,8 @@ def check_generators(training: PlannedTraining) -> Finding:
         require_in_window(level_hu, tissue.window_hu, "The labelled tissue of this data set")
         replace(target.appearances, examples=tissue.appearances)  # refuses looks that cannot be drawn
         learned = info.data_note.partition(" (")[0] or "unnamed data"
-        count = len(provenance.diffusion)
-        told[folder] = f"{target.generator}, preset {info.preset}, trained on {count} cases: {learned}"
+        cases = f"{len(provenance.diffusion)} cases" if provenance.is_complete else "cases that are not all known"
+        told[folder] = f"{target.generator}, preset {info.preset}, trained on {cases}: {learned}"
     return ok("; ".join(told.values()) or "none is needed, as no case carries tumours")
 
 

@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from nnunet_difftumor.cli import main
@@ -28,7 +30,9 @@ def convert(files: tuple[str, ...], output: Path, *words: str) -> Path:
     return output
 
 
-def test_the_command_says_what_is_known_of_the_licences_and_replaces_only_what_it_made(files, tmp_path, capsys):
+def test_the_command_tells_the_licences_and_replaces_only_what_it_made_and_steps_are_the_networks_own(
+    files, tmp_path, capsys
+):
     output = convert(files, tmp_path / "generator")
     printed = capsys.readouterr().out
     assert "CC BY-NC-ND 4.0" in printed
@@ -38,6 +42,13 @@ def test_the_command_says_what_is_known_of_the_licences_and_replaces_only_what_i
     assert "add --overwrite" in capsys.readouterr().err
     convert(files, output, "--overwrite", "--composite", "published")
     assert json.loads((output / "conversion.json").read_text())["composite"] == "published"
+    image, mask = tmp_path / "ct.nii.gz", tmp_path / "organ.nii.gz"
+    rng = np.random.default_rng(0)
+    nibabel.save(nibabel.Nifti1Image(rng.normal(90.0, 9.0, (32, 32, 32)).astype(np.int16), np.eye(4)), image)
+    nibabel.save(nibabel.Nifti1Image(np.ones((32, 32, 32), np.uint8), np.eye(4)), mask)
+    look = ["--ct", str(image), "--organ-mask", str(mask), "--generator", str(output), "--output", str(tmp_path / "o")]
+    assert main(["synthesize", *look, "--steps", "2"]) == 1
+    assert "ConfigurationError: This generator draws in steps of its own; 2 were asked" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     assert main(["convert-weights", *files, "--output", str(tmp_path / "mine"), "--overwrite"]) == 1
@@ -45,7 +56,7 @@ def test_the_command_says_what_is_known_of_the_licences_and_replaces_only_what_i
 
 
 def test_the_trainer_warns_that_it_may_know_the_validation_cases_and_refuses_one_that_is_named(
-    files, tmp_path, make_nnunet_project, monkeypatch
+    files, tmp_path, make_nnunet_project, monkeypatch, capsys
 ):
     project = make_nnunet_project()
     project.activate(monkeypatch)
@@ -54,6 +65,12 @@ def test_the_trainer_warns_that_it_may_know_the_validation_cases_and_refuses_one
     trainer._prepare_training()
     warnings = json.loads((project.output() / "difftumor_config.json").read_text())["leak_warnings"]
     assert any("none of them can be told" in line and "cannot be excluded" in line for line in warnings)
+    assert trainer._prepared.injectors[0].rules.edges == ()  # none was measured on the published training tumours
+    capsys.readouterr()
+    main(["check", "-d", "905", "-f", "0"])
+    checked = capsys.readouterr().out
+    assert "preset published, trained on cases that are not all known: liver tumours" in checked
+    assert "! leak: Of the cases that trained this generator none of them can be told" in checked
     validated = trainer.do_split()[1][0]
     (tmp_path / "cases.txt").write_text(f"elsewhere\n{validated}\n")
     named = convert(files, tmp_path / "named", "--training-cases", str(tmp_path / "cases.txt"))
