@@ -27,8 +27,8 @@ class PublishedSampler:
     """Draws a tumour into the mask of each crop with the published autoencoder and denoisers.
 
     They take no contrast and no heterogeneity: what is asked of these is left to whoever blends the tissue. Every norm
-    of theirs looks at the whole crop, so a crop has the side that they were trained on; one is made at a time, which
-    bounds the memory.
+    of theirs looks at the whole crop, so a crop has the side that they were trained on. Latents of several crops are
+    drawn together, and decoded one by one, which bounds the memory.
 
     Args:
         early: Of 4 steps, for tumours of at most `LARGEST_EARLY_RADIUS`.
@@ -89,13 +89,16 @@ class PublishedSampler:
         check_inputs(image_hu, tumor_mask, generators)
         device, dtype = self.early.device, self.early.dtype
         image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device, dtype)
+        crops = list(zip(image_hu.split(1), tumor_mask.split(1), strict=True))
+        early, late = self._of_both_sizes(tumor_mask)
         with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            made = [
-                self._one(image_hu[index : index + 1], tumor_mask[index : index + 1], generator)
-                for index, generator in enumerate(generators)
-            ]
-        tumor_hu, reconstruction_hu = (torch.cat([each.to(dtype) for each in one]) for one in zip(*made, strict=True))
-        return TumorPipelineOutput(tumor_hu, reconstruction_hu)
+            conditions = [published_condition(self.autoencoder, *crop) for crop in crops]
+            latents = self._draw(early, conditions, generators, is_early=True)
+            latents |= self._draw(late, conditions, generators, is_early=False)
+            decoders = dict.fromkeys(early, self.early_decoder or self.autoencoder)
+            tumors_hu = [decoders.get(each, self.autoencoder).decode(latents[each]) for each in range(len(crops))]
+            hosts_hu = [self.autoencoder.reconstruct(image) for image, _ in crops]
+        return TumorPipelineOutput(torch.cat(tumors_hu).to(dtype), torch.cat(hosts_hu).to(dtype))
 
     def fill(
         self,
@@ -112,20 +115,36 @@ class PublishedSampler:
         masked_hu = window.low_hu + (window.high_hu - window.low_hu) * (MASKED_UNIT + 1.0) / 2.0
         return torch.where(tumor_mask > 0, torch.full_like(image_hu, masked_hu), window.clip(image_hu))
 
-    def _one(self, image_hu: Tensor, tumor_mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Crop with tumour and decoded crop, (1, 1, D, H, W) in HU."""
-        condition = published_condition(self.autoencoder, image_hu, tumor_mask)
-        is_early = self.late is None or _radius(tumor_mask) <= LARGEST_EARLY_RADIUS
+    def _of_both_sizes(self, tumor_masks: Tensor) -> tuple[list[int], list[int]]:
+        """Numbers of the crops whose tumour is the early network's, and of the others."""
+        early = [
+            index
+            for index, mask in enumerate(tumor_masks)
+            if self.late is None or _radius(mask) <= LARGEST_EARLY_RADIUS
+        ]
+        return early, sorted(set(range(len(tumor_masks))).difference(early))
+
+    def _draw(
+        self,
+        chosen: Sequence[int],
+        conditions: Sequence[Tensor],
+        generators: Sequence[torch.Generator],
+        *,
+        is_early: bool,
+    ) -> dict[int, Tensor]:
+        """Draw the latents (1, 8, f, h, w) of the chosen crops together, by their numbers."""
+        if not chosen:
+            return {}
         network = self.early if is_early or self.late is None else self.late
-        decoder = (self.early_decoder if is_early else None) or self.autoencoder
+        condition, own = torch.cat([conditions[index] for index in chosen]), [generators[index] for index in chosen]
 
         def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
             return network(x_t, condition, timestep).to(x_t.dtype)
 
-        noise = draw_noise(condition[:, :-1], generator)
+        noise = torch.cat([draw_noise(condition[:1, :-1], generator) for generator in own])
         schedule = self._schedules[EARLY_TIMESTEPS if is_early else LATE_TIMESTEPS]
-        latents = sample_as_published(schedule, predict, noise, [generator])
-        return decoder.decode(latents.to(image_hu.dtype)), self.autoencoder.reconstruct(image_hu)
+        drawn = sample_as_published(schedule, predict, noise, own)
+        return dict(zip(chosen, drawn.to(self.early.dtype).split(1), strict=True))
 
 
 def _radius(tumor_mask: Tensor) -> float:

@@ -100,6 +100,20 @@ def test_large_tumours_are_the_late_networks_and_small_ones_the_early_ones(files
     assert all(math.isfinite(float(each.sum())) for each in sample(generator, large))
 
 
+def test_a_crops_tumour_is_the_same_whatever_its_neighbours_are(generator):
+    side, sampler = 32, load_generator(generator).sampler
+    grid = torch.stack(torch.meshgrid(*[torch.arange(side) - side / 2.0] * 3, indexing="ij")).square().sum(dim=0).sqrt()
+    masks = torch.stack([(grid <= radius).float() for radius in (5.0, 13.0, 8.0)])[:, None]
+    images_hu = 60.0 + 10.0 * torch.randn(3, 1, side, side, side, generator=torch.Generator().manual_seed(0))
+    rngs = [[torch.Generator().manual_seed(seed) for seed in range(3)] for _ in range(2)]
+    together = sampler(images_hu, masks, generators=rngs[0])
+    for index, rng in enumerate(rngs[1]):
+        alone = sampler(images_hu[index : index + 1], masks[index : index + 1], generators=[rng])
+        assert torch.equal(alone.reconstruction_hu[0], together.reconstruction_hu[index])
+        is_same = (alone.tumor_hu[0] - together.tumor_hu[index]).abs() < 0.01
+        assert is_same.float().mean() > 0.99  # a code next to a tie may turn
+
+
 def test_an_early_model_with_an_autoencoder_of_its_own_decodes_with_it(files, tmp_path):
     other = save_denoiser(tmp_path / "other.pt", 4, 1, embedded=draw(PublishedAutoencoder(), 9))
     told: list[str] = []

@@ -65,6 +65,8 @@ def test_the_trainer_warns_that_it_may_know_the_validation_cases_and_refuses_one
     trainer._prepare_training()
     warnings = json.loads((project.output() / "difftumor_config.json").read_text())["leak_warnings"]
     assert any("none of them can be told" in line and "cannot be excluded" in line for line in warnings)
+    log = next(project.output().glob("training_log_*.txt")).read_text()
+    assert "about 11 CPU-seconds a tumour" in log
     assert trainer._prepared.injectors[0].rules.edges == ()  # none was measured on the published training tumours
     capsys.readouterr()
     main(["check", "-d", "905", "-f", "0"])
