@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 
 _FEWEST_EDGES = 4
 _COST_OF_PUBLISHED = (
-    "The generator is converted from published weights, which draw every tumour in 96 voxels a side: about 11 CPU-seconds "
-    "a tumour. Where the epochs are longer than without, take more loader processes (nnUNet_n_proc_DA), or train a "
+    "The generator is converted from published weights, which draw every tumour in 96 voxels a side: about 11 "
+    "CPU-seconds a tumour. Where the epochs become longer, take more loader processes (nnUNet_n_proc_DA), or train a "
     "generator of your own, which takes 0.1 to 1.5."
 )
 

@@ -14,6 +14,7 @@ import pytest
 
 from nnunet_difftumor.cli import COMMANDS, _build_parser
 from nnunet_difftumor.ct.label_roles import resolve_label_roles
+from nnunet_difftumor.demo.soft_tissue import TRAINING_CASES, make_real_dataset
 from nnunet_difftumor.settings.resolving import resolve_config
 from nnunet_difftumor.settings.trainer_settings import DiffTumorConfig
 
@@ -136,7 +137,7 @@ SHORTER = (  # what the pages say for a GPU and hours, for a CPU and minutes; th
     ("-plans_name nnUNetPlansSmall", "-plans_name nnUNetPlansSmall -np 1"),
     ("--output evaluation_fold0", "--output evaluation_fold0 --quick"),
     ("/data/", "$PWD/"),
-    ("'^[a-z]+_[0-9]{2}'", "'^[a-z_]+[0-9]{3}'"),
+    ("'^[a-z]+_[0-9]{2}'", "'^[A-Za-z_]+[0-9]{3}'"),
 )
 
 
@@ -170,12 +171,19 @@ class Shell:
         assert "Traceback" not in printed, script + printed[-6000:]
         self.history += "".join(f"{line}\n" for line in script.splitlines() if line.startswith("export "))
 
-    def make_dataset(self):
+    def make_dataset(self, data):
         """Make the data set number 7 of the pages, and the images that they predict."""
         dataset = self.folder / "nnUNet_raw" / "Dataset007_Pancreas"
         for part in ("raw", "preprocessed", "results"):
             (self.folder / f"nnUNet_{part}").mkdir()
-        self.run(f"difftumor phantom --output {dataset} --cases 5 --healthy 3")
+        if data == "phantom":
+            self.run(f"difftumor phantom --output {dataset} --cases 5 --healthy 3")
+        else:
+            source = Path(os.environ.get("DIFFTUMOR_REAL_CT") or "/nowhere")
+            if not (source / "sts").is_dir():
+                pytest.skip("DIFFTUMOR_REAL_CT names no folder that holds sts")
+            few = {"training": TRAINING_CASES[:5], "validation": (), "healthy_count": 3}
+            make_real_dataset(source, dataset.parent, name=dataset.name, **few)
         content = json.loads((dataset / "dataset.json").read_text())
         (dataset / "dataset.json").write_text(json.dumps({**content, "difftumor": QUICK}))
         (self.folder / "imagesTs").mkdir()
@@ -184,11 +192,15 @@ class Shell:
         return dataset
 
 
+DATA = pytest.mark.parametrize("data", ["phantom", "soft tissue"])
+
+
 @pytest.mark.slow
-def test_readme_commands_run(tmp_path):
-    """README's block for the user's own data, line by line, on a phantom and with as little training as possible."""
+@DATA
+def test_readme_commands_run(tmp_path, data):
+    """README's block for the user's own data, line by line, with as little training as possible."""
     shell = Shell(tmp_path)
-    shell.make_dataset()
+    shell.make_dataset(data)
     folders, stages, *_ = (block for block in blocks(ROOT / "README.md", "bash") if "nnUNet" in block)
     for part in ("raw", "preprocessed", "results"):
         folders = folders.replace(f"nnUNet_{part}=...", f"nnUNet_{part}=$PWD/nnUNet_{part}")
@@ -198,17 +210,18 @@ def test_readme_commands_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_getting_started_commands_run(tmp_path):
+@DATA
+def test_getting_started_commands_run(tmp_path, data):
     """Every command of the page, in its order; the demo and the installation have tests of their own."""
     page = ROOT / "docs" / "getting-started" / "README.md"
     shell = Shell(tmp_path)
-    dataset = shell.make_dataset()
-    healthy = dataset / "imagesTr" / "phantom_healthy_000_0000.nii.gz"
-    (tmp_path / "ct.nii.gz").symlink_to(healthy)
-    for mask in ("liver", "organ"):
-        (tmp_path / f"{mask}.nii.gz").symlink_to(dataset / "labelsTr" / "phantom_healthy_000.nii.gz")
+    dataset = shell.make_dataset(data)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (dataset / "labelsTr").iterdir())
-    rows = [f"{case},{int('tumor' in case)},p{number // 2},h{number % 2}" for number, case in enumerate(cases)]
+    healthy = next(case for case in cases if "healthy" in case)
+    (tmp_path / "ct.nii.gz").symlink_to(dataset / "imagesTr" / f"{healthy}_0000.nii.gz")
+    for mask in ("liver", "organ"):
+        (tmp_path / f"{mask}.nii.gz").symlink_to(dataset / "labelsTr" / f"{healthy}.nii.gz")
+    rows = [f"{case},{int('healthy' not in case)},p{number // 2},h{number % 2}" for number, case in enumerate(cases)]
     (tmp_path / "cases.csv").write_text("\n".join(["case,lesions,patient,hospital", *rows]) + "\n")
     ran = []
     for block in blocks(page, "bash"):
