@@ -10,7 +10,7 @@ usage: bash scripts/demo.sh [--data phantom|real] [--output DIR] [--fresh] [--qu
 Makes .venv in the checkout if it is absent, then trains the autoencoder and the diffusion model, trains
 nnU-Net with injected tumours, predicts, and writes DIR/report.html. Every command is shown.
 
-  --data phantom   a CT phantom, made on the spot; 12 to 20 minutes on two CPU cores (default)
+  --data phantom   a CT phantom, made on the spot; 7 to 15 minutes on two CPU cores (default)
   --data real      the real CT in the folder named by DIFFTUMOR_REAL_CT, which holds a folder sts;
                    about 45 minutes on two CPU cores
   --output DIR     folder for everything (default: demo_output/phantom or demo_output/real)

@@ -14,7 +14,7 @@ DESCRIPTION = """Run all stages on a small data set and write report.html.
 It types the commands that a user would type: data, train-autoencoder, train-diffusion, synthesize,
 nnUNetv2_plan_and_preprocess, nnUNetv2_train -tr nnUNetTrainerDiffTumor, nnUNetv2_predict, score.
 
-  --data phantom  a CT phantom, made on the spot; 12 to 20 minutes on two CPU cores
+  --data phantom  a CT phantom, made on the spot; 7 to 15 minutes on two CPU cores
   --data real     the real CT in the folder named by DIFFTUMOR_REAL_CT; about 45 minutes on two CPU cores
 
 Run it again with the same --output to go on after an interruption: finished stages are skipped."""
