@@ -5,9 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from autoencoder.published.network import PublishedAutoencoder
 from diffusion.generator.info import EdgeStatistics, GeneratorInfo
+from diffusion.generator.provenance import Provenance
+from diffusion.generator_folder import LoadedGenerator
+from diffusion.published.network import PublishedDenoiser
+from diffusion.published.sampler import PublishedSampler
 from nnunet_difftumor.evaluation.realism import collection
 from nnunet_difftumor.evaluation.realism.generator import donor_of_scan
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
@@ -16,8 +22,9 @@ from nnunet_difftumor.evaluation.realism.tumors import making, scans
 from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, free_tissue, without_target
 from nnunet_difftumor.evaluation.realism.tumors.making import find_places, place_of_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
-from nnunet_difftumor.evaluation.realism.tumors.sources import FilledTissue, Sources, flat_fill
+from nnunet_difftumor.evaluation.realism.tumors.sources import FilledTissue, Sources, flat_fill, reconstruct_with
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
+from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
@@ -407,3 +414,16 @@ def test_a_real_tumour_is_put_back_where_its_edge_reaches_far_out_of_its_outline
     (back,) = [row for row in rows if row["method"] == making.AUTOENCODER]
     (real,) = [row for row in rows if row["method"] == making.REAL]
     assert back["mean_hu"] == pytest.approx(real["mean_hu"], abs=12.0)  # a soft edge averages some of the host
+
+
+def test_published_networks_are_audited_as_other_generators_are():
+    """They know no looks of training tumours, take no contrast, and have an autoencoder of their own."""
+    autoencoder, early = PublishedAutoencoder().eval(), PublishedDenoiser().eval()
+    autoencoder.codebook.embeddings.normal_(generator=torch.Generator().manual_seed(0))
+    info = GeneratorInfo(roi_sides=(32,), spacing_range_mm=(2.0, 2.0), margin_voxels=8, preset="published")
+    sampler, unknown = PublishedSampler(autoencoder, early), Provenance(diffusion=(), autoencoder=(), is_complete=False)
+    tissue = DiffusionTissue(LoadedGenerator(sampler, info, unknown))
+    published = Sources(tissue, reconstruct_with(sampler.autoencoder), info, AppearanceRule(), ())
+    rows = collection.replace_targets(scan(), published, SETTINGS, np.random.default_rng(0))
+    made = {row["method"] for row in rows if row["made"] is not None}
+    assert {making.REAL, making.GENERATED, making.AUTOENCODER} <= made
