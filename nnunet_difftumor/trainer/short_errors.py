@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from diffusion.generator.folder_check import GeneratorFolderError
 from nnunet_difftumor.errors import DiffTumorError
 
 TRACEBACK_VARIABLE = "nnUNet_difftumor_traceback"
-OWN_ERRORS = (DiffTumorError, GeneratorFolderError)
+_FOLDER_CHECK = "diffusion.generator.folder_check"
 
 
 @contextmanager
@@ -27,11 +26,20 @@ def short_errors(dataset: str, fold: int | str) -> Iterator[None]:
     """
     try:
         yield
-    except OWN_ERRORS as error:
-        error.args = (told_for(str(error), dataset, fold), *error.args[1:])
-        if not os.environ.get(TRACEBACK_VARIABLE):
-            sys.excepthook = _show
+    except Exception as error:
+        if is_own(error):
+            error.args = (told_for(str(error), dataset, fold), *error.args[1:])
+            if not os.environ.get(TRACEBACK_VARIABLE):
+                sys.excepthook = _show
         raise
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether an error is one of those that say what to mend, of this package or of a generator's folder."""
+    folder_check = sys.modules.get(_FOLDER_CHECK)  # whoever raised such an error imported it; prediction needs none
+    return isinstance(error, DiffTumorError) or (
+        folder_check is not None and isinstance(error, folder_check.GeneratorFolderError)
+    )
 
 
 def told_for(text: str, dataset: str, fold: int | str) -> str:
@@ -42,7 +50,7 @@ def told_for(text: str, dataset: str, fold: int | str) -> str:
 
 
 def _show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    if isinstance(error, OWN_ERRORS):
+    if is_own(error):
         print(f"\n{kind.__name__}: {error}\n`difftumor check` tells such things before a training.", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)

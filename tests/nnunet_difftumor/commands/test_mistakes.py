@@ -19,10 +19,12 @@ import nibabel
 import pytest
 import torch
 
+from diffusion.generator.folder_check import GeneratorFolderError
 from diffusion.generator.provenance import Provenance, save_provenance
 from nnunet_difftumor.cli import main
 from nnunet_difftumor.ct.datasets import Case
-from nnunet_difftumor.trainer.short_errors import OWN_ERRORS
+from nnunet_difftumor.errors import DiffTumorError
+from nnunet_difftumor.trainer.short_errors import is_own
 from nnunet_difftumor.trainer.trainers import nnUNetTrainerDiffTumor
 
 
@@ -46,8 +48,9 @@ class User:
         """Begin a training that must be refused, and return the message."""
         trainer = self.project.make_trainer(nnUNetTrainerDiffTumor)
         trainer.device = torch.device(device)
-        with pytest.raises(OWN_ERRORS) as caught:
+        with pytest.raises((DiffTumorError, GeneratorFolderError)) as caught:
             trainer.run_training()
+        assert is_own(caught.value)
         return str(caught.value)
 
     @property
