@@ -125,6 +125,11 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> Lo
     if folder_check.is_converted(folder):
         from diffusion.published.folder import load_networks
 
+        if info.roi_sides != (folder_check.PUBLISHED_SIDE,):
+            raise GeneratorFolderError(
+                f"{folder / INFO_FILE}: roi_sides must be [{folder_check.PUBLISHED_SIDE}] for published networks, got "
+                f"{list(info.roi_sides)}. {folder_check.FIX_PUBLISHED}"
+            )
         published = load_networks(folder, device)
         _check_window(folder, published, info)
         is_asked = folder_check.blends_as_published(folder)

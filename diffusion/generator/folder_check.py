@@ -11,6 +11,8 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX_FILE = "model_index.json"
 _PIPELINE_CLASS = "TumorDiffusionPipeline"
 PUBLISHED_CLASS = "PublishedSampler"
+PUBLISHED_SIDE = 96
+"""Side in voxels of the crops that the published networks were trained on."""
 PUBLISHED_NETWORKS = {
     "autoencoder": "PublishedAutoencoder",
     "early": "PublishedDenoiser",
@@ -59,7 +61,10 @@ def check_component_classes(folder: Path) -> None:
     is_published = is_converted(folder)
     networks = published_networks(folder) if is_published else ()
     files = tuple(f"{name}/{file}" for name in networks for file in ("config.json", WEIGHTS_FILE))
-    require_files(folder, (*files, CONVERSION_FILE) if is_published else _PIPELINE_FILES)
+    if is_published:
+        require_files(folder, (*files, CONVERSION_FILE), FIX_PUBLISHED)
+    else:
+        require_files(folder, _PIPELINE_FILES)
     unsafe = sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in _UNSAFE_SUFFIXES
     )
@@ -114,7 +119,7 @@ def _check_published(folder: Path) -> None:
         )
 
 
-def require_files(folder: Path, names: tuple[str, ...]) -> None:
+def require_files(folder: Path, names: tuple[str, ...], fix: str = FIX) -> None:
     """Refuse a folder that does not exist or lacks one of the files, named relative to it.
 
     Raises:
@@ -127,7 +132,7 @@ def require_files(folder: Path, names: tuple[str, ...]) -> None:
         )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise GeneratorFolderError(f"{folder} is no complete generator, it lacks {', '.join(missing)}. {FIX}")
+        raise GeneratorFolderError(f"{folder} is no complete generator, it lacks {', '.join(missing)}. {fix}")
 
 
 def require_whole_weights(folder: Path) -> None:

@@ -144,6 +144,8 @@ class Provenance:
             raise ProvenanceError(f"fold must be an integer of 0 or more, or null, got {self.fold!r}.")
         if self.splits_hash is not None:
             _require_hash("splits_hash", self.splits_hash)
+        if type(self.is_complete) is not bool:
+            raise ProvenanceError(f"is_complete must be true or false, got {self.is_complete!r}.")
         if (self.fold is None) != (self.splits_hash is None):
             raise ProvenanceError(
                 f"fold and splits_hash belong together, got fold={self.fold!r} and "

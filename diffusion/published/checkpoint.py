@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
+import struct
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -23,7 +25,10 @@ from diffusion.published.sampling import published_schedule
 _EMBEDDED_AUTOENCODER = "vqgan."
 _DENOISER = "denoise_fn."
 _COMPUTED = ".rotary_emb."
-_SHOWN_NAMES = 3
+_SHOWN_NAMES, _SHOWN_LETTERS = 3, 80
+_MOST_TIMESTEPS = 1000
+_LARGEST_COUNT = 2**62
+_FIX_PATH = "Check the path and whether you may read it."
 _FIX = "Download the file again from where the authors of DiffTumor publish it."
 _INDEX = "data.pkl"
 _STORAGES = MappingProxyType(
@@ -91,6 +96,9 @@ class StoredTensor:
         """Type of the numbers."""
         return self.storage.dtype
 
+    def __setstate__(self, _: Any) -> None:
+        raise _ArchiveError("it changes what stands for a tensor")
+
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """Read the index of a file that `torch.save` wrote; tensors become `StoredTensor`, which is read when needed.
@@ -103,7 +111,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """
     try:
         content = _read_index(path)
-    except (_ArchiveError, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}. {_FIX_PATH}") from error
+    except _ArchiveError as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}. {_FIX}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a dict, got {type(content).__name__}. {_FIX}")
@@ -157,7 +167,9 @@ def embedded_autoencoder_tensors(checkpoint: Mapping[str, Any], path: Path) -> d
     """
     found = _below(_section(checkpoint, "ema", path), _EMBEDDED_AUTOENCODER)
     shapes = _shapes(PublishedAutoencoder)
-    return _load_all(found, shapes, path, prefix=_EMBEDDED_AUTOENCODER) if found.keys() >= shapes.keys() else None
+    if not found.keys() >= shapes.keys():
+        return None
+    return _load_all(found, shapes, path, prefix=_EMBEDDED_AUTOENCODER)
 
 
 def are_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
@@ -205,10 +217,12 @@ def _load(value: Any, shape: tuple[int, ...], name: str, path: Path) -> Tensor:
     try:
         if last >= value.storage.count:
             raise _ArchiveError(f"number {last} of a storage of {value.storage.count} is asked for")
-        numbers = value.storage.read()
-    except (_ArchiveError, OSError) as error:
-        raise CheckpointError(f"{name} in {path} cannot be read: {error}. {_FIX}") from error
-    return numbers.as_strided(value.shape, value.stride, value.offset).float().contiguous()
+        numbers = value.storage.read().as_strided(value.shape, value.stride, value.offset).float().contiguous()
+    except (_ArchiveError, OSError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{name} in {path} cannot be read: {_one_line(error)}. {_FIX}") from error
+    if not bool(torch.isfinite(numbers).all()):
+        raise CheckpointError(f"{name} in {path} holds numbers that are not finite, so it draws nothing. {_FIX}")
+    return numbers
 
 
 def _timesteps(averaged: Mapping[str, Any], path: Path) -> int:
@@ -216,6 +230,8 @@ def _timesteps(averaged: Mapping[str, Any], path: Path) -> int:
     if not isinstance(betas, StoredTensor) or len(betas.shape) != 1 or betas.shape[0] < 1:
         raise CheckpointError(f"{path} lacks the noise schedule, a tensor 'betas' with one number per step. {_FIX}")
     timesteps = betas.shape[0]
+    if timesteps > _MOST_TIMESTEPS:
+        raise CheckpointError(f"{path} has a noise schedule of {timesteps} steps; the published models have 4 or 200.")
     stored = _load(betas, (timesteps,), "betas", path)
     if not torch.allclose(stored, published_schedule(timesteps).betas, rtol=0.0, atol=1e-5):
         raise CheckpointError(
@@ -226,7 +242,13 @@ def _timesteps(averaged: Mapping[str, Any], path: Path) -> int:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+    return ", ".join(map(_one_line, names[:_SHOWN_NAMES])) + (", ..." if len(names) > _SHOWN_NAMES else "")
+
+
+def _one_line(said: object) -> str:
+    """What a file, or an error about it, says, on one line and not at length."""
+    text = ascii(str(said).splitlines()[0] if str(said) else "")[1:-1]
+    return text if len(text) <= 3 * _SHOWN_LETTERS else f"{text[: 3 * _SHOWN_LETTERS]}..."
 
 
 class _ArchiveError(ValueError):
@@ -252,12 +274,22 @@ class _Storage:
         try:
             length = self.archive.getinfo(self.entry).file_size
             if length != expected:
-                raise _ArchiveError(f"the entry {self.entry} has {length} bytes, expected {expected}")
-            return torch.frombuffer(bytearray(self.archive.read(self.entry)), dtype=self.dtype)
+                raise _ArchiveError(f"the entry {_one_line(self.entry)} has {length} bytes, expected {expected}")
+            return torch.frombuffer(bytearray(_read_entry(self.archive, self.entry)), dtype=self.dtype)
         except KeyError as error:
-            raise _ArchiveError(f"the entry {self.entry} is missing") from error
+            raise _ArchiveError(f"the entry {_one_line(self.entry)} is missing") from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise _ArchiveError(f"the entry {self.entry} is damaged ({error})") from error
+            raise _ArchiveError(f"the entry {_one_line(self.entry)} is damaged ({_one_line(error)})") from error
+
+    def __setstate__(self, _: Any) -> None:
+        raise _ArchiveError("it changes what stands for a storage")
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: str) -> bytes:
+    """Read an entry, which `torch.save` never compresses: one that is may be far larger than its file."""
+    if archive.getinfo(entry).compress_type != zipfile.ZIP_STORED:
+        raise _ArchiveError(f"its entry {_one_line(entry)} is compressed, which those of torch.save are not")
+    return archive.read(entry)
 
 
 def _read_index(path: Path) -> Any:
@@ -265,13 +297,29 @@ def _read_index(path: Path) -> Any:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise _ArchiveError(_why_no_zip(path)) from error
+    except (NotImplementedError, ValueError, struct.error) as error:
+        raise _ArchiveError(f"its zip directory is damaged ({_one_line(error)})") from error
     indices = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith(f"/{_INDEX}")]
     if len(indices) != 1:
         raise _ArchiveError(f"it is a zip archive with {len(indices)} entries */{_INDEX}, those of torch.save have 1")
     try:
-        return _Unpickler(archive, indices[0]).load()
+        order = f"{indices[0].removesuffix(_INDEX)}byteorder"
+        if order in archive.namelist() and _read_entry(archive, order) != b"little":
+            raise _ArchiveError("its numbers are big-endian; load it with torch where it was made, and save it anew")
+        content = _read_entry(archive, indices[0])
+        _refuse_wide_memo(content)
+        return _Unpickler(archive, indices[0], content).load()
+    except _ArchiveError:
+        raise
     except Exception as error:  # a damaged pickle may raise nearly anything
-        raise _ArchiveError(f"its entry {_INDEX} is damaged ({type(error).__name__}: {error})") from error
+        raise _ArchiveError(f"its entry {_INDEX} is damaged ({type(error).__name__}: {_one_line(error)})") from error
+
+
+def _refuse_wide_memo(content: bytes) -> None:
+    """Refuse a pickle that asks for a table of more places than it has bytes."""
+    for opcode, place, _ in pickletools.genops(content):
+        if opcode.name.endswith("PUT") and isinstance(place, int) and place > len(content):
+            raise _ArchiveError(f"its entry {_INDEX} asks for a table of {place} places")
 
 
 def _why_no_zip(path: Path) -> str:
@@ -293,8 +341,8 @@ class _Unpickler(pickle.Unpickler):
     What stands for functions and classes is made anew each time, so that a file cannot change it for the next one.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, index: str) -> None:
-        super().__init__(io.BytesIO(archive.read(index)))
+    def __init__(self, archive: zipfile.ZipFile, index: str, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
         self._archive = archive
         self._top = index.removesuffix(_INDEX)
 
@@ -314,7 +362,7 @@ class _Unpickler(pickle.Unpickler):
         """Return the storage that an identifier names; nothing of it is read."""
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(key, str) or not _is_count(count):
-            raise _ArchiveError(f"{pid!r} names no storage")
+            raise _ArchiveError("an identifier in it names no storage")
         if not isinstance(dtype, torch.dtype):
             return InertRecord()
         return _Storage(self._archive, f"{self._top}data/{key}", dtype, count)
@@ -324,9 +372,9 @@ def _stored_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) 
     if not isinstance(storage, _Storage):
         return InertRecord()
     if len(shape) != len(stride) or not all(_is_count(number) for number in (offset, *shape, *stride)):
-        raise _ArchiveError(f"a tensor has the offset {offset!r}, the shape {shape!r} and the stride {stride!r}")
+        raise _ArchiveError("a tensor has an offset, a shape or a stride that is none")
     return StoredTensor(tuple(shape), tuple(stride), offset, storage)
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
+    return type(value) is int and 0 <= value < _LARGEST_COUNT

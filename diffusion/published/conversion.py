@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoencoder.engine.files import replaced_folder, write_json
 from autoencoder.published.network import PublishedAutoencoder
-from diffusion.generator.folder_check import COMPOSITES, CONVERSION_FILE, GeneratorFolderError
+from diffusion.generator.folder_check import COMPOSITES, CONVERSION_FILE, PUBLISHED_SIDE, GeneratorFolderError
 from diffusion.generator.info import GeneratorInfo
 from diffusion.generator.provenance import CaseFingerprint, Provenance, hash_identifier, save_provenance
 from diffusion.generator_folder import CARD_FILE, INFO_FILE, PROVENANCE_FILE
@@ -24,7 +24,7 @@ from diffusion.published.checkpoint import (
     embedded_autoencoder_tensors,
     read_checkpoint,
 )
-from diffusion.published.folder import MARGIN_VOXELS, ROI_SIDE, SPACING_MM, save_networks
+from diffusion.published.folder import MARGIN_VOXELS, SPACING_MM, save_networks
 from diffusion.published.network import PublishedDenoiser
 from diffusion.published.sampler import EARLY_TIMESTEPS, LATE_TIMESTEPS, PublishedSampler
 
@@ -87,7 +87,7 @@ def convert(
         is_complete=False,
     )
     info = GeneratorInfo(
-        roi_sides=(ROI_SIDE,),
+        roi_sides=(PUBLISHED_SIDE,),
         spacing_range_mm=(SPACING_MM, SPACING_MM),
         margin_voxels=MARGIN_VOXELS,
         preset=PRESET,
@@ -120,8 +120,16 @@ def load_published(files: PublishedFiles, says: Callable[[str], None] = lambda _
     decoder = None
     if embedded is not None and not are_equal(embedded, weights):
         says(f"{files.early.name} holds an autoencoder of its own, which differs and decodes its tumours")
-        decoder = _network(PublishedAutoencoder(), embedded)
-    return PublishedSampler(_network(PublishedAutoencoder(), weights), early, late, decoder)
+        decoder = _autoencoder(embedded, files.early)
+    return PublishedSampler(_autoencoder(weights, files.autoencoder), early, late, decoder)
+
+
+def _autoencoder(weights: Mapping[str, Tensor], path: Path) -> PublishedAutoencoder:
+    """The network; a codebook of one value, by whose range nothing can be divided, is refused."""
+    low, high = weights["codebook.embeddings"].aminmax()
+    if not bool(low < high):
+        raise CheckpointError(f"codebook.embeddings in {path} holds one value only, so it draws nothing.")
+    return _network(PublishedAutoencoder(), weights)
 
 
 def _read_denoiser(

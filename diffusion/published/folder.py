@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     NetworkT = TypeVar("NetworkT", bound=Network)
 
-ROI_SIDE, SPACING_MM, MARGIN_VOXELS = 96, 1.0, 8
-"""The networks are trained on crops of this side and spacing, and normalise over all of it."""
+SPACING_MM, MARGIN_VOXELS = 1.0, 8
+"""The networks are trained on crops of `PUBLISHED_SIDE` at this spacing, and normalise over all of it."""
 
 
 def save_networks(folder: Path, sampler: PublishedSampler) -> None:
@@ -75,7 +75,12 @@ def _load(component: Path, network_class: type[NetworkT]) -> NetworkT:
     try:
         with torch.random.fork_rng(devices=[]):  # the random start is overwritten
             network = network_class()
-        network.load_state_dict(load_file(path))
+        tensors = load_file(path)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise GeneratorFolderError(f"{path} cannot be read: {error}. {FIX_PUBLISHED}") from error
+    expected = {name: value.shape for name, value in network.state_dict().items()}
+    found = {name: value.shape for name, value in tensors.items()}
+    if wrong := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
+        raise GeneratorFolderError(f"{path}: {len(wrong)} tensors differ, first {wrong[0]!a}. {FIX_PUBLISHED}")
+    network.load_state_dict(tensors)
     return network.requires_grad_(False).eval()

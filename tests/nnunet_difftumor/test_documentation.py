@@ -221,7 +221,10 @@ def test_getting_started_commands_run(tmp_path, data):
     (tmp_path / "ct.nii.gz").symlink_to(dataset / "imagesTr" / f"{healthy}_0000.nii.gz")
     for mask in ("liver", "organ"):
         (tmp_path / f"{mask}.nii.gz").symlink_to(dataset / "labelsTr" / f"{healthy}.nii.gz")
-    rows = [f"{case},{int('healthy' not in case)},p{number // 2},h{number % 2}" for number, case in enumerate(cases)]
+    rows = [
+        f"{case},0,p{number // 2},h2" if "healthy" in case else f"{case},1,p{number // 2},h{number % 2}"
+        for number, case in enumerate(cases)
+    ]
     (tmp_path / "cases.csv").write_text("\n".join(["case,lesions,patient,hospital", *rows]) + "\n")
     ran = []
     for block in blocks(page, "bash"):

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusion.published.conversion import PublishedFiles
+
+_IMAGE_ENDINGS = (".nii", ".gz", ".nrrd", ".mha", ".json", "_0000")
 
 DESCRIPTION = """Make a generator folder from weights that were published with DiffTumor (CVPR 2024), which you have:
 the autoencoder, the diffusion model of early tumours of an organ, and perhaps that of larger ones. Nothing is
@@ -42,31 +49,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert, print what comes next."""
-    from nnunet_difftumor.commands.training.next_steps import as_list, typed
-    from nnunet_difftumor.errors import OutputExistsError
-    from nnunet_difftumor.generator_training.case_selection import read_identifiers
-
-    output: Path = options.output
-    if output.exists() and not (options.overwrite and (output / "conversion.json").is_file()):
-        raise OutputExistsError(
-            f"--output {output} exists already. Choose another folder, or add --overwrite to replace a converted "
-            "generator."
-        )
-    cases = read_identifiers(options.training_cases, "--training-cases") if options.training_cases else ()
     from diffusion.published.conversion import LICENCES, PublishedFiles, convert
+    from nnunet_difftumor.commands.training.next_steps import as_list, typed
 
+    output = Path(options.output).resolve()  # a link is followed, and stays
     files = PublishedFiles(autoencoder=options.autoencoder, early=options.diffusion, late=options.late)
+    _check_output(output, files, overwrite=options.overwrite)
+    cases = _training_cases(options.training_cases) if options.training_cases else ()
     convert(
         files,
         options.organ,
         output,
-        training_cases=tuple(sorted(cases)),
+        training_cases=cases,
         composite=options.composite,
         replace=options.overwrite,
     )
-    print(f"Wrote {output}, a generator of {options.organ} tumours.")
+    print(f"Wrote {options.output}, a generator of {options.organ} tumours.")
     for line in LICENCES:
         print(f"  {line}")
-    look = typed("difftumor", "synthesize", "--ct", "ct.nii.gz", "--organ-mask", "organ.nii.gz")
-    print(as_list([f"{look} --generator {output} --output look"]))
+    look = ["--ct", "ct.nii.gz", "--organ-mask", "organ.nii.gz", "--generator", options.output, "--output", "look"]
+    print(as_list([typed("difftumor", "synthesize", *look)]))
     return 0
+
+
+def _check_output(output: Path, files: PublishedFiles, *, overwrite: bool) -> None:
+    """Refuse to replace what this command did not make, or what it reads."""
+    from diffusion.generator.folder_check import MODEL_INDEX_FILE, is_converted
+    from nnunet_difftumor.errors import OutputExistsError
+
+    if not output.exists():
+        return
+    if not (overwrite and (output / MODEL_INDEX_FILE).is_file() and is_converted(output)):
+        raise OutputExistsError(
+            f"--output {output} exists already. Choose another folder, or add --overwrite to replace a converted "
+            "generator."
+        )
+    if inside := [path for _, path in files if path.resolve().is_relative_to(output)]:
+        raise OutputExistsError(f"{inside[0]} lies in --output {output}, which would be replaced. Move it elsewhere.")
+
+
+def _training_cases(path: Path) -> tuple[str, ...]:
+    """Identifiers as nnU-Net knows cases; lines that can be none are refused, since they would protect nothing."""
+    from nnunet_difftumor.errors import DatasetError, list_some
+    from nnunet_difftumor.generator_training.case_selection import read_identifiers
+
+    cases = sorted(read_identifiers(path, "--training-cases"))
+    odd = [case for case in cases if not re.fullmatch(r"[\w.+-]+", case) or case.endswith(_IMAGE_ENDINGS)]
+    if odd:
+        raise DatasetError(
+            f"{path} holds lines that are no case identifiers: {list_some(odd)!a}. Write one a line, as in "
+            "labelsTr: without folder, channel suffix and ending."
+        )
+    return tuple(cases)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -49,7 +50,17 @@ def test_the_command_tells_the_licences_and_replaces_only_what_it_made_and_steps
     look = ["--ct", str(image), "--organ-mask", str(mask), "--generator", str(output), "--output", str(tmp_path / "o")]
     assert main(["synthesize", *look, "--steps", "2"]) == 1
     assert "ConfigurationError: This generator draws in steps of its own; 2 were asked" in capsys.readouterr().err
+    for name in ("autoencoder.ckpt", "early.pt"):  # downloads that lie in the folder to be replaced
+        shutil.copy(Path(files[1]).with_name(name), output)
+    own = ("--autoencoder", f"{output}/autoencoder.ckpt", "--diffusion", f"{output}/early.pt", "--organ", "liver")
+    assert main(["convert-weights", *own, "--output", str(output), "--overwrite"]) == 1
+    assert (output / "early.pt").is_file()
+    (tmp_path / "cases.txt").write_text("imagesTr/liver_1_0000.nii.gz\n")
+    listed = ["--training-cases", str(tmp_path / "cases.txt")]
+    assert main(["convert-weights", *files, "--output", str(tmp_path / "new"), *listed]) == 1
+    assert "without folder, channel suffix and ending" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "conversion.json").write_text("{}")
     (tmp_path / "mine" / "thesis.txt").touch()
     assert main(["convert-weights", *files, "--output", str(tmp_path / "mine"), "--overwrite"]) == 1
     assert (tmp_path / "mine" / "thesis.txt").is_file()
