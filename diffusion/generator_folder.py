@@ -161,6 +161,11 @@ def load_autoencoder(folder: Path) -> AutoencoderKL3D:
 
     if not (folder / WEIGHTS_FILE).is_file():
         raise GeneratorFolderError(f"{folder} holds no {WEIGHTS_FILE}; other weights are not read. {_FIX_AUTOENCODER}")
+    if (folder.parent / folder_check.MODEL_INDEX_FILE).is_file() and folder_check.is_converted(folder.parent):
+        raise GeneratorFolderError(
+            f"{folder} was converted from published weights, which a training here cannot use. Train an autoencoder "
+            "with `difftumor train-autoencoder`, or take builtin:soft-tissue-tiny."
+        )
     return _load_network(folder, AutoencoderKL3D, _FIX_AUTOENCODER)
 
 

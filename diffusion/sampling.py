@@ -44,12 +44,14 @@ class TumorSampler:
 
     Attributes:
         only_steps: Number of denoising steps, where it cannot be chosen.
+        only_float32: It must not calculate in anything lower.
     """
 
     autoencoder: AutoencoderNetwork
     denoiser: DenoisingNetwork
     scheduler: Any
     only_steps: ClassVar[int | None] = None
+    only_float32: ClassVar[bool] = False
 
     def __init__(self, autoencoder: AutoencoderNetwork, denoiser: DenoisingNetwork, scheduler: Any) -> None:
         self.autoencoder, self.denoiser, self.scheduler = autoencoder, denoiser, scheduler

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SLOW_TEST_S = 3600
 ROOT = Path(__file__).parents[1]
@@ -50,6 +55,25 @@ def load_file() -> Callable[[str], ModuleType]:
         return sys.modules[name]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def official_format() -> Path:
+    """Files of the structure of the published weights, whose weights are random."""
+    folder = Path(os.environ.get("DIFFTUMOR_REAL_CT", ROOT.parent / "shared" / "data")) / "official_format"
+    if not folder.is_dir():
+        pytest.skip("DIFFTUMOR_REAL_CT names no folder with official_format/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def official(official_format: Path) -> dict[str, Tensor]:
+    """Inputs and outputs of the authors' own networks with these weights."""
+    import numpy as np
+    import torch
+
+    with np.load(official_format / "io.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file}
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,6 @@ from diffusion.published.folder import MARGIN_VOXELS, SPACING_MM, save_networks
 from diffusion.published.network import PublishedDenoiser
 from diffusion.published.sampler import EARLY_TIMESTEPS, LATE_TIMESTEPS, PublishedSampler
 
-ORGANS = ("liver", "pancreas", "kidney")
 PRESET = "published"
 LICENCES = (
     "The code of DiffTumor is licensed CC BY-NC-ND 4.0, and its authors state pending patents on the method.",
@@ -37,7 +36,6 @@ LICENCES = (
 )
 """What is known of the licences of the published files."""
 
-_BLOCK_BYTES = 1 << 22
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
@@ -96,7 +94,9 @@ def convert(
     record: dict[str, Any] = {"organ": organ, "composite": composite, "licences": list(LICENCES), "files": []}
     for role, path in files:
         says(f"Hashing {path.name}")
-        record["files"].append({"role": role, "name": path.name, "bytes": path.stat().st_size, "sha256": hash_of(path)})
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        record["files"].append({"role": role, "name": path.name, "bytes": path.stat().st_size, "sha256": digest})
     with replaced_folder(folder) as unfinished:
         save_networks(unfinished, sampler)
         write_json(unfinished / CONVERSION_FILE, record)
@@ -150,15 +150,6 @@ def _read_denoiser(
 def _network(network: NetworkT, weights: Mapping[str, Tensor]) -> NetworkT:
     network.load_state_dict(dict(weights))
     return network.requires_grad_(False).eval()
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a large file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _write_card(record: dict[str, Any], named_cases: int) -> str:

@@ -19,9 +19,6 @@ EARLY_TIMESTEPS, LATE_TIMESTEPS = 4, 200
 LARGEST_EARLY_RADIUS = 11.0
 """In voxels, which are mm: the early network is trained on semi-axes up to 10, the late one on 12 and more."""
 
-MASKED_UNIT = 0.0
-"""What the networks see in the place of a tumour, in the window from -1 to 1."""
-
 
 class PublishedSampler:
     """Draws a tumour into the mask of each crop with the published autoencoder and denoisers.
@@ -37,9 +34,11 @@ class PublishedSampler:
 
     Attributes:
         only_steps: Number of denoising steps that may be asked for.
+        only_float32: The first of the 4 steps multiplies an error of the denoiser by 263.
     """
 
     only_steps: ClassVar[int | None] = EARLY_TIMESTEPS
+    only_float32: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -76,29 +75,30 @@ class PublishedSampler:
             contrast_hu, heterogeneity_hu: Not used.
             generators: Source of noise of each crop.
             num_inference_steps: The networks' own, which cannot be changed.
-            autocast_dtype: What the networks calculate in; None for their own type.
+            autocast_dtype: None; the networks calculate in float32.
 
         Raises:
-            ValueError: If shapes, number of generators, mask, image values or steps do not fit.
+            ValueError: If shapes, number of generators, mask, image values, steps or type do not fit.
         """
         if num_inference_steps != EARLY_TIMESTEPS:
             raise ValueError(
                 f"The published networks draw in {EARLY_TIMESTEPS} steps (early) or {DDIM_STEPS} (late), not in "
                 f"{num_inference_steps}. Leave the number of steps out."
             )
+        if autocast_dtype is not None:
+            raise ValueError(f"The published networks calculate in float32 only, not in {autocast_dtype}.")
         check_inputs(image_hu, tumor_mask, generators)
         device, dtype = self.early.device, self.early.dtype
         image_hu, tumor_mask = image_hu.to(device, dtype), tumor_mask.to(device, dtype)
         crops = list(zip(image_hu.split(1), tumor_mask.split(1), strict=True))
         early, late = self._of_both_sizes(tumor_mask)
-        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            conditions = [published_condition(self.autoencoder, *crop) for crop in crops]
-            latents = self._draw(early, conditions, generators, is_early=True)
-            latents |= self._draw(late, conditions, generators, is_early=False)
-            decoders = dict.fromkeys(early, self.early_decoder or self.autoencoder)
-            tumors_hu = [decoders.get(each, self.autoencoder).decode(latents[each]) for each in range(len(crops))]
-            hosts_hu = [self.autoencoder.reconstruct(image) for image, _ in crops]
-        return TumorPipelineOutput(torch.cat(tumors_hu).to(dtype), torch.cat(hosts_hu).to(dtype))
+        conditions = [published_condition(self.autoencoder, *crop) for crop in crops]
+        latents = self._draw(early, conditions, generators, is_early=True)
+        latents |= self._draw(late, conditions, generators, is_early=False)
+        decoders = dict.fromkeys(early, self.early_decoder or self.autoencoder)
+        tumors_hu = [decoders.get(each, self.autoencoder).decode(latents[each]) for each in range(len(crops))]
+        hosts_hu = [self.autoencoder.reconstruct(image) for image, _ in crops]
+        return TumorPipelineOutput(torch.cat(tumors_hu), torch.cat(hosts_hu))
 
     def fill(
         self,
@@ -112,8 +112,7 @@ class PublishedSampler:
         """Put what the networks see into the tumours' places, in HU; arguments and shape are those of a call."""
         check_inputs(image_hu, tumor_mask, generators)
         window = self.autoencoder.window
-        masked_hu = window.low_hu + (window.high_hu - window.low_hu) * (MASKED_UNIT + 1.0) / 2.0
-        return torch.where(tumor_mask > 0, torch.full_like(image_hu, masked_hu), window.clip(image_hu))
+        return torch.where(tumor_mask > 0, window.to_hu(torch.zeros_like(image_hu)), window.clip(image_hu))
 
     def _of_both_sizes(self, tumor_masks: Tensor) -> tuple[list[int], list[int]]:
         """Numbers of the crops whose tumour is the early network's, and of the others."""
@@ -139,12 +138,12 @@ class PublishedSampler:
         condition, own = torch.cat([conditions[index] for index in chosen]), [generators[index] for index in chosen]
 
         def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
-            return network(x_t, condition, timestep).to(x_t.dtype)
+            return network(x_t, condition, timestep)
 
         noise = torch.cat([draw_noise(condition[:1, :-1], generator) for generator in own])
         schedule = self._schedules[EARLY_TIMESTEPS if is_early else LATE_TIMESTEPS]
         drawn = sample_as_published(schedule, predict, noise, own)
-        return dict(zip(chosen, drawn.to(self.early.dtype).split(1), strict=True))
+        return dict(zip(chosen, drawn.split(1), strict=True))
 
 
 def _radius(tumor_mask: Tensor) -> float:

@@ -249,7 +249,7 @@ def describe_unknown(provenance: Provenance) -> tuple[str, ...]:
     """Warn of a generator whose training cases are not all known."""
     if provenance.is_complete:
         return ()
-    known = f"only {len(provenance.diffusion)} by name" if provenance.diffusion else "none of them"
+    known = f"only {len(provenance.diffusion)} by name" if provenance.diffusion else "none"
     return (
         f"Of the cases that trained this generator {known} can be told, so it cannot be excluded that it knows this "
         "fold's validation cases. Validate on data that its authors did not have.",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from diffusion.published.conversion import PublishedFiles
+from diffusion.generator.folder_check import COMPOSITES
 
 _IMAGE_ENDINGS = (".nii", ".gz", ".nrrd", ".mha", ".json", "_0000")
 
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "own: tissue blended as that of any generator, at its edge, with the scan's noise (default); published: by a "
         "blurred mask, as DiffTumor does, which changes voxels up to 16 mm around along each axis"
     )
-    add("--composite", choices=("own", "published"), default="own", help=composite)
+    add("--composite", choices=COMPOSITES, default=COMPOSITES[0], help=composite)
     cases = "text file with the identifiers of the cases that trained the diffusion models, one a line"
     add("--training-cases", type=Path, metavar="FILE", help=cases)
     add("--output", type=Path, required=True, metavar="DIR", help="new folder of the generator")
@@ -49,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert, print what comes next."""
+    output = Path(options.output).resolve()  # a link is followed, and stays
+    _check_files(output, [options.autoencoder, options.diffusion, options.late], overwrite=options.overwrite)
+    cases = _training_cases(options.training_cases) if options.training_cases else ()
     from diffusion.published.conversion import LICENCES, PublishedFiles, convert
     from nnunet_difftumor.commands.training.next_steps import as_list, typed
 
-    output = Path(options.output).resolve()  # a link is followed, and stays
     files = PublishedFiles(autoencoder=options.autoencoder, early=options.diffusion, late=options.late)
-    _check_output(output, files, overwrite=options.overwrite)
-    cases = _training_cases(options.training_cases) if options.training_cases else ()
     convert(
         files,
         options.organ,
@@ -72,11 +71,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_output(output: Path, files: PublishedFiles, *, overwrite: bool) -> None:
-    """Refuse to replace what this command did not make, or what it reads."""
+def _check_files(output: Path, given: Sequence[Path | None], *, overwrite: bool) -> None:
+    """Refuse files that are not there, and to replace what this command did not make, or what it reads."""
     from diffusion.generator.folder_check import MODEL_INDEX_FILE, is_converted
-    from nnunet_difftumor.errors import OutputExistsError
+    from nnunet_difftumor.errors import DatasetError, OutputExistsError
 
+    files = [path for path in given if path is not None]
+    if missing := [path for path in files if not path.is_file()]:
+        raise DatasetError(f"{missing[0]} is no file. Give the path of the downloaded file.")
     if not output.exists():
         return
     if not (overwrite and (output / MODEL_INDEX_FILE).is_file() and is_converted(output)):
@@ -84,7 +86,7 @@ def _check_output(output: Path, files: PublishedFiles, *, overwrite: bool) -> No
             f"--output {output} exists already. Choose another folder, or add --overwrite to replace a converted "
             "generator."
         )
-    if inside := [path for _, path in files if path.resolve().is_relative_to(output)]:
+    if inside := [path for path in files if path.resolve().is_relative_to(output)]:
         raise OutputExistsError(f"{inside[0]} lies in --output {output}, which would be replaced. Move it elsewhere.")
 
 

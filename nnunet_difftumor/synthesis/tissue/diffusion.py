@@ -46,7 +46,8 @@ class DiffusionTissue(DescribedTissue):
                 f"This generator draws in steps of its own; {steps} were asked for. Leave --steps out, or set "
                 f'"steps": {only}.'
             )
-        self.precision = synthesis_precision(loaded.sampler.denoiser.device)
+        chosen = synthesis_precision(loaded.sampler.denoiser.device)
+        self.precision = FLOAT32 if loaded.sampler.only_float32 else chosen
         self.identity, self.blends_as_published = loaded.identity, loaded.blends_as_published
         self._loaded = loaded
         self._steps = steps

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from autoencoder.published.network import CODES, PublishedAutoencoder, swap_last_axes
 from diffusion.published.checkpoint import autoencoder_tensors, read_checkpoint
-
-REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[4] / "shared" / "data"))
-OFFICIAL = REAL / "official_format"
-needs_official = pytest.mark.skipif(
-    not OFFICIAL.is_dir(), reason="DIFFTUMOR_REAL_CT names no folder with official_format/"
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,14 +21,8 @@ def _one_thread_without_gradients() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def official() -> dict[str, Tensor]:
-    with np.load(OFFICIAL / "io.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file}
-
-
-@pytest.fixture(scope="module")
-def loaded() -> PublishedAutoencoder:
-    path = OFFICIAL / "autoencoder.ckpt"
+def loaded(official_format: Path) -> PublishedAutoencoder:
+    path = official_format / "autoencoder.ckpt"
     model = PublishedAutoencoder()
     model.load_state_dict(autoencoder_tensors(read_checkpoint(path), path))
     return model.eval()
@@ -54,39 +40,33 @@ def _largest(difference: Tensor) -> float:
     return difference.abs().max().item()
 
 
-@needs_official
-def test_the_names_are_those_of_the_file():
-    stored = read_checkpoint(OFFICIAL / "autoencoder.ckpt")["state_dict"]
+def test_the_names_are_those_of_the_file(official_format: Path):
+    stored = read_checkpoint(official_format / "autoencoder.ckpt")["state_dict"]
     statistics = {"codebook.N", "codebook.z_avg"}
     assert set(PublishedAutoencoder().state_dict()) == {*stored} - statistics
 
 
-@needs_official
 @pytest.mark.parametrize("crop", ["enc", "enc2"])
 def test_encoding_agrees(loaded, official, crop):
     assert _largest(loaded.encode_unit(official[f"{crop}_x"]) - official[f"{crop}_h"]) < 3e-5
 
 
-@needs_official
 def test_normalised_latents_agree(loaded, official):
     assert _largest(loaded.normalise(official["enc_h"]) - official["enc_h_norm"]) < 1e-6
     low, high = loaded.codebook.limits(official["enc_h"])
     assert (low, high) == (official["cb_min"], official["cb_max"])
 
 
-@needs_official
 @pytest.mark.parametrize(("latents", "codes"), [("enc_h", "enc_idx"), ("dec_z", "dec_idx")])
 def test_the_same_codes_are_nearest(loaded, official, latents, codes):
     assert torch.equal(loaded.nearest_codes(official[latents]), official[codes])
 
 
-@needs_official
 @pytest.mark.parametrize(("latents", "image"), [("enc_h", "enc_dec_y"), ("dec_z", "dec_y")])
 def test_decoding_agrees(loaded, official, latents, image):
     assert _largest(loaded.decode_unit(official[latents]) - official[image]) < 3e-5
 
 
-@needs_official
 def test_images_in_hu_and_our_axes_give_the_same(loaded, official):
     image_hu = loaded.window.to_hu(official["enc_x"].clamp(-1, 1))
     latents = loaded.encode(swap_last_axes(image_hu))

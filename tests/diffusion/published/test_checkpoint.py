@@ -30,12 +30,6 @@ from diffusion.published.checkpoint import (
 from diffusion.published.network import PublishedDenoiser
 from diffusion.published.sampling import published_schedule
 
-REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[4] / "shared" / "data"))
-OFFICIAL = REAL / "official_format"
-needs_official = pytest.mark.skipif(
-    not OFFICIAL.is_dir(), reason="DIFFTUMOR_REAL_CT names no folder with official_format/"
-)
-
 
 def _weights(network: Callable[[], nn.Module], value: float, prefix: str = "") -> OrderedDict[str, Tensor]:
     """Tensors of the network's names and shapes, all with one value, which take little space in a file."""
@@ -159,19 +153,17 @@ def test_objects_of_missing_packages_do_not_prevent_loading(monkeypatch, save, a
     assert autoencoder_tensors(checkpoint, path)["post_vq_conv.conv.bias"].tolist() == [3.0] * 64
 
 
-@needs_official
-def test_both_official_fixtures_load_into_the_networks():
-    paths = OFFICIAL / "autoencoder.ckpt", OFFICIAL / "early.pt"
+def test_both_official_fixtures_load_into_the_networks(official_format: Path):
+    paths = official_format / "autoencoder.ckpt", official_format / "early.pt"
     PublishedAutoencoder().load_state_dict(autoencoder_tensors(read_checkpoint(paths[0]), paths[0]))
     weights, timesteps = denoiser_tensors(read_checkpoint(paths[1]), paths[1])
     PublishedDenoiser().load_state_dict(weights)
     assert timesteps == 4
 
 
-@needs_official
 @pytest.mark.parametrize(("file", "part"), [("autoencoder.ckpt", "state_dict"), ("early.pt", "ema")])
-def test_the_official_fixtures_hold_no_more_than_numbers(file, part):
-    tensors = read_checkpoint(OFFICIAL / file)[part]
+def test_the_official_fixtures_hold_no_more_than_numbers(official_format: Path, file, part):
+    tensors = read_checkpoint(official_format / file)[part]
     assert all(isinstance(value, StoredTensor) for value in tensors.values())
 
 

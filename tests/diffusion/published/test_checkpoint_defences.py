@@ -12,6 +12,7 @@ import torch
 
 from autoencoder.published.network import PublishedAutoencoder
 from diffusion.published.checkpoint import CheckpointError, autoencoder_tensors, denoiser_tensors, read_checkpoint
+from diffusion.published.network import PublishedDenoiser
 
 
 def save(path: Path, **changes: torch.Tensor) -> Path:
@@ -65,7 +66,7 @@ def damaged_directory(path):
         (big_endian, "big-endian"),
         (compressed, "is compressed"),
         (wide_memo, "a table of 50000000 places"),
-        (damaged_directory, "cannot be read"),
+        (damaged_directory, "its zip directory is damaged"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
@@ -79,6 +80,7 @@ def test_a_harmful_file_is_named_in_one_line(tmp_path, harm, says):
 
 def test_a_schedule_of_endless_steps_is_not_read(tmp_path):
     path = tmp_path / "early.pt"
-    torch.save({"ema": {"betas": torch.zeros(1).expand(40_000_000)}}, path)
-    with pytest.raises(CheckpointError):
+    weights = {f"denoise_fn.{name}": value for name, value in PublishedDenoiser().state_dict().items()}
+    torch.save({"ema": {**weights, "betas": torch.zeros(1).expand(40_000_000)}}, path)
+    with pytest.raises(CheckpointError, match="noise schedule of 40000000 steps"):
         denoiser_tensors(read_checkpoint(path), path)

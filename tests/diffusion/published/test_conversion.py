@@ -15,7 +15,7 @@ import torch
 from autoencoder.published.network import PublishedAutoencoder
 from diffusion.generator.folder_check import GeneratorFolderError, blends_as_published, require_whole_weights
 from diffusion.generator.provenance import hash_identifier, load_provenance
-from diffusion.generator_folder import check_generator_folder, load_generator
+from diffusion.generator_folder import check_generator_folder, load_autoencoder, load_generator
 from diffusion.published.checkpoint import CheckpointError
 from diffusion.published.conversion import PublishedFiles, convert, load_published
 from diffusion.published.network import PublishedDenoiser
@@ -125,9 +125,18 @@ def test_an_early_model_with_an_autoencoder_of_its_own_decodes_with_it(files, tm
     assert not torch.equal(tumor, same_tumor)
 
 
-def test_steps_are_the_networks_own(generator):
+def test_steps_are_the_networks_own_and_they_calculate_in_float32(generator):
     with pytest.raises(ValueError, match="Leave the number of steps out"):
         sample(generator, 6.0, steps=2)
+    sampler = load_generator(generator).sampler
+    crop = torch.zeros(1, 1, 32, 32, 32)
+    with pytest.raises(ValueError, match="float32 only"):
+        sampler(crop, crop + 1.0, generators=[torch.Generator()], autocast_dtype=torch.bfloat16)
+
+
+def test_a_training_cannot_take_a_converted_autoencoder(generator):
+    with pytest.raises(GeneratorFolderError, match=r"converted from published weights.*train-autoencoder"):
+        load_autoencoder(generator / "autoencoder")
 
 
 @pytest.mark.parametrize(

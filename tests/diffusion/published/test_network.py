@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from diffusion.published.checkpoint import denoiser_tensors, read_checkpoint
 from diffusion.published.network import PublishedDenoiser, distance_buckets, rotate
-
-REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[4] / "shared" / "data"))
-OFFICIAL = REAL / "official_format"
-needs_official = pytest.mark.skipif(
-    not OFFICIAL.is_dir(), reason="DIFFTUMOR_REAL_CT names no folder with official_format/"
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,14 +21,8 @@ def _without_gradients() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def official() -> dict[str, Tensor]:
-    with np.load(OFFICIAL / "io.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file}
-
-
-@pytest.fixture(scope="module")
-def loaded() -> PublishedDenoiser:
-    path = OFFICIAL / "early.pt"
+def loaded(official_format: Path) -> PublishedDenoiser:
+    path = official_format / "early.pt"
     model = PublishedDenoiser()
     model.load_state_dict(denoiser_tensors(read_checkpoint(path), path).weights)
     return model.eval()
@@ -51,22 +37,19 @@ def _random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-@needs_official
 @pytest.mark.parametrize("part", ["ema", "model"])
-def test_the_names_are_those_of_the_file(part):
-    stored = read_checkpoint(OFFICIAL / "early.pt")[part]
+def test_the_names_are_those_of_the_file(official_format: Path, part):
+    stored = read_checkpoint(official_format / "early.pt")[part]
     below = {name.removeprefix("denoise_fn.") for name in stored if name.startswith("denoise_fn.")}
     assert set(PublishedDenoiser().state_dict()) == {name for name in below if "rotary_emb" not in name}
 
 
-@needs_official
 @pytest.mark.parametrize("t", range(4))
 def test_the_noise_agrees_at_each_early_step(loaded, official, t):
     predicted = loaded(official["den_x"], official["den_cond"], torch.tensor([t]))
     assert (predicted - official["den_y"][t]).abs().max() < 1e-4
 
 
-@needs_official
 @pytest.mark.parametrize("case", ["den2", "den3"])  # two crops at different steps with h != w; 40 slices
 def test_the_noise_agrees_for_other_shapes(loaded, official, case):
     predicted = loaded(official[f"{case}_x"], official[f"{case}_cond"], official[f"{case}_t"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
@@ -24,12 +22,6 @@ from diffusion.published.sampling import (
     sample_ddim,
 )
 
-REAL = Path(os.environ.get("DIFFTUMOR_REAL_CT", Path(__file__).parents[4] / "shared" / "data"))
-OFFICIAL = REAL / "official_format"
-needs_official = pytest.mark.skipif(
-    not OFFICIAL.is_dir(), reason="DIFFTUMOR_REAL_CT names no folder with official_format/"
-)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _without_gradients() -> Iterator[None]:
@@ -38,14 +30,8 @@ def _without_gradients() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def official() -> dict[str, Tensor]:
-    with np.load(OFFICIAL / "io.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file}
-
-
-@pytest.fixture(scope="module")
-def models() -> tuple[PublishedAutoencoder, PublishedDenoiser]:
-    paths = OFFICIAL / "autoencoder.ckpt", OFFICIAL / "early.pt"
+def models(official_format: Path) -> tuple[PublishedAutoencoder, PublishedDenoiser]:
+    paths = official_format / "autoencoder.ckpt", official_format / "early.pt"
     autoencoder, denoiser = PublishedAutoencoder(), PublishedDenoiser()
     autoencoder.load_state_dict(autoencoder_tensors(read_checkpoint(paths[0]), paths[0]))
     denoiser.load_state_dict(denoiser_tensors(read_checkpoint(paths[1]), paths[1]).weights)
@@ -87,7 +73,6 @@ def _half(x_t: Tensor, t: Tensor) -> Tensor:
     return 0.5 * x_t + 0.01 * t.view(-1, 1, 1, 1, 1)
 
 
-@needs_official
 def test_the_schedules_agree(official):
     schedule = published_schedule(4)
     for name, values in schedule._asdict().items():
@@ -95,7 +80,6 @@ def test_the_schedules_agree(official):
     assert torch.allclose(published_schedule(200).alphas_cumprod, official["T200_alphas_cumprod"], rtol=1e-6, atol=0.0)
 
 
-@needs_official
 def test_ancestral_steps_agree(models, official):
     autoencoder, denoiser = models
     recorder = Recorder(denoiser, official["den_cond"], 4)
@@ -112,7 +96,6 @@ def test_ancestral_steps_agree(models, official):
     assert _largest(autoencoder.decode_unit(latents) - official["samp_dec"]) < 1e-4
 
 
-@needs_official
 def test_ddim_steps_agree(models, official):
     recorder = Recorder(models[1], official["den_cond"], 200)
     schedule = published_schedule(200)
@@ -125,7 +108,6 @@ def test_ddim_steps_agree(models, official):
     assert _largest(torch.stack(recorder.x_0)[saved] - official["ddim_x0"]) < 5e-3
 
 
-@needs_official
 def test_a_crop_becomes_the_published_image(models, official):
     autoencoder, denoiser = models
     shown, mask = (official[name].permute(0, 1, 4, 3, 2) for name in ("img_ct01", "img_tumour"))  # Z, Y, X

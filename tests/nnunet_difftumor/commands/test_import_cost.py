@@ -137,6 +137,17 @@ def test_a_mistake_in_a_training_costs_no_heavy_import(command, scan, tmp_path):
     assert not output.exists()
 
 
+def test_a_mistake_in_a_conversion_costs_no_heavy_import(scan, tmp_path):
+    there, taken = scan[0], tmp_path / "taken"
+    taken.mkdir()
+    words = ["convert-weights", "--autoencoder", there, "--diffusion", there, "--organ", "liver"]
+    mistakes = {
+        "nowhere.pt is no file": [*words, "--late", "nowhere.pt", "--output", str(tmp_path / "out")],
+        "exists already": [*words, "--output", str(taken)],
+    }
+    assert_told_early(mistakes)
+
+
 def test_a_mistake_in_an_evaluation_costs_no_heavy_import(nano_generator_folder, tmp_path):
     data = tmp_path / "Dataset001_A"
     for name in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):

@@ -24,7 +24,7 @@ from nnunet_difftumor.evaluation.realism.tumors.making import find_places, place
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
 from nnunet_difftumor.evaluation.realism.tumors.sources import FilledTissue, Sources, flat_fill, reconstruct_with
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
-from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
+from nnunet_difftumor.synthesis.tissue.diffusion import BFLOAT16, FLOAT32, PRECISION_VARIABLE, DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
 from nnunet_difftumor.tumor.drawing import MaskSurface
@@ -416,13 +416,15 @@ def test_a_real_tumour_is_put_back_where_its_edge_reaches_far_out_of_its_outline
     assert back["mean_hu"] == pytest.approx(real["mean_hu"], abs=12.0)  # a soft edge averages some of the host
 
 
-def test_published_networks_are_audited_as_other_generators_are():
-    """They know no looks of training tumours, take no contrast, and have an autoencoder of their own."""
+def test_published_networks_are_audited_as_other_generators_are(monkeypatch):
+    """They know no looks of training tumours, take no contrast or lower type, and have an autoencoder of their own."""
+    monkeypatch.setenv(PRECISION_VARIABLE, BFLOAT16)
     autoencoder, early = PublishedAutoencoder().eval(), PublishedDenoiser().eval()
     autoencoder.codebook.embeddings.normal_(generator=torch.Generator().manual_seed(0))
     info = GeneratorInfo(roi_sides=(32,), spacing_range_mm=(2.0, 2.0), margin_voxels=8, preset="published")
     sampler, unknown = PublishedSampler(autoencoder, early), Provenance(diffusion=(), autoencoder=(), is_complete=False)
     tissue = DiffusionTissue(LoadedGenerator(sampler, info, unknown))
+    assert tissue.precision == FLOAT32
     published = Sources(tissue, reconstruct_with(sampler.autoencoder), info, AppearanceRule(), ())
     rows = collection.replace_targets(scan(), published, SETTINGS, np.random.default_rng(0))
     made = {row["method"] for row in rows if row["made"] is not None}
