@@ -26,7 +26,7 @@ from nnunet_difftumor.injection.transform import InjectTumors, WorkerState, kept
 from nnunet_difftumor.synthesis.results import OUT_OF_VIEW
 
 REPORT_KEY = "difftumor"
-_CHOICE, _TUMORS, _CROP = 0, 1, 2  # purposes
+_CHOICE, _TUMORS, _CROP, _SHAM = 0, 1, 2, 3  # purposes
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class SamplingPlan:
         first_sample: Number of the first sample of each worker; a continued training starts beyond those it has used.
         is_control: Choose cases and crops as ever, but put nothing in.
         is_misplaced: Label the tumours at other places than those they are put in.
+        sham_probability: Share of the samples without synthetic tumours whose case carries unlabelled shams.
     """
 
     healthy: HostCases
@@ -61,6 +62,7 @@ class SamplingPlan:
     first_sample: int = 0
     is_control: bool = False
     is_misplaced: bool = False
+    sham_probability: float = 0.0
 
 
 class _CaseTracker:
@@ -130,16 +132,16 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         choose = super().get_bbox
         lower, upper = choose(data_shape, force_fg, class_locations, overwrite_class, verbose)
         draw = self._draw(class_locations)
+        rules, crop = self._rules[draw.target], as_box((0, 0, 0), self.patch_size)
         if draw.is_carrying:
-            rules, labelled = self._rules[draw.target], draw.tumors.labelled
+            labelled = draw.tumors.labelled
             counted = self._real_voxels[draw.case]
             locations = locations_with_tumors(class_locations, labelled, self._state.labels, rules, counted)
             with kept_random_state(int(draw.rng(_CROP).integers(2**32))):
                 lower, upper = choose(data_shape, force_fg, locations, overwrite_class, verbose)
-            depth, height, width = (int(start) for start in lower)
-            crop = as_box((0, 0, 0), self.patch_size)
-            in_crop = draw.tumors.reaching(crop, rules.spacing_mm, lower)
-            draw = replace(draw, crop_start=(depth, height, width), in_crop=in_crop)
+        depth, height, width = (int(start) for start in lower)
+        in_crop, shams = (each.reaching(crop, rules.spacing_mm, lower) for each in (draw.tumors, draw.shams))
+        draw = replace(draw, crop_start=(depth, height, width), in_crop=in_crop, shams=shams)
         self._state.draws.append(draw)
         self._state.image = self._state.labels = None
         return lower, upper
@@ -183,25 +185,30 @@ class DiffTumorDataLoader(nnUNetDataLoader):
         return count_sample(kind, shows_tumor=shows_tumor, shows_organ=shows_organ)
 
     def _draw(self, class_locations: Mapping[Any, Any]) -> SampleDraw:
-        """Draw whether the case carries tumours, of which target, and where; from its own random stream alone."""
-        case, annotated = self._state.case, self._plan.annotated
-        hosts = self._plan.healthy if case in self._plan.healthy.targets else annotated
-        if case not in hosts.targets or (hosts is annotated and hosts.probability == 0):
+        """Draw whether the case carries tumours or shams, of which target, and where; from its own random stream."""
+        case, plan = self._state.case, self._plan
+        hosts = plan.healthy if case in plan.healthy.targets else plan.annotated
+        if case not in hosts.targets or (
+            hosts is plan.annotated and max(hosts.probability, plan.sham_probability) == 0
+        ):
             return SampleDraw(case)
         draw = SampleDraw(case, stream=self._next_stream())
         rng = draw.rng(_CHOICE)
-        if rng.random() >= hosts.probability:
+        is_sham = rng.random() >= hosts.probability
+        if is_sham and draw.rng(_SHAM).random() >= plan.sham_probability:
             return draw
         organs = {
             target: self._organ_voxels(class_locations, self._rules[target].organ_label)
             for target in hosts.targets[case]
         }
-        weights = {key: self._plan.target_weights[key] for key, voxels in organs.items() if len(voxels)}
+        weights = {key: plan.target_weights[key] for key, voxels in organs.items() if len(voxels)}
         total = sum(weights.values())
         if not total > 0:
-            return replace(draw, refusal="organ_lost_in_resampling")
+            return draw if is_sham else replace(draw, refusal="organ_lost_in_resampling")
         target = int(rng.choice(list(weights), p=[weight / total for weight in weights.values()]))
         tumors = self._draw_tumors(np.asarray(organs[target])[:, 1:], target, draw.rng(_TUMORS))
+        if is_sham:
+            return replace(draw, target=target, shams=tumors)
         return replace(draw, target=target, tumors=tumors, refusal=None if tumors.labelled else "no_room")
 
     def _next_stream(self) -> tuple[int, ...]:
@@ -233,6 +240,9 @@ class DiffTumorDataLoader(nnUNetDataLoader):
             counts["healthy_samples"] += is_healthy
             counts.update(self._count(draw, finest[index], shows_tumor=shows_tumor))
             if not draw.is_carrying and draw.refusal is None:
+                if crop is not None and crop.record is not None:
+                    counts.update(sham_samples=1, shams=crop.placed)
+                    records.append({**draw.to_json(), **crop.record})
                 continue
             if self._plan.is_control:
                 counts["control_samples"] += 1

@@ -75,16 +75,44 @@ class TumorInjector:
             return InjectedCrop(image, labels, 0, dict(result.rejected), described)
         new_image, new_labels = self.apply(image, labels, result, labelled)
         record = {
-            "crop_size": [int(size) for size in image.shape],
-            "spacing_mm": list(self.rules.spacing_mm),
-            "organ_label": self.rules.organ_label,
-            "tumor_label": self.rules.tumor_label,
-            "exophytic": self.rules.exophytic,
+            **self._describe(image),
             "drawn": [asdict(spec) for spec in specs],
             "labelled": None if labelled is None else [asdict(spec) for spec in labelled],
             "tumors": [asdict(tumor.record) for tumor in result.tumors],
         }
         return InjectedCrop(new_image, new_labels, len(result.tumors), dict(result.rejected), described, record)
+
+    def _describe(self, image: NDArray[np.float32]) -> dict[str, Any]:
+        rules = self.rules
+        return {
+            "crop_size": [int(size) for size in image.shape],
+            "spacing_mm": list(rules.spacing_mm),
+            "organ_label": rules.organ_label,
+            "tumor_label": rules.tumor_label,
+            "exophytic": rules.exophytic,
+        }
+
+    def put_shams(
+        self, image: NDArray[np.float32], labels: NDArray[np.int16], shams: Sequence[TumorSpec]
+    ) -> InjectedCrop:
+        """Let tissue of a crop go the way of tumours without becoming any: unlabelled, seen or not.
+
+        Args:
+            shams: Tumours that reach the crop, in mm from its voxel (0, 0, 0); their looks do not matter.
+
+        Returns:
+            New image and the given labels, or the given image if no sham has a place.
+        """
+        host, synthesizer = self.make_host(image, labels), self.synthesizer.without_tumors()
+        pending, rejected = synthesizer.prepared(host, shams)
+        if not pending:
+            return InjectedCrop(image, labels, 0, rejected)
+        image = image.copy()
+        for prepared, image_hu in synthesizer.blended(host, pending, 0):
+            support = (prepared.weight > 0) & host.valid_mask[prepared.box]
+            image[prepared.box][support] = self.rules.intensities.normalise(image_hu[support])
+        record = {**self._describe(image), "shams": [asdict(spec) for spec in shams]}
+        return InjectedCrop(image, labels, len(pending), rejected, record=record)
 
     def _synthesize(self, host: Host, drawn: Sequence[TumorSpec]) -> tuple[list[TumorSpec], SynthesisResult]:
         """Make tumours; gives them with the looks that were tried last."""
@@ -111,6 +139,10 @@ class TumorInjector:
         Args:
             record: A line of difftumor_records.jsonl.
         """
+        if "shams" in record:
+            shams = [TumorSpec.from_json(values) for values in record["shams"]]
+            with threadpool_limits(limits=1, user_api=None):
+                return self.put_shams(image, labels, shams).image, labels
         specs = [TumorSpec.from_json(values) for values in record["drawn"]]
         labelled = record.get("labelled")
         with threadpool_limits(limits=1, user_api=None):

@@ -153,4 +153,5 @@ def _describe_counts(counts: Counter[str]) -> str:
         f"Synthetic tumours: healthy samples {counts['healthy_samples']}, tumours in their case {counts['carrying']}: "
         f"shown {counts['injected']}, out of view {counts['out_of_view']}, rejected: {rejected}; "
         f"tumours put in {counts['tumors_placed']}"
+        + (f"; shams put in {counts['shams']}, in {counts['sham_samples']} samples" if counts["shams"] else "")
     )

@@ -61,6 +61,7 @@ class SampleDraw:
         refusal: Why the case carries none although it was drawn; None if there is no such reason.
         crop_start: Corner of the crop in the preprocessed case, in voxels; may be negative.
         in_crop: Those of the tumours that reach the crop.
+        shams: Unlabelled shams of the case in place of tumours; those that reach the crop, once it is chosen.
     """
 
     case: str
@@ -70,6 +71,7 @@ class SampleDraw:
     refusal: str | None = None
     crop_start: tuple[int, int, int] = (0, 0, 0)
     in_crop: CaseTumors = field(default_factory=CaseTumors)
+    shams: CaseTumors = field(default_factory=CaseTumors)
 
     @property
     def is_carrying(self) -> bool:
@@ -110,7 +112,7 @@ class InjectedCrop:
     Attributes:
         image: Normalised image. Shape (D, H, W).
         labels: Labels. Shape (D, H, W).
-        placed: Tumours that were put in.
+        placed: Tumours, or shams, that were put in.
         rejected: Drawn tumours that were not, by reason.
         tumors: What was to be put in, with the look of the last try.
         record: Plain values that replay the tumours on the same crop; None if there are none.

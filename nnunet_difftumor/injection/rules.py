@@ -84,7 +84,6 @@ class InjectionRules:
         spacing_mm: Spacing of the preprocessed data in mm, array order.
         appearances: What contrast and heterogeneity are drawn from; without examples, those of the generator's
             training tumours are taken.
-        edges: What the visible edges of tumours are drawn from.
         zone: Where in the organ tumours lie.
         tumor_counts: Numbers of tumours that a case may get, drawn from alike: those of the annotated cases. None: as
             many as the size class that is drawn for the case allows.
@@ -99,7 +98,6 @@ class InjectionRules:
     intensities: CTIntensities
     size_classes: tuple[SizeClass, ...]
     appearances: AppearanceRule = field(default_factory=AppearanceRule)
-    edges: tuple[EdgeStatistics, ...] = ()
     zone: Zone = INSIDE
     avoid_labels: tuple[int, ...] = ()
     tumor_counts: tuple[int, ...] | None = None

@@ -77,13 +77,18 @@ class InjectTumors(BasicTransform):
     def apply(self, data_dict: dict, **params: Any) -> dict:
         """Inject tumours into the sample if that was drawn; otherwise return it untouched."""
         draw, crop = self._state.draws.popleft(), None
-        tumors = CaseTumors() if self._is_control else self._seen_tumors(draw, data_dict["image"])
+        is_sham = not draw.shams.is_empty
+        drawn = CaseTumors() if self._is_control else draw.shams if is_sham else draw.in_crop
+        tumors = self._seen(drawn, draw.target, data_dict["image"])
         if not tumors.is_empty:
             injector = self._injectors[draw.target]
             image, labels = data_dict["image"][0].numpy(), data_dict["segmentation"][0].numpy()
-            crop = injector.inject(image, labels, tumors)
+            if is_sham:
+                crop = injector.put_shams(image, labels, tumors.specs)
+            else:
+                crop = injector.inject(image, labels, tumors)
             if crop.record is not None:
-                if self._state.pictures_left > 0:
+                if not is_sham and self._state.pictures_left > 0:
                     self._state.pictures_left -= 1
                     self._state.pictures.append(take_picture(injector.rules, image, crop))
                 data_dict["image"] = torch.from_numpy(crop.image[None])
@@ -91,10 +96,9 @@ class InjectTumors(BasicTransform):
         self._state.outcomes.append((draw, crop))
         return data_dict
 
-    def _seen_tumors(self, draw: SampleDraw, image: torch.Tensor) -> CaseTumors:
-        tumors = draw.in_crop
+    def _seen(self, tumors: CaseTumors, target: int, image: torch.Tensor) -> CaseTumors:
         region = None if tumors.is_empty else find_seen_region(self.following, image)
-        return tumors if region is None else tumors.reaching(region, self._injectors[draw.target].rules.spacing_mm)
+        return tumors if region is None else tumors.reaching(region, self._injectors[target].rules.spacing_mm)
 
 
 def find_seen_region(transforms: BasicTransform | None, image: torch.Tensor) -> Box | None:

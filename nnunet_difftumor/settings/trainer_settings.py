@@ -209,6 +209,10 @@ class TrainerSettings(TargetSettings):
     annotated_injection_probability: Share = 0.5
     """Share of the samples of annotated cases whose case carries synthetic tumours, where `inject_into` takes those in.
     """
+    sham_probability: Share = 0.0
+    """Share of the samples without synthetic tumours in which tissue goes the way of a tumour without becoming one:
+    through autoencoder and blending, unlabelled, at places and sizes as tumours are drawn.
+    """
     tumors_per_case: _Counts | None = None
     """`[fewest, most]`: tumours of a case that carries some, drawn evenly. `null`: as many as one of the fold's
     annotated training cases has; without any, as many as `max_count` of the drawn size class allows.

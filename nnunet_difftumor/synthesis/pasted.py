@@ -11,7 +11,7 @@ from nnunet_difftumor.synthesis.blending import at_level
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.synthesizer import PreparedTumor, TumorSynthesizer, attempt_seed
 from nnunet_difftumor.synthesis.tissue.donors import Donor, paste_texture
-from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray
+from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray, UnchangedTissue
 
 if TYPE_CHECKING:
     from diffusion.generator.info import GeneratorInfo
@@ -24,6 +24,10 @@ class CopyPasteSynthesizer(TumorSynthesizer):
         """Take donors on the grid of the hosts, at least one; a generator's looks let the same tumours be drawn."""
         super().__init__(DescribedTissue(info))
         self._donors = tuple(donors)
+
+    def without_tumors(self) -> TumorSynthesizer:
+        """Put the host's own tissue where a tumour would be pasted (see `TumorSynthesizer.without_tumors`)."""
+        return TumorSynthesizer(UnchangedTissue(self.tissue))
 
     def blended(
         self, host: Host, pending: Sequence[PreparedTumor], attempt: int

@@ -26,7 +26,7 @@ from nnunet_difftumor.synthesis.results import (
     TumorRecord,
 )
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
-from nnunet_difftumor.synthesis.tissue.interface import TissueGenerator
+from nnunet_difftumor.synthesis.tissue.interface import TissueGenerator, UnchangedTissue
 from nnunet_difftumor.synthesis.visibility import Noise, look_at
 from nnunet_difftumor.tumor.appearance import Appearance
 from nnunet_difftumor.tumor.drawing import DrawnTumor, MaskSurface, draw_on_grid
@@ -151,17 +151,7 @@ class TumorSynthesizer:
             The visible tumours, and the others by reason: "outside_organ", "out_of_view", "overlap", "invisible",
             "cut_off".
         """
-        rejected: Counter[str] = Counter()
-        occupied = np.zeros(host.image_hu.shape, dtype=bool)
-        pending: list[PreparedTumor] = []
-        for tumor in tumors:
-            prepared = self._prepare(host, tumor, occupied)
-            if isinstance(prepared, str):
-                rejected[prepared] += 1
-            else:
-                occupied[prepared.box] |= prepared.touched
-                pending.append(prepared)
-        pending = [prepared.with_rim(host, occupied) for prepared in pending]
+        pending, rejected = self.prepared(host, tumors)
         finished: list[SynthesizedTumor] = []
         reasons: list[str] = []
         for attempt in range(self.max_attempts):
@@ -176,6 +166,26 @@ class TumorSynthesizer:
             pending = left_out
         rejected.update(reasons)
         return SynthesisResult(tuple(finished), dict(rejected))
+
+    def prepared(
+        self, host: Host, tumors: Sequence[TumorSpec | MaskSurface]
+    ) -> tuple[list[PreparedTumor], Counter[str]]:
+        """Give tumours their places in a host: those that have one, and how many have none, by reason."""
+        rejected: Counter[str] = Counter()
+        occupied = np.zeros(host.image_hu.shape, dtype=bool)
+        pending: list[PreparedTumor] = []
+        for tumor in tumors:
+            prepared = self._prepare(host, tumor, occupied)
+            if isinstance(prepared, str):
+                rejected[prepared] += 1
+            else:
+                occupied[prepared.box] |= prepared.touched
+                pending.append(prepared)
+        return [prepared.with_rim(host, occupied) for prepared in pending], rejected
+
+    def without_tumors(self) -> TumorSynthesizer:
+        """What does the same without making a tumour, for `blended`: its tissue is the host's own."""
+        return replace(self, tissue=UnchangedTissue(self.tissue))
 
     def blended(
         self, host: Host, pending: Sequence[PreparedTumor], attempt: int

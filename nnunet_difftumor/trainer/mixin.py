@@ -203,6 +203,7 @@ class DiffTumorMixin(ScheduleMixin):
                 target_weights=[target.probability for target in config.organ_targets],
                 is_control=self.arm == HEALTHY_ONLY,
                 is_misplaced=self.arm == MISPLACED,
+                sham_probability=config.sham_probability if config.injects else 0.0,
             ),
             oversample_foreground_percent=self.oversample_foreground_percent,
             sampling_probabilities=sampling_probabilities(dataset.identifiers, set(healthy), config.healthy_share),

@@ -170,14 +170,14 @@ def make_at(places: Iterable[Place], synthesizers: Mapping[str, TumorSynthesizer
 
 def make_shams(places: Iterable[Place], sources: Sources) -> Iterator[Row]:
     """Make shams at places: of the host as it is, and drawn with its low-pass sd, its mean and no contrast."""
-    synthesizers = sources.shams()
+    drawing = TumorSynthesizer(sources.generator)
     for place in places:
-        sham = synthesizers[making.SHAM].make(place)
+        sham = making.make_sham(place, drawing.without_tumors())
         yield measure_tumor(place, making.SHAM, sham)
         if sham:
             heterogeneity_hu, _ = split_texture(sham.host_hu, sham.label, place.scan.spacing_mm)
             look = Appearance(contrast_hu=0.0, heterogeneity_hu=heterogeneity_hu)
-            yield measure_tumor(place, making.REDRAWN, synthesizers[making.REDRAWN].make(place, look))
+            yield measure_tumor(place, making.REDRAWN, making.make_sham(place, drawing, look))
 
 
 def diversity(

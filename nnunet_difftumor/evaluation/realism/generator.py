@@ -26,7 +26,7 @@ from nnunet_difftumor.evaluation.realism.request import SUMMARY_FILE, check_requ
 from nnunet_difftumor.evaluation.realism.settings import EVALUATION_SPACING_MM, HEADLINE_RADII_MM, EvaluationSettings
 from nnunet_difftumor.evaluation.realism.tumors.making import GENERATED, IN_PLACE, REDRAWN, SHAM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, read_scan
-from nnunet_difftumor.evaluation.realism.tumors.sources import Sources, reconstruct_with
+from nnunet_difftumor.evaluation.realism.tumors.sources import Sources
 from nnunet_difftumor.support.files.atomic_files import write_json
 from nnunet_difftumor.synthesis.tissue.diffusion import DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.donors import Donor, make_donor
@@ -161,7 +161,7 @@ def _judge(
     for name, folder, each, cases in zip(generators, folders, loaded, found, strict=True):
         tissue, autoencoder = DiffusionTissue(each, steps=settings.steps), each.sampler.autoencoder
         looks = make_appearance_rule(target, examples=tissue.appearances)
-        sources = Sources(tissue, reconstruct_with(autoencoder), each.info, looks)
+        sources = Sources(tissue, each.info, looks)
         known, description = known_cases(cases, each.provenance.autoencoder), _describe_generator(name, folder, each)
         identifiers = [case.identifier for case in cases]
         judged.append(_Judged(sources, autoencoder, cases, known, {**description, "cases": identifiers}))

@@ -75,6 +75,16 @@ class DiffusionTissue(DescribedTissue):
             output.tumor_hu[:, 0].float().cpu().numpy(), output.reconstruction_hu[:, 0].float().cpu().numpy()
         )
 
+    def reconstruct(self, host_hu: FloatArray) -> FloatArray:
+        """Encode and decode regions (see `TissueGenerator.reconstruct`)."""
+        import torch
+
+        sampler = self._loaded.sampler
+        image_hu = torch.from_numpy(np.ascontiguousarray(host_hu[:, None], dtype=np.float32))
+        device = sampler.denoiser.device
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == BFLOAT16):
+            return sampler.autoencoder.reconstruct(image_hu.to(device))[:, 0].float().cpu().numpy()
+
     def fill(
         self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
     ) -> FloatArray:

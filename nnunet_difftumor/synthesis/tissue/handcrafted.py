@@ -33,8 +33,7 @@ class HandcraftedTissue(DescribedTissue):
         from diffusion.conditioning import fill_tumor_region
         from diffusion.texture import draw_texture
 
-        clipped_hu = np.clip(host_hu, *self.window_hu)
-        smooth_hu = np.asarray(gaussian_filter(clipped_hu, _HOST_SMOOTHING_VOXELS, axes=_IN_SPACE), dtype=np.float32)
+        smooth_hu = self.reconstruct(host_hu)
         masks = torch.from_numpy(tumor_masks[:, None])
         heterogeneities = torch.tensor([look.heterogeneity_hu or 0.0 for look in appearances])
         contrasts = [or_nan(look.contrast_hu) for look in appearances]
@@ -44,3 +43,8 @@ class HandcraftedTissue(DescribedTissue):
         )[:, 0].numpy()
         tumor_hu = np.asarray(gaussian_filter(filled_hu, _EDGE_SMOOTHING_VOXELS, axes=_IN_SPACE), dtype=np.float32)
         return GeneratedRegions(np.clip(tumor_hu, *self.window_hu), smooth_hu)
+
+    def reconstruct(self, host_hu: FloatArray) -> FloatArray:
+        """Smooth the regions (see `TissueGenerator.reconstruct`)."""
+        clipped_hu = np.clip(host_hu, *self.window_hu)
+        return np.asarray(gaussian_filter(clipped_hu, _HOST_SMOOTHING_VOXELS, axes=_IN_SPACE), dtype=np.float32)

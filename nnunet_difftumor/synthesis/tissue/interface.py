@@ -59,6 +59,25 @@ class TissueGenerator:
         """
         raise NotImplementedError
 
+    def reconstruct(self, host_hu: FloatArray) -> FloatArray:
+        """Regions of a host as its tissue has them in `generate`: smooth, or as they are. HU, shape (N, S, S, S)."""
+        return host_hu
+
+
+class UnchangedTissue(TissueGenerator):
+    """The host's own tissue, as what makes tumours would show it: no tumour. Regions and window are that one's."""
+
+    def __init__(self, tissue: TissueGenerator) -> None:
+        self.reconstruct = tissue.reconstruct
+        self.roi_rule, self.window_hu, self.appearances = tissue.roi_rule, tissue.window_hu, tissue.appearances
+
+    def generate(
+        self, host_hu: FloatArray, tumor_masks: NDArray[np.bool_], appearances: Sequence[Appearance], seeds: list[int]
+    ) -> GeneratedRegions:
+        """Reconstruct the regions (see `TissueGenerator.generate`)."""
+        host_hu = self.reconstruct(host_hu)
+        return GeneratedRegions(host_hu, host_hu)
+
 
 class DescribedTissue(TissueGenerator):
     """Regions, window and looks of a generator folder, whatever the tissue is made by."""

@@ -17,7 +17,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from nnunet_difftumor.errors import ConfigurationError
 from nnunet_difftumor.injection.case_tumors import draw_case_tumors
@@ -62,6 +62,9 @@ class ContrastTissue:
     roi_rule = RoiRule(sides=(32, 48), margin_voxels=8, spacing_range_mm=(1.5, 6.0))
     window_hu = (-175.0, 250.0)
     appearances = (Appearance(contrast_hu=-50.0),)
+
+    def reconstruct(self, host_hu):
+        return gaussian_filter(np.clip(host_hu, *self.window_hu), 1.0, axes=(1, 2, 3))
 
     def generate(self, host_hu, tumor_masks, appearances, seeds):
         host_hu = np.clip(host_hu, *self.window_hu)
@@ -168,6 +171,7 @@ def make_loader(
     is_raw=False,
     seed_words=None,
     first_sample=0,
+    sham_probability=0.0,
 ):
     """Loader of nnU-Net's patches, or of raw crops, for which its transforms are left out."""
     labels = LABELLINGS[labelling]
@@ -188,6 +192,7 @@ def make_loader(
             seed_words=seed_words or (seed, 0),
             first_sample=first_sample,
             is_control=is_control,
+            sham_probability=sham_probability,
         ),
         transforms=None if is_raw else transforms,
         oversample_foreground_percent=0.33,
@@ -341,6 +346,56 @@ def test_annotated_cases_carry_tumours_off_the_real_ones_in_the_crops_of_their_c
             changed += not np.array_equal(image, host)
     assert samples >= 4
     assert changed >= 0.5 * samples
+
+
+def test_shams_change_tissue_a_little_and_neither_labels_crops_nor_real_tumours(datasets):
+    """Where tumours would be, in healthy and in annotated cases; arms without synthetic tumours have none."""
+    options = {"rules": make_rules(ISOTROPIC, real_tumor_labels=(2,)), "sham_probability": 1.0, "is_raw": True}
+    with_shams = take(make_loader(datasets, ISOTROPIC, 0.0, **options), 12)
+    stock = take(make_loader(datasets, ISOTROPIC, 0.0, is_raw=True), 12)
+    assert all(torch.equal(a["data"], b["data"]) for a, b in zip(stock, raw_control(datasets, **options), strict=True))
+    changed = Counter()
+    for batch, control in zip(with_shams, stock, strict=True):
+        assert list(batch["keys"]) == list(control["keys"])
+        assert torch.equal(batch["target"], control["target"])
+        for index, key in enumerate(batch["keys"]):
+            image, host = (CT.to_hu(each["data"][index, 0].numpy()) for each in (batch, control))
+            is_changed = image != host
+            labels = control["target"][index, 0].numpy()
+            assert set(labels[is_changed]) <= {1}
+            if is_changed.any():
+                changed[key] += 1
+                assert abs(float((image - host)[is_changed].mean())) < 5.0  # HU; a tumour has -50
+            if (labels == 2).any():
+                far_mm = distance_transform_edt(labels != 2, sampling=ISOTROPIC["spacing"])
+                assert not is_changed[far_mm <= REAL_TUMOR_RIM_MM].any()
+    counts = total_counts(with_shams)
+    assert set(changed) == {"tumor_1", "healthy_1", "healthy_2", "healthy_3"}
+    assert counts["sham_samples"] == changed.total() <= counts["shams"]
+    assert not counts["carrying"]
+
+
+def raw_control(datasets, **options):
+    return take(make_loader(datasets, ISOTROPIC, 0.0, is_control=True, **options), 12)
+
+
+def test_shams_are_the_share_that_was_asked_for_of_the_samples_without_tumours(datasets):
+    counts = total_counts(take(make_loader(datasets, ISOTROPIC, 0.5, sham_probability=0.5, is_raw=True), 60))
+    without = 120 - counts["carrying"]
+    assert counts["injected"] > 0
+    assert counts["sham_samples"] == pytest.approx(0.5 * without, abs=4 * (0.25 * without) ** 0.5)
+
+
+def test_a_sham_is_replayed_from_its_record(datasets):
+    loader = make_loader(datasets, ISOTROPIC, 0.0, batch_size=1, is_raw=True, sham_probability=1.0)
+    batch = next(b for b in take(loader, 20) if b["difftumor"]["records"])
+    record = batch["difftumor"]["records"][0]
+    data, seg, _, _ = nnUNetDatasetBlosc2(str(datasets[ISOTROPIC["shape"], "plain"])).load_case(record["case"])
+    host, labels = cut_crop(data[0], record, 0.0), cut_crop(seg[0], record, -1)
+    image, same_labels = TumorInjector(make_synthesizer, make_rules(ISOTROPIC)).replay(host, labels, record)
+    assert np.array_equal(batch["data"][0, 0].numpy(), image)
+    assert not np.array_equal(image, host)
+    assert np.array_equal(same_labels, labels)
 
 
 def test_real_tumor_cases_are_left_alone(datasets):

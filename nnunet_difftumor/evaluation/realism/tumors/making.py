@@ -138,28 +138,30 @@ def make(place: Place, synthesizer: TumorSynthesizer) -> MadeTumor | None:
     return replace(made, depth_hu=record.depth_hu)
 
 
-class ShamSynthesizer(TumorSynthesizer):
-    """Makes what every tumour goes through, encoding, decoding and blending, without a tumour, seen or not."""
+def make_sham(place: Place, synthesizer: TumorSynthesizer, look: Appearance | None = None) -> MadeTumor | None:
+    """Make what every tumour goes through, encoding, decoding and blending, without a tumour, seen or not.
 
-    def make(self, place: Place, look: Appearance | None = None) -> MadeTumor | None:
-        """Make a sham at a transplant's place; None where the tumour would have no place.
+    Args:
+        place: That of a transplant.
+        synthesizer: One without tumours; or one with, whose tissue is shifted to the mean of what it takes the place
+            of.
+        look: What is asked of the tissue, if any.
 
-        Args:
-            look: What is asked of the tissue, which is then shifted to the mean of what it takes the place of.
-        """
-        host, occupied = place.host, np.zeros(place.host.image_hu.shape, dtype=bool)
-        prepared = self._prepare(host, place.asking(look or Appearance()).tumor, occupied)
-        if isinstance(prepared, str):
-            return None
-        occupied[prepared.box] = prepared.touched
-        ((prepared, blended_hu),) = self.blended(host, [prepared.with_rim(host, occupied)], 0)
-        image_hu, label = host.image_hu.copy(), np.zeros_like(occupied)
-        if look:
-            missing_hu = (host.image_hu[prepared.box] - blended_hu)[prepared.label].mean()
-            shown = max(float(prepared.weight[prepared.label].mean()), 1e-6)
-            blended_hu = blended_hu + prepared.weight * (missing_hu / shown)
-        image_hu[prepared.box], label[prepared.box] = blended_hu, prepared.label
-        return _in_box(place, image_hu, label, prepared.drawn_voxels * float(np.prod(host.spacing_mm)))
+    Returns:
+        The sham, or None where the tumour would have no place.
+    """
+    host = place.host
+    pending, _ = synthesizer.prepared(host, [place.asking(look or Appearance()).tumor])
+    if not pending:
+        return None
+    ((prepared, blended_hu),) = synthesizer.blended(host, pending, 0)
+    image_hu, label = host.image_hu.copy(), np.zeros(host.image_hu.shape, dtype=bool)
+    if look:
+        missing_hu = (host.image_hu[prepared.box] - blended_hu)[prepared.label].mean()
+        shown = max(float(prepared.weight[prepared.label].mean()), 1e-6)
+        blended_hu = blended_hu + prepared.weight * (missing_hu / shown)
+    image_hu[prepared.box], label[prepared.box] = blended_hu, prepared.label
+    return _in_box(place, image_hu, label, prepared.drawn_voxels * float(np.prod(host.spacing_mm)))
 
 
 def real_tumor(place: Place) -> MadeTumor:

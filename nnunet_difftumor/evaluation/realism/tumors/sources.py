@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +23,6 @@ from nnunet_difftumor.tumor.surface import TumorSurface
 if TYPE_CHECKING:
     from diffusion.generator.info import GeneratorInfo
 
-Reconstruct = Callable[[FloatArray], FloatArray]
-"""Takes regions in HU, shape (N, S, S, S), and returns them encoded and decoded."""
-
 Fill = Callable[[FloatArray, BoolArray, Sequence[Appearance], list[int]], FloatArray]
 """Fills regions with tumours. Arguments as for `TissueGenerator.generate`; shape (N, S, S, S), in HU."""
 
@@ -41,7 +38,6 @@ class Sources:
     """
 
     generator: DiffusionTissue
-    reconstruct: Reconstruct
     info: GeneratorInfo
     looks: AppearanceRule
     donors: tuple[Donor, ...] = ()
@@ -64,23 +60,15 @@ class Sources:
         real_hu = roi.sample(place.scan.image_hu, place.scan.spacing_mm)
         return self._filling(lambda *_request: real_hu[None])
 
-    def shams(self) -> dict[str, making.ShamSynthesizer]:
-        """What takes the way of a tumour without making one: from the host as it is, and from drawn tissue."""
-        as_it_is = FilledTissue(self.generator, self.reconstruct, _as_it_is)
-        return {
-            making.SHAM: making.ShamSynthesizer(as_it_is),
-            making.REDRAWN: making.ShamSynthesizer(self.generator),
-        }
-
     def _filling(self, fill: Fill) -> TumorSynthesizer:
-        return TumorSynthesizer(FilledTissue(self.generator, self.reconstruct, fill))
+        return TumorSynthesizer(FilledTissue(self.generator, fill))
 
 
 class FilledTissue(TissueGenerator):
     """No diffusion: a fill, encoded and decoded. Regions, window and looks are those of a generator."""
 
-    def __init__(self, generator: TissueGenerator, reconstruct: Reconstruct, fill: Fill) -> None:
-        self._reconstruct, self._fill = reconstruct, fill
+    def __init__(self, generator: TissueGenerator, fill: Fill) -> None:
+        self.reconstruct, self._fill = generator.reconstruct, fill
         self.roi_rule, self.window_hu = generator.roi_rule, generator.window_hu
         self.appearances = generator.appearances
 
@@ -89,7 +77,7 @@ class FilledTissue(TissueGenerator):
     ) -> GeneratedRegions:
         """Decode the fill of every region (see `TissueGenerator.generate`)."""
         filled_hu = self._fill(host_hu, tumor_masks, appearances, seeds)
-        return GeneratedRegions(self._reconstruct(filled_hu), self._reconstruct(host_hu))
+        return GeneratedRegions(self.reconstruct(filled_hu), self.reconstruct(host_hu))
 
 
 def flat_fill(
@@ -105,22 +93,3 @@ def flat_fill(
         torch.from_numpy(tumor_masks[:, None].astype(np.float32)),
         torch.tensor([or_nan(look.contrast_hu) for look in appearances]),
     )[:, 0].numpy()
-
-
-def _as_it_is(
-    host_hu: FloatArray, _masks: BoolArray, _appearances: Sequence[Appearance], _seeds: list[int]
-) -> FloatArray:
-    return host_hu
-
-
-def reconstruct_with(autoencoder: Any) -> Reconstruct:
-    """Wrap an `AutoencoderNetwork` in evaluation mode for arrays."""
-    import torch
-
-    def reconstruct(regions_hu: FloatArray) -> FloatArray:
-        regions = torch.from_numpy(np.ascontiguousarray(regions_hu[:, None], dtype=np.float32))
-        with torch.inference_mode():
-            output = autoencoder.reconstruct(regions.to(next(autoencoder.parameters()).device))
-        return output[:, 0].float().cpu().numpy()
-
-    return reconstruct

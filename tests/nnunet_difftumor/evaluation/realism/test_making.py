@@ -22,7 +22,7 @@ from nnunet_difftumor.evaluation.realism.tumors import making, scans
 from nnunet_difftumor.evaluation.realism.tumors.healthy_host import FreeTissue, free_tissue, without_target
 from nnunet_difftumor.evaluation.realism.tumors.making import find_places, place_of_target
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan
-from nnunet_difftumor.evaluation.realism.tumors.sources import FilledTissue, Sources, flat_fill, reconstruct_with
+from nnunet_difftumor.evaluation.realism.tumors.sources import FilledTissue, Sources, flat_fill
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.diffusion import BFLOAT16, FLOAT32, PRECISION_VARIABLE, DiffusionTissue
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
@@ -52,6 +52,9 @@ class ConstantTissue:
         levels = np.array([60.0 + (look.contrast_hu or 0.0) for look in appearances], dtype=np.float32)
         tumor_hu = np.broadcast_to(levels[:, None, None, None], host_hu.shape).copy()
         return GeneratedRegions(tumor_hu, blur(host_hu))
+
+    def reconstruct(self, host_hu):
+        return blur(host_hu)
 
     def fill(self, host_hu, tumor_masks, appearances: Sequence[Appearance], seeds: list[int]):
         noise_hu = [np.random.default_rng(seed).normal(0.0, 9.0, host_hu.shape[1:]) for seed in seeds]
@@ -90,7 +93,7 @@ def place_of(host: EvaluationScan) -> making.Place:
 def sources() -> Sources:
     donors = tuple(donor_of_scan(scan(identifier=name, seed=seed)) for seed, name in enumerate("ab"))
     info = GeneratorInfo(roi_sides=(32, 48), margin_voxels=8, training_tumors=(), preset="nano", data_note="")
-    return Sources(ConstantTissue(), blur, info, AppearanceRule(examples=ConstantTissue.appearances), donors)
+    return Sources(ConstantTissue(), info, AppearanceRule(examples=ConstantTissue.appearances), donors)
 
 
 def replaced(sources: Sources, host: EvaluationScan) -> dict[str, list[collection.Row]]:
@@ -295,21 +298,23 @@ def test_a_sham_has_no_tumour_and_is_kept_though_nobody_could_see_it(sources):
     """What the autoencoder loses comes back with the residual."""
     host = scan()
     (place,), _ = find_places(host, (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(3))
-    sham = sources.shams()[making.SHAM].make(place)
+    without_tumors = TumorSynthesizer(sources.generator).without_tumors()
+    sham = making.make_sham(place, without_tumors)
     tumor = making.make(place, sources.synthesizers("a")[making.GENERATED])
     assert np.array_equal(sham.label, tumor.label)
     assert (sham.place, sham.scan) == (place.name, host)
     changed = np.abs(sham.image_hu - sham.host_hu)
     assert changed[sham.label].mean() < 1.0
     assert np.array_equal(sham.image_hu != sham.host_hu, (tumor.image_hu != tumor.host_hu) & (changed > 0))
-    assert making.make(place.asking(Appearance(contrast_hu=0.0)), sources.shams()[making.SHAM]) is None
+    assert making.make(place.asking(Appearance(contrast_hu=0.0)), without_tumors) is None
 
 
 def test_a_sham_shows_an_autoencoder_that_darkens_tissue(sources):
     """The residual is limited, and does not hide it."""
     place, *_ = find_places(scan(), (10.0,), 1, AppearanceRule(contrast_hu=(-40.0, -40.0)), np.random.default_rng(0))[0]
-    darker = replace(sources, reconstruct=lambda regions_hu: blur(regions_hu) - 200.0)
-    sham = darker.shams()[making.SHAM].make(place)
+    darkening = ConstantTissue()
+    darkening.reconstruct = lambda host_hu: blur(host_hu) - 200.0
+    sham = making.make_sham(place, TumorSynthesizer(darkening).without_tumors())
     assert (sham.image_hu - sham.host_hu)[sham.label].mean() < -100.0
 
 
@@ -349,7 +354,7 @@ def test_copy_paste_takes_another_patients_texture_at_the_requested_contrast(sou
 
 
 def test_the_fill_without_diffusion_has_the_requested_contrast_and_no_texture():
-    tissue = FilledTissue(ConstantTissue(), blur, flat_fill)
+    tissue = FilledTissue(ConstantTissue(), flat_fill)
     host = np.full((2, 32, 32, 32), 60.0, dtype=np.float32)
     masks = np.zeros(host.shape, dtype=bool)
     masks[:, 10:22, 10:22, 10:22] = True
@@ -365,7 +370,7 @@ def test_the_textured_fill_is_the_generators_own():
     masks = np.zeros(host.shape, dtype=bool)
     masks[:, 10:22, 10:22, 10:22] = True
     looks = [Appearance(contrast_hu=-30.0), Appearance()]
-    regions = FilledTissue(ConstantTissue(), blur, ConstantTissue().fill).generate(host, masks, looks, [3, 4])
+    regions = FilledTissue(ConstantTissue(), ConstantTissue().fill).generate(host, masks, looks, [3, 4])
     filled_hu = ConstantTissue().fill(host, masks, looks, [3, 4])
     assert filled_hu[0][masks[0]].std() == pytest.approx(9.0, rel=0.1)
     assert np.array_equal(regions.tumor_hu, blur(filled_hu))
@@ -425,7 +430,7 @@ def test_published_networks_are_audited_as_other_generators_are(monkeypatch):
     sampler, unknown = PublishedSampler(autoencoder, early), Provenance(diffusion=(), autoencoder=(), is_complete=False)
     tissue = DiffusionTissue(LoadedGenerator(sampler, info, unknown))
     assert tissue.precision == FLOAT32
-    published = Sources(tissue, reconstruct_with(sampler.autoencoder), info, AppearanceRule(), ())
+    published = Sources(tissue, info, AppearanceRule(), ())
     rows = collection.replace_targets(scan(), published, SETTINGS, np.random.default_rng(0))
     made = {row["method"] for row in rows if row["made"] is not None}
     assert {making.REAL, making.GENERATED, making.AUTOENCODER} <= made
