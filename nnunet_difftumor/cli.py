@@ -33,6 +33,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "evaluation": {
         "evaluate-generator": "compare generated with real tumours on cases that it never saw",
         "score": "score predicted label maps: Dice, surfaces, tumours found, false alarms",
+        "calibrate": "fewer false alarms of a trained network, measured on healthy scans",
         "compare": "compare models over hospitals: predict, score, test, report",
     },
     "study": {

@@ -45,6 +45,7 @@ class LabelScheme:
         declared: Every value that a label map may hold.
         tumor_values: Values of all tumours, also of those that are not scored as such: a scan with one is not healthy.
         channels: Number of channels of nnU-Net's probabilities.
+        has_regions: They are of regions, which may overlap.
         is_reoriented: nnU-Net's reader turns images to right-anterior-superior, and probabilities stay so.
     """
 
@@ -53,6 +54,7 @@ class LabelScheme:
     tumor_values: frozenset[int]
     ignore: int | None
     channels: int
+    has_regions: bool = False
     is_reoriented: bool = False
 
     @property
@@ -108,6 +110,7 @@ def read_label_scheme(
         tumor_values=tumor_values(foreground).union(*(foreground[name] for name in chosen)),
         ignore=ignore if isinstance(ignore, int) else None,
         channels=len(foreground) if has_regions else 1 + max(max(values) for values in foreground.values()),
+        has_regions=has_regions,
         is_reoriented=options.get("overwrite_image_reader_writer") == "NibabelIOWithReorient",
     )
 
