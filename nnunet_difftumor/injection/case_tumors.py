@@ -12,7 +12,8 @@ from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.injection.records import CaseTumors
 from nnunet_difftumor.injection.rules import PADDING_LABEL, REAL_TUMOR_RIM_MM, InjectionRules
-from nnunet_difftumor.synthesis.organ_depth import lies_at_depth
+from nnunet_difftumor.synthesis.anatomy.organ_depth import lies_at_depth
+from nnunet_difftumor.synthesis.anatomy.vessels import find_vessels
 from nnunet_difftumor.synthesis.placement import (
     Ground,
     Surroundings,
@@ -21,7 +22,6 @@ from nnunet_difftumor.synthesis.placement import (
     largest_radius_mm,
     place_tumors,
 )
-from nnunet_difftumor.synthesis.vessels import find_vessels
 from nnunet_difftumor.tumor.spec import Triple, TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 

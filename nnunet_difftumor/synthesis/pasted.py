@@ -9,7 +9,8 @@ import numpy as np
 
 from nnunet_difftumor.synthesis.blending import at_level
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.synthesizer import PreparedTumor, TumorSynthesizer, attempt_seed
+from nnunet_difftumor.synthesis.prepared import PreparedTumor
+from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer, attempt_seed
 from nnunet_difftumor.synthesis.tissue.donors import Donor, paste_texture
 from nnunet_difftumor.synthesis.tissue.interface import DescribedTissue, FloatArray, UnchangedTissue
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from nnunet_difftumor.ct.boxes import as_box, inside, widened
 from nnunet_difftumor.errors import EmptyOrganError
+from nnunet_difftumor.synthesis.anatomy.organ_depth import organ_depth_mm
+from nnunet_difftumor.synthesis.anatomy.vessels import find_vessels
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.organ_depth import organ_depth_mm
-from nnunet_difftumor.synthesis.vessels import find_vessels
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule, Range
 from nnunet_difftumor.tumor.edge import draw_edge
 from nnunet_difftumor.tumor.region import support_radius_mm

@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter
 
 from nnunet_difftumor.ct.boxes import inside, widened
 from nnunet_difftumor.synthesis.host import Host
+from nnunet_difftumor.synthesis.prepared import PreparedTumor
 from nnunet_difftumor.synthesis.results import FloatArray
 from nnunet_difftumor.synthesis.synthesizer import (
-    PreparedTumor,
     TumorSynthesizer,
     border_of,
     onto_box,

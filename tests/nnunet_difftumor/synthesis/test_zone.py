@@ -10,8 +10,8 @@ from scipy.ndimage import distance_transform_edt
 
 from nnunet_difftumor.errors import EmptyOrganError
 from nnunet_difftumor.synthesis import placement
+from nnunet_difftumor.synthesis.anatomy.organ_depth import lies_at_depth, organ_depth_mm
 from nnunet_difftumor.synthesis.host import Host
-from nnunet_difftumor.synthesis.organ_depth import lies_at_depth, organ_depth_mm
 from nnunet_difftumor.synthesis.placement import Surroundings, TumorPlan, Zone, draw_tumors
 from nnunet_difftumor.tumor.sizes import SizeClass
 

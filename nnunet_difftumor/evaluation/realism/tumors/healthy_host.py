@@ -13,8 +13,8 @@ from scipy.ndimage import binary_erosion, distance_transform_cdt, find_objects, 
 from nnunet_difftumor.evaluation.realism.measures.textures import split_texture
 from nnunet_difftumor.evaluation.realism.settings import DISTANCE_TO_TUMOR_MM
 from nnunet_difftumor.evaluation.realism.tumors.scans import EvaluationScan, FloatArray
+from nnunet_difftumor.synthesis.anatomy.border import find_border
 from nnunet_difftumor.synthesis.blending import robust_sd
-from nnunet_difftumor.synthesis.border import find_border
 from nnunet_difftumor.tumor.edge import Edge
 from nnunet_difftumor.tumor.edge_profile import measure_edge
 from nnunet_difftumor.tumor.rim import signed_distance_mm

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from nnunet_difftumor.evaluation.realism.measures.ring import look_at_ring
-from nnunet_difftumor.synthesis.capsule import turned_along_capsule
+from nnunet_difftumor.synthesis.anatomy.capsule import turned_along_capsule
 
 Spacing = tuple[float, float, float]
 SPACINGS_MM = [(1.0, 1.0, 1.0), (4.0, 0.8, 0.8)]

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from diffusion.generator.info import GeneratorInfo
-from nnunet_difftumor.synthesis.border import find_border
+from nnunet_difftumor.synthesis.anatomy.border import find_border
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.pasted import CopyPasteSynthesizer
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer

@@ -12,9 +12,9 @@ from nnunet_difftumor.phantom.acquisition import Scan, scan_patient
 from nnunet_difftumor.phantom.anatomy import Anatomy
 from nnunet_difftumor.phantom.dataset import make_patient
 from nnunet_difftumor.phantom.styles import STANDARD, PhantomStyle
+from nnunet_difftumor.synthesis.anatomy.vessels import find_vessels
 from nnunet_difftumor.synthesis.host import Host
 from nnunet_difftumor.synthesis.placement import Ground, HostGround, TumorPlan, draw_tumors
-from nnunet_difftumor.synthesis.vessels import find_vessels
 from nnunet_difftumor.tumor.drawing import draw_on_grid
 from nnunet_difftumor.tumor.sizes import SizeClass
 from nnunet_difftumor.tumor.spec import TumorSpec

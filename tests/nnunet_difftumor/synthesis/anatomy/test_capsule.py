@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_difftumor.synthesis.capsule import turned_along_capsule
+from nnunet_difftumor.synthesis.anatomy.capsule import turned_along_capsule
 from nnunet_difftumor.tumor.spec import TumorSpec
 from nnunet_difftumor.tumor.surface import TumorSurface
 
