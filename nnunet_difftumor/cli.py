@@ -33,7 +33,8 @@ ROOMS: dict[str, dict[str, str]] = {
     "evaluation": {
         "evaluate-generator": "compare generated with real tumours on cases that it never saw",
         "score": "score predicted label maps: Dice, surfaces, tumours found, false alarms",
-        "calibrate": "fewer false alarms of a trained network, measured on healthy scans",
+        "calibrate": "measure on healthy scans how certain a network must be of a tumour",
+        "drop-uncertain": "predictions without the tumours that the network is not certain of",
         "compare": "compare models over hospitals: predict, score, test, report",
     },
     "study": {

@@ -190,7 +190,7 @@ def _read_probabilities(
         labels = [label for label in scheme.tumors if files.get(label.name) == path]
         if path.name.endswith(NPZ_ENDING):
             for name, values in _read_npz(path, labels, scheme.channels).items():
-                arrays[name] = (_turn_back(values, prediction) if scheme.is_reoriented else values), prediction
+                arrays[name] = (turn_back(values, prediction) if scheme.is_reoriented else values), prediction
         else:
             arrays[labels[0].name] = read_array(path)
     names = [label.name for label in scheme.tumors if label.name in files]
@@ -228,7 +228,7 @@ def _read_npz(path: Path, labels: Sequence[ScoredLabel], expected: int) -> dict[
         ) from error
 
 
-def _turn_back(array: NDArray[Any], geometry: GridGeometry) -> NDArray[Any]:
+def turn_back(array: NDArray[Any], geometry: GridGeometry) -> NDArray[Any]:
     """Undo nnU-Net's turn to (superior, anterior, right) axes; the array keeps its shape if it was turned so."""
     orientation = nibabel.orientations.io_orientation(geometry.affine)  # patient axis and sign of each array axis
     turned = array.transpose([2 - int(axis) for axis in orientation[:, 0]])

@@ -110,7 +110,7 @@ def read_trained_model(folder: Path, folds: Sequence[str] | None, checkpoint: st
     plans, dataset_json = (
         read_json(folder / name, ModelExportError, _WHICH_FOLDER) for name in ("plans.json", "dataset.json")
     )
-    chosen = find_folds(folder, folds, checkpoint)
+    chosen = _find_folds(folder, folds, checkpoint)
     made_by = {}
     for fold in chosen:
         content = load_checkpoint(folder / f"fold_{fold}" / checkpoint)
@@ -155,12 +155,7 @@ def _refuse_networks_of_others(model: TrainedModel) -> None:
         )
 
 
-def find_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
-    """Find the folds of a trained model that have a checkpoint, or say which of those asked for have none.
-
-    Raises:
-        ModelExportError: If there is none, or one of them has none.
-    """
+def _find_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
     present = [path.parent.name[len("fold_") :] for path in folder.glob(f"fold_*/{checkpoint}")]
     present.sort(key=lambda fold: (not fold.isdigit(), int(fold) if fold.isdigit() else 0))
     if not present:
