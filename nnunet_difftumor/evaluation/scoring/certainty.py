@@ -9,6 +9,7 @@ are dropped whole, and the others keep their outlines.
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from nnunet_difftumor.support.files.atomic_files import folder_written_whole
 
 _RULES = ScoringRules()
 _LEAST = 1e-12
+_LABELS_FILE = "dataset.json"
 
 Labels = NDArray[np.int16]
 
@@ -48,7 +50,7 @@ class PredictionFolder:
             DatasetError: If dataset.json or the probabilities of a case are missing.
             MissingLabelError: If no label is a tumour, or one is unknown.
         """
-        self.folder, path = folder, folder / "dataset.json"
+        self.folder, path = folder, folder / _LABELS_FILE
         self.scheme: LabelScheme = read_label_scheme(path, tumor_labels)
         self._order = tuple(read_dataset_json(path).get("regions_class_order", ()))
         self.maps = find_label_maps(folder)
@@ -168,7 +170,7 @@ def read_certainty(path: Path) -> tuple[float, list[str]]:
 
 
 def drop_uncertain(predictions: PredictionFolder, certainty: float, output: Path) -> tuple[int, int]:
-    """Write all label maps of a folder without tumours of no more than a certainty, into a new folder.
+    """Write the label maps of a folder without tumours of no more than a certainty, and dataset.json, into a new one.
 
     Returns:
         Tumours that are left, and that were dropped.
@@ -178,6 +180,7 @@ def drop_uncertain(predictions: PredictionFolder, certainty: float, output: Path
     """
     kept, dropped = 0, 0
     with folder_written_whole(output) as temporary:
+        shutil.copyfile(predictions.folder / _LABELS_FILE, temporary / _LABELS_FILE)  # as in nnU-Net's own predictions
         for case, path in tqdm(predictions.maps.items(), unit="scan"):
             left, gone = predictions.write_without(case, certainty, temporary / path.name)
             kept, dropped = kept + left, dropped + gone

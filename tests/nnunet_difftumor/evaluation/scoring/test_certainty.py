@@ -83,6 +83,7 @@ def test_uncertain_tumours_go_as_a_whole_and_the_next_probable_label_takes_their
     drop = ["drop-uncertain", "--predictions", str(predicted), "--certainty", str(tmp_path / "certainty.json")]
     assert main([*drop, "--output", str(final)]) == 0
     assert "1 scans, 2 tumours kept, 1 dropped" in capsys.readouterr().out
+    assert (final / "dataset.json").read_text() == (predicted / "dataset.json").read_text()
     before, after = (SimpleITK.ReadImage(str(folder / "a.nii.gz")) for folder in (predicted, final))
     for what in ("GetSpacing", "GetOrigin", "GetDirection", "GetPixelID"):
         assert getattr(before, what)() == getattr(after, what)()
