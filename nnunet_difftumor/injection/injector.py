@@ -154,16 +154,17 @@ class TumorInjector:
         """Describe a crop as a host in HU; padding is not valid and cannot be replaced."""
         rules = self.rules
         replaceable = rules.replaceable(labels)
-        real = np.isin(labels, rules.real_tumor_labels)
+        avoided, real = (np.isin(labels, values) for values in (rules.avoid_labels, rules.real_tumor_labels))
         if real.any():
-            replaceable &= np.asarray(distance_transform_edt(~real, sampling=rules.spacing_mm)) > REAL_TUMOR_RIM_MM
+            near = np.asarray(distance_transform_edt(~real, sampling=rules.spacing_mm)) <= REAL_TUMOR_RIM_MM
+            replaceable, avoided = replaceable & ~near, avoided | near
         return Host(
             image_hu=rules.intensities.to_hu(image),
             spacing_mm=rules.spacing_mm,
             organ_mask=labels == rules.organ_label,
             replaceable_mask=replaceable,
             valid_mask=labels != PADDING_LABEL,
-            avoid_mask=np.isin(labels, rules.avoid_labels) if rules.avoid_labels else None,
+            avoid_mask=avoided,
             clipped_to_hu=(rules.intensities.low_hu, rules.intensities.high_hu),
         )
 

@@ -27,6 +27,7 @@ from nnunet_difftumor.injection.rules import REAL_TUMOR_RIM_MM, CTIntensities, I
 from nnunet_difftumor.injection.sample_shares import TargetReader
 from nnunet_difftumor.injection.sources import GeneratorFolderSource, LoadedOnce
 from nnunet_difftumor.synthesis.placement import Zone
+from nnunet_difftumor.synthesis.published import PublishedSynthesizer
 from nnunet_difftumor.synthesis.synthesizer import TumorSynthesizer
 from nnunet_difftumor.synthesis.tissue.interface import GeneratedRegions
 from nnunet_difftumor.tumor.appearance import Appearance, AppearanceRule
@@ -75,6 +76,10 @@ class ContrastTissue:
 
 def make_synthesizer():
     return TumorSynthesizer(ContrastTissue())
+
+
+def make_published():
+    return PublishedSynthesizer(ContrastTissue())
 
 
 def make_rules(grid, **changes):
@@ -325,12 +330,15 @@ def raw_batches(datasets, count=12, **options):
     return take(make_loader(datasets, ISOTROPIC, 1.0, annotated_probability=1.0, is_raw=True, **options), count)
 
 
-def test_annotated_cases_carry_tumours_off_the_real_ones_in_the_crops_of_their_control(datasets):
+@pytest.mark.parametrize("source", [make_synthesizer, make_published])
+def test_annotated_cases_carry_tumours_off_the_real_ones_in_the_crops_of_their_control(datasets, source):
     """Real tumours and their rims stay to the bit; an arm without synthetic tumours sees the same crops."""
     rules = make_rules(ISOTROPIC, real_tumor_labels=(2,))
     changed, samples = 0, 0
     for batch, control in zip(
-        raw_batches(datasets, rules=rules), raw_batches(datasets, rules=rules, is_control=True), strict=True
+        raw_batches(datasets, rules=rules, source=source),
+        raw_batches(datasets, rules=rules, is_control=True),
+        strict=True,
     ):
         assert list(batch["keys"]) == list(control["keys"])
         for index in (i for i, key in enumerate(batch["keys"]) if key == "tumor_1"):
